@@ -1,0 +1,218 @@
+"""The command line: it parses, calls, and prints. What loads Ray or rasterio is imported where it is used."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from geopipe import __version__
+from geopipe.errors import GeopipeError
+
+if TYPE_CHECKING:
+    from geopipe.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+HELP = {"help_option_names": ["-h", "--help"]}
+file_argument = click.argument("file", metavar="SETTINGS", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+set_option = click.option(
+    "--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; may be given again."
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code: 0 done, 1 failed, 2 usage or settings, 3 environment, 4 skipped."""
+
+    def terminate(*_: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except GeopipeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing was published", err=True)
+        sys.exit(130)
+    except Terminated:
+        click.echo("terminated; nothing was published", err=True)
+        sys.exit(143)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(context_settings=HELP)
+@click.version_option(__version__, prog_name="geopipe")
+def cli() -> None:
+    """Many rasters in, one table out.
+
+    geopipe puts rasters that agree in nothing on one grid and merges them into one table: a row per cell, a column per
+    variable, as Parquet and CSV. Start with `geopipe demo`.
+    """
+
+
+def _load(file: Path, flags: tuple[str, ...]) -> Settings:
+    from geopipe import events, settings
+
+    loaded = settings.load(file, flags)
+    events.configure_logging(loaded.monitoring.log_level, loaded.monitoring.log_format)
+    return loaded
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+@cli.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@json_option
+def inspect(paths: tuple[str, ...], as_json: bool) -> None:
+    """Show what rasters say of themselves: CRS, size, bands, types, nodata, layout.
+
+    PATH is a file, a folder, a glob, or anything that GDAL opens. Only headers are read.
+    """
+    from geopipe import raster, render
+    from geopipe.errors import SourceError
+
+    files = [file for path in paths for file in raster.expand(path)]
+    if not files:
+        raise SourceError(f"no file matches {', '.join(paths)}", "give a file, a folder or a glob in quotes")
+    found, errors = [], []
+    for file in files:
+        try:
+            found.append(raster.inspect(file))
+        except SourceError as error:
+            if len(files) == 1:
+                raise
+            errors.append(error)
+    if as_json:
+        _print_json([render.header_json(h) for h in found])
+    else:
+        render.headers(render.console(), found)
+    for met in errors:
+        click.echo(f"error: {met}", err=True)
+    if errors:
+        sys.exit(SourceError.exit_code)
+
+
+@cli.command()
+@file_argument
+@set_option
+@json_option
+def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
+    """Show what a run would do, and refuse what cannot fit. Only headers are read, nothing is written."""
+    from geopipe import pipeline, render
+
+    made = pipeline.draft(_load(file, flags))
+    if as_json:
+        _print_json(made.describe())
+    else:
+        render.plan(render.console(), made)
+
+
+def _run(settings: Settings, overwrite: bool, local: bool, as_json: bool) -> int:
+    from geopipe import pipeline, render
+
+    with render.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
+        made = pipeline.run(settings, overwrite=overwrite, local=local, watch=watch)
+    if as_json:
+        _print_json(render.summary_json(made))
+    else:
+        render.summary(render.console(), made)
+    return made.exit_code
+
+
+@cli.command()
+@file_argument
+@set_option
+@json_option
+@click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
+@click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
+@click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
+def run(file: Path, flags: tuple[str, ...], as_json: bool, overwrite: bool, address: str | None, local: bool) -> int:
+    """Run the settings: read, resample, merge, and write one table.
+
+    The output folder has the finished table or, if anything fails, what it had before.
+    """
+    if address:
+        flags = (*flags, f"engine.address={json.dumps(address)}")
+    return _run(_load(file, flags), overwrite, local, as_json)
+
+
+@cli.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Where the demo's rasters, settings and output go.",
+)
+@set_option
+def demo(folder: Path, flags: tuple[str, ...]) -> int:
+    """Make rasters that disagree on purpose, and run the main job on them."""
+    from geopipe import demo as demonstration
+    from geopipe import pipeline, render
+
+    out = render.console()
+    file = demonstration.generate(folder)
+    settings = _load(file, flags)
+    out.print(f"[bold]rasters in {folder / 'data'}[/bold]")
+    from geopipe import raster
+
+    render.headers(out, [raster.inspect(f) for f in raster.expand(str(folder / "data"))])
+    out.print()
+    render.plan(out, pipeline.draft(settings))
+    out.print()
+    code = _run(settings, overwrite=True, local=False, as_json=False)
+    out.print("\n[bold]first rows[/bold]")
+    click.echo(_first_rows(settings.run.output))
+    out.print(f"\nsettings: {file}\ntable:    {settings.run.output}/parquet and {settings.run.output}/csv")
+    out.print(f"next:     geopipe plan {file}   or edit it and   geopipe run {file} --overwrite")
+    return code
+
+
+def _first_rows(output: Path, count: int = 8) -> str:
+    import pandas as pd
+    import pyarrow.dataset as ds
+
+    with pd.option_context("display.width", 140, "display.max_columns", 30):
+        return str(ds.dataset(output / "parquet").head(count).to_pandas())
+
+
+@cli.group()
+def config() -> None:
+    """Look at settings."""
+
+
+@config.command()
+@file_argument
+@set_option
+@json_option
+def show(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
+    """Print the effective settings, and where each value comes from."""
+    from geopipe import settings
+
+    rows = settings.origins(_load(file, flags), file, flags)
+    if as_json:
+        _print_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
+        return
+    wide = max(len(key) for key, _, _ in rows)
+    for key, value, origin in rows:
+        shown = "" if value is None else json.dumps(value)
+        click.echo(f"{key:<{wide}}  {shown:<40}  {origin}")

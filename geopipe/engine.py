@@ -1,0 +1,228 @@
+"""The Ray engine: the only module that builds Ray Datasets.
+
+Both plans make the same groups of block rows and call the same `merge_tile`. The exchange plan moves block rows between
+tasks (`groupby("tile").map_groups`); in the aligned plan a task reads every layer of a tile itself, so that whole
+groups are born in one place and the exchange is elided. Each Ray step is a few lines around a plain function.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+from ray.actor import ActorHandle
+from ray.util.annotations import RayDeprecationWarning
+
+from geopipe import events, machine, raster
+from geopipe.errors import MachineError
+from geopipe.export import Receipt
+from geopipe.grid import Tile
+from geopipe.local import Engine, Finish
+from geopipe.monitor import Monitor, reporter
+from geopipe.plan import Machine, Plan
+from geopipe.table import marker, merge_tile, pack, unpack
+
+log = logging.getLogger(__name__)
+
+MOST_BLOCKS = 1000
+"""Ray keeps statistics of every block for the whole run; many tiles share a block instead."""
+
+
+@contextmanager
+def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
+    """A Ray cluster: the one that is there, else one of our own that is stopped at the end.
+
+    There is one if this process is connected, or at `address`, or at RAY_ADDRESS. Yields whether there was.
+
+    Raises:
+        MachineError: there is none at the address, or it does not start.
+    """
+    if ray.is_initialized():
+        yield True
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    own: dict[str, Any] = {}
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        own = {"num_cpus": machine.cpus(), "object_store_memory": object_store_memory, "include_dashboard": False}
+    try:
+        ray.init(address, logging_level=logging.ERROR, **own)
+    except Exception as error:  # Ray raises whatever its start scripts met: all of it means that there is no cluster
+        raise MachineError(
+            f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
+        ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield address != "local"
+    finally:
+        ray.shutdown()
+
+
+class _Worker:
+    """What every resampling actor has: the plan, open readers, a place to report to, and the context of the run."""
+
+    def __init__(self, plan: Plan, run_id: str, monitor: ActorHandle | None) -> None:
+        self.plan = plan
+        self.readers = raster.Readers()
+        self.environment = raster.environment()
+        self.environment.__enter__()  # for the life of the actor
+        _join_run(run_id, monitor)
+
+
+class _Aligned(_Worker):
+    """Reads all layers of a tile and merges them at once."""
+
+    def __init__(self, plan: Plan, run_id: str, monitor: ActorHandle | None, finish: Finish | None) -> None:
+        super().__init__(plan, run_id, monitor)
+        self.finish = finish
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
+        for key in batch["id"]:
+            tile = self.plan.spec.tile(int(key))
+            with events.context(tile=tile.key):
+                layers = self.plan.layers
+                rows = (row for layer in layers for row in raster.read_tile(self.plan, layer, tile, self.readers))
+                table = merge_tile(self.plan.spec, tile, rows)
+                yield _finished(self.finish, tile, table)
+
+
+class _Reader(_Worker):
+    """Reads one layer of a tile into block rows for the exchange."""
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
+        for read in batch["id"]:
+            key, index = divmod(int(read), len(self.plan.layers))
+            tile, layer = self.plan.spec.tile(key), self.plan.layers[index]
+            with events.context(tile=tile.key, layer=layer.layer.name):
+                if index == 0:
+                    yield pack([marker(key)])
+                for row in raster.read_tile(self.plan, layer, tile, self.readers):
+                    yield pack([row])
+
+
+def _merge_group(
+    plan: Plan, run_id: str, monitor: ActorHandle | None, finish: Finish | None, group: pa.Table
+) -> pa.Table:
+    """Merge the block rows of one tile."""
+    _join_run(run_id, monitor)
+    tile = plan.spec.tile(group["tile"][0].as_py())
+    with events.context(tile=tile.key):
+        return _finished(finish, tile, merge_tile(plan.spec, tile, unpack(plan.spec, group)))
+
+
+def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
+    """The table itself, or what came of it as a table of one receipt."""
+    return pa.table({"receipt": [finish(tile, table).line()]}) if finish else table
+
+
+_joined: set[str] = set()
+
+
+def _join_run(run_id: str, monitor: ActorHandle | None) -> None:
+    """Tell this worker process, once, which run it works for and where to report."""
+    if run_id not in _joined:
+        _joined.add(run_id)
+        events.set_context(run_id=run_id)
+        if monitor is not None:
+            events.subscribe(reporter(monitor))
+
+
+def merge(
+    plan: Plan, *, run_id: str = "", monitor: ActorHandle | None = None, finish: Finish | None = None
+) -> ray.data.Dataset:
+    """The merged table as a Ray Dataset, by the strategy of the plan; lazy, and written nowhere.
+
+    Args:
+        finish: composed into the merging step, so that a tile need not cross the object store once more to be
+            written; the Dataset then holds the receipt of each tile.
+    """
+    units = plan.estimate.tiles * (1 if plan.strategy == "aligned" else len(plan.layers))
+    reads = ray.data.range(units, override_num_blocks=min(units, MOST_BLOCKS))
+    context = reads.context
+    context.enable_progress_bars = False
+    context.enable_fallback_to_arrow_object_ext_type = False
+    context.execution_no_progress_timeout_s = 600
+    context.log_internal_stack_trace = False
+    workers = min(plan.machine.workers, units)
+    common = (plan, run_id, monitor)
+    if plan.strategy == "aligned":
+        return _on_actors(reads, _Aligned, (*common, finish), workers)
+    context.shuffle_compression = None  # type: ignore[assignment]
+    context.shuffle_input_batch_bytes = 128 * 2**20
+    groups = _on_actors(reads, _Reader, common, workers).groupby(
+        "tile", num_partitions=min(plan.estimate.tiles, 4 * workers)
+    )
+    return groups.map_groups(partial(_merge_group, *common, finish), batch_format="pyarrow")
+
+
+def _on_actors(reads: ray.data.Dataset, kind: type[_Worker], args: tuple[Any, ...], workers: int) -> ray.data.Dataset:
+    """Map reads by a pool of actors, one read at a time.
+
+    The restarts are finite: Ray's default would restart for ever an actor that a raster crashes.
+    """
+    with warnings.catch_warnings():
+        # the only way in this release to bound the restarts; the release that drops it is not admitted by our pin
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
+        return reads.map_batches(
+            kind,
+            fn_constructor_args=args,
+            batch_size=1,
+            num_cpus=_worker_cpus(workers),
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            max_restarts=3,
+            max_task_retries=3,
+        )
+
+
+def _worker_cpus(workers: int) -> float:
+    """The share of a CPU that each actor holds, so that one CPU stays free for Ray's own tasks."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return round(min(1.0, max(0, cpus - 1) / workers), 3)
+
+
+class _RayEngine:
+    def __init__(self, machine: Machine | None) -> None:
+        self.machine = machine
+        self.monitor = Monitor.remote()  # type: ignore[attr-defined]
+        self._stages: Mapping[str, events.Progress] = {}
+
+    def run(self, plan: Plan, finish: Finish, run_id: str) -> Iterator[Receipt]:
+        receipts = merge(plan, run_id=run_id, monitor=self.monitor, finish=finish)
+        for batch in receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from map(Receipt.parse, cast(pa.Table, batch)["receipt"].to_pylist())
+
+    def stages(self) -> Mapping[str, events.Progress]:
+        """Progress so far; what was known last where the actor does not answer in time."""
+        with suppress(ray.exceptions.RayError):
+            self._stages = ray.get(self.monitor.snapshot.remote(), timeout=2)
+        return self._stages
+
+
+@contextmanager
+def ray_engine(address: str | None, here: Machine) -> Iterator[Engine]:
+    """Ray as an engine. On a cluster that was there before, `machine` says what that cluster has."""
+    with cluster(address, here.object_store) as foreign:
+        yield _RayEngine(_cluster_machine(here) if foreign else None)
+
+
+def _cluster_machine(here: Machine) -> Machine:
+    total = ray.cluster_resources()
+    cpus = int(total.get("CPU", 1))
+    return replace(
+        here,
+        cpus=cpus,
+        workers=here.workers if here.workers != here.cpus else max(1, cpus),
+        memory=int(total.get("memory", here.memory)),
+        object_store=int(total.get("object_store_memory", here.object_store)),
+    )

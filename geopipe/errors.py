@@ -1,0 +1,70 @@
+"""The one exception family: every message gives identity, numbers and a cure.
+
+The exit codes are the CLI's contract: 1 the run failed, 2 usage or settings, 3 the environment.
+"""
+
+from __future__ import annotations
+
+
+class GeopipeError(Exception):
+    """Base of all errors that geopipe raises on purpose.
+
+    Args:
+        message: what was found, where (file, band, setting, line), and what was expected.
+        cure: what the user can do about it.
+        layer: the layer concerned, where there is one (lets a run skip it).
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, cure: str = "", layer: str | None = None) -> None:
+        super().__init__(message, cure, layer)
+        self.message = message
+        self.cure = cure
+        self.layer = layer
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  cure: {self.cure}" if self.cure else self.message
+
+
+class RunError(GeopipeError):
+    """The run started and could not finish."""
+
+
+class SettingsError(GeopipeError):
+    """The settings, or the request, cannot be understood or make no sense."""
+
+    exit_code = 2
+
+
+class SourceError(GeopipeError):
+    """A source cannot be opened, read or placed on the grid."""
+
+    exit_code = 2
+
+
+class PlanError(GeopipeError):
+    """The plan was made, and what it asks for cannot be done here."""
+
+    exit_code = 2
+
+
+class MachineError(GeopipeError):
+    """The machine, a service or a permission stands in the way."""
+
+    exit_code = 3
+
+
+def find(error: BaseException) -> GeopipeError | None:
+    """The geopipe error behind `error`: itself, or in its chain of causes (a Ray task error wraps it)."""
+    seen: set[int] = set()
+    stack: list[BaseException | None] = [error]
+    while stack:
+        item = stack.pop()
+        if item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, GeopipeError):
+            return item
+        stack += [item.__cause__, item.__context__, getattr(item, "cause", None)]
+    return None

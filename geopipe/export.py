@@ -1,0 +1,360 @@
+"""Files: how a tile is written, how a run is staged and committed, and what may be deleted (nothing foreign).
+
+A run works in OUTPUT/_staging/<plan hash>/: each tile's files are written under a temporary name, synced, and renamed
+to a final name that comes from the tile alone. When every tile has its receipt in the manifest, the staged folders are
+renamed into OUTPUT and `_SUCCESS` is written last. A reader of OUTPUT sees the old table, or the new one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from geopipe import events
+from geopipe.errors import MachineError, PlanError
+from geopipe.grid import BLOCK, Tile
+from geopipe.layer import Kind
+from geopipe.plan import Plan
+
+STAGING, SUCCESS, MANIFEST, SETTINGS, LOCK = "_staging", "_SUCCESS", "manifest.jsonl", "settings.toml", "_lock"
+FORMATS = ("parquet", "csv")
+ROW_GROUP = BLOCK * BLOCK
+
+
+@dataclass(frozen=True)
+class File:
+    """One committed file; `path` is relative to the output folder."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was committed for one tile. `columns` has min, max and nulls of each variable."""
+
+    tile: int
+    rows: int
+    files: tuple[File, ...]
+    columns: dict[str, dict[str, Any]]
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def parse(cls, line: str) -> Receipt:
+        data = json.loads(line)
+        return cls(data["tile"], data["rows"], tuple(File(**f) for f in data["files"]), data["columns"])
+
+
+def tile_name(plan: Plan, tile: Tile) -> str:
+    """The file name of a tile without its suffix; names sort in the order of the tiles."""
+    rows, cols = plan.grid.tiling(plan.options.window_size)
+    row, col = tile.row // plan.options.window_size, tile.col // plan.options.window_size
+    return f"tile-r{row:0{len(str(rows - 1))}d}-c{col:0{len(str(cols - 1))}d}"
+
+
+def write_tile(plan: Plan, staging: str, chunk_size: int, tile: Tile, table: pa.Table) -> Receipt:
+    """Write one tile in every format, durably, under its final name in the staging folder.
+
+    Args:
+        chunk_size: rows that are formatted as CSV at a time.
+    """
+    start = time.perf_counter()
+    name, files = tile_name(plan, tile), []
+    for form in plan.options.formats:
+        suffix = ".parquet" if form == "parquet" else ".csv.gz" if plan.options.compress else ".csv"
+        path = Path(staging) / form / (name + suffix)
+        try:
+            files.append(_write_file(path, form, plan, table, chunk_size))
+        except OSError as error:
+            raise _fault(error, path) from error
+    receipt = Receipt(
+        tile.key, table.num_rows, tuple(files), {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
+    )
+    size = sum(f.bytes for f in files)
+    events.emit(events.Progress("write", 1, tile.cells, time.perf_counter() - start, table.num_rows, size))
+    return receipt
+
+
+def _write_file(path: Path, form: str, plan: Plan, table: pa.Table, chunk_size: int) -> File:
+    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
+    with open(partial, "wb") as raw:
+        sink = _Hashing(raw)
+        if form == "parquet":
+            write_parquet(plan, table, sink)
+        else:
+            write_csv(table, sink, plan.options.compress, chunk_size)
+        raw.flush()
+        os.fsync(raw.fileno())
+    os.replace(partial, path)
+    _sync(path.parent)
+    return File(f"{form}/{path.name}", sink.size, sink.digest.hexdigest())
+
+
+class _Hashing:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw, self.digest, self.size, self.closed = raw, hashlib.sha256(), 0, False
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.raw.write(data)
+
+    def flush(self) -> None:
+        self.raw.flush()
+
+    def tell(self) -> int:
+        return self.size
+
+    def close(self) -> None:
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+def write_parquet(plan: Plan, table: pa.Table, sink: Any) -> None:
+    """Coordinates and classes dictionary-coded, floats split by byte, zstd: five times less CPU than zstd alone."""
+    categorical = {p.layer.name for p in plan.layers if p.kind is Kind.CATEGORICAL}
+    coded = ["row", "col", "x", "y"]
+    split = []
+    for v in plan.spec.variables:
+        if v.layer in categorical and np.dtype(v.dtype).kind in "iu":
+            coded.append(v.name)
+        elif np.dtype(v.dtype).kind == "f":
+            split.append(v.name)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=coded,
+        use_byte_stream_split=split,
+        row_group_size=ROW_GROUP,
+        write_statistics=True,
+    )
+
+
+def write_csv(table: pa.Table, sink: Any, compress: bool, chunk_size: int) -> None:
+    """Rows as CSV text with a header; a null is an empty field."""
+    out = pa.CompressedOutputStream(pa.PythonFile(sink, "w"), "gzip") if compress else pa.PythonFile(sink, "w")
+    with out, pacsv.CSVWriter(out, table.schema) as writer:
+        writer.write_table(table, max_chunksize=chunk_size)
+
+
+def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:
+    """Min and max as JSON values, and the count of nulls."""
+    ends = pc.min_max(column).as_py()
+    return {"min": ends["min"], "max": ends["max"], "nulls": column.null_count}
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fault(error: OSError, path: Path) -> MachineError:
+    free = shutil.disk_usage(_existing(path)).free
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(
+            f"the disk is full: {path} could not be written, {free:,} bytes are free", "make room, then start again"
+        )
+    return MachineError(f"{path} cannot be written: {error.strerror}", "choose another run.output, or mend it")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def free_bytes(output: Path) -> int:
+    """Free space where the output will be."""
+    return shutil.disk_usage(_existing(output)).free
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output folder that cannot or must not be used. Nothing is written.
+
+    Raises:
+        PlanError: it holds a finished run (without `overwrite`), or is not geopipe's.
+        MachineError: it cannot be written.
+    """
+    if output.exists() and not output.is_dir():
+        raise PlanError(f"run.output = {output} is a file", "give a folder")
+    if output.is_dir():
+        entries = {p.name for p in output.iterdir()}
+        ours = (output / SUCCESS).exists() or STAGING in entries
+        if entries and not ours:
+            raise PlanError(
+                f"run.output = {output} holds {len(entries)} entries ({', '.join(sorted(entries)[:3])}, ...) "
+                f"and no run of geopipe; it is left as it is",
+                "choose an empty or a new folder",
+            )
+        if (output / SUCCESS).exists() and not overwrite:
+            raise PlanError(
+                f"run.output = {output} holds a finished run", "give --overwrite to replace it, or another run.output"
+            )
+    place = _existing(output)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise MachineError(f"run.output = {output} cannot be written: {place} allows no writing", "choose another")
+
+
+@contextmanager
+def locked(output: Path, run_id: str) -> Iterator[None]:
+    """Hold the output folder for one run; the lock dies with the process.
+
+    Raises:
+        MachineError: another run holds it, or the folder cannot be made.
+    """
+    try:
+        (output / STAGING).mkdir(parents=True, exist_ok=True)
+        lock = open(output / STAGING / LOCK, "a+")  # noqa: SIM115 - closed below, where errors mean something else
+    except OSError as error:
+        raise _fault(error, output) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise MachineError(
+                f"run.output = {output} is in use by {lock.read().strip() or 'another run'}",
+                "wait for that run to end, or choose another run.output",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"run {run_id}, process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+class Staging:
+    """The unfinished output of a run: where tiles go, and the manifest of those that are done."""
+
+    def __init__(self, output: Path, plan: Plan, settings_toml: str) -> None:
+        self.output, self.plan, self.settings_toml = output, plan, settings_toml
+        self.folder = output / STAGING / plan.hash[:16]
+        self.receipts: list[Receipt] = []
+
+    def begin(self) -> None:
+        """Start empty: what an earlier attempt left here is gone."""
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            for form in self.plan.options.formats:
+                (self.folder / form).mkdir(parents=True)
+            (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
+            self._manifest = open(self.folder / MANIFEST, "a", encoding="utf-8")  # noqa: SIM115 - open for the run
+        except OSError as error:
+            raise _fault(error, self.folder) from error
+
+    def record(self, receipt: Receipt) -> None:
+        """Note that a tile's files are in place."""
+        self.receipts.append(receipt)
+        self._manifest.write(receipt.line())
+        self._manifest.flush()
+
+    def commit(self, report: dict[str, Any]) -> dict[str, int]:
+        """Publish the whole output; `report` is added to `_SUCCESS`. Returns its totals: rows, files, bytes.
+
+        Raises:
+            PlanError: a tile is missing or there twice: a bug, never a state to publish.
+        """
+        self._manifest.close()
+        done = sorted(self.receipts, key=lambda r: r.tile)
+        if [r.tile for r in done] != list(range(self.plan.estimate.tiles)):
+            raise PlanError(
+                f"{len(done)} receipts for {self.plan.estimate.tiles} tiles; nothing is published",
+                "this is a defect of geopipe: please report it with the log",
+            )
+        _write_durably(self.folder / MANIFEST, (r.line() for r in done))
+        totals = {
+            "rows": sum(r.rows for r in done),
+            "files": sum(len(r.files) for r in done),
+            "bytes": sum(f.bytes for r in done for f in r.files),
+        }
+        success = {
+            "plan_hash": self.plan.hash,
+            **totals,
+            "formats": list(self.plan.options.formats),
+            "schema": {f.name: str(f.type) for f in self.plan.spec.schema},
+            **report,
+        }
+        _write_durably(self.folder / SUCCESS, [json.dumps(success, indent=2) + "\n"])
+        publish(self.output, self.folder)
+        return totals
+
+    def discard(self) -> None:
+        """Take back everything that this run wrote; an earlier finished run stays."""
+        self._manifest.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        staging = self.output / STAGING
+        if {p.name for p in staging.iterdir()} <= {LOCK}:
+            shutil.rmtree(staging)
+        if not any(self.output.iterdir()):
+            self.output.rmdir()
+
+
+def recover(output: Path) -> None:
+    """Finish a publication that a crash cut short: the staged run was complete already."""
+    for success in (output / STAGING).glob(f"*/{SUCCESS}"):
+        publish(output, success.parent)
+
+
+def publish(output: Path, staged: Path) -> None:
+    """Move a complete staged output into place, entry by entry; after a crash at any line it can be called again.
+
+    `_SUCCESS` goes first and comes last: without it there is no finished run. What an older run left under our names
+    is moved aside, and deleted when the new run stands.
+    """
+    formats = json.loads((staged / SUCCESS).read_text(encoding="utf-8"))["formats"]
+    aside = output / STAGING / "old"
+    aside.mkdir(exist_ok=True)
+    (output / SUCCESS).unlink(missing_ok=True)
+    for name in (*FORMATS, MANIFEST, SETTINGS):
+        arrives, stays = (staged / name).exists(), name in formats or name not in FORMATS
+        if (output / name).exists() and (arrives or not stays):
+            os.replace(output / name, aside / f"{name}-{time.time_ns()}")
+        if arrives:
+            os.replace(staged / name, output / name)
+    os.replace(staged / SUCCESS, output / SUCCESS)
+    _sync(output)
+    shutil.rmtree(output / STAGING, ignore_errors=True)
+
+
+def _write_durably(path: Path, lines: Iterable[str]) -> None:
+    partial = path.with_name(path.name + ".tmp")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    _sync(path.parent)

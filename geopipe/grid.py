@@ -1,0 +1,249 @@
+"""The target grid: a frozen value that knows its cells, tiles and canonical blocks.
+
+Cells are named by integers (row, col) from the upper left corner; x and y are pixel centres, computed from those
+integers and never stored, so that no rounding can move a cell.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+
+from geopipe.errors import SettingsError
+
+BLOCK = 512
+"""Edge of a canonical block in cells: warps are computed block by block, whatever the tile (see ARCHITECTURE.md)."""
+
+MAX_CELLS = 2**31 - 1
+"""Rows and columns are int32 in the table."""
+
+Bounds = tuple[float, float, float, float]
+"""xmin, ymin, xmax, ymax."""
+
+Transform = Callable[[NDArray[np.float64], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Maps arrays of x and y to another CRS; places that have no image come back infinite."""
+
+
+@lru_cache(maxsize=256)
+def crs_of(text: str) -> CRS:
+    """The CRS that `text` (authority code, WKT, PROJ string, PROJJSON) names.
+
+    Raises:
+        SettingsError: PROJ cannot read it.
+    """
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise SettingsError(
+            f"{text[:80]!r} is no CRS that PROJ knows ({str(error).splitlines()[0][:120]})",
+            "give an authority code such as EPSG:32612, or WKT",
+        ) from None
+
+
+@lru_cache(maxsize=256)
+def crs_transform(source: str, target: str) -> Transform:
+    """The transformation of x, y from one CRS to another, in x, y (lon, lat) order."""
+    if same_crs(source, target):
+        return lambda x, y: (x, y)
+    transformer = Transformer.from_crs(crs_of(source), crs_of(target), always_xy=True)
+    return lambda x, y: transformer.transform(x, y, errcheck=False)
+
+
+@lru_cache(maxsize=256)
+def same_crs(one: str, other: str) -> bool:
+    """Whether two CRS are the same beyond doubt; a doubtful pair is warped, which is right and only slower."""
+    return one == other or crs_of(one).equals(crs_of(other), ignore_axis_order=True)
+
+
+def apply(
+    transform: Affine, first: NDArray[np.float64], second: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """An affine transform of arrays: of (col, row) to (x, y), or back by its inverse."""
+    t = transform
+    return t.a * first + t.b * second + t.c, t.d * first + t.e * second + t.f
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of grid cells under an integer key. Canonical blocks have the same shape of name."""
+
+    key: int
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def cells(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class Grid:
+    """North-up cells of `dx` by `dy` CRS units; (`x0`, `y0`) is the outer corner of the upper left cell."""
+
+    crs: str
+    x0: float
+    y0: float
+    dx: float
+    dy: float
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if not (self.dx > 0 and self.dy > 0 and math.isfinite(self.dx) and math.isfinite(self.dy)):
+            raise SettingsError(
+                f"grid.resolution is {self.dx:g} x {self.dy:g}; it must be above zero",
+                "give the cell size in units of the grid's CRS, for example resolution = 90",
+            )
+        if not (math.isfinite(self.x0) and math.isfinite(self.y0)):
+            raise SettingsError(f"grid.bounds start at {self.x0}, {self.y0}", "give finite numbers")
+        if self.width < 1 or self.height < 1:
+            raise SettingsError(
+                f"the grid is empty: {self.width} columns x {self.height} rows",
+                "grid.bounds are xmin, ymin, xmax, ymax, in units of the grid's CRS",
+            )
+        crs = crs_of(self.crs)
+        if crs.is_geographic and max(self.dx, self.dy) > 60:
+            raise SettingsError(
+                f"grid.resolution is {self.dx:g} x {self.dy:g}, but {crs.name} counts in degrees; it looks like metres",
+                f"give degrees (about {self.dx / 111_320:.6f}), or a projected CRS in grid.crs",
+            )
+        if max(self.width, self.height) > MAX_CELLS:
+            raise SettingsError(
+                f"the grid has {self.width:,} columns x {self.height:,} rows; each must stay below {MAX_CELLS + 1:,}",
+                "choose a coarser grid.resolution or smaller grid.bounds",
+            )
+
+    @property
+    def transform(self) -> Affine:
+        return Affine(self.dx, 0.0, self.x0, 0.0, -self.dy, self.y0)
+
+    @property
+    def bounds(self) -> Bounds:
+        return (self.x0, self.y0 - self.height * self.dy, self.x0 + self.width * self.dx, self.y0)
+
+    @property
+    def cells(self) -> int:
+        return self.width * self.height
+
+    def xs(self, col: int, width: int) -> NDArray[np.float64]:
+        """X of the centres of `width` columns from `col` on."""
+        return self.x0 + (np.arange(col, col + width) + 0.5) * self.dx
+
+    def ys(self, row: int, height: int) -> NDArray[np.float64]:
+        """Y of the centres of `height` rows from `row` on."""
+        return self.y0 - (np.arange(row, row + height) + 0.5) * self.dy
+
+    def transform_of(self, tile: Tile) -> Affine:
+        """The affine transform of a tile or block."""
+        return self.transform @ Affine.translation(tile.col, tile.row)
+
+    def tiling(self, size: int) -> tuple[int, int]:
+        """Rows and columns of tiles of `size` cells."""
+        return -(-self.height // size), -(-self.width // size)
+
+    def tile(self, key: int, size: int) -> Tile:
+        """The tile under `key`: keys count in row-major order."""
+        row, col = divmod(key, self.tiling(size)[1])
+        row, col = row * size, col * size
+        return Tile(key, row, col, min(size, self.height - row), min(size, self.width - col))
+
+    def tiles(self, size: int) -> Iterator[Tile]:
+        """All tiles in the order of their keys."""
+        rows, cols = self.tiling(size)
+        return (self.tile(key, size) for key in range(rows * cols))
+
+    def projjson(self) -> dict[str, Any]:
+        """The grid as JSON: its CRS as PROJJSON, its transform in GDAL's order, its shape."""
+        return {
+            "crs": json.loads(crs_of(self.crs).to_json()),
+            "transform": list(self.transform.to_gdal()),
+            "shape": [self.height, self.width],
+        }
+
+
+def blocks_of(tile: Tile, size: int) -> Iterator[Tile]:
+    """The canonical blocks of `size` cells in a tile, clipped to it.
+
+    Blocks are anchored to the grid's corner. A tile is a multiple of a block (or ends at the grid's edge), so that
+    the same blocks come out of any tiling.
+    """
+    for row in range(tile.row, tile.row + tile.height, size):
+        for col in range(tile.col, tile.col + tile.width, size):
+            height = min(size, tile.row + tile.height - row)
+            width = min(size, tile.col + tile.width - col)
+            yield Tile(tile.key, row, col, height, width)
+
+
+def make_grid(crs: str, resolution: tuple[float, float], bounds: Bounds, snap: bool) -> Grid:
+    """The grid of `resolution` that covers `bounds`.
+
+    With `snap`, edges are moved outward to whole multiples of the resolution; without, the upper left corner stays
+    and the other edges are moved outward to whole cells.
+    """
+    dx, dy = resolution
+    xmin, ymin, xmax, ymax = bounds
+    if not (xmin < xmax and ymin < ymax):
+        raise SettingsError(
+            f"grid.bounds {list(bounds)} are empty",
+            "give xmin, ymin, xmax, ymax with xmin < xmax and ymin < ymax",
+        )
+    if not (dx > 0 and dy > 0):
+        return Grid(crs, xmin, ymax, dx, dy, 1, 1)  # refused there, in one place
+    if snap:
+        xmin, xmax = _floor(xmin / dx) * dx, _ceil(xmax / dx) * dx
+        ymin, ymax = _floor(ymin / dy) * dy, _ceil(ymax / dy) * dy
+    return Grid(crs, xmin, ymax, dx, dy, _ceil((xmax - xmin) / dx), _ceil((ymax - ymin) / dy))
+
+
+def _ceil(value: float) -> int:
+    """Ceiling that forgives rounding: 377.0000000001 cells are 377."""
+    return math.ceil(value - 1e-6)
+
+
+def _floor(value: float) -> int:
+    return math.floor(value + 1e-6)
+
+
+def outline(
+    transform: Affine, width: int, height: int, points: int = 65
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """X and y along the edge of a raster and on a lattice inside it, `points` to a side.
+
+    The edge of a raster is a curve in another CRS, and a pole may lie inside it: corners alone would miss both.
+    """
+    col, row = np.meshgrid(np.linspace(0, width, points), np.linspace(0, height, points))
+    return apply(transform, col.ravel(), row.ravel())
+
+
+def projected_bounds(transform: Affine, width: int, height: int, crs: str, target: str) -> Bounds | None:
+    """Bounds in the CRS `target` of a raster in `crs`; None where no part of it has an image there."""
+    x, y = crs_transform(crs, target)(*outline(transform, width, height))
+    ok = np.isfinite(x) & np.isfinite(y)
+    if not ok.any():
+        return None
+    return (float(x[ok].min()), float(y[ok].min()), float(x[ok].max()), float(y[ok].max()))
+
+
+def union(bounds: Iterable[Bounds]) -> Bounds:
+    """The smallest bounds that hold all of them."""
+    xmin, ymin, xmax, ymax = zip(*bounds, strict=True)
+    return (min(xmin), min(ymin), max(xmax), max(ymax))
+
+
+def intersection(bounds: Iterable[Bounds]) -> Bounds | None:
+    """The bounds that all of them share, or None."""
+    xmin, ymin, xmax, ymax = zip(*bounds, strict=True)
+    shared = (max(xmin), max(ymin), min(xmax), min(ymax))
+    return shared if shared[0] < shared[2] and shared[1] < shared[3] else None

@@ -1,0 +1,70 @@
+"""The plain loop: the whole run in one process, without Ray.
+
+It walks the same plan with the same functions as the Ray engine, so that the two must agree to the bit. It is the
+oracle of the engine and the debugger's entrance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from geopipe import events, raster
+from geopipe.export import Receipt
+from geopipe.grid import Tile
+from geopipe.plan import Machine, Plan
+from geopipe.table import merge_tile
+
+Result = TypeVar("Result")
+Finish = Callable[[Tile, pa.Table], Receipt]
+"""What becomes of a merged tile inside the task that merged it: its files are written, their receipt travels on."""
+
+
+class Engine(Protocol):
+    """Something that executes a plan: the plain loop, or Ray."""
+
+    machine: Machine | None
+    """What the engine runs on, where that is not this machine."""
+
+    def run(self, plan: Plan, finish: Finish, run_id: str) -> Iterator[Receipt]:
+        """Merge and finish every tile; yields the receipts as they come."""
+
+    def stages(self) -> Mapping[str, events.Progress]:
+        """Progress by stage so far."""
+
+
+def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result]) -> Iterator[Result]:
+    """What `finish` makes of each tile of the table, in the order of the tiles."""
+    with raster.environment():
+        readers = raster.Readers()
+        for tile in plan.grid.tiles(plan.options.window_size):
+            with events.context(tile=tile.key):
+                rows = (row for layer in plan.layers for row in raster.read_tile(plan, layer, tile, readers))
+                yield finish(tile, merge_tile(plan.spec, tile, rows))
+        readers.close()
+
+
+class _PlainLoop:
+    def __init__(self) -> None:
+        self.machine: Machine | None = None
+        self.tally = events.Tally()
+
+    def run(self, plan: Plan, finish: Finish, run_id: str) -> Iterator[Receipt]:
+        return run_local(plan, finish)
+
+    def stages(self) -> Mapping[str, events.Progress]:
+        return dict(self.tally.stages)
+
+
+@contextmanager
+def plain_loop() -> Iterator[Engine]:
+    """The plain loop as an engine."""
+    loop = _PlainLoop()
+    unsubscribe = events.subscribe(loop.tally.add)
+    try:
+        yield loop
+    finally:
+        unsubscribe()

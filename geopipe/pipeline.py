@@ -1,0 +1,258 @@
+"""The way of a run, from settings to a committed table, in one place.
+
+settings -> headers -> plan -> Ray Dataset of reads -> block rows -> merge_tile -> write_tile -> commit
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from geopipe import events, export, machine, raster
+from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError, find
+from geopipe.export import Staging, write_tile
+from geopipe.layer import Header, Layer
+from geopipe.local import Engine, plain_loop
+from geopipe.plan import Machine, Plan, make_plan, resolve_grid
+from geopipe.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[["Snapshot"], None]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How far a run is: work done by stage, and the units that each stage has in all."""
+
+    stages: Mapping[str, events.Progress]
+    totals: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run has made. `seconds` is wall time by step; `stages` the workers' own time by stage."""
+
+    run_id: str
+    plan: Plan
+    output: Path
+    rows: int
+    files: int
+    bytes: int
+    seconds: Mapping[str, float]
+    stages: Mapping[str, events.Progress] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Reason by name of each layer that was skipped."""
+        return self.plan.skipped
+
+    @property
+    def exit_code(self) -> int:
+        return 4 if self.skipped else 0
+
+
+def new_run_id() -> str:
+    """A UUIDv7: sorts by time, and two starts in one millisecond differ."""
+    stamp = time.time_ns() // 1_000_000
+    value = stamp << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    digits = f"{value:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def this_machine(settings: Settings) -> Machine:
+    """What this machine offers, as far as the settings allow: four fifths of the free memory unless they say more."""
+    available = machine.available_memory()
+    memory = settings.engine.memory or int(available * 0.8)
+    cpus = machine.cpus()
+    return Machine(
+        cpus=cpus,
+        workers=settings.engine.workers or cpus,
+        memory=memory,
+        object_store=settings.engine.object_store_memory or min(2 * 2**30, memory // 4),
+        free_disk=export.free_bytes(settings.run.output),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that makes the bytes of the output."""
+    names = ("geopipe", "numpy", "pyarrow", "pyproj", "ray")
+    return {name: version(name) for name in names} | raster.versions()
+
+
+def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:
+    """The plan of the settings: reads headers, writes nothing.
+
+    Args:
+        here: what to run on; None for this machine.
+        skipped: reason by layer name, for layers already found broken.
+    """
+    reasons = dict(skipped or {})
+    layers: list[tuple[Layer, list[Header]]] = []
+    for layer in settings.layer_values():
+        try:
+            layers.append((layer, _headers(layer)))
+        except SourceError as error:
+            if layer.on_error != "skip":
+                raise
+            reasons.setdefault(layer.name, error.message)
+            layers.append((layer, []))
+    asked = settings.grid
+    like = raster.inspect(asked.like) if asked.like else None
+    sound = {layer.name: headers for layer, headers in layers if headers and layer.name not in reasons}
+    if not sound and like is None and isinstance(asked.bounds, str):
+        raise SettingsError("every layer is skipped, so that nothing says where the grid is", "mend a layer")
+    grid = resolve_grid(
+        asked.crs,
+        asked.resolution,
+        asked.bounds,
+        like,
+        asked.snap,
+        sound,
+        {layer.name: layer.crs for layer, _ in layers},
+    )
+    here = here or this_machine(settings)
+    while True:
+        try:
+            return make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons)
+        except SourceError as error:
+            reasons |= _skippable(settings, error, reasons)
+
+
+def _headers(layer: Layer) -> list[Header]:
+    files = [file for path in layer.paths for file in raster.expand(path)]
+    if not files:
+        raise SourceError(
+            f"layer {layer.name}: no file matches {', '.join(layer.paths)}",
+            "correct path = (it is relative to the settings file)",
+            layer.name,
+        )
+    return [raster.inspect(file, layer.name) for file in files]
+
+
+def _skippable(settings: Settings, error: SourceError, reasons: Mapping[str, str]) -> dict[str, str]:
+    """The layer that failed and may be skipped, with its reason; any other error is raised again."""
+    for layer in settings.layers:
+        if layer.name == error.layer and layer.on_error == "skip" and layer.name not in reasons:
+            log.warning("layer %s is skipped: %s", layer.name, error.message)
+            return {layer.name: error.message}
+    raise error
+
+
+def run(settings: Settings, *, overwrite: bool = False, local: bool = False, watch: Watch | None = None) -> Summary:
+    """Run the settings to a committed output.
+
+    Args:
+        overwrite: replace a finished run in the output folder.
+        local: use the plain loop instead of Ray.
+        watch: called a few times a second with how far the run is.
+
+    Raises:
+        GeopipeError: and nothing that was there before is lost.
+    """
+    run_id, clock, output = new_run_id(), _Clock(), settings.run.output
+    with events.context(run_id=run_id):
+        export.check_output(output, overwrite)
+        with events.log_stage(log, "plan"):
+            plan = draft(settings)
+        clock.lap("plan")
+        with export.locked(output, run_id), _engine(plan, settings, local) as engine:
+            clock.lap("start")
+            export.recover(output)
+            export.check_output(output, overwrite)
+            if engine.machine is not None:
+                plan = draft(settings, engine.machine)
+            while True:
+                staging = Staging(output, plan, settings.to_toml())
+                staging.begin()
+                try:
+                    with events.log_stage(log, "run"), _watching(plan, engine, watch):
+                        finish = partial(write_tile, plan, str(staging.folder), settings.export.chunk_size)
+                        for receipt in engine.run(plan, finish, run_id):
+                            staging.record(receipt)
+                    clock.lap("run")
+                    with events.log_stage(log, "commit"):
+                        totals = staging.commit({"run_id": run_id, "name": plan.name, "skipped": plan.skipped})
+                    clock.lap("commit")
+                    break
+                except BaseException as error:
+                    staging.discard()
+                    cause = find(error)
+                    if not isinstance(cause, SourceError):
+                        raise _as_ours(error, cause) from error
+                    # a bad source is skipped as a whole: the run starts over without it
+                    bad = _skippable(settings, cause, plan.skipped)
+                    plan = draft(settings, engine.machine, plan.skipped | bad)
+            stages = engine.stages()
+        clock.lap("stop")
+        summary = Summary(run_id, plan, output, **totals, seconds=clock.laps, stages=stages)
+        events.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
+        return summary
+
+
+def _engine(plan: Plan, settings: Settings, local: bool) -> AbstractContextManager[Engine]:
+    if local:
+        return plain_loop()
+    from geopipe.engine import ray_engine  # planning and the plain loop must not load Ray
+
+    return ray_engine(settings.engine.address, plan.machine)
+
+
+@contextmanager
+def _watching(plan: Plan, engine: Engine, watch: Watch | None) -> Iterator[None]:
+    """Call `watch` from a thread of its own while the run goes on, and once at its end."""
+    if watch is None:
+        yield
+        return
+    tiles, reads = plan.estimate.tiles, sum(1 for p in plan.layers)
+    totals = {"read": tiles * reads, "merge": tiles, "write": tiles}
+    start, ended = time.perf_counter(), threading.Event()
+
+    def snapshot() -> Snapshot:
+        return Snapshot(engine.stages(), totals, time.perf_counter() - start)
+
+    def tick() -> None:
+        while not ended.wait(0.25):
+            watch(snapshot())
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+        watch(snapshot())
+    finally:
+        ended.set()
+        thread.join()
+
+
+class _Clock:
+    """Wall seconds by step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+def _as_ours(error: BaseException, cause: GeopipeError | None) -> BaseException:
+    """The error to raise for `error`: one of ours with what is known, or itself where it is a signal."""
+    if cause is not None:
+        return cause
+    if isinstance(error, Exception):
+        return RunError(f"the run failed: {type(error).__name__}: {error}", "see the log; nothing was published")
+    return error

@@ -1,0 +1,498 @@
+"""The plan: everything that is decided before a pixel is read, and refused if it cannot be done.
+
+`make_plan` is a pure function of the grid, the layers with the headers of their files, the options and the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from geopipe.errors import PlanError, SettingsError, SourceError
+from geopipe.grid import Bounds, Grid, intersection, make_grid, projected_bounds, union
+from geopipe.layer import Band, Header, Kind, Layer, Source, Variable, sources_of
+from geopipe.resampling import Decision, Way, decide, read_amplification, window_of
+from geopipe.table import RESERVED, TableSpec
+
+MB = 1 << 20
+WORKER_BYTES = 260 * MB
+"""Resident size of a worker before its first tile: the interpreter, Ray, GDAL, Arrow (measured)."""
+
+DRIVER_BYTES = 900 * MB
+"""The driver and Ray's own processes on the head (measured)."""
+
+READ_CACHE = 128 * MB
+"""GDAL's block cache in each worker, set explicitly: its default is 5 % of the whole machine."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the settings say beside grid and layers. `tolerance` is "auto", "exact" or source pixels."""
+
+    window_size: int = 2048
+    tolerance: str | float = "auto"
+    passthrough: bool = True
+    how: str = "outer"
+    strategy: str = "auto"
+    alignment_tolerance: float = 0.01
+    formats: tuple[str, ...] = ("parquet",)
+    compress: bool = True
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run on. Bytes; `object_store` is Ray's shared memory."""
+
+    cpus: int
+    workers: int
+    memory: int
+    object_store: int
+    free_disk: int
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank."""
+
+    layer: Layer
+    kind: Kind
+    kind_why: str
+    variables: tuple[Variable, ...]
+    decisions: tuple[Decision, ...]
+    amplification: float = 1.0
+    skipped: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"layer {self.layer.name}: {d.note}" for d in self.decisions if d.note]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need."""
+
+    tiles: int
+    tasks: int
+    task_bytes: int
+    exchange_bytes: int
+    peak_bytes: int
+    rows: int
+    output_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole plan: small, frozen, and pickled to every worker."""
+
+    name: str
+    spec: TableSpec
+    layers: tuple[LayerPlan, ...]
+    options: Options
+    strategy: str
+    strategy_why: str
+    machine: Machine
+    estimate: Estimate
+    hash: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> Grid:
+        return self.spec.grid
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Reason by name of each layer that is left null."""
+        return {p.layer.name: p.skipped for p in self.layers if p.skipped}
+
+    @cached_property
+    def first_variable(self) -> dict[str, int]:
+        """Index of the first variable of each layer; the others follow it."""
+        starts, index = {}, 0
+        for layer in self.layers:
+            starts[layer.layer.name] = index
+            index += len(layer.variables)
+        return starts
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return {
+            "name": self.name,
+            "plan_hash": self.hash,
+            "grid": {**self.grid.projjson(), "bounds": list(self.grid.bounds), "cells": self.grid.cells},
+            "window_size": self.options.window_size,
+            "how": self.options.how,
+            "strategy": {"name": self.strategy, "why": self.strategy_why},
+            "layers": [_describe_layer(layer) for layer in self.layers],
+            "machine": asdict(self.machine),
+            "estimate": asdict(self.estimate),
+            "notes": list(self.notes),
+        }
+
+
+def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
+    return {
+        "name": plan.layer.name,
+        "kind": plan.kind.value,
+        "kind_why": plan.kind_why,
+        "skipped": plan.skipped,
+        "variables": [{"name": v.name, "type": v.dtype, "unit": v.unit, "band": v.band.index} for v in plan.variables],
+        "read_amplification": round(plan.amplification, 2),
+        "sources": [
+            {
+                "files": [placed.header.uri for placed in d.source.files],
+                "way": d.way.value,
+                "method": d.method,
+                "why": d.why,
+                "block": d.block,
+                "scale": list(d.scale) if d.scale else None,
+                "pixels_per_cell": [round(s, 4) for s in d.steps],
+                "halo": d.halo,
+                "tolerance": d.tolerance,
+                "note": d.note,
+            }
+            for d in plan.decisions
+        ],
+    }
+
+
+def resolve_grid(
+    crs: str | None,
+    resolution: tuple[float, float] | None,
+    bounds: Bounds | str,
+    like: Header | None,
+    snap: bool | None,
+    layers: Mapping[str, Sequence[Header]],
+    layer_crs: Mapping[str, str | None],
+) -> Grid:
+    """The grid that the settings ask for: explicit, like another raster, or around its layers.
+
+    Args:
+        bounds: xmin, ymin, xmax, ymax; or "union" or "intersection" of the layers (a layer's own files are united).
+        like: a raster whose CRS, resolution and extent fill in what the settings leave out.
+        snap: whether edges move to whole multiples of the resolution; None does so for a union or intersection.
+    """
+    if like is not None:
+        t = like.transform
+        if t.b or t.d or t.a <= 0 or t.e >= 0:
+            raise SettingsError(
+                f"grid.like = {like.uri} is rotated or not north-up", "a grid is north-up; give crs, resolution, bounds"
+            )
+        if like.crs is None and crs is None:
+            raise SettingsError(f"grid.like = {like.uri} has no CRS", 'say which it is: grid.crs = "EPSG:..."')
+        if crs is None and resolution is None and bounds == "union":
+            return Grid(like.crs or "", t.c, t.f, t.a, -t.e, like.width, like.height)
+        crs, resolution = crs or like.crs, resolution or (t.a, -t.e)
+    if crs is None or resolution is None:
+        missing = "grid.crs" if crs is None else "grid.resolution"
+        raise SettingsError(f"{missing} is missing", f"set {missing}, or grid.like = a raster to take it from")
+    if not isinstance(bounds, str):
+        return make_grid(crs, resolution, bounds, bool(snap))
+    found: dict[str, Bounds] = {}
+    for name, headers in layers.items():
+        parts = [projected_bounds(h.transform, h.width, h.height, layer_crs[name] or h.crs or "", crs) for h in headers]
+        known = [b for b in parts if b is not None]
+        if not known:
+            raise SettingsError(
+                f"layer {name} has no image in {crs}", "choose another grid.crs, or explicit grid.bounds"
+            )
+        found[name] = union(known)
+    area = union(found.values()) if bounds == "union" else intersection(found.values())
+    if area is None:
+        listed = "; ".join(f"{name} {_numbers(b)}" for name, b in found.items())
+        raise SettingsError(
+            f'grid.bounds = "intersection" is empty: the layers do not all meet. In {crs}: {listed}',
+            'use "union", explicit bounds, or leave the stray layer out',
+        )
+    return make_grid(crs, resolution, area, snap is None or snap)
+
+
+def _numbers(bounds: Bounds) -> str:
+    return "[" + ", ".join(f"{v:.6g}" for v in bounds) + "]"
+
+
+def make_plan(
+    name: str,
+    grid: Grid,
+    layers: Sequence[tuple[Layer, Sequence[Header]]],
+    options: Options,
+    machine: Machine,
+    versions: Mapping[str, str],
+    skipped: Mapping[str, str] | None = None,
+) -> Plan:
+    """Decide everything, and refuse what cannot be done.
+
+    Args:
+        layers: each layer with the headers of its files; a skipped layer may have none.
+        versions: of the libraries that make the bytes, for the provenance.
+        skipped: reason by layer name, for layers that failed and may be left null.
+
+    Raises:
+        SettingsError, SourceError: a layer, band, kind or method makes no sense.
+        PlanError: it does not fit in memory or on disk.
+    """
+    skipped = skipped or {}
+    plans = tuple(
+        _skip(layer, headers, skipped[layer.name])
+        if layer.name in skipped
+        else _plan_layer(grid, layer, headers, options)
+        for layer, headers in layers
+    )
+    variables = tuple(v for p in plans for v in p.variables)
+    _check_names(variables)
+    identity = _identity(grid, plans, options)
+    digest = hashlib.sha256(json.dumps([identity, versions["geopipe"]], sort_keys=True).encode()).hexdigest()
+    metadata = {
+        "geopipe:plan_hash": digest,
+        "geopipe:grid": json.dumps(grid.projjson()),
+        "geopipe:versions": json.dumps(dict(versions)),
+        "geopipe:layers": json.dumps([_describe_layer(p) for p in plans]),
+        "geopipe:sources": json.dumps(identity["sources"]),
+    }
+    spec = TableSpec(
+        grid=grid,
+        window_size=options.window_size,
+        variables=variables,
+        overlaps=tuple(p.layer.overlap for p in plans for _ in p.variables),
+        how=options.how,
+        metadata=tuple(metadata.items()),
+    )
+    strategy, why = _choose_strategy(options, plans)
+    estimate = _estimate(grid, plans, options, strategy, machine)
+    notes = [note for p in plans for note in p.notes]
+    notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
+    plan = Plan(name, spec, plans, options, strategy, why, machine, estimate, digest, tuple(notes))
+    _refuse(plan)
+    return plan
+
+
+def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[str, Any]:
+    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder."""
+    return {
+        "grid": [grid.crs, grid.x0, grid.y0, grid.dx, grid.dy, grid.width, grid.height],
+        "options": [options.window_size, options.how, list(options.formats), options.compress],
+        "layers": [[_describe_layer(p), p.layer.overlap.value, p.layer.nodata] for p in plans],
+        "variables": [asdict(v) for p in plans for v in p.variables],
+        "sources": [
+            [f.header.uri, f.header.size, f.header.mtime_ns] for p in plans for d in p.decisions for f in d.source.files
+        ],
+    }
+
+
+def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Options) -> LayerPlan:
+    sources = sources_of(layer, headers)
+    bands = _bands(layer, headers[0])
+    kind, kind_why = _kind(layer, bands)
+    decided = [
+        decide(
+            grid,
+            source,
+            layer,
+            kind,
+            tolerance=options.tolerance,
+            alignment=options.alignment_tolerance,
+            passthrough=options.passthrough,
+        )
+        for source in sources
+    ]
+    decisions = tuple(d for d in decided if d is not None)
+    if not decisions:
+        raise _outside(grid, layer, sources)
+    untouched = all(d.way is Way.COPY for d in decisions)
+    several = len(bands) > 1
+    variables = tuple(
+        Variable(
+            name=f"{layer.name}_{_label(band)}" if several else layer.name,
+            dtype=_dtype(kind, band, untouched),
+            layer=layer.name,
+            band=band,
+            unit=band.unit,
+        )
+        for band in bands
+    )
+    amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
+    return LayerPlan(layer, kind, kind_why, variables, decisions, amplification)
+
+
+def _skip(layer: Layer, headers: Sequence[Header], reason: str) -> LayerPlan:
+    """A layer that is left null: its columns as far as headers tell, else one float32 column."""
+    bands = _bands(layer, headers[0]) if headers else (Band(1, "float32"),)
+    kind, kind_why = _kind(layer, bands)
+    names = [f"{layer.name}_{_label(b)}" if len(bands) > 1 else layer.name for b in bands]
+    variables = tuple(
+        Variable(n, _dtype(kind, b, False), layer.name, b, b.unit) for n, b in zip(names, bands, strict=True)
+    )
+    return LayerPlan(layer, kind, kind_why, variables, (), skipped=reason)
+
+
+def _bands(layer: Layer, header: Header) -> tuple[Band, ...]:
+    """The bands that the layer asks for, mended by what its settings override."""
+    if not header.bands:
+        listed = ", ".join(header.subdatasets[:6]) or "none"
+        raise SourceError(
+            f"layer {layer.name}: {header.uri} has no bands of its own; its subdatasets: {listed}",
+            "give one of them as the path",
+            layer.name,
+        )
+    chosen = [_band(layer, header, wanted) for wanted in layer.bands] or [b for b in header.bands if not b.alpha]
+    for band in chosen:
+        if band.dtype.startswith("complex"):
+            raise SourceError(
+                f"layer {layer.name}: band {band.index} of {header.uri} has the complex type {band.dtype}",
+                "write its amplitude or phase to a real band first",
+                layer.name,
+            )
+    return tuple(
+        replace(
+            band,
+            nodata=layer.nodata if layer.nodata is not None else band.nodata,
+            scale=layer.scale if layer.scale is not None else band.scale,
+            offset=layer.offset if layer.offset is not None else band.offset,
+            unit=layer.unit if layer.unit is not None else band.unit,
+        )
+        for band in chosen
+    )
+
+
+def _band(layer: Layer, header: Header, wanted: int | str) -> Band:
+    for band in header.bands:
+        if wanted == band.index or (isinstance(wanted, str) and wanted.casefold() == band.description.casefold()):
+            return band
+    have = ", ".join(f"{b.index}" + (f" ({b.description})" if b.description else "") for b in header.bands)
+    raise SourceError(
+        f"layer {layer.name}: {header.uri} has no band {wanted!r}; it has {have}",
+        f"correct bands = of the layer {layer.name}",
+        layer.name,
+    )
+
+
+def _kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
+    if layer.kind is not None:
+        return layer.kind, "as the settings say"
+    if all(b.paletted for b in bands):
+        return Kind.CATEGORICAL, "the file has a colour table"
+    return Kind.CONTINUOUS, "the default"
+
+
+def _label(band: Band) -> str:
+    """A band in a column's name: its description where that is a plain word, else its number."""
+    text = band.description.strip().lower()
+    return text if text.replace("_", "").isalnum() and text.isascii() else str(band.index)
+
+
+def _dtype(kind: Kind, band: Band, untouched: bool) -> str:
+    """The column's type: the source's own where its values are kept as they are, else the float that holds them."""
+    own = np.dtype(band.dtype)
+    packed = band.scale != 1.0 or band.offset != 0.0
+    if not packed and (kind is Kind.CATEGORICAL or untouched):
+        return band.dtype
+    if own == np.float16:
+        return "float32"
+    if packed and own.kind in "iu" and own.itemsize <= 2 and band.scale:
+        # float32 has 24 bits: enough while each packed step still changes the unpacked number
+        levels = abs(band.offset / band.scale) + max(abs(np.iinfo(own).min), np.iinfo(own).max)
+        return "float32" if levels < 2**22 else "float64"
+    wide = own.itemsize == 8 or (own.kind in "iu" and own.itemsize == 4) or (packed and own.itemsize == 4)
+    return "float64" if wide else "float32"
+
+
+def _check_names(variables: Sequence[Variable]) -> None:
+    seen: dict[str, str] = {}
+    for v in variables:
+        if v.name in RESERVED:
+            raise SettingsError(f"layer {v.layer}: the column name {v.name!r} is reserved", "name the layer otherwise")
+        if v.name in seen:
+            raise SettingsError(
+                f"two columns would be named {v.name!r}: of layer {seen[v.name]} and of layer {v.layer}",
+                "rename one of the layers",
+            )
+        seen[v.name] = v.layer
+
+
+def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError:
+    where = []
+    for source in sources:
+        bounds = projected_bounds(source.transform, source.width, source.height, source.crs, grid.crs)
+        where.append(f"{source.name} covers {_numbers(bounds) if bounds else 'nothing'}")
+    return SourceError(
+        f"layer {layer.name} does not meet the grid {_numbers(grid.bounds)}: {'; '.join(where[:3])} in the grid's CRS",
+        "correct grid.bounds (xmin, ymin, xmax, ymax), the CRS, or leave the layer out",
+        layer.name,
+    )
+
+
+def _choose_strategy(options: Options, plans: Sequence[LayerPlan]) -> tuple[str, str]:
+    worst = max(plans, key=lambda p: p.amplification)
+    if options.strategy != "auto":
+        return options.strategy, "as the settings ask"
+    return "aligned", (
+        "every layer can be read tile by tile "
+        f"(read amplification at most {worst.amplification:.2g}, of {worst.layer.name}), so nothing need be exchanged"
+    )
+
+
+def window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
+    """Pixels of the largest window that one read of this source holds, over a sample of blocks."""
+    size = window_size if decision.way is Way.COPY else decision.block
+    rows, cols = grid.tiling(size)
+    keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
+    windows = [window_of(grid, decision, grid.tile(int(k), size)) for k in keys]
+    return max((w.pixels for w in windows if w), default=0)
+
+
+def _estimate(grid: Grid, plans: Sequence[LayerPlan], options: Options, strategy: str, machine: Machine) -> Estimate:
+    rows, cols = grid.tiling(options.window_size)
+    tiles = rows * cols
+    tile_cells = min(options.window_size, grid.width) * min(options.window_size, grid.height)
+    sizes = [np.dtype(v.dtype).itemsize for p in plans for v in p.variables]
+    block_rows = tile_cells * sum(s + 1 for s in sizes)
+    table = tile_cells * (24 + sum(sizes))
+    reads = max((window_pixels(grid, d, options.window_size) for p in plans for d in p.decisions), default=0)
+    # values, mask and the in-memory copy that is warped; a table beside the block rows, and its encoded form
+    task = READ_CACHE + block_rows + 2 * table + reads * 20
+    exchange = grid.cells * sum(s + 1 for s in sizes) if strategy == "groupby" else 0
+    workers = min(machine.workers, tiles if strategy == "aligned" else tiles * len(plans))
+    peak = DRIVER_BYTES + workers * (WORKER_BYTES + task) + 2 * exchange
+    per_row = 1 + 0.75 * sum(sizes) * ("parquet" in options.formats)
+    if "csv" in options.formats:
+        per_row += (24 + 9 * len(sizes)) * (0.4 if options.compress else 1.0)
+    return Estimate(
+        tiles=tiles,
+        tasks=tiles if strategy == "aligned" else tiles * (len(plans) + 1),
+        task_bytes=int(task),
+        exchange_bytes=int(exchange),
+        peak_bytes=int(peak),
+        rows=grid.cells,
+        output_bytes=math.ceil(grid.cells * per_row),
+    )
+
+
+def _refuse(plan: Plan) -> None:
+    """Raise PlanError for what cannot fit, with the numbers and what to change."""
+    estimate, machine = plan.estimate, plan.machine
+    if estimate.exchange_bytes > 0.7 * machine.object_store:
+        raise PlanError(
+            f"the groupby plan would exchange {estimate.exchange_bytes / MB:,.0f} MB; the object store has "
+            f"{machine.object_store / MB:,.0f} MB",
+            'use merge.strategy = "aligned", a smaller grid, or a larger engine.object_store_memory',
+        )
+    if estimate.peak_bytes > machine.memory:
+        smaller = plan.options.window_size // 2
+        cure = "fewer engine.workers" + (f", or resampling.window_size = {smaller}" if smaller >= 512 else "")
+        raise PlanError(
+            f"the run would need about {estimate.peak_bytes / MB:,.0f} MB ({machine.workers} workers with "
+            f"{estimate.task_bytes / MB:,.0f} MB each); there are {machine.memory / MB:,.0f} MB to use",
+            f"{cure}, or a larger engine.memory",
+        )
+    if estimate.output_bytes > machine.free_disk:
+        raise PlanError(
+            f"the output would take up to {estimate.output_bytes / MB:,.0f} MB; "
+            f"{machine.free_disk / MB:,.0f} MB are free",
+            "choose another run.output, fewer export.formats, or a coarser grid",
+        )

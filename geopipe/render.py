@@ -1,0 +1,300 @@
+"""What the commands print: headers, plans, progress and summaries, for people."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from geopipe.grid import crs_of, projected_bounds
+from geopipe.layer import Band, Header
+from geopipe.pipeline import Snapshot, Summary
+from geopipe.plan import LayerPlan, Plan
+from geopipe.resampling import Way
+
+WIDTH = 120
+HOW = {
+    "outer": "the cells that any layer has (how = outer)",
+    "inner": "the cells that all layers have (how = inner)",
+    "grid": "every cell of the grid (how = grid)",
+}
+
+
+def console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, and wide enough for a table where there is none."""
+    file = sys.stderr if stderr else sys.stdout
+    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False, soft_wrap=not file.isatty())
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
+def _numbers(values: Sequence[float], digits: int = 8) -> str:
+    return ", ".join(f"{v:.{digits}g}" for v in values)
+
+
+def _crs(text: str | None) -> str:
+    if text is None:
+        return "none"
+    return text if len(text) < 20 else f"{crs_of(text).name} (custom)"
+
+
+# ---------------------------------------------------------------- headers
+
+
+def header_json(header: Header) -> dict[str, Any]:
+    """A header as JSON values."""
+    return {
+        "uri": header.uri,
+        "driver": header.driver,
+        "crs": header.crs,
+        "width": header.width,
+        "height": header.height,
+        "transform": list(header.transform.to_gdal()),
+        "resolution": list(header.resolution),
+        "bounds": list(header.bounds),
+        "lonlat_bounds": _lonlat(header),
+        "bands": [vars(b) for b in header.bands],
+        "block": list(header.block),
+        "overviews": list(header.overviews),
+        "compression": header.compression,
+        "interleave": header.interleave,
+        "subdatasets": list(header.subdatasets),
+        "gcps": header.has_gcps,
+        "rpcs": header.has_rpcs,
+        "bytes": header.size,
+    }
+
+
+def _lonlat(header: Header) -> list[float] | None:
+    if header.crs is None:
+        return None
+    bounds = projected_bounds(header.transform, header.width, header.height, header.crs, "OGC:CRS84")
+    return list(bounds) if bounds else None
+
+
+def headers(out: Console, found: Sequence[Header]) -> None:
+    """A table of rasters; all that is known of one where there is only one."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("file", "driver", "CRS", "columns x rows", "pixel", "bands", "nodata"):
+        table.add_column(name, overflow="fold")
+    for h in found:
+        table.add_row(
+            h.uri, h.driver, _crs(h.crs), f"{h.width} x {h.height}", _numbers(h.resolution, 6), _types(h), _nodata(h)
+        )
+    out.print(table)
+    if len(found) == 1:
+        _header(out, found[0])
+
+
+def _types(header: Header) -> str:
+    types = list(dict.fromkeys(b.dtype for b in header.bands))
+    return f"{len(header.bands)} x {', '.join(types)}" if header.bands else "none"
+
+
+def _nodata(header: Header) -> str:
+    return ", ".join(dict.fromkeys("none" if b.nodata is None else f"{b.nodata:g}" for b in header.bands))
+
+
+def _header(out: Console, h: Header) -> None:
+    lonlat = _lonlat(h)
+    facts = {
+        "bounds": _numbers(h.bounds),
+        "lon, lat": _numbers(lonlat, 6) if lonlat else "unknown",
+        "stored as": f"blocks of {h.block[1]} x {h.block[0]}, {h.compression or 'no compression'}, {size(h.size)}",
+        "overviews": ", ".join(f"1/{o}" for o in h.overviews) or "none",
+    }
+    if h.has_gcps or h.has_rpcs:
+        facts["placed by"] = "ground control points" if h.has_gcps else "RPCs"
+    if h.subdatasets:
+        facts["subdatasets"] = "\n".join(h.subdatasets)
+    _facts(out, facts)
+    for band in h.bands:
+        out.print(f"  band {band.index}: {_band(band)}")
+
+
+def _band(band: Band) -> str:
+    parts = [band.dtype, "nodata " + ("none" if band.nodata is None else f"{band.nodata:g}")]
+    if band.scale != 1 or band.offset != 0:
+        parts.append(f"scale {band.scale:g}, offset {band.offset:g}")
+    parts += [f"unit {band.unit}"] if band.unit else []
+    parts += [repr(band.description)] if band.description else []
+    parts += ["colour table"] if band.paletted else []
+    parts += [f"mask {band.mask}"] if "per_dataset" in band.mask or band.alpha else []
+    return ", ".join(parts)
+
+
+def _facts(out: Console, facts: dict[str, str]) -> None:
+    for name, text in facts.items():
+        first, *rest = text.splitlines() or [""]
+        out.print(f"  {name:<12} {first}", markup=False)
+        for line in rest:
+            out.print(f"  {'':<12} {line}", markup=False)
+
+
+# ---------------------------------------------------------------- plans
+
+
+def plan(out: Console, made: Plan) -> None:
+    """The whole plan: grid, layers, strategy, predictions."""
+    grid, estimate, machine = made.grid, made.estimate, made.machine
+    out.print(f"[bold]plan {made.name}[/bold]  {made.hash[:16]}")
+    _facts(
+        out,
+        {
+            "grid": f"{_crs(grid.crs)}, {grid.width:,} columns x {grid.height:,} rows of {_numbers((grid.dx, grid.dy))}",
+            "bounds": _numbers(grid.bounds),
+            "tiles": f"{estimate.tiles:,} of at most {made.options.window_size} x {made.options.window_size} cells",
+            "rows": HOW[made.options.how],
+        },
+    )
+    for layer in made.layers:
+        _layer(out, layer)
+    out.print("[bold]run[/bold]")
+    _facts(
+        out,
+        {
+            "strategy": f"{made.strategy}: {made.strategy_why}",
+            "tasks": f"{estimate.tasks:,} on {machine.workers} workers, {size(estimate.task_bytes)} each",
+            "memory": f"{size(estimate.peak_bytes)} at most; {size(machine.memory)} to use",
+            "output": f"{estimate.rows:,} rows at most, about {size(estimate.output_bytes)}; "
+            f"{size(machine.free_disk)} free",
+        },
+    )
+    if estimate.exchange_bytes:
+        _facts(
+            out, {"exchanged": f"{size(estimate.exchange_bytes)} through {size(machine.object_store)} of object store"}
+        )
+    for note in made.notes:
+        out.print(f"  [yellow]note[/yellow]         {note}")
+
+
+def _layer(out: Console, layer: LayerPlan) -> None:
+    out.print(f"[bold]layer {layer.layer.name}[/bold]  {layer.kind.value} ({layer.kind_why})")
+    columns = [f"{v.name} {v.dtype}" + (f" in {v.unit}" if v.unit else "") for v in layer.variables]
+    _facts(out, {"columns": ", ".join(columns)})
+    if layer.skipped:
+        _facts(out, {"skipped": layer.skipped})
+    for d in layer.decisions:
+        text = f"{d.way.value}, {d.method} ({d.why})"
+        if d.way is Way.WARP:
+            kernel = f", kernel scale {_numbers(d.scale, 4)}" if d.scale else ""
+            exact = "exact" if d.tolerance < 1e-9 else f"to {d.tolerance:g} pixels"
+            text += f"\n{_numbers(d.steps, 4)} pixels to a cell{kernel}, transformed {exact}, halo {d.halo}"
+        _facts(out, {"from": f"{d.source.name}, {_crs(d.source.crs)}", "way": text})
+    if layer.amplification > 1.005:
+        _facts(out, {"reads": f"each stored block is decoded {layer.amplification:.2f} times"})
+
+
+# ---------------------------------------------------------------- progress and summary
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        cells, seconds = task.fields["cells"], task.fields["seconds"]
+        return Text(f"{cells / seconds / 1e6:8.2f} M cells/s" if seconds else "")
+
+
+@contextmanager
+def progress(interval: float, quiet: bool) -> Iterator[Callable[[Snapshot], None] | None]:
+    """Show how far a run is: bars on a terminal, a plain line every `interval` seconds elsewhere."""
+    if quiet:
+        yield None
+        return
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield _plain_progress(out, interval)
+        return
+    columns = (
+        TextColumn("{task.description:<6}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(snapshot: Snapshot) -> None:
+            for stage, total in snapshot.totals.items():
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=total, cells=0, seconds=0.0)
+                done = snapshot.stages.get(stage)
+                if done:
+                    bars.update(tasks[stage], completed=done.tiles, cells=done.cells, seconds=snapshot.seconds)
+
+        yield show
+
+
+def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]:
+    due = time.monotonic() + interval
+
+    def show(snapshot: Snapshot) -> None:
+        nonlocal due
+        ended = all(
+            snapshot.stages[s].tiles >= t if s in snapshot.stages else False for s, t in snapshot.totals.items()
+        )
+        if time.monotonic() < due and not ended:
+            return
+        due = time.monotonic() + interval
+        parts = []
+        for stage, total in snapshot.totals.items():
+            done = snapshot.stages.get(stage)
+            parts.append(f"{stage} {done.tiles if done else 0:,}/{total:,}")
+        last = snapshot.stages.get("write")
+        if last and last.cells:
+            rate = last.cells / snapshot.seconds
+            left = snapshot.seconds * (snapshot.totals["write"] / last.tiles - 1)
+            parts.append(f"{rate / 1e6:.2f} M cells/s, {left:.0f} s left")
+        out.print(f"{snapshot.seconds:7.1f} s  " + "  ".join(parts))
+
+    return show
+
+
+def summary(out: Console, made: Summary) -> None:
+    """What a run has made, and how long each step took."""
+    out.print(f"[bold]{made.plan.name} is done[/bold]  run {made.run_id}")
+    wall = sum(made.seconds.values())
+    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in made.seconds.items())
+    work = ", ".join(f"{p.stage} {p.seconds:.1f}" for p in made.stages.values())
+    _facts(
+        out,
+        {
+            "rows": f"{made.rows:,} in {made.files:,} files, {size(made.bytes)}",
+            "seconds": f"{wall:.1f} ({steps})",
+            "of workers": f"{work} seconds",
+            "output": str(made.output),
+        },
+    )
+    for name, reason in made.skipped.items():
+        out.print(f"  [yellow]skipped[/yellow]      layer {name}, null in every row: {reason}")
+
+
+def summary_json(made: Summary) -> dict[str, Any]:
+    """A summary as JSON values."""
+    return {
+        "run_id": made.run_id,
+        "name": made.plan.name,
+        "plan_hash": made.plan.hash,
+        "output": str(made.output),
+        "rows": made.rows,
+        "files": made.files,
+        "bytes": made.bytes,
+        "seconds": {k: round(v, 3) for k, v in made.seconds.items()},
+        "worker_seconds": {p.stage: round(p.seconds, 3) for p in made.stages.values()},
+        "skipped": made.skipped,
+    }

@@ -1,0 +1,321 @@
+"""The rules of resampling, as pure functions: which method, which way, which scale, which part of the source.
+
+A layer gets to the grid in one of three ways, the cheapest that is right: `copy` (its pixels are the cells), `decimate`
+(a whole number of pixels makes a cell) or `warp`. Warps are computed in canonical blocks anchored to the grid, with a
+kernel scale that belongs to the source and not to the window, so that no tile, worker or plan can change a byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from geopipe.errors import SettingsError
+from geopipe.grid import BLOCK, Grid, Tile, Transform, apply, crs_transform, same_crs
+from geopipe.layer import Kind, Layer, Source
+
+RADIUS = {"bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3}
+"""Radius in source pixels of the kernels that interpolate; these, and only these, have a pinned scale."""
+
+METHODS = (*RADIUS, "nearest", "average", "mode", "max", "min", "med", "q1", "q3", "sum", "rms")
+
+MEANINGFUL = {
+    Kind.CONTINUOUS: tuple(m for m in METHODS if m != "sum"),
+    Kind.CATEGORICAL: ("nearest", "mode"),
+    Kind.COUNT: ("sum",),
+}
+
+SHRINKS = 1.5
+"""From this many source pixels to a cell edge on, a layer counts as shrinking."""
+
+WINDOW_PIXELS = 4096 * 4096
+"""Pixels of a source that one warp may hold: a canonical block is halved until its window fits."""
+
+EXACT = 1e-12
+"""A tolerance at which GDAL's approximate transformer is the exact one, on every version."""
+
+
+class Way(StrEnum):
+    """How a source gets to the grid."""
+
+    COPY = "copy"
+    DECIMATE = "decimate"
+    WARP = "warp"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of source pixels; it may reach beyond the source where a `decimate` cell does."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How one source gets to the grid; enough to do it without looking at anything else.
+
+    `ratio` is in source pixels per cell (rows, columns) for copy and decimate, `origin` the source pixel (row, column)
+    at the grid's corner. `scale` is in source pixels per cell edge (x, y), 1 for plain interpolation; None leaves it
+    to GDAL, which is right for footprint methods. `halo` is in source pixels, `block` in cells, `tolerance` in source
+    pixels.
+    """
+
+    source: Source
+    way: Way
+    method: str
+    why: str
+    block: int = BLOCK
+    ratio: tuple[int, int] = (1, 1)
+    origin: tuple[int, int] = (0, 0)
+    scale: tuple[float, float] | None = None
+    halo: int = 0
+    tolerance: float = EXACT
+    steps: tuple[float, float] = (1.0, 1.0)
+    note: str = ""
+
+
+def choose_method(layer: Layer, kind: Kind, shrink: float) -> tuple[str, str]:
+    """The resampling method of a layer whose source has `shrink` pixels to a cell edge, and why.
+
+    Raises:
+        SettingsError: the method does not exist, or makes no sense for the kind.
+    """
+    if layer.resampling == "auto":
+        if kind is Kind.COUNT:
+            return "sum", "auto: counts are summed, their total is kept"
+        if shrink >= SHRINKS:
+            method = "mode" if kind is Kind.CATEGORICAL else "average"
+        else:
+            method = "nearest" if kind is Kind.CATEGORICAL else "bilinear"
+        return method, f"auto: {kind.value}, {shrink:.3g} pixels to a cell edge"
+    if layer.resampling not in METHODS:
+        raise SettingsError(
+            f"layer {layer.name}: resampling = {layer.resampling!r} is no method",
+            f"choose auto, {', '.join(METHODS)}",
+        )
+    if layer.resampling not in MEANINGFUL[kind]:
+        raise SettingsError(
+            f"layer {layer.name}: resampling = {layer.resampling!r} makes no sense for kind = {kind.value!r}",
+            f"choose auto, {', '.join(MEANINGFUL[kind])}; or give the layer another kind",
+        )
+    return layer.resampling, "as the settings ask"
+
+
+def decide(
+    grid: Grid, source: Source, layer: Layer, kind: Kind, *, tolerance: str | float, alignment: float, passthrough: bool
+) -> Decision | None:
+    """How `source` gets to `grid`; None where the two do not meet.
+
+    Args:
+        tolerance: of the transformer: "auto", "exact", or source pixels.
+        alignment: share of a pixel by which pixels may miss the cells that they are copied to.
+        passthrough: whether the ways without a warp may be taken.
+    """
+    steps = pixel_steps(grid, source)
+    if steps is None:
+        return None
+    sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
+    shrink = math.sqrt(sx * sy)
+    method, why = choose_method(layer, kind, shrink)
+    block = _block(float(steps[0].max()), float(steps[1].max()))
+    lattice = aligned(grid, source, alignment) if passthrough else None
+    if lattice is not None:
+        ratio, origin = lattice
+        if ratio == (1, 1) and method != "cubic_spline":  # a spline smooths, also where nothing moves
+            return Decision(source, Way.COPY, method, f"on the grid already; {why}", ratio=ratio, origin=origin)
+        if ratio != (1, 1) and method in ("nearest", "average", "mode"):
+            text = f"{ratio[1]} x {ratio[0]} pixels make a cell; {why}"
+            return Decision(source, Way.DECIMATE, method, text, block, ratio, origin, steps=(sx, sy))
+    scale, halo, note = None, 2, ""
+    if method in RADIUS:
+        scale = (max(1.0, round(sx, 4)), max(1.0, round(sy, 4))) if shrink >= SHRINKS else (1.0, 1.0)
+        halo = math.ceil(RADIUS[method] * max(scale)) + 2
+        spread = max(float(s.max() / s.min()) for s in steps)
+        if shrink >= SHRINKS and spread > 1.25:
+            note = (
+                f"its scale varies by {spread - 1:.0%} over the grid, the kernel's does not; "
+                f"average has the right footprint for each cell"
+            )
+    exact = method in ("nearest", "mode") if tolerance == "auto" else tolerance == "exact"
+    pixels = EXACT if exact else 0.01 if tolerance == "auto" else float(tolerance)
+    return Decision(
+        source, Way.WARP, method, why, block, scale=scale, halo=halo, tolerance=pixels, steps=(sx, sy), note=note
+    )
+
+
+def _block(step_x: float, step_y: float) -> int:
+    """Edge in cells of the largest canonical block whose window stays within WINDOW_PIXELS."""
+    block = BLOCK
+    while block > 1 and block * step_x * block * step_y > WINDOW_PIXELS:
+        block //= 2
+    return block
+
+
+def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Whether a whole number of source pixels makes each cell of the grid, nowhere off by more than `tolerance` pixels.
+
+    Comparing resolutions alone would shift data silently: phase and drift over the whole extent count too.
+
+    Returns:
+        Source pixels per cell (rows, columns) and the source pixel (row, column) at the grid's corner, or None.
+    """
+    t = source.transform
+    if t.b or t.d or t.a <= 0 or t.e >= 0 or not same_crs(source.crs, grid.crs):
+        return None
+    rows = _phase(grid.dy / -t.e, (grid.y0 - t.f) / t.e, grid.height, tolerance)
+    cols = _phase(grid.dx / t.a, (grid.x0 - t.c) / t.a, grid.width, tolerance)
+    if rows is None or cols is None:
+        return None
+    return (rows[0], cols[0]), (rows[1], cols[1])
+
+
+def _phase(step: float, start: float, count: int, tolerance: float) -> tuple[int, int] | None:
+    ratio, origin = round(step), round(start)
+    if ratio < 1:
+        return None
+    off = max(abs(start - origin), abs(start + count * step - origin - count * ratio))
+    return (ratio, origin) if off <= tolerance else None
+
+
+def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Source pixels that one cell edge spans in x and in y, at those of `places` x `places` cells that meet the source.
+
+    Returns:
+        Two arrays of one length, above zero; None where no cell meets the source.
+    """
+    col, row = np.meshgrid(
+        np.linspace(0.5, grid.width - 0.5, places), np.linspace(0.5, grid.height - 0.5, places), indexing="xy"
+    )
+    to_pixels = _pixels_of(grid.transform, grid.crs, source)
+    px, py = to_pixels(col, row)
+    right, left = to_pixels(col + 0.5, row), to_pixels(col - 0.5, row)
+    below, above = to_pixels(col, row + 0.5), to_pixels(col, row - 0.5)
+    with np.errstate(invalid="ignore"):
+        steps = [np.hypot(right[i] - left[i], below[i] - above[i]) for i in (0, 1)]
+        ok = np.isfinite(steps[0]) & np.isfinite(steps[1]) & (steps[0] > 0) & (steps[1] > 0)
+        inside = ok & (px >= 0) & (px <= source.width) & (py >= 0) & (py <= source.height)
+    if not inside.any():
+        whole = Tile(0, 0, 0, grid.height, grid.width)
+        if source_window(grid, whole, source, 0) is None or not ok.any():
+            return None
+        inside = ok  # the source lies between the places: any scale of the grid will do
+    return steps[0][inside], steps[1][inside]
+
+
+def _pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
+    """The function from cells (col, row) under `transform` to pixels (col, row) of `source`."""
+    to_source, inverse = crs_transform(crs, source.crs), ~source.transform
+
+    def to_pixels(
+        col: NDArray[np.float64], row: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        x, y = to_source(*apply(transform, col, row))
+        with np.errstate(invalid="ignore"):
+            return apply(inverse, x, y)
+
+    return to_pixels
+
+
+def source_window(grid: Grid, block: Tile, source: Source, halo: int) -> Window | None:
+    """The pixels of `source` that the cells of `block` need, with `halo` pixels around, cut to the source.
+
+    The block's outline is curved in the source's pixels. It is sampled on a lattice of 17 x 17 corners; between two
+    samples a smooth curve strays from the chord by an eighth of its second difference, so twice that is added. Where
+    the curve is not smooth (a pole, an antimeridian, the rim of a projection) the difference is large and the window
+    with it: too much is read, never too little.
+
+    Returns:
+        The window, or None where the block has no image in the source.
+    """
+    col, row = np.meshgrid(np.linspace(0, block.width, 17), np.linspace(0, block.height, 17))
+    spans = []
+    corners = _pixels_of(grid.transform_of(block), grid.crs, source)(col, row)
+    for pixels, size in zip(corners, (source.width, source.height), strict=True):
+        finite = np.isfinite(pixels)
+        if not finite.any():
+            return None
+        margin = 0.0
+        with np.errstate(invalid="ignore"):
+            for axis in (0, 1):
+                first, second = np.diff(pixels, axis=axis), np.diff(pixels, 2, axis=axis)
+                bends = second if finite.all() else first * 4  # at the rim of a projection: one step beyond
+                margin = max(margin, float(np.nanmax(np.abs(bends), initial=0.0, where=np.isfinite(bends))) / 4)
+        low = math.floor(float(pixels[finite].min()) - margin) - halo
+        high = math.ceil(float(pixels[finite].max()) + margin) + halo
+        low, high = max(low, 0), min(high, size)
+        if low >= high:
+            return None
+        spans.append((low, high))
+    (left, right), (top, bottom) = spans
+    return Window(top, left, bottom - top, right - left)
+
+
+def lattice_window(decision: Decision, block: Tile) -> Window:
+    """The pixels that make the cells of `block`, for copy and decimate. It may reach beyond the source."""
+    (ry, rx), (row, col) = decision.ratio, decision.origin
+    return Window(row + block.row * ry, col + block.col * rx, block.height * ry, block.width * rx)
+
+
+def window_of(grid: Grid, decision: Decision, block: Tile) -> Window | None:
+    """The pixels that `block` needs by this decision, cut to the source; None where there are none."""
+    if decision.way is Way.WARP:
+        return source_window(grid, block, decision.source, decision.halo)
+    return clip(lattice_window(decision, block), decision.source.height, decision.source.width)
+
+
+def clip(window: Window, height: int, width: int) -> Window | None:
+    """The part of a window inside 0..height, 0..width, or None."""
+    top, left = max(window.row, 0), max(window.col, 0)
+    bottom, right = min(window.row + window.height, height), min(window.col + window.width, width)
+    return Window(top, left, bottom - top, right - left) if top < bottom and left < right else None
+
+
+def read_amplification(grid: Grid, decision: Decision, window_size: int) -> float:
+    """How often each stored block of a source is decoded when it is read tile by tile (1: once).
+
+    Strips that cross many tiles, or large blocks under small tiles, make it grow. It is the product of what a run of
+    neighbouring tiles costs along a row and along a column, in the middle of the grid.
+    """
+    rows, cols = grid.tiling(window_size)
+    row, col = rows // 2, cols // 2
+    across = [row * cols + c for c in _middle(cols)]
+    down = [r * cols + col for r in _middle(rows)]
+    return _repeats(grid, decision, across, window_size) * _repeats(grid, decision, down, window_size)
+
+
+def _middle(count: int, most: int = 16) -> range:
+    start = max(0, (count - most) // 2)
+    return range(start, min(count, start + most))
+
+
+def _repeats(grid: Grid, decision: Decision, keys: Sequence[int], window_size: int) -> float:
+    """Pixels decoded for tiles one by one, per pixel decoded for all of them at once."""
+    windows = [window_of(grid, decision, grid.tile(key, window_size)) for key in keys]
+    spans = [_stored(decision.source, w) for w in windows if w is not None]
+    if not spans:
+        return 1.0
+    tops, lefts, bottoms, rights = zip(*spans, strict=True)
+    joint = (max(bottoms) - min(tops)) * (max(rights) - min(lefts))
+    apart = sum((bottom - top) * (right - left) for top, left, bottom, right in spans)
+    return float(max(1.0, apart / joint))
+
+
+def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of a window, moved outward to whole stored blocks."""
+    rows, cols = source.block
+    bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
+    right = min(-(-(window.col + window.width) // cols) * cols, source.width)
+    return window.row // rows * rows, window.col // cols * cols, bottom, right

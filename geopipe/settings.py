@@ -1,0 +1,361 @@
+"""Settings: one TOML file, `GEOPIPE_SECTION__KEY` in the environment, and `--set section.key=value`.
+
+Flags win over the environment, the environment over the file, the file over the defaults below. Every error names the
+place, the value and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from geopipe.errors import SettingsError
+from geopipe.grid import BLOCK
+from geopipe.layer import Kind, Layer, Overlap
+from geopipe.plan import Options
+
+ENV_PREFIX, ENV_NESTED = "GEOPIPE_", "__"
+
+
+class Section(BaseModel):
+    """A table of the settings: unknown keys are errors, text is not turned into numbers behind the user's back."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _pair(value: Any) -> Any:
+    return [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | int) else value
+
+
+class Run(Section):
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+    output: Path = Path("output")
+
+
+class GridSettings(Section):
+    crs: str | None = None
+    resolution: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
+    bounds: Literal["union", "intersection"] | tuple[float, float, float, float] = "union"
+    like: str | None = None
+    snap: bool | None = None
+
+
+class LayerSettings(Section):
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    path: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    bands: Annotated[tuple[int | str, ...], BeforeValidator(_listed)] = ()
+    kind: Kind | None = None
+    resampling: str = "auto"
+    nodata: int | float | None = None
+    crs: str | None = None
+    scale: float | None = None
+    offset: float | None = None
+    unit: str | None = None
+    overlap: Overlap = Overlap.FIRST
+    on_error: Literal["fail", "skip"] = "fail"
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_not_zero(cls, value: float | None) -> float | None:
+        if value == 0:
+            raise ValueError("a scale of 0 would make every value the same")
+        return value
+
+
+class ResamplingSettings(Section):
+    window_size: int = Field(2048, ge=BLOCK, multiple_of=BLOCK)
+    tolerance: Literal["auto", "exact"] | Annotated[float, Field(gt=0, le=1)] = "auto"
+    skip_data_loading_for_passthrough: bool = True
+
+
+class MergeSettings(Section):
+    how: Literal["outer", "inner", "grid"] = "outer"
+    strategy: Literal["auto", "aligned", "groupby"] = "auto"
+    alignment_tolerance: float = Field(0.01, ge=0, lt=0.5)
+
+
+class ExportSettings(Section):
+    formats: Annotated[tuple[Literal["parquet", "csv"], ...], BeforeValidator(_listed)] = Field(
+        ("parquet",), min_length=1
+    )
+    compress: bool = True
+    chunk_size: int = Field(100_000, ge=1)
+
+
+class MonitoringSettings(Section):
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    log_format: Literal["text", "json"] = "text"
+    progress_interval: float = Field(5.0, gt=0)
+
+
+class EngineSettings(Section):
+    address: str | None = None
+    workers: int | None = Field(None, ge=1)
+    memory: int | None = Field(None, ge=1)
+    object_store_memory: int | None = Field(None, ge=80 * 2**20)
+
+
+class Settings(BaseSettings):
+    """All that a run is told. `where` has the origin of each value that is not a default, by dotted key."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_NESTED, case_sensitive=False
+    )
+
+    run: Run = Run()
+    grid: GridSettings = GridSettings()
+    layers: tuple[LayerSettings, ...] = Field(min_length=1)
+    resampling: ResamplingSettings = ResamplingSettings()
+    merge: MergeSettings = MergeSettings()
+    export: ExportSettings = ExportSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    engine: EngineSettings = EngineSettings()
+
+    toml_file: ClassVar[Path | None] = None
+
+    @model_validator(mode="after")
+    def _layer_names_differ(self) -> Settings:
+        names = [layer.name for layer in self.layers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two layers are named {name!r}; give each layer a name of its own")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, cls.toml_file)
+
+    def layer_values(self) -> tuple[Layer, ...]:
+        """The layers as the core knows them."""
+        return tuple(
+            Layer(
+                name=s.name,
+                paths=s.path,
+                bands=s.bands,
+                kind=s.kind,
+                resampling=s.resampling,
+                nodata=s.nodata,
+                crs=s.crs,
+                scale=s.scale,
+                offset=s.offset,
+                unit=s.unit,
+                overlap=s.overlap,
+                on_error=s.on_error,
+            )
+            for s in self.layers
+        )
+
+    def options(self) -> Options:
+        """What the plan needs to know beside grid and layers."""
+        return Options(
+            window_size=self.resampling.window_size,
+            tolerance=self.resampling.tolerance,
+            passthrough=self.resampling.skip_data_loading_for_passthrough,
+            how=self.merge.how,
+            strategy=self.merge.strategy,
+            alignment_tolerance=self.merge.alignment_tolerance,
+            formats=tuple(dict.fromkeys(self.export.formats)),
+            compress=self.export.compress,
+        )
+
+    def to_toml(self) -> str:
+        """The effective settings as a TOML file that gives the same run from any folder."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load(path: Path, flags: tuple[str, ...] = ()) -> Settings:
+    """Read settings; relative paths in them are taken from the folder of the file.
+
+    Args:
+        flags: "section.key=value", the value as TOML (bare words are text).
+
+    Raises:
+        SettingsError: names file, line, key, value and cure.
+    """
+    text = _read(path)
+    given = _flag_values(flags)
+
+    class Sourced(Settings):
+        toml_file = path
+
+    try:
+        settings = Sourced(**given)
+    except ValidationError as error:
+        raise _explain(error, path, text, given) from None
+    return _absolute(settings, path.resolve().parent)
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"the settings file {path} cannot be read: {error.strerror}", "name a TOML file; geopipe demo writes one"
+        ) from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"the settings file {path} is no UTF-8 text", "name a TOML file") from None
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        where = f"{path}:{line[1]}" if line else str(path)
+        if "overwrite" in str(error) or "twice" in str(error):
+            raise SettingsError(f"{where}: a key or table is there twice ({error})", "keep one of the two") from None
+        raise SettingsError(f"{where}: no valid TOML: {error}", "correct that line") from None
+    return text
+
+
+def _flag_values(flags: tuple[str, ...]) -> dict[str, Any]:
+    """Nested values of "section.key=value" flags. `layers.NAME.key` is not one: layers are in the file."""
+    given: dict[str, Any] = {}
+    for flag in flags:
+        key, equals, value = flag.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and name) or section == "layers":
+            raise SettingsError(f"--set {flag!r} is not section.key=value", "for example --set grid.resolution=90")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value.strip()
+        given.setdefault(section, {})[name] = parsed
+    return given
+
+
+def _absolute(settings: Settings, folder: Path) -> Settings:
+    """The same settings with local relative paths made absolute."""
+
+    def full(path: str) -> str:
+        remote = "://" in path or path.startswith("/vsi") or re.match(r"^[A-Za-z0-9]{2,}:", path)
+        return path if remote else os.path.normpath(folder / os.path.expanduser(path))
+
+    layers = tuple(s.model_copy(update={"path": tuple(full(p) for p in s.path)}) for s in settings.layers)
+    run = settings.run.model_copy(update={"output": Path(full(str(settings.run.output)))})
+    grid = settings.grid
+    if grid.like is not None:
+        grid = grid.model_copy(update={"like": full(grid.like)})
+    return settings.model_copy(update={"layers": layers, "run": run, "grid": grid})
+
+
+def _explain(error: ValidationError, path: Path, text: str, given: dict[str, Any]) -> SettingsError:
+    """The first problem that pydantic found, as one message with file, line and cure."""
+    first = error.errors()[0]
+    keys = _keys(first["loc"])
+    dotted = re.sub(r"^layers\.(\d+)", r"layers[\1]", ".".join(str(k) for k in keys))
+    section, name = (str(keys[0]) if keys else ""), str(keys[-1]) if keys else ""
+    if len(keys) >= 2 and keys[1] in given.get(section, {}):
+        where = f"--set {dotted}"
+    elif len(keys) >= 2 and f"{ENV_PREFIX}{section}{ENV_NESTED}{keys[1]}".upper() in map(str.upper, os.environ):
+        where = f"{ENV_PREFIX}{section}{ENV_NESTED}{keys[1]}".upper()
+    else:
+        where = f"{path}:{line_of(text, tuple(keys))}"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        cure = f"did you mean {near[0]!r}? " if near else ""
+        return SettingsError(f"{where}: unknown key {dotted!r}", f"{cure}valid keys: {', '.join(known)}")
+    if first["type"] == "missing":
+        if name == "layers":
+            return SettingsError(f"{path}: there is no [[layers]]", "add at least one, with name and path")
+        return SettingsError(f"{where}: {dotted} is missing", f"add {name} = ...")
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict | list | Settings) or not keys else f" = {first['input']!r}"
+    if not keys:
+        twice = re.search(r"named '(\w+)'", message)
+        line = line_of_value(text, "name", twice[1]) if twice else 1
+        return SettingsError(f"{path}:{line}: {message}", "rename one of the two")
+    # a value may be of one of several types: say all that would do
+    alike = [e["msg"] for e in error.errors() if _keys(e["loc"]) == keys]
+    return SettingsError(
+        f"{where}: {dotted}{shown}: {' or '.join(dict.fromkeys([message, *alike[1:]]))}", f"correct {dotted}"
+    )
+
+
+def _keys(loc: tuple[int | str, ...]) -> list[int | str]:
+    """The place of an error as keys of the file: section and key, or layers, index and key; pydantic adds types."""
+    return list(loc[: 3 if loc and loc[0] == "layers" else 2])
+
+
+def _known_keys(loc: list[Any]) -> list[str]:
+    """Valid keys of the table at `loc`."""
+    model: type[BaseModel] = Settings
+    if loc:
+        field = Settings.model_fields[str(loc[0])].annotation
+        model = LayerSettings if loc[0] == "layers" else field  # type: ignore[assignment]
+    return list(model.model_fields)
+
+
+def line_of(text: str, keys: tuple[Any, ...]) -> int:
+    """The line of a key in a TOML text, found by its table header and name; of the table where the key is not there."""
+    section, index = (str(keys[0]) if keys else ""), keys[1] if len(keys) > 1 and isinstance(keys[1], int) else None
+    name = next((str(k) for k in keys[1:] if isinstance(k, str)), None)
+    current, count, at = "", -1, 1
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]\]?", line)
+        if header:
+            current = header[1]
+            count += current == section
+            if current == section and (index is None or count == index):
+                at = number
+            continue
+        here = current == section and (index is None or count == index)
+        if not current and re.match(rf"\s*{re.escape(section)}\s*[=.]", line):
+            at = number
+        if here and name and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
+            return number
+    return at
+
+
+def line_of_value(text: str, key: str, value: str) -> int:
+    """The last line that gives `key` this text."""
+    found = [n for n, line in enumerate(text.splitlines(), 1) if re.match(rf"\s*{key}\s*=\s*[\"']{value}[\"']", line)]
+    return found[-1] if found else 1
+
+
+def origins(settings: Settings, path: Path, flags: tuple[str, ...]) -> list[tuple[str, Any, str]]:
+    """Every effective value with where it comes from: a flag, the environment, file and line, or the default."""
+    text = _read(path)
+    file, given = tomllib.loads(text), _flag_values(flags)
+    environment = EnvSettingsSource(Settings)()
+    rows = []
+    for section, values in settings.model_dump(mode="json").items():
+        tables = enumerate(values) if isinstance(values, list) else [(None, values)]
+        for index, table in tables:
+            for key, value in table.items():
+                dotted = f"{section}.{key}" if index is None else f"{section}[{index}].{key}"
+                told = file.get(section, {}) if index is None else file[section][index]
+                if key in given.get(section, {}):
+                    origin = "--set"
+                elif index is None and key in environment.get(section, {}):
+                    origin = f"{ENV_PREFIX}{section}{ENV_NESTED}{key}".upper()
+                elif key in told:
+                    keys = (section, key) if index is None else (section, index, key)
+                    origin = f"{path}:{line_of(text, keys)}"
+                else:
+                    origin = "default"
+                rows.append((dotted, value, origin))
+    return rows

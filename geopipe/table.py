@@ -1,0 +1,237 @@
+"""The table: its schema, and the merge of block rows into one tile of it.
+
+This is the meaning of the merge, for every physical plan: group block rows by tile, then align inside the tile by
+integer (row, col). Nothing here knows Ray or rasters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geopipe import events
+from geopipe.grid import Grid, Tile
+from geopipe.layer import Overlap, Variable
+
+Values = NDArray[Any]
+Mask = NDArray[np.bool_]
+Column = tuple[Values, Mask | None]
+"""Values and where they are valid; None means everywhere."""
+
+COORDINATES = (("row", pa.int32()), ("col", pa.int32()), ("x", pa.float64()), ("y", pa.float64()))
+RESERVED = frozenset({"row", "col", "x", "y", "lon", "lat", "tile", "geometry"})
+"""Names that no variable may have."""
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """What travels before the merge: one variable of one tile from one source.
+
+    `values` and `valid` have the shape (tile.height, tile.width); `valid` None means that every cell has a value.
+    `rank` is the place of the source in its layer and settles overlaps.
+    """
+
+    tile: int
+    variable: int
+    rank: int
+    values: Values
+    valid: Mask | None
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """All that decides what a tile of the table looks like. `overlaps` has the rule of each variable.
+
+    `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell.
+    """
+
+    grid: Grid
+    window_size: int
+    variables: tuple[Variable, ...]
+    overlaps: tuple[Overlap, ...]
+    how: str
+    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [pa.field(name, kind, nullable=False) for name, kind in COORDINATES]
+        for v in self.variables:
+            about = {"layer": v.layer, "band": str(v.band.index), "unit": v.unit, "description": v.band.description}
+            fields.append(
+                pa.field(v.name, pa.from_numpy_dtype(np.dtype(v.dtype)), metadata={k: t for k, t in about.items() if t})
+            )
+        return pa.schema(fields, metadata=dict(self.metadata))
+
+    def tile(self, key: int) -> Tile:
+        return self.grid.tile(key, self.window_size)
+
+
+def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow]) -> pa.Table:
+    """One tile of the table from its block rows, given in any order.
+
+    A variable without block rows is null in every cell. Cells are in row-major order.
+    """
+    columns = _combine(spec, tile, rows)
+    start = time.perf_counter()  # rows may be read while they are combined; that time is the reader's
+    keep = _kept(spec, tile, [valid for _, valid in columns])
+    row = np.repeat(np.arange(tile.row, tile.row + tile.height, dtype=np.int32), tile.width)
+    col = np.tile(np.arange(tile.col, tile.col + tile.width, dtype=np.int32), tile.height)
+    if keep is not None:
+        row, col = row[keep], col[keep]
+    arrays = [
+        pa.array(row),
+        pa.array(col),
+        pa.array(spec.grid.xs(tile.col, tile.width)[col - tile.col]),
+        pa.array(spec.grid.ys(tile.row, tile.height)[row - tile.row]),
+    ]
+    for values, valid in columns:
+        values = values.ravel()
+        mask = None if valid is None else valid.ravel()
+        if keep is not None:
+            values, mask = values[keep], None if mask is None else mask[keep]
+        arrays.append(_arrow(values, mask))
+    table = pa.Table.from_arrays(arrays, schema=spec.schema)
+    events.emit(events.Progress("merge", 1, tile.cells, time.perf_counter() - start, table.num_rows))
+    return table
+
+
+def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow]) -> list[Column]:
+    """Values and validity of each variable, in the order of the variables."""
+    found: list[list[BlockRow]] = [[] for _ in spec.variables]
+    for row in rows:
+        found[row.variable].append(row)
+    shape = (tile.height, tile.width)
+    columns: list[Column] = []
+    for variable, overlap, parts in zip(spec.variables, spec.overlaps, found, strict=True):
+        if parts:
+            ranked = sorted(parts, key=lambda r: r.rank)
+            columns.append(overlay([(r.values, r.valid) for r in ranked], overlap))
+        else:
+            columns.append((np.zeros(shape, variable.dtype), np.zeros(shape, bool)))
+    return columns
+
+
+def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
+    """Settle several arrays of one shape on each other, in the order given, by an overlap rule."""
+    if len(parts) == 1:
+        return parts[0]
+    if overlap is Overlap.LAST:
+        parts = parts[::-1]
+    masks = [np.ones(values.shape, bool) if valid is None else valid for values, valid in parts]
+    if overlap in (Overlap.FIRST, Overlap.LAST):
+        values, have = parts[0][0].copy(), masks[0].copy()
+        for (other, _), mask in zip(parts[1:], masks[1:], strict=True):
+            np.copyto(values, other, where=mask & ~have)
+            have |= mask
+        return values, have
+    kind = parts[0][0].dtype
+    if overlap in (Overlap.MIN, Overlap.MAX):
+        better = np.less if overlap is Overlap.MIN else np.greater
+        values, have = parts[0][0].copy(), masks[0].copy()
+        for (other, _), mask in zip(parts[1:], masks[1:], strict=True):
+            np.copyto(values, other, where=mask & (~have | better(other, values)))
+            have |= mask
+        return values, have
+    total, count = np.zeros(parts[0][0].shape), np.zeros(parts[0][0].shape)
+    for (other, _), mask in zip(parts, masks, strict=True):
+        np.add(total, other, out=total, where=mask)
+        count += mask
+    if overlap is Overlap.MEAN:
+        np.divide(total, count, out=total, where=count > 0)
+    return total.astype(kind), count > 0
+
+
+def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> NDArray[np.intp] | None:
+    """Flat indices of the cells that stay, in order; None where all do."""
+    if spec.how == "grid":
+        return None
+    layers: dict[str, list[Mask | None]] = {}
+    for variable, mask in zip(spec.variables, masks, strict=True):
+        layers.setdefault(variable.layer, []).append(mask)
+    has = [_any(layer, tile) for layer in layers.values()]
+    if spec.how == "outer":
+        keep = _any(has, tile)
+    else:
+        keep = None
+        for mask in has:
+            keep = mask if keep is None else keep if mask is None else keep & mask
+    return None if keep is None or keep.all() else np.flatnonzero(keep)
+
+
+def _any(masks: Sequence[Mask | None], tile: Tile) -> Mask | None:
+    """Where any of the masks is true; None for everywhere."""
+    result = np.zeros((tile.height, tile.width), bool)
+    for mask in masks:
+        if mask is None:
+            return None
+        result |= mask
+    return result
+
+
+def _arrow(values: Values, valid: Mask | None) -> pa.Array:
+    """An Arrow array over the memory of `values`, null where not `valid`."""
+    bitmap = None
+    if valid is not None and not valid.all():
+        bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
+    data = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(data.dtype), len(data), [bitmap, pa.py_buffer(data)])
+
+
+EXCHANGE = pa.schema(
+    [
+        ("tile", pa.int64()),
+        ("variable", pa.int32()),
+        ("rank", pa.int32()),
+        ("values", pa.large_binary()),
+        ("valid", pa.large_binary()),
+    ]
+)
+"""Block rows as they travel through an exchange: whole tiles as bytes, whose shape and type the plan knows."""
+
+
+MARKER = -1
+"""In place of a variable: the tile exists, also where no source meets it."""
+
+
+def marker(tile: int) -> BlockRow:
+    """A block row without values that makes sure that a tile is a group of the exchange."""
+    return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), None)
+
+
+def pack(rows: Iterable[BlockRow]) -> pa.Table:
+    """Block rows as an Arrow table with the schema EXCHANGE."""
+    listed = list(rows)
+    columns = [
+        [r.tile for r in listed],
+        [r.variable for r in listed],
+        [r.rank for r in listed],
+        [np.ascontiguousarray(r.values).data.cast("B") for r in listed],
+        [None if r.valid is None else np.packbits(r.valid).data for r in listed],
+    ]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, EXCHANGE, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=EXCHANGE)
+
+
+def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow]:
+    """The block rows that `pack` packed, without markers; values are read-only views of the table's memory."""
+    rows = []
+    columns = [table.column(name) for name in EXCHANGE.names]
+    for tile, variable, rank, values, valid in zip(*columns, strict=True):
+        key, index = tile.as_py(), variable.as_py()
+        if index == MARKER:
+            continue
+        place = spec.tile(key)
+        shape = (place.height, place.width)
+        data = np.frombuffer(values.as_buffer(), spec.variables[index].dtype).reshape(shape)
+        mask = None
+        if valid.is_valid:
+            bits = np.frombuffer(valid.as_buffer(), np.uint8)
+            mask = np.unpackbits(bits, count=place.cells).reshape(shape).astype(bool)
+        rows.append(BlockRow(key, index, rank.as_py(), data, mask))
+    return rows
