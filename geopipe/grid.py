@@ -139,11 +139,11 @@ class Grid:
 
     def xs(self, col: int, width: int) -> NDArray[np.float64]:
         """X of the centres of `width` columns from `col` on."""
-        return self.x0 + (np.arange(col, col + width) + 0.5) * self.dx
+        return np.asarray(self.x0 + (np.arange(col, col + width) + 0.5) * self.dx, np.float64)
 
     def ys(self, row: int, height: int) -> NDArray[np.float64]:
         """Y of the centres of `height` rows from `row` on."""
-        return self.y0 - (np.arange(row, row + height) + 0.5) * self.dy
+        return np.asarray(self.y0 - (np.arange(row, row + height) + 0.5) * self.dy, np.float64)
 
     def transform_of(self, tile: Tile) -> Affine:
         """The affine transform of a tile or block."""

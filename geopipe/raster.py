@@ -42,9 +42,8 @@ OPEN_FILES = 128
 
 def environment() -> AbstractContextManager[object]:
     """GDAL's settings for everything that this module does; enter it once around the work."""
-    env: AbstractContextManager[object] = rasterio.Env(
-        GDAL_CACHEMAX=READ_CACHE, GDAL_NUM_THREADS=1, GDAL_MEM_ENABLE_OPEN=True
-    )
+    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_MEM_ENABLE_OPEN": True}
+    env: AbstractContextManager[object] = rasterio.Env(**settings)
     return env
 
 

@@ -155,7 +155,8 @@ def plan(out: Console, made: Plan) -> None:
     _facts(
         out,
         {
-            "grid": f"{_crs(grid.crs)}, {grid.width:,} columns x {grid.height:,} rows of {_numbers((grid.dx, grid.dy))}",
+            "grid": f"{_crs(grid.crs)}, {grid.width:,} columns x {grid.height:,} rows",
+            "cell": f"{_numbers((grid.dx,))} x {_numbers((grid.dy,))}",
             "bounds": _numbers(grid.bounds),
             "tiles": f"{estimate.tiles:,} of at most {made.options.window_size} x {made.options.window_size} cells",
             "rows": HOW[made.options.how],
