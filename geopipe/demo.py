@@ -166,7 +166,7 @@ def sample(land: Places, transform: Affine, width: int, height: int, crs: str) -
     """The landscape at the pixel centres of a raster: (height, width), straight between the points of the lattice."""
     # projections bend so little that 65 x 65 exact points and straight lines between them are right to centimetres
     col, row = np.meshgrid(np.linspace(0.5, width - 0.5, 65), np.linspace(0.5, height - 0.5, 65))
-    exact = crs_transform(crs, UTM)(*(transform @ (col, row)))
+    exact = crs_transform(crs, UTM)(transform.c + transform.a * col, transform.f + transform.e * row)
     x, y = (_between(height) @ points @ _between(width).T for points in exact)
     px = np.clip((x - LATTICE.c) / LATTICE.a - 0.5, 0, COLUMNS - 1.001).astype(np.float32)
     py = np.clip((y - LATTICE.f) / LATTICE.e - 0.5, 0, ROWS - 1.001).astype(np.float32)

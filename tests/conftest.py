@@ -1,0 +1,32 @@
+"""One Ray session for all tests, and small rasters that disagree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real rasters beside the repository."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the real rasters (../shared/data) are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Ray on two CPUs with a small object store, as on a laptop."""
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init(num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False, logging_level="error")
+    yield
+    ray.shutdown()

@@ -1,0 +1,72 @@
+"""Small factories that several test modules share: a raster from an array, a plan from layers, a table from a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import rasterio
+from affine import Affine
+
+from geopipe import raster
+from geopipe.grid import Grid
+from geopipe.layer import Layer
+from geopipe.local import run_local
+from geopipe.plan import Machine, Options, Plan, make_plan
+
+GENEROUS = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)
+VERSIONS = {"geopipe": "test"}
+
+
+def write_raster(path: Path, array: np.ndarray, crs: str | None, transform: Affine, **profile: Any) -> Path:
+    """A GeoTIFF (or `driver=`) of a 2-D array, or of a 3-D array with the bands first.
+
+    Beside what rasterio.open takes: `mask` (bool, True is valid) is written as the dataset's mask; `descriptions`,
+    `scales`, `offsets`, `units` and `colorinterp` are set on the dataset; `colormap` on band 1.
+    """
+    bands = array if array.ndim == 3 else array[np.newaxis]
+    mask, colormap = profile.pop("mask", None), profile.pop("colormap", None)
+    later = {k: profile.pop(k) for k in ("descriptions", "scales", "offsets", "units", "colorinterp") if k in profile}
+    shape = {"count": bands.shape[0], "height": bands.shape[1], "width": bands.shape[2], "dtype": bands.dtype}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", **{"driver": "GTiff", **shape, "crs": crs, "transform": transform, **profile}) as ds,
+    ):
+        ds.write(bands)
+        if mask is not None:
+            ds.write_mask(mask)
+        if colormap is not None:
+            ds.write_colormap(1, colormap)
+        for key, value in later.items():
+            setattr(ds, key, value)
+    return path
+
+
+def north_up(x0: float, y0: float, size: float) -> Affine:
+    """The transform of square pixels with the upper left corner at (x0, y0)."""
+    return Affine(size, 0, x0, 0, -size, y0)
+
+
+def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **options: Any) -> Plan:
+    """The plan of layers whose paths are read here; `options` are those of geopipe.plan.Options."""
+    headers = [(layer, [raster.inspect(path, layer.name) for path in layer.paths]) for layer in layers]
+    return make_plan("test", grid, headers, Options(**options), machine, VERSIONS)
+
+
+def table_of(plan: Plan) -> pa.Table:
+    """The whole table, tiles in the order of their keys."""
+    return pa.concat_tables(run_local(plan, lambda tile, table: table))
+
+
+def raster_of(plan: Plan, column: str, missing: Any = np.nan) -> np.ndarray:
+    """One column of the table as an array of the grid's shape, `missing` where the table has a null or no row."""
+    table = table_of(plan)
+    data = table[column].to_numpy(zero_copy_only=False) if not table[column].null_count else None
+    if data is None:
+        data = np.array([missing if v is None else v for v in table[column].to_pylist()])
+    full = np.full((plan.grid.height, plan.grid.width), missing, dtype=np.result_type(data, type(missing)))
+    full[table["row"].to_numpy(), table["col"].to_numpy()] = data
+    return full
