@@ -7,8 +7,11 @@ groups are born in one place and the exchange is elided. Each Ray step is a few 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,12 +28,13 @@ from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
 
 from geopipe import events, machine, raster
-from geopipe.errors import MachineError
+from geopipe.errors import MachineError, find
+from geopipe.estimate import Machine
 from geopipe.export import Receipt
 from geopipe.grid import Tile
 from geopipe.local import Engine, Finish
 from geopipe.monitor import Monitor, reporter
-from geopipe.plan import Machine, Plan
+from geopipe.plan import Plan
 from geopipe.table import marker, merge_tile, pack, unpack
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,8 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
     Raises:
         MachineError: there is none at the address, or it does not start.
     """
+    # what Ray Data logs of an error, with its whole stack, reaches the user once, as our error
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield True
         return
@@ -56,13 +62,15 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"num_cpus": machine.cpus(), "object_store_memory": object_store_memory, "include_dashboard": False}
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, logging_level=logging.ERROR, **own)
     except Exception as error:  # Ray raises whatever its start scripts met: all of it means that there is no cluster
         raise MachineError(
             f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
         ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
     try:
         yield address != "local"
     finally:
@@ -105,8 +113,7 @@ class _Reader(_Worker):
             key, index = divmod(int(read), len(self.plan.layers))
             tile, layer = self.plan.spec.tile(key), self.plan.layers[index]
             with events.context(tile=tile.key, layer=layer.layer.name):
-                if index == 0:
-                    yield pack([marker(key)])
+                yield pack([marker(key)])  # also where nothing follows: Ray's shuffle wants a schema of every task
                 for row in raster.read_tile(self.plan, layer, tile, self.readers):
                     yield pack([row])
 
@@ -198,9 +205,17 @@ class _RayEngine:
         self._stages: Mapping[str, events.Progress] = {}
 
     def run(self, plan: Plan, finish: Finish, run_id: str) -> Iterator[Receipt]:
-        receipts = merge(plan, run_id=run_id, monitor=self.monitor, finish=finish)
-        for batch in receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from map(Receipt.parse, cast(pa.Table, batch)["receipt"].to_pylist())
+        failure = None
+        try:
+            yield from _receipts(merge(plan, run_id=run_id, monitor=self.monitor, finish=finish))
+        except Exception as error:
+            failure = find(error)
+            if failure is None:
+                raise
+        if failure is not None:
+            # Ray's error, in the frames that it holds, keeps the actors and their CPUs; a next attempt needs them
+            gc.collect()
+            raise failure
 
     def stages(self) -> Mapping[str, events.Progress]:
         """Progress so far; what was known last where the actor does not answer in time."""
@@ -209,11 +224,20 @@ class _RayEngine:
         return self._stages
 
 
+def _receipts(dataset: ray.data.Dataset) -> Iterator[Receipt]:
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from map(Receipt.parse, cast(pa.Table, batch)["receipt"].to_pylist())
+
+
 @contextmanager
 def ray_engine(address: str | None, here: Machine) -> Iterator[Engine]:
     """Ray as an engine. On a cluster that was there before, `machine` says what that cluster has."""
     with cluster(address, here.object_store) as foreign:
-        yield _RayEngine(_cluster_machine(here) if foreign else None)
+        engine = _RayEngine(_cluster_machine(here) if foreign else None)
+        try:
+            yield engine
+        finally:
+            ray.kill(engine.monitor)
 
 
 def _cluster_machine(here: Machine) -> Machine:

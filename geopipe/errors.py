@@ -64,7 +64,8 @@ def find(error: BaseException) -> GeopipeError | None:
         if item is None or id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, GeopipeError):
+        inner = getattr(item, "cause", None)  # Ray's wrapper is an instance of the class that it wraps, too
+        if isinstance(item, GeopipeError) and inner is None:
             return item
-        stack += [item.__cause__, item.__context__, getattr(item, "cause", None)]
+        stack += [item.__cause__, item.__context__, inner]
     return None

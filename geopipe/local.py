@@ -13,9 +13,10 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 from geopipe import events, raster
+from geopipe.estimate import Machine
 from geopipe.export import Receipt
 from geopipe.grid import Tile
-from geopipe.plan import Machine, Plan
+from geopipe.plan import Plan
 from geopipe.table import merge_tile
 
 Result = TypeVar("Result")

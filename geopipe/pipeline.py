@@ -17,11 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from geopipe import events, export, machine, raster
-from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError, find
+from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
+from geopipe.estimate import Machine
 from geopipe.export import Staging, write_tile
 from geopipe.layer import Header, Layer
 from geopipe.local import Engine, plain_loop
-from geopipe.plan import Machine, Plan, make_plan, resolve_grid
+from geopipe.plan import Plan, make_plan, resolve_grid
 from geopipe.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -188,12 +189,11 @@ def run(settings: Settings, *, overwrite: bool = False, local: bool = False, wat
                     break
                 except BaseException as error:
                     staging.discard()
-                    cause = find(error)
-                    if not isinstance(cause, SourceError):
-                        raise _as_ours(error, cause) from error
-                    # a bad source is skipped as a whole: the run starts over without it
-                    bad = _skippable(settings, cause, plan.skipped)
-                    plan = draft(settings, engine.machine, plan.skipped | bad)
+                    if not isinstance(error, SourceError):
+                        raise _as_ours(error) from error
+                    reasons = plan.skipped | _skippable(settings, error, plan.skipped)
+                # a bad source is skipped as a whole: the run starts over without it
+                plan = draft(settings, engine.machine, reasons)
             stages = engine.stages()
         clock.lap("stop")
         summary = Summary(run_id, plan, output, **totals, seconds=clock.laps, stages=stages)
@@ -249,10 +249,8 @@ class _Clock:
         self._last = now
 
 
-def _as_ours(error: BaseException, cause: GeopipeError | None) -> BaseException:
-    """The error to raise for `error`: one of ours with what is known, or itself where it is a signal."""
-    if cause is not None:
-        return cause
-    if isinstance(error, Exception):
-        return RunError(f"the run failed: {type(error).__name__}: {error}", "see the log; nothing was published")
-    return error
+def _as_ours(error: BaseException) -> BaseException:
+    """The error to raise for `error`: one of ours, or itself where it is a signal."""
+    if isinstance(error, GeopipeError) or not isinstance(error, Exception):
+        return error
+    return RunError(f"the run failed: {type(error).__name__}: {error}", "see the log; nothing was published")

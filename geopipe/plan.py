@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,21 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from geopipe.errors import PlanError, SettingsError, SourceError
+from geopipe.errors import SettingsError, SourceError
+from geopipe.estimate import Estimate, Machine, estimate, refuse
 from geopipe.grid import Bounds, Grid, intersection, make_grid, projected_bounds, union
 from geopipe.layer import Band, Header, Kind, Layer, Source, Variable, sources_of
-from geopipe.resampling import Decision, Way, decide, read_amplification, window_of
+from geopipe.resampling import Decision, Way, decide, read_amplification
 from geopipe.table import RESERVED, TableSpec
-
-MB = 1 << 20
-WORKER_BYTES = 260 * MB
-"""Resident size of a worker before its first tile: the interpreter, Ray, GDAL, Arrow (measured)."""
-
-DRIVER_BYTES = 900 * MB
-"""The driver and Ray's own processes on the head (measured)."""
-
-READ_CACHE = 128 * MB
-"""GDAL's block cache in each worker, set explicitly: its default is 5 % of the whole machine."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +37,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What there is to run on. Bytes; `object_store` is Ray's shared memory."""
-
-    cpus: int
-    workers: int
-    memory: int
-    object_store: int
-    free_disk: int
-
-
-@dataclass(frozen=True)
 class LayerPlan:
     """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank."""
 
@@ -72,19 +51,6 @@ class LayerPlan:
     @property
     def notes(self) -> list[str]:
         return [f"layer {self.layer.name}: {d.note}" for d in self.decisions if d.note]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need."""
-
-    tiles: int
-    tasks: int
-    task_bytes: int
-    exchange_bytes: int
-    peak_bytes: int
-    rows: int
-    output_bytes: int
 
 
 @dataclass(frozen=True)
@@ -264,12 +230,20 @@ def make_plan(
         metadata=tuple(metadata.items()),
     )
     strategy, why = _choose_strategy(options, plans)
-    estimate = _estimate(grid, plans, options, strategy, machine)
+    needed = estimate(
+        grid,
+        options.window_size,
+        [p.decisions for p in plans],
+        [v.dtype for v in variables],
+        exchange=strategy == "groupby",
+        formats=options.formats,
+        compress=options.compress,
+        machine=machine,
+    )
+    refuse(needed, machine, options.window_size)
     notes = [note for p in plans for note in p.notes]
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
-    plan = Plan(name, spec, plans, options, strategy, why, machine, estimate, digest, tuple(notes))
-    _refuse(plan)
-    return plan
+    return Plan(name, spec, plans, options, strategy, why, machine, needed, digest, tuple(notes))
 
 
 def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[str, Any]:
@@ -435,64 +409,3 @@ def _choose_strategy(options: Options, plans: Sequence[LayerPlan]) -> tuple[str,
         "every layer can be read tile by tile "
         f"(read amplification at most {worst.amplification:.2g}, of {worst.layer.name}), so nothing need be exchanged"
     )
-
-
-def window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
-    """Pixels of the largest window that one read of this source holds, over a sample of blocks."""
-    size = window_size if decision.way is Way.COPY else decision.block
-    rows, cols = grid.tiling(size)
-    keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
-    windows = [window_of(grid, decision, grid.tile(int(k), size)) for k in keys]
-    return max((w.pixels for w in windows if w), default=0)
-
-
-def _estimate(grid: Grid, plans: Sequence[LayerPlan], options: Options, strategy: str, machine: Machine) -> Estimate:
-    rows, cols = grid.tiling(options.window_size)
-    tiles = rows * cols
-    tile_cells = min(options.window_size, grid.width) * min(options.window_size, grid.height)
-    sizes = [np.dtype(v.dtype).itemsize for p in plans for v in p.variables]
-    block_rows = tile_cells * sum(s + 1 for s in sizes)
-    table = tile_cells * (24 + sum(sizes))
-    reads = max((window_pixels(grid, d, options.window_size) for p in plans for d in p.decisions), default=0)
-    # values, mask and the in-memory copy that is warped; a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reads * 20
-    exchange = grid.cells * sum(s + 1 for s in sizes) if strategy == "groupby" else 0
-    workers = min(machine.workers, tiles if strategy == "aligned" else tiles * len(plans))
-    peak = DRIVER_BYTES + workers * (WORKER_BYTES + task) + 2 * exchange
-    per_row = 1 + 0.75 * sum(sizes) * ("parquet" in options.formats)
-    if "csv" in options.formats:
-        per_row += (24 + 9 * len(sizes)) * (0.4 if options.compress else 1.0)
-    return Estimate(
-        tiles=tiles,
-        tasks=tiles if strategy == "aligned" else tiles * (len(plans) + 1),
-        task_bytes=int(task),
-        exchange_bytes=int(exchange),
-        peak_bytes=int(peak),
-        rows=grid.cells,
-        output_bytes=math.ceil(grid.cells * per_row),
-    )
-
-
-def _refuse(plan: Plan) -> None:
-    """Raise PlanError for what cannot fit, with the numbers and what to change."""
-    estimate, machine = plan.estimate, plan.machine
-    if estimate.exchange_bytes > 0.7 * machine.object_store:
-        raise PlanError(
-            f"the groupby plan would exchange {estimate.exchange_bytes / MB:,.0f} MB; the object store has "
-            f"{machine.object_store / MB:,.0f} MB",
-            'use merge.strategy = "aligned", a smaller grid, or a larger engine.object_store_memory',
-        )
-    if estimate.peak_bytes > machine.memory:
-        smaller = plan.options.window_size // 2
-        cure = "fewer engine.workers" + (f", or resampling.window_size = {smaller}" if smaller >= 512 else "")
-        raise PlanError(
-            f"the run would need about {estimate.peak_bytes / MB:,.0f} MB ({machine.workers} workers with "
-            f"{estimate.task_bytes / MB:,.0f} MB each); there are {machine.memory / MB:,.0f} MB to use",
-            f"{cure}, or a larger engine.memory",
-        )
-    if estimate.output_bytes > machine.free_disk:
-        raise PlanError(
-            f"the output would take up to {estimate.output_bytes / MB:,.0f} MB; "
-            f"{machine.free_disk / MB:,.0f} MB are free",
-            "choose another run.output, fewer export.formats, or a coarser grid",
-        )

@@ -29,9 +29,10 @@ from rasterio.windows import Window as RioWindow
 
 from geopipe import events
 from geopipe.errors import SourceError
+from geopipe.estimate import READ_CACHE
 from geopipe.grid import Grid, Tile, blocks_of
 from geopipe.layer import Band, Header, Placed, Source
-from geopipe.plan import READ_CACHE, LayerPlan, Plan
+from geopipe.plan import LayerPlan, Plan
 from geopipe.resampling import Decision, Way, Window, clip, lattice_window, window_of
 from geopipe.table import BlockRow, Column, Mask, Values, overlay
 

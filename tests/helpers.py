@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import rasterio
 from affine import Affine
 
 from geopipe import raster
+from geopipe.estimate import Machine
 from geopipe.grid import Grid
-from geopipe.layer import Layer
+from geopipe.layer import Band, Header, Layer
 from geopipe.local import run_local
-from geopipe.plan import Machine, Options, Plan, make_plan
+from geopipe.plan import Options, Plan, make_plan
 
 GENEROUS = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)
 VERSIONS = {"geopipe": "test"}
@@ -25,11 +27,11 @@ def write_raster(path: Path, array: np.ndarray, crs: str | None, transform: Affi
     """A GeoTIFF (or `driver=`) of a 2-D array, or of a 3-D array with the bands first.
 
     Beside what rasterio.open takes: `mask` (bool, True is valid) is written as the dataset's mask; `descriptions`,
-    `scales`, `offsets`, `units` and `colorinterp` are set on the dataset; `colormap` on band 1.
+    `scales`, `offsets` and `units` are set on the dataset, `colormap` on band 1.
     """
     bands = array if array.ndim == 3 else array[np.newaxis]
     mask, colormap = profile.pop("mask", None), profile.pop("colormap", None)
-    later = {k: profile.pop(k) for k in ("descriptions", "scales", "offsets", "units", "colorinterp") if k in profile}
+    later = {k: profile.pop(k) for k in ("descriptions", "scales", "offsets", "units") if k in profile}
     shape = {"count": bands.shape[0], "height": bands.shape[1], "width": bands.shape[2], "dtype": bands.dtype}
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
@@ -48,6 +50,13 @@ def write_raster(path: Path, array: np.ndarray, crs: str | None, transform: Affi
 def north_up(x0: float, y0: float, size: float) -> Affine:
     """The transform of square pixels with the upper left corner at (x0, y0)."""
     return Affine(size, 0, x0, 0, -size, y0)
+
+
+def header(*bands: Band, **given: Any) -> Header:
+    """A header without a file: 100 x 80 pixels of 30 m in UTM zone 12, one float32 band, unless told otherwise."""
+    transform = north_up(500_000, 4_000_000, 30)
+    base = Header("/data/a.tif", "GTiff", "EPSG:32612", transform, 100, 80, bands or (Band(1, "float32"),))
+    return replace(base, **{"size": 1000, "mtime_ns": 1} | given)
 
 
 def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **options: Any) -> Plan:

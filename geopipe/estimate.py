@@ -1,0 +1,115 @@
+"""What a run needs, predicted before it starts, and refused where the machine does not have it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geopipe.errors import PlanError
+from geopipe.grid import Grid
+from geopipe.resampling import Decision, Way, window_of
+
+MB = 1 << 20
+WORKER_BYTES = 260 * MB
+"""Resident size of a worker before its first tile: the interpreter, Ray, GDAL, Arrow (measured)."""
+
+DRIVER_BYTES = 900 * MB
+"""The driver and Ray's own processes on the head (measured)."""
+
+READ_CACHE = 128 * MB
+"""GDAL's block cache in each worker, set explicitly: its default is 5 % of the whole machine."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run on. Bytes; `object_store` is Ray's shared memory."""
+
+    cpus: int
+    workers: int
+    memory: int
+    object_store: int
+    free_disk: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need."""
+
+    tiles: int
+    tasks: int
+    task_bytes: int
+    exchange_bytes: int
+    peak_bytes: int
+    rows: int
+    output_bytes: int
+
+
+def estimate(
+    grid: Grid,
+    window_size: int,
+    layers: Sequence[Sequence[Decision]],
+    dtypes: Sequence[str],
+    *,
+    exchange: bool,
+    formats: Sequence[str],
+    compress: bool,
+    machine: Machine,
+) -> Estimate:
+    """Predict a run.
+
+    Args:
+        layers: the decisions of each layer.
+        dtypes: of the variables.
+        exchange: whether block rows travel between tasks.
+    """
+    rows, cols = grid.tiling(window_size)
+    tiles = rows * cols
+    tile_cells = min(window_size, grid.width) * min(window_size, grid.height)
+    sizes = [np.dtype(d).itemsize for d in dtypes]
+    block_rows = tile_cells * sum(s + 1 for s in sizes)
+    table = tile_cells * (24 + sum(sizes))
+    reads = max((_window_pixels(grid, d, window_size) for decisions in layers for d in decisions), default=0)
+    # values, mask and the float copy that is warped; a table beside the block rows, and its encoded form
+    task = READ_CACHE + block_rows + 2 * table + reads * 20
+    exchanged = grid.cells * sum(s + 1 for s in sizes) if exchange else 0
+    tasks = tiles * (len(layers) + 1) if exchange else tiles
+    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * exchanged
+    per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
+    if "csv" in formats:
+        per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0)
+    return Estimate(tiles, tasks, task, exchanged, peak, grid.cells, math.ceil(grid.cells * per_row))
+
+
+def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
+    """Pixels of the largest window that one read of this source holds, over a sample of blocks."""
+    size = window_size if decision.way is Way.COPY else decision.block
+    rows, cols = grid.tiling(size)
+    keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
+    windows = [window_of(grid, decision, grid.tile(int(k), size)) for k in keys]
+    return max((w.pixels for w in windows if w), default=0)
+
+
+def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
+    """Raise PlanError for what cannot fit, with the numbers and what to change."""
+    if needed.exchange_bytes > 0.7 * machine.object_store:
+        raise PlanError(
+            f"the groupby plan would exchange {needed.exchange_bytes / MB:,.0f} MB; the object store has "
+            f"{machine.object_store / MB:,.0f} MB",
+            'use merge.strategy = "aligned", a smaller grid, or a larger engine.object_store_memory',
+        )
+    if needed.peak_bytes > machine.memory:
+        smaller = f"resampling.window_size = {window_size // 1024 * 512}, " if window_size >= 1024 else ""
+        raise PlanError(
+            f"the run would need about {needed.peak_bytes / MB:,.0f} MB ({machine.workers} workers with "
+            f"{needed.task_bytes / MB:,.0f} MB each); there are {machine.memory / MB:,.0f} MB to use",
+            f"{smaller}fewer engine.workers, or a larger engine.memory",
+        )
+    if needed.output_bytes > machine.free_disk:
+        raise PlanError(
+            f"the output would take up to {needed.output_bytes / MB:,.0f} MB; "
+            f"{machine.free_disk / MB:,.0f} MB are free",
+            "choose another run.output, fewer export.formats, or a coarser grid",
+        )

@@ -1,0 +1,364 @@
+"""The command line as its user meets it: what it prints, how it fails, what each settings key does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from affine import Affine
+from helpers import write_raster
+
+from geopipe import cli, demo, pipeline, settings
+from geopipe.errors import GeopipeError, MachineError, PlanError
+
+GEOPIPE = [sys.executable, "-c", "from geopipe.cli import main; main()"]
+
+
+def geopipe(*args: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    command = [*GEOPIPE, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **kwargs)
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """The command line in this process: exit code, standard output, standard error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["geopipe", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    out = capsys.readouterr()
+    return int(ended.value.code or 0), out.out, out.err
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings of the demo, with its rasters beside them."""
+    return demo.generate(tmp_path_factory.mktemp("trial"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Settings with one raster of 40 x 30 pixels, all of it on the grid."""
+    values = np.arange(1200, dtype="float32").reshape(30, 40)
+    write_raster(tmp_path / "a.tif", values, "EPSG:32632", Affine(10, 0, 500000, 0, -10, 5000000))
+    file = tmp_path / "s.toml"
+    file.write_text('[grid]\nlike = "a.tif"\n[[layers]]\nname = "a"\npath = "a.tif"\n')
+    return file
+
+
+# ---------------------------------------------------------------- loading, help
+
+
+def test_help_and_import_load_neither_ray_nor_rasterio() -> None:
+    code = (
+        "import sys, geopipe, click.testing, geopipe.cli as c\n"
+        "assert click.testing.CliRunner().invoke(c.cli, ['--help']).exit_code == 0\n"
+        "assert not {'ray', 'rasterio', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name, command in group.commands.items():
+        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("path", commands(cli.cli), ids=" ".join)
+def test_every_command_has_help_and_stands_in_the_readme(path: tuple[str, ...]) -> None:
+    command: click.Command = cli.cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    assert command.help
+    assert all(p.help for p in command.params if isinstance(p, click.Option))
+    readme = Path(__file__).parent.parent / "README.md"
+    assert f"geopipe {' '.join(path)}" in readme.read_text()
+
+
+# ---------------------------------------------------------------- end to end
+
+
+def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
+    """A process of its own, with a Ray of its own: run, refuse, overwrite."""
+    file = demo.generate(tmp_path)
+    done = geopipe("run", file, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    table = ds.dataset(tmp_path / "output" / "parquet").to_table()
+    assert told["rows"] == table.num_rows == 200_000
+    assert told["output"] == str(tmp_path / "output")
+    assert json.loads((tmp_path / "output" / "_SUCCESS").read_text())["run_id"] == told["run_id"]
+    assert settings.load(tmp_path / "output" / "settings.toml").run.name == "demo"
+
+    again = geopipe("run", file)
+    assert again.returncode == 2
+    assert "holds a finished run" in again.stderr
+    assert "--overwrite" in again.stderr
+    assert "Traceback" not in again.stderr
+
+    replaced = geopipe("run", file, "--overwrite", "--local", "--set", "run.name=second")
+    assert replaced.returncode == 0, replaced.stderr
+    assert "second is done" in replaced.stdout
+    assert json.loads((tmp_path / "output" / "_SUCCESS").read_text())["name"] == "second"
+    assert {p.name for p in (tmp_path / "output").iterdir()} == {
+        "_SUCCESS", "csv", "manifest.jsonl", "parquet", "settings.toml"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_and_leaves_nothing(trial: Path, tmp_path: Path, number: int, code: int) -> None:
+    output = tmp_path / "output"
+    command = [*GEOPIPE, "run", str(trial), "--local", "--set", f"run.output={output}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not output.exists():
+            time.sleep(0.02)
+            assert process.poll() is None
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "nothing was published" in err
+    assert not output.exists()
+
+
+# ---------------------------------------------------------------- inspect, plan, config show
+
+
+def test_inspect_shows_a_folder_as_a_table_and_as_json(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "inspect", trial.parent / "data")
+    assert code == 0
+    assert "EPSG:3035" in out
+    assert "959 x 784" in out
+    code, out, _ = call(capsys, "inspect", trial.parent / "data", "--json")
+    found = {Path(h["uri"]).name: h for h in json.loads(out)}
+    assert len(found) == 8
+    climate = found["climate.nc"]
+    assert climate["driver"] == "netCDF"
+    assert climate["bands"][0]["scale"] != 1
+    assert climate["bands"][0]["unit"] == "degC"
+    assert found["landcover.tif"]["bands"][0]["paletted"]
+    west, south, east, north = found["elevation.tif"]["lonlat_bounds"]
+    assert 9 < west < east < 12
+    assert 46 < south < north < 47
+
+
+def test_inspect_of_a_glob_shows_what_it_can_and_fails_for_the_rest(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small.parent / "b.tif").write_text("no raster")
+    code, out, err = call(capsys, "inspect", small.parent / "*.tif")
+    assert code == 2
+    assert "40 x 30" in out
+    assert "b.tif is no raster" in err
+
+
+def test_plan_says_what_and_why_and_writes_nothing(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(trial.parent.rglob("*"))
+    code, out, _ = call(capsys, "plan", trial)
+    assert code == 0
+    for text in ("500 columns x 400 rows", "copy", "warp, mode", "aligned: every layer", "200,000 rows"):
+        assert text in out
+    code, out, _ = call(capsys, "plan", trial, "--json")
+    told = json.loads(out)
+    assert [layer["name"] for layer in told["layers"]][:2] == ["elevation", "landcover"]
+    assert told["estimate"]["tiles"] == 1
+    assert set(trial.parent.rglob("*")) == before
+
+
+def test_config_show_gives_every_value_its_origin(trial: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "config", "show", trial, "--set", "merge.how=inner")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["merge.how"].endswith("--set")
+    assert "settings.toml:" in lines["grid.crs"]
+    assert lines["engine.workers"].endswith("default")
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message", "cure"),
+    [
+        (("a.tif", "absent.tif"), 2, "layer a: there is no file", "correct path"),
+        (("a.tif", "*.absent"), 2, "layer a: no file matches", "correct path"),
+        (("a.tif", "s.toml"), 2, "s.toml is no raster that GDAL can open", "correct path"),
+        (("a.tif", "nocrs.tif"), 2, "nocrs.tif has no CRS", 'crs = "EPSG:..."'),
+        (("a.tif", "MEM:::DATAPOINTER=1"), 2, "names memory", "give a file"),
+        (("a.tif", 'a.tif"\nbands = [2]#'), 2, "has no band 2; it has 1", "correct bands"),
+        (("a.tif", 'a.tif"\nbands = ["red"]#'), 2, "has no band 'red'", "correct bands"),
+        (("a.tif", 'a.tif"\nkind = "categorical"\nresampling = "bilinear"#'), 2, "makes no sense", "nearest, mode"),
+        (("a.tif", 'a.tif"\nresampling = "linear"#'), 2, "'linear' is no method", "bilinear"),
+        (("a.tif", 'a.tif"\ncrs = "EPSG:999999"#'), 2, "no CRS that PROJ knows", "EPSG:32612"),
+    ],
+    ids=str,
+)
+def test_a_bad_source_is_one_error_before_anything_is_written(
+    small: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], code: int, message: str, cure: str
+) -> None:
+    values = np.zeros((5, 5), "float32")
+    write_raster(small.parent / "nocrs.tif", values, None, Affine(10, 0, 500000, 0, -10, 5000000))
+    grid, layers = small.read_text().split("[[layers]]")
+    small.write_text(grid + "[[layers]]" + layers.replace(*change))
+    before = set(small.parent.iterdir())
+    start = time.monotonic()
+    got, out, err = call(capsys, "run", small)
+    assert (got, out) == (code, "")
+    assert message in err
+    assert cure in err.partition("cure:")[2]
+    assert "Traceback" not in err
+    assert time.monotonic() - start < 20
+    assert set(small.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("output", ["/proc/nowhere/out", "a.tif/out", "a.tif"])
+def test_an_output_that_cannot_be_written_is_refused_at_once(
+    small: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    code, _, err = call(capsys, "run", small, "--set", f'run.output="{output}"')
+    assert code in (2, 3)
+    assert output in err
+    assert "cure:" in err
+
+
+def test_a_foreign_folder_is_refused_and_stays(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "run", small, "--overwrite", "--set", f'run.output="{small.parent}"')
+    assert code == 2
+    assert "no run of geopipe" in err
+    assert {p.name for p in small.parent.iterdir()} == {"a.tif", "s.toml"}
+
+
+def test_usage_errors_exit_with_2(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "run")[0] == 2
+    assert call(capsys, "run", small, "--nonsense")[0] == 2
+    code, _, err = call(capsys, "plan", small, "--set", "merge.hoow=grid")
+    assert code == 2
+    assert "did you mean 'how'" in err
+
+
+# ---------------------------------------------------------------- the effect of each key
+
+
+def planned(file: Path, *flags: str) -> pipeline.Plan:
+    return pipeline.draft(settings.load(file, flags))
+
+
+def test_keys_of_the_plan_have_their_effect(trial: Path) -> None:
+    base = planned(trial)
+    assert planned(trial, "run.name=other").name == "other"
+    assert planned(trial, "grid.resolution=200").grid.width == 250
+    assert planned(trial, "grid.bounds=union").grid.width > 500
+    assert planned(trial, "grid.bounds=intersection").grid.width < 520
+    assert planned(trial, "grid.bounds=[600010, 5130000, 650000, 5170000]", "grid.snap=true").grid.x0 == 600000
+    assert planned(trial, "grid.crs=EPSG:3035", "grid.bounds=union").grid.crs == "EPSG:3035"
+    assert planned(trial, "resampling.window_size=512").estimate.tiles == base.estimate.tiles == 1
+    assert planned(trial, "resampling.window_size=512", "grid.resolution=50").estimate.tiles == 4
+    assert {d.tolerance for p in planned(trial, "resampling.tolerance=exact").layers for d in p.decisions} == {1e-12}
+    assert planned(trial, "resampling.tolerance=0.5").layers[0].decisions[0].tolerance == 0.5
+    ways = {p.layer.name: p.decisions[0].way for p in base.layers}
+    assert ways["slope"] == "copy"
+    passed = planned(trial, "resampling.skip_data_loading_for_passthrough=false")
+    assert {p.layer.name: p.decisions[0].way for p in passed.layers}["slope"] == "warp"
+    shifted = "grid.bounds=[600020, 5130000, 650020, 5170000]"
+    assert {p.layer.name: p.decisions[0].way for p in planned(trial, shifted).layers}["slope"] == "warp"
+    tolerant = planned(trial, shifted, "merge.alignment_tolerance=0.3")
+    assert {p.layer.name: p.decisions[0].way for p in tolerant.layers}["slope"] == "copy"
+    assert planned(trial, "merge.strategy=groupby").strategy == "groupby"
+    assert planned(trial, "engine.workers=3").machine.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("engine.memory=1000000",), "the run would need about"),
+        (("merge.strategy=groupby", "engine.object_store_memory=83886080", "grid.resolution=10"), "would exchange"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_numbers(trial: Path, flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(PlanError, match=message) as caught:
+        planned(trial, *flags)
+    assert "MB" in caught.value.message
+    assert "engine." in caught.value.cure
+
+
+def test_an_address_without_a_cluster_is_an_error_of_the_environment(small: Path, tmp_path: Path) -> None:
+    """The key is used: nothing answers there. (In a process of its own: this one may have a cluster already.)"""
+    patience = {**os.environ, "RAY_gcs_rpc_server_connect_timeout_s": "1"}
+    done = geopipe("run", small, "--address", "127.0.0.1:1", env=patience)
+    assert done.returncode == MachineError.exit_code
+    assert "no Ray cluster at '127.0.0.1:1'" in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(("how", "rows"), [("outer", 1200), ("inner", 600), ("grid", 1200)])
+def test_how_decides_which_cells_stay(small: Path, how: str, rows: int) -> None:
+    half = np.arange(600, dtype="float32").reshape(30, 20)
+    write_raster(small.parent / "b.tif", half, "EPSG:32632", Affine(10, 0, 500000, 0, -10, 5000000))
+    small.write_text(small.read_text() + '[[layers]]\nname = "b"\npath = "b.tif"\n')
+    summary = pipeline.run(settings.load(small, (f"merge.how={how}",)), local=True)
+    assert summary.rows == rows
+    assert summary.output == small.parent / "output"
+
+
+def test_export_keys_decide_the_files(small: Path) -> None:
+    def files(*flags: str) -> list[str]:
+        output = pipeline.run(settings.load(small, flags), local=True, overwrite=True).output
+        return sorted(str(p.relative_to(output)) for p in output.rglob("tile*"))
+
+    assert files() == ["parquet/tile-r0-c0.parquet"]
+    assert files("export.formats=csv") == ["csv/tile-r0-c0.csv.gz"]
+    assert files('export.formats=["csv", "parquet"]', "export.compress=false") == [
+        "csv/tile-r0-c0.csv", "parquet/tile-r0-c0.parquet"
+    ]  # fmt: skip
+
+
+def test_monitoring_keys_shape_what_is_printed(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, quiet = call(capsys, "run", small, "--local")
+    assert "plan started" not in quiet
+    flags = ("--overwrite", "--local", "--set", "monitoring.log_level=INFO")
+    _, _, text = call(capsys, "run", small, *flags)
+    assert "plan started  [stage=plan]" in text
+    _, _, lines = call(capsys, "run", small, *flags, "--set", "monitoring.log_format=json", "--json")
+    records = [json.loads(line) for line in lines.splitlines()]
+    assert {r["run_id"] for r in records} == {records[0]["run_id"]}
+    performance = [r for r in records if r.get("operation") == "run" and r["rows"]]
+    assert performance[0]["rows"] == 1200
+    assert {"seconds", "bytes", "rate"} <= performance[0].keys()
+
+
+def test_progress_is_a_line_each_interval(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from geopipe.events import Progress
+    from geopipe.pipeline import Snapshot
+    from geopipe.render import progress
+
+    half = Snapshot({"read": Progress("read", 5, 10, 1.0)}, {"read": 10, "write": 10}, 2.0)
+    with progress(1000, quiet=False) as show:
+        assert show is not None
+        show(half)
+    assert capsys.readouterr().err == ""
+    with progress(0.0001, quiet=False) as show:
+        assert show is not None
+        time.sleep(0.01)
+        show(half)
+    assert "read 5/10  write 0/10" in capsys.readouterr().err
+
+
+def test_errors_of_geopipe_survive_pickling() -> None:
+    """They travel from a worker to the driver."""
+    import pickle
+
+    for kind in (GeopipeError, PlanError, MachineError):
+        error = pickle.loads(pickle.dumps(kind("what", "cure", "layer")))
+        assert (type(error), error.message, error.cure, error.layer) == (kind, "what", "cure", "layer")

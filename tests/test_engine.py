@@ -1,0 +1,178 @@
+"""The Ray engine against the plain loop: the same files to the bit, whatever the plan, the workers, the faults."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
+import pytest
+from affine import Affine
+from helpers import write_raster
+
+from geopipe import engine, pipeline, raster, settings
+from geopipe.errors import SourceError
+from geopipe.local import run_local
+
+GRID = """
+[run]
+output = "{folder}/output"
+[grid]
+crs = "EPSG:32632"
+resolution = 100
+bounds = [600000, 5000000, 730000, 5110000]
+[resampling]
+window_size = 512
+[export]
+formats = ["parquet", "csv"]
+compress = false
+"""
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rasters for a grid of 1300 x 1100 cells, 9 tiles: on the grid, warped with holes, and classes in part."""
+    folder, rng = tmp_path_factory.mktemp("sources"), np.random.default_rng(7)
+    smooth = np.add.outer(np.linspace(0, 50, 1100), np.linspace(0, 30, 1300)).astype("float32")
+    write_raster(folder / "own.tif", smooth, "EPSG:32632", Affine(100, 0, 600000, 0, -100, 5110000))
+    noise = rng.normal(100, 9, (900, 1400)).astype("float32")
+    noise[300:420, 500:800] = -1
+    write_raster(folder / "warped.tif", noise, "EPSG:4326", Affine(0.0014, 0, 10.1, 0, -0.0014, 46.3), nodata=-1)
+    classes = rng.integers(1, 9, (400, 500), dtype="uint8")
+    write_raster(folder / "classes.tif", classes, "EPSG:3035", Affine(120, 0, 4370000, 0, -120, 2540000), nodata=0)
+    return folder
+
+
+def write_settings(folder: Path, sources: Path, more: str = "") -> Path:
+    text = GRID.format(folder=folder)
+    for name in ("own", "warped", "classes"):
+        kind = 'kind = "categorical"' if name == "classes" else ""
+        text += f'[[layers]]\nname = "{name}"\npath = "{sources / name}.tif"\n{kind}\n{more}\n'
+    file = folder / "s.toml"
+    file.write_text(text)
+    return file
+
+
+def hashes(output: Path) -> dict[str, str]:
+    names = [p for form in ("parquet", "csv") for p in sorted((output / form).iterdir())] + [output / "manifest.jsonl"]
+    return {str(p.relative_to(output)): hashlib.sha256(p.read_bytes()).hexdigest() for p in names}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
+    """The output of the plain loop."""
+    folder = tmp_path_factory.mktemp("reference")
+    return pipeline.run(settings.load(write_settings(folder, sources)), local=True).output
+
+
+@pytest.mark.parametrize(("strategy", "workers"), [("aligned", 1), ("groupby", 2)])
+def test_ray_writes_the_files_of_the_plain_loop(
+    reference: Path, sources: Path, tmp_path: Path, ray_session: None, strategy: str, workers: int
+) -> None:
+    flags = (f"merge.strategy={strategy}", f"engine.workers={workers}")
+    summary = pipeline.run(settings.load(write_settings(tmp_path, sources), flags))
+    assert summary.plan.strategy == strategy
+    assert len(hashes(reference)) == 9 * 2 + 1
+    assert hashes(summary.output) == hashes(reference)
+    assert {stage: p.tiles for stage, p in summary.stages.items()} == {"read": 27, "merge": 9, "write": 9}
+
+
+@pytest.mark.parametrize("strategy", ["aligned", "groupby"])
+def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
+    sources: Path, tmp_path: Path, ray_session: None, strategy: str
+) -> None:
+    plan = pipeline.draft(settings.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
+    before = set(tmp_path.rglob("*"))
+    merged = engine.merge(plan).materialize()
+    assert set(tmp_path.rglob("*")) == before
+    order = [("row", "ascending"), ("col", "ascending")]
+    expected = pa.concat_tables(run_local(plan, lambda _tile, table: table)).sort_by(order)
+    merged.write_parquet(str(tmp_path / "plain_parquet"))
+    assert ds.dataset(tmp_path / "plain_parquet").to_table().sort_by(order).equals(expected)
+    merged.write_csv(str(tmp_path / "plain_csv"))
+    types = pacsv.ConvertOptions(column_types=expected.schema)
+    parts = [pacsv.read_csv(p, convert_options=types) for p in sorted((tmp_path / "plain_csv").iterdir())]
+    assert pa.concat_tables(parts).sort_by(order).cast(expected.schema).equals(expected)
+
+
+@pytest.mark.parametrize("strategy", ["aligned", "groupby"])
+def test_an_actor_that_dies_is_replaced_and_the_bytes_stay(
+    reference: Path,
+    sources: Path,
+    tmp_path: Path,
+    ray_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+    strategy: str,
+) -> None:
+    """A worker process dies in the middle of a read, once."""
+    marker = tmp_path / "died"
+    real = engine._on_actors
+
+    class Mortal(engine._Aligned if strategy == "aligned" else engine._Reader):  # type: ignore[valid-type, misc]
+        def __call__(self, batch):  # type: ignore[no-untyped-def]
+            if int(batch["id"][0]) == 4 and not marker.exists():
+                marker.touch()
+                os._exit(1)
+            yield from super().__call__(batch)
+
+    monkeypatch.setattr(engine, "_on_actors", lambda reads, _kind, args, workers: real(reads, Mortal, args, workers))
+    summary = pipeline.run(settings.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
+    assert marker.exists()
+    assert hashes(summary.output) == hashes(reference)
+
+
+def truncate(source: Path, copy: Path) -> None:
+    """A raster whose header is sound and whose last blocks are missing."""
+    data = source.read_bytes()
+    copy.write_bytes(data[: len(data) * 2 // 3])
+
+
+def test_a_source_that_cannot_be_read_fails_the_run_and_leaves_nothing(
+    sources: Path, tmp_path: Path, ray_session: None
+) -> None:
+    """GDAL's own cause survives the trip from the worker."""
+    file = write_settings(tmp_path, tmp_path)
+    for name in ("own", "classes"):
+        (tmp_path / f"{name}.tif").write_bytes((sources / f"{name}.tif").read_bytes())
+    truncate(sources / "warped.tif", tmp_path / "warped.tif")
+    with pytest.raises(SourceError) as caught:
+        pipeline.run(settings.load(file))
+    assert caught.value.layer == "warped"
+    assert f"band 1 of {tmp_path}/warped.tif cannot be read at row" in caught.value.message
+    assert "TIFF" in caught.value.message  # GDAL's cause
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_broken_source_may_be_skipped_and_changes_nothing_else(
+    reference: Path, sources: Path, tmp_path: Path, ray_session: None
+) -> None:
+    file = write_settings(tmp_path, tmp_path, more='on_error = "skip"')
+    for name in ("own", "classes"):
+        (tmp_path / f"{name}.tif").write_bytes((sources / f"{name}.tif").read_bytes())
+    truncate(sources / "warped.tif", tmp_path / "warped.tif")
+    summary = pipeline.run(settings.load(file))
+    assert summary.exit_code == 4
+    assert list(summary.skipped) == ["warped"]
+    table = ds.dataset(summary.output / "parquet").to_table()
+    sound = ds.dataset(reference / "parquet").to_table()
+    assert table.schema.types == sound.schema.types
+    assert table["warped"].null_count == table.num_rows == sound.num_rows
+    assert table.drop_columns("warped").equals(sound.drop_columns("warped"))
+    assert "warped" in (summary.output / "_SUCCESS").read_text()
+
+
+def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine tiles open each file once."""
+    plan, opened, real = pipeline.draft(settings.load(write_settings(tmp_path, sources))), [], raster._open
+
+    def counting(uri: str, where: str, layer: str | None):  # type: ignore[no-untyped-def]
+        opened.append(uri)
+        return real(uri, where, layer)
+
+    monkeypatch.setattr(raster, "_open", counting)
+    list(run_local(plan, lambda _tile, _table: None))
+    assert sorted(opened) == sorted(str(sources / f"{n}.tif") for n in ("own", "warped", "classes"))

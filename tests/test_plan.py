@@ -1,0 +1,280 @@
+"""The plan: columns and their types, everything that is refused before a pixel is read, and the plan's hash."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from helpers import GENEROUS, VERSIONS, header, north_up
+
+from geopipe.errors import PlanError, SettingsError, SourceError
+from geopipe.estimate import Machine
+from geopipe.grid import Grid, blocks_of, crs_transform, projected_bounds
+from geopipe.layer import Band, Header, Kind, Layer, Overlap
+from geopipe.plan import Options, Plan, make_plan
+from geopipe.resampling import Way, window_of
+
+UTM, MB = "EPSG:32612", 1 << 20
+GRID = Grid(UTM, 500_000, 4_000_000, 30, 30, width=100, height=80)
+T = north_up(500_000, 4_000_000, 30)  # where `header` is by default
+
+
+def plan_from(
+    *layers: tuple[Layer, Header], grid: Grid = GRID, machine: Machine = GENEROUS, skipped: Any = None, **options: Any
+) -> Plan:
+    files = [(layer, [source]) for layer, source in layers]
+    return make_plan("p", grid, files, Options(**options), machine, VERSIONS, skipped)
+
+
+OFF, FINE = north_up(500_010, 4_000_010, 30), north_up(500_000, 4_000_000, 15)
+
+
+@pytest.mark.parametrize(
+    ("band", "kind", "transform", "dtype"),
+    [
+        # continuous values are float32, float64 where the source has 64 bits
+        (Band(1, "uint8"), Kind.CONTINUOUS, OFF, "float32"),
+        (Band(1, "int16"), Kind.CONTINUOUS, OFF, "float32"),
+        (Band(1, "float32"), Kind.CONTINUOUS, OFF, "float32"),
+        (Band(1, "float64"), Kind.CONTINUOUS, OFF, "float64"),
+        (Band(1, "int64"), Kind.CONTINUOUS, OFF, "float64"),
+        (Band(1, "int32"), Kind.CONTINUOUS, OFF, "float64"),  # float32 would lose the last 8 of its 32 bits
+        (Band(1, "uint8"), Kind.CONTINUOUS, FINE, "float32"),
+        (Band(1, "int16"), Kind.COUNT, OFF, "float32"),
+        # classes and untouched values keep their own
+        (Band(1, "uint8"), Kind.CATEGORICAL, OFF, "uint8"),
+        (Band(1, "uint8"), Kind.CATEGORICAL, FINE, "uint8"),
+        (Band(1, "int64"), Kind.CATEGORICAL, OFF, "int64"),
+        (Band(1, "uint8"), Kind.CONTINUOUS, T, "uint8"),
+        (Band(1, "int64"), Kind.CONTINUOUS, T, "int64"),
+        (Band(1, "float64"), Kind.CONTINUOUS, T, "float64"),
+        (Band(1, "int32"), Kind.COUNT, T, "int32"),
+        # packed values: float32 while it tells every packed step apart
+        (Band(1, "int16", scale=0.01, offset=273.15), Kind.CONTINUOUS, T, "float32"),
+        (Band(1, "uint16", scale=0.0001), Kind.CONTINUOUS, OFF, "float32"),
+        (Band(1, "uint16", scale=0.001, offset=1e6), Kind.CONTINUOUS, T, "float64"),
+        (Band(1, "int32", scale=0.1), Kind.CONTINUOUS, T, "float64"),
+        (Band(1, "float32", scale=0.1), Kind.CONTINUOUS, T, "float64"),
+        (Band(1, "int16", offset=100), Kind.CATEGORICAL, OFF, "float32"),
+    ],
+)
+def test_column_types(band: Band, kind: Kind, transform: Affine, dtype: str) -> None:
+    source = header(band, transform=transform, width=220, height=220)
+    assert [v.dtype for v in plan_from((Layer("a", (), kind=kind), source)).spec.variables] == [dtype]
+
+
+@pytest.mark.parametrize("overlap", [Overlap.MEAN, Overlap.SUM])
+def test_a_mean_or_sum_of_sources_has_a_type_that_holds_it(overlap: Overlap) -> None:
+    # two files of one place, both copied, so that the column would keep their type
+    layer = Layer("a", (), overlap=overlap)
+    files = [header(Band(1, "uint8")), header(Band(1, "uint8"), uri="/data/b.tif")]
+    plan = make_plan("p", GRID, [(layer, files)], Options(), GENEROUS, VERSIONS)
+    assert plan.spec.variables[0].dtype != "uint8", "200 + 101 is no uint8, nor is (200 + 101) / 2"
+
+
+def names(*layers: tuple[Layer, Header]) -> list[str]:
+    return [v.name for v in plan_from(*layers).spec.variables]
+
+
+def test_a_column_is_named_after_its_layer_and_band() -> None:
+    two = header(Band(1, "uint8"), Band(2, "uint8"))
+    assert names((Layer("dem", ()), header())) == ["dem"]
+    assert names((Layer("s2", ()), two)) == ["s2_1", "s2_2"]
+    assert names((Layer("s2", (), bands=(2,)), two)) == ["s2"]
+    assert names((Layer("s2", (), bands=(2, 1)), two)) == ["s2_2", "s2_1"]
+    said = header(Band(1, "uint8", description="NIR"), Band(2, "uint8", description="a sentence, no name"))
+    assert names((Layer("s2", ()), said)) == ["s2_nir", "s2_2"]
+    assert names((Layer("s2", (), bands=("nir", 2)), said)) == ["s2_nir", "s2_2"], "bands go by description, too"
+    alpha = header(Band(1, "uint8"), Band(2, "uint8", alpha=True))
+    assert names((Layer("photo", ()), alpha)) == ["photo"]
+
+
+@pytest.mark.parametrize("name", ["row", "col", "x", "y", "lon", "lat", "tile", "geometry"])
+def test_a_reserved_name_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"layer {name}: the column name '{name}' is reserved"):
+        plan_from((Layer(name, ()), header()))
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    two = header(Band(1, "uint8"), Band(2, "uint8"))
+    with pytest.raises(SettingsError, match="named 'a_1': of layer a and of layer a_1") as caught:
+        plan_from((Layer("a", ()), two), (Layer("a_1", ()), header()))
+    assert "rename" in caught.value.cure
+
+
+def test_a_band_that_is_not_there_is_refused_with_those_that_are() -> None:
+    source = header(Band(1, "uint8", description="red"), Band(2, "uint8"))
+    for wanted in (3, 0, "blue"):
+        with pytest.raises(SourceError, match=rf"layer a: /data/a.tif has no band {wanted!r}; it has 1 \(red\), 2"):
+            plan_from((Layer("a", (), bands=(wanted,)), source))
+
+
+def test_kind_is_the_settings_word_else_told_by_a_colour_table() -> None:
+    painted = header(Band(1, "uint8", paletted=True))
+    kinds = [
+        plan_from((layer, source)).layers[0].kind
+        for layer, source in (
+            (Layer("a", ()), painted),
+            (Layer("a", ()), header()),
+            (Layer("a", (), kind=Kind.CONTINUOUS), painted),
+        )
+    ]
+    assert kinds == [Kind.CATEGORICAL, Kind.CONTINUOUS, Kind.CONTINUOUS]
+
+
+def test_a_complex_band_is_refused() -> None:
+    with pytest.raises(SourceError, match=r"layer sar: band 1 of /data/a\.tif has the complex type complex64"):
+        plan_from((Layer("sar", ()), header(Band(1, "complex64"))))
+
+
+def test_a_file_of_subdatasets_is_refused_with_their_names() -> None:
+    # as GDAL shows a NetCDF container: no band, no CRS
+    empty = replace(header(), bands=(), crs=None, subdatasets=("NETCDF:a.nc:t", "NETCDF:a.nc:p"))
+    with pytest.raises(SourceError, match=r"no bands of its own; its subdatasets: NETCDF:a\.nc:t, ") as caught:
+        plan_from((Layer("a", ()), empty))
+    assert "one of them as the path" in caught.value.cure
+
+
+def test_a_file_without_crs_is_refused_with_file_and_setting() -> None:
+    with pytest.raises(SourceError, match=r"layer a: /data/a\.tif has no CRS") as caught:
+        plan_from((Layer("a", ()), header(crs=None)))
+    assert 'crs = "EPSG:..."' in caught.value.cure
+    assert plan_from((Layer("a", (), crs=UTM), header(crs=None))).layers[0].decisions[0].way is Way.COPY
+
+
+def test_a_layer_outside_the_grid_is_refused_with_both_bounds() -> None:
+    away = header(transform=north_up(700_000, 4_000_000, 30))
+    message = r"layer a does not meet the grid \[500000, 3\.9976e\+06.*a\.tif covers \[700000"
+    with pytest.raises(SourceError, match=message) as caught:
+        plan_from((Layer("a", ()), away))
+    assert caught.value.layer == "a"
+
+
+def test_a_layer_beside_a_tilted_grid_is_refused_and_not_left_null() -> None:
+    # the grid is turned by 4 degrees against the file: it lies in the rectangle around the grid, but 16 m outside
+    grid = Grid("EPSG:32633", 0, 5_000_000, 30, 30, width=100, height=100)
+    x, y = crs_transform("EPSG:32633", "EPSG:32632")(np.array([-27.0]), np.array([4_998_493.0]))
+    beside = header(crs="EPSG:32632", transform=north_up(x.item(), y.item(), 5), width=2, height=2)
+    found = projected_bounds(beside.transform, 2, 2, "EPSG:32632", grid.crs)
+    assert found is not None
+    assert found[2] < -10
+    with pytest.raises(SourceError, match="does not meet the grid"):
+        plan_from((Layer("a", ()), beside), grid=grid)
+
+
+def test_files_of_one_layer_must_have_the_same_bands() -> None:
+    files = [header(), header(Band(1, "int16"), uri="/data/b.tif")]
+    with pytest.raises(SourceError, match=r"/data/b\.tif has bands of type int16, /data/a\.tif of float32"):
+        make_plan("p", GRID, [(Layer("a", ()), files)], Options(), GENEROUS, VERSIONS)
+
+
+def test_a_skipped_layer_keeps_its_columns_and_is_told() -> None:
+    plan = plan_from((Layer("a", ()), header()), (Layer("b", ()), header()), skipped={"b": "it is broken"})
+    assert [(v.name, v.dtype) for v in plan.spec.variables] == [("a", "float32"), ("b", "float32")]
+    assert plan.skipped == {"b": "it is broken"}
+    assert "layer b is skipped, its columns are null: it is broken" in plan.notes
+
+
+def test_too_little_memory_is_refused_with_the_numbers() -> None:
+    with pytest.raises(PlanError, match=r"\(\d+ workers? with .* MB each\); there are 1,000 MB") as caught:
+        plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, memory=1000 * MB))
+    assert "fewer engine.workers" in caught.value.cure
+    assert "resampling.window_size = 1024" in caught.value.cure
+    need = plan_from((Layer("a", ()), header())).estimate.peak_bytes
+    assert f"about {need / MB:,.0f} MB" in caught.value.message
+    plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, memory=need))
+
+
+def test_too_little_disk_is_refused_with_the_numbers() -> None:
+    need = plan_from((Layer("a", ()), header())).estimate.output_bytes
+    with pytest.raises(PlanError, match=r"would take up to .* MB; 0 MB are free") as caught:
+        plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, free_disk=need - 1))
+    assert "run.output" in caught.value.cure
+
+
+def test_an_exchange_beyond_the_object_store_is_refused_with_the_numbers() -> None:
+    # 20000 x 20000 cells of float32 and a byte: 5 bytes x 4e8 are 1907 MB
+    grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=20_000, height=20_000)
+    store = replace(GENEROUS, object_store=1000 * MB)
+    with pytest.raises(PlanError, match=r"would exchange 1,907 MB; the object store has 1,000 MB") as caught:
+        plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby")
+    assert 'merge.strategy = "aligned"' in caught.value.cure
+    assert plan_from((Layer("a", ()), header()), grid=grid, machine=store).strategy == "aligned"
+
+
+def test_the_estimate_holds_the_largest_window_of_all() -> None:
+    # around a pole the blocks on the antimeridian need pixels of all longitudes
+    polar = header(
+        Band(1, "int16"), crs="EPSG:4326", transform=north_up(-180, 90, 0.0025), width=144_000, height=16_000
+    )
+    grid = Grid("EPSG:3413", -805_750, 922_300, 250, 250, width=8000, height=8000)
+    plan = plan_from((Layer("a", ()), polar), grid=grid, window_size=512)
+    decision = plan.layers[0].decisions[0]
+    blocks = [b for tile in grid.tiles(512) for b in blocks_of(tile, decision.block)]
+    largest = max(w.pixels for b in blocks if (w := window_of(grid, decision, b)) is not None)
+    assert plan.estimate.task_bytes > largest * 6  # an int16 and a float32 for each pixel, at the very least
+
+
+LAYER = Layer("a", ("a.tif",), resampling="bilinear")
+SHIFTED = header(Band(1, "int16"), transform=OFF)
+
+
+def test_the_hash_and_the_metadata_do_not_know_how_a_run_is_executed() -> None:
+    plan = plan_from((LAYER, SHIFTED))
+    others = [
+        plan_from((LAYER, SHIFTED), strategy="groupby"),
+        plan_from((LAYER, SHIFTED), machine=replace(GENEROUS, workers=7, cpus=3)),
+        make_plan("another name", GRID, [(LAYER, [SHIFTED])], Options(), GENEROUS, VERSIONS),
+    ]
+    assert {p.hash for p in others} == {plan.hash}
+    assert {p.spec.metadata for p in others} == {plan.spec.metadata}
+
+
+SHIFTED_CRS = "+proj=tmerc +lon_0=-111 +k=0.9996 +x_0={} +datum=WGS84 +units=m"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (plan_from((LAYER, SHIFTED)), plan_from((LAYER, SHIFTED), **{key: value}))
+        for key, value in {
+            "window_size": 1024, "how": "inner", "tolerance": "exact", "formats": ("csv",), "compress": False,
+            "grid": replace(GRID, x0=500_001),
+        }.items()
+    ]
+    + [
+        (plan_from((LAYER, SHIFTED)), plan_from((replace(LAYER, **{key: value}), SHIFTED)))
+        for key, value in {
+            "nodata": 0, "scale": 2.0, "offset": 1.0, "resampling": "cubic", "unit": "m", "name": "b",
+            "overlap": Overlap.LAST,
+        }.items()
+    ]
+    + [
+        (plan_from((LAYER, SHIFTED)), plan_from((LAYER, replace(SHIFTED, **{key: value}))))
+        for key, value in {"mtime_ns": 2, "size": 1001, "uri": "/data/b.tif"}.items()
+    ]
+    + [
+        (plan_from((LAYER, header())), plan_from((LAYER, header()), passthrough=False)),
+        (plan_from((LAYER, header())), plan_from((replace(LAYER, kind=Kind.CATEGORICAL, resampling="auto"), header()))),
+        tuple(plan_from((replace(LAYER, crs=SHIFTED_CRS.format(x)), SHIFTED)) for x in (500_000, 500_300)),
+    ],
+    ids=["window_size", "how", "tolerance", "formats", "compress", "grid", "nodata", "scale", "offset", "resampling",
+         "unit", "name", "overlap", "mtime", "size", "uri", "passthrough", "kind", "crs"],
+)  # fmt: skip
+def test_the_hash_knows_whatever_changes_a_byte(one: Plan, other: Plan) -> None:
+    assert one.hash != other.hash
+
+
+def test_describe_is_plain_json() -> None:
+    plan = plan_from(
+        (Layer("a", (), nodata=float("nan")), header()), (Layer("b", ()), SHIFTED), skipped={"b": "broken"}
+    )
+    said = json.loads(json.dumps(plan.describe(), allow_nan=False))
+    assert said == plan.describe()
+    assert said["plan_hash"] == plan.hash
+    assert [layer["name"] for layer in said["layers"]] == ["a", "b"]
+    assert said["layers"][0]["sources"][0]["way"] == "copy"
