@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,7 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
         yield True
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _reach(address)
     own: dict[str, Any] = {}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -75,6 +77,18 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
         yield address != "local"
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Refuse host:port where nothing listens, at once; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise MachineError(
+                f"no Ray cluster at {address!r}: {error}", "start one, or correct engine.address or RAY_ADDRESS"
+            ) from None
 
 
 class _Worker:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from geopipe.errors import PlanError
-from geopipe.grid import Grid
-from geopipe.resampling import Decision, Way, window_of
+from geopipe.grid import BLOCK, Grid
+from geopipe.resampling import WINDOW_PIXELS, Decision, Way, canonical_blocks
 
 MB = 1 << 20
 WORKER_BYTES = 260 * MB
@@ -84,12 +84,13 @@ def estimate(
 
 
 def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
-    """Pixels of the largest window that one read of this source holds, over a sample of blocks."""
-    size = window_size if decision.way is Way.COPY else decision.block
+    """Pixels of the largest window that one read of this source holds: over a sample, with what it may have missed."""
+    size = window_size if decision.way is Way.COPY else BLOCK
     rows, cols = grid.tiling(size)
     keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
-    windows = [window_of(grid, decision, grid.tile(int(k), size)) for k in keys]
-    return max((w.pixels for w in windows if w), default=0)
+    windows = [w for k in keys for _, w in canonical_blocks(grid, decision, grid.tile(int(k), size))]
+    largest = max((w.pixels for w in windows), default=0)
+    return max(largest, WINDOW_PIXELS) if decision.spread > 2 else largest
 
 
 def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
@@ -103,8 +104,9 @@ def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
     if needed.peak_bytes > machine.memory:
         smaller = f"resampling.window_size = {window_size // 1024 * 512}, " if window_size >= 1024 else ""
         raise PlanError(
-            f"the run would need about {needed.peak_bytes / MB:,.0f} MB ({machine.workers} workers with "
-            f"{needed.task_bytes / MB:,.0f} MB each); there are {machine.memory / MB:,.0f} MB to use",
+            f"the run would need about {needed.peak_bytes / MB:,.0f} MB "
+            f"({min(machine.workers, needed.tasks)} workers with {needed.task_bytes / MB:,.0f} MB each); "
+            f"there are {machine.memory / MB:,.0f} MB to use",
             f"{smaller}fewer engine.workers, or a larger engine.memory",
         )
     if needed.output_bytes > machine.free_disk:

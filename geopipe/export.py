@@ -11,12 +11,14 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -169,8 +171,8 @@ def write_csv(table: pa.Table, sink: Any, compress: bool, chunk_size: int) -> No
 
 
 def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:
-    """Min and max as JSON values, and the count of nulls."""
-    ends = pc.min_max(column).as_py()
+    """Min and max as JSON values (an infinite one as text, which JSON's numbers do not know), and the nulls."""
+    ends = {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in pc.min_max(column).as_py().items()}
     return {"min": ends["min"], "max": ends["max"], "nulls": column.null_count}
 
 
@@ -214,29 +216,52 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise PlanError(f"run.output = {output} is a file", "give a folder")
     if output.is_dir():
         entries = {p.name for p in output.iterdir()}
-        ours = (output / SUCCESS).exists() or STAGING in entries
-        if entries and not ours:
+        finished = _finished(output)
+        if entries and not finished and STAGING not in entries:
             raise PlanError(
                 f"run.output = {output} holds {len(entries)} entries ({', '.join(sorted(entries)[:3])}, ...) "
                 f"and no run of geopipe; it is left as it is",
                 "choose an empty or a new folder",
             )
-        if (output / SUCCESS).exists() and not overwrite:
+        if finished and not overwrite:
             raise PlanError(
                 f"run.output = {output} holds a finished run", "give --overwrite to replace it, or another run.output"
             )
-    place = _existing(output)
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise MachineError(f"run.output = {output} cannot be written: {place} allows no writing", "choose another")
+        for form in FORMATS:
+            foreign = [p.name for p in (output / form).glob("*") if not p.name.startswith("tile-")]
+            if foreign:
+                raise PlanError(
+                    f"{output / form} holds {len(foreign)} files that no run wrote ({', '.join(sorted(foreign)[:3])})",
+                    "move them elsewhere: an overwrite replaces the folder",
+                )
+    try:
+        with tempfile.TemporaryFile(dir=_existing(output)):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"run.output = {output} cannot be written: {error.strerror} in {_existing(output)}",
+            "choose another run.output, or permit this user to write there",
+        ) from None
+
+
+def _finished(output: Path) -> bool:
+    """Whether a finished run of geopipe is here; others write `_SUCCESS` files, too."""
+    try:
+        return "plan_hash" in json.loads((output / SUCCESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 @contextmanager
 def locked(output: Path, run_id: str) -> Iterator[None]:
     """Hold the output folder for one run; the lock dies with the process.
 
+    At the end the folder is as it was before, but for a table or a staged run that stands in it.
+
     Raises:
         MachineError: another run holds it, or the folder cannot be made.
     """
+    made = [p for p in (output, *output.parents) if not p.exists()]
     try:
         (output / STAGING).mkdir(parents=True, exist_ok=True)
         lock = open(output / STAGING / LOCK, "a+")  # noqa: SIM115 - closed below, where errors mean something else
@@ -254,7 +279,13 @@ def locked(output: Path, run_id: str) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"run {run_id}, process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            (output / STAGING / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty: there is something to keep
+                for folder in (output / STAGING, *made):
+                    folder.rmdir()
 
 
 class Staging:
@@ -296,6 +327,10 @@ class Staging:
                 "this is a defect of geopipe: please report it with the log",
             )
         _write_durably(self.folder / MANIFEST, (r.line() for r in done))
+        named = {self.folder / f.path for r in done for f in r.files}
+        for form in self.plan.options.formats:
+            for left in set((self.folder / form).iterdir()) - named:  # by a worker that died while it wrote
+                left.unlink()
         totals = {
             "rows": sum(r.rows for r in done),
             "files": sum(len(r.files) for r in done),
@@ -313,14 +348,13 @@ class Staging:
         return totals
 
     def discard(self) -> None:
-        """Take back everything that this run wrote; an earlier finished run stays."""
+        """Take back everything that this run wrote; an earlier finished run stays.
+
+        A run that is complete is kept: `recover` publishes it.
+        """
         self._manifest.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        staging = self.output / STAGING
-        if {p.name for p in staging.iterdir()} <= {LOCK}:
-            shutil.rmtree(staging)
-        if not any(self.output.iterdir()):
-            self.output.rmdir()
+        if not (self.folder / SUCCESS).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def recover(output: Path) -> None:
@@ -347,7 +381,9 @@ def publish(output: Path, staged: Path) -> None:
             os.replace(staged / name, output / name)
     os.replace(staged / SUCCESS, output / SUCCESS)
     _sync(output)
-    shutil.rmtree(output / STAGING, ignore_errors=True)
+    for left in (output / STAGING).iterdir():
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_durably(path: Path, lines: Iterable[str]) -> None:

@@ -199,7 +199,9 @@ def make_grid(crs: str, resolution: tuple[float, float], bounds: Bounds, snap: b
             f"grid.bounds {list(bounds)} are empty",
             "give xmin, ymin, xmax, ymax with xmin < xmax and ymin < ymax",
         )
-    if not (dx > 0 and dy > 0):
+    if not all(map(math.isfinite, bounds)):
+        raise SettingsError(f"grid.bounds {list(bounds)} are not finite", "give finite numbers")
+    if not (0 < dx < math.inf and 0 < dy < math.inf):
         return Grid(crs, xmin, ymax, dx, dy, 1, 1)  # refused there, in one place
     if snap:
         xmin, xmax = _floor(xmin / dx) * dx, _ceil(xmax / dx) * dx
@@ -233,7 +235,20 @@ def projected_bounds(transform: Affine, width: int, height: int, crs: str, targe
     ok = np.isfinite(x) & np.isfinite(y)
     if not ok.any():
         return None
-    return (float(x[ok].min()), float(y[ok].min()), float(x[ok].max()), float(y[ok].max()))
+    xmin, ymin, xmax, ymax = float(x[ok].min()), float(y[ok].min()), float(x[ok].max()), float(y[ok].max())
+    if crs_of(target).is_geographic and not crs_of(crs).is_geographic:
+        for pole in (-90.0, 90.0):
+            if _inside(transform, width, height, *crs_transform(target, crs)(np.zeros(1), np.full(1, pole))):
+                xmin, xmax, ymin, ymax = -180.0, 180.0, min(ymin, pole), max(ymax, pole)
+    return xmin, ymin, xmax, ymax
+
+
+def _inside(transform: Affine, width: int, height: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
+    """Whether the first place lies in a raster."""
+    if not (np.isfinite(x[0]) and np.isfinite(y[0])):
+        return False
+    col, row = apply(~transform, x, y)
+    return bool(0 <= col[0] <= width and 0 <= row[0] <= height)
 
 
 def union(bounds: Iterable[Bounds]) -> Bounds:

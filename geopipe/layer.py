@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from affine import Affine
@@ -84,9 +84,14 @@ class Header:
 
 @dataclass(frozen=True)
 class Placed:
-    """A file in a source, with the place of its upper left pixel in the source's pixels."""
+    """A file in a source, with the place of its upper left pixel in the source's pixels.
+
+    `bands` has the band of each variable as this file declares it and the layer mends it: nodata, scale and offset may
+    differ from file to file.
+    """
 
     header: Header
+    bands: tuple[Band, ...] = ()
     row: int = 0
     col: int = 0
 
@@ -141,17 +146,21 @@ class Variable:
     unit: str = ""
 
 
-def sources_of(layer: Layer, headers: Sequence[Header]) -> tuple[Source, ...]:
-    """The files of a layer as sources: neighbours on one pixel lattice are read as one, so that no seam can show.
-
-    Files keep their order; a file on another lattice starts a new source, whose rank settles overlaps.
+def check_files(layer: Layer, headers: Sequence[Header]) -> None:
+    """Refuse files that cannot be a layer.
 
     Raises:
-        SourceError: a file has no CRS, or its bands differ from those of the first file.
+        SourceError: a file has no CRS, no bands of its own, or other bands than the first file.
     """
     first = headers[0]
-    runs: list[list[Header]] = []
     for header in headers:
+        if not header.bands:
+            listed = ", ".join(header.subdatasets[:6]) or "none"
+            raise SourceError(
+                f"layer {layer.name}: {header.uri} has no bands of its own; its subdatasets: {listed}",
+                "give one of them as the path",
+                layer.name,
+            )
         if header.crs is None and layer.crs is None:
             raise SourceError(
                 f"layer {layer.name}: {header.uri} has no CRS",
@@ -164,11 +173,25 @@ def sources_of(layer: Layer, headers: Sequence[Header]) -> tuple[Source, ...]:
                 "files of one layer must have the same bands; make two layers of them",
                 layer.name,
             )
-        if runs and _on_lattice(runs[-1][0], header):
-            runs[-1].append(header)
+
+
+def sources_of(layer: Layer, files: Sequence[tuple[Header, tuple[Band, ...]]]) -> tuple[Source, ...]:
+    """The files of a layer as sources: neighbours on one pixel lattice are read as one, so that no seam can show.
+
+    Files keep their order; a file on another lattice starts a new source, whose rank settles overlaps.
+
+    Args:
+        layer: whose CRS, if it gives one, counts.
+        files: each file with the band of each variable.
+    """
+    runs: list[list[Placed]] = []
+    for header, bands in files:
+        placed = Placed(header, bands)
+        if runs and _on_lattice(runs[-1][0].header, header):
+            runs[-1].append(placed)
         else:
-            runs.append([header])
-    return tuple(_mosaic(run, layer.crs or run[0].crs or "") for run in runs)
+            runs.append([placed])
+    return tuple(_mosaic(run, layer.crs or run[0].header.crs or "") for run in runs)
 
 
 def _types(header: Header) -> str:
@@ -190,14 +213,15 @@ def _on_lattice(first: Header, other: Header) -> bool:
     return first.crs == other.crs and drift * max(other.width, other.height) + off < 1e-3
 
 
-def _mosaic(headers: Sequence[Header], crs: str) -> Source:
-    offsets = [tuple(round(v) for v in _offset(headers[0], h)) for h in headers]
+def _mosaic(run: Sequence[Placed], crs: str) -> Source:
+    first = run[0].header
+    offsets = [tuple(round(v) for v in _offset(first, placed.header)) for placed in run]
     left, top = min(o[0] for o in offsets), min(o[1] for o in offsets)
-    files = tuple(Placed(h, row - top, col - left) for h, (col, row) in zip(headers, offsets, strict=True))
+    files = tuple(replace(p, row=row - top, col=col - left) for p, (col, row) in zip(run, offsets, strict=True))
     return Source(
         files=files,
         crs=crs,
-        transform=headers[0].transform @ Affine.translation(left, top),
+        transform=first.transform @ Affine.translation(left, top),
         width=max(f.col + f.header.width for f in files),
         height=max(f.row + f.header.height for f in files),
     )

@@ -16,14 +16,17 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import pyproj
+
 from geopipe import events, export, machine, raster
-from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
+from geopipe.errors import GeopipeError, RunError, SourceError
 from geopipe.estimate import Machine
 from geopipe.export import Staging, write_tile
-from geopipe.layer import Header, Layer
+from geopipe.layer import Header, Layer, check_files
 from geopipe.local import Engine, plain_loop
-from geopipe.plan import Plan, make_plan, resolve_grid
+from geopipe.plan import Plan, make_plan
 from geopipe.settings import Settings
+from geopipe.target import resolve_grid
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +92,7 @@ def this_machine(settings: Settings) -> Machine:
 def versions() -> dict[str, str]:
     """Versions of everything that makes the bytes of the output."""
     names = ("geopipe", "numpy", "pyarrow", "pyproj", "ray")
-    return {name: version(name) for name in names} | raster.versions()
+    return {name: version(name) for name in names} | {"proj": pyproj.proj_version_str} | raster.versions()
 
 
 def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:
@@ -103,7 +106,9 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
     layers: list[tuple[Layer, list[Header]]] = []
     for layer in settings.layer_values():
         try:
-            layers.append((layer, _headers(layer)))
+            headers = _headers(layer)
+            check_files(layer, headers)
+            layers.append((layer, headers))
         except SourceError as error:
             if layer.on_error != "skip":
                 raise
@@ -112,8 +117,6 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
     asked = settings.grid
     like = raster.inspect(asked.like) if asked.like else None
     sound = {layer.name: headers for layer, headers in layers if headers and layer.name not in reasons}
-    if not sound and like is None and isinstance(asked.bounds, str):
-        raise SettingsError("every layer is skipped, so that nothing says where the grid is", "mend a layer")
     grid = resolve_grid(
         asked.crs,
         asked.resolution,

@@ -16,10 +16,11 @@ import numpy as np
 
 from geopipe.errors import SettingsError, SourceError
 from geopipe.estimate import Estimate, Machine, estimate, refuse
-from geopipe.grid import Bounds, Grid, intersection, make_grid, projected_bounds, union
-from geopipe.layer import Band, Header, Kind, Layer, Source, Variable, sources_of
+from geopipe.grid import Grid, projected_bounds
+from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.resampling import Decision, Way, decide, read_amplification
 from geopipe.table import RESERVED, TableSpec
+from geopipe.target import numbers
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,6 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
                 "way": d.way.value,
                 "method": d.method,
                 "why": d.why,
-                "block": d.block,
                 "scale": list(d.scale) if d.scale else None,
                 "pixels_per_cell": [round(s, 4) for s in d.steps],
                 "halo": d.halo,
@@ -126,61 +126,6 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
             for d in plan.decisions
         ],
     }
-
-
-def resolve_grid(
-    crs: str | None,
-    resolution: tuple[float, float] | None,
-    bounds: Bounds | str,
-    like: Header | None,
-    snap: bool | None,
-    layers: Mapping[str, Sequence[Header]],
-    layer_crs: Mapping[str, str | None],
-) -> Grid:
-    """The grid that the settings ask for: explicit, like another raster, or around its layers.
-
-    Args:
-        bounds: xmin, ymin, xmax, ymax; or "union" or "intersection" of the layers (a layer's own files are united).
-        like: a raster whose CRS, resolution and extent fill in what the settings leave out.
-        snap: whether edges move to whole multiples of the resolution; None does so for a union or intersection.
-    """
-    if like is not None:
-        t = like.transform
-        if t.b or t.d or t.a <= 0 or t.e >= 0:
-            raise SettingsError(
-                f"grid.like = {like.uri} is rotated or not north-up", "a grid is north-up; give crs, resolution, bounds"
-            )
-        if like.crs is None and crs is None:
-            raise SettingsError(f"grid.like = {like.uri} has no CRS", 'say which it is: grid.crs = "EPSG:..."')
-        if crs is None and resolution is None and bounds == "union":
-            return Grid(like.crs or "", t.c, t.f, t.a, -t.e, like.width, like.height)
-        crs, resolution = crs or like.crs, resolution or (t.a, -t.e)
-    if crs is None or resolution is None:
-        missing = "grid.crs" if crs is None else "grid.resolution"
-        raise SettingsError(f"{missing} is missing", f"set {missing}, or grid.like = a raster to take it from")
-    if not isinstance(bounds, str):
-        return make_grid(crs, resolution, bounds, bool(snap))
-    found: dict[str, Bounds] = {}
-    for name, headers in layers.items():
-        parts = [projected_bounds(h.transform, h.width, h.height, layer_crs[name] or h.crs or "", crs) for h in headers]
-        known = [b for b in parts if b is not None]
-        if not known:
-            raise SettingsError(
-                f"layer {name} has no image in {crs}", "choose another grid.crs, or explicit grid.bounds"
-            )
-        found[name] = union(known)
-    area = union(found.values()) if bounds == "union" else intersection(found.values())
-    if area is None:
-        listed = "; ".join(f"{name} {_numbers(b)}" for name, b in found.items())
-        raise SettingsError(
-            f'grid.bounds = "intersection" is empty: the layers do not all meet. In {crs}: {listed}',
-            'use "union", explicit bounds, or leave the stray layer out',
-        )
-    return make_grid(crs, resolution, area, snap is None or snap)
-
-
-def _numbers(bounds: Bounds) -> str:
-    return "[" + ", ".join(f"{v:.6g}" for v in bounds) + "]"
 
 
 def make_plan(
@@ -227,6 +172,7 @@ def make_plan(
         variables=variables,
         overlaps=tuple(p.layer.overlap for p in plans for _ in p.variables),
         how=options.how,
+        null_layers=frozenset(skipped),
         metadata=tuple(metadata.items()),
     )
     strategy, why = _choose_strategy(options, plans)
@@ -251,7 +197,9 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
     return {
         "grid": [grid.crs, grid.x0, grid.y0, grid.dx, grid.dy, grid.width, grid.height],
         "options": [options.window_size, options.how, list(options.formats), options.compress],
-        "layers": [[_describe_layer(p), p.layer.overlap.value, p.layer.nodata] for p in plans],
+        "layers": [[_describe_layer(p), asdict(p.layer)] for p in plans],
+        "crs": [d.source.crs for p in plans for d in p.decisions],
+        "bands": [[asdict(b) for b in f.bands] for p in plans for d in p.decisions for f in d.source.files],
         "variables": [asdict(v) for p in plans for v in p.variables],
         "sources": [
             [f.header.uri, f.header.size, f.header.mtime_ns] for p in plans for d in p.decisions for f in d.source.files
@@ -260,9 +208,16 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
 
 
 def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Options) -> LayerPlan:
-    sources = sources_of(layer, headers)
-    bands = _bands(layer, headers[0])
+    check_files(layer, headers)
+    files = [(header, _bands(layer, header)) for header in headers]
+    sources, bands = sources_of(layer, files), files[0][1]
     kind, kind_why = _kind(layer, bands)
+    blends = len(headers) > 1 and layer.overlap in (Overlap.MEAN, Overlap.SUM)
+    if blends and kind is Kind.CATEGORICAL:
+        raise SettingsError(
+            f"layer {layer.name}: overlap = {layer.overlap.value!r} makes no sense for classes",
+            "choose first, last, min or max",
+        )
     decided = [
         decide(
             grid,
@@ -278,17 +233,17 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
     decisions = tuple(d for d in decided if d is not None)
     if not decisions:
         raise _outside(grid, layer, sources)
-    untouched = all(d.way is Way.COPY for d in decisions)
+    untouched = all(d.way is Way.COPY for d in decisions) and not blends
     several = len(bands) > 1
     variables = tuple(
         Variable(
             name=f"{layer.name}_{_label(band)}" if several else layer.name,
-            dtype=_dtype(kind, band, untouched),
+            dtype=str(np.result_type(*(_dtype(kind, own[index], untouched) for _, own in files))),
             layer=layer.name,
             band=band,
             unit=band.unit,
         )
-        for band in bands
+        for index, band in enumerate(bands)
     )
     amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
     return LayerPlan(layer, kind, kind_why, variables, decisions, amplification)
@@ -307,13 +262,6 @@ def _skip(layer: Layer, headers: Sequence[Header], reason: str) -> LayerPlan:
 
 def _bands(layer: Layer, header: Header) -> tuple[Band, ...]:
     """The bands that the layer asks for, mended by what its settings override."""
-    if not header.bands:
-        listed = ", ".join(header.subdatasets[:6]) or "none"
-        raise SourceError(
-            f"layer {layer.name}: {header.uri} has no bands of its own; its subdatasets: {listed}",
-            "give one of them as the path",
-            layer.name,
-        )
     chosen = [_band(layer, header, wanted) for wanted in layer.bands] or [b for b in header.bands if not b.alpha]
     for band in chosen:
         if band.dtype.startswith("complex"):
@@ -393,9 +341,9 @@ def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError
     where = []
     for source in sources:
         bounds = projected_bounds(source.transform, source.width, source.height, source.crs, grid.crs)
-        where.append(f"{source.name} covers {_numbers(bounds) if bounds else 'nothing'}")
+        where.append(f"{source.name} covers {numbers(bounds) if bounds else 'nothing'}")
     return SourceError(
-        f"layer {layer.name} does not meet the grid {_numbers(grid.bounds)}: {'; '.join(where[:3])} in the grid's CRS",
+        f"layer {layer.name} does not meet the grid {numbers(grid.bounds)}: {'; '.join(where[:3])} in the grid's CRS",
         "correct grid.bounds (xmin, ymin, xmax, ymax), the CRS, or leave the layer out",
         layer.name,
     )

@@ -30,13 +30,16 @@ from rasterio.windows import Window as RioWindow
 from geopipe import events
 from geopipe.errors import SourceError
 from geopipe.estimate import READ_CACHE
-from geopipe.grid import Grid, Tile, blocks_of
+from geopipe.grid import Grid, Tile
 from geopipe.layer import Band, Header, Placed, Source
 from geopipe.plan import LayerPlan, Plan
-from geopipe.resampling import Decision, Way, Window, clip, lattice_window, window_of
+from geopipe.resampling import Decision, Way, Window, canonical_blocks, clip, lattice_window
 from geopipe.table import BlockRow, Column, Mask, Values, overlay
 
 GDAL_TYPE = {"float32": "Float32", "float64": "Float64"}
+COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr", ".txt", ".md", ".json", ".toml")
+"""Endings of files that lie beside rasters in a folder and are none."""
+
 OPEN_FILES = 128
 """Datasets that a worker keeps open."""
 
@@ -58,7 +61,8 @@ def expand(path: str) -> list[str]:
     if "://" in path or path.startswith("/vsi"):
         return [path]
     if os.path.isdir(path) and not path.endswith(".zarr"):
-        return sorted(str(p) for p in Path(path).iterdir() if p.is_file() and not p.name.endswith(".aux.xml"))
+        files = (p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
+        return sorted(str(p) for p in files if not p.name.lower().endswith(COMPANIONS))
     if any(c in path for c in "*?[") and not os.path.exists(path):
         return sorted(glob.glob(path, recursive=True))
     return [path]
@@ -167,16 +171,14 @@ def read_tile(plan: Plan, layer: LayerPlan, tile: Tile, readers: Readers) -> Ite
     start = time.perf_counter()
     first = plan.first_variable[layer.layer.name]
     for rank, decision in enumerate(layer.decisions):
-        size = tile.height + tile.width if decision.way is Way.COPY else decision.block
-        windows = ((block, window_of(plan.grid, decision, block)) for block in blocks_of(tile, size))
-        blocks = [(block, window) for block, window in windows if window is not None]
+        blocks = list(canonical_blocks(plan.grid, decision, tile))
         if not blocks:
             continue
         for index, variable in enumerate(layer.variables):
             values = np.zeros((tile.height, tile.width), variable.dtype)
             valid = np.zeros((tile.height, tile.width), bool)
             for block, window in blocks:
-                part = _read_block(plan, layer, decision, variable.band, variable.dtype, block, window, readers)
+                part = _read_block(plan, layer, decision, index, variable.dtype, block, window, readers)
                 rows = slice(block.row - tile.row, block.row - tile.row + block.height)
                 cols = slice(block.col - tile.col, block.col - tile.col + block.width)
                 values[rows, cols], valid[rows, cols] = part[0], True if part[1] is None else part[1]
@@ -188,18 +190,19 @@ def _read_block(
     plan: Plan,
     layer: LayerPlan,
     decision: Decision,
-    band: Band,
+    index: int,
     dtype: str,
     block: Tile,
     window: Window,
     readers: Readers,
 ) -> Column:
-    """Values (of type `dtype`) and validity of one canonical block, both of the block's shape."""
-    values, valid = read_window(decision.source, band, window, layer, readers)
+    """Values (of type `dtype`) and validity of one block of the variable `index`, both of the block's shape."""
+    values, valid = read_window(decision.source, index, window, layer, readers)
     if decision.way is Way.COPY or (decision.way is Way.DECIMATE and decision.method == "nearest"):
         values, mask = _place(values, valid, window, lattice_window(decision, block))
         ry, rx = decision.ratio  # 1, 1 for a copy; else the pixel at the cell's centre, lower right where there is none
         values, mask = values[ry // 2 :: ry, rx // 2 :: rx], mask[ry // 2 :: ry, rx // 2 :: rx]
+        values = np.abs(values) if decision.method == "rms" else values
         return values.astype(dtype, copy=False), mask
     codes = None
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and decision.method in ("nearest", "mode"):
@@ -214,6 +217,8 @@ def _read_block(
         result = _warp(working, window, decision, plan.grid, block)
     have = ~np.isnan(result)
     result = np.where(have, result, 0)
+    if decision.method == "rms":
+        np.abs(result, out=result)  # of a single pixel GDAL returns the pixel
     if codes is not None:
         result = codes[result.astype(np.int64)]
     return result.astype(dtype), have
@@ -237,10 +242,11 @@ def _place(values: Values, valid: Mask | None, window: Window, wanted: Window) -
     return full, mask
 
 
-def read_window(source: Source, band: Band, window: Window, layer: LayerPlan, readers: Readers) -> Column:
-    """Pixels of a source, unpacked by scale and offset, and where they are valid (None: everywhere).
+def read_window(source: Source, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:
+    """Pixels of a source for the variable `index`, unpacked, and where they are valid (None: everywhere).
 
-    Files of a mosaic settle their overlaps by the layer's rule, before any resampling.
+    A window may reach beyond the source; no pixel is valid there. A mosaic settles its overlaps by the layer's rule,
+    before any resampling.
     """
     parts = []
     for placed in source.files:
@@ -251,22 +257,18 @@ def read_window(source: Source, band: Band, window: Window, layer: LayerPlan, re
             header.width,
         )
         if local is not None:
-            values, valid = _read_file(placed, band, local, layer, readers)
+            values, valid = _read_file(placed, index, local, layer, readers)
             here = Window(local.row + placed.row, local.col + placed.col, local.height, local.width)
             parts.append((values, valid) if here == window else _place(values, valid, here, window))
-    values, valid = overlay(parts, layer.layer.overlap) if parts else _nothing(window, band)
-    if band.scale != 1.0 or band.offset != 0.0:
-        values = values.astype(np.float64) * band.scale + band.offset
-    return values, valid
+    if not parts:
+        shape = (window.height, window.width)
+        return np.zeros(shape, source.files[0].bands[index].dtype), np.zeros(shape, bool)
+    kind = np.result_type(*(values for values, _ in parts))  # a packed file beside one that is not
+    return overlay([(values.astype(kind, copy=False), valid) for values, valid in parts], layer.layer.overlap)
 
 
-def _nothing(window: Window, band: Band) -> Column:
-    shape = (window.height, window.width)
-    return np.zeros(shape, band.dtype), np.zeros(shape, bool)
-
-
-def _read_file(placed: Placed, band: Band, window: Window, layer: LayerPlan, readers: Readers) -> Column:
-    uri, name = placed.header.uri, layer.layer.name
+def _read_file(placed: Placed, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:
+    uri, name, band = placed.header.uri, layer.layer.name, placed.bands[index]
     ds = readers.get(uri, name)
     place = RioWindow(window.col, window.row, window.width, window.height)
     try:
@@ -284,6 +286,8 @@ def _read_file(placed: Placed, band: Band, window: Window, layer: LayerPlan, rea
     missing = find_missing(values, band.nodata)
     if missing is not None:
         valid = ~missing if valid is None else valid & ~missing
+    if band.scale != 1.0 or band.offset != 0.0:
+        values = values.astype(np.float64) * band.scale + band.offset
     return values, valid
 
 
@@ -305,12 +309,13 @@ def find_missing(values: Values, nodata: float | int | None) -> Mask | None:
     return values == values.dtype.type(int(nodata)) if limits.min <= nodata <= limits.max else None
 
 
-def _memory_raster(pixels: Values, transform: Affine) -> DatasetReader:
+def _memory_raster(pixels: Values, transform: Affine, mode: str = "r") -> DatasetReader:
     """A raster over the memory of a float array, without a copy. The array must outlive it."""
     height, width = pixels.shape
     return rasterio.open(
         f"MEM:::DATAPOINTER={pixels.__array_interface__['data'][0]},PIXELS={width},LINES={height},BANDS=1,"
-        f"DATATYPE={GDAL_TYPE[pixels.dtype.name]},GEOTRANSFORM={'/'.join(repr(float(v)) for v in transform.to_gdal())}"
+        f"DATATYPE={GDAL_TYPE[pixels.dtype.name]},GEOTRANSFORM={'/'.join(repr(float(v)) for v in transform.to_gdal())}",
+        mode,
     )
 
 
@@ -321,9 +326,12 @@ def _shrink(pixels: Values, window: Window, wanted: Window, block: Tile, method:
         padded[~mask] = np.nan
         pixels = padded
     pixels = np.ascontiguousarray(pixels)
-    with _memory_raster(pixels, Affine.identity()) as ds:
+    with _memory_raster(pixels, Affine.identity(), "r+") as ds:
+        ds.nodata = math.nan
         shrunk: Values = ds.read(1, out_shape=(block.height, block.width), resampling=Resampling[method])
-        return shrunk
+    cells = pixels.reshape(block.height, wanted.height // block.height, block.width, wanted.width // block.width)
+    shrunk[np.isnan(cells).all(axis=(1, 3))] = np.nan  # where GDAL's mode of nothing is 0
+    return shrunk
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ kernel scale that belongs to the source and not to the window, so that no tile, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,7 +17,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError
-from geopipe.grid import BLOCK, Grid, Tile, Transform, apply, crs_transform, same_crs
+from geopipe.grid import BLOCK, Grid, Tile, Transform, apply, blocks_of, crs_transform, outline, same_crs
 from geopipe.layer import Kind, Layer, Source
 
 RADIUS = {"bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3}
@@ -35,7 +35,7 @@ SHRINKS = 1.5
 """From this many source pixels to a cell edge on, a layer counts as shrinking."""
 
 WINDOW_PIXELS = 4096 * 4096
-"""Pixels of a source that one warp may hold: a canonical block is halved until its window fits."""
+"""Pixels of a source that one warp may hold: a canonical block is quartered until its window fits."""
 
 EXACT = 1e-12
 """A tolerance at which GDAL's approximate transformer is the exact one, on every version."""
@@ -69,21 +69,23 @@ class Decision:
 
     `ratio` is in source pixels per cell (rows, columns) for copy and decimate, `origin` the source pixel (row, column)
     at the grid's corner. `scale` is in source pixels per cell edge (x, y), 1 for plain interpolation; None leaves it
-    to GDAL, which is right for footprint methods. `halo` is in source pixels, `block` in cells, `tolerance` in source
-    pixels.
+    to GDAL, which is right for footprint methods. `halo` and `tolerance` are in source pixels, as is `rim`: how far a
+    window may reach beyond the source, with missing pixels. `steps` are the median pixels per cell edge (x, y), and
+    `spread` is how many times larger the largest is than the smallest.
     """
 
     source: Source
     way: Way
     method: str
     why: str
-    block: int = BLOCK
     ratio: tuple[int, int] = (1, 1)
     origin: tuple[int, int] = (0, 0)
     scale: tuple[float, float] | None = None
     halo: int = 0
+    rim: int = 0
     tolerance: float = EXACT
     steps: tuple[float, float] = (1.0, 1.0)
+    spread: float = 1.0
     note: str = ""
 
 
@@ -130,7 +132,7 @@ def decide(
     sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
     shrink = math.sqrt(sx * sy)
     method, why = choose_method(layer, kind, shrink)
-    block = _block(float(steps[0].max()), float(steps[1].max()))
+    spread = max(float(s.max() / s.min()) for s in steps)
     lattice = aligned(grid, source, alignment) if passthrough else None
     if lattice is not None:
         ratio, origin = lattice
@@ -138,12 +140,11 @@ def decide(
             return Decision(source, Way.COPY, method, f"on the grid already; {why}", ratio=ratio, origin=origin)
         if ratio != (1, 1) and method in ("nearest", "average", "mode"):
             text = f"{ratio[1]} x {ratio[0]} pixels make a cell; {why}"
-            return Decision(source, Way.DECIMATE, method, text, block, ratio, origin, steps=(sx, sy))
+            return Decision(source, Way.DECIMATE, method, text, ratio, origin, steps=(sx, sy))
     scale, halo, note = None, 2, ""
     if method in RADIUS:
         scale = (max(1.0, round(sx, 4)), max(1.0, round(sy, 4))) if shrink >= SHRINKS else (1.0, 1.0)
         halo = math.ceil(RADIUS[method] * max(scale)) + 2
-        spread = max(float(s.max() / s.min()) for s in steps)
         if shrink >= SHRINKS and spread > 1.25:
             note = (
                 f"its scale varies by {spread - 1:.0%} over the grid, the kernel's does not; "
@@ -151,17 +152,20 @@ def decide(
             )
     exact = method in ("nearest", "mode") if tolerance == "auto" else tolerance == "exact"
     pixels = EXACT if exact else 0.01 if tolerance == "auto" else float(tolerance)
+    rim = halo + math.ceil(max(sx, sy)) + 2  # GDAL miscounts footprints that it must clip at a raster's edge
     return Decision(
-        source, Way.WARP, method, why, block, scale=scale, halo=halo, tolerance=pixels, steps=(sx, sy), note=note
+        source,
+        Way.WARP,
+        method,
+        why,
+        scale=scale,
+        halo=halo,
+        rim=rim,
+        tolerance=pixels,
+        steps=(sx, sy),
+        spread=spread,
+        note=note,
     )
-
-
-def _block(step_x: float, step_y: float) -> int:
-    """Edge in cells of the largest canonical block whose window stays within WINDOW_PIXELS."""
-    block = BLOCK
-    while block > 1 and block * step_x * block * step_y > WINDOW_PIXELS:
-        block //= 2
-    return block
 
 
 def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -208,11 +212,22 @@ def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[NDArray[n
         ok = np.isfinite(steps[0]) & np.isfinite(steps[1]) & (steps[0] > 0) & (steps[1] > 0)
         inside = ok & (px >= 0) & (px <= source.width) & (py >= 0) & (py <= source.height)
     if not inside.any():
-        whole = Tile(0, 0, 0, grid.height, grid.width)
-        if source_window(grid, whole, source, 0) is None or not ok.any():
+        if not ok.any() or not _meet(grid, source):
             return None
         inside = ok  # the source lies between the places: any scale of the grid will do
     return steps[0][inside], steps[1][inside]
+
+
+def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
+    """Whether a cell's place lies in the source, or a place of the source in the grid."""
+    col, row = np.meshgrid(np.linspace(0, grid.width, places), np.linspace(0, grid.height, places))
+    px, py = _pixels_of(grid.transform, grid.crs, source)(col, row)
+    x, y = crs_transform(source.crs, grid.crs)(*outline(source.transform, source.width, source.height, places))
+    left, bottom, right, top = grid.bounds
+    with np.errstate(invalid="ignore"):
+        in_source = (px > 0) & (px < source.width) & (py > 0) & (py < source.height)
+        in_grid = (x > left) & (x < right) & (y > bottom) & (y < top)
+    return bool(in_source.any() or in_grid.any())
 
 
 def _pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
@@ -229,13 +244,20 @@ def _pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
     return to_pixels
 
 
-def source_window(grid: Grid, block: Tile, source: Source, halo: int) -> Window | None:
-    """The pixels of `source` that the cells of `block` need, with `halo` pixels around, cut to the source.
+def source_window(grid: Grid, block: Tile, source: Source, halo: int, rim: int = 0) -> Window | None:
+    """The pixels of `source` that the cells of `block` need, with `halo` pixels around.
 
     The block's outline is curved in the source's pixels. It is sampled on a lattice of 17 x 17 corners; between two
-    samples a smooth curve strays from the chord by an eighth of its second difference, so twice that is added. Where
-    the curve is not smooth (a pole, an antimeridian, the rim of a projection) the difference is large and the window
-    with it: too much is read, never too little.
+    samples a smooth curve strays from the chord by an eighth of its second difference. The whole of it is added, which
+    also reaches the tip of a cone (a pole) between samples. Where two neighbours are further apart than half of the
+    source (an antimeridian), all of the source is taken. Too much may be read, never too little.
+
+    Args:
+        grid: the grid.
+        block: of the grid.
+        source: the source.
+        halo: pixels that a kernel needs around the block.
+        rim: pixels by which the window may reach beyond the source.
 
     Returns:
         The window, or None where the block has no image in the source.
@@ -247,20 +269,29 @@ def source_window(grid: Grid, block: Tile, source: Source, halo: int) -> Window 
         finite = np.isfinite(pixels)
         if not finite.any():
             return None
-        margin = 0.0
-        with np.errstate(invalid="ignore"):
-            for axis in (0, 1):
-                first, second = np.diff(pixels, axis=axis), np.diff(pixels, 2, axis=axis)
-                bends = second if finite.all() else first * 4  # at the rim of a projection: one step beyond
-                margin = max(margin, float(np.nanmax(np.abs(bends), initial=0.0, where=np.isfinite(bends))) / 4)
-        low = math.floor(float(pixels[finite].min()) - margin) - halo
-        high = math.ceil(float(pixels[finite].max()) + margin) + halo
-        low, high = max(low, 0), min(high, size)
-        if low >= high:
+        steps, bends = _differences(pixels, 1), _differences(pixels, 2)
+        if not finite.all():
+            bends = max(bends, steps)  # at the rim of a projection: one step beyond
+        if steps > size / 2:
+            spans.append((-rim, size + rim))
+            continue
+        low = math.floor(float(pixels[finite].min()) - bends) - halo
+        high = math.ceil(float(pixels[finite].max()) + bends) + halo
+        if low >= size or high <= 0:
             return None
-        spans.append((low, high))
+        spans.append((max(low, -rim), min(high, size + rim)))
     (left, right), (top, bottom) = spans
     return Window(top, left, bottom - top, right - left)
+
+
+def _differences(pixels: NDArray[np.float64], order: int) -> float:
+    """The largest finite difference of this order between neighbours, along rows or columns."""
+    largest = 0.0
+    with np.errstate(invalid="ignore"):
+        for axis in (0, 1):
+            found = np.abs(np.diff(pixels, order, axis=axis))
+            largest = max(largest, float(np.max(found, initial=0.0, where=np.isfinite(found))))
+    return largest
 
 
 def lattice_window(decision: Decision, block: Tile) -> Window:
@@ -272,8 +303,26 @@ def lattice_window(decision: Decision, block: Tile) -> Window:
 def window_of(grid: Grid, decision: Decision, block: Tile) -> Window | None:
     """The pixels that `block` needs by this decision, cut to the source; None where there are none."""
     if decision.way is Way.WARP:
-        return source_window(grid, block, decision.source, decision.halo)
+        return source_window(grid, block, decision.source, decision.halo, decision.rim)
     return clip(lattice_window(decision, block), decision.source.height, decision.source.width)
+
+
+def canonical_blocks(grid: Grid, decision: Decision, tile: Tile) -> Iterator[tuple[Tile, Window]]:
+    """The blocks in which a tile is computed, each with the window that it needs; those without one are left out.
+
+    A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, and one whose
+    window would hold more than WINDOW_PIXELS is quartered, whatever the tile is that asks for it.
+    """
+    blocks = [tile] if decision.way is Way.COPY else list(blocks_of(tile, BLOCK))
+    while blocks:
+        block = blocks.pop(0)
+        window = window_of(grid, decision, block)
+        if window is None:
+            continue
+        if decision.way is not Way.COPY and window.pixels > WINDOW_PIXELS and block.cells > 1:
+            blocks[:0] = blocks_of(block, -(-max(block.height, block.width) // 2))
+        else:
+            yield block, window
 
 
 def clip(window: Window, height: int, width: int) -> Window | None:
@@ -318,4 +367,4 @@ def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
     rows, cols = source.block
     bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
     right = min(-(-(window.col + window.width) // cols) * cols, source.width)
-    return window.row // rows * rows, window.col // cols * cols, bottom, right
+    return max(window.row, 0) // rows * rows, max(window.col, 0) // cols * cols, bottom, right

@@ -53,7 +53,7 @@ class Run(Section):
 class GridSettings(Section):
     crs: str | None = None
     resolution: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
-    bounds: Literal["union", "intersection"] | tuple[float, float, float, float] = "union"
+    bounds: Literal["union", "intersection"] | tuple[float, float, float, float] | None = None
     like: str | None = None
     snap: bool | None = None
 

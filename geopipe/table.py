@@ -49,6 +49,7 @@ class TableSpec:
     """All that decides what a tile of the table looks like. `overlaps` has the rule of each variable.
 
     `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell.
+    `null_layers` are skipped layers: null everywhere, they do not count in "inner".
     """
 
     grid: Grid
@@ -56,6 +57,7 @@ class TableSpec:
     variables: tuple[Variable, ...]
     overlaps: tuple[Overlap, ...]
     how: str
+    null_layers: frozenset[str] = frozenset()
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
@@ -111,14 +113,18 @@ def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow]) -> list[Colu
     for variable, overlap, parts in zip(spec.variables, spec.overlaps, found, strict=True):
         if parts:
             ranked = sorted(parts, key=lambda r: r.rank)
-            columns.append(overlay([(r.values, r.valid) for r in ranked], overlap))
+            values, valid = overlay([(r.values, r.valid) for r in ranked], overlap)
+            columns.append((values.astype(variable.dtype, copy=False), valid))
         else:
             columns.append((np.zeros(shape, variable.dtype), np.zeros(shape, bool)))
     return columns
 
 
 def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
-    """Settle several arrays of one shape on each other, in the order given, by an overlap rule."""
+    """Settle several arrays of one shape and type on each other, in the order given, by an overlap rule.
+
+    A mean comes back as float64, a sum as the widest type of its kind: neither fits in the type of its parts.
+    """
     if len(parts) == 1:
         return parts[0]
     if overlap is Overlap.LAST:
@@ -130,7 +136,6 @@ def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
             np.copyto(values, other, where=mask & ~have)
             have |= mask
         return values, have
-    kind = parts[0][0].dtype
     if overlap in (Overlap.MIN, Overlap.MAX):
         better = np.less if overlap is Overlap.MIN else np.greater
         values, have = parts[0][0].copy(), masks[0].copy()
@@ -138,13 +143,16 @@ def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
             np.copyto(values, other, where=mask & (~have | better(other, values)))
             have |= mask
         return values, have
-    total, count = np.zeros(parts[0][0].shape), np.zeros(parts[0][0].shape)
+    shape, own = parts[0][0].shape, parts[0][0].dtype
+    whole = {"i": np.int64, "u": np.uint64} if overlap is Overlap.SUM else {}
+    total: Values = np.zeros(shape, whole.get(own.kind, np.float64))
+    count = np.zeros(shape, np.int32)
     for (other, _), mask in zip(parts, masks, strict=True):
-        np.add(total, other, out=total, where=mask)
+        np.add(total, other, out=total, where=mask, casting="unsafe")
         count += mask
     if overlap is Overlap.MEAN:
         np.divide(total, count, out=total, where=count > 0)
-    return total.astype(kind), count > 0
+    return total, count > 0
 
 
 def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> NDArray[np.intp] | None:
@@ -153,7 +161,8 @@ def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> NDArray[
         return None
     layers: dict[str, list[Mask | None]] = {}
     for variable, mask in zip(spec.variables, masks, strict=True):
-        layers.setdefault(variable.layer, []).append(mask)
+        if variable.layer not in spec.null_layers:
+            layers.setdefault(variable.layer, []).append(mask)
     has = [_any(layer, tile) for layer in layers.values()]
     if spec.how == "outer":
         keep = _any(has, tile)

@@ -10,9 +10,11 @@ import pytest
 import rasterio
 
 from geopipe import demo, raster
-from geopipe.plan import Machine, make_plan, resolve_grid
+from geopipe.estimate import Machine
+from geopipe.plan import make_plan
 from geopipe.settings import LayerSettings, Settings, load
 from geopipe.table import merge_tile
+from geopipe.target import resolve_grid
 
 ROOT = Path(__file__).parents[1]
 

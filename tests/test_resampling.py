@@ -23,6 +23,7 @@ from geopipe.resampling import (
     Way,
     Window,
     aligned,
+    canonical_blocks,
     choose_method,
     decide,
     pixel_steps,
@@ -180,22 +181,18 @@ def test_tolerance_is_exact_for_classes_unless_the_settings_say_otherwise(
     assert decision(on_grid(20), resampling=method, tolerance=tolerance).tolerance == pixels
 
 
-@pytest.mark.parametrize(("pixel", "block"), [(30, 512), (30 / 8, 512), (30 / 8.5, 256), (1.5, 128), (0.05, 4)])
-def test_blocks_are_halved_until_the_window_fits(pixel: float, block: int) -> None:
-    # 512 cells x 8 pixels are 4096; 128 x 20 are 2560 where 256 x 20 would be 5120; 4 x 600 are 2400, 8 x 600 4800
-    found = decision(on_grid(pixel), resampling="bilinear")
-    assert found.block == block
-    assert (found.block * 30 / pixel) ** 2 <= 4096**2 * 1.001
-
-
-def test_one_place_on_the_antimeridian_does_not_shrink_every_block() -> None:
-    # lon, lat pixels of 0.0025 degree around the pole; the middle of one of the grids is the pole itself
-    source = source_of("EPSG:4326", north_up(-180, 90, 0.0025), 144_000, 16_000)
-    blocks = [
-        decision(source, Grid("EPSG:3413", -1e6 + d, 1e6 + d, 250, 250, 8000, 8000), resampling="average").block
-        for d in (0, 25_250)
-    ]
-    assert blocks[0] == blocks[1]
+@pytest.mark.parametrize(
+    ("pixel", "edges"), [(30, {512}), (30 / 7.5, {512}), (30 / 8.5, {256}), (1.5, {128}), (0.05, {4})]
+)
+def test_blocks_are_quartered_until_the_window_fits(pixel: float, edges: set[int]) -> None:
+    # 512 cells x 7.5 pixels are 3840; 128 x 20 are 2560 where 256 x 20 would be 5120; 4 x 600 are 2400, 8 x 600 4800
+    grid = Grid(UTM, 500_000, 5_000_000, 30, 30, width=512, height=512)
+    pixels = int(512 * 30 / pixel)
+    found = decision(source_of(UTM, north_up(500_000, 5_000_000, pixel), pixels, pixels), grid, resampling="max")
+    blocks = list(canonical_blocks(grid, found, Tile(0, 0, 0, 512, 512)))
+    assert {b.width for b, _ in blocks} == {b.height for b, _ in blocks} == edges
+    assert sum(b.cells for b, _ in blocks) == grid.cells
+    assert max(w.pixels for _, w in blocks) <= 4096**2
 
 
 def test_a_scale_that_varies_over_the_grid_is_said_and_average_named() -> None:

@@ -251,11 +251,3 @@ def test_no_hole_at_a_pole(tmp_path: Path, crs: str, top: int) -> None:
     grid = Grid(crs, -28_000, 20_000, 1000, 1000, width=256, height=256)
     layer = Layer("a", (str(path),), kind=Kind.CATEGORICAL, resampling="nearest")
     assert np.argwhere(raster_of(plan_of(grid, [layer]), "a", 0) != 1).tolist() == []
-
-
-def test_longitudes_of_0_to_360_meet_a_grid_of_negative_longitudes(tmp_path: Path) -> None:
-    pixels = np.repeat(np.arange(36, dtype="int16")[np.newaxis], 18, axis=0)  # the value is the column: lon // 10
-    path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(0, 90, 10))
-    grid = Grid(LONLAT, -180, 90, 10, 10, width=36, height=18)
-    plan = plan_of(grid, [Layer("a", (str(path),), resampling="nearest")])
-    assert raster_of(plan, "a", -1)[0].tolist() == [*range(18, 36), *range(18)]

@@ -8,10 +8,10 @@ import pytest
 from affine import Affine
 from helpers import header, north_up
 
-from geopipe.errors import SettingsError, SourceError
+from geopipe.errors import SettingsError
 from geopipe.grid import Grid, projected_bounds
 from geopipe.layer import Header
-from geopipe.plan import resolve_grid
+from geopipe.target import resolve_grid
 
 UTM = "EPSG:32612"
 
@@ -47,7 +47,8 @@ def test_a_union_reaches_around_layers_of_other_crs() -> None:
 
 def test_like_gives_its_own_grid_or_what_is_left_out() -> None:
     like = header(transform=north_up(10, 20, 7), width=5, height=4)
-    assert grid_of({}, crs=None, resolution=None, like=like) == Grid(UTM, 10, 20, 7, 7, 5, 4)
+    assert grid_of({}, crs=None, resolution=None, like=like, bounds=None) == Grid(UTM, 10, 20, 7, 7, 5, 4)
+    assert grid_of({}, crs=None, resolution=(3.5, 2), like=like, bounds=None) == Grid(UTM, 10, 20, 3.5, 2, 10, 14)
     found = grid_of({}, crs=None, resolution=None, like=like, bounds=(10, 6, 24, 20))
     assert found == Grid(UTM, 10, 20, 7, 7, 2, 2)
 
@@ -72,10 +73,3 @@ def test_an_intersection_of_layers_apart_is_refused_with_their_bounds() -> None:
     away = header(transform=north_up(700_000, 4_000_000, 30))
     with pytest.raises(SettingsError, match=r"is empty.*near \[500000, .*far \[700000, "):
         grid_of({"near": header(), "far": away}, bounds="intersection")
-
-
-@pytest.mark.parametrize("bounds", ["union", "intersection"])
-def test_a_file_without_crs_is_refused_by_name_also_where_the_grid_is_made_of_the_layers(bounds: str) -> None:
-    with pytest.raises((SettingsError, SourceError), match=r"layer a: /data/a\.tif has no CRS"):
-        grid_of({"a": header(crs=None)}, bounds=bounds)
-    assert grid_of({"a": header(crs=None)}, bounds=bounds, crs_of={"a": UTM}).width == 101  # 16666.7 to 16766.7 cells
