@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -129,7 +130,7 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
 def _run(settings: Settings, overwrite: bool, local: bool, as_json: bool) -> int:
     from geopipe import pipeline, render
 
-    with render.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
+    with render.without_noise(), render.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
         made = pipeline.run(settings, overwrite=overwrite, local=local, watch=watch)
     if as_json:
         _print_json(render.summary_json(made))
@@ -191,7 +192,7 @@ def _first_rows(output: Path, count: int = 8) -> str:
     import pandas as pd
     import pyarrow.dataset as ds
 
-    with pd.option_context("display.width", 140, "display.max_columns", 30):
+    with pd.option_context("display.width", shutil.get_terminal_size((120, 24)).columns, "display.max_columns", 30):
         return str(ds.dataset(output / "parquet").head(count).to_pandas())
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 _context: ContextVar[Mapping[str, Any]] = ContextVar("geopipe_context", default=MappingProxyType({}))
 _sinks: list[Callable[[Progress], None]] = []
@@ -147,9 +147,20 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to standard error, whatever that is at the time."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def configure_logging(level: str, style: str) -> None:
     """Send the records of geopipe's loggers to standard error, as `style` "text" or "json"."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_Json() if style == "json" else _Text())
     handler.addFilter(_AddContext())
     logger = logging.getLogger("geopipe")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -201,6 +203,40 @@ def _layer(out: Console, layer: LayerPlan) -> None:
 
 
 # ---------------------------------------------------------------- progress and summary
+
+
+NOISE = b"has constructor arguments in the object store and max_restarts"
+"""Of a line that Ray's core prints for every actor pool that may restart: advice to the authors of Ray Data."""
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Keep that one line from the terminal; everything else that is written to standard error gets there."""
+    if sys.stderr is None or sys.stderr is not sys.__stderr__:
+        yield  # somebody has replaced standard error already
+        return
+    sys.stderr.flush()
+    terminal, ours = os.dup(2), sys.stderr
+    source, sink = os.pipe()
+    os.dup2(sink, 2)
+    os.close(sink)
+    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+    def pass_on() -> None:
+        with os.fdopen(source, "rb") as lines:
+            for line in lines:
+                if NOISE not in line:
+                    os.write(terminal, line)
+
+    thread = threading.Thread(target=pass_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stderr.close()
+        sys.stderr = ours
+        os.dup2(terminal, 2)
+        thread.join(timeout=1)
 
 
 class _Rate(ProgressColumn):
