@@ -212,11 +212,12 @@ NOISE = b"has constructor arguments in the object store and max_restarts"
 @contextmanager
 def without_noise() -> Iterator[None]:
     """Keep that one line from the terminal; everything else that is written to standard error gets there."""
-    if sys.stderr is None or sys.stderr is not sys.__stderr__:
+    ours = sys.stderr
+    if ours is None or ours is not sys.__stderr__:
         yield  # somebody has replaced standard error already
         return
-    sys.stderr.flush()
-    terminal, ours = os.dup(2), sys.stderr
+    ours.flush()
+    terminal = os.dup(2)
     source, sink = os.pipe()
     os.dup2(sink, 2)
     os.close(sink)
