@@ -212,8 +212,8 @@ NOISE = b"has constructor arguments in the object store and max_restarts"
 @contextmanager
 def without_noise() -> Iterator[None]:
     """Keep that one line from the terminal; everything else that is written to standard error gets there."""
-    ours = sys.stderr
-    if ours is None or ours is not sys.__stderr__:
+    ours = sys.__stderr__
+    if ours is None or sys.stderr is not ours:
         yield  # somebody has replaced standard error already
         return
     ours.flush()
