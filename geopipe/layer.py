@@ -33,7 +33,11 @@ class Overlap(StrEnum):
 
 @dataclass(frozen=True)
 class Band:
-    """One band as its header declares it. `index` counts from 1, as GDAL does."""
+    """One band as its header declares it. `index` counts from 1, as GDAL does.
+
+    `step` is its place in time (ISO date or datetime) or level, where the file says one. Where a layer reduces several
+    steps to one variable, `more` has the other bands and `reduce` the rule: mean, min, max or sum.
+    """
 
     index: int
     dtype: str
@@ -45,6 +49,9 @@ class Band:
     paletted: bool = False
     alpha: bool = False
     mask: str = "all_valid"
+    step: str = ""
+    more: tuple[Band, ...] = ()
+    reduce: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ from rasterio.windows import Window as RioWindow
 from geopipe import events
 from geopipe.errors import SourceError
 from geopipe.estimate import READ_CACHE
-from geopipe.grid import Grid, Tile
-from geopipe.layer import Band, Header, Placed, Source
+from geopipe.grid import Grid, Tile, unrolled_crs
+from geopipe.layer import Band, Header, Overlap, Placed, Source
 from geopipe.plan import LayerPlan, Plan
-from geopipe.resampling import Decision, Way, Window, canonical_blocks, clip, lattice_window
-from geopipe.table import BlockRow, Column, Mask, Values, overlay
+from geopipe.resampling import Decision, Way, Window, canonical_blocks, clip, lattice_window, whole_turn
+from geopipe.table import BlockRow, Column, Mask, Values, overlay, reduce_columns
 
 GDAL_TYPE = {"float32": "Float32", "float64": "Float64"}
 COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr", ".txt", ".md", ".json", ".toml")
@@ -249,16 +250,18 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
     before any resampling.
     """
     parts = []
-    for placed in source.files:
-        header = placed.header
+    around = whole_turn(source)
+    turns = (0,) if around is None else (0, -around, around)  # where longitudes go round, so do the columns
+    for placed, shift in product(source.files, turns):
+        row, col = placed.row, placed.col + shift
         local = clip(
-            Window(window.row - placed.row, window.col - placed.col, window.height, window.width),
-            header.height,
-            header.width,
+            Window(window.row - row, window.col - col, window.height, window.width),
+            placed.header.height,
+            placed.header.width,
         )
         if local is not None:
             values, valid = _read_file(placed, index, local, layer, readers)
-            here = Window(local.row + placed.row, local.col + placed.col, local.height, local.width)
+            here = Window(local.row + row, local.col + col, local.height, local.width, window.meridian)
             parts.append((values, valid) if here == window else _place(values, valid, here, window))
     if not parts:
         shape = (window.height, window.width)
@@ -268,7 +271,15 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
 
 
 def _read_file(placed: Placed, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:
+    """Pixels of one file for the variable `index`; where it has several bands, reduced before any resampling."""
     uri, name, band = placed.header.uri, layer.layer.name, placed.bands[index]
+    if not band.reduce:
+        return _read_band(uri, band, window, name, readers)
+    bands = (band, *band.more)
+    return reduce_columns((_read_band(uri, b, window, name, readers) for b in bands), Overlap(band.reduce))
+
+
+def _read_band(uri: str, band: Band, window: Window, name: str, readers: Readers) -> Column:
     ds = readers.get(uri, name)
     place = RioWindow(window.col, window.row, window.width, window.height)
     try:
@@ -346,11 +357,16 @@ def _warp(pixels: Values, window: Window, decision: Decision, grid: Grid, block:
     if decision.scale is not None:
         options = {"XSCALE": 1 / decision.scale[0], "YSCALE": 1 / decision.scale[1]}
     pixels = np.ascontiguousarray(pixels)
+    crs, transform = source.crs, source.transform @ Affine.translation(window.col, window.row)
+    if window.meridian is not None:  # GDAL's longitudes end at 180 degrees; those of a plane about the window do not
+        meridian = round(window.meridian, 6)
+        crs, factor = unrolled_crs(crs, meridian)
+        transform = Affine.scale(factor) @ Affine.translation(-meridian, 0) @ transform
     with (
-        _memory_raster(pixels, source.transform @ Affine.translation(window.col, window.row)) as ds,
+        _memory_raster(pixels, transform) as ds,
         WarpedVRT(
             ds,
-            src_crs=_crs(source.crs),
+            src_crs=_crs(crs),
             src_nodata=math.nan,
             crs=_crs(grid.crs),
             transform=grid.transform_of(block),

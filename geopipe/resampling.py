@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -17,7 +17,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError
-from geopipe.grid import BLOCK, Grid, Tile, Transform, apply, blocks_of, crs_transform, outline, same_crs
+from geopipe.grid import BLOCK, Grid, Tile, Transform, apply, blocks_of, crs_transform, is_lonlat, outline, same_crs
 from geopipe.layer import Kind, Layer, Source
 
 RADIUS = {"bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3}
@@ -51,12 +51,19 @@ class Way(StrEnum):
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of source pixels; it may reach beyond the source where a `decimate` cell does."""
+    """A rectangle of source pixels; it may reach beyond the source.
+
+    `meridian` is the longitude about which a geographic source must be unrolled for this window, because the block's
+    longitudes are not the source's (0..360 against -180..180) or run across an edge of them; None where they agree.
+    `torn` means that longitudes jump inside the block, because a pole is in it.
+    """
 
     row: int
     col: int
     height: int
     width: int
+    meridian: float | None = None
+    torn: bool = False
 
     @property
     def pixels(self) -> int:
@@ -183,7 +190,12 @@ def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, in
     cols = _phase(grid.dx / t.a, (grid.x0 - t.c) / t.a, grid.width, tolerance)
     if rows is None or cols is None:
         return None
-    return (rows[0], cols[0]), (rows[1], cols[1])
+    (ry, row), (rx, col) = rows, cols
+    pixels = turn(source)
+    if pixels is not None and abs(pixels - round(pixels)) < 1e-3:  # the same longitudes, counted from elsewhere
+        middle = col + grid.width * rx / 2
+        col -= round(pixels) * round((middle - source.width / 2) / pixels)
+    return (ry, rx), (row, col)
 
 
 def _phase(step: float, start: float, count: int, tolerance: float) -> tuple[int, int] | None:
@@ -205,11 +217,16 @@ def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[NDArray[n
     )
     to_pixels = _pixels_of(grid.transform, grid.crs, source)
     px, py = to_pixels(col, row)
+    pixels = turn(source)
+    if pixels is not None:
+        px = px - pixels * np.round((px - source.width / 2) / pixels)
     right, left = to_pixels(col + 0.5, row), to_pixels(col - 0.5, row)
     below, above = to_pixels(col, row + 0.5), to_pixels(col, row - 0.5)
     with np.errstate(invalid="ignore"):
         steps = [np.hypot(right[i] - left[i], below[i] - above[i]) for i in (0, 1)]
         ok = np.isfinite(steps[0]) & np.isfinite(steps[1]) & (steps[0] > 0) & (steps[1] > 0)
+        if pixels is not None:
+            ok &= steps[0] < pixels / 2  # more is the jump from one edge of the longitudes to the other
         inside = ok & (px >= 0) & (px <= source.width) & (py >= 0) & (py <= source.height)
     if not inside.any():
         if not ok.any() or not _meet(grid, source):
@@ -218,10 +235,41 @@ def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[NDArray[n
     return steps[0][inside], steps[1][inside]
 
 
+def turn(source: Source) -> float | None:
+    """Pixels in 360 degrees, of a geographic source whose columns run along longitude; None for others."""
+    t = source.transform
+    if t.b or t.d or not is_lonlat(source.crs):
+        return None
+    return 360.0 / abs(t.a)
+
+
+def whole_turn(source: Source) -> int | None:
+    """Pixels in 360 degrees, where they are a whole number and the source has them all: its columns go round."""
+    pixels = turn(source)
+    if pixels is None or abs(pixels - round(pixels)) > 1e-3 or source.width < round(pixels):
+        return None
+    return round(pixels)
+
+
+def _unrolled(col: NDArray[np.float64], source: Source) -> NDArray[np.float64]:
+    """Source columns without a jump of 360 degrees, in the turn that is nearest to the source."""
+    pixels = turn(source)
+    finite = col[np.isfinite(col)]
+    if pixels is None or not finite.size:
+        return col
+    middle = col.flat[col.size // 2] if np.isfinite(col.flat[col.size // 2]) else finite[finite.size // 2]
+    home = middle - pixels * np.round((middle - source.width / 2) / pixels)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(col - pixels * np.round((col - home) / pixels), np.float64)
+
+
 def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
     """Whether a cell's place lies in the source, or a place of the source in the grid."""
     col, row = np.meshgrid(np.linspace(0, grid.width, places), np.linspace(0, grid.height, places))
     px, py = _pixels_of(grid.transform, grid.crs, source)(col, row)
+    pixels = turn(source)
+    if pixels is not None:
+        px = px - pixels * np.round((px - source.width / 2) / pixels)
     x, y = crs_transform(source.crs, grid.crs)(*outline(source.transform, source.width, source.height, places))
     left, bottom, right, top = grid.bounds
     with np.errstate(invalid="ignore"):
@@ -263,25 +311,39 @@ def source_window(grid: Grid, block: Tile, source: Source, halo: int, rim: int =
         The window, or None where the block has no image in the source.
     """
     col, row = np.meshgrid(np.linspace(0, block.width, 17), np.linspace(0, block.height, 17))
-    spans = []
-    corners = _pixels_of(grid.transform_of(block), grid.crs, source)(col, row)
-    for pixels, size in zip(corners, (source.width, source.height), strict=True):
-        finite = np.isfinite(pixels)
-        if not finite.any():
-            return None
-        steps, bends = _differences(pixels, 1), _differences(pixels, 2)
-        if not finite.all():
-            bends = max(bends, steps)  # at the rim of a projection: one step beyond
-        if steps > size / 2:
-            spans.append((-rim, size + rim))
-            continue
-        low = math.floor(float(pixels[finite].min()) - bends) - halo
-        high = math.ceil(float(pixels[finite].max()) + bends) + halo
-        if low >= size or high <= 0:
-            return None
-        spans.append((max(low, -rim), min(high, size + rim)))
-    (left, right), (top, bottom) = spans
-    return Window(top, left, bottom - top, right - left)
+    raw, rows = _pixels_of(grid.transform_of(block), grid.crs, source)(col, row)
+    cols, around = _unrolled(raw, source), whole_turn(source)
+    down = _span(rows, source.height, halo, rim)
+    across = _span(cols, source.width, halo, rim) if around is None else _span(cols, None, halo, rim)
+    if down is None or across is None:
+        return None
+    (top, bottom), (left, right) = down, across
+    if around is not None:  # beyond one edge of the longitudes lies the other; one turn is enough
+        middle, reach = (left + right) // 2, around // 2 + rim
+        left, right = max(left, middle - reach), min(right, middle + reach)
+    degrees = turn(source)
+    torn = degrees is not None and _differences(cols, 1) > degrees / 3
+    with np.errstate(invalid="ignore"):
+        moved = bool((np.abs(cols - raw) > 0.5).any())
+    meridian = source.transform.c + (left + right) / 2 * source.transform.a if moved else None
+    return Window(top, left, bottom - top, right - left, meridian, torn)
+
+
+def _span(pixels: NDArray[np.float64], size: int | None, halo: int, rim: int) -> tuple[int, int] | None:
+    """First and last row or column that samples of a block need; `size` is the source's, None where it goes round."""
+    finite = np.isfinite(pixels)
+    if not finite.any():
+        return None
+    steps, bends = _differences(pixels, 1), _differences(pixels, 2)
+    if not finite.all():
+        bends = max(bends, steps)  # at the rim of a projection: one step beyond
+    if size is not None and steps > size / 2:
+        return -rim, size + rim
+    low = math.floor(float(pixels[finite].min()) - bends) - halo
+    high = math.ceil(float(pixels[finite].max()) + bends) + halo
+    if size is None:
+        return low, high
+    return None if low >= size or high <= 0 else (max(low, -rim), min(high, size + rim))
 
 
 def _differences(pixels: NDArray[np.float64], order: int) -> float:
@@ -304,14 +366,19 @@ def window_of(grid: Grid, decision: Decision, block: Tile) -> Window | None:
     """The pixels that `block` needs by this decision, cut to the source; None where there are none."""
     if decision.way is Way.WARP:
         return source_window(grid, block, decision.source, decision.halo, decision.rim)
-    return clip(lattice_window(decision, block), decision.source.height, decision.source.width)
+    wanted, around = lattice_window(decision, block), whole_turn(decision.source)
+    if around is None:
+        return clip(wanted, decision.source.height, decision.source.width)
+    rows = clip(replace(wanted, col=0, width=1), decision.source.height, 1)
+    return replace(wanted, row=rows.row, height=rows.height) if rows else None
 
 
 def canonical_blocks(grid: Grid, decision: Decision, tile: Tile) -> Iterator[tuple[Tile, Window]]:
     """The blocks in which a tile is computed, each with the window that it needs; those without one are left out.
 
-    A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, and one whose
-    window would hold more than WINDOW_PIXELS is quartered, whatever the tile is that asks for it.
+    A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, whatever the tile
+    is that asks. One is quartered if its window would hold more than WINDOW_PIXELS, or if a pole is in it: longitudes
+    jump there, and footprints would be torn.
     """
     blocks = [tile] if decision.way is Way.COPY else list(blocks_of(tile, BLOCK))
     while blocks:
@@ -319,7 +386,8 @@ def canonical_blocks(grid: Grid, decision: Decision, tile: Tile) -> Iterator[tup
         window = window_of(grid, decision, block)
         if window is None:
             continue
-        if decision.way is not Way.COPY and window.pixels > WINDOW_PIXELS and block.cells > 1:
+        too_much = window.torn or window.pixels > WINDOW_PIXELS
+        if too_much and block.cells > 1 and decision.way is not Way.COPY:
             blocks[:0] = blocks_of(block, -(-max(block.height, block.width) // 2))
         else:
             yield block, window
@@ -364,6 +432,8 @@ def _repeats(grid: Grid, decision: Decision, keys: Sequence[int], window_size: i
 
 def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
     """Top, left, bottom, right of a window, moved outward to whole stored blocks."""
+    if clip(window, source.height, source.width) is None:
+        window = replace(window, col=0, width=source.width)  # beyond the edge of the longitudes
     rows, cols = source.block
     bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
     right = min(-(-(window.col + window.width) // cols) * cols, source.width)

@@ -6,6 +6,7 @@ integer (row, col). Nothing here knows Ray or rasters.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -143,16 +144,33 @@ def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
             np.copyto(values, other, where=mask & (~have | better(other, values)))
             have |= mask
         return values, have
-    shape, own = parts[0][0].shape, parts[0][0].dtype
-    whole = {"i": np.int64, "u": np.uint64} if overlap is Overlap.SUM else {}
-    total: Values = np.zeros(shape, whole.get(own.kind, np.float64))
-    count = np.zeros(shape, np.int32)
-    for (other, _), mask in zip(parts, masks, strict=True):
-        np.add(total, other, out=total, where=mask, casting="unsafe")
-        count += mask
-    if overlap is Overlap.MEAN:
+    return _total(parts, overlap)
+
+
+def _total(parts: Iterable[Column], rule: Overlap) -> Column:
+    """Sum or mean of the valid values, read one part at a time."""
+    total, count = np.zeros(0), np.zeros(0, np.int32)
+    for index, (values, valid) in enumerate(parts):
+        if index == 0:
+            whole = {"i": np.int64, "u": np.uint64} if rule is Overlap.SUM else {}
+            total = np.zeros(values.shape, whole.get(values.dtype.kind, np.float64))
+            count = np.zeros(values.shape, np.int32)
+        np.add(total, values, out=total, where=True if valid is None else valid, casting="unsafe")
+        count += 1 if valid is None else valid
+    if rule is Overlap.MEAN:
         np.divide(total, count, out=total, where=count > 0)
     return total, count > 0
+
+
+def reduce_columns(parts: Iterable[Column], rule: Overlap) -> Column:
+    """Steps of one shape and type reduced to one array by mean, min, max or sum, as `overlay` settles them.
+
+    The steps are read as they are needed, so that a year of days holds no more memory than a few of them. A missing
+    value is left out; where every step misses it, it stays missing.
+    """
+    if rule in (Overlap.MEAN, Overlap.SUM):
+        return _total(parts, rule)
+    return functools.reduce(lambda one, other: overlay([one, other], rule), parts)
 
 
 def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> NDArray[np.intp] | None:

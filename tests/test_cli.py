@@ -122,7 +122,8 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_run_and_leaves_nothing(trial: Path, tmp_path: Path, number: int, code: int) -> None:
     output = tmp_path / "output"
-    command = [*GEOPIPE, "run", str(trial), "--local", "--set", f"run.output={output}"]
+    flags = ("--set", f"run.output={output}", "--set", "grid.resolution=25")
+    command = [*GEOPIPE, "run", str(trial), "--local", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not output.exists():
             time.sleep(0.02)

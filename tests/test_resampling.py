@@ -29,6 +29,7 @@ from geopipe.resampling import (
     pixel_steps,
     read_amplification,
     source_window,
+    whole_turn,
 )
 
 UTM = "EPSG:32632"
@@ -255,6 +256,9 @@ def outside(grid: Grid, block: Tile, source: Source) -> float:
     if w is None:
         return math.inf
     px, py = px[here], py[here]
+    around = whole_turn(source)
+    if around is not None:  # a column may be met in another turn
+        px = px + around * np.ceil((w.col - px) / around)
     misses = (w.col - px).max(), (px - w.col - w.width).max(), (w.row - py).max(), (py - w.row - w.height).max()
     return max(0.0, *misses)
 

@@ -1,0 +1,85 @@
+"""Longitudes have no edge: 0..360 and -180..180 are one, nothing breaks at the antimeridian, and poles have no hole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio.warp
+from helpers import north_up, plan_of, raster_of, write_raster
+
+from geopipe.grid import Grid, crs_transform, unrolled_crs
+from geopipe.layer import Layer
+
+LONLAT = "EPSG:4326"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """cos(lon) cos(lat) in pixels of one degree, from -180, from 0 and from 20 degrees on."""
+    folder = tmp_path_factory.mktemp("world")
+    lon, lat = np.arange(-180, 180) + 0.5, 90 - np.arange(180) - 0.5
+    values = (np.cos(np.radians(lon))[None] * np.cos(np.radians(lat))[:, None]).astype("float32")
+    return {
+        str(west): write_raster(
+            folder / f"from{west}.tif", np.roll(values, -180 - west, axis=1), LONLAT, north_up(west, 90, 1)
+        )
+        for west in (-180, 0, 20)
+    }
+
+
+GRIDS = {
+    "antimeridian": Grid("+proj=laea +lat_0=10 +lon_0=180 +datum=WGS84", -2e6, 2e6, 40_000, 40_000, 100, 100),
+    "north pole": Grid("EPSG:3413", -3e6, 3e6, 50_000, 50_000, 120, 120),
+    "south pole": Grid("EPSG:3031", -3e6, 3e6, 50_000, 50_000, 120, 120),
+    "all longitudes": Grid("EPSG:3857", -2e7, 1e7, 100_000, 100_000, 400, 200),
+    "lon 90..290": Grid(LONLAT, 90, 60, 0.5, 0.5, 400, 200),
+    "lon -190..-90": Grid(LONLAT, -190.25, 60, 0.5, 0.5, 200, 200),
+    "Fiji, datum shift": Grid("EPSG:3460", 1_600_000, 4_300_000, 20_000, 20_000, 60, 50),
+}
+ERRORS = {"nearest": 0.009, "bilinear": 0.0031, "cubic": 0.0031, "average": 0.0067}
+"""Half a pixel times the steepest slope (1 / radian) for nearest; the pole's last half pixel for the others."""
+
+
+@pytest.mark.parametrize("method", ERRORS)
+@pytest.mark.parametrize("where", GRIDS)
+def test_every_counting_of_longitudes_gives_the_function(world: dict[str, Path], where: str, method: str) -> None:
+    grid = GRIDS[where]
+    lon, lat = crs_transform(grid.crs, LONLAT)(*np.meshgrid(grid.xs(0, grid.width), grid.ys(0, grid.height)))
+    expected = np.cos(np.radians(lon)) * np.cos(np.radians(lat))
+    results = [raster_of(plan_of(grid, [Layer("a", (str(p),), resampling=method)]), "a") for p in world.values()]
+    for found in results:
+        assert not np.isnan(found).any()
+        assert np.abs(found - expected).max() < ERRORS[method]
+    for other in results[1:]:
+        assert np.abs(other - results[0]).max() < 1e-6
+
+
+@pytest.mark.parametrize("west", [-180, -60, 0, 100, 170])
+@pytest.mark.parametrize("shift", [0, 3])
+def test_classes_are_copied_and_looked_up_across_the_edge(tmp_path: Path, west: int, shift: int) -> None:
+    pixels = np.repeat(np.arange(36, dtype="int16")[np.newaxis], 18, axis=0)  # the value is the column: lon // 10
+    path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(0, 90, 10))
+    grid = Grid(LONLAT, west + shift, 90, 10, 10, width=30, height=18)
+    plan = plan_of(grid, [Layer("a", (str(path),), resampling="nearest")])
+    assert plan.layers[0].decisions[0].way == ("warp" if shift else "copy")
+    first = west % 360 // 10
+    assert raster_of(plan, "a", -1)[0].tolist() == [(first + i) % 36 for i in range(30)]
+
+
+def test_a_region_counted_from_0_meets_a_grid_counted_from_minus_180(tmp_path: Path) -> None:
+    """Hawaii at 200..205 degrees east, a quarter of a degree off the grid, and of a size that is no part of 360."""
+    pixels = np.arange(100, dtype="float32").reshape(10, 10)
+    path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(200, 23, 0.53))
+    grid = Grid(LONLAT, -160, 23, 0.53, 0.53, width=10, height=10)
+    assert raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="nearest")]), "a").tolist() == pixels.tolist()
+
+
+def test_the_unrolled_plane_is_longitude_and_latitude_times_a_factor() -> None:
+    """In GDAL's own PROJ, whose plate carree must be the spherical one."""
+    wkt, factor = unrolled_crs(LONLAT, 180.0)
+    lon, lat = [170.0, 180.0, -170.0, -179.5, -1.0], [0.0, 45.0, 60.0, 80.0, -89.0]
+    x, y = rasterio.warp.transform(LONLAT, wkt, lon, lat)
+    assert np.array(x) / factor == pytest.approx([-10, 0, 10, 0.5, 179], abs=1e-9)
+    assert np.array(y) / factor == pytest.approx(lat, abs=1e-9)
