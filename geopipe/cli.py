@@ -157,6 +157,25 @@ def run(file: Path, flags: tuple[str, ...], as_json: bool, overwrite: bool, addr
 
 
 @cli.command()
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@json_option
+def validate(output: Path, as_json: bool) -> int:
+    """Check a finished table: its files against the manifest, its rows against what was planned.
+
+    OUTPUT is the output folder of a run. Every file is read. Exits with 1 if anything is wrong.
+    """
+    from geopipe import render
+    from geopipe import validate as validation
+
+    report = validation.validate(output)
+    if as_json:
+        _print_json(render.report_json(report))
+    else:
+        render.report(render.console(), report)
+    return report.exit_code
+
+
+@cli.command()
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),

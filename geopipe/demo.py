@@ -345,17 +345,29 @@ bounds = [600000, 5130000, 650000, 5170000]  # xmin, ymin, xmax, ymax; "union" (
 [[layers]]  # one table for each layer, in the order of the columns; this one shows every key
 name = "elevation"  # the column; with several bands: name_band
 path = "{data}/elevation.tif"  # a file, folder, glob pattern or URI that GDAL can read, or a list of them
-# bands = [1]  # numbers or descriptions (left out: all)
-kind = "continuous"  # or "categorical", "count" (left out: categorical if there is a colour table, else continuous)
+# asset = "B04"  # where path gives STAC items: which asset of each (left out: its only data asset)
+# sort_by = "cloud_cover"  # STAC items from the clearest on; or "datetime" (oldest first); "-datetime" turns it round
+# variable = "tas"  # which one of a file with several: NetCDF, HDF5, Zarr, GRIB
+# bands = [1]  # numbers, descriptions or words of them (left out: all)
+# time = "1999-03"  # bands of a day, month or year, a range "1999-03/1999-05", or a list of such (left out: all)
+# level = 850  # bands of a level, a range "1000/500", or a list of such (left out: all)
+# reduce = "mean"  # one column of all times instead of one for each: mean, min, max or sum, missing values left out
+kind = "continuous"  # or "categorical", "count", "circular" (degrees); left out: categorical with a colour table
 # How cells get their values: auto chooses by kind and scale, and the plan says why. Or one of nearest, bilinear,
-# cubic, cubic_spline, lanczos, average, mode, max, min, med, q1, q3, sum, rms.
+# cubic, cubic_spline, lanczos, average (mean), mode, max, min, med, q1, q3, sum, rms, std; a list makes a column each.
 resampling = "auto"
+fractions = false  # true: a column with the share of each class beside; or those of some classes: [10, 20]
+valid_fraction = false  # true: a column with the share of the cell that has values
+min_valid = 0.0  # cells with a smaller share are left empty
 # The next five are for files that do not say it, or say it wrong.
 # nodata = -9999  # the number that means: no value here
 # crs = "EPSG:32632"
 # scale = 0.1  # value = number in the file x scale + offset
 # offset = 0.0
 # unit = "m"  # goes into the table's schema
+# georeference = "gcps"  # place the file by its ground control points, or "rpcs" by its RPC model
+unpack = true  # false: leave scale and offset of the file alone
+# bits = [3, 4]  # first and last bit of a field in whole numbers, as quality bands have them
 overlap = "first"  # where several files cover a cell: first, last, mean, min, max, sum
 on_error = "fail"  # or "skip": leave the columns of a broken layer empty, say so, and exit with code 4
 
@@ -395,11 +407,13 @@ overlap = "mean"  # the two surveys differ a little
 window_size = 2048  # edge of a tile in cells, a multiple of 512; smaller needs less memory, the table is the same
 tolerance = "auto"  # error of positions in source pixels: a number, or "exact" (auto: exact for classes, else 0.01)
 skip_data_loading_for_passthrough = true  # copy pixels that are cells already; false: send them through the warp too
+allow_ballpark = false  # true: leave out a datum shift that PROJ does not know, instead of refusing the layer
 
 [merge]
 how = "outer"  # which cells to keep: outer (any layer has a value), inner (all have one), grid (every cell)
 strategy = "auto"  # aligned (tile by tile) or groupby (a shuffle of tiles); the table is the same
 alignment_tolerance = 0.01  # how far, in pixels, a pixel may be off a cell and still be copied to it
+enable_validation = true  # check rows, nulls and ranges before the table is published; false: publish it unchecked
 
 [export]
 formats = ["parquet", "csv"]  # one or both (default: Parquet alone)

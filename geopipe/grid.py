@@ -17,9 +17,11 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
+from pyproj.aoi import AreaOfInterest
 from pyproj.crs import ProjectedCRS
 from pyproj.crs.coordinate_operation import EquidistantCylindricalConversion
-from pyproj.exceptions import CRSError
+from pyproj.exceptions import CRSError, ProjError
+from pyproj.transformer import TransformerGroup
 
 from geopipe.errors import SettingsError
 
@@ -57,7 +59,12 @@ def crs_transform(source: str, target: str) -> Transform:
     """The transformation of x, y from one CRS to another, in x, y (lon, lat) order."""
     if same_crs(source, target):
         return lambda x, y: (x, y)
-    transformer = Transformer.from_crs(crs_of(source), crs_of(target), always_xy=True)
+    try:
+        transformer = Transformer.from_crs(crs_of(source), crs_of(target), always_xy=True)
+    except ProjError as error:
+        raise SettingsError(
+            f"PROJ knows no way from {crs_of(source).name} to {crs_of(target).name}: {error}", "choose another CRS"
+        ) from None
     return lambda x, y: transformer.transform(x, y, errcheck=False)
 
 
@@ -73,6 +80,70 @@ def apply(
     """An affine transform of arrays: of (col, row) to (x, y), or back by its inverse."""
     t = transform
     return t.a * first + t.b * second + t.c, t.d * first + t.e * second + t.f
+
+
+@lru_cache(maxsize=256)
+def horizontal(text: str) -> tuple[str, str]:
+    """The horizontal part of a CRS, and the name of the vertical part that is left out ("" where there is none)."""
+    crs = crs_of(text)
+    if crs.is_compound:
+        plane, *rest = crs.sub_crs_list
+        return _text_of(plane), ", ".join(part.name for part in rest)
+    if len(crs.axis_info) == 3:
+        return _text_of(crs.to_2d()), "ellipsoidal height"
+    return text, ""
+
+
+def _text_of(crs: CRS) -> str:
+    authority = crs.to_authority(min_confidence=100)
+    return ":".join(authority) if authority else crs.to_wkt()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How PROJ gets from one CRS to another: the name of the operation, and its accuracy in metres where known.
+
+    `ballpark` means that PROJ knows no datum shift between the two and leaves it out; `unnamed` that there is none to
+    be known, because one of them does not say which datum it has.
+    """
+
+    name: str
+    accuracy: float | None
+    ballpark: bool
+    unnamed: bool
+
+
+NO_DATUM = ("unknown", "unnamed", "not specified", "not_specified")
+"""What writers call a datum that they do not know."""
+
+
+@lru_cache(maxsize=256)
+def operation(source: str, target: str, area: Bounds | None) -> Operation:
+    """The best operation between two CRS, in an area given in longitude and latitude."""
+    if same_crs(source, target):
+        return Operation("the same CRS", 0.0, False, False)
+    aoi = None
+    if area is not None and all(map(math.isfinite, area)):
+        west, south, east, north = area
+        aoi = AreaOfInterest(max(west, -180), max(south, -90), min(east, 180), min(north, 90))
+    found = TransformerGroup(crs_of(source), crs_of(target), always_xy=True, area_of_interest=aoi).transformers  # type: ignore[arg-type]
+    if not found:
+        return Operation("none", None, True, False)
+    best = found[0]
+    steps = [step for step in best.description.split(" + ") if not step.startswith("axis order change")]
+    datums = [datum.name.lower() if (datum := crs_of(text).datum) else "unknown" for text in (source, target)]
+    return Operation(
+        name=" + ".join(steps) or "a change of axis order",
+        accuracy=best.accuracy if best.accuracy is not None and best.accuracy >= 0 else None,
+        ballpark="ballpark" in best.description.lower(),
+        unnamed=any(word in name for name in datums for word in NO_DATUM),
+    )
+
+
+def radius(text: str) -> float | None:
+    """The equatorial radius in metres of the body that a CRS belongs to."""
+    ellipsoid = crs_of(text).ellipsoid
+    return float(ellipsoid.semi_major_metre) if ellipsoid else None
 
 
 @lru_cache(maxsize=256)

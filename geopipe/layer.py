@@ -9,7 +9,8 @@ from enum import StrEnum
 from affine import Affine
 
 from geopipe.errors import SourceError
-from geopipe.grid import Bounds
+from geopipe.grid import Bounds, horizontal
+from geopipe.uris import subdataset
 
 
 class Kind(StrEnum):
@@ -18,6 +19,7 @@ class Kind(StrEnum):
     CONTINUOUS = "continuous"
     CATEGORICAL = "categorical"
     COUNT = "count"
+    CIRCULAR = "circular"
 
 
 class Overlap(StrEnum):
@@ -35,8 +37,10 @@ class Overlap(StrEnum):
 class Band:
     """One band as its header declares it. `index` counts from 1, as GDAL does.
 
-    `step` is its place in time (ISO date or datetime) or level, where the file says one. Where a layer reduces several
-    steps to one variable, `more` has the other bands and `reduce` the rule: mean, min, max or sum.
+    `variable` is its name in a NetCDF, Zarr or GRIB file, `step` its time (an ISO date or datetime), `level` its place
+    on any other axis: empty where the file says none. Where a layer reduces several steps to one column, `more` has the
+    other bands and `reduce` the rule: mean, min, max or sum. `bits` are the first and last bit of the field that is
+    taken out of it.
     """
 
     index: int
@@ -49,9 +53,32 @@ class Band:
     paletted: bool = False
     alpha: bool = False
     mask: str = "all_valid"
+    variable: str = ""
     step: str = ""
+    level: str = ""
     more: tuple[Band, ...] = ()
     reduce: str = ""
+    bits: tuple[int, int] | None = None
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What the file says of where the band belongs, and what became of its steps; nothing that it does not say."""
+        steps = f"{self.reduce} of {1 + len(self.more)}" if self.reduce else ""
+        told = {"variable": self.variable, "level": self.level, "time": self.step, "steps": steps}
+        return {key: text for key, text in told.items() if text}
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """What places a raster without a geotransform: ground control points, or an RPC model (on request only).
+
+    `points` are (row, column, x, y); `rpcs` are GDAL's RPC tags. `slack` is by how many pixels the affine transform is
+    off that stands in for it in the plan.
+    """
+
+    points: tuple[tuple[float, float, float, float], ...] = ()
+    rpcs: tuple[tuple[str, str], ...] = ()
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,8 +99,15 @@ class Header:
     subdatasets: tuple[str, ...] = ()
     has_gcps: bool = False
     has_rpcs: bool = False
+    georeference: Georeference | None = None
     size: int = 0
     mtime_ns: int = 0
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables that the file holds beside or instead of its bands."""
+        parts = [(uri, subdataset(uri)) for uri in self.subdatasets]
+        return tuple(part.name if part and part.name else uri for uri, part in parts)
 
     @property
     def resolution(self) -> tuple[float, float]:
@@ -114,6 +148,11 @@ class Source:
     height: int
 
     @property
+    def georeference(self) -> Georeference | None:
+        """GCPs or RPCs, where they place it; such a file is a source of its own."""
+        return self.files[0].header.georeference
+
+    @property
     def block(self) -> tuple[int, int]:
         """Height and width of the blocks in which its first file is stored."""
         return self.files[0].header.block
@@ -126,31 +165,58 @@ class Source:
 
 @dataclass(frozen=True)
 class Layer:
-    """A named source as the settings give it. None means: as the file declares it."""
+    """A named source as the settings give it. None means: as the file declares it.
+
+    `asset` and `sort_by` choose and order the files of STAC items, `variable` what is read of a file with several,
+    `time` and `level` its bands (see `steps.matches`), and `reduce` makes one column of their times.
+
+    `bits` are the first and last bit (from 0) of a field that is taken out of whole numbers. `fractions` asks for a
+    column per class: of these classes, or (True) of all that are found. `min_valid` is the share of valid source area
+    below which a cell is null.
+    """
 
     name: str
     paths: tuple[str, ...]
+    asset: str | None = None
+    sort_by: str | None = None
+    variable: str | None = None
     bands: tuple[int | str, ...] = ()
+    time: tuple[str, ...] = ()
+    level: tuple[str, ...] = ()
+    reduce: str | None = None
     kind: Kind | None = None
-    resampling: str = "auto"
+    resampling: tuple[str, ...] | str = "auto"
     nodata: float | int | None = None
     crs: str | None = None
     scale: float | None = None
     offset: float | None = None
     unit: str | None = None
+    unpack: bool = True
+    georeference: str | None = None
+    bits: tuple[int, int] | None = None
+    fractions: tuple[int, ...] | bool = False
+    valid_fraction: bool = False
+    min_valid: float = 0.0
     overlap: Overlap = Overlap.FIRST
     on_error: str = "fail"
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One output column. `dtype` is numpy's name of its type; `band` is the header's, as the layer mends it."""
+    """One output column. `dtype` is numpy's name of its type; `band` is the header's, as the layer mends it.
+
+    `index` is the place of the band among the layer's bands, `method` how its pixels become a cell, `part` the class of
+    which it is the share, for a class fraction.
+    """
 
     name: str
     dtype: str
     layer: str
     band: Band
     unit: str = ""
+    index: int = 0
+    method: str = ""
+    part: int | None = None
 
 
 def check_files(layer: Layer, headers: Sequence[Header]) -> None:
@@ -162,24 +228,46 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
     first = headers[0]
     for header in headers:
         if not header.bands:
-            listed = ", ".join(header.subdatasets[:6]) or "none"
+            inside = header.variables
             raise SourceError(
-                f"layer {layer.name}: {header.uri} has no bands of its own; its subdatasets: {listed}",
-                "give one of them as the path",
+                f"layer {layer.name}: {header.uri} has no bands of its own"
+                + (f"; its variables: {', '.join(inside)}" if inside else " and no variables that GDAL can read"),
+                f'choose one in the layer {layer.name}: variable = "{inside[0] if inside else "..."}"',
                 layer.name,
             )
+        if header.transform == Affine.identity():
+            raise _unplaced(layer, header)
         if header.crs is None and layer.crs is None:
             raise SourceError(
                 f"layer {layer.name}: {header.uri} has no CRS",
                 f'say which it is in the layer {layer.name}: crs = "EPSG:..."',
                 layer.name,
             )
-        if [b.dtype for b in header.bands] != [b.dtype for b in first.bands]:
+        own, others = ([b.dtype for b in h.bands] for h in (header, first))
+        steps = layer.time or layer.level or layer.reduce  # files may have other numbers of them
+        if set(own) != set(others) if steps else own != others:
             raise SourceError(
                 f"layer {layer.name}: {header.uri} has bands of type {_types(header)}, {first.uri} of {_types(first)}",
                 "files of one layer must have the same bands; make two layers of them",
                 layer.name,
             )
+
+
+def _unplaced(layer: Layer, header: Header) -> SourceError:
+    """The error for a file whose pixels would be taken for coordinates."""
+    if header.has_gcps or header.has_rpcs:
+        have = "ground control points" if header.has_gcps else "an RPC model"
+        by = "gcps" if header.has_gcps else "rpcs"
+        return SourceError(
+            f"layer {layer.name}: {header.uri} has no geotransform, but {have}",
+            f'let them place it, in the layer {layer.name}: georeference = "{by}"',
+            layer.name,
+        )
+    return SourceError(
+        f"layer {layer.name}: {header.uri} has no geotransform: nothing says where its pixels lie",
+        "write one into the file (gdal_edit.py -a_ullr), or leave the layer out; grids of 2-D coordinates are not read",
+        layer.name,
+    )
 
 
 def sources_of(layer: Layer, files: Sequence[tuple[Header, tuple[Band, ...]]]) -> tuple[Source, ...]:
@@ -198,7 +286,7 @@ def sources_of(layer: Layer, files: Sequence[tuple[Header, tuple[Band, ...]]]) -
             runs[-1].append(placed)
         else:
             runs.append([placed])
-    return tuple(_mosaic(run, layer.crs or run[0].header.crs or "") for run in runs)
+    return tuple(_mosaic(run, horizontal(layer.crs or run[0].header.crs or "")[0]) for run in runs)
 
 
 def _types(header: Header) -> str:
@@ -217,6 +305,8 @@ def _on_lattice(first: Header, other: Header) -> bool:
     size = max(abs(one.a), abs(one.b), abs(one.d), abs(one.e))
     drift = max(abs(p - q) for p, q in ((one.a, two.a), (one.b, two.b), (one.d, two.d), (one.e, two.e))) / size
     off = max(abs(v - round(v)) for v in _offset(first, other))
+    if first.georeference or other.georeference:
+        return False
     return first.crs == other.crs and drift * max(other.width, other.height) + off < 1e-3
 
 

@@ -11,20 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import pyproj
 
-from geopipe import events, export, machine, raster
-from geopipe.errors import GeopipeError, RunError, SourceError
+from geopipe import checks, events, export, machine, raster, stac
+from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.export import Staging, write_tile
-from geopipe.layer import Header, Layer, check_files
+from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.local import Engine, plain_loop
-from geopipe.plan import Plan, make_plan
+from geopipe.plan import LayerPlan, Plan, make_plan
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
 
@@ -54,6 +54,7 @@ class Summary:
     bytes: int
     seconds: Mapping[str, float]
     stages: Mapping[str, events.Progress] = field(default_factory=dict)
+    warnings: tuple[checks.Finding, ...] = ()
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -129,12 +130,29 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
     here = here or this_machine(settings)
     while True:
         try:
-            return make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons)
+            plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons)
+            wanted = {p.layer.name: classes for p in plan.layers if (classes := _classes(plan, p)) is not None}
+            if not wanted:
+                return plan
+            layers = [(replace(y, fractions=wanted.get(y.name, y.fractions)), headers) for y, headers in layers]
         except SourceError as error:
             reasons |= _skippable(settings, error, reasons)
 
 
-def _headers(layer: Layer) -> list[Header]:
+def _classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...] | None:
+    """The classes whose fractions the layer asks for without naming them: its pixels must be read for that."""
+    if layer.layer.fractions is not True or layer.skipped:
+        return None
+    if layer.kind is not Kind.CATEGORICAL:
+        raise SettingsError(
+            f"layer {layer.layer.name}: fractions = true makes no sense for kind = {layer.kind.value!r}",
+            'give it kind = "categorical", or leave fractions out',
+        )
+    return raster.classes(plan, layer)
+
+
+def _files(layer: Layer) -> list[str]:
+    """The files of a layer: what its paths mean, or what the STAC items there point to."""
     files = [file for path in layer.paths for file in raster.expand(path)]
     if not files:
         raise SourceError(
@@ -142,7 +160,24 @@ def _headers(layer: Layer) -> list[Header]:
             "correct path = (it is relative to the settings file)",
             layer.name,
         )
-    return [raster.inspect(file, layer.name) for file in files]
+    found = [stac.read(file, layer.name) for file in files]
+    if all(found):
+        return stac.files([item for items in found for item in items], layer.asset, layer.sort_by, layer.name)
+    if any(found) or layer.asset or layer.sort_by:
+        raise SourceError(
+            f"layer {layer.name}: {files[[bool(items) for items in found].index(False)]} holds no STAC items",
+            "give STAC files only; or leave asset and sort_by out and give rasters only",
+            layer.name,
+        )
+    return files
+
+
+def _headers(layer: Layer) -> list[Header]:
+    files = _files(layer)
+    headers = [raster.inspect(file, layer.name, layer.variable) for file in files]
+    if layer.georeference is not None:
+        return [raster.georeferenced(header, layer.georeference, layer.name) for header in headers]
+    return headers
 
 
 def _skippable(settings: Settings, error: SourceError, reasons: Mapping[str, str]) -> dict[str, str]:
@@ -186,8 +221,10 @@ def run(settings: Settings, *, overwrite: bool = False, local: bool = False, wat
                         for receipt in engine.run(plan, finish, run_id):
                             staging.record(receipt)
                     clock.lap("run")
+                    report = {"run_id": run_id, "name": plan.name, "skipped": plan.skipped}
+                    checked, warnings = _checked(plan, staging, settings.merge.enable_validation)
                     with events.log_stage(log, "commit"):
-                        totals = staging.commit({"run_id": run_id, "name": plan.name, "skipped": plan.skipped})
+                        totals = staging.commit(report | checked)
                     clock.lap("commit")
                     break
                 except BaseException as error:
@@ -199,9 +236,34 @@ def run(settings: Settings, *, overwrite: bool = False, local: bool = False, wat
                 plan = draft(settings, engine.machine, reasons)
             stages = engine.stages()
         clock.lap("stop")
-        summary = Summary(run_id, plan, output, **totals, seconds=clock.laps, stages=stages)
+        summary = Summary(run_id, plan, output, **totals, seconds=clock.laps, stages=stages, warnings=warnings)
         events.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
         return summary
+
+
+def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, object], tuple[checks.Finding, ...]]:
+    """What `_SUCCESS` says of the table and its warnings, and the warnings.
+
+    Raises:
+        RunError: the table is not what was planned.
+    """
+    facts = checks.facts_of(plan)
+    if not enabled:
+        return {"table": facts.describe()}, ()
+    with events.log_stage(log, "validate"):
+        findings = checks.check_receipts(facts, staging.receipts)
+    errors = [f"{f.check}: {f.message}" for f in findings if f.level == "error"]
+    if errors:
+        raise RunError(
+            f"the table is not what was planned, {len(errors):,} checks failed; it is not published. "
+            + "; ".join(errors[:3] + ["..."] * (len(errors) > 3)),
+            "report it with the log: this is a defect of geopipe or of a library. merge.enable_validation = false "
+            "publishes the table all the same",
+        )
+    for finding in findings:
+        log.warning("%s: %s", finding.check, finding.message)
+    told = [{"check": f.check, "message": f.message} for f in findings]
+    return {"table": facts.describe(), "warnings": told}, tuple(findings)
 
 
 def _engine(plan: Plan, settings: Settings, local: bool) -> AbstractContextManager[Engine]:

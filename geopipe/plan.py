@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from geopipe.bands import choose, columns, of_file
 from geopipe.errors import SettingsError, SourceError
 from geopipe.estimate import Estimate, Machine, estimate, refuse
-from geopipe.grid import Grid, projected_bounds
+from geopipe.grid import Grid, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
-from geopipe.resampling import Decision, Way, decide, read_amplification
+from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide, read_amplification
 from geopipe.table import RESERVED, TableSpec
 from geopipe.target import numbers
 
@@ -30,6 +32,7 @@ class Options:
     window_size: int = 2048
     tolerance: str | float = "auto"
     passthrough: bool = True
+    allow_ballpark: bool = False
     how: str = "outer"
     strategy: str = "auto"
     alignment_tolerance: float = 0.01
@@ -48,10 +51,7 @@ class LayerPlan:
     decisions: tuple[Decision, ...]
     amplification: float = 1.0
     skipped: str = ""
-
-    @property
-    def notes(self) -> list[str]:
-        return [f"layer {self.layer.name}: {d.note}" for d in self.decisions if d.note]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,10 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
         "kind": plan.kind.value,
         "kind_why": plan.kind_why,
         "skipped": plan.skipped,
-        "variables": [{"name": v.name, "type": v.dtype, "unit": v.unit, "band": v.band.index} for v in plan.variables],
+        "variables": [
+            {"name": v.name, "type": v.dtype, "unit": v.unit, "band": v.band.index} | v.band.place
+            for v in plan.variables
+        ],
         "read_amplification": round(plan.amplification, 2),
         "sources": [
             {
@@ -117,6 +120,7 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
                 "way": d.way.value,
                 "method": d.method,
                 "why": d.why,
+                "rank": d.rank,
                 "scale": list(d.scale) if d.scale else None,
                 "pixels_per_cell": [round(s, 4) for s in d.steps],
                 "halo": d.halo,
@@ -209,7 +213,7 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
 
 def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Options) -> LayerPlan:
     check_files(layer, headers)
-    files = [(header, _bands(layer, header)) for header in headers]
+    files = choose(layer, headers)
     sources, bands = sources_of(layer, files), files[0][1]
     kind, kind_why = _kind(layer, bands)
     blends = len(headers) > 1 and layer.overlap in (Overlap.MEAN, Overlap.SUM)
@@ -218,8 +222,11 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
             f"layer {layer.name}: overlap = {layer.overlap.value!r} makes no sense for classes",
             "choose first, last, min or max",
         )
-    decided = [
-        decide(
+    notes = [note for source in sources for note in _check_way(grid, layer, source, options)]
+    decisions = tuple(
+        replace(decision, rank=rank)
+        for rank, source in enumerate(sources)
+        for decision in decide(
             grid,
             source,
             layer,
@@ -228,89 +235,122 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
             alignment=options.alignment_tolerance,
             passthrough=options.passthrough,
         )
-        for source in sources
-    ]
-    decisions = tuple(d for d in decided if d is not None)
+    )
     if not decisions:
         raise _outside(grid, layer, sources)
-    untouched = all(d.way is Way.COPY for d in decisions) and not blends
-    several = len(bands) > 1
-    variables = tuple(
-        Variable(
-            name=f"{layer.name}_{_label(band)}" if several else layer.name,
-            dtype=str(np.result_type(*(_dtype(kind, own[index], untouched) for _, own in files))),
-            layer=layer.name,
-            band=band,
-            unit=band.unit,
-        )
-        for index, band in enumerate(bands)
-    )
+    copied = {word for word in asked_methods(layer) if all(d.way is Way.COPY for d in decisions if d.word == word)}
+    variables = _variables(layer, kind, [own for _, own in files], decisions, copied if not blends else set())
     amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
-    return LayerPlan(layer, kind, kind_why, variables, decisions, amplification)
+    notes += [f"layer {layer.name}: {d.note}" for d in decisions if d.note]
+    return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))
+
+
+def _check_way(grid: Grid, layer: Layer, source: Source, options: Options) -> list[str]:
+    """What there is to say of the way from a source's CRS to the grid's; refuses one that would put pixels wrong."""
+    here, there = radius(source.crs), radius(grid.crs)
+    if here and there and abs(here / there - 1) > 0.02:
+        raise SourceError(
+            f"layer {layer.name}: {source.name} is on another body than the grid: its radius is {here / 1000:,.0f} km "
+            f"({crs_of(source.crs).name}), the grid's {there / 1000:,.0f} km",
+            "give a grid.crs of the same body",
+            layer.name,
+        )
+    on_earth = there is not None and abs(there / 6_378_137 - 1) < 0.02
+    area = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, "OGC:CRS84") if on_earth else None
+    way = operation(grid.crs, source.crs, area)
+    names = f"{crs_of(source.crs).name} and {crs_of(grid.crs).name}"
+    if way.ballpark and not way.unnamed and not options.allow_ballpark:
+        raise SourceError(
+            f"layer {layer.name}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",
+            "give the right crs = in the layer, another grid.crs, or resampling.allow_ballpark = true",
+            layer.name,
+        )
+    notes = []
+    if way.ballpark:
+        why = "one of them does not name its datum" if way.unnamed else "PROJ knows none"
+        notes.append(f"layer {layer.name}: no datum shift between {names}: {why}")
+    elif way.accuracy:
+        notes.append(f"layer {layer.name}: datum shift {way.name}, good to {way.accuracy:g} m")
+    heights = {horizontal(layer.crs or f.header.crs or source.crs)[1] for f in source.files} - {""}
+    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
+    return notes
+
+
+def _variables(
+    layer: Layer,
+    kind: Kind,
+    files: Sequence[Sequence[Band]],
+    decisions: Sequence[Decision],
+    untouched: set[str],
+) -> tuple[Variable, ...]:
+    """The columns of a layer: by band, and for each band by what the layer asks for.
+
+    Args:
+        files: the bands of each file.
+        untouched: the words whose values are the source's own.
+    """
+    words = asked_methods(layer)
+    plain = [word for word in words if word not in (FRACTION, VALID)]
+    method = {d.word: d.method for d in decisions}
+    bases = columns(layer, files[0])
+    made = []
+    for index, band in enumerate(files[0]):
+        base = bases[index]
+        for word in words:
+            if word == VALID and index > 0:
+                continue  # a column per layer
+            about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "method": method[word]}
+            if word == FRACTION:
+                classes = layer.fractions if isinstance(layer.fractions, tuple) else ()
+                made += [Variable(f"{base}_{c}", "float32", part=c, **about) for c in classes]
+            elif word == VALID:
+                made.append(Variable(f"{layer.name}_valid", "float32", **about))
+            else:
+                dtype = np.result_type(*(_dtype(kind, own[index], word in untouched) for own in files))
+                name = f"{base}_{word}" if len(plain) > 1 else base
+                made.append(Variable(name, str(dtype), unit=band.unit, **about))
+    return tuple(made)
 
 
 def _skip(layer: Layer, headers: Sequence[Header], reason: str) -> LayerPlan:
     """A layer that is left null: its columns as far as headers tell, else one float32 column."""
-    bands = _bands(layer, headers[0]) if headers else (Band(1, "float32"),)
+    bands: tuple[Band, ...] = (Band(1, "float32"),)
+    with suppress(SourceError):  # its bands may be what is wrong with it
+        bands = of_file(layer, headers[0]) if headers else bands
     kind, kind_why = _kind(layer, bands)
-    names = [f"{layer.name}_{_label(b)}" if len(bands) > 1 else layer.name for b in bands]
     variables = tuple(
-        Variable(n, _dtype(kind, b, False), layer.name, b, b.unit) for n, b in zip(names, bands, strict=True)
+        Variable(n, _dtype(kind, b, False), layer.name, b, b.unit)
+        for n, b in zip(columns(layer, bands), bands, strict=True)
     )
     return LayerPlan(layer, kind, kind_why, variables, (), skipped=reason)
 
 
-def _bands(layer: Layer, header: Header) -> tuple[Band, ...]:
-    """The bands that the layer asks for, mended by what its settings override."""
-    chosen = [_band(layer, header, wanted) for wanted in layer.bands] or [b for b in header.bands if not b.alpha]
-    for band in chosen:
-        if band.dtype.startswith("complex"):
-            raise SourceError(
-                f"layer {layer.name}: band {band.index} of {header.uri} has the complex type {band.dtype}",
-                "write its amplitude or phase to a real band first",
-                layer.name,
-            )
-    return tuple(
-        replace(
-            band,
-            nodata=layer.nodata if layer.nodata is not None else band.nodata,
-            scale=layer.scale if layer.scale is not None else band.scale,
-            offset=layer.offset if layer.offset is not None else band.offset,
-            unit=layer.unit if layer.unit is not None else band.unit,
-        )
-        for band in chosen
-    )
-
-
-def _band(layer: Layer, header: Header, wanted: int | str) -> Band:
-    for band in header.bands:
-        if wanted == band.index or (isinstance(wanted, str) and wanted.casefold() == band.description.casefold()):
-            return band
-    have = ", ".join(f"{b.index}" + (f" ({b.description})" if b.description else "") for b in header.bands)
-    raise SourceError(
-        f"layer {layer.name}: {header.uri} has no band {wanted!r}; it has {have}",
-        f"correct bands = of the layer {layer.name}",
-        layer.name,
-    )
-
-
 def _kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
+    kind, why = _told_kind(layer, bands)
+    fitting = {Kind.CATEGORICAL: (None, "min", "max"), Kind.CIRCULAR: (None,)}.get(kind)
+    if fitting and layer.reduce not in fitting:
+        raise SettingsError(
+            f"layer {layer.name}: reduce = {layer.reduce!r} makes no sense for kind = {kind.value!r} ({why})",
+            f"leave reduce out{', choose min or max,' if len(fitting) > 1 else ''} or give the layer another kind",
+        )
+    return kind, why
+
+
+def _told_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
     if layer.kind is not None:
         return layer.kind, "as the settings say"
+    if layer.bits is not None:
+        return Kind.CATEGORICAL, "bits are taken out of it"
     if all(b.paletted for b in bands):
         return Kind.CATEGORICAL, "the file has a colour table"
     return Kind.CONTINUOUS, "the default"
 
 
-def _label(band: Band) -> str:
-    """A band in a column's name: its description where that is a plain word, else its number."""
-    text = band.description.strip().lower()
-    return text if text.replace("_", "").isalnum() and text.isascii() else str(band.index)
-
-
 def _dtype(kind: Kind, band: Band, untouched: bool) -> str:
     """The column's type: the source's own where its values are kept as they are, else the float that holds them."""
     own = np.dtype(band.dtype)
+    untouched = untouched and band.reduce not in ("mean", "sum")
+    addends = 1 + len(band.more) if band.reduce == "sum" else 1
     packed = band.scale != 1.0 or band.offset != 0.0
     if not packed and (kind is Kind.CATEGORICAL or untouched):
         return band.dtype
@@ -319,8 +359,11 @@ def _dtype(kind: Kind, band: Band, untouched: bool) -> str:
     if packed and own.kind in "iu" and own.itemsize <= 2 and band.scale:
         # float32 has 24 bits: enough while each packed step still changes the unpacked number
         levels = abs(band.offset / band.scale) + max(abs(np.iinfo(own).min), np.iinfo(own).max)
-        return "float32" if levels < 2**22 else "float64"
+        return "float32" if addends * levels < 2**22 else "float64"
+    if kind is Kind.CIRCULAR and not untouched:
+        return "float32"
     wide = own.itemsize == 8 or (own.kind in "iu" and own.itemsize == 4) or (packed and own.itemsize == 4)
+    wide = wide or (own.kind in "iu" and addends * 2.0 ** (8 * own.itemsize) > 2**24)
     return "float64" if wide else "float32"
 
 

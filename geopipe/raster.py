@@ -13,31 +13,33 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
+from rasterio.transform import RPCTransformer
 from rasterio.windows import Window as RioWindow
 
 from geopipe import events
 from geopipe.errors import SourceError
 from geopipe.estimate import READ_CACHE
-from geopipe.grid import Grid, Tile, unrolled_crs
-from geopipe.layer import Band, Header, Overlap, Placed, Source
+from geopipe.files import coordinates, is_store, network, open_raster, open_variable, size_and_time, variables
+from geopipe.grid import Tile, apply
+from geopipe.layer import Band, Georeference, Header, Overlap, Placed, Source, Variable
 from geopipe.plan import LayerPlan, Plan
-from geopipe.resampling import Decision, Way, Window, canonical_blocks, clip, lattice_window, whole_turn
+from geopipe.resampling import Window, canonical_blocks, clip, whole_turn
+from geopipe.steps import Place
 from geopipe.table import BlockRow, Column, Mask, Values, overlay, reduce_columns
+from geopipe.uris import is_remote
+from geopipe.warp import place, to_cells
 
-GDAL_TYPE = {"float32": "Float32", "float64": "Float64"}
 COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr", ".txt", ".md", ".json", ".toml")
 """Endings of files that lie beside rasters in a folder and are none."""
 
@@ -47,7 +49,7 @@ OPEN_FILES = 128
 
 def environment() -> AbstractContextManager[object]:
     """GDAL's settings for everything that this module does; enter it once around the work."""
-    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_MEM_ENABLE_OPEN": True}
+    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_MEM_ENABLE_OPEN": True} | network()
     env: AbstractContextManager[object] = rasterio.Env(**settings)
     return env
 
@@ -59,67 +61,92 @@ def versions() -> dict[str, str]:
 
 def expand(path: str) -> list[str]:
     """The files that a path means: itself, the files of a folder, or what a glob pattern matches, sorted."""
-    if "://" in path or path.startswith("/vsi"):
+    if is_remote(path) and not os.path.exists(path):
+        if any(c in path.partition("?")[0] for c in "*["):
+            raise SourceError(f"{path} is a pattern; only local files can be found by one", "list the files in path =")
         return [path]
-    if os.path.isdir(path) and not path.endswith(".zarr"):
-        files = (p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
+    if os.path.isdir(path) and not is_store(path):
+        files = (p for p in Path(path).iterdir() if (p.is_file() or is_store(str(p))) and not p.name.startswith("."))
         return sorted(str(p) for p in files if not p.name.lower().endswith(COMPANIONS))
     if any(c in path for c in "*?[") and not os.path.exists(path):
         return sorted(glob.glob(path, recursive=True))
     return [path]
 
 
-def _open(uri: str, where: str, layer: str | None) -> DatasetReader:
-    if uri.upper().startswith("MEM:"):
-        raise SourceError(f"{where}{uri} names memory, not a file", "give a file or a URI", layer)
-    try:
-        return rasterio.open(uri)
-    except RasterioError as error:
-        local = "://" not in uri and not uri.startswith("/vsi") and ":" not in uri[2:]
-        if local and not os.path.exists(uri):
-            raise SourceError(
-                f"{where}there is no file {uri}", "correct path = (it is relative to the settings file)", layer
-            ) from None
-        if local and not os.access(uri, os.R_OK):
-            raise SourceError(
-                f"{where}{uri} may not be read", "give this user the permission to read it", layer
-            ) from None
-        raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", "correct path =", layer) from None
-
-
-def inspect(uri: str, layer: str | None = None) -> Header:
-    """The header of a raster, without a pixel read.
+def inspect(uri: str, layer: str | None = None, variable: str | None = None) -> Header:
+    """The header of a raster, or of a variable of a file that holds several, without a pixel read.
 
     Raises:
-        SourceError: the file is missing, unreadable or no raster.
+        SourceError: the file is missing, unreadable or no raster, or has no such variable.
     """
-    where = f"layer {layer}: " if layer else ""
-    with environment(), _open(uri, where, layer) as ds:
-        bands = tuple(_band(ds, i) for i in ds.indexes)
-        gcps, _ = ds.gcps
-        stat = os.stat(uri) if os.path.exists(uri) else None
-        structure = ds.tags(ns="IMAGE_STRUCTURE")
-        return Header(
-            uri=uri,
-            driver=ds.driver,
-            crs=_crs_text(ds.crs),
-            transform=Affine(*ds.transform[:6]),
-            width=ds.width,
-            height=ds.height,
-            bands=bands,
-            block=ds.block_shapes[0] if bands else (1, 1),
-            overviews=tuple(ds.overviews(1)) if bands else (),
-            compression=structure.get("COMPRESSION", ""),
-            interleave=structure.get("INTERLEAVE", ""),
-            subdatasets=tuple(ds.subdatasets),
-            has_gcps=bool(gcps),
-            has_rpcs=ds.rpcs is not None,
-            size=stat.st_size if stat else 0,
-            mtime_ns=stat.st_mtime_ns if stat else 0,
-        )
+    with environment():
+        opened, uri = open_variable(uri, variable, f"layer {layer}: " if layer else "", layer)
+        with opened as ds:
+            return _header(ds, uri)
 
 
-def _band(ds: DatasetReader, index: int) -> Band:
+def _header(ds: DatasetReader, uri: str) -> Header:
+    bands = tuple(_band(ds, i, place) for i, place in zip(ds.indexes, coordinates(ds, uri), strict=True))
+    gcps, _ = ds.gcps
+    size, mtime_ns = size_and_time(uri)
+    structure = ds.tags(ns="IMAGE_STRUCTURE")
+    return Header(
+        uri=uri,
+        driver=ds.driver,
+        crs=_crs_text(ds.crs),
+        transform=Affine(*ds.transform[:6]),
+        width=ds.width,
+        height=ds.height,
+        bands=bands,
+        block=ds.block_shapes[0] if bands else (1, 1),
+        overviews=tuple(ds.overviews(1)) if bands else (),
+        compression=structure.get("COMPRESSION", ""),
+        interleave=structure.get("INTERLEAVE", ""),
+        subdatasets=tuple(variables(ds).values()),
+        has_gcps=bool(gcps),
+        has_rpcs=ds.rpcs is not None,
+        size=size,
+        mtime_ns=mtime_ns,
+    )
+
+
+def georeferenced(header: Header, by: str, layer: str) -> Header:
+    """The header of a file that its ground control points ("gcps") or its RPC model ("rpcs") are to place.
+
+    Its transform is the affine one that comes closest; the plan uses it, and adds what it is off.
+
+    Raises:
+        SourceError: the file has none.
+    """
+    with environment(), open_raster(header.uri, f"layer {layer}: ", layer) as ds:
+        gcps, crs = ds.gcps
+        if (by == "gcps" and not gcps) or (by == "rpcs" and ds.rpcs is None):
+            have = "GCPs" if gcps else "RPCs" if ds.rpcs is not None else "neither GCPs nor RPCs"
+            raise SourceError(
+                f"layer {layer}: {header.uri} has no {by.upper()[:-1]}s to place it by; it has {have}",
+                f"correct georeference = of the layer {layer}",
+                layer,
+            )
+        if by == "gcps":
+            points = np.array([(p.row, p.col, p.x, p.y) for p in gcps])
+            found = Georeference(points=tuple(map(tuple, points.tolist())))
+            text = _crs_text(crs)
+        else:
+            rows, cols = np.meshgrid(np.linspace(0, ds.height, 9), np.linspace(0, ds.width, 9))
+            with RPCTransformer(ds.rpcs) as model:
+                x, y = model.xy(rows.ravel(), cols.ravel(), offset="ul")
+            points = np.column_stack([rows.ravel(), cols.ravel(), x, y])
+            found = Georeference(rpcs=tuple(ds.rpcs.to_gdal().items()))
+            text = "EPSG:4326"
+    plane = np.column_stack([points[:, 1], points[:, 0], np.ones(len(points))])
+    (a, b, c), (d, e, f) = np.linalg.lstsq(plane, points[:, 2:], rcond=None)[0].T
+    transform = Affine(a, b, c, d, e, f)
+    cols, rows = apply(~transform, points[:, 2], points[:, 3])
+    slack = float(max(np.abs(cols - points[:, 1]).max(), np.abs(rows - points[:, 0]).max()))
+    return replace(header, crs=text, transform=transform, georeference=replace(found, slack=2 * slack + 1))
+
+
+def _band(ds: DatasetReader, index: int, place: Place) -> Band:
     color = ds.colorinterp[index - 1]
     return Band(
         index=index,
@@ -127,11 +154,14 @@ def _band(ds: DatasetReader, index: int) -> Band:
         nodata=ds.nodatavals[index - 1],
         scale=ds.scales[index - 1],
         offset=ds.offsets[index - 1],
-        unit=ds.units[index - 1] or "",
+        unit=ds.units[index - 1] or ds.tags(index).get("GRIB_UNIT", "").strip("[]"),
         description=ds.descriptions[index - 1] or "",
         paletted=color is ColorInterp.palette,
         alpha=color is ColorInterp.alpha,
         mask="+".join(flag.name for flag in ds.mask_flag_enums[index - 1]),
+        variable=place.variable,
+        step=place.step,
+        level=place.level,
     )
 
 
@@ -153,7 +183,7 @@ class Readers:
         if uri in self._open:
             self._open.move_to_end(uri)
         else:
-            self._open[uri] = _open(uri, f"layer {layer}: ", layer)
+            self._open[uri] = open_raster(uri, f"layer {layer}: ", layer)
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         return self._open[uri]
@@ -171,76 +201,66 @@ def read_tile(plan: Plan, layer: LayerPlan, tile: Tile, readers: Readers) -> Ite
     """
     start = time.perf_counter()
     first = plan.first_variable[layer.layer.name]
-    for rank, decision in enumerate(layer.decisions):
+    for decision in layer.decisions:
         blocks = list(canonical_blocks(plan.grid, decision, tile))
-        if not blocks:
-            continue
-        for index, variable in enumerate(layer.variables):
-            values = np.zeros((tile.height, tile.width), variable.dtype)
-            valid = np.zeros((tile.height, tile.width), bool)
+        mine = [(first + n, v) for n, v in enumerate(layer.variables) if v.method == decision.method]
+        for index in dict.fromkeys(v.index for _, v in mine) if blocks else ():
+            made = {n: _Part.empty(tile, v) for n, v in mine if v.index == index}  # of one band: it is read once
             for block, window in blocks:
-                part = _read_block(plan, layer, decision, index, variable.dtype, block, window, readers)
-                rows = slice(block.row - tile.row, block.row - tile.row + block.height)
-                cols = slice(block.col - tile.col, block.col - tile.col + block.width)
-                values[rows, cols], valid[rows, cols] = part[0], True if part[1] is None else part[1]
-            yield BlockRow(tile.key, first + index, rank, values, None if valid.all() else valid)
+                values, valid = read_window(decision.source, index, window, layer, readers)
+                for part in made.values():
+                    cells = to_cells(values, valid, window, decision, plan.grid, block, part.variable, layer)
+                    part.put(block, cells)
+            for n, part in made.items():
+                yield BlockRow(tile.key, n, decision.rank, part.values, None if part.valid.all() else part.valid)
     events.emit(events.Progress("read", 1, tile.cells * len(layer.variables), time.perf_counter() - start))
 
 
-def _read_block(
-    plan: Plan,
-    layer: LayerPlan,
-    decision: Decision,
-    index: int,
-    dtype: str,
-    block: Tile,
-    window: Window,
-    readers: Readers,
-) -> Column:
-    """Values (of type `dtype`) and validity of one block of the variable `index`, both of the block's shape."""
-    values, valid = read_window(decision.source, index, window, layer, readers)
-    if decision.way is Way.COPY or (decision.way is Way.DECIMATE and decision.method == "nearest"):
-        values, mask = _place(values, valid, window, lattice_window(decision, block))
-        ry, rx = decision.ratio  # 1, 1 for a copy; else the pixel at the cell's centre, lower right where there is none
-        values, mask = values[ry // 2 :: ry, rx // 2 :: rx], mask[ry // 2 :: ry, rx // 2 :: rx]
-        values = np.abs(values) if decision.method == "rms" else values
-        return values.astype(dtype, copy=False), mask
-    codes = None
-    if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and decision.method in ("nearest", "mode"):
-        codes, values = np.unique(values, return_inverse=True)  # 64-bit classes survive float64 as their index
-        values = values.reshape(window.height, window.width)
-    working = values.astype(_working_type(values.dtype, dtype))
-    if valid is not None:
-        working[~valid] = np.nan
-    if decision.way is Way.DECIMATE:
-        result = _shrink(working, window, lattice_window(decision, block), block, decision.method)
-    else:
-        result = _warp(working, window, decision, plan.grid, block)
-    have = ~np.isnan(result)
-    result = np.where(have, result, 0)
-    if decision.method == "rms":
-        np.abs(result, out=result)  # of a single pixel GDAL returns the pixel
-    if codes is not None:
-        result = codes[result.astype(np.int64)]
-    return result.astype(dtype), have
+@dataclass(frozen=True)
+class _Part:
+    """The arrays of one variable in a tile, filled block by block."""
+
+    tile: Tile
+    variable: Variable
+    values: Values
+    valid: Mask
+
+    @classmethod
+    def empty(cls, tile: Tile, variable: Variable) -> _Part:
+        shape = (tile.height, tile.width)
+        return cls(tile, variable, np.zeros(shape, variable.dtype), np.zeros(shape, bool))
+
+    def put(self, block: Tile, cells: Column) -> None:
+        top, left = block.row - self.tile.row, block.col - self.tile.col
+        rows, cols = slice(top, top + block.height), slice(left, left + block.width)
+        self.values[rows, cols], self.valid[rows, cols] = cells[0], True if cells[1] is None else cells[1]
 
 
-def _working_type(own: np.dtype[Any], column: str) -> str:
-    """The float type in which GDAL computes: one that holds both the source's values and the column's."""
-    wide = column == "float64" or own.itemsize == 8 or (own.kind in "iu" and own.itemsize == 4)
-    return "float64" if wide else "float32"
+MOST_CLASSES = 256
 
 
-def _place(values: Values, valid: Mask | None, window: Window, wanted: Window) -> tuple[Values, Mask]:
-    """Cut or pad what was read from `window` to `wanted`; pixels outside are not valid."""
-    if window == wanted:
-        return values, np.ones(values.shape, bool) if valid is None else valid
-    full = np.zeros((wanted.height, wanted.width), values.dtype)
-    mask = np.zeros(full.shape, bool)
-    rows = slice(window.row - wanted.row, window.row - wanted.row + window.height)
-    cols = slice(window.col - wanted.col, window.col - wanted.col + window.width)
-    full[rows, cols], mask[rows, cols] = values, True if valid is None else valid
-    return full, mask
+def classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...]:
+    """The classes that occur in the pixels of a categorical layer that the grid needs. Reads each of them once.
+
+    Raises:
+        SourceError: there are more than MOST_CLASSES: it can be no layer of classes.
+    """
+    found: set[int] = set()
+    readers = Readers()
+    with environment():
+        for decision in layer.decisions:
+            for tile in plan.grid.tiles(plan.options.window_size):
+                for _, window in canonical_blocks(plan.grid, decision, tile):
+                    values, valid = read_window(decision.source, 0, window, layer, readers)
+                    found |= set(np.unique(values if valid is None else values[valid]).tolist())
+                    if len(found) > MOST_CLASSES:
+                        raise SourceError(
+                            f"layer {layer.layer.name}: {decision.source.name} has more than {MOST_CLASSES} classes",
+                            "name those that you want: fractions = [1, 2, 3]",
+                            layer.layer.name,
+                        )
+        readers.close()
+    return tuple(sorted(found))
 
 
 def read_window(source: Source, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:
@@ -262,7 +282,7 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
         if local is not None:
             values, valid = _read_file(placed, index, local, layer, readers)
             here = Window(local.row + row, local.col + col, local.height, local.width, window.meridian)
-            parts.append((values, valid) if here == window else _place(values, valid, here, window))
+            parts.append((values, valid) if here == window else place(values, valid, here, window))
     if not parts:
         shape = (window.height, window.width)
         return np.zeros(shape, source.files[0].bands[index].dtype), np.zeros(shape, bool)
@@ -281,11 +301,11 @@ def _read_file(placed: Placed, index: int, window: Window, layer: LayerPlan, rea
 
 def _read_band(uri: str, band: Band, window: Window, name: str, readers: Readers) -> Column:
     ds = readers.get(uri, name)
-    place = RioWindow(window.col, window.row, window.width, window.height)
+    area = RioWindow(window.col, window.row, window.width, window.height)
     try:
-        values = ds.read(band.index, window=place)
+        values = ds.read(band.index, window=area)
         masked = MaskFlags.per_dataset in ds.mask_flag_enums[band.index - 1]
-        valid = ds.read_masks(band.index, window=place) != 0 if masked else None
+        valid = ds.read_masks(band.index, window=area) != 0 if masked else None
     except RasterioError as error:
         cause = error.__cause__ or error
         raise SourceError(
@@ -297,6 +317,9 @@ def _read_band(uri: str, band: Band, window: Window, name: str, readers: Readers
     missing = find_missing(values, band.nodata)
     if missing is not None:
         valid = ~missing if valid is None else valid & ~missing
+    if band.bits is not None:
+        first, last = band.bits
+        values = (values >> first) & ((1 << (last - first + 1)) - 1)
     if band.scale != 1.0 or band.offset != 0.0:
         values = values.astype(np.float64) * band.scale + band.offset
     return values, valid
@@ -318,65 +341,3 @@ def find_missing(values: Values, nodata: float | int | None) -> Mask | None:
         return None
     limits = np.iinfo(values.dtype)
     return values == values.dtype.type(int(nodata)) if limits.min <= nodata <= limits.max else None
-
-
-def _memory_raster(pixels: Values, transform: Affine, mode: str = "r") -> DatasetReader:
-    """A raster over the memory of a float array, without a copy. The array must outlive it."""
-    height, width = pixels.shape
-    return rasterio.open(
-        f"MEM:::DATAPOINTER={pixels.__array_interface__['data'][0]},PIXELS={width},LINES={height},BANDS=1,"
-        f"DATATYPE={GDAL_TYPE[pixels.dtype.name]},GEOTRANSFORM={'/'.join(repr(float(v)) for v in transform.to_gdal())}",
-        mode,
-    )
-
-
-def _shrink(pixels: Values, window: Window, wanted: Window, block: Tile, method: str) -> Values:
-    """Whole pixels to cells, by average or mode, missing ones left out."""
-    if window != wanted:
-        padded, mask = _place(pixels, None, window, wanted)
-        padded[~mask] = np.nan
-        pixels = padded
-    pixels = np.ascontiguousarray(pixels)
-    with _memory_raster(pixels, Affine.identity(), "r+") as ds:
-        ds.nodata = math.nan
-        shrunk: Values = ds.read(1, out_shape=(block.height, block.width), resampling=Resampling[method])
-    cells = pixels.reshape(block.height, wanted.height // block.height, block.width, wanted.width // block.width)
-    shrunk[np.isnan(cells).all(axis=(1, 3))] = np.nan  # where GDAL's mode of nothing is 0
-    return shrunk
-
-
-@lru_cache(maxsize=256)
-def _crs(text: str) -> CRS:
-    return CRS.from_user_input(text)
-
-
-def _warp(pixels: Values, window: Window, decision: Decision, grid: Grid, block: Tile) -> Values:
-    """One canonical block of the warp; NaN is missing, before and after."""
-    source = decision.source
-    options = {}
-    if decision.scale is not None:
-        options = {"XSCALE": 1 / decision.scale[0], "YSCALE": 1 / decision.scale[1]}
-    pixels = np.ascontiguousarray(pixels)
-    crs, transform = source.crs, source.transform @ Affine.translation(window.col, window.row)
-    if window.meridian is not None:  # GDAL's longitudes end at 180 degrees; those of a plane about the window do not
-        meridian = round(window.meridian, 6)
-        crs, factor = unrolled_crs(crs, meridian)
-        transform = Affine.scale(factor) @ Affine.translation(-meridian, 0) @ transform
-    with (
-        _memory_raster(pixels, transform) as ds,
-        WarpedVRT(
-            ds,
-            src_crs=_crs(crs),
-            src_nodata=math.nan,
-            crs=_crs(grid.crs),
-            transform=grid.transform_of(block),
-            width=block.width,
-            height=block.height,
-            nodata=math.nan,
-            resampling=Resampling[decision.method],
-            tolerance=decision.tolerance,
-            **options,
-        ) as vrt,
-    ):
-        warped: Values = vrt.read(1)
-        return warped

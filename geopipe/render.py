@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -15,11 +16,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.table import Table
 from rich.text import Text
 
+from geopipe.errors import SettingsError
 from geopipe.grid import crs_of, projected_bounds
-from geopipe.layer import Band, Header
+from geopipe.layer import Band, Header, Variable
 from geopipe.pipeline import Snapshot, Summary
 from geopipe.plan import LayerPlan, Plan
 from geopipe.resampling import Way
+from geopipe.validate import Report
 
 WIDTH = 120
 HOW = {
@@ -69,12 +72,13 @@ def header_json(header: Header) -> dict[str, Any]:
         "resolution": list(header.resolution),
         "bounds": list(header.bounds),
         "lonlat_bounds": _lonlat(header),
-        "bands": [vars(b) for b in header.bands],
+        "bands": [{k: v for k, v in vars(b).items() if k not in ("more", "reduce", "bits")} for b in header.bands],
         "block": list(header.block),
         "overviews": list(header.overviews),
         "compression": header.compression,
         "interleave": header.interleave,
         "subdatasets": list(header.subdatasets),
+        "variables": list(header.variables),
         "gcps": header.has_gcps,
         "rpcs": header.has_rpcs,
         "bytes": header.size,
@@ -84,7 +88,10 @@ def header_json(header: Header) -> dict[str, Any]:
 def _lonlat(header: Header) -> list[float] | None:
     if header.crs is None:
         return None
-    bounds = projected_bounds(header.transform, header.width, header.height, header.crs, "OGC:CRS84")
+    try:
+        bounds = projected_bounds(header.transform, header.width, header.height, header.crs, "OGC:CRS84")
+    except SettingsError:  # of another planet
+        return None
     return list(bounds) if bounds else None
 
 
@@ -122,10 +129,10 @@ def _header(out: Console, h: Header) -> None:
     if h.has_gcps or h.has_rpcs:
         facts["placed by"] = "ground control points" if h.has_gcps else "RPCs"
     if h.subdatasets:
-        facts["subdatasets"] = "\n".join(h.subdatasets)
+        facts["variables"] = "\n".join(f"{n}  (path = '{u}')" for n, u in zip(h.variables, h.subdatasets, strict=True))
     _facts(out, facts)
     for band in h.bands:
-        out.print(f"  band {band.index}: {_band(band)}")
+        out.print(f"  band {band.index}: {_band(band)}", markup=False)
 
 
 def _band(band: Band) -> str:
@@ -134,6 +141,7 @@ def _band(band: Band) -> str:
         parts.append(f"scale {band.scale:g}, offset {band.offset:g}")
     parts += [f"unit {band.unit}"] if band.unit else []
     parts += [repr(band.description)] if band.description else []
+    parts += [f"{key} {text}" for key, text in band.place.items()]
     parts += ["colour table"] if band.paletted else []
     parts += [f"mask {band.mask}"] if "per_dataset" in band.mask or band.alpha else []
     return ", ".join(parts)
@@ -185,9 +193,14 @@ def plan(out: Console, made: Plan) -> None:
         out.print(f"  [yellow]note[/yellow]         {note}")
 
 
+def _column(v: Variable) -> str:
+    steps = f" ({v.band.place['steps']}: {v.band.step or v.band.level})" if v.band.reduce else ""
+    return f"{v.name} {v.dtype}" + (f" in {v.unit}" if v.unit else "") + steps
+
+
 def _layer(out: Console, layer: LayerPlan) -> None:
     out.print(f"[bold]layer {layer.layer.name}[/bold]  {layer.kind.value} ({layer.kind_why})")
-    columns = [f"{v.name} {v.dtype}" + (f" in {v.unit}" if v.unit else "") for v in layer.variables]
+    columns = [_column(v) for v in layer.variables]
     _facts(out, {"columns": ", ".join(columns)})
     if layer.skipped:
         _facts(out, {"skipped": layer.skipped})
@@ -320,6 +333,8 @@ def summary(out: Console, made: Summary) -> None:
     )
     for name, reason in made.skipped.items():
         out.print(f"  [yellow]skipped[/yellow]      layer {name}, null in every row: {reason}")
+    for finding in made.warnings:
+        out.print(f"  [yellow]note[/yellow]         {finding.message}")
 
 
 def summary_json(made: Summary) -> dict[str, Any]:
@@ -335,4 +350,70 @@ def summary_json(made: Summary) -> dict[str, Any]:
         "seconds": {k: round(v, 3) for k, v in made.seconds.items()},
         "worker_seconds": {p.stage: round(p.seconds, 3) for p in made.stages.values()},
         "skipped": made.skipped,
+        "warnings": [{"check": f.check, "message": f.message} for f in made.warnings],
+    }
+
+
+# ---------------------------------------------------------------- validation
+
+SHOWN = 5
+"""Findings of one check that are printed; --json has all."""
+
+
+def report(out: Console, made: Report) -> None:
+    """A line for each check with its findings below it, and a table of the variables."""
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    for check, text in made.numbers.items():
+        level = made.level(check)
+        out.print(f"[{colours[level]}]{level:<8}[/{colours[level]}] {check:<12} {text}")
+        found = [f for f in made.findings if f.check == check]
+        for finding in found[:SHOWN]:
+            out.print(f"  {finding.level}: {finding.message}", markup=False)
+        if len(found) > SHOWN:
+            out.print(f"  and {len(found) - SHOWN:,} more (--json shows all)")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("variable", "type", "null", "least", "greatest"):
+        table.add_column(name, justify="left" if name in ("variable", "type") else "right")
+    for c in made.columns:
+        ends = ["" if end is None else f"{end:.7g}" if isinstance(end, float) else str(end) for end in (c.low, c.high)]
+        table.add_row(c.name, c.dtype, _share(c.nulls, made.rows), *ends)
+    out.print(table)
+    if made.exit_code:
+        out.print(
+            f"{made.output} is not what its run wrote or planned\n"
+            f"  cure: copy the files from a backup, or run {made.output}/settings.toml again with --overwrite",
+            markup=False,
+        )
+
+
+def _share(part: int, whole: int) -> str:
+    """A share that is 0 % or 100 % only where it is so."""
+    if part in (0, whole):
+        return "100%" if part else "0%"
+    return f"{min(max(part / whole, 0.0001), 0.9999):.2%}"
+
+
+def report_json(made: Report) -> dict[str, Any]:
+    """A report as JSON values; an infinite number is text."""
+
+    def plain(value: float | None) -> float | str | None:
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {
+        "output": str(made.output),
+        "exit_code": made.exit_code,
+        "rows": made.rows,
+        "checks": {check: {"level": made.level(check), "numbers": text} for check, text in made.numbers.items()},
+        "findings": [{"level": f.level, "check": f.check, "message": f.message} for f in made.findings],
+        "variables": [
+            {
+                "name": c.name,
+                "type": c.dtype,
+                "nulls": c.nulls,
+                "null_share": c.nulls / made.rows if made.rows else None,
+                "min": plain(c.low),
+                "max": plain(c.high),
+            }
+            for c in made.columns
+        ],
     }

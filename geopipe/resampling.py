@@ -23,13 +23,21 @@ from geopipe.layer import Kind, Layer, Source
 RADIUS = {"bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3}
 """Radius in source pixels of the kernels that interpolate; these, and only these, have a pinned scale."""
 
-METHODS = (*RADIUS, "nearest", "average", "mode", "max", "min", "med", "q1", "q3", "sum", "rms")
+METHODS = (*RADIUS, "nearest", "average", "mode", "max", "min", "med", "q1", "q3", "sum", "rms", "std")
+"""By GDAL's names, and the standard deviation of what an average averages. `mean` is another word for average."""
 
 MEANINGFUL = {
     Kind.CONTINUOUS: tuple(m for m in METHODS if m != "sum"),
     Kind.CATEGORICAL: ("nearest", "mode"),
     Kind.COUNT: ("sum",),
+    Kind.CIRCULAR: (*RADIUS, "nearest", "average", "mode"),
 }
+
+FRACTION, VALID = "fraction", "valid"
+"""Columns that a layer may have beside: the share of a class, and the share of valid source area."""
+
+AVERAGED = ("average", "std", FRACTION, VALID)
+"""What is made of averages, cell by cell."""
 
 SHRINKS = 1.5
 """From this many source pixels to a cell edge on, a layer counts as shrinking."""
@@ -78,7 +86,8 @@ class Decision:
     at the grid's corner. `scale` is in source pixels per cell edge (x, y), 1 for plain interpolation; None leaves it
     to GDAL, which is right for footprint methods. `halo` and `tolerance` are in source pixels, as is `rim`: how far a
     window may reach beyond the source, with missing pixels. `steps` are the median pixels per cell edge (x, y), and
-    `spread` is how many times larger the largest is than the smallest.
+    `spread` is how many times larger the largest is than the smallest. `word` is how the settings call the method, and
+    `rank` the place of the source in its layer.
     """
 
     source: Source
@@ -94,15 +103,32 @@ class Decision:
     steps: tuple[float, float] = (1.0, 1.0)
     spread: float = 1.0
     note: str = ""
+    word: str = ""
+    rank: int = 0
 
 
-def choose_method(layer: Layer, kind: Kind, shrink: float) -> tuple[str, str]:
-    """The resampling method of a layer whose source has `shrink` pixels to a cell edge, and why.
+def asked_methods(layer: Layer) -> tuple[str, ...]:
+    """The words of the layer's `resampling`, and what its other keys ask for."""
+    words = (layer.resampling,) if isinstance(layer.resampling, str) else layer.resampling
+    more = (FRACTION,) if layer.fractions and layer.fractions is not True else ()
+    return (*words, *more, *((VALID,) if layer.valid_fraction else ()))
+
+
+def choose_method(layer: str, word: str, kind: Kind, shrink: float) -> tuple[str, str]:
+    """The method that a word of the settings means for a source with `shrink` pixels to a cell edge, and why.
+
+    Args:
+        layer: its name, for the message.
+        word: of the settings.
+        kind: of the layer.
+        shrink: pixels to a cell edge.
 
     Raises:
         SettingsError: the method does not exist, or makes no sense for the kind.
     """
-    if layer.resampling == "auto":
+    if word in (FRACTION, VALID):
+        return word, "the share of each class" if word == FRACTION else "the share of valid source area"
+    if word == "auto":
         if kind is Kind.COUNT:
             return "sum", "auto: counts are summed, their total is kept"
         if shrink >= SHRINKS:
@@ -110,23 +136,23 @@ def choose_method(layer: Layer, kind: Kind, shrink: float) -> tuple[str, str]:
         else:
             method = "nearest" if kind is Kind.CATEGORICAL else "bilinear"
         return method, f"auto: {kind.value}, {shrink:.3g} pixels to a cell edge"
-    if layer.resampling not in METHODS:
+    method = "average" if word == "mean" else word
+    if method not in METHODS:
         raise SettingsError(
-            f"layer {layer.name}: resampling = {layer.resampling!r} is no method",
-            f"choose auto, {', '.join(METHODS)}",
+            f"layer {layer}: resampling = {word!r} is no method", f"choose auto, mean, {', '.join(METHODS)}"
         )
-    if layer.resampling not in MEANINGFUL[kind]:
+    if method not in MEANINGFUL[kind]:
         raise SettingsError(
-            f"layer {layer.name}: resampling = {layer.resampling!r} makes no sense for kind = {kind.value!r}",
+            f"layer {layer}: resampling = {word!r} makes no sense for kind = {kind.value!r}",
             f"choose auto, {', '.join(MEANINGFUL[kind])}; or give the layer another kind",
         )
-    return layer.resampling, "as the settings ask"
+    return method, "as the settings ask"
 
 
 def decide(
     grid: Grid, source: Source, layer: Layer, kind: Kind, *, tolerance: str | float, alignment: float, passthrough: bool
-) -> Decision | None:
-    """How `source` gets to `grid`; None where the two do not meet.
+) -> tuple[Decision, ...]:
+    """How `source` gets to `grid`, for each method that the layer asks for; empty where the two do not meet.
 
     Args:
         tolerance: of the transformer: "auto", "exact", or source pixels.
@@ -135,19 +161,40 @@ def decide(
     """
     steps = pixel_steps(grid, source)
     if steps is None:
-        return None
-    sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
-    shrink = math.sqrt(sx * sy)
-    method, why = choose_method(layer, kind, shrink)
-    spread = max(float(s.max() / s.min()) for s in steps)
+        return ()
     lattice = aligned(grid, source, alignment) if passthrough else None
+    return tuple(
+        _decide(
+            source, steps, lattice, word, *choose_method(layer.name, word, kind, _shrink(steps)), tolerance=tolerance
+        )
+        for word in asked_methods(layer)
+    )
+
+
+Steps = tuple[NDArray[np.float64], NDArray[np.float64]]
+Lattice = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _shrink(steps: Steps) -> float:
+    """Pixels to a cell edge, in the middle of both directions."""
+    return math.sqrt(float(np.median(steps[0])) * float(np.median(steps[1])))
+
+
+def _decide(
+    source: Source, steps: Steps, lattice: Lattice | None, word: str, method: str, why: str, *, tolerance: str | float
+) -> Decision:
+    sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
+    shrink = _shrink(steps)
+    spread = max(float(s.max() / s.min()) for s in steps)
     if lattice is not None:
         ratio, origin = lattice
-        if ratio == (1, 1) and method != "cubic_spline":  # a spline smooths, also where nothing moves
-            return Decision(source, Way.COPY, method, f"on the grid already; {why}", ratio=ratio, origin=origin)
-        if ratio != (1, 1) and method in ("nearest", "average", "mode"):
+        derived = method in ("std", FRACTION, VALID)
+        if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a spline smooths, also where nothing moves
+            text = f"on the grid already; {why}"
+            return Decision(source, Way.COPY, method, text, ratio=ratio, origin=origin, word=word)
+        if method in AVERAGED or (ratio != (1, 1) and method in ("nearest", "mode")):
             text = f"{ratio[1]} x {ratio[0]} pixels make a cell; {why}"
-            return Decision(source, Way.DECIMATE, method, text, ratio, origin, steps=(sx, sy))
+            return Decision(source, Way.DECIMATE, method, text, ratio, origin, steps=(sx, sy), word=word)
     scale, halo, note = None, 2, ""
     if method in RADIUS:
         scale = (max(1.0, round(sx, 4)), max(1.0, round(sy, 4))) if shrink >= SHRINKS else (1.0, 1.0)
@@ -159,6 +206,8 @@ def decide(
             )
     exact = method in ("nearest", "mode") if tolerance == "auto" else tolerance == "exact"
     pixels = EXACT if exact else 0.01 if tolerance == "auto" else float(tolerance)
+    if source.georeference is not None:
+        halo += math.ceil(source.georeference.slack)
     rim = halo + math.ceil(max(sx, sy)) + 2  # GDAL miscounts footprints that it must clip at a raster's edge
     return Decision(
         source,
@@ -172,6 +221,7 @@ def decide(
         steps=(sx, sy),
         spread=spread,
         note=note,
+        word=word,
     )
 
 
@@ -184,7 +234,7 @@ def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, in
         Source pixels per cell (rows, columns) and the source pixel (row, column) at the grid's corner, or None.
     """
     t = source.transform
-    if t.b or t.d or t.a <= 0 or t.e >= 0 or not same_crs(source.crs, grid.crs):
+    if t.b or t.d or t.a <= 0 or t.e >= 0 or source.georeference or not same_crs(source.crs, grid.crs):
         return None
     rows = _phase(grid.dy / -t.e, (grid.y0 - t.f) / t.e, grid.height, tolerance)
     cols = _phase(grid.dx / t.a, (grid.x0 - t.c) / t.a, grid.width, tolerance)

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from geopipe import uris
 from geopipe.errors import SettingsError
 from geopipe.grid import BLOCK
 from geopipe.layer import Kind, Layer, Overlap
@@ -45,6 +47,14 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str | int) else value
 
 
+def _texts(value: Any) -> Any:
+    """Dates, numbers and texts as texts; one of them may stand alone."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [
+        v.isoformat() if isinstance(v, date) else str(v) if isinstance(v, int | float) else v for v in values
+    ]
+
+
 class Run(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     output: Path = Path("output")
@@ -61,14 +71,26 @@ class GridSettings(Section):
 class LayerSettings(Section):
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
     path: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    asset: str | None = Field(None, min_length=1)
+    sort_by: Literal["datetime", "-datetime", "cloud_cover", "-cloud_cover"] | None = None
+    variable: str | None = Field(None, min_length=1)
     bands: Annotated[tuple[int | str, ...], BeforeValidator(_listed)] = ()
+    time: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
+    level: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
+    reduce: Literal["mean", "min", "max", "sum"] | None = None
     kind: Kind | None = None
-    resampling: str = "auto"
+    resampling: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(("auto",), min_length=1)
     nodata: int | float | None = None
     crs: str | None = None
     scale: float | None = None
     offset: float | None = None
     unit: str | None = None
+    unpack: bool = True
+    georeference: Literal["gcps", "rpcs"] | None = None
+    bits: tuple[int, int] | None = None
+    fractions: bool | tuple[int, ...] = False
+    valid_fraction: bool = False
+    min_valid: float = Field(0.0, ge=0, le=1)
     overlap: Overlap = Overlap.FIRST
     on_error: Literal["fail", "skip"] = "fail"
 
@@ -84,12 +106,14 @@ class ResamplingSettings(Section):
     window_size: int = Field(2048, ge=BLOCK, multiple_of=BLOCK)
     tolerance: Literal["auto", "exact"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     skip_data_loading_for_passthrough: bool = True
+    allow_ballpark: bool = False
 
 
 class MergeSettings(Section):
     how: Literal["outer", "inner", "grid"] = "outer"
     strategy: Literal["auto", "aligned", "groupby"] = "auto"
     alignment_tolerance: float = Field(0.01, ge=0, lt=0.5)
+    enable_validation: bool = True
 
 
 class ExportSettings(Section):
@@ -153,20 +177,7 @@ class Settings(BaseSettings):
     def layer_values(self) -> tuple[Layer, ...]:
         """The layers as the core knows them."""
         return tuple(
-            Layer(
-                name=s.name,
-                paths=s.path,
-                bands=s.bands,
-                kind=s.kind,
-                resampling=s.resampling,
-                nodata=s.nodata,
-                crs=s.crs,
-                scale=s.scale,
-                offset=s.offset,
-                unit=s.unit,
-                overlap=s.overlap,
-                on_error=s.on_error,
-            )
+            Layer(paths=s.path, **{key: getattr(s, key) for key in LayerSettings.model_fields if key != "path"})
             for s in self.layers
         )
 
@@ -176,6 +187,7 @@ class Settings(BaseSettings):
             window_size=self.resampling.window_size,
             tolerance=self.resampling.tolerance,
             passthrough=self.resampling.skip_data_loading_for_passthrough,
+            allow_ballpark=self.resampling.allow_ballpark,
             how=self.merge.how,
             strategy=self.merge.strategy,
             alignment_tolerance=self.merge.alignment_tolerance,
@@ -250,8 +262,7 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     """The same settings with local relative paths made absolute."""
 
     def full(path: str) -> str:
-        remote = "://" in path or path.startswith("/vsi") or re.match(r"^[A-Za-z0-9]{2,}:", path)
-        return path if remote else os.path.normpath(folder / os.path.expanduser(path))
+        return uris.absolute(path, folder)
 
     layers = tuple(s.model_copy(update={"path": tuple(full(p) for p in s.path)}) for s in settings.layers)
     run = settings.run.model_copy(update={"output": Path(full(str(settings.run.output)))})

@@ -66,6 +66,7 @@ class TableSpec:
         fields = [pa.field(name, kind, nullable=False) for name, kind in COORDINATES]
         for v in self.variables:
             about = {"layer": v.layer, "band": str(v.band.index), "unit": v.unit, "description": v.band.description}
+            about |= v.band.place
             fields.append(
                 pa.field(v.name, pa.from_numpy_dtype(np.dtype(v.dtype)), metadata={k: t for k, t in about.items() if t})
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from geopipe.errors import SettingsError
-from geopipe.grid import Bounds, Grid, intersection, make_grid, projected_bounds, union
+from geopipe.grid import Bounds, Grid, horizontal, intersection, make_grid, projected_bounds, union
 from geopipe.layer import Header
 
 
@@ -40,6 +40,7 @@ def resolve_grid(
     if crs is None or resolution is None:
         missing = "grid.crs" if crs is None else "grid.resolution"
         raise SettingsError(f"{missing} is missing", f"set {missing}, or grid.like = a raster to take it from")
+    crs = horizontal(crs)[0]
     if bounds is not None and not isinstance(bounds, str):
         return make_grid(crs, resolution, bounds, bool(snap))
     found = {name: _extent(name, headers, layer_crs[name], crs) for name, headers in layers.items()}
@@ -58,7 +59,7 @@ def resolve_grid(
 def _same(like: Header) -> Grid:
     """The very grid of a raster."""
     crs, (dx, dy), _ = _filled(like, None, None, None)
-    return Grid(crs, like.transform.c, like.transform.f, dx, dy, like.width, like.height)
+    return Grid(horizontal(crs)[0], like.transform.c, like.transform.f, dx, dy, like.width, like.height)
 
 
 def _filled(

@@ -60,8 +60,9 @@ def header(*bands: Band, **given: Any) -> Header:
 
 
 def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **options: Any) -> Plan:
-    """The plan of layers whose paths are read here; `options` are those of geopipe.plan.Options."""
-    headers = [(layer, [raster.inspect(path, layer.name) for path in layer.paths]) for layer in layers]
+    """The plan of layers whose paths are read here, but for `headers`; `options` are those of geopipe.plan.Options."""
+    known = options.pop("headers", {})
+    headers = [(y, known.get(y.name) or [raster.inspect(path, y.name) for path in y.paths]) for y in layers]
     return make_plan("test", grid, headers, Options(**options), machine, VERSIONS)
 
 

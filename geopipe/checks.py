@@ -1,0 +1,413 @@
+"""What must hold of a table, as pure functions: of the receipts of a run, and of the rows of a file.
+
+The facts come from the plan and are kept in `_SUCCESS`, so that a run (`check_receipts`, before it is published) and a
+finished output (`geopipe.validate`) are held to the same. An error means: the table is not what was planned; a warning:
+it may not be what was meant.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from geopipe.export import MANIFEST, Receipt
+from geopipe.grid import Grid, Tile
+from geopipe.layer import Band, Kind, Overlap, Variable
+from geopipe.plan import LayerPlan, Plan
+from geopipe.resampling import FRACTION, VALID, Way
+from geopipe.table import COORDINATES
+
+CHECKS = {
+    "manifest": "a receipt for every tile, and their totals",
+    "files": "every file of the manifest is there and can be read, and there is no other",
+    "checksum": "size and sha256 of every file",
+    "schema": "one schema in all files",
+    "rows": "rows of the files, the manifest and the plan",
+    "cells": "each cell in its tile, once, in row-major order",
+    "coordinates": "x and y are the centres of the cells, and lead back to them",
+    "values": "no NaN; least and greatest as the manifest says, and inside the source's range",
+    "nulls": "nulls of each variable",
+}
+"""The checks by name, in the order in which they are told."""
+
+CONVEX = frozenset({"nearest", "mode", "min", "max", "med", "q1", "q3", "average", "bilinear"})
+"""Methods whose result lies between the least and the greatest of the pixels that it is made of."""
+
+ROUNDING = {"float32": 1e-5, "float64": 1e-10}
+"""Share of its largest number by which a value may leave a range: what rounding of weighted sums can do, and more.
+
+Small enough that 65535 and -32768 as float32, and -2147483648 as float64, are not taken for their neighbours.
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong ("error") or looks wrong ("warning"); `check` is one of CHECKS."""
+
+    level: str
+    check: str
+    message: str
+
+
+@dataclass(frozen=True)
+class VariableFacts:
+    """What is known of a column before it is computed.
+
+    `dtype` is numpy's name of its type; `range` has the least and greatest value that it can have, None where headers
+    do not tell; `skipped` columns are null everywhere.
+    """
+
+    layer: str
+    dtype: str
+    range: tuple[float, float] | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan promises of its table; `variables` in the order of the columns."""
+
+    grid: Grid
+    window_size: int
+    how: str
+    variables: Mapping[str, VariableFacts]
+
+    @property
+    def tiles(self) -> int:
+        rows, cols = self.grid.tiling(self.window_size)
+        return rows * cols
+
+    def describe(self) -> dict[str, Any]:
+        """The facts as JSON values; `parse` reads them."""
+        return {
+            "grid": self.grid.projjson(),
+            "window_size": self.window_size,
+            "how": self.how,
+            "variables": {
+                name: {"layer": v.layer, "type": v.dtype, "range": v.range, "skipped": v.skipped}
+                for name, v in self.variables.items()
+            },
+        }
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Facts:
+        """The facts that `describe` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, GeopipeError: they are not.
+        """
+        x0, dx, _, y0, _, dy = data["grid"]["transform"]
+        height, width = data["grid"]["shape"]
+        return cls(
+            grid=Grid(json.dumps(data["grid"]["crs"]), x0, y0, dx, -dy, width, height),
+            window_size=int(data["window_size"]),
+            how=str(data["how"]),
+            variables={
+                name: VariableFacts(str(v["layer"]), str(v["type"]), _range(v["range"]), bool(v["skipped"]))
+                for name, v in data["variables"].items()
+            },
+        )
+
+
+def _range(value: Sequence[float] | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = map(number, value)
+    return None if low is None or high is None else (low, high)
+
+
+def facts_of(plan: Plan) -> Facts:
+    """What a plan promises of its table."""
+    variables = {
+        v.name: VariableFacts(layer.layer.name, v.dtype, source_range(layer, v), bool(layer.skipped))
+        for layer in plan.layers
+        for v in layer.variables
+    }
+    return Facts(plan.grid, plan.options.window_size, plan.options.how, variables)
+
+
+def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | None:
+    """The least and greatest value that a variable of a layer can have; None where headers do not tell.
+
+    No pixel is read: the range is that of the bands' integer types, without a nodata number at an end of it, unpacked.
+    Statistics in headers are not trusted: they are often approximate, or older than the pixels.
+    """
+    if variable.method in (FRACTION, VALID):
+        return 0.0, 1.0
+    if layer.kind is Kind.CIRCULAR or Overlap.SUM in (layer.layer.overlap, layer.layer.reduce):
+        return None
+    ways = {d.way for d in layer.decisions if d.method == variable.method}
+    if variable.method not in CONVEX and (variable.method == "rms" or ways != {Way.COPY}):
+        return None
+    if layer.layer.bits is not None:
+        first, last = layer.layer.bits
+        return 0, 2 ** (last - first + 1) - 1
+    bands = [placed.bands[variable.index] for d in layer.decisions for placed in d.source.files]
+    ranges = [_band_range(part) for band in bands for part in (band, *band.more)]
+    known = [r for r in ranges if r is not None]
+    if not known or len(known) < len(ranges) or any(band.reduce == Overlap.SUM for band in bands):
+        return None
+    return min(low for low, _ in known), max(high for _, high in known)
+
+
+def _band_range(band: Band) -> tuple[float, float] | None:
+    own = np.dtype(band.dtype)
+    if own.kind not in "iu":
+        return None
+    low, high = int(np.iinfo(own).min), int(np.iinfo(own).max)
+    low, high = low + (band.nodata == low), high - (band.nodata == high)
+    if band.scale == 1.0 and band.offset == 0.0:
+        return low, high
+    ends = low * band.scale + band.offset, high * band.scale + band.offset
+    return min(ends), max(ends)
+
+
+# ---------------------------------------------------------------- a run, by its receipts
+
+
+def check_receipts(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
+    """What receipts alone show, without a file read: tiles, rows, nulls and ranges.
+
+    Also whether the cells of the grid come back from their x and y.
+    """
+    findings = _check_tiles(facts, receipts)
+    known = [r for r in receipts if 0 <= r.tile < facts.tiles]
+    findings += [f for receipt in known for f in (*_check_rows(facts, receipt), *_check_ranges(facts, receipt))]
+    findings += _check_total(facts, sum(r.rows for r in receipts))
+    for key in sorted({0, facts.tiles - 1}):  # where x and y are largest, they are coarsest
+        findings += _check_round_trip(facts, key)
+    return findings + _check_nulls(facts, receipts)
+
+
+def _check_tiles(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
+    seen, wanted = Counter(r.tile for r in receipts), range(facts.tiles)
+    problems = {
+        "without a receipt": [key for key in wanted if key not in seen],
+        "with several receipts": sorted(key for key, count in seen.items() if count > 1),
+        "that are not in the plan": sorted(key for key in seen if key not in wanted),
+    }
+    return [
+        Finding("error", "manifest", f"tiles {what}: {listed(found)}; planned are {facts.tiles:,}")
+        for what, found in problems.items()
+        if found
+    ]
+
+
+def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
+    """Rows of one tile against its cells, and against the values that a kept cell must have."""
+    name, cells = f"tile {receipt.tile}", facts.grid.tile(receipt.tile, facts.window_size).cells
+    exact = facts.how == "grid"
+    if receipt.rows > cells or (exact and receipt.rows < cells):
+        wanted = f"{cells:,}" if exact else f"at most {cells:,}"
+        yield Finding("error", "rows", f"{name} has {receipt.rows:,} rows; planned are {wanted} (how = {facts.how})")
+    values: dict[str, int] = {}
+    for variable, told in receipt.columns.items():
+        if variable not in facts.variables:
+            yield Finding("error", "manifest", f"{name} has a variable {variable}, which is not in the plan")
+            continue
+        if not 0 <= told["nulls"] <= receipt.rows:
+            text = f"{variable} of {name} has {told['nulls']:,} nulls in {receipt.rows:,} rows"
+            yield Finding("error", "nulls", text)
+        fact = facts.variables[variable]
+        if not fact.skipped:
+            key = f"layer {fact.layer}" if facts.how == "inner" else "all layers together"
+            values[key] = values.get(key, 0) + receipt.rows - told["nulls"]
+    if missing := [v for v in facts.variables if v not in receipt.columns]:
+        yield Finding("error", "manifest", f"{name} lacks the variables {listed(missing)}")
+    for layers, count in values.items():
+        if count < receipt.rows and not exact:
+            text = f"{name} has {receipt.rows:,} rows, but {layers} only {count:,} values (how = {facts.how})"
+            yield Finding("error", "rows", text)
+
+
+def _check_total(facts: Facts, rows: int) -> list[Finding]:
+    cells, exact = facts.grid.cells, facts.how == "grid"
+    if rows > cells or (exact and rows < cells):
+        wanted = f"{cells:,}" if exact else f"at most {cells:,}"
+        return [Finding("error", "rows", f"the table has {rows:,} rows; planned are {wanted} (how = {facts.how})")]
+    return []
+
+
+def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
+    for name, told in receipt.columns.items():
+        fact = facts.variables.get(name)
+        low, high = number(told["min"]), number(told["max"])
+        if fact is None or fact.range is None or low is None or high is None:
+            continue
+        least, greatest = fact.range
+        slack = ROUNDING.get(fact.dtype, 0.0) * max(abs(least), abs(greatest))
+        if not (least - slack <= low and high <= greatest + slack):
+            text = f"{name} of tile {receipt.tile} has values from {low!r} to {high!r}"
+            yield Finding("error", "values", f"{text}; its source can have {least!r} to {greatest!r}")
+
+
+def _check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
+    """Whether the centres of a tile's rows and columns lead back to them."""
+    grid, tile = facts.grid, facts.grid.tile(key, facts.window_size)
+    back = {
+        "column": (np.floor((grid.xs(tile.col, tile.width) - grid.x0) / grid.dx), tile.col),
+        "row": (np.floor((grid.y0 - grid.ys(tile.row, tile.height)) / grid.dy), tile.row),
+    }
+    for name, (found, first) in back.items():
+        wrong = np.flatnonzero(found != np.arange(first, first + len(found)))
+        if wrong.size:
+            at = int(wrong[0])
+            yield Finding(
+                "error",
+                "coordinates",
+                f"tile {key}: {wrong.size:,} of {len(found):,} {name}s do not come back from their coordinate: "
+                f"{name} {first + at} comes back as {found[at]:.0f}; the cells are too small for their distance from 0",
+            )
+
+
+def _check_nulls(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
+    rows = sum(r.rows for r in receipts)
+    if rows == 0:
+        return [Finding("warning", "rows", f"the table has no rows: of {facts.grid.cells:,} cells none is kept")]
+    findings = []
+    for name, fact in facts.variables.items():
+        nulls = sum(r.columns[name]["nulls"] for r in receipts if name in r.columns)
+        if nulls == rows and not fact.skipped:
+            text = f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)"
+            findings.append(Finding("warning", "nulls", text))
+    return findings
+
+
+def number(value: Any) -> float | None:
+    """A number of a receipt: JSON has no infinity, so that it stands there as text."""
+    if value is None or isinstance(value, int | float):
+        return value
+    return float(value)
+
+
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """The first items in a message, and how many more there are."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+# ---------------------------------------------------------------- the rows of a file
+
+
+Spot = tuple[str, str, NDArray[np.bool_], Callable[[int], str]]
+"""A check, what is wrong with the rows where the mask is true, and how to tell it of one of them."""
+
+
+def check_rows(
+    facts: Facts, receipt: Receipt, path: str, batches: Iterable[pa.RecordBatch]
+) -> tuple[list[Finding], int]:
+    """The rows of one file: cells, coordinates and values. Returns also how many there are."""
+    counts: dict[tuple[str, str], tuple[int, str]] = {}
+    seen = {name: _Seen() for name in receipt.columns}
+    rows, last = 0, -1
+    tile = facts.grid.tile(receipt.tile, facts.window_size) if 0 <= receipt.tile < facts.tiles else None
+    for batch in batches:
+        spots = list(_nan_spots(batch))
+        if tile is not None and all(name in batch.schema.names for name, _ in COORDINATES):
+            found, last = _cell_spots(facts.grid, tile, batch, last)
+            spots += found
+        for check, what, mask, tell in spots:
+            count = int(np.count_nonzero(mask))
+            if count:
+                at = int(np.argmax(mask))
+                old, text = counts.get((check, what), (0, f"the first is row {rows + at:,} of the file, {tell(at)}"))
+                counts[check, what] = (old + count, text)
+        for name, one in seen.items():
+            if name in batch.schema.names:
+                one.add(batch[name])
+        rows += batch.num_rows
+    findings = [
+        Finding("error", check, f"{path}: {count:,} of {rows:,} rows {what}; {text}")
+        for (check, what), (count, text) in sorted(counts.items())
+    ]
+    if tile is not None:
+        findings += _check_round_trip(facts, tile.key)
+    for name, one in seen.items():
+        findings += one.compare(path, name, receipt.columns[name])
+    return findings, rows
+
+
+def _cell_spots(grid: Grid, tile: Tile, batch: pa.RecordBatch, last: int) -> tuple[list[Spot], int]:
+    """What is wrong with the cells of a batch; `last` is the place in the tile of the last cell before it, -1 for none.
+
+    A cell's place counts in row-major order inside its tile: where places only rise, no cell is there twice.
+    """
+    null = np.zeros(batch.num_rows, bool)
+    for name, _ in COORDINATES:
+        if batch[name].null_count:
+            null |= batch[name].is_null().to_numpy(zero_copy_only=False)
+    row, col = (_filled(batch[name], 0).astype(np.int64) for name in ("row", "col"))
+    x, y = (_filled(batch[name], math.nan) for name in ("x", "y"))
+    down, right = row - tile.row, col - tile.col
+    inside = ~null & (down >= 0) & (down < tile.height) & (right >= 0) & (right < tile.width)
+    at = np.flatnonzero(inside)
+    place = down[at] * tile.width + right[at]
+    steps = np.diff(place, prepend=last)
+    xs, ys = grid.xs(tile.col, tile.width)[right[at]], grid.ys(tile.row, tile.height)[down[at]]
+
+    def spread(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        full = np.zeros(len(inside), bool)
+        full[at] = mask
+        return full
+
+    def cell(i: int) -> str:
+        return f"row {row[i]}, col {col[i]}"
+
+    def placed(i: int) -> str:
+        j = int(np.searchsorted(at, i))
+        return f"{cell(i)}: x {float(x[i])!r}, y {float(y[i])!r}, centre {float(xs[j])!r}, {float(ys[j])!r}"
+
+    area = f"rows {tile.row} to {tile.row + tile.height - 1}, cols {tile.col} to {tile.col + tile.width - 1}"
+    spots: list[Spot] = [
+        ("cells", "have no row, col, x or y", null, lambda i: "where a field is null"),
+        ("cells", f"are outside tile {tile.key} ({area})", ~inside & ~null, cell),
+        ("cells", "are a cell again", spread(steps == 0), cell),
+        ("cells", "are not in row-major order", spread(steps < 0), cell),
+        ("coordinates", "are not at the centre of their cell", spread((x[at] != xs) | (y[at] != ys)), placed),
+    ]
+    return spots, int(place[-1]) if len(place) else last
+
+
+def _filled(column: pa.Array, value: float) -> NDArray[Any]:
+    return np.asarray((column.fill_null(value) if column.null_count else column).to_numpy(zero_copy_only=False))
+
+
+def _nan_spots(batch: pa.RecordBatch) -> Iterator[Spot]:
+    for name in batch.schema.names:
+        column = batch[name]
+        if pa.types.is_floating(column.type):
+            mask = np.isnan(column.fill_null(0).to_numpy(zero_copy_only=False))
+            yield "values", f"have NaN in {name}, where a missing value is a null", mask, lambda i: "NaN"
+
+
+class _Seen:
+    """Nulls, least and greatest value of a column, batch by batch."""
+
+    def __init__(self) -> None:
+        self.nulls, self.low, self.high = 0, None, None
+
+    def add(self, column: pa.Array) -> None:
+        self.nulls += column.null_count
+        ends = pc.min_max(column).as_py()
+        if ends["min"] is not None and not math.isnan(ends["min"]):  # NaN only of a batch without a number
+            self.low = ends["min"] if self.low is None else min(self.low, ends["min"])
+            self.high = ends["max"] if self.high is None else max(self.high, ends["max"])
+
+    def compare(self, path: str, name: str, told: Mapping[str, Any]) -> Iterator[Finding]:
+        """What the manifest tells otherwise."""
+        if self.nulls != told["nulls"]:
+            text = f"{path} has {self.nulls:,} nulls in {name}; {MANIFEST} says {told['nulls']:,}"
+            yield Finding("error", "nulls", text)
+        low, high = number(told["min"]), number(told["max"])
+        if (self.low, self.high) != (low, high):
+            text = f"{path} has values from {self.low!r} to {self.high!r} in {name}"
+            yield Finding("error", "values", f"{text}; {MANIFEST} says {low!r} to {high!r}")

@@ -1,0 +1,167 @@
+"""Names as open datasets: files, URIs, and the variables inside files; with what they say of time and level."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import rasterio
+from affine import Affine
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+
+from geopipe import steps
+from geopipe.errors import SourceError
+from geopipe.uris import Subdataset, file_of, is_remote, subdataset
+
+NETWORK = {
+    "GDAL_HTTP_CONNECTTIMEOUT": 5,  # seconds
+    "GDAL_HTTP_LOW_SPEED_TIME": 10,  # seconds without a byte
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
+    "GDAL_HTTP_TIMEOUT": 60,  # of one request: a part of a file, not all of it
+    "GDAL_HTTP_MAX_RETRY": 2,
+    "GDAL_HTTP_RETRY_DELAY": 0.5,  # seconds, about doubled each time
+}
+"""How GDAL deals with a server that does not answer: its own default is to wait for ever."""
+
+ZARR = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
+"""What tells a folder that is a Zarr store."""
+
+
+def network() -> dict[str, float]:
+    """GDAL's settings for remote files, but for those that the user's environment gives."""
+    return {key: value for key, value in NETWORK.items() if key not in os.environ}
+
+
+def is_store(path: str) -> bool:
+    """Whether a folder is one raster, and not a folder of rasters."""
+    return path.rstrip("/").endswith(".zarr") or any(os.path.exists(os.path.join(path, name)) for name in ZARR)
+
+
+def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
+    """An open dataset; `where` begins the message of an error.
+
+    Raises:
+        SourceError: the file is missing, unreadable or no raster.
+    """
+    if uri.upper().startswith("MEM:"):
+        raise SourceError(f"{where}{uri} names memory, not a file", "give a file or a URI", layer)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
+            return rasterio.open(uri)
+    except RasterioError as error:
+        file = file_of(uri)
+        if file is not None and not os.path.exists(file):
+            raise SourceError(
+                f"{where}there is no file {file}", "correct path = (it is relative to the settings file)", layer
+            ) from None
+        if file is not None and not os.access(file, os.R_OK):
+            raise SourceError(
+                f"{where}{file} may not be read", "give this user the permission to read it", layer
+            ) from None
+        inner = subdataset(uri)
+        cure = "correct path ="
+        if file is None and is_remote(inner.file if inner else uri):
+            cure = "correct path =, or look after the network and the credentials (AWS_..., GS_..., AZURE_...)"
+        elif inner is not None:
+            cure = f"correct the name after the file; geopipe inspect {file} shows its variables"
+        raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", cure, layer) from None
+
+
+def open_variable(uri: str, variable: str | None, where: str, layer: str | None) -> tuple[DatasetReader, str]:
+    """The open dataset of a variable of a file, and its name; without a variable, of the file as it is.
+
+    A variable in a group may go by its last name where that is unique. An HDF5 file that GDAL's HDF5 driver cannot
+    place on Earth is opened as NetCDF, whose driver understands more of its conventions.
+
+    Raises:
+        SourceError: the file cannot be opened, or has no such variable; lists those that it has.
+    """
+    ds = open_raster(uri, where, layer)
+    inside = variables(ds)
+    found = [u for name, u in inside.items() if variable is not None and name == variable.lstrip("/")]
+    found = found or [u for name, u in inside.items() if variable is not None and name.rpartition("/")[2] == variable]
+    if len(found) == 1:
+        ds.close()
+        ds, uri = open_raster(found[0], where, layer), found[0]
+    if ds.driver.startswith("HDF5") and ds.count and not _placed(ds):
+        ds, uri = _as_netcdf(ds, uri)
+    own = {place.variable for place in coordinates(ds, uri)} - {""}
+    if variable is None or len(found) == 1 or variable.casefold() in {name.casefold() for name in own}:
+        return ds, uri
+    ds.close()
+    have = ", ".join(sorted(found) or sorted(inside or own)) or "none"
+    raise SourceError(
+        f"{where}{variable!r} may be several variables of {uri}: {have}"
+        if found
+        else f"{where}{uri} has no variable {variable!r}; it has {have}",
+        "correct variable =" if inside or own else "leave out variable =; bands = chooses bands",
+        layer,
+    )
+
+
+def variables(ds: DatasetReader) -> dict[str, str]:
+    """The names of the variables that GDAL lists in a file, sorted, each with the URI that opens it."""
+    tags = ds.tags(ns="SUBDATASETS")
+    listed = [tags[key] for key in tags if key.endswith("_NAME")]
+    parts = [(uri, subdataset(uri)) for uri in listed]
+    return dict(sorted((part.name if part and part.name else uri, uri) for uri, part in parts))
+
+
+def _placed(ds: DatasetReader) -> bool:
+    return bool(ds.transform != Affine.identity() or ds.gcps[0] or ds.rpcs)
+
+
+def _as_netcdf(ds: DatasetReader, uri: str) -> tuple[DatasetReader, str]:
+    """The same variable through the netCDF driver where that places it, else as it was."""
+    inner = subdataset(uri) or Subdataset("HDF5", uri, "")
+    other = str(Subdataset("NETCDF", inner.file, f"/{inner.name}" if inner.name else ""))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            candidate = rasterio.open(other)
+    except RasterioError:
+        return ds, uri
+    if not (candidate.count == ds.count and candidate.shape == ds.shape and _placed(candidate)):
+        candidate.close()
+        return ds, uri
+    ds.close()
+    return candidate, other
+
+
+def coordinates(ds: DatasetReader, uri: str) -> list[steps.Place]:
+    """Variable, time and level of each band, as far as the file tells."""
+    tags, bands = ds.tags(), [ds.tags(i) for i in ds.indexes]
+    inner = subdataset(uri)
+    if ds.driver == "Zarr" and bands:
+        tags |= _calendars(uri, bands[0])
+    name = inner.name.rpartition("/")[2] if inner else ""
+    return [place._replace(variable=place.variable or name) for place in steps.places(tags, bands)]
+
+
+def _calendars(uri: str, band: steps.Tags) -> steps.Tags:
+    """The calendars of a Zarr variable's axes of time: its own tags do not tell, those of the axes do."""
+    inner = subdataset(uri) or Subdataset("ZARR", uri, "")
+    group, found = inner.variable.rpartition("/")[0], {}
+    for key, unit in band.items():
+        if key.startswith("DIM_") and key.endswith("_UNIT") and steps.SINCE.fullmatch(unit):
+            axis = key[4:-5]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    with rasterio.open(str(Subdataset("ZARR", inner.file, f"{group}/{axis}"))) as ds:
+                        found[f"{axis}#calendar"] = ds.tags().get("calendar", "")
+            except RasterioError:
+                continue  # an axis without an array of its own
+    return found
+
+
+def size_and_time(uri: str) -> tuple[int, int]:
+    """Bytes and time of the last change (ns) of a local file or of all files of a folder; 0, 0 for what is remote."""
+    file = file_of(uri)
+    if file is None or not os.path.exists(file):
+        return 0, 0
+    parts = [p.stat() for p in Path(file).rglob("*") if p.is_file()] if os.path.isdir(file) else [os.stat(file)]
+    return sum(p.st_size for p in parts), max((p.st_mtime_ns for p in parts), default=0)

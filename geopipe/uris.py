@@ -1,0 +1,66 @@
+"""Names of sources as text: which part of one is a file, which a variable, and what is not on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+FORMS = (
+    re.compile(r'(?P<prefix>[A-Za-z]\w+):"(?P<file>[^"]+)"(?::(?P<variable>.*))?'),
+    re.compile(r'(?P<prefix>NETCDF):(?P<file>[^"]+):(?P<variable>[^:"]+)', re.I),
+    re.compile(r'(?P<prefix>HDF5|ZARR):(?P<file>[^"]+):(?P<variable>//?[^:"]*)', re.I),
+)
+"""How GDAL names a variable inside a file, with the file quoted or not."""
+
+ARCHIVE = re.compile(r"(zip|tar|gzip)://(?=[^/])")
+"""An archive under a relative path, in rasterio's way of writing."""
+
+
+class Subdataset(NamedTuple):
+    """A name of the form PREFIX:"file":variable, in its parts."""
+
+    prefix: str
+    file: str
+    variable: str
+
+    def __str__(self) -> str:
+        return f'{self.prefix}:"{self.file}"' + (f":{self.variable}" if self.variable else "")
+
+    @property
+    def name(self) -> str:
+        """The variable for people: group/variable, without leading slashes."""
+        return self.variable.lstrip("/")
+
+
+def subdataset(uri: str) -> Subdataset | None:
+    """The parts of a name that means a variable inside a file, or None."""
+    for form in FORMS:
+        found = form.fullmatch(uri)
+        if found:
+            return Subdataset(found["prefix"].upper(), found["file"], found["variable"] or "")
+    return None
+
+
+def is_remote(path: str) -> bool:
+    """Whether GDAL's virtual file systems, or a driver of its own, must find this path: no folder can be listed."""
+    return "://" in path or path.startswith("/vsi") or re.match(r"[A-Za-z0-9_]{2,}:", path) is not None
+
+
+def absolute(path: str, folder: Path) -> str:
+    """The path with what is relative in it taken from `folder`; a URI stays as it is."""
+    inner = subdataset(path)
+    if inner is not None:
+        return str(inner._replace(file=absolute(inner.file, folder)))
+    archive = ARCHIVE.match(path)
+    if archive:
+        return archive[0] + os.path.normpath(folder / path[archive.end() :])
+    return path if is_remote(path) else os.path.normpath(folder / os.path.expanduser(path))
+
+
+def file_of(uri: str) -> str | None:
+    """The local file or folder that a name reads, or None where there is none on this machine."""
+    inner = subdataset(uri)
+    path = inner.file if inner else uri
+    return None if is_remote(path) else path

@@ -1,0 +1,45 @@
+"""A web server with range requests for one folder, in a process of its own: GDAL holds the GIL while it waits for it.
+
+Run as a script with a folder; the first line that it prints is its port. /account is taken for the same folder, as an
+Azure blob endpoint has it.
+"""
+
+import re
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+root = Path(sys.argv[1])
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, code: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(body)), "Accept-Ranges": "bytes", **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        path = root / re.sub(r"^/(account/)?", "", self.path.partition("?")[0])
+        if not path.is_file():
+            return self.answer(404)
+        data = path.read_bytes()
+        asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not asked:
+            return self.answer(200, data)
+        first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+        return self.answer(206, data[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(data)}")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    print(server.server_address[1], flush=True)
+    server.serve_forever()

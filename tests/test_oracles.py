@@ -1,0 +1,339 @@
+"""Every real raster that can land on Earth, against oracles that share no code with geopipe.
+
+`nearest` and `bilinear` are looked up by pyproj, numpy and scipy at the centres of the cells; `average`, `sum`, `min`
+and `max` by exactextract under the cells' outlines, which are projected into the source's pixels; a copy is a plain
+read by rasterio. Missing pixels are found by GDAL's masks here, by geopipe itself there.
+
+Two PROJ are in the process, rasterio's and pyproj's. Where they differ in the last digits, a centre may fall on the
+other side of a pixel's edge, so that cells within EDGE pixels of one are not compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from conftest import SHARED
+from exactextract import exact_extract
+from exactextract.feature import JSONFeatureSource
+from exactextract.raster import NumPyRasterSource
+from helpers import plan_of, table_of
+from pyproj import CRS, Transformer
+from scipy.ndimage import map_coordinates, maximum_filter
+
+from geopipe.grid import Grid
+from geopipe.layer import Kind, Layer
+from geopipe.resampling import Way
+
+DATA = SHARED / "data"
+
+EXCLUDED = {
+    "odd/au-gcp.tif": "ground control points only: no transform, no CRS of its own",
+    "odd/bcsd_obs_1999.nc": "no CRS",
+    "odd/cog_hirise_mars.tif": "Mars",
+    "odd/corrupt.tif": "damaged tiles: no pixels to compare",
+    "odd/float.tif": "no CRS, no transform",
+    "odd/test_rpcs.tif": "RPCs only: its CRS and transform mean nothing",
+    "odd/test_stageiv_xyt.nc": "curvilinear: longitudes and latitudes are bands",
+}
+GIVEN_CRS = {"global/etopo60.cdf": "EPSG:4326"}  # has none; kept because its longitudes are 20..380
+NOT_NORTH_UP = {"odd/au-3577-rotated.tif", "odd/geomatrix.tif", "odd/inverted_lat.tif"}  # no grid has their lattice
+SPARSE = {"odd/inverted_lat.tif": 0, "antimeridian/nz_habitat_anticross_4326_1deg.tif": 0.05}  # valid share if < 0.2
+
+PLACES = {  # where the middle of a file tells little, or its corner lies beyond the Earth: share of its width and height
+    "antimeridian/cog_dateline.tif": (0.3, 0.5),
+    "antimeridian/nz_habitat_anticross_4326_1deg.tif": (0.97, 0.6),
+    "continental/bio.tif": (0.7, 0.5),
+    "continental/biome.tif": (0.7, 0.5),
+    "global/etopo60.cdf": (0.95, 0.5),
+    "global/gfs.t06z.pgrb2.10p0.f010.grib2": (0.5, 0.4),
+    "global/openlandmap_cropland_2016_10km.tif": (0.54, 0.28),
+    "global/world.byte.tif": (0.53, 0.25),
+    "global/world.rgb.tif": (0.53, 0.32),
+    "odd/goes.tif": (0.5, 0.4),
+    "odd/image_nan.tif": (0.5, 0.5),
+    "odd/inverted_lat.tif": (0.5, 0.5),
+    "polar/GA4886_VanderfordGlacier_2022_EGM2008_64m-epsg3031.cog": (0.2, 0.45),
+}
+EDGE = 1e-6  # pixels
+TOLERANCE = 0.01  # pixels by which geopipe's transformer may be off ("auto"), but for nearest and mode
+SINGLE = 1e-6  # float32 values, and kernel weights in float32: a few times 2**-24, relative to the largest value
+
+
+def names() -> list[str]:
+    """All files of the data set that are rasters."""
+    folder = sorted(DATA.glob("*/*")) if DATA.is_dir() else []
+    return [f"{p.parent.name}/{p.name}" for p in folder if not p.name.endswith(".aux.xml")]
+
+
+CASES = [n for n in names() if n not in EXCLUDED]
+
+
+@dataclass(frozen=True)
+class File:
+    """Band 1 of a file as GDAL gives it; `values` are unpacked, as float64, NaN where missing."""
+
+    uri: str
+    crs: CRS
+    given_crs: str | None
+    transform: Affine
+    raw: np.ma.MaskedArray
+    values: np.ndarray
+    packed: bool
+    place: tuple[float, float] | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape[0], self.values.shape[1]
+
+    def lonlat(self, col: float, row: float) -> tuple[float, float]:
+        to = Transformer.from_crs(self.crs, self.crs.geodetic_crs, always_xy=True)
+        return to.transform(*(self.transform @ (col, row)))
+
+    def middle(self, reach: float) -> tuple[float, float]:
+        """The pixel under a grid's middle; one that reaches `reach` pixels around sticks out of the file if it can."""
+        height, width = self.shape
+        if self.place is not None:
+            return width * self.place[0], height * self.place[1]
+        return min(width / 2, 0.85 * reach), min(height / 2, 0.85 * reach)
+
+
+@lru_cache(maxsize=1)  # tests go file by file
+def load(name: str) -> File:
+    uri = str(DATA / name)
+    if name == "bahamas/RGB.nc":
+        uri = f"netcdf:{uri}:Band1"
+    with rasterio.open(uri) as ds:
+        raw, (scale, offset) = ds.read(1, masked=True), (ds.scales[0], ds.offsets[0])
+        values = raw.astype("float64").filled(np.nan) * scale + offset
+        given = GIVEN_CRS.get(name)
+        crs, packed = CRS.from_user_input(given or ds.crs.to_wkt()), (scale, offset) != (1, 0)
+        return File(uri, crs, given, ds.transform, raw, values, packed, PLACES.get(name))
+
+
+def crs_for(file: File, finer: bool) -> str:
+    """Another CRS: 4326, the UTM zone of the file's middle or the next one, or one that is made for continents."""
+    height, width = file.shape
+    if finer and file.crs.is_projected:
+        return "EPSG:4326"
+    lons, lats = zip(*(file.lonlat(c * width, r * height) for c in (0.4, 0.6) for r in (0.4, 0.6)), strict=True)
+    lon, lat = file.lonlat(*file.middle(np.inf))
+    lon = (lon + 180) % 360 - 180
+    if np.ptp(lats) > 4 or (np.ptp(lons) > 4 and np.ptp(np.mod(lons, 360)) > 4):
+        return "EPSG:6933" if finer else f"+proj=laea +lat_0={lat:.0f} +lon_0={lon - 20:.0f} +datum=WGS84"
+    zone = int((lon + 180) // 6) + 1 + (0 if finer else 1 if lon < 174 else -1)
+    return f"EPSG:{(32600 if lat > 0 else 32700) + zone}"
+
+
+def grid_on(file: File, finer: bool) -> Grid:
+    """About 150 x 150 cells of 0.4 or 2.6 pixels; fewer where the file ends, or beyond 70 degrees."""
+    pixels = 0.4 if finer else 2.6
+    col, row = file.middle(1)
+    degree = abs(file.lonlat(col, row + 1)[1] - file.lonlat(col, row)[1]) + 1e-9
+    count = min(150, round(max(file.shape) / pixels) + 4, max(6, round(70 / degree / pixels)))
+    crs = crs_for(file, finer)
+    col, row = file.middle(np.inf if finer else pixels * count / 2)
+    places = file.transform @ (np.array([col, col + 0.5, col]), np.array([row, row, row + 0.5]))
+    x, y = (np.asarray(v) for v in Transformer.from_crs(file.crs, crs, always_xy=True).transform(*places))
+    dx, dy = (2 * pixels * float(np.hypot(v[1] - v[0], v[2] - v[0])) for v in (x, y))
+    half = count / 2 + 0.123  # or else centres would lie on edges of pixels, line by line
+    return Grid(crs, float(x[0]) - dx * half, float(y[0]) + dy * half, dx, dy, count, count)
+
+
+def pixels_of(file: File, grid: Grid, col: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row in the file of places given as column and row of the grid; longitudes go round."""
+    back = Transformer.from_crs(grid.crs, file.crs, always_xy=True)
+    x, y = back.transform(*(grid.transform @ (col, row)), errcheck=False)
+    with np.errstate(invalid="ignore"):
+        px, py = ~file.transform @ (np.asarray(x), np.asarray(y))
+        return (px % (360 / file.transform.a) if file.crs.is_geographic else px), py
+
+
+def centres(file: File, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    return pixels_of(file, grid, *np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5))
+
+
+def run(file: File, grid: Grid, *methods: str) -> list[np.ndarray]:
+    """A raster for each method, as float64, in which null is NaN."""
+    kinds = [Kind.COUNT if m == "sum" else Kind.CONTINUOUS for m in methods]
+    layers = [
+        Layer(m, (file.uri,), (1,), k, m, crs=file.given_crs) for m, k in zip(methods, kinds, strict=True)
+    ]  # fmt: skip
+    table = table_of(plan_of(grid, layers, how="grid"))
+    found = [table[m].to_numpy(zero_copy_only=False).astype("float64") for m in methods]
+    assert [int(np.isnan(f).sum()) for f in found] == [table[m].null_count for m in methods]  # no NaN leaves geopipe
+    return [f.reshape(grid.height, grid.width) for f in found]
+
+
+def close(found: np.ndarray, expected: np.ndarray, tolerance: np.ndarray | float) -> np.ndarray:
+    """Both null, or within the tolerance of each other."""
+    with np.errstate(invalid="ignore"):
+        near = np.abs(found - expected) <= tolerance
+    return near | (np.isnan(found) & np.isnan(expected))
+
+
+def test_no_file_is_forgotten(shared_data: Path) -> None:
+    assert set(EXCLUDED) < set(names())
+    assert len(CASES) + len(EXCLUDED) == 51
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nearest_is_the_pixel_under_the_centre(name: str) -> None:
+    file = load(name)
+    height, width = file.shape
+    for finer in (True, False):
+        grid = grid_on(file, finer)
+        (found,) = run(file, grid, "nearest")
+        col, row = centres(file, grid)
+        inside = (col >= 0) & (col < width) & (row >= 0) & (row < height)
+        expected = np.full(col.shape, np.nan)
+        expected[inside] = file.values[np.floor(row[inside]).astype(int), np.floor(col[inside]).astype(int)]
+        on_edge = (np.abs(col - np.rint(col)) < EDGE) | (np.abs(row - np.rint(row)) < EDGE)
+        rounding = np.abs(expected) * 2.0**-24 if file.packed else 0  # unpacked values become float32
+        assert np.argwhere(~close(found, expected, rounding) & ~on_edge).tolist() == []
+        assert on_edge.sum() < 20
+        assert np.isfinite(expected).mean() >= SPARSE.get(name, 0.2)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bilinear_is_scipys_away_from_missing_pixels(name: str) -> None:
+    """A place may be TOLERANCE pixels off: the value by that times the steps to the next pixels, around the place."""
+    file = load(name)
+    height, width = file.shape
+    grid = grid_on(file, finer=True)
+    (found,) = run(file, grid, "bilinear")
+    col, row = centres(file, grid)
+    missing, values = np.isnan(file.values), np.nan_to_num(file.values)
+    at = [row - 0.5, col - 0.5]
+    inside = (row > 0.5) & (row < height - 0.5) & (col > 0.5) & (col < width - 0.5)
+    sound = inside & (map_coordinates(missing.astype(float), at, order=1, mode="nearest") == 0)
+    expected = map_coordinates(values, at, order=1, mode="nearest")
+    steps = [np.abs(np.diff(values, axis=a, append=np.take(values, [-1], axis=a))) for a in (0, 1)]
+    slope = map_coordinates(sum(maximum_filter(s, 3) for s in steps), at, order=0, mode="nearest")
+    differ = sound & ~close(found, expected, TOLERANCE * slope + SINGLE * np.abs(values).max())
+    assert np.argwhere(differ).tolist() == []
+    assert sound.mean() >= SPARSE.get(name, 0.3) * 0.5
+    # null where the pixel under the centre is missing, as GDAL has it; not so near to its edge that TOLERANCE matters
+    under = map_coordinates(missing.astype(float), [np.floor(row), np.floor(col)], order=0, mode="constant", cval=1) > 0
+    clear = (np.abs(col - np.rint(col)) > 2 * TOLERANCE) & (np.abs(row - np.rint(row)) > 2 * TOLERANCE)
+    assert np.argwhere(clear & under & ~np.isnan(found)).tolist() == []
+
+
+@dataclass(frozen=True)
+class Footprints:
+    """What lies under some cells of a grid, by exactextract. Arrays have an entry for each cell.
+
+    `slack` is how far (pixels) an edge may be off: TOLERANCE, and the sagitta of a curved edge, because a footprint of
+    four corners has straight ones. `area` is that of valid pixels; `low` and `high` are the range of values under the
+    cell when it is grown by `slack` and a hair.
+    """
+
+    cells: np.ndarray
+    slack: np.ndarray
+    perimeter: np.ndarray
+    area: np.ndarray
+    mean: np.ndarray
+    total: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    surely_low: np.ndarray
+    surely_high: np.ndarray
+
+
+def _zonal(file: File, x: np.ndarray, y: np.ndarray, operations: list[str]) -> list[np.ndarray]:
+    height, width = file.shape
+    rings = np.stack([x, height - y], axis=2).tolist()
+    shapes = [{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [r]}} for r in rings]
+    rows = exact_extract(NumPyRasterSource(file.values, 0, 0, width, height), JSONFeatureSource(shapes), operations)
+    keys = [o.partition("(")[0] for o in operations]
+    return list(np.array([[r["properties"][k] for k in keys] for r in rows], dtype="float64").T)
+
+
+@lru_cache(maxsize=1)
+def footprints(name: str, count: int = 1500) -> tuple[File, Grid, Footprints]:
+    """`count` cells of the coarser grid, each an outline of 16 places in the file's pixels."""
+    file = load(name)
+    grid = grid_on(file, finer=False)
+    cells = np.sort(np.random.default_rng(0).permutation(grid.cells)[:count])
+    row, col = np.divmod(cells, grid.width)
+    t, one = np.arange(4) / 4, np.ones(4)
+    right, down = np.concatenate([t, one, 1 - t, 0 * t, [0]]), np.concatenate([0 * t, t, one, 1 - t, [0]])
+    x, y = pixels_of(file, grid, col[:, None] + right, row[:, None] + down)
+    whole = np.isfinite(x + y).all(axis=1) & (np.ptp(x, axis=1) < file.shape[1] / 2)  # not torn by an antimeridian
+    x, y = x[whole], y[whole]
+    sagitta = [np.hypot(*(v[:, 2::4] - (v[:, :-1:4] + v[:, 4::4]) / 2 for v in (x, y))).max(axis=1)]
+    slack = TOLERANCE + sagitta[0]
+    area, mean, total, *sure = _zonal(
+        file, x, y, ["count", "mean", "sum", "min(min_coverage_frac=0.25)", "max(min_coverage_frac=0.25)"]
+    )
+    size = np.minimum(np.ptp(x, axis=1), np.ptp(y, axis=1))
+    grow = (1 + 2 * (slack + 0.05) / size)[:, None]
+    grown = [v.mean(axis=1, keepdims=True) + grow * (v - v.mean(axis=1, keepdims=True)) for v in (x, y)]
+    low, high = _zonal(file, *grown, ["min", "max"])
+    perimeter = np.hypot(np.diff(x), np.diff(y)).sum(axis=1)
+    return file, grid, Footprints(cells[whole], slack, perimeter, area, mean, total, low, high, *sure)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_average_and_sum_are_exactextracts(name: str) -> None:
+    """An edge that is off by `slack` adds or takes `slack` times its length of pixels within low..high."""
+    file, grid, feet = footprints(name)
+    average, total = (f.ravel()[feet.cells] for f in run(file, grid, "average", "sum"))
+    strip, single = feet.slack * feet.perimeter, SINGLE * np.abs(np.nan_to_num(file.values)).max()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tolerance = np.minimum(strip / feet.area, 1) * (feet.high - feet.low) + single
+        sliver = feet.area < strip  # may have no area at all when its edges are off
+        differ = {
+            "average": ~(close(average, feet.mean, tolerance) | sliver),
+            "average of nothing": np.isnan(feet.low) & ~np.isnan(average),
+            "sum": ~(close(total, feet.total, strip * np.maximum(np.abs(feet.low), np.abs(feet.high)) + single) | sliver),
+        }
+        off = np.abs(average - feet.mean)
+        worst = {"times the tolerance": np.nanmax(off / tolerance, initial=0), "values": np.nanmax(off, initial=0)}
+    assert {k: int(v.sum()) for k, v in differ.items()} == dict.fromkeys(differ, 0), worst
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_min_and_max_are_those_of_the_pixels_under_the_cell(name: str) -> None:
+    """A pixel of which a quarter lies in the cell counts, one that is more than `slack` away does not."""
+    file, grid, feet = footprints(name)
+    least, most = (f.ravel()[feet.cells] for f in run(file, grid, "min", "max"))
+    single = SINGLE * np.abs(np.nan_to_num(file.values)).max()
+    some = ~np.isnan(feet.surely_low)
+    differ = {
+        "min leaves out a pixel": some & ~(least <= feet.surely_low + single),
+        "min from outside": some & ~(least >= feet.low - single),
+        "max leaves out a pixel": some & ~(most >= feet.surely_high - single),
+        "max from outside": some & ~(most <= feet.high + single),
+    }
+    assert {k: int(v.sum()) for k, v in differ.items()} == dict.fromkeys(differ, 0), f"of {some.sum()} cells"
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in NOT_NORTH_UP])
+def test_a_copy_is_a_plain_read(name: str) -> None:
+    """A window of the file's own lattice that hangs over its lower edge by five rows."""
+    file, crs = load(name), load(name).given_crs
+    height, width = file.shape
+    t, rows, cols = file.transform, min(height, 150), min(width * 2 // 3, 150)
+    top, left = height - rows + 5, width // 4
+    with rasterio.open(file.uri) as ds:
+        grid = Grid(crs or ds.crs.to_wkt(), *(t @ (left, top)), t.a, -t.e, cols, rows)
+    plan = plan_of(grid, [Layer("a", (file.uri,), (1,), crs=crs)], how="grid")
+    assert plan.layers[0].decisions[0].way is Way.COPY
+    column = table_of(plan)["a"].combine_chunks()
+    part = file.raw[top:, left : left + cols]
+    there = ~np.ma.getmaskarray(part) & ~np.isnan(part.data)
+    valid = column.is_valid().to_numpy(zero_copy_only=False).reshape(rows, cols)
+    assert np.array_equal(valid[:-5], there)
+    assert not valid[-5:].any()
+    found = column.drop_null().to_numpy()
+    if file.packed:
+        assert np.array_equal(found, file.values[top:, left : left + cols][there].astype(found.dtype))
+    else:
+        assert found.dtype == file.raw.dtype
+        assert np.array_equal(found, part.data[there])

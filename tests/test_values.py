@@ -1,0 +1,209 @@
+"""What a layer may ask of its values (statistics, class fractions, shares, angles, bit fields) and of its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from helpers import north_up, plan_of, raster_of, table_of, write_raster
+
+from geopipe import pipeline, raster, settings
+from geopipe.errors import SettingsError, SourceError
+from geopipe.grid import Grid
+from geopipe.layer import Kind, Layer
+
+UTM = "EPSG:32632"
+GRID = Grid(UTM, 500_000, 5_000_000, 100, 100, width=2, height=2)
+TURNED = Affine.translation(500_000, 5_000_000) @ Affine.rotation(0.001) @ Affine.scale(50, -50)
+"""Pixels of 50 m that lie like those of `north_up(..., 50)` but for a hair: these are warped, those decimated."""
+
+PIXELS = np.array([[1, 3, 5, 5], [5, 7, 5, 5], [2, 2, 0, 8], [2, 2, 8, 0]])
+WAYS = {"decimate": north_up(500_000, 5_000_000, 50), "warp": TURNED}
+
+
+def columns(tmp_path: Path, pixels: Any, way: str = "decimate", grid: Grid = GRID, **layer: Any) -> dict[str, Any]:
+    """The arrays of the variables of one layer on the grid, NaN where null."""
+    nodata = layer.pop("declared", None)
+    path = write_raster(tmp_path / "a.tif", np.asarray(pixels), UTM, WAYS[way], nodata=nodata)
+    plan = plan_of(grid, [Layer("a", (str(path),), **layer)], how="grid")
+    assert {d.way.value for p in plan.layers for d in p.decisions} <= {way, "copy"}
+    return {v.name: raster_of(plan, v.name) for v in plan.spec.variables}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_several_statistics_of_one_layer(tmp_path: Path, way: str) -> None:
+    if way == "decimate":
+        found = columns(tmp_path, PIXELS.astype("uint8"), resampling=("mean", "std"))
+    else:
+        found = columns(tmp_path, PIXELS.astype("uint8"), way, resampling=("mean", "std", "min", "max"))
+        assert (found["a_min"] <= [[1, 5], [2, 0]]).all()  # a hair of the neighbours is touched, and counts
+        assert (found["a_max"] >= [[7, 5], [2, 8]]).all()
+    # deviations from 4: -3, -1, 1, 3; the mean of their squares is 5
+    assert found["a_mean"] == pytest.approx(np.array([[4, 5], [2, 4]]), abs=2e-3)
+    hair = 0.03 if way == "warp" else 1e-6  # a neighbour's sliver of 1e-5 is 3e-3 under the root
+    assert found["a_std"] == pytest.approx(np.array([[5**0.5, 0], [0, 4]]), abs=hair)
+
+
+def test_a_standard_deviation_of_large_numbers_keeps_its_digits(tmp_path: Path) -> None:
+    found = columns(tmp_path, PIXELS + 1e9, resampling="std")["a"]
+    assert found == pytest.approx(np.array([[5**0.5, 0], [0, 4]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_fractions_are_the_share_of_each_class_and_add_up_to_one(tmp_path: Path, way: str) -> None:
+    pixels = PIXELS.astype("uint8")
+    pixels[0, 0] = 9
+    asked = {"kind": Kind.CATEGORICAL, "resampling": "mode", "fractions": (0, 2, 3, 5, 7, 8), "declared": 9}
+    found = columns(tmp_path, pixels, way, **asked)
+    assert list(found) == ["a", "a_0", "a_2", "a_3", "a_5", "a_7", "a_8"]
+    assert found["a_5"] == pytest.approx(np.array([[1 / 3, 1], [0, 0]]), abs=1e-3)
+    assert found["a_8"] == pytest.approx(np.array([[0, 0], [0, 0.5]]), abs=1e-3)
+    assert sum(v for k, v in found.items() if k != "a") == pytest.approx(np.ones((2, 2)), abs=1e-5)
+
+
+def test_fractions_true_finds_the_classes_that_the_grid_meets(tmp_path: Path) -> None:
+    pixels = np.full((40, 40), 77, "uint8")  # far from the grid
+    pixels[:4, :4] = PIXELS
+    write_raster(tmp_path / "a.tif", pixels, UTM, WAYS["decimate"])
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f'[grid]\ncrs = "{UTM}"\nresolution = 100\nbounds = [500000, 4999800, 500200, 5000000]\n'
+        '[[layers]]\nname = "a"\npath = "a.tif"\nkind = "categorical"\nfractions = true\n'
+    )
+    plan = pipeline.draft(settings.load(file))
+    assert [v.name for v in plan.spec.variables] == ["a", "a_0", "a_1", "a_2", "a_3", "a_5", "a_7", "a_8"]
+    continuous = file.read_text().replace("categorical", "continuous")
+    file.write_text(continuous)
+    with pytest.raises(SettingsError, match="layer a: fractions = true makes no sense for kind = 'continuous'"):
+        pipeline.draft(settings.load(file))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_valid_share_of_a_cell_and_the_least_that_counts(tmp_path: Path, way: str) -> None:
+    pixels = PIXELS.astype("float32")
+    pixels[0, :2] = pixels[0, 2] = pixels[2:, :2] = -1  # two of four, one of four, and all four pixels
+    found = columns(tmp_path, pixels, way, resampling="average", valid_fraction=True, declared=-1)
+    assert found["a_valid"] == pytest.approx(np.array([[0.5, 0.75], [np.nan, 1]]), abs=2e-3, nan_ok=True)
+    assert np.isfinite(found["a"]).tolist() == [[True, True], [way == "warp", True]]  # a hair of a neighbour, there
+    strict = columns(tmp_path, pixels, way, resampling="average", min_valid=0.6, declared=-1)
+    assert np.isfinite(strict["a"]).tolist() == [[False, True], [False, True]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_valid_share_counts_what_lies_beyond_the_source_as_not_valid(tmp_path: Path, way: str) -> None:
+    grid = Grid(UTM, 499_950, 5_000_000, 100, 100, width=3, height=2)  # half a cell further west
+    found = columns(tmp_path, PIXELS.astype("float32"), way, grid, resampling="average", valid_fraction=True)
+    assert found["a_valid"] == pytest.approx(np.array([[0.5, 1, 0.5]] * 2), abs=2e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_angles_are_averaged_as_vectors(tmp_path: Path, way: str) -> None:
+    """The mean of 350 and 10 degrees is north, not south."""
+    pixels = np.array([[350, 10, 90, 90], [350, 10, 90, 90], [180, 180, 0, 90], [180, 180, 0, 90]], "int16")
+    found = columns(tmp_path, pixels, way, kind=Kind.CIRCULAR, resampling="average")["a"]
+    off = (found - np.array([[0, 90], [180, 45]]) + 180) % 360 - 180
+    assert np.abs(off).max() < 0.1
+    assert ((found >= 0) & (found < 360)).all()
+
+
+def test_bits_are_taken_out_of_whole_numbers(tmp_path: Path) -> None:
+    """Bits 3 and 4 of a quality band: 0b11000 is 3, 0b01000 is 1; nodata counts before."""
+    pixels = np.array([[0b11000, 0b01111], [255, 0b10111]], "uint8")
+    grid = Grid(UTM, 500_000, 5_000_000, 50, 50, width=2, height=2)
+    path = write_raster(tmp_path / "a.tif", pixels, UTM, WAYS["decimate"], nodata=255)
+    plan = plan_of(grid, [Layer("a", (str(path),), bits=(3, 4))])
+    assert plan.layers[0].kind is Kind.CATEGORICAL
+    assert raster_of(plan, "a", -1).tolist() == [[3, 1], [-1, 2]]
+    with pytest.raises(SettingsError, match=r"bilinear.*makes no sense"):
+        plan_of(grid, [Layer("a", (str(path),), bits=(3, 4), resampling="bilinear")])
+
+
+def test_unpack_false_keeps_the_numbers_of_the_file(tmp_path: Path) -> None:
+    pixels = np.array([[1, 2], [3, 4]], "int16")
+    path = write_raster(tmp_path / "a.tif", pixels, UTM, WAYS["decimate"], scales=(0.1,), offsets=(5.0,))
+    grid = Grid(UTM, 500_000, 5_000_000, 50, 50, width=2, height=2)
+    packed = table_of(plan_of(grid, [Layer("a", (str(path),), unpack=False)]))["a"]
+    assert (str(packed.type), packed.to_pylist()) == ("int16", [1, 2, 3, 4])
+    unpacked = table_of(plan_of(grid, [Layer("a", (str(path),))]))["a"]
+    assert unpacked.to_pylist() == pytest.approx([5.1, 5.2, 5.3, 5.4])
+
+
+# ---------------------------------------------------------------- place
+
+
+def layer_in(tmp_path: Path, declared: str, transform: Affine = WAYS["decimate"], **layer: Any) -> Layer:
+    path = write_raster(tmp_path / "a.tif", np.ones((4, 4), "float32"), declared, transform)
+    return Layer("a", (str(path),), **layer)
+
+
+def test_another_planet_is_refused(tmp_path: Path) -> None:
+    mars = "+proj=eqc +lat_ts=0 +lon_0=0 +R=3396190 +units=m"
+    with pytest.raises(SourceError, match=r"layer a: .*a\.tif is on another body.*3,396 km.*6,378 km"):
+        plan_of(GRID, [layer_in(tmp_path, mars)])
+    moon = Grid("+proj=eqc +R=1737400", 0, 0, 100, 100, 2, 2)
+    on_moon = layer_in(tmp_path, "+proj=eqc +R=1737400 +lon_0=0", north_up(0, 0, 50))
+    assert raster_of(plan_of(moon, [on_moon]), "a").tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_datum_shift_that_proj_does_not_know_is_refused_unless_allowed(tmp_path: Path) -> None:
+    """Both datums have a name, and no operation leads from one to the other."""
+    named = (
+        'GEOGCRS["Atlantis",DATUM["Atlantis 1900",ELLIPSOID["International 1924",6378388,297]],'
+        'CS[ellipsoidal,2],AXIS["lat",north],AXIS["lon",east],UNIT["degree",0.0174532925199433]]'
+    )
+    layer = layer_in(tmp_path, UTM, north_up(8.999, 45.1547, 0.001), crs=named)
+    with pytest.raises(SourceError, match="layer a: PROJ knows no datum shift between Atlantis and WGS 84") as caught:
+        plan_of(GRID, [layer])
+    assert "allow_ballpark" in caught.value.cure
+    allowed = plan_of(GRID, [layer], allow_ballpark=True)
+    assert any("no datum shift between Atlantis" in note for note in allowed.notes)
+
+
+def test_the_plan_names_the_datum_shift_that_is_used(tmp_path: Path) -> None:
+    grid = Grid("EPSG:3577", 0, -3_000_000, 100, 100, 2, 2)
+    plan = plan_of(grid, [layer_in(tmp_path, "EPSG:4326", north_up(131.9, -27.4, 0.2))])
+    assert any("GDA94 to WGS 84" in note and "good to 3 m" in note for note in plan.notes)
+
+
+def test_the_vertical_part_of_a_crs_is_named_and_ignored(tmp_path: Path) -> None:
+    plan = plan_of(GRID, [layer_in(tmp_path, UTM, crs="EPSG:32632+5773")])
+    assert plan.layers[0].decisions[0].way == "decimate" or plan.layers[0].decisions[0].way == "warp"
+    assert raster_of(plan, "a").tolist() == [[1, 1], [1, 1]]
+    assert any("EGM96 height" in note and "is ignored" in note for note in plan.notes)
+
+
+def test_gcps_place_a_file_that_has_nothing_else(shared_data: Path) -> None:
+    like = raster.inspect(str(shared_data / "odd/au-3577.tif"))
+    t = like.transform
+    grid = Grid("EPSG:3577", t.c, t.f, t.a, -t.e, like.width, like.height)
+    layer = Layer("a", (str(shared_data / "odd/au-gcp.tif"),), kind=Kind.CATEGORICAL, resampling="nearest")
+    with pytest.raises(SourceError, match="has no geotransform, but ground control points") as caught:
+        plan_of(grid, [layer])
+    assert "gcps" in caught.value.cure
+    placed = [raster.georeferenced(raster.inspect(layer.paths[0]), "gcps", "a")]
+    own = Layer("own", (like.uri,), kind=Kind.CATEGORICAL)
+    plan = plan_of(grid, [own, layer], headers={"a": placed}, how="grid")
+    one, two = raster_of(plan, "own", 0), raster_of(plan, "a", 0)
+    # the same pixels, placed by a polynomial through 24 points: at most a neighbour is met instead
+    assert (one == two).mean() > 0.9
+    assert (two > 0).sum() == pytest.approx((one > 0).sum(), rel=0.01)
+
+
+def test_an_rpc_model_places_a_file_on_request(shared_data: Path) -> None:
+    file = str(shared_data / "odd/test_rpcs.tif")
+    with pytest.raises(SourceError, match="has no geotransform, but an RPC model") as caught:
+        plan_of(Grid("EPSG:4326", 46.729, 39.873, 2e-5, 2e-5, 300, 250), [Layer("a", (file,))])
+    assert "rpcs" in caught.value.cure
+    layer = Layer("a", (file,), nodata=0, resampling="nearest")
+    header = raster.georeferenced(raster.inspect(file), "rpcs", "a")
+    grid = Grid("EPSG:4326", 46.729, 39.8732, 2e-5, 2e-5, 370, 310)
+    found = raster_of(plan_of(grid, [layer], headers={"a": [header]}), "a")
+    import rasterio
+
+    with rasterio.open(file) as ds:
+        pixels = ds.read(1)
+    assert np.nanmean(found) == pytest.approx(pixels[pixels > 0].mean(), rel=0.01)
+    assert set(np.unique(found[~np.isnan(found)]).astype(int)) <= set(np.unique(pixels).tolist())
