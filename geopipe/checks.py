@@ -141,12 +141,13 @@ def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | 
     No pixel is read: the range is that of the bands' integer types, without a nodata number at an end of it, unpacked.
     Statistics in headers are not trusted: they are often approximate, or older than the pixels.
     """
-    if variable.method in (FRACTION, VALID):
+    if variable.word in (FRACTION, VALID):
         return 0.0, 1.0
     if layer.kind is Kind.CIRCULAR or Overlap.SUM in (layer.layer.overlap, layer.layer.reduce):
         return None
-    ways = {d.way for d in layer.decisions if d.method == variable.method}
-    if variable.method not in CONVEX and (variable.method == "rms" or ways != {Way.COPY}):
+    mine = [d for d in layer.decisions if d.word == variable.word]
+    methods, ways = {d.method for d in mine}, {d.way for d in mine}
+    if not methods <= set(CONVEX) and ("rms" in methods or ways != {Way.COPY}):
         return None
     if layer.layer.bits is not None:
         first, last = layer.layer.bits

@@ -205,8 +205,8 @@ class Layer:
 class Variable:
     """One output column. `dtype` is numpy's name of its type; `band` is the header's, as the layer mends it.
 
-    `index` is the place of the band among the layer's bands, `method` how its pixels become a cell, `part` the class of
-    which it is the share, for a class fraction.
+    `index` is the place of the band among the layer's bands, `word` what the settings ask to be made of its pixels (the
+    method that it means may differ from source to source), `part` the class of which it is the share, for a fraction.
     """
 
     name: str
@@ -215,7 +215,7 @@ class Variable:
     band: Band
     unit: str = ""
     index: int = 0
-    method: str = ""
+    word: str = ""
     part: int | None = None
 
 

@@ -291,7 +291,6 @@ def _variables(
     """
     words = asked_methods(layer)
     plain = [word for word in words if word not in (FRACTION, VALID)]
-    method = {d.word: d.method for d in decisions}
     bases = columns(layer, files[0])
     made = []
     for index, band in enumerate(files[0]):
@@ -299,7 +298,7 @@ def _variables(
         for word in words:
             if word == VALID and index > 0:
                 continue  # a column per layer
-            about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "method": method[word]}
+            about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "word": word}
             if word == FRACTION:
                 classes = layer.fractions if isinstance(layer.fractions, tuple) else ()
                 made += [Variable(f"{base}_{c}", "float32", part=c, **about) for c in classes]

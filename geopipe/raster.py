@@ -203,7 +203,7 @@ def read_tile(plan: Plan, layer: LayerPlan, tile: Tile, readers: Readers) -> Ite
     first = plan.first_variable[layer.layer.name]
     for decision in layer.decisions:
         blocks = list(canonical_blocks(plan.grid, decision, tile))
-        mine = [(first + n, v) for n, v in enumerate(layer.variables) if v.method == decision.method]
+        mine = [(first + n, v) for n, v in enumerate(layer.variables) if v.word == decision.word]
         for index in dict.fromkeys(v.index for _, v in mine) if blocks else ():
             made = {n: _Part.empty(tile, v) for n, v in mine if v.index == index}  # of one band: it is read once
             for block, window in blocks:

@@ -98,9 +98,9 @@ def _make(
         turned = (np.degrees(np.arctan2(east, north)) % 360.0).astype(variable.dtype)
         return np.where(turned >= 360.0, 0.0, turned), ~np.isnan(north)
     codes = None
-    if values.dtype.kind in "iu" and values.dtype.itemsize == 8 and method in ("nearest", "mode"):
+    if _needs_codes(values.dtype, method):
         shape = values.shape
-        codes, values = np.unique(values, return_inverse=True)  # 64-bit classes survive float64 as their index
+        codes, values = np.unique(values, return_inverse=True)
         values = values.reshape(shape)
     result = resample(_float(values, valid, _working_type(values.dtype, variable.dtype)))
     have = ~np.isnan(result)
@@ -110,6 +110,17 @@ def _make(
     if codes is not None:
         result = codes[result.astype(np.int64)]
     return result, have
+
+
+def _needs_codes(own: np.dtype[Any], method: str) -> bool:
+    """Whether classes must travel as their index among the window's classes, so that no bit is lost.
+
+    GDAL resamples in float64 at most, and counts for a mode in float32.
+    """
+    whole = own.kind in "iu"
+    if method == "mode":
+        return own.itemsize >= (4 if whole else 8)
+    return method == "nearest" and whole and own.itemsize == 8
 
 
 def _share(values: Values, valid: Mask | None, decision: Decision, window: Window, grid: Grid, block: Tile) -> Values:

@@ -131,6 +131,27 @@ def test_unpack_false_keeps_the_numbers_of_the_file(tmp_path: Path) -> None:
     assert unpacked.to_pylist() == pytest.approx([5.1, 5.2, 5.3, 5.4])
 
 
+def test_sources_of_one_layer_may_need_different_methods(tmp_path: Path) -> None:
+    """auto averages the fine file and interpolates the coarse one; both are in the column."""
+    fine = write_raster(tmp_path / "fine.tif", np.full((20, 20), 1, "float32"), UTM, north_up(500_000, 5_000_000, 10))
+    coarse = write_raster(tmp_path / "coarse.tif", np.full((4, 4), 2, "float32"), UTM, north_up(500_200, 5_000_000, 50))
+    grid = Grid(UTM, 500_000, 5_000_000, 20, 20, width=20, height=10)
+    plan = plan_of(grid, [Layer("a", (str(fine), str(coarse)))])
+    assert {d.method for d in plan.layers[0].decisions} == {"average", "bilinear"}
+    found = raster_of(plan, "a")
+    assert (found[:, :10] == 1).all()
+    assert (found[:, 10:] == 2).all()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "float64"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_mode_keeps_classes_to_the_last_bit(tmp_path: Path, way: str, dtype: str) -> None:
+    pixels = np.full((4, 4), 2**24 + 1, dtype)
+    pixels[:2, :2] = 123_456_789
+    found = columns(tmp_path, pixels, way, kind=Kind.CATEGORICAL, resampling="mode")["a"]
+    assert found.tolist() == [[123_456_789, 2**24 + 1], [2**24 + 1] * 2]
+
+
 # ---------------------------------------------------------------- place
 
 
