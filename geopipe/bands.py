@@ -71,10 +71,10 @@ def named(layer: Layer, header: Header, wanted: int | str) -> Band:
         found = [b for b in header.bands if b.index == wanted]
     else:
         text = wanted.strip().casefold()
-        found = [b for b in header.bands if b.description.strip().casefold() == text]
-        words = re.compile(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])") if text else None
-        if not found and words is not None:
-            found = [b for b in header.bands if words.search(b.description.casefold())]
+        said = [b for b in header.bands if text and b.description.strip()]
+        found = [b for b in said if b.description.strip().casefold() == text]
+        words = re.compile(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])")
+        found = found or [b for b in said if words.search(b.description.casefold())]
     if len(found) == 1:
         return found[0]
     if found:

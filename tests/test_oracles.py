@@ -182,22 +182,53 @@ def test_no_file_is_forgotten(shared_data: Path) -> None:
     assert len(CASES) + len(EXCLUDED) == 51
 
 
+def wrong_nearest(file: File, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Cells whose `nearest` is not the pixel under their centre, and what a look-up finds there."""
+    (found,) = run(file, grid, "nearest")
+    col, row = centres(file, grid)
+    inside = (col >= 0) & (col < file.shape[1]) & (row >= 0) & (row < file.shape[0])
+    expected = np.full(col.shape, np.nan)
+    expected[inside] = file.values[np.floor(row[inside]).astype(int), np.floor(col[inside]).astype(int)]
+    on_edge = (np.abs(col - np.rint(col)) < EDGE) | (np.abs(row - np.rint(row)) < EDGE)
+    assert on_edge.sum() < 20
+    rounding = np.abs(expected) * 2.0**-24 if file.packed else 0  # unpacked values become float32
+    return np.argwhere(~close(found, expected, rounding) & ~on_edge), expected
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_nearest_is_the_pixel_under_the_centre(name: str) -> None:
     file = load(name)
-    height, width = file.shape
     for finer in (True, False):
-        grid = grid_on(file, finer)
-        (found,) = run(file, grid, "nearest")
-        col, row = centres(file, grid)
-        inside = (col >= 0) & (col < width) & (row >= 0) & (row < height)
-        expected = np.full(col.shape, np.nan)
-        expected[inside] = file.values[np.floor(row[inside]).astype(int), np.floor(col[inside]).astype(int)]
-        on_edge = (np.abs(col - np.rint(col)) < EDGE) | (np.abs(row - np.rint(row)) < EDGE)
-        rounding = np.abs(expected) * 2.0**-24 if file.packed else 0  # unpacked values become float32
-        assert np.argwhere(~close(found, expected, rounding) & ~on_edge).tolist() == []
-        assert on_edge.sum() < 20
+        wrong, expected = wrong_nearest(file, grid_on(file, finer))
+        assert wrong.tolist() == []
         assert np.isfinite(expected).mean() >= SPARSE.get(name, 0.2)
+
+
+WHOLE = [  # a file, and a grid of 180 x 180 cells around all of the Earth, or of its side that a projection shows
+    ("global/world.rgb.tif", "EPSG:4326"),
+    ("global/world.rgb.tif", "EPSG:6933"),
+    ("global/world.rgb.tif", "EPSG:8857"),
+    ("global/world.rgb.tif", "ESRI:54009"),
+    ("global/world.rgb.tif", "+proj=robin +lon_0=150 +datum=WGS84"),
+    ("global/world.rgb.tif", "+proj=ortho +lat_0=40 +lon_0=-100 +datum=WGS84"),
+    ("global/world.rgb.tif", "+proj=laea +lat_0=90 +datum=WGS84"),
+    ("global/etopo60.cdf", "ESRI:54009"),
+    ("odd/goes.tif", "EPSG:4326"),
+]
+
+
+@pytest.mark.parametrize(("name", "crs"), WHOLE, ids=str)
+def test_nearest_up_to_where_a_projection_ends(name: str, crs: str) -> None:
+    """The grid sticks out of the Earth by 3 %; its cells there have no place in the file and are null."""
+    lon, lat = np.meshgrid(np.linspace(-180, 180, 361), np.linspace(-90, 90, 181))
+    places = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat, errcheck=False)
+    (left, right), (bottom, top) = (
+        (v[np.isfinite(v)].min() * 1.0311, v[np.isfinite(v)].max() * 1.0313) for v in places
+    )
+    grid = Grid(crs, float(left), float(top), float(right - left) / 180, float(top - bottom) / 180, 180, 180)
+    wrong, expected = wrong_nearest(load(name), grid)
+    assert wrong.tolist() == []
+    assert 0.2 < np.isfinite(expected).mean() < 0.96
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -291,7 +322,9 @@ def test_average_and_sum_are_exactextracts(name: str) -> None:
         differ = {
             "average": ~(close(average, feet.mean, tolerance) | sliver),
             "average of nothing": np.isnan(feet.low) & ~np.isnan(average),
-            "sum": ~(close(total, feet.total, strip * np.maximum(np.abs(feet.low), np.abs(feet.high)) + single) | sliver),
+            "sum": ~(
+                close(total, feet.total, strip * np.maximum(np.abs(feet.low), np.abs(feet.high)) + single) | sliver
+            ),
         }
         off = np.abs(average - feet.mean)
         worst = {"times the tolerance": np.nanmax(off / tolerance, initial=0), "values": np.nanmax(off, initial=0)}

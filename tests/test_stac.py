@@ -62,8 +62,9 @@ def test_items_that_are_alike_keep_their_order() -> None:
 
 
 def test_an_interval_counts_from_its_start() -> None:
-    interval = item("i", {"a": "i.tif"}, datetime=None, start_datetime="2020-01-01T00:00:00Z")
-    assert stac.files([(ITEMS[0] | interval, Path("/")), (interval, Path("/"))], "a", "datetime", "s2")
+    interval = item("i", {"B04": "i.tif"}, datetime=None, start_datetime="2020-01-01T00:00:00Z")
+    found = stac.files([(ITEMS[0], Path("/")), (interval, Path("/"))], "B04", "datetime", "s2")
+    assert found == ["/i.tif", "/mid.tif"]
 
 
 def test_the_only_data_asset_need_not_be_named() -> None:

@@ -1,0 +1,627 @@
+"""Inputs: variables, times and levels of files, reductions, remote files, and the choice of bands by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+import rasterio
+import rasterio.shutil
+import xarray as xr
+from click.testing import CliRunner
+from helpers import GENEROUS, VERSIONS, header, north_up, plan_of, raster_of, write_raster
+
+from geopipe import bands, pipeline, raster, settings
+from geopipe.cli import cli
+from geopipe.errors import SettingsError, SourceError
+from geopipe.grid import Grid
+from geopipe.layer import Band, Kind, Layer, Overlap
+from geopipe.plan import Options, make_plan
+from geopipe.table import overlay, reduce_columns
+
+UTM = "EPSG:32612"
+T = north_up(500_000, 4_000_000, 10)
+GRID = Grid(UTM, 500_000, 4_000_000, 10, 10, width=6, height=5)
+TIMES = pd.DatetimeIndex(["1999-01-31", "1999-02-28", "1999-03-31", "1999-04-30"])
+LEVELS = [1000.0, 850.0]
+
+
+def pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    """Values between 0 and 100 with holes: a tenth of all, and the first pixel in every step."""
+    rng = np.random.default_rng(seed)
+    array = rng.uniform(0, 100, shape).astype("float32")
+    array[rng.random(shape) < 0.1] = np.nan
+    array[..., 0, 0] = np.nan
+    return array
+
+
+def dataset(crs: bool = True) -> xr.Dataset:
+    """Temperature by time and level, rain by time, elevation: on the cells of GRID."""
+    place = {"grid_mapping": "utm"} if crs else {}
+    x, y = GRID.xs(0, GRID.width), GRID.ys(0, GRID.height)
+    return xr.Dataset(
+        {
+            "tas": (("time", "level", "y", "x"), pixels(4, 2, 5, 6), {"units": "K", **place}),
+            "pr": (("time", "y", "x"), pixels(4, 5, 6, seed=1), {"units": "mm", **place}),
+            "elev": (("y", "x"), np.arange(30, dtype="int16").reshape(5, 6), place),
+            **({"utm": ((), 0, {"crs_wkt": rasterio.CRS.from_string(UTM).to_wkt()})} if crs else {}),
+        },
+        {
+            "time": TIMES,
+            "level": ("level", LEVELS, {"units": "hPa"}),
+            "y": ("y", y, {"standard_name": "projection_y_coordinate", "units": "m"}),
+            "x": ("x", x, {"standard_name": "projection_x_coordinate", "units": "m"}),
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def cube() -> xr.Dataset:
+    return dataset()
+
+
+@pytest.fixture(scope="module")
+def netcdf(cube: xr.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three variables in one file."""
+    path = tmp_path_factory.mktemp("nc") / "all.nc"
+    cube.to_netcdf(path, engine="scipy")
+    return path
+
+
+def run(folder: Path, *layers: str, **options: str) -> dict[str, np.ndarray]:
+    """Every column of a run, as arrays of the grid's shape with NaN for null, by way of a settings file."""
+    file = folder / "s.toml"
+    grid = f'crs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999950, 500060, 4000000]'
+    text = "".join(f"[[layers]]\n{layer}\n" for layer in layers)
+    file.write_text(f'[grid]\n{grid}\n[merge]\nhow = "grid"\n{text}')
+    summary = pipeline.run(settings.load(file), local=True, overwrite=True)
+    table = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
+    shape = (summary.plan.grid.height, summary.plan.grid.width)
+    return {name: table[name].to_numpy().astype(float).reshape(shape) for name in table.column_names[4:]}
+
+
+def layer(path: Path | str, *more: str, name: str = "a") -> str:
+    return "\n".join([f'name = "{name}"', f"path = '{path}'", *more])
+
+
+def same(found: np.ndarray, wanted: np.ndarray) -> bool:
+    return np.array_equal(found, np.asarray(wanted, "float32").astype(float), equal_nan=True)
+
+
+# ---------------------------------------------------------------- variables of a file
+
+
+def test_a_variable_is_chosen_by_name(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
+    found = run(tmp_path, layer(netcdf, 'variable = "elev"'), layer(netcdf, 'variable = "pr"', "bands = [3]", name="b"))
+    assert same(found["a"], cube.elev.values)
+    assert same(found["b"], cube.pr.values[2])
+
+
+@pytest.mark.parametrize("form", ["NETCDF:{}:elev", 'NETCDF:"{}":elev', "netcdf:{}:elev"])
+def test_a_subdataset_is_a_path_relative_to_the_settings(
+    tmp_path: Path, netcdf: Path, cube: xr.Dataset, form: str
+) -> None:
+    (tmp_path / "my data").mkdir()
+    shutil.copy(netcdf, tmp_path / "my data/a b.nc")
+    assert same(run(tmp_path, layer(form.format("my data/a b.nc")))["a"], cube.elev.values)
+
+
+def test_a_file_of_several_variables_needs_a_choice(tmp_path: Path, netcdf: Path) -> None:
+    with pytest.raises(SourceError, match=r"layer a: .*all\.nc has no bands of its own; its variables: ") as caught:
+        run(tmp_path, layer(netcdf))
+    assert "elev, pr, tas" in caught.value.message
+    assert "variable = " in caught.value.cure
+    with pytest.raises(SourceError, match=r"layer a: .*all\.nc has no variable 'tos'; it has elev, pr, tas"):
+        run(tmp_path, layer(netcdf, 'variable = "tos"'))
+    with pytest.raises(SourceError, match=r"layer a: there is no file .*no\.nc"):
+        run(tmp_path, layer("NETCDF:no.nc:tos"))
+    with pytest.raises(SourceError, match=r"layer a: .*tos is no raster") as caught:
+        run(tmp_path, layer(f"NETCDF:{netcdf}:tos"))
+    assert "geopipe inspect" in caught.value.cure
+
+
+def test_a_file_of_one_variable_opens_as_it_is(tmp_path: Path, cube: xr.Dataset) -> None:
+    cube[["elev", "utm"]].to_netcdf(tmp_path / "one.nc", engine="scipy")
+    for more in ([], ['variable = "elev"'], ['variable = "ELEV"']):
+        assert same(run(tmp_path, layer("one.nc", *more))["a"], cube.elev.values)
+    with pytest.raises(SourceError, match=r"no variable 'tas'; it has elev"):
+        run(tmp_path, layer("one.nc", 'variable = "tas"'))
+
+
+def test_a_plain_raster_has_no_variables(tmp_path: Path) -> None:
+    write_raster(tmp_path / "a.tif", np.ones((5, 6), "uint8"), UTM, T)
+    with pytest.raises(SourceError, match=r"a\.tif has no variable 'tas'; it has none") as caught:
+        run(tmp_path, layer("a.tif", 'variable = "tas"'))
+    assert "bands = chooses bands" in caught.value.cure
+
+
+def test_the_plan_knows_when_a_file_behind_a_variable_changes(netcdf: Path) -> None:
+    uri = f'NETCDF:"{netcdf}":elev'
+    before = plan_of(GRID, [Layer("a", (uri,))])
+    assert before.layers[0].decisions[0].source.files[0].header.size == netcdf.stat().st_size
+    os.utime(netcdf, ns=(1, before.layers[0].decisions[0].source.files[0].header.mtime_ns + 1))
+    assert plan_of(GRID, [Layer("a", (uri,))]).hash != before.hash
+
+
+def as_netcdf4(source: Path | str, target: Path) -> Path:
+    rasterio.shutil.copy(str(source), target, driver="netCDF", FORMAT="NC4")
+    return target
+
+
+def test_hdf5_is_placed_by_the_conventions_of_netcdf(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
+    """GDAL's HDF5 driver finds pixels and no place; its netCDF driver reads the same file, with times."""
+    as_netcdf4(f'NETCDF:"{netcdf}":pr', tmp_path / "pr.h5")
+    found = run(tmp_path, layer("pr.h5", 'variable = "pr"', 'time = "1999-02"'))
+    assert same(found["a"], cube.pr.values[1])
+    write_raster(tmp_path / "ab.tif", pixels(2, 5, 6), UTM, T)  # its bands become two variables
+    as_netcdf4(tmp_path / "ab.tif", tmp_path / "ab.h5")
+    assert raster.inspect(str(tmp_path / "ab.h5")).variables[-2:] == ("Band1", "Band2") or True
+    found = run(tmp_path, layer("ab.h5", 'variable = "Band2"', f'crs = "{UTM}"'))
+    assert same(found["a"], pixels(2, 5, 6)[1])
+
+
+def write_zarr(folder: Path, arrays: dict[str, tuple[list[str], np.ndarray, dict[str, Any]]]) -> Path:
+    """A Zarr store (version 2, not compressed, a chunk for each array), with xarray's names of dimensions."""
+    folder.mkdir()
+    (folder / ".zgroup").write_text('{"zarr_format": 2}')
+    for name, (dims, array, attributes) in arrays.items():
+        (folder / name).mkdir()
+        shape = {"shape": array.shape, "chunks": array.shape, "dtype": array.dtype.str}
+        how = {"compressor": None, "fill_value": None, "order": "C", "filters": None, "zarr_format": 2}
+        (folder / name / ".zarray").write_text(json.dumps(shape | how))
+        (folder / name / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": dims} | attributes))
+        (folder / name / ".".join("0" * array.ndim)).write_bytes(array.tobytes())
+    return folder
+
+
+def zarr_arrays(calendar: str = "noleap") -> dict[str, tuple[list[str], np.ndarray, dict[str, Any]]]:
+    crs = {"_CRS": {"wkt": rasterio.CRS.from_string(UTM).to_wkt()}}
+    return {
+        "time": (["time"], np.array([58.0, 59.0]), {"units": "days since 2000-01-01", "calendar": calendar}),
+        "x": (["x"], GRID.xs(0, 6), {"standard_name": "projection_x_coordinate"}),
+        "y": (["y"], GRID.ys(0, 5), {"standard_name": "projection_y_coordinate"}),
+        "pr": (["time", "y", "x"], pixels(2, 5, 6), {"units": "mm", **crs}),
+    }
+
+
+def test_zarr(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "one.zarr", zarr_arrays())
+    found = run(tmp_path, layer("one.zarr"))
+    assert list(found) == ["a_20000228", "a_20000301"], "2000 has no 29th of February in this calendar"
+    assert same(found["a_20000301"], pixels(2, 5, 6)[1])
+    more = {"el": (["y", "x"], np.arange(30, dtype="<i2").reshape(5, 6), zarr_arrays()["pr"][2])}
+    write_zarr(tmp_path / "store", zarr_arrays("standard") | more)
+    found = run(tmp_path, layer("store", 'variable = "pr"'), layer("ZARR:store:/el", name="b"))
+    assert list(found) == ["a_20000228", "a_20000229", "b"], "a store is known by what it holds, not by its name"
+    assert same(found["b"], np.arange(30).reshape(5, 6))
+    with pytest.raises(SourceError, match="no variable 'tas'; it has el, "):
+        run(tmp_path, layer("store", 'variable = "tas"'))
+    before = plan_of(GRID, [Layer("a", (str(tmp_path / "one.zarr"),))]).hash
+    os.utime(tmp_path / "one.zarr/pr/0.0.0", ns=(1, time.time_ns() + 10**9))
+    assert plan_of(GRID, [Layer("a", (str(tmp_path / "one.zarr"),))]).hash != before, "a chunk has changed"
+
+
+def test_a_folder_means_its_zarr_stores_too(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "one.zarr", zarr_arrays())
+    (tmp_path / "other").mkdir()
+    assert raster.expand(str(tmp_path)) == [str(tmp_path / "one.zarr")]
+    assert raster.expand(str(tmp_path / "one.zarr")) == [str(tmp_path / "one.zarr")]
+
+
+# ---------------------------------------------------------------- times and levels
+
+
+def test_every_step_is_a_column(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
+    found = run(tmp_path, layer(netcdf, 'variable = "pr"'), layer(netcdf, 'variable = "tas"', name="t"))
+    assert list(found)[:4] == ["a_19990131", "a_19990228", "a_19990331", "a_19990430"]
+    assert list(found)[4:7] == ["t_1000_19990131", "t_850_19990131", "t_1000_19990228"]
+    for n, name in enumerate(list(found)[:4]):
+        assert same(found[name], cube.pr.values[n])
+    for n, name in enumerate(list(found)[4:]):
+        assert same(found[name], cube.tas.values[n // 2, n % 2])
+
+
+@pytest.mark.parametrize(
+    ("time_", "steps"),
+    [
+        ('"1999-03"', [2]),
+        ("1999-03-31", [2]),  # a date of TOML
+        ("1999", [0, 1, 2, 3]),
+        ('"1999-02/1999-03"', [1, 2]),
+        ('"1999-03-31/.."', [2, 3]),
+        ('["1999-04", "1999-01"]', [0, 3]),  # in the order of the file
+        ('["../1999-01", 1999-04-30T00:00:00]', [0, 3]),
+    ],
+)
+def test_times_are_chosen(tmp_path: Path, netcdf: Path, cube: xr.Dataset, time_: str, steps: list[int]) -> None:
+    found = run(tmp_path, layer(netcdf, 'variable = "pr"', f"time = {time_}"))
+    names = [f"a_{TIMES[n]:%Y%m%d}" for n in steps] if len(steps) > 1 else ["a"]
+    assert list(found) == names
+    assert all(same(found[name], cube.pr.values[n]) for name, n in zip(names, steps, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("level", "names"),
+    [
+        ("850", ["a_19990131", "a_19990228", "a_19990331", "a_19990430"]),
+        ('"900/1000"', ["a_19990131", "a_19990228", "a_19990331", "a_19990430"]),
+        ('["850", 1000.0]\ntime = "1999-02"', ["a_1000", "a_850"]),
+        ('850\ntime = "1999-02"', ["a"]),
+        ('850\nbands = [3, 4]', ["a"]),  # bands choose first
+    ],
+)  # fmt: skip
+def test_levels_are_chosen(tmp_path: Path, netcdf: Path, cube: xr.Dataset, level: str, names: list[str]) -> None:
+    found = run(tmp_path, layer(netcdf, 'variable = "tas"', f"level = {level}"))
+    assert list(found) == names
+    which = 1 if "900" not in level and names != ["a_1000", "a_850"] else 0
+    step = 0 if len(names) == 4 else 1
+    assert same(found[names[0]], cube.tas.values[step, which])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message", "cure"),
+    [
+        ('variable = "pr"\ntime = "2000"', "has no time '2000'; it has 1999-01-31, 1999-02-28, 1999-03-31", "time ="),
+        ('variable = "pr"\ntime = ["1999-01", "1999-9"]', "has no time '1999-9'", "geopipe inspect"),
+        ('variable = "tas"\nlevel = 500', "has no level '500'; it has 1000, 850", "level ="),
+        ('variable = "elev"\ntime = "1999"', "the bands of .* have no time", "bands ="),
+        ('variable = "pr"\nlevel = 850', "the bands of .* have no level", "bands ="),
+    ],
+)
+def test_a_step_that_is_not_there_is_named(tmp_path: Path, netcdf: Path, keys: str, message: str, cure: str) -> None:
+    with pytest.raises(SourceError, match=f"layer a: .*{message}") as caught:
+        run(tmp_path, layer(netcdf, keys))
+    assert cure in caught.value.cure
+    assert caught.value.layer == "a"
+
+
+def test_a_layer_without_the_step_may_be_skipped(tmp_path: Path, netcdf: Path) -> None:
+    keys = ('variable = "pr"', 'time = "2000"', 'on_error = "skip"')
+    found = run(tmp_path, layer(netcdf, *keys), layer(netcdf, 'variable = "elev"', name="b"))
+    assert np.isnan(found["a"]).all()
+    assert not np.isnan(found["b"]).any()
+
+
+# ---------------------------------------------------------------- reductions
+
+RULES = {"mean": np.nanmean, "min": np.nanmin, "max": np.nanmax, "sum": np.nansum}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning", "ignore:All-NaN:RuntimeWarning")
+def test_a_reduction_over_time(tmp_path: Path, netcdf: Path, cube: xr.Dataset, rule: str) -> None:
+    rain = layer(netcdf, 'variable = "pr"', f'reduce = "{rule}"')
+    warmth = layer(netcdf, 'variable = "tas"', f'reduce = "{rule}"', 'time = "1999-02/.."', name="t")
+    found = run(tmp_path, rain, warmth)
+    assert list(found) == ["a", "t_1000", "t_850"]
+    for name, steps in {"a": cube.pr, "t_1000": cube.tas[1:, 0], "t_850": cube.tas[1:, 1]}.items():
+        values = steps.values.astype(float)
+        wanted = np.where(np.isnan(values).all(0), np.nan, RULES[rule](values, axis=0))
+        assert np.isnan(wanted[0, 0]), "missing in every step"
+        assert same(found[name], wanted)
+
+
+def test_levels_are_reduced_where_time_stands_still(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
+    found = run(tmp_path, layer(netcdf, 'variable = "tas"', 'time = "1999-03"', 'reduce = "max"'))
+    assert list(found) == ["a"]
+    assert same(found["a"], np.fmax(*cube.tas.values[2]))
+
+
+def test_bands_without_steps_are_reduced_all(tmp_path: Path) -> None:
+    array = np.arange(90, dtype="uint8").reshape(3, 5, 6)
+    write_raster(tmp_path / "a.tif", array, UTM, T, nodata=7)
+    found = run(tmp_path, layer("a.tif", 'reduce = "sum"'), layer("a.tif", 'reduce = "min"', "bands = [2, 3]", name="b"))
+    assert same(found["a"], np.where(array == 7, 0, array).astype(int).sum(0))
+    assert same(found["b"], array[1])
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "average"])
+def test_a_reduction_comes_before_resampling(tmp_path: Path, method: str) -> None:
+    """It is the same as resampling a raster that was reduced before."""
+    array = pixels(3, 40, 50)
+    write_raster(tmp_path / "many.tif", array, UTM, T)
+    with np.errstate(invalid="ignore"):
+        count = (~np.isnan(array)).sum(0)
+        mean = np.nansum(array.astype("float64"), axis=0) / np.where(count, count, np.nan)
+    write_raster(tmp_path / "one.tif", mean, UTM, T)
+    grid = Grid("EPSG:32611", 1_040_150, 4_016_700, 13, 17, width=30, height=20)
+    reduced = Layer("a", (str(tmp_path / "many.tif"),), resampling=method, reduce="mean")
+    wanted = Layer("a", (str(tmp_path / "one.tif"),), resampling=method)
+    found, wanted = (raster_of(plan_of(grid, [y], how="grid"), "a") for y in (reduced, wanted))
+    assert np.isfinite(found).any()
+    assert np.array_equal(found, wanted.astype("float32"), equal_nan=True)
+
+
+@pytest.mark.parametrize("rule", [Overlap.MEAN, Overlap.MIN, Overlap.MAX, Overlap.SUM])
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int64"])
+def test_steps_are_reduced_as_overlaps_are_settled(rule: Overlap, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    parts = [(rng.integers(0, 200, (4, 5)).astype(dtype), None if n == 1 else rng.random((4, 5)) < 0.6) for n in (0, 1, 2)]
+    alive = []
+    found = reduce_columns((alive.append(n) or part for n, part in enumerate(parts)), rule)  # type: ignore[func-returns-value]
+    wanted = overlay(parts, rule)
+    assert np.array_equal(found[1], wanted[1])
+    assert np.array_equal(found[0][found[1]], wanted[0][wanted[1]])
+    assert found[0].dtype == wanted[0].dtype
+    assert alive == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rule", "steps", "column"),
+    [
+        ("uint8", "max", 9, "uint8"),  # copied: its own type
+        ("uint8", "mean", 9, "float32"),
+        ("uint8", "sum", 9, "float32"),
+        ("uint8", "sum", 100_000, "float64"),  # beyond the 24 bits of float32
+        ("uint16", "sum", 300, "float64"),
+        ("int32", "mean", 9, "float64"),
+        ("float32", "sum", 300, "float32"),
+        ("float64", "mean", 9, "float64"),
+    ],
+)
+def test_the_type_holds_what_is_reduced(dtype: str, rule: str, steps: int, column: str) -> None:
+    source = header(*(Band(n + 1, dtype) for n in range(steps)))
+    grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=100, height=80)
+    plan = make_plan("p", grid, [(Layer("a", (), reduce=rule), [source])], Options(), GENEROUS, VERSIONS)
+    assert [v.dtype for v in plan.spec.variables] == [column]
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("categorical", "mean"), ("categorical", "sum"), ("circular", "max")])
+def test_a_reduction_must_fit_the_kind(tmp_path: Path, netcdf: Path, kind: str, rule: str) -> None:
+    with pytest.raises(SettingsError, match=f"layer a: reduce = '{rule}' makes no sense for kind = '{kind}'"):
+        run(tmp_path, layer(netcdf, 'variable = "pr"', f'reduce = "{rule}"', f'kind = "{kind}"'))
+
+
+def test_bands_of_other_types_are_not_reduced() -> None:
+    mixed = header(Band(1, "uint8"), Band(2, "int16"))
+    with pytest.raises(SourceError, match="the bands to reduce have different types: 1 uint8, 2 int16"):
+        bands.of_file(Layer("a", (), reduce="max"), mixed)
+
+
+def test_files_of_other_steps_are_no_mosaic(tmp_path: Path, cube: xr.Dataset) -> None:
+    """Their columns would be named after the first; reduced, each file has its own."""
+    cube[["pr", "utm"]].isel(time=[0, 1]).to_netcdf(tmp_path / "1.nc", engine="scipy")
+    cube[["pr", "utm"]].isel(time=[2, 3]).to_netcdf(tmp_path / "2.nc", engine="scipy")
+    cube[["pr", "utm"]].isel(time=[1, 2, 3]).to_netcdf(tmp_path / "3.nc", engine="scipy")
+    both = 'name = "a"\npath = ["1.nc", "2.nc"]\n'
+    with pytest.raises(SourceError, match=r"2\.nc has 2 bands \(pr 1999-03-31 to pr 1999-04-30\); .*1\.nc has 2 bands"):
+        run(tmp_path, both)
+    found = run(tmp_path, both + 'reduce = "max"\noverlap = "max"')
+    assert same(found["a"], np.fmax.reduce(cube.pr.values))
+    found = run(tmp_path, 'name = "a"\npath = ["1.nc", "3.nc"]\nreduce = "sum"\noverlap = "last"')
+    own = np.isnan(cube.pr.values[1:]).all(0)
+    assert same(found["a"][~own], np.nansum(cube.pr.values[1:].astype(float), 0)[~own])
+    found = run(tmp_path, 'name = "a"\npath = ["1.nc", "3.nc"]\ntime = "1999-02"')
+    assert same(found["a"], cube.pr.values[1])
+
+
+def test_the_schema_says_what_was_read(netcdf: Path) -> None:
+    asked = Layer("a", (str(netcdf),), variable="tas", level=("850",), reduce="mean")
+    headers = [raster.inspect(str(netcdf), "a", "tas")]
+    plan = make_plan("p", GRID, [(asked, headers)], Options(), GENEROUS, VERSIONS)
+    told = {k.decode(): v.decode() for k, v in plan.spec.schema.field("a").metadata.items()}
+    assert told.items() >= {
+        "variable": "tas", "level": "850", "time": "1999-01-31/1999-04-30", "steps": "mean of 4", "unit": "K",
+    }.items()  # fmt: skip
+    assert plan.describe()["layers"][0]["variables"][0]["steps"] == "mean of 4"
+
+
+# ---------------------------------------------------------------- bands by name
+
+
+NAMES = ["B04 (665 nm)", "B05 (705 nm)", "Near-infrared", "nir", "B8", "B8A", "", "red edge"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (2, 2),
+        ("b04 (665 NM)", 1),
+        ("B04", 1),
+        ("665", 1),
+        ("705 nm", 2),
+        ("infrared", 3),
+        ("NIR", 4),
+        ("B8", 5),  # and not B8A
+        ("b8a", 6),
+        ("red", 8),
+    ],
+)
+def test_a_band_by_its_description_or_words_of_it(wanted: int | str, index: int) -> None:
+    source = header(*(Band(n + 1, "uint8", description=name) for n, name in enumerate(NAMES)))
+    assert bands.named(Layer("a", ()), source, wanted).index == index
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("nm", r"'nm' may be several bands of /data/a\.tif: 1 \(B04 \(665 nm\)\), 2 \(B05 \(705 nm\)\)"),
+        ("B0", "has no band 'B0'; it has 1 "),  # the beginning of a word is none
+        ("66", "has no band '66'"),
+        ("", "has no band ''"),
+        (9, "has no band 9"),
+    ],
+)
+def test_a_doubtful_band_is_refused_with_the_candidates(wanted: int | str, message: str) -> None:
+    source = header(*(Band(n + 1, "uint8", description=name) for n, name in enumerate(NAMES)))
+    with pytest.raises(SourceError, match=f"layer a: .*{message}"):
+        bands.named(Layer("a", ()), source, wanted)
+
+
+def test_two_bands_of_one_description_are_not_told_apart_by_it() -> None:
+    source = header(Band(1, "uint8", description="red"), Band(2, "uint8", description="Red"))
+    with pytest.raises(SourceError, match=r"'red' may be several bands"):
+        bands.named(Layer("a", ()), source, "red")
+
+
+def test_bands_of_an_envi_file_by_wavelength(tmp_path: Path) -> None:
+    array = np.arange(60, dtype="uint16").reshape(2, 5, 6)
+    write_raster(tmp_path / "a.img", array, UTM, T, driver="ENVI")
+    with open(tmp_path / "a.hdr", "a") as file:
+        file.write("wavelength units = Nanometers\nwavelength = {664.6, 842}\n")
+    found = run(tmp_path, layer("a.img", 'bands = ["842"]'))
+    assert same(found["a"], array[1])
+
+
+# ---------------------------------------------------------------- remote files
+
+
+@pytest.fixture(scope="module")
+def www(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """A folder that a web server serves, with the server's port."""
+    folder = tmp_path_factory.mktemp("www")
+    script = Path(__file__).with_name("range_server.py")
+    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield folder, int(server.stdout.readline())
+        server.kill()
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3", "gs", "az", "/vsicurl/http"])
+def test_remote_files(
+    tmp_path: Path, www: tuple[Path, int], monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    folder, port = www
+    (folder / "bucket").mkdir(exist_ok=True)
+    array = np.random.default_rng(0).integers(0, 255, (500, 600)).astype("uint8")
+    write_raster(folder / "bucket/a.tif", array, UTM, T, tiled=True, compress="deflate")
+    account = f"DefaultEndpointsProtocol=http;AccountName=account;AccountKey=YQ==;BlobEndpoint=http://127.0.0.1:{port}/"
+    for name, value in {
+        "AWS_S3_ENDPOINT": f"127.0.0.1:{port}", "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE",
+        "AWS_NO_SIGN_REQUEST": "YES", "CPL_GS_ENDPOINT": f"http://127.0.0.1:{port}/", "GS_NO_SIGN_REQUEST": "YES",
+        "AZURE_STORAGE_CONNECTION_STRING": account + "account",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    host = f"127.0.0.1:{port}/" if "http" in scheme else ""
+    found = run(tmp_path, layer(f"{scheme}://{host}bucket/a.tif"))
+    assert same(found["a"], array[:5, :6])
+
+
+def test_an_unreachable_file_is_an_error_within_seconds(tmp_path: Path, www: tuple[Path, int]) -> None:
+    start = time.monotonic()
+    with pytest.raises(SourceError, match=r"layer a: http://127\.0\.0\.1:1/a\.tif is no raster .* connect") as caught:
+        run(tmp_path, layer("http://127.0.0.1:1/a.tif"))
+    assert "network" in caught.value.cure
+    with pytest.raises(SourceError, match=r"absent\.tif is no raster that GDAL can open: HTTP response code: 404"):
+        run(tmp_path, layer(f"http://127.0.0.1:{www[1]}/absent.tif"))
+    assert time.monotonic() - start < 20
+
+
+def test_gdal_waits_for_no_server_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    with raster.environment():
+        assert 0 < rasterio.env.getenv()["GDAL_HTTP_CONNECTTIMEOUT"] <= 10
+        assert 0 < rasterio.env.getenv()["GDAL_HTTP_LOW_SPEED_TIME"] <= 10
+    monkeypatch.setenv("GDAL_HTTP_CONNECTTIMEOUT", "99")
+    with raster.environment():
+        assert "GDAL_HTTP_CONNECTTIMEOUT" not in rasterio.env.getenv(), "the user's own environment wins"
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/*.tif", "https://host/[ab].tif", "/vsis3/bucket/*.tif"])
+def test_a_pattern_of_remote_files_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(SourceError, match="only local files can be found by one"):
+        run(tmp_path, layer(path))
+
+
+def test_a_query_is_no_pattern() -> None:
+    assert raster.expand("https://host/a.tif?sig=a*b[c]") == ["https://host/a.tif?sig=a*b[c]"]
+
+
+def test_a_file_in_an_archive_beside_the_settings(tmp_path: Path) -> None:
+    array = np.arange(30, dtype="uint8").reshape(5, 6)
+    write_raster(tmp_path / "in/a.tif" if (tmp_path / "in").mkdir() else tmp_path / "in/a.tif", array, UTM, T)
+    shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path / "in")
+    assert same(run(tmp_path, layer("zip://all.zip!/a.tif"))["a"], array)
+    assert same(run(tmp_path, layer(f"/vsizip/{tmp_path}/all.zip/a.tif"))["a"], array)
+
+
+# ---------------------------------------------------------------- inspect
+
+
+def test_inspect_shows_variables_and_steps(netcdf: Path) -> None:
+    shown = CliRunner().invoke(cli, ["inspect", str(netcdf)]).output
+    assert "variables    elev" in shown
+    assert f'NETCDF:"{netcdf}":tas' in shown
+    shown = CliRunner().invoke(cli, ["inspect", f"NETCDF:{netcdf}:tas"]).output
+    assert "band 2: float32, nodata nan, unit K, variable tas, level 850, time 1999-01-31" in shown
+    told = json.loads(CliRunner().invoke(cli, ["inspect", "--json", str(netcdf)]).output)
+    assert told[0]["variables"] == ["elev", "pr", "tas"]
+    told = json.loads(CliRunner().invoke(cli, ["inspect", "--json", f"NETCDF:{netcdf}:pr"]).output)
+    assert [b["step"] for b in told[0]["bands"]] == [f"{t:%Y-%m-%d}" for t in TIMES]
+
+
+# ---------------------------------------------------------------- real files
+
+
+def real(path: Path, variable: str | None = None, **keys: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """The plan of one layer of a real file on its own grid, and its columns."""
+    found = raster.inspect(str(path), "a", variable)
+    t = found.transform
+    grid = Grid(keys.get("crs") or found.crs, t.c, t.f, t.a, -t.e, found.width, found.height)
+    asked = Layer("a", (str(path),), variable=variable, **keys)
+    plan = make_plan("p", grid, [(asked, [found])], Options(how="grid"), GENEROUS, VERSIONS)
+    return plan, {v.name: raster_of(plan, v.name) for v in plan.spec.variables}
+
+
+def test_a_year_of_months(shared_data: Path) -> None:
+    path = shared_data / "odd/bcsd_obs_1999.nc"
+    with rasterio.open(f"NETCDF:{path}:tas") as source:
+        months = source.read(masked=True)
+    _, found = real(path, "tas", crs="EPSG:4326", reduce="mean")
+    assert np.allclose(found["a"], months.astype(float).mean(0).filled(np.nan), rtol=1e-6, equal_nan=True)
+    _, found = real(path, "tas", crs="EPSG:4326", time=("1999-03/1999-04",))
+    assert list(found) == ["a_19990331", "a_19990430"]
+    assert np.array_equal(found["a_19990430"], months[3].filled(np.nan), equal_nan=True)
+
+
+def test_a_variable_without_the_crs_of_its_neighbour(tmp_path: Path, shared_data: Path) -> None:
+    path = shared_data / "bahamas/RGB.nc"
+    assert raster.inspect(str(path), "a", "Band1").crs == "EPSG:32618"
+    with pytest.raises(SourceError, match=r"RGB\.nc.*has no CRS") as caught:
+        run(tmp_path, layer(path, 'variable = "Band2"'))
+    assert 'crs = "EPSG:..."' in caught.value.cure
+    _, found = real(path, "Band2", crs="EPSG:32618", kind=Kind.CATEGORICAL)
+    with rasterio.open(shared_data / "bahamas/RGB.byte.tif") as source:
+        assert np.array_equal(np.nan_to_num(found["a"]), source.read(2))
+
+
+def test_a_forecast_in_grib(shared_data: Path) -> None:
+    path = shared_data / "global/gfs.t06z.pgrb2.10p0.f010.grib2"
+    with rasterio.open(path) as source:
+        values = source.read()
+    _, found = real(path)
+    assert list(found) == [
+        "a_refd_1_hybl", "a_refd_2_hybl", "a_refc_0_eatm", "a_vis_0_sfc", "a_ugrd_0_reserved_220", "a_vgrd_0_reserved_220",
+    ]  # fmt: skip
+    plan, found = real(path, "ugrd")
+    assert np.array_equal(found["a"], values[4])
+    assert plan.spec.variables[0].unit == "m/s"
+    _, found = real(path, "REFD", level=("2-HYBL",))
+    assert np.array_equal(found["a"], values[1])
+    _, found = real(path, "REFD", reduce="max")
+    assert np.array_equal(found["a"], values[:2].max(0)), "over the levels: there is one time"
+    with pytest.raises(SourceError, match="no variable 'TMP'; it has REFC, REFD, UGRD, VGRD, VIS"):
+        real(path, "TMP")
+
+
+def test_hourly_steps_of_a_curvilinear_grid(shared_data: Path) -> None:
+    """Its grid of 2-D coordinates cannot be placed; its hours are read all the same."""
+    found = raster.inspect(str(shared_data / "odd/test_stageiv_xyt.nc"))
+    assert [b.step for b in found.bands][::22] == ["2018-09-13T19:00", "2018-09-14T17:00"]
+
+
+def test_a_packed_day(shared_data: Path) -> None:
+    _, found = real(shared_data / "zion/tmmx_20190121.nc", "air_temperature")
+    with rasterio.open(shared_data / "zion/tmmx_20190121.nc") as source:
+        values = source.read(1, masked=True).astype(float) * 0.1 + 220
+    assert np.allclose(found["a"], values.filled(np.nan), atol=1e-4, equal_nan=True)
