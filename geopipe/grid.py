@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,13 +105,15 @@ class Operation:
     """How PROJ gets from one CRS to another: the name of the operation, and its accuracy in metres where known.
 
     `ballpark` means that PROJ knows no datum shift between the two and leaves it out; `unnamed` that there is none to
-    be known, because one of them does not say which datum it has.
+    be known, because one of them does not say which datum it has. `better` names an operation that would be better, but
+    for grid files that are not installed.
     """
 
     name: str
     accuracy: float | None
     ballpark: bool
     unnamed: bool
+    better: str = ""
 
 
 NO_DATUM = ("unknown", "unnamed", "not specified", "not_specified")
@@ -126,7 +129,10 @@ def operation(source: str, target: str, area: Bounds | None) -> Operation:
     if area is not None and all(map(math.isfinite, area)):
         west, south, east, north = area
         aoi = AreaOfInterest(max(west, -180), max(south, -90), min(east, 180), min(north, 90))
-    found = TransformerGroup(crs_of(source), crs_of(target), always_xy=True, area_of_interest=aoi).transformers  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is in `better`
+        group = TransformerGroup(crs_of(source), crs_of(target), always_xy=True, area_of_interest=aoi)  # type: ignore[arg-type]
+    found = group.transformers
     if not found:
         return Operation("none", None, True, False)
     best = found[0]
@@ -137,6 +143,7 @@ def operation(source: str, target: str, area: Bounds | None) -> Operation:
         accuracy=best.accuracy if best.accuracy is not None and best.accuracy >= 0 else None,
         ballpark="ballpark" in best.description.lower(),
         unnamed=any(word in name for name in datums for word in NO_DATUM),
+        better="" if group.best_available or not group.unavailable_operations else group.unavailable_operations[0].name,
     )
 
 

@@ -270,7 +270,8 @@ def _check_way(grid: Grid, layer: Layer, source: Source, options: Options) -> li
         why = "one of them does not name its datum" if way.unnamed else "PROJ knows none"
         notes.append(f"layer {layer.name}: no datum shift between {names}: {why}")
     elif way.accuracy:
-        notes.append(f"layer {layer.name}: datum shift {way.name}, good to {way.accuracy:g} m")
+        better = f"; better, but its grid files are not installed: {way.better}" if way.better else ""
+        notes.append(f"layer {layer.name}: datum shift {way.name}, good to {way.accuracy:g} m{better}")
     heights = {horizontal(layer.crs or f.header.crs or source.crs)[1] for f in source.files} - {""}
     notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
     return notes

@@ -189,7 +189,7 @@ def _decide(
     if lattice is not None:
         ratio, origin = lattice
         derived = method in ("std", FRACTION, VALID)
-        if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a spline smooths, also where nothing moves
+        if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a hair off, a spline smooths
             text = f"on the grid already; {why}"
             return Decision(source, Way.COPY, method, text, ratio=ratio, origin=origin, word=word)
         if method in AVERAGED or (ratio != (1, 1) and method in ("nearest", "mode")):

@@ -27,6 +27,9 @@ from geopipe.plan import LayerPlan
 from geopipe.resampling import AVERAGED, FRACTION, RADIUS, VALID, Decision, Way, Window, lattice_window
 from geopipe.table import Column, Mask, Values
 
+MOST_CLASSES = 64
+"""More values than these in the window of a block are no classes whose areas are compared."""
+
 GDAL_TYPE = {"float32": "Float32", "float64": "Float64"}
 
 Resample = Callable[[Values], Values]
@@ -62,6 +65,9 @@ def to_cells(
     else:
         resample = partial(_warp, window=window, decision=decision, grid=grid, block=block)
     made, have = _make(values, valid, decision.method, layer.kind, variable, resample)
+    if decision.method == "mode" and decision.way is Way.WARP:
+        average = partial(_warp, window=window, decision=decision, grid=grid, block=block, share=True)
+        made = _majority(made, values, valid, average)
     if layer.layer.min_valid > 0 and decision.method != VALID:
         share = _share(values, valid, decision, window, grid, block)
         have &= share >= layer.layer.min_valid - 1e-6
@@ -110,6 +116,25 @@ def _make(
     if codes is not None:
         result = codes[result.astype(np.int64)]
     return result, have
+
+
+def _majority(made: Values, values: Values, valid: Mask | None, average: Resample) -> Values:
+    """The class with the largest share of each cell's area; `made`, GDAL's mode, decides between equal shares.
+
+    GDAL's own mode counts the pixels that a cell touches, each as one (until 3.10), or rounds their weights to whole
+    numbers for float types (since). Where there are too many values to be classes, it is left as it is.
+    """
+    classes = np.unique(values if valid is None else values[valid])
+    if not 1 < len(classes) <= MOST_CLASSES:
+        return made
+    largest, own = np.full(made.shape, -1.0), np.zeros(made.shape)
+    winner = made.copy()
+    for one in classes:
+        share = np.nan_to_num(average(_float(values == one, valid, "float32")))
+        own = np.where(made == one, share, own)
+        winner = np.where(share > largest, one, winner)
+        largest = np.maximum(largest, share)
+    return np.where(largest > own + 1e-5, winner, made)
 
 
 def _needs_codes(own: np.dtype[Any], method: str) -> bool:

@@ -45,7 +45,7 @@ GIVEN_CRS = {"global/etopo60.cdf": "EPSG:4326"}  # has none; kept because its lo
 NOT_NORTH_UP = {"odd/au-3577-rotated.tif", "odd/geomatrix.tif", "odd/inverted_lat.tif"}  # no grid has their lattice
 SPARSE = {"odd/inverted_lat.tif": 0, "antimeridian/nz_habitat_anticross_4326_1deg.tif": 0.05}  # valid share if < 0.2
 
-PLACES = {  # where the middle of a file tells little, or its corner lies beyond the Earth: share of its width and height
+PLACES = {  # where the middle of a file tells little, or its corner lies beyond the Earth: part of its width, height
     "antimeridian/cog_dateline.tif": (0.3, 0.5),
     "antimeridian/nz_habitat_anticross_4326_1deg.tif": (0.97, 0.6),
     "continental/bio.tif": (0.7, 0.5),
@@ -204,7 +204,7 @@ def test_nearest_is_the_pixel_under_the_centre(name: str) -> None:
         assert np.isfinite(expected).mean() >= SPARSE.get(name, 0.2)
 
 
-WHOLE = [  # a file, and a grid of 180 x 180 cells around all of the Earth, or of its side that a projection shows
+WHOLE = [  # a file, and a CRS whose grid is around all of the Earth, or the side of it that is seen
     ("global/world.rgb.tif", "EPSG:4326"),
     ("global/world.rgb.tif", "EPSG:6933"),
     ("global/world.rgb.tif", "EPSG:8857"),
@@ -219,16 +219,18 @@ WHOLE = [  # a file, and a grid of 180 x 180 cells around all of the Earth, or o
 
 @pytest.mark.parametrize(("name", "crs"), WHOLE, ids=str)
 def test_nearest_up_to_where_a_projection_ends(name: str, crs: str) -> None:
-    """The grid sticks out of the Earth by 3 %; its cells there have no place in the file and are null."""
-    lon, lat = np.meshgrid(np.linspace(-180, 180, 361), np.linspace(-90, 90, 181))
+    """The grid sticks out of the Earth by 2, 4.5 and 9 %; a cell there has no place in the file and is null."""
+    lon, lat = np.meshgrid(np.linspace(-180, 180, 181), np.linspace(-90, 90, 91))
     places = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(lon, lat, errcheck=False)
-    (left, right), (bottom, top) = (
-        (v[np.isfinite(v)].min() * 1.0311, v[np.isfinite(v)].max() * 1.0313) for v in places
-    )
-    grid = Grid(crs, float(left), float(top), float(right - left) / 180, float(top - bottom) / 180, 180, 180)
-    wrong, expected = wrong_nearest(load(name), grid)
-    assert wrong.tolist() == []
-    assert 0.2 < np.isfinite(expected).mean() < 0.96
+    (x0, x1), (y0, y1) = ((float(v[np.isfinite(v)].min()), float(v[np.isfinite(v)].max())) for v in places)
+    lost = {}
+    for out in (0.02, 0.045, 0.09):
+        dx, dy = (x1 - x0) * (1 + 2 * out) / 180, (y1 - y0) * (1 + 2 * out) / 180
+        grid = Grid(crs, x0 - 1.01 * out * (x1 - x0), y1 + 1.02 * out * (y1 - y0), dx, dy, 180, 180)
+        wrong, expected = wrong_nearest(load(name), grid)
+        lost[out] = len(wrong)
+        assert np.isfinite(expected).mean() > 0.2
+    assert lost == dict.fromkeys(lost, 0)
 
 
 @pytest.mark.parametrize("name", CASES)
