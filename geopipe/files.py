@@ -13,7 +13,7 @@ from rasterio.io import DatasetReader
 
 from geopipe import steps
 from geopipe.errors import SourceError
-from geopipe.uris import Subdataset, file_of, is_remote, subdataset
+from geopipe.uris import Subdataset, file_of, in_gdal, is_remote, subdataset
 
 NETWORK = {
     "GDAL_HTTP_CONNECTTIMEOUT": 5,  # seconds
@@ -47,10 +47,12 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
     """
     if uri.upper().startswith("MEM:"):
         raise SourceError(f"{where}{uri} names memory, not a file", "give a file or a URI", layer)
+    inner = subdataset(uri)
+    name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
-            return rasterio.open(uri)
+            return rasterio.open(name)
     except RasterioError as error:
         file = file_of(uri)
         if file is not None and not os.path.exists(file):
@@ -61,7 +63,6 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
             raise SourceError(
                 f"{where}{file} may not be read", "give this user the permission to read it", layer
             ) from None
-        inner = subdataset(uri)
         cure = "correct path ="
         if file is None and is_remote(inner.file if inner else uri):
             cure = "correct path =, or look after the network and the credentials (AWS_..., GS_..., AZURE_...)"
@@ -117,7 +118,7 @@ def _placed(ds: DatasetReader) -> bool:
 def _as_netcdf(ds: DatasetReader, uri: str) -> tuple[DatasetReader, str]:
     """The same variable through the netCDF driver where that places it, else as it was."""
     inner = subdataset(uri) or Subdataset("HDF5", uri, "")
-    other = str(Subdataset("NETCDF", inner.file, f"/{inner.name}" if inner.name else ""))
+    other = str(Subdataset("NETCDF", in_gdal(inner.file), f"/{inner.name}" if inner.name else ""))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

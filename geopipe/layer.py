@@ -177,13 +177,7 @@ class Layer:
 
     name: str
     paths: tuple[str, ...]
-    asset: str | None = None
-    sort_by: str | None = None
-    variable: str | None = None
     bands: tuple[int | str, ...] = ()
-    time: tuple[str, ...] = ()
-    level: tuple[str, ...] = ()
-    reduce: str | None = None
     kind: Kind | None = None
     resampling: tuple[str, ...] | str = "auto"
     nodata: float | int | None = None
@@ -197,6 +191,12 @@ class Layer:
     fractions: tuple[int, ...] | bool = False
     valid_fraction: bool = False
     min_valid: float = 0.0
+    asset: str | None = None
+    sort_by: str | None = None
+    variable: str | None = None
+    time: tuple[str, ...] = ()
+    level: tuple[str, ...] = ()
+    reduce: str | None = None
     overlap: Overlap = Overlap.FIRST
     on_error: str = "fail"
 

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -21,7 +21,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import RPCTransformer
@@ -45,6 +45,9 @@ COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr"
 
 OPEN_FILES = 128
 """Datasets that a worker keeps open."""
+
+AT_ONCE = 1 << 20
+"""Pixels of several bands that are read in one call: each call costs as much as the file has bands."""
 
 
 def environment() -> AbstractContextManager[object]:
@@ -86,7 +89,7 @@ def inspect(uri: str, layer: str | None = None, variable: str | None = None) -> 
 
 
 def _header(ds: DatasetReader, uri: str) -> Header:
-    bands = tuple(_band(ds, i, place) for i, place in zip(ds.indexes, coordinates(ds, uri), strict=True))
+    bands = tuple(_bands(ds, coordinates(ds, uri)))
     gcps, _ = ds.gcps
     size, mtime_ns = size_and_time(uri)
     structure = ds.tags(ns="IMAGE_STRUCTURE")
@@ -146,23 +149,27 @@ def georeferenced(header: Header, by: str, layer: str) -> Header:
     return replace(header, crs=text, transform=transform, georeference=replace(found, slack=2 * slack + 1))
 
 
-def _band(ds: DatasetReader, index: int, place: Place) -> Band:
-    color = ds.colorinterp[index - 1]
-    return Band(
-        index=index,
-        dtype=ds.dtypes[index - 1],
-        nodata=ds.nodatavals[index - 1],
-        scale=ds.scales[index - 1],
-        offset=ds.offsets[index - 1],
-        unit=ds.units[index - 1] or ds.tags(index).get("GRIB_UNIT", "").strip("[]"),
-        description=ds.descriptions[index - 1] or "",
-        paletted=color is ColorInterp.palette,
-        alpha=color is ColorInterp.alpha,
-        mask="+".join(flag.name for flag in ds.mask_flag_enums[index - 1]),
-        variable=place.variable,
-        step=place.step,
-        level=place.level,
-    )
+def _bands(ds: DatasetReader, places: Sequence[Place]) -> Iterator[Band]:
+    """The bands as the header declares them. rasterio makes each list anew when it is asked for it: ask once."""
+    masks = ds.mask_flag_enums
+    lists = (ds.dtypes, ds.nodatavals, ds.scales, ds.offsets, ds.units, ds.descriptions, ds.colorinterp)
+    for index, (here, flags, values) in enumerate(zip(places, masks, zip(*lists, strict=True), strict=True), 1):
+        dtype, nodata, scale, offset, unit, description, color = values
+        yield Band(
+            index=index,
+            dtype=dtype,
+            nodata=nodata,
+            scale=scale,
+            offset=offset,
+            unit=unit or ds.tags(index).get("GRIB_UNIT", "").strip("[]"),
+            description=description or "",
+            paletted=color is ColorInterp.palette,
+            alpha=color is ColorInterp.alpha,
+            mask="+".join(flag.name for flag in flags),
+            variable=here.variable,
+            step=here.step,
+            level=here.level,
+        )
 
 
 def _crs_text(crs: CRS | None) -> str | None:
@@ -292,28 +299,41 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
 
 def _read_file(placed: Placed, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:
     """Pixels of one file for the variable `index`; where it has several bands, reduced before any resampling."""
-    uri, name, band = placed.header.uri, layer.layer.name, placed.bands[index]
-    if not band.reduce:
-        return _read_band(uri, band, window, name, readers)
-    bands = (band, *band.more)
-    return reduce_columns((_read_band(uri, b, window, name, readers) for b in bands), Overlap(band.reduce))
+    band = placed.bands[index]
+    columns = _read_bands(placed.header.uri, (band, *band.more), window, layer.layer.name, readers)
+    return reduce_columns(columns, Overlap(band.reduce)) if band.reduce else next(columns)
 
 
-def _read_band(uri: str, band: Band, window: Window, name: str, readers: Readers) -> Column:
+def _read_bands(
+    uri: str, bands: Sequence[Band], window: Window, name: str, readers: Readers, most: int = AT_ONCE
+) -> Iterator[Column]:
+    """Pixels of each band, unpacked, and where they are valid; at most about `most` pixels are read at once."""
     ds = readers.get(uri, name)
     area = RioWindow(window.col, window.row, window.width, window.height)
-    try:
-        values = ds.read(band.index, window=area)
-        masked = MaskFlags.per_dataset in ds.mask_flag_enums[band.index - 1]
-        valid = ds.read_masks(band.index, window=area) != 0 if masked else None
-    except RasterioError as error:
-        cause = error.__cause__ or error
-        raise SourceError(
-            f"layer {name}: band {band.index} of {uri} cannot be read at row {window.row}, column {window.col}, "
-            f"{window.height} x {window.width} pixels: {cause}",
-            f'repair the file, or leave it out with on_error = "skip" in the layer {name}',
-            name,
-        ) from None
+    count = max(1, most // window.pixels)
+    for batch in (bands[start : start + count] for start in range(0, len(bands), count)):
+        indexes = [band.index for band in batch]
+        try:
+            stack = ds.read(indexes, window=area)
+            masked = any("per_dataset" in band.mask for band in batch)
+            masks = ds.read_masks(indexes, window=area) != 0 if masked else [None] * len(batch)
+        except RasterioError as error:
+            if len(batch) > 1:  # one by one, to find the band that is broken
+                yield from _read_bands(uri, batch, window, name, readers, most=1)
+                continue
+            cause = error.__cause__ or error
+            raise SourceError(
+                f"layer {name}: band {indexes[0]} of {uri} cannot be read at row {window.row}, column {window.col}, "
+                f"{window.height} x {window.width} pixels: {cause}",
+                f'repair the file, or leave it out with on_error = "skip" in the layer {name}',
+                name,
+            ) from None
+        for band, values, mask in zip(batch, stack, masks, strict=True):
+            yield _cleaned(band, values, mask if "per_dataset" in band.mask else None)
+
+
+def _cleaned(band: Band, values: Values, valid: Mask | None) -> Column:
+    """What a band's stored numbers mean: missing ones found, its bits taken out, unpacked."""
     missing = find_missing(values, band.nodata)
     if missing is not None:
         valid = ~missing if valid is None else valid & ~missing

@@ -18,6 +18,10 @@ ARCHIVE = re.compile(r"(zip|tar|gzip)://(?=[^/])")
 """An archive under a relative path, in rasterio's way of writing."""
 
 
+REMOTE = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
+"""GDAL's names of remote files, by scheme. rasterio knows them, but not where the file is a part of a longer name."""
+
+
 class Subdataset(NamedTuple):
     """A name of the form PREFIX:"file":variable, in its parts."""
 
@@ -41,6 +45,12 @@ def subdataset(uri: str) -> Subdataset | None:
         if found:
             return Subdataset(found["prefix"].upper(), found["file"], found["variable"] or "")
     return None
+
+
+def in_gdal(path: str) -> str:
+    """A path or address as GDAL itself names it."""
+    scheme, colon, rest = path.partition("://")
+    return REMOTE[scheme] + rest if colon and scheme in REMOTE else path
 
 
 def is_remote(path: str) -> bool:

@@ -143,6 +143,18 @@ def test_formats_with_several_bands(tmp_path: Path, driver: str, name: str, dtyp
         rasterio.shutil.delete(tmp_path / name, driver=driver)
 
 
+@pytest.mark.parametrize(
+    ("version", "compress"),
+    [("ZARR_V2", c) for c in ("NONE", "BLOSC", "ZLIB", "GZIP", "ZSTD")] + [("ZARR_V3", c) for c in ("BLOSC", "GZIP")],
+)
+def test_zarr(tmp_path: Path, version: str, compress: str) -> None:
+    array = pixels("int16")
+    write_raster(
+        tmp_path / "a.zarr", array, UTM, T, driver="Zarr", FORMAT=version, COMPRESS=compress, BLOCKSIZE="64,64"
+    )
+    check(tmp_path, tmp_path / "a.zarr", array)
+
+
 def test_ascii_grid(tmp_path: Path) -> None:
     array = pixels("int32") % 1000
     write_raster(tmp_path / "a.asc", array, UTM, T, driver="AAIGrid", nodata=-9999)
