@@ -50,9 +50,7 @@ def _listed(value: Any) -> Any:
 def _texts(value: Any) -> Any:
     """Dates, numbers and texts as texts; one of them may stand alone."""
     values = value if isinstance(value, list | tuple) else [value]
-    return [
-        v.isoformat() if isinstance(v, date) else str(v) if isinstance(v, int | float) else v for v in values
-    ]
+    return [v.isoformat() if isinstance(v, date) else str(v) if isinstance(v, int | float) else v for v in values]
 
 
 class Run(Section):
