@@ -167,12 +167,12 @@ def test_a_broken_source_may_be_skipped_and_changes_nothing_else(
 
 def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine tiles open each file once."""
-    plan, opened, real = pipeline.draft(settings.load(write_settings(tmp_path, sources))), [], raster._open
+    plan, opened, real = pipeline.draft(settings.load(write_settings(tmp_path, sources))), [], raster.open_raster
 
     def counting(uri: str, where: str, layer: str | None):  # type: ignore[no-untyped-def]
         opened.append(uri)
         return real(uri, where, layer)
 
-    monkeypatch.setattr(raster, "_open", counting)
+    monkeypatch.setattr(raster, "open_raster", counting)
     list(run_local(plan, lambda _tile, _table: None))
     assert sorted(opened) == sorted(str(sources / f"{n}.tif") for n in ("own", "warped", "classes"))
