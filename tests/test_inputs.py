@@ -23,7 +23,7 @@ import xarray as xr
 from click.testing import CliRunner
 from helpers import GENEROUS, VERSIONS, header, north_up, plan_of, raster_of, write_raster
 
-from geopipe import bands, pipeline, raster, settings
+from geopipe import pipeline, raster, settings, uris
 from geopipe.cli import cli
 from geopipe.errors import SettingsError, SourceError
 from geopipe.grid import Grid
@@ -386,6 +386,14 @@ def test_a_reduction_holds_a_few_steps_at_a_time() -> None:
     assert max(alive) <= 3
 
 
+def test_days_on_which_a_flag_is_set_are_counted(tmp_path: Path) -> None:
+    """A sum of bits is more than a bit can hold; the checks of a run know."""
+    array = np.random.default_rng(2).integers(0, 255, (9, 5, 6)).astype("uint8")
+    write_raster(tmp_path / "a.tif", array, UTM, T)
+    found = run(tmp_path, layer("a.tif", "bits = [3, 3]", 'kind = "continuous"', 'reduce = "sum"'))
+    assert same(found["a"], (array >> 3 & 1).astype(int).sum(0))
+
+
 @pytest.mark.parametrize(
     ("dtype", "rule", "steps", "column"),
     [
@@ -410,12 +418,6 @@ def test_the_type_holds_what_is_reduced(dtype: str, rule: str, steps: int, colum
 def test_a_reduction_must_fit_the_kind(tmp_path: Path, netcdf: Path, kind: str, rule: str) -> None:
     with pytest.raises(SettingsError, match=f"layer a: reduce = '{rule}' makes no sense for kind = '{kind}'"):
         run(tmp_path, layer(netcdf, 'variable = "pr"', f'reduce = "{rule}"', f'kind = "{kind}"'))
-
-
-def test_bands_of_other_types_are_not_reduced() -> None:
-    mixed = header(Band(1, "uint8"), Band(2, "int16"))
-    with pytest.raises(SourceError, match="the bands to reduce have different types: 1 uint8, 2 int16"):
-        bands.of_file(Layer("a", (), reduce="max"), mixed)
 
 
 def test_files_of_other_steps_are_no_mosaic(tmp_path: Path, cube: xr.Dataset) -> None:
@@ -482,52 +484,38 @@ def test_thousands_of_steps_take_a_moment(tmp_path: Path) -> None:
     assert same(found["a"], values.astype(float).mean(0))
 
 
+def test_effective_settings_choose_the_same(tmp_path: Path, netcdf: Path) -> None:
+    keys = ('variable = "tas"', "time = [1999-02-28, 1999]", 'level = [850, "900/.."]', 'reduce = "min"')
+    file = tmp_path / "s.toml"
+    file.write_text("[[layers]]\n" + layer(netcdf, *keys))
+    loaded = settings.load(file)
+    file.write_text(loaded.to_toml())
+    again = settings.load(file).layer_values()[0]
+    assert again == loaded.layer_values()[0]
+    assert (again.time, again.level) == (("1999-02-28", "1999"), ("850", "900/.."))
+
+
+@pytest.mark.parametrize(
+    ("path", "full"),
+    [
+        ("NETCDF:a.nc:v", 'NETCDF:"/s/a.nc":v'),
+        ('NETCDF:"../a:b.nc":g/v', 'NETCDF:"/a:b.nc":g/v'),
+        ("hdf5:x/a.h5://g/v", 'HDF5:"/s/x/a.h5"://g/v'),
+        ('ZARR:"a.zarr":/v:0', 'ZARR:"/s/a.zarr":/v:0'),
+        ('ZARR:"/vsis3/b/a.zarr":/v', 'ZARR:"/vsis3/b/a.zarr":/v'),
+        ("NETCDF:https://h/a.nc:v", 'NETCDF:"https://h/a.nc":v'),
+        ("zip://a.zip!/b.tif", "zip:///s/a.zip!/b.tif"),
+        ("zip:///a.zip!/b.tif", "zip:///a.zip!/b.tif"),
+        ("s3://b/a.tif", "s3://b/a.tif"),
+        ("x/../a.tif", "/s/a.tif"),
+    ],
+)
+def test_what_is_relative_in_a_path_starts_at_the_settings(path: str, full: str) -> None:
+    assert uris.absolute(path, Path("/s")) == full
+    assert uris.absolute(full, Path("/other")) == full
+
+
 # ---------------------------------------------------------------- bands by name
-
-
-NAMES = ["B04 (665 nm)", "B05 (705 nm)", "Near-infrared", "nir", "B8", "B8A", "", "red edge"]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "index"),
-    [
-        (2, 2),
-        ("b04 (665 NM)", 1),
-        ("B04", 1),
-        ("665", 1),
-        ("705 nm", 2),
-        ("infrared", 3),
-        ("NIR", 4),
-        ("B8", 5),  # and not B8A
-        ("b8a", 6),
-        ("red", 8),
-    ],
-)
-def test_a_band_by_its_description_or_words_of_it(wanted: int | str, index: int) -> None:
-    source = header(*(Band(n + 1, "uint8", description=name) for n, name in enumerate(NAMES)))
-    assert bands.named(Layer("a", ()), source, wanted).index == index
-
-
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [
-        ("nm", r"'nm' may be several bands of /data/a\.tif: 1 \(B04 \(665 nm\)\), 2 \(B05 \(705 nm\)\)"),
-        ("B0", "has no band 'B0'; it has 1 "),  # the beginning of a word is none
-        ("66", "has no band '66'"),
-        ("", "has no band ''"),
-        (9, "has no band 9"),
-    ],
-)
-def test_a_doubtful_band_is_refused_with_the_candidates(wanted: int | str, message: str) -> None:
-    source = header(*(Band(n + 1, "uint8", description=name) for n, name in enumerate(NAMES)))
-    with pytest.raises(SourceError, match=f"layer a: .*{message}"):
-        bands.named(Layer("a", ()), source, wanted)
-
-
-def test_two_bands_of_one_description_are_not_told_apart_by_it() -> None:
-    source = header(Band(1, "uint8", description="red"), Band(2, "uint8", description="Red"))
-    with pytest.raises(SourceError, match=r"'red' may be several bands"):
-        bands.named(Layer("a", ()), source, "red")
 
 
 def test_bands_of_an_envi_file_by_wavelength(tmp_path: Path) -> None:
