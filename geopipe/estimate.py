@@ -10,7 +10,8 @@ import numpy as np
 
 from geopipe.errors import PlanError
 from geopipe.grid import BLOCK, Grid
-from geopipe.resampling import WINDOW_PIXELS, Decision, Way, canonical_blocks
+from geopipe.places import canonical_blocks
+from geopipe.resampling import WINDOW_PIXELS, Decision, Way
 
 MB = 1 << 20
 WORKER_BYTES = 260 * MB
@@ -88,8 +89,8 @@ def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
     size = window_size if decision.way is Way.COPY else BLOCK
     rows, cols = grid.tiling(size)
     keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
-    windows = [w for k in keys for _, w in canonical_blocks(grid, decision, grid.tile(int(k), size))]
-    largest = max((w.pixels for w in windows), default=0)
+    needed = [n for k in keys for n in canonical_blocks(grid, decision, grid.tile(int(k), size))]
+    largest = max((n.window.pixels for n in needed), default=0)
     return max(largest, WINDOW_PIXELS) if decision.spread > 2 else largest
 
 

@@ -45,8 +45,6 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
     Raises:
         SourceError: the file is missing, unreadable or no raster.
     """
-    if uri.upper().startswith("MEM:"):
-        raise SourceError(f"{where}{uri} names memory, not a file", "give a file or a URI", layer)
     inner = subdataset(uri)
     name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
     try:

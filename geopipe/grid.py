@@ -19,8 +19,6 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.aoi import AreaOfInterest
-from pyproj.crs import ProjectedCRS
-from pyproj.crs.coordinate_operation import EquidistantCylindricalConversion
 from pyproj.exceptions import CRSError, ProjError
 from pyproj.transformer import TransformerGroup
 
@@ -158,18 +156,6 @@ def is_lonlat(text: str) -> bool:
     """Whether a CRS counts longitude and latitude in degrees."""
     crs = crs_of(text)
     return crs.is_geographic and all(axis.unit_name == "degree" for axis in crs.axis_info[:2])
-
-
-@lru_cache(maxsize=256)
-def unrolled_crs(text: str, meridian: float) -> tuple[str, float]:
-    """A plane CRS that is longitude and latitude about another meridian, times a factor: no jump within half a turn.
-
-    The plate carree of the same datum: x = (longitude - meridian) * factor, y = latitude * factor. Returned as WKT.
-    """
-    crs = crs_of(text)
-    plane = ProjectedCRS(EquidistantCylindricalConversion(longitude_natural_origin=meridian), geodetic_crs=crs)
-    ellipsoid = crs.ellipsoid
-    return plane.to_wkt(), (ellipsoid.semi_major_metre if ellipsoid else 6378137.0) * math.pi / 180
 
 
 @dataclass(frozen=True)

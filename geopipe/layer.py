@@ -72,13 +72,11 @@ class Band:
 class Georeference:
     """What places a raster without a geotransform: ground control points, or an RPC model (on request only).
 
-    `points` are (row, column, x, y); `rpcs` are GDAL's RPC tags. `slack` is by how many pixels the affine transform is
-    off that stands in for it in the plan.
+    `points` are (row, column, x, y); `rpcs` are GDAL's RPC tags.
     """
 
     points: tuple[tuple[float, float, float, float], ...] = ()
     rpcs: tuple[tuple[str, str], ...] = ()
-    slack: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from geopipe.errors import SettingsError, SourceError
 from geopipe.estimate import Estimate, Machine, estimate, refuse
 from geopipe.grid import Grid, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
-from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide, read_amplification
+from geopipe.places import read_amplification
+from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide
 from geopipe.table import RESERVED, TableSpec
 from geopipe.target import numbers
 
@@ -123,7 +124,6 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
                 "rank": d.rank,
                 "scale": list(d.scale) if d.scale else None,
                 "pixels_per_cell": [round(s, 4) for s in d.steps],
-                "halo": d.halo,
                 "tolerance": d.tolerance,
                 "note": d.note,
             }

@@ -31,10 +31,11 @@ from geopipe import events
 from geopipe.errors import SourceError
 from geopipe.estimate import READ_CACHE
 from geopipe.files import coordinates, is_store, network, open_raster, open_variable, size_and_time, variables
-from geopipe.grid import Tile, apply
+from geopipe.grid import Tile
 from geopipe.layer import Band, Georeference, Header, Overlap, Placed, Source, Variable
+from geopipe.places import canonical_blocks
 from geopipe.plan import LayerPlan, Plan
-from geopipe.resampling import Window, canonical_blocks, clip, whole_turn
+from geopipe.resampling import Window, clip, whole_turn
 from geopipe.steps import Place
 from geopipe.table import BlockRow, Column, Mask, Values, overlay, reduce_columns
 from geopipe.uris import is_remote
@@ -52,7 +53,7 @@ AT_ONCE = 1 << 20
 
 def environment() -> AbstractContextManager[object]:
     """GDAL's settings for everything that this module does; enter it once around the work."""
-    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_MEM_ENABLE_OPEN": True} | network()
+    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1} | network()
     env: AbstractContextManager[object] = rasterio.Env(**settings)
     return env
 
@@ -116,7 +117,7 @@ def _header(ds: DatasetReader, uri: str) -> Header:
 def georeferenced(header: Header, by: str, layer: str) -> Header:
     """The header of a file that its ground control points ("gcps") or its RPC model ("rpcs") are to place.
 
-    Its transform is the affine one that comes closest; the plan uses it, and adds what it is off.
+    Its transform is the affine one that comes closest: it says where about the file lies, and no more.
 
     Raises:
         SourceError: the file has none.
@@ -144,9 +145,7 @@ def georeferenced(header: Header, by: str, layer: str) -> Header:
     plane = np.column_stack([points[:, 1], points[:, 0], np.ones(len(points))])
     (a, b, c), (d, e, f) = np.linalg.lstsq(plane, points[:, 2:], rcond=None)[0].T
     transform = Affine(a, b, c, d, e, f)
-    cols, rows = apply(~transform, points[:, 2], points[:, 3])
-    slack = float(max(np.abs(cols - points[:, 1]).max(), np.abs(rows - points[:, 0]).max()))
-    return replace(header, crs=text, transform=transform, georeference=replace(found, slack=2 * slack + 1))
+    return replace(header, crs=text, transform=transform, georeference=found)
 
 
 def _bands(ds: DatasetReader, places: Sequence[Place]) -> Iterator[Band]:
@@ -209,17 +208,17 @@ def read_tile(plan: Plan, layer: LayerPlan, tile: Tile, readers: Readers) -> Ite
     start = time.perf_counter()
     first = plan.first_variable[layer.layer.name]
     for decision in layer.decisions:
-        blocks = list(canonical_blocks(plan.grid, decision, tile))
-        mine = [(first + n, v) for n, v in enumerate(layer.variables) if v.word == decision.word]
-        for index in dict.fromkeys(v.index for _, v in mine) if blocks else ():
-            made = {n: _Part.empty(tile, v) for n, v in mine if v.index == index}  # of one band: it is read once
-            for block, window in blocks:
-                values, valid = read_window(decision.source, index, window, layer, readers)
-                for part in made.values():
-                    cells = to_cells(values, valid, window, decision, plan.grid, block, part.variable, layer)
-                    part.put(block, cells)
-            for n, part in made.items():
-                yield BlockRow(tile.key, n, decision.rank, part.values, None if part.valid.all() else part.valid)
+        mine = {first + n: v for n, v in enumerate(layer.variables) if v.word == decision.word}
+        made: dict[int, _Part] = {}
+        for needs in canonical_blocks(plan.grid, decision, tile):
+            for index in dict.fromkeys(v.index for v in mine.values()):  # a band is read once
+                values, valid = read_window(decision.source, index, needs.window, layer, readers)
+                for n, variable in mine.items():
+                    if variable.index == index:
+                        part = made.setdefault(n, _Part.empty(tile, variable))
+                        part.put(needs.block, to_cells(values, valid, needs, decision, variable, layer))
+        for n, part in made.items():
+            yield BlockRow(tile.key, n, decision.rank, part.values, None if part.valid.all() else part.valid)
     events.emit(events.Progress("read", 1, tile.cells * len(layer.variables), time.perf_counter() - start))
 
 
@@ -257,8 +256,8 @@ def classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...]:
     with environment():
         for decision in layer.decisions:
             for tile in plan.grid.tiles(plan.options.window_size):
-                for _, window in canonical_blocks(plan.grid, decision, tile):
-                    values, valid = read_window(decision.source, 0, window, layer, readers)
+                for needs in canonical_blocks(plan.grid, decision, tile):
+                    values, valid = read_window(decision.source, 0, needs.window, layer, readers)
                     found |= set(np.unique(values if valid is None else values[valid]).tolist())
                     if len(found) > MOST_CLASSES:
                         raise SourceError(
@@ -288,7 +287,7 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
         )
         if local is not None:
             values, valid = _read_file(placed, index, local, layer, readers)
-            here = Window(local.row + row, local.col + col, local.height, local.width, window.meridian)
+            here = Window(local.row + row, local.col + col, local.height, local.width)
             parts.append((values, valid) if here == window else place(values, valid, here, window))
     if not parts:
         shape = (window.height, window.width)

@@ -208,8 +208,8 @@ def _layer(out: Console, layer: LayerPlan) -> None:
         text = f"{d.way.value}, {d.method} ({d.why})"
         if d.way is Way.WARP:
             kernel = f", kernel scale {_numbers(d.scale, 4)}" if d.scale else ""
-            exact = "exact" if d.tolerance < 1e-9 else f"to {d.tolerance:g} pixels"
-            text += f"\n{_numbers(d.steps, 4)} pixels to a cell{kernel}, transformed {exact}, halo {d.halo}"
+            exact = "exactly" if d.tolerance == 0 else f"to {d.tolerance:g} pixels"
+            text += f"\n{_numbers(d.steps, 4)} pixels to a cell{kernel}, placed {exact}"
         _facts(out, {"from": f"{d.source.name}, {_crs(d.source.crs)}", "way": text})
     if layer.amplification > 1.005:
         _facts(out, {"reads": f"each stored block is decoded {layer.amplification:.2f} times"})

@@ -3,25 +3,32 @@
 A layer gets to the grid in one of three ways, the cheapest that is right: `copy` (its pixels are the cells), `decimate`
 (a whole number of pixels makes a cell) or `warp`. Warps are computed in canonical blocks anchored to the grid, with a
 kernel scale that belongs to the source and not to the window, so that no tile, worker or plan can change a byte.
+
+Methods look at cells in one of two ways: nearest and the kernels at the pixels around a cell's centre, all others at
+the pixels in its outline.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError
-from geopipe.grid import BLOCK, Grid, Tile, Transform, apply, blocks_of, crs_transform, is_lonlat, outline, same_crs
+from geopipe.georeference import model_of
+from geopipe.grid import Grid, Tile, Transform, apply, crs_transform, is_lonlat, outline, same_crs
 from geopipe.layer import Kind, Layer, Source
 
 RADIUS = {"bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3}
 """Radius in source pixels of the kernels that interpolate; these, and only these, have a pinned scale."""
+
+CENTRED = ("nearest", *RADIUS)
+"""What looks at the pixels around a cell's centre; all other methods look at those in its outline."""
 
 METHODS = (*RADIUS, "nearest", "average", "mode", "max", "min", "med", "q1", "q3", "sum", "rms", "std")
 """By GDAL's names, and the standard deviation of what an average averages. `mean` is another word for average."""
@@ -36,17 +43,13 @@ MEANINGFUL = {
 FRACTION, VALID = "fraction", "valid"
 """Columns that a layer may have beside: the share of a class, and the share of valid source area."""
 
-AVERAGED = ("average", "std", FRACTION, VALID)
-"""What is made of averages, cell by cell."""
-
 SHRINKS = 1.5
 """From this many source pixels to a cell edge on, a layer counts as shrinking."""
 
 WINDOW_PIXELS = 4096 * 4096
 """Pixels of a source that one warp may hold: a canonical block is quartered until its window fits."""
 
-EXACT = 1e-12
-"""A tolerance at which GDAL's approximate transformer is the exact one, on every version."""
+Floats = NDArray[np.float64]
 
 
 class Way(StrEnum):
@@ -59,19 +62,12 @@ class Way(StrEnum):
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of source pixels; it may reach beyond the source.
-
-    `meridian` is the longitude about which a geographic source must be unrolled for this window, because the block's
-    longitudes are not the source's (0..360 against -180..180) or run across an edge of them; None where they agree.
-    `torn` means that longitudes jump inside the block, because a pole is in it.
-    """
+    """A rectangle of source pixels. Where longitudes go round it may reach beyond the edges of the source."""
 
     row: int
     col: int
     height: int
     width: int
-    meridian: float | None = None
-    torn: bool = False
 
     @property
     def pixels(self) -> int:
@@ -83,10 +79,10 @@ class Decision:
     """How one source gets to the grid; enough to do it without looking at anything else.
 
     `ratio` is in source pixels per cell (rows, columns) for copy and decimate, `origin` the source pixel (row, column)
-    at the grid's corner. `scale` is in source pixels per cell edge (x, y), 1 for plain interpolation; None leaves it
-    to GDAL, which is right for footprint methods. `halo` and `tolerance` are in source pixels, as is `rim`: how far a
-    window may reach beyond the source, with missing pixels. `steps` are the median pixels per cell edge (x, y), and
-    `spread` is how many times larger the largest is than the smallest. `word` is how the settings call the method, and
+    at the grid's corner. `scale` is how many pixels wide (x, y) a kernel is made, 1 for plain interpolation and None
+    for methods without one. `tolerance` is by how many source pixels a place may be off (0: exact). `steps` are the
+    median pixels per cell edge (x, y), and `spread` is how many times larger the largest is than the smallest. `share`
+    asks for the valid area of each cell beside what is made of it. `word` is how the settings call the method, and
     `rank` the place of the source in its layer.
     """
 
@@ -97,14 +93,23 @@ class Decision:
     ratio: tuple[int, int] = (1, 1)
     origin: tuple[int, int] = (0, 0)
     scale: tuple[float, float] | None = None
-    halo: int = 0
-    rim: int = 0
-    tolerance: float = EXACT
+    tolerance: float = 0.0
     steps: tuple[float, float] = (1.0, 1.0)
     spread: float = 1.0
     note: str = ""
+    share: bool = False
     word: str = ""
     rank: int = 0
+
+    @property
+    def centred(self) -> bool:
+        """Whether the method looks at the pixels around a cell's centre."""
+        return self.method in CENTRED
+
+    @property
+    def covering(self) -> bool:
+        """Whether pixels count by the area that they have in a cell."""
+        return self.share or not self.centred
 
 
 def asked_methods(layer: Layer) -> tuple[str, ...]:
@@ -165,13 +170,19 @@ def decide(
     lattice = aligned(grid, source, alignment) if passthrough else None
     return tuple(
         _decide(
-            source, steps, lattice, word, *choose_method(layer.name, word, kind, _shrink(steps)), tolerance=tolerance
+            source,
+            steps,
+            lattice,
+            word,
+            *choose_method(layer.name, word, kind, _shrink(steps)),
+            tolerance=tolerance,
+            share=layer.min_valid > 0,
         )
         for word in asked_methods(layer)
     )
 
 
-Steps = tuple[NDArray[np.float64], NDArray[np.float64]]
+Steps = tuple[Floats, Floats]
 Lattice = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -181,48 +192,40 @@ def _shrink(steps: Steps) -> float:
 
 
 def _decide(
-    source: Source, steps: Steps, lattice: Lattice | None, word: str, method: str, why: str, *, tolerance: str | float
+    source: Source,
+    steps: Steps,
+    lattice: Lattice | None,
+    word: str,
+    method: str,
+    why: str,
+    *,
+    tolerance: str | float,
+    share: bool,
 ) -> Decision:
     sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
     shrink = _shrink(steps)
     spread = max(float(s.max() / s.min()) for s in steps)
+    common: dict[str, Any] = {"steps": (sx, sy), "word": word, "share": share and method != VALID}
     if lattice is not None:
         ratio, origin = lattice
         derived = method in ("std", FRACTION, VALID)
         if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a hair off, a spline smooths
             text = f"on the grid already; {why}"
             return Decision(source, Way.COPY, method, text, ratio=ratio, origin=origin, word=word)
-        if method in AVERAGED or (ratio != (1, 1) and method in ("nearest", "mode")):
+        if method not in RADIUS:
             text = f"{ratio[1]} x {ratio[0]} pixels make a cell; {why}"
-            return Decision(source, Way.DECIMATE, method, text, ratio, origin, steps=(sx, sy), word=word)
-    scale, halo, note = None, 2, ""
+            return Decision(source, Way.DECIMATE, method, text, ratio=ratio, origin=origin, **common)
+    scale, note = None, ""
     if method in RADIUS:
         scale = (max(1.0, round(sx, 4)), max(1.0, round(sy, 4))) if shrink >= SHRINKS else (1.0, 1.0)
-        halo = math.ceil(RADIUS[method] * max(scale)) + 2
         if shrink >= SHRINKS and spread > 1.25:
             note = (
                 f"its scale varies by {spread - 1:.0%} over the grid, the kernel's does not; "
                 f"average has the right footprint for each cell"
             )
     exact = method in ("nearest", "mode") if tolerance == "auto" else tolerance == "exact"
-    pixels = EXACT if exact else 0.01 if tolerance == "auto" else float(tolerance)
-    if source.georeference is not None:
-        halo += math.ceil(source.georeference.slack)
-    rim = halo + math.ceil(max(sx, sy)) + 2  # GDAL miscounts footprints that it must clip at a raster's edge
-    return Decision(
-        source,
-        Way.WARP,
-        method,
-        why,
-        scale=scale,
-        halo=halo,
-        rim=rim,
-        tolerance=pixels,
-        steps=(sx, sy),
-        spread=spread,
-        note=note,
-        word=word,
-    )
+    pixels = 0.0 if exact else 0.01 if tolerance == "auto" else float(tolerance)
+    return Decision(source, Way.WARP, method, why, scale=scale, tolerance=pixels, spread=spread, note=note, **common)
 
 
 def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -256,7 +259,7 @@ def _phase(step: float, start: float, count: int, tolerance: float) -> tuple[int
     return (ratio, origin) if off <= tolerance else None
 
 
-def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[Floats, Floats] | None:
     """Source pixels that one cell edge spans in x and in y, at those of `places` x `places` cells that meet the source.
 
     Returns:
@@ -265,7 +268,7 @@ def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[NDArray[n
     col, row = np.meshgrid(
         np.linspace(0.5, grid.width - 0.5, places), np.linspace(0.5, grid.height - 0.5, places), indexing="xy"
     )
-    to_pixels = _pixels_of(grid.transform, grid.crs, source)
+    to_pixels = pixels_of(grid.transform, grid.crs, source)
     px, py = to_pixels(col, row)
     pixels = turn(source)
     if pixels is not None:
@@ -301,7 +304,7 @@ def whole_turn(source: Source) -> int | None:
     return round(pixels)
 
 
-def _unrolled(col: NDArray[np.float64], source: Source) -> NDArray[np.float64]:
+def unrolled(col: Floats, source: Source) -> Floats:
     """Source columns without a jump of 360 degrees, in the turn that is nearest to the source."""
     pixels = turn(source)
     finite = col[np.isfinite(col)]
@@ -316,7 +319,7 @@ def _unrolled(col: NDArray[np.float64], source: Source) -> NDArray[np.float64]:
 def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
     """Whether a cell's place lies in the source, or a place of the source in the grid."""
     col, row = np.meshgrid(np.linspace(0, grid.width, places), np.linspace(0, grid.height, places))
-    px, py = _pixels_of(grid.transform, grid.crs, source)(col, row)
+    px, py = pixels_of(grid.transform, grid.crs, source)(col, row)
     pixels = turn(source)
     if pixels is not None:
         px = px - pixels * np.round((px - source.width / 2) / pixels)
@@ -328,82 +331,17 @@ def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
     return bool(in_source.any() or in_grid.any())
 
 
-def _pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
+def pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
     """The function from cells (col, row) under `transform` to pixels (col, row) of `source`."""
     to_source, inverse = crs_transform(crs, source.crs), ~source.transform
+    model = model_of(source.georeference) if source.georeference is not None else None
 
-    def to_pixels(
-        col: NDArray[np.float64], row: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def to_pixels(col: Floats, row: Floats) -> tuple[Floats, Floats]:
         x, y = to_source(*apply(transform, col, row))
         with np.errstate(invalid="ignore"):
-            return apply(inverse, x, y)
+            return apply(inverse, x, y) if model is None else model(x, y)
 
     return to_pixels
-
-
-def source_window(grid: Grid, block: Tile, source: Source, halo: int, rim: int = 0) -> Window | None:
-    """The pixels of `source` that the cells of `block` need, with `halo` pixels around.
-
-    The block's outline is curved in the source's pixels. It is sampled on a lattice of 17 x 17 corners; between two
-    samples a smooth curve strays from the chord by an eighth of its second difference. The whole of it is added, which
-    also reaches the tip of a cone (a pole) between samples. Where two neighbours are further apart than half of the
-    source (an antimeridian), all of the source is taken. Too much may be read, never too little.
-
-    Args:
-        grid: the grid.
-        block: of the grid.
-        source: the source.
-        halo: pixels that a kernel needs around the block.
-        rim: pixels by which the window may reach beyond the source.
-
-    Returns:
-        The window, or None where the block has no image in the source.
-    """
-    col, row = np.meshgrid(np.linspace(0, block.width, 17), np.linspace(0, block.height, 17))
-    raw, rows = _pixels_of(grid.transform_of(block), grid.crs, source)(col, row)
-    cols, around = _unrolled(raw, source), whole_turn(source)
-    down = _span(rows, source.height, halo, rim)
-    across = _span(cols, source.width, halo, rim) if around is None else _span(cols, None, halo, rim)
-    if down is None or across is None:
-        return None
-    (top, bottom), (left, right) = down, across
-    if around is not None:  # beyond one edge of the longitudes lies the other; one turn is enough
-        middle, reach = (left + right) // 2, around // 2 + rim
-        left, right = max(left, middle - reach), min(right, middle + reach)
-    degrees = turn(source)
-    torn = degrees is not None and _differences(cols, 1) > degrees / 3
-    with np.errstate(invalid="ignore"):
-        moved = bool((np.abs(cols - raw) > 0.5).any())
-    meridian = source.transform.c + (left + right) / 2 * source.transform.a if moved else None
-    return Window(top, left, bottom - top, right - left, meridian, torn)
-
-
-def _span(pixels: NDArray[np.float64], size: int | None, halo: int, rim: int) -> tuple[int, int] | None:
-    """First and last row or column that samples of a block need; `size` is the source's, None where it goes round."""
-    finite = np.isfinite(pixels)
-    if not finite.any():
-        return None
-    steps, bends = _differences(pixels, 1), _differences(pixels, 2)
-    if not finite.all():
-        bends = max(bends, steps)  # at the rim of a projection: one step beyond
-    if size is not None and steps > size / 2:
-        return -rim, size + rim
-    low = math.floor(float(pixels[finite].min()) - bends) - halo
-    high = math.ceil(float(pixels[finite].max()) + bends) + halo
-    if size is None:
-        return low, high
-    return None if low >= size or high <= 0 else (max(low, -rim), min(high, size + rim))
-
-
-def _differences(pixels: NDArray[np.float64], order: int) -> float:
-    """The largest finite difference of this order between neighbours, along rows or columns."""
-    largest = 0.0
-    with np.errstate(invalid="ignore"):
-        for axis in (0, 1):
-            found = np.abs(np.diff(pixels, order, axis=axis))
-            largest = max(largest, float(np.max(found, initial=0.0, where=np.isfinite(found))))
-    return largest
 
 
 def lattice_window(decision: Decision, block: Tile) -> Window:
@@ -412,79 +350,8 @@ def lattice_window(decision: Decision, block: Tile) -> Window:
     return Window(row + block.row * ry, col + block.col * rx, block.height * ry, block.width * rx)
 
 
-def window_of(grid: Grid, decision: Decision, block: Tile) -> Window | None:
-    """The pixels that `block` needs by this decision, cut to the source; None where there are none."""
-    if decision.way is Way.WARP:
-        return source_window(grid, block, decision.source, decision.halo, decision.rim)
-    wanted, around = lattice_window(decision, block), whole_turn(decision.source)
-    if around is None:
-        return clip(wanted, decision.source.height, decision.source.width)
-    rows = clip(replace(wanted, col=0, width=1), decision.source.height, 1)
-    return replace(wanted, row=rows.row, height=rows.height) if rows else None
-
-
-def canonical_blocks(grid: Grid, decision: Decision, tile: Tile) -> Iterator[tuple[Tile, Window]]:
-    """The blocks in which a tile is computed, each with the window that it needs; those without one are left out.
-
-    A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, whatever the tile
-    is that asks. One is quartered if its window would hold more than WINDOW_PIXELS, or if a pole is in it: longitudes
-    jump there, and footprints would be torn.
-    """
-    blocks = [tile] if decision.way is Way.COPY else list(blocks_of(tile, BLOCK))
-    while blocks:
-        block = blocks.pop(0)
-        window = window_of(grid, decision, block)
-        if window is None:
-            continue
-        too_much = window.torn or window.pixels > WINDOW_PIXELS
-        if too_much and block.cells > 1 and decision.way is not Way.COPY:
-            blocks[:0] = blocks_of(block, -(-max(block.height, block.width) // 2))
-        else:
-            yield block, window
-
-
 def clip(window: Window, height: int, width: int) -> Window | None:
     """The part of a window inside 0..height, 0..width, or None."""
     top, left = max(window.row, 0), max(window.col, 0)
     bottom, right = min(window.row + window.height, height), min(window.col + window.width, width)
     return Window(top, left, bottom - top, right - left) if top < bottom and left < right else None
-
-
-def read_amplification(grid: Grid, decision: Decision, window_size: int) -> float:
-    """How often each stored block of a source is decoded when it is read tile by tile (1: once).
-
-    Strips that cross many tiles, or large blocks under small tiles, make it grow. It is the product of what a run of
-    neighbouring tiles costs along a row and along a column, in the middle of the grid.
-    """
-    rows, cols = grid.tiling(window_size)
-    row, col = rows // 2, cols // 2
-    across = [row * cols + c for c in _middle(cols)]
-    down = [r * cols + col for r in _middle(rows)]
-    return _repeats(grid, decision, across, window_size) * _repeats(grid, decision, down, window_size)
-
-
-def _middle(count: int, most: int = 16) -> range:
-    start = max(0, (count - most) // 2)
-    return range(start, min(count, start + most))
-
-
-def _repeats(grid: Grid, decision: Decision, keys: Sequence[int], window_size: int) -> float:
-    """Pixels decoded for tiles one by one, per pixel decoded for all of them at once."""
-    windows = [window_of(grid, decision, grid.tile(key, window_size)) for key in keys]
-    spans = [_stored(decision.source, w) for w in windows if w is not None]
-    if not spans:
-        return 1.0
-    tops, lefts, bottoms, rights = zip(*spans, strict=True)
-    joint = (max(bottoms) - min(tops)) * (max(rights) - min(lefts))
-    apart = sum((bottom - top) * (right - left) for top, left, bottom, right in spans)
-    return float(max(1.0, apart / joint))
-
-
-def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of a window, moved outward to whole stored blocks."""
-    if clip(window, source.height, source.width) is None:
-        window = replace(window, col=0, width=source.width)  # beyond the edge of the longitudes
-    rows, cols = source.block
-    bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
-    right = min(-(-(window.col + window.width) // cols) * cols, source.width)
-    return max(window.row, 0) // rows * rows, max(window.col, 0) // cols * cols, bottom, right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import rasterio
 from affine import Affine
 
-from geopipe import raster
+from geopipe import cli, raster
 from geopipe.estimate import Machine
 from geopipe.grid import Grid
 from geopipe.layer import Band, Header, Layer
@@ -80,3 +82,13 @@ def raster_of(plan: Plan, column: str, missing: Any = np.nan) -> np.ndarray:
     full = np.full((plan.grid.height, plan.grid.width), missing, dtype=np.result_type(data, type(missing)))
     full[table["row"].to_numpy(), table["col"].to_numpy()] = data
     return full
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """The command line in this process: exit code, standard output, standard error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["geopipe", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    out = capsys.readouterr()
+    return int(ended.value.code or 0), out.out, out.err

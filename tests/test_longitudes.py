@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio.warp
 from helpers import north_up, plan_of, raster_of, write_raster
 
-from geopipe.grid import Grid, crs_transform, unrolled_crs
+from geopipe.grid import Grid, crs_transform
 from geopipe.layer import Layer
 
 LONLAT = "EPSG:4326"
@@ -74,12 +73,3 @@ def test_a_region_counted_from_0_meets_a_grid_counted_from_minus_180(tmp_path: P
     path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(200, 23, 0.53))
     grid = Grid(LONLAT, -160, 23, 0.53, 0.53, width=10, height=10)
     assert raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="nearest")]), "a").tolist() == pixels.tolist()
-
-
-def test_the_unrolled_plane_is_longitude_and_latitude_times_a_factor() -> None:
-    """In GDAL's own PROJ, whose plate carree must be the spherical one."""
-    wkt, factor = unrolled_crs(LONLAT, 180.0)
-    lon, lat = [170.0, 180.0, -170.0, -179.5, -1.0], [0.0, 45.0, 60.0, 80.0, -89.0]
-    x, y = rasterio.warp.transform(LONLAT, wkt, lon, lat)
-    assert np.array(x) / factor == pytest.approx([-10, 0, 10, 0.5, 179], abs=1e-9)
-    assert np.array(y) / factor == pytest.approx(lat, abs=1e-9)

@@ -15,8 +15,9 @@ from geopipe.errors import PlanError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid, crs_transform, projected_bounds
 from geopipe.layer import Band, Header, Kind, Layer, Overlap
+from geopipe.places import canonical_blocks
 from geopipe.plan import Options, Plan, make_plan
-from geopipe.resampling import Way, canonical_blocks
+from geopipe.resampling import Way
 
 UTM, MB = "EPSG:32612", 1 << 20
 GRID = Grid(UTM, 500_000, 4_000_000, 30, 30, width=100, height=80)
@@ -214,7 +215,7 @@ def test_the_estimate_holds_the_largest_window_of_all() -> None:
     grid = Grid("EPSG:3413", -805_750, 922_300, 250, 250, width=8000, height=8000)
     plan = plan_from((Layer("a", ()), polar), grid=grid, window_size=512)
     decision = plan.layers[0].decisions[0]
-    largest = max(w.pixels for tile in grid.tiles(512) for _, w in canonical_blocks(grid, decision, tile))
+    largest = max(n.window.pixels for tile in grid.tiles(512) for n in canonical_blocks(grid, decision, tile))
     assert plan.estimate.task_bytes > largest * 6  # an int16 and a float32 for each pixel, at the very least
 
 

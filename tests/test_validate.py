@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import north_up, plan_of, write_raster
+from helpers import call, north_up, plan_of, write_raster
 
-from geopipe import checks, cli, pipeline, settings
+from geopipe import checks, pipeline, settings
 from geopipe.checks import Facts, Finding, VariableFacts, check_receipts, check_rows, facts_of
 from geopipe.errors import PlanError, RunError
 from geopipe.export import Receipt, Staging, write_tile
@@ -527,15 +526,6 @@ def test_what_is_no_finished_run_is_refused_with_a_cure(output: Path, tmp_path: 
 
 
 # ---------------------------------------------------------------- the command
-
-
-def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["geopipe", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    out = capsys.readouterr()
-    return int(ended.value.code or 0), out.out, out.err
 
 
 def test_the_command_prints_checks_and_exits_with_their_code(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
