@@ -65,7 +65,7 @@ def _radius(method: int) -> int:
 
 @_compiled
 def _height(method: int, x: float) -> float:
-    """The kernels as GDAL has them: triangle, Keys with a = -1/2, B-spline, Lanczos of 3."""
+    """The kernels as GDAL has them: triangle, Keys with a = -1/2, B-spline."""
     x = abs(x)
     if x >= _radius(method):
         return 0.0
@@ -73,12 +73,7 @@ def _height(method: int, x: float) -> float:
         return 1.0 - x
     if method == CUBIC:
         return (1.5 * x - 2.5) * x * x + 1.0 if x < 1 else ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    if method == CUBIC_SPLINE:
-        return (0.5 * x - 1.0) * x * x + 2.0 / 3.0 if x < 1 else (2.0 - x) ** 3 / 6.0
-    if x < 1e-9:
-        return 1.0
-    x *= math.pi
-    return math.sin(x) / x * math.sin(x / 3.0) / (x / 3.0)
+    return (0.5 * x - 1.0) * x * x + 2.0 / 3.0 if x < 1 else (2.0 - x) ** 3 / 6.0
 
 
 @_compiled
@@ -87,9 +82,25 @@ def _weights(method: int, at: float, scale: float, weights: Floats) -> tuple[int
     reach = _radius(method) * scale
     first = math.floor(at - 0.5 - reach) + 1
     count = math.ceil(at - 0.5 + reach) - first
+    if method == LANCZOS:
+        _lanczos((first + 0.5 - at) / scale, 1.0 / scale, weights[:count])
+        return first, count
     for k in range(count):
         weights[k] = _height(method, (first + k + 0.5 - at) / scale)
     return first, count
+
+
+@_compiled
+def _lanczos(x: float, step: float, weights: Floats) -> None:
+    """sin(pi x) sin(pi x / 3) / (pi x)^2 * 3 at x, x + step, ...; each sine comes from the one before by rotation."""
+    third = math.pi / 3.0
+    sine, cosine = math.sin(third * x), math.cos(third * x)
+    turn_sine, turn_cosine = math.sin(third * step), math.cos(third * step)
+    for k in range(weights.size):
+        at = third * (x + k * step)
+        whole = sine * (3.0 - 4.0 * sine * sine)  # of three times the angle
+        weights[k] = 1.0 if abs(at) < 1e-9 else whole * sine / (3.0 * at * at)
+        sine, cosine = sine * turn_cosine + cosine * turn_sine, cosine * turn_cosine - sine * turn_sine
 
 
 @_compiled
@@ -124,6 +135,22 @@ def _weighted(
 
 
 @_compiled
+def _bilinear(pixels: Floats, x: float, y: float) -> float:
+    """The same for bilinear of plain pixels, which is what most layers ask for; the place lies in a valid pixel."""
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    total, weight = 0.0, 0.0
+    for row in range(max(top, 0), min(top + 2, pixels.shape[0])):
+        down = 1.0 - abs(row + 0.5 - y)
+        for col in range(max(left, 0), min(left + 2, pixels.shape[1])):
+            value = pixels[row, col]
+            if not np.isnan(value):
+                part = down * (1.0 - abs(col + 0.5 - x))
+                total += part * value
+                weight += part
+    return total / weight
+
+
+@_compiled
 def interpolate(
     pixels: Floats, cols: Floats, rows: Floats, corner: tuple[int, int], method: int, scale: tuple[float, float]
 ) -> Floats:
@@ -155,6 +182,9 @@ def interpolate(
             if plain and abs(x - int(x) - 0.5) < 1e-9 and abs(y - int(y) - 0.5) < 1e-9:
                 result[i, j] = pixels[int(y), int(x)]
                 continue
+            if plain and method == BILINEAR:
+                result[i, j] = _bilinear(pixels, x, y)
+                continue
             value, whole = _weighted(pixels, method, x, y, scale_x, scale_y, wx, wy)
             if not whole and method in (CUBIC, LANCZOS):
                 value, whole = _weighted(pixels, BILINEAR, x, y, scale_x, scale_y, wx, wy)
@@ -164,12 +194,17 @@ def interpolate(
 
 @_compiled
 def span(cols: Floats, rows: Floats, width: float, height: float) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the places in a raster of this size; left > right where there are none."""
+    """Left, top, right and bottom of the places in a raster; left > right where there are none.
+
+    An infinite width or height stands for a raster that has no edge there.
+    """
     left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
     for i in range(cols.shape[0]):
         for j in range(cols.shape[1]):
             x, y = cols[i, j], rows[i, j]
-            if 0 <= y < height and ((0 <= x < width) or (width == np.inf and math.isfinite(x))):
+            if (0 <= x < width or (width == np.inf and abs(x) < np.inf)) and (
+                0 <= y < height or (height == np.inf and abs(y) < np.inf)
+            ):
                 left, right = min(left, x), max(right, x)
                 top, bottom = min(top, y), max(bottom, y)
     return left, top, right, bottom
@@ -228,18 +263,15 @@ def _polar(row: float, turn: float, poles: tuple[float, float]) -> bool:
 
 
 @_compiled
-def extent(
-    cols: Floats, rows: Floats, turn: float, poles: tuple[float, float], longest: float
-) -> tuple[float, float, float, float]:
+def extent(cols: Floats, rows: Floats, turn: float, poles: tuple[float, float]) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of all footprints, in pixels; left > right where there are none."""
+    left, top, right, bottom = span(cols, rows, np.inf, np.inf)
+    if turn == 0 or right - left < turn / 2:
+        return left, top, right, bottom
     xs, ys = np.zeros(16), np.zeros(16)
-    left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
-    for i in range(cols.shape[0] - 1):
+    for i in range(cols.shape[0] - 1):  # longitudes may jump within a cell
         for j in range(cols.shape[1] - 1):
-            points = _ring(cols, rows, i, j, turn, poles, xs, ys)
-            if points == 0 or _torn(xs, ys, points, longest):
-                continue
-            for k in range(points):
+            for k in range(_ring(cols, rows, i, j, turn, poles, xs, ys)):
                 left, right = min(left, xs[k]), max(right, xs[k])
                 top, bottom = min(top, ys[k]), max(bottom, ys[k])
     return left, top, right, bottom
@@ -280,9 +312,9 @@ def _cover(xs: Floats, ys: Floats, points: int, left: int, top: int, width: int,
             first, last = int(a), int(b)
             line = row * stride
             if first == last:
-                inner = 0.5 * (a + b) - first
-                cover[line + first] += height * (1.0 - inner)
-                cover[line + first + 1] += height * inner
+                inner = height * (0.5 * (a + b) - first)
+                cover[line + first] += height - inner
+                cover[line + first + 1] += inner
                 continue
             before, step = 0.0, height / (b - a)  # what lies to the right of the edge up to here, height per column
             for col in range(first, last + 1):
@@ -296,6 +328,16 @@ def _cover(xs: Floats, ys: Floats, points: int, left: int, top: int, width: int,
 
 
 @_compiled
+def _box(xs: Floats, ys: Floats, points: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the pixels that an outline touches."""
+    left, top, right, bottom = xs[0], ys[0], xs[0], ys[0]
+    for k in range(1, points - 1):
+        left, right = min(left, xs[k]), max(right, xs[k])
+        top, bottom = min(top, ys[k]), max(bottom, ys[k])
+    return math.floor(left), math.floor(top), math.floor(right) + 1, math.floor(bottom) + 1
+
+
+@_compiled
 def _collect(
     pixels: Floats,
     corner: tuple[int, int],
@@ -306,11 +348,17 @@ def _collect(
     values: Floats,
     areas: Floats,
 ) -> tuple[int, float]:
-    """The valid pixels of a covered box with their areas, into `values` and `areas`: how many, and their area."""
+    """The valid pixels of a covered box with their areas, into `values` and `areas`: how many, and their area.
+
+    It leaves `cover` all zero.
+    """
     left, top, right, bottom = box
     count, valid = 0, 0.0
-    for row in range(max(top, corner[0]), min(bottom, corner[0] + pixels.shape[0])):
-        part, line = 0.0, (row - top) * (right - left + 2) - left
+    stride = right - left + 2
+    for row in range(top, bottom):
+        if not corner[0] <= row < corner[0] + pixels.shape[0]:
+            continue
+        part, line = 0.0, (row - top) * stride - left
         for col in range(left, right):
             part += cover[line + col]
             at = (col - corner[1]) % around if around > 0 else col - corner[1]
@@ -321,6 +369,8 @@ def _collect(
                 values[count], areas[count] = value, abs(part)
                 count += 1
                 valid += abs(part)
+    for k in range(stride * (bottom - top)):
+        cover[k] = 0.0
     return count, valid
 
 
@@ -360,44 +410,45 @@ def footprints(
             points = _ring(cols, rows, i, j, turn, poles, xs, ys)
             if points == 0 or _torn(xs, ys, points, longest):
                 continue
-            left, right = math.floor(xs[:points].min()), math.floor(xs[:points].max()) + 1
-            top, bottom = math.floor(ys[:points].min()), math.floor(ys[:points].max()) + 1
+            left, top, right, bottom = _box(xs, ys, points)
             beside = left >= corner[1] + pixels.shape[1] or right <= corner[1]
             if top >= corner[0] + pixels.shape[0] or bottom <= corner[0] or (beside and around == 0):
                 continue
             size = (right - left + 2) * (bottom - top)
             if size > cover.size:
                 cover, values, areas = np.zeros(2 * size), np.zeros(2 * size), np.zeros(2 * size)
-            cover[:size] = 0.0
             area = abs(_cover(xs, ys, points, left, top, right - left, cover))
             box = (left, top, right, bottom)
             count, valid = _collect(pixels, corner, box, around, cover, SLIVER * area, values, areas)
             if count > 0:
-                result[i, j] = _statistic(statistic, values[:count], areas[:count], valid)
+                result[i, j] = _statistic(statistic, values, areas, count, valid)
                 share[i, j] = min(1.0, valid / area)
     return result, share
 
 
 @_compiled
-def _statistic(statistic: int, values: Floats, areas: Floats, total: float) -> float:
-    if statistic == MIN:
-        return float(values.min())
-    if statistic == MAX:
-        return float(values.max())
+def _statistic(statistic: int, values: Floats, areas: Floats, count: int, total: float) -> float:
+    """Of the first `count` values, weighted by their areas, which add up to `total`."""
     if statistic in (MED, Q1, Q3, MODE):
-        return _by_rank(statistic, values, areas, total)
-    if statistic == RMS:
-        return math.sqrt((values * values * areas).sum() / total)
-    summed = 0.0
-    for k in range(values.size):
+        return _by_rank(statistic, values[:count], areas[:count], total)
+    least, most, summed, squares = values[0], values[0], 0.0, 0.0
+    for k in range(count):
+        least, most = min(least, values[k]), max(most, values[k])
         summed += values[k] * areas[k]
+        squares += values[k] * values[k] * areas[k]
+    if statistic == MIN:
+        return float(least)
+    if statistic == MAX:
+        return float(most)
     if statistic == SUM:
         return summed
+    if statistic == RMS:
+        return math.sqrt(squares / total)
     mean = summed / total
     if statistic == AVERAGE:
         return mean
     deviations = 0.0
-    for k in range(values.size):
+    for k in range(count):
         deviations += (values[k] - mean) ** 2 * areas[k]
     return math.sqrt(deviations / total)
 
@@ -407,7 +458,7 @@ def _by_rank(statistic: int, values: Floats, areas: Floats, total: float) -> flo
     """The value with the largest area (of equals, that whose last pixel comes first), or the one at a quantile."""
     if values.min() == values.max():
         return float(values[0])
-    order = np.argsort(values, kind="mergesort")  # of equal values, the first stays the first
+    order = _order(values)
     if statistic != MODE:
         wanted = (0.25 if statistic == Q1 else 0.5 if statistic == MED else 0.75) * total * (1.0 - SLIVER)
         below = 0.0
@@ -425,3 +476,18 @@ def _by_rank(statistic: int, values: Floats, areas: Floats, total: float) -> flo
             best, most = order[n], own
         own = 0.0
     return float(values[best])
+
+
+@_compiled
+def _order(values: Floats) -> NDArray[np.intp]:
+    """Their order; of equal values the first stays the first."""
+    if values.size > 64:
+        return np.argsort(values, kind="mergesort")
+    order = np.empty(values.size, np.intp)
+    for n in range(values.size):
+        k = n
+        while k > 0 and values[order[k - 1]] > values[n]:
+            order[k] = order[k - 1]
+            k -= 1
+        order[k] = n
+    return order

@@ -143,7 +143,7 @@ def _footprints(corners: Lattice, source: Source) -> Footprints:
 
 def _under(feet: Footprints, source: Source) -> tuple[Window | None, Footprints]:
     """The pixels of the source that the footprints touch, and the footprints, told whether columns go round there."""
-    left, top, right, bottom = kernels.extent(feet.corners.cols, feet.corners.rows, feet.turn, feet.poles, feet.longest)
+    left, top, right, bottom = kernels.extent(feet.corners.cols, feet.corners.rows, feet.turn, feet.poles)
     if left > right:
         return None, feet
     far = 2.0**40  # a place near where a projection ends can lie anywhere

@@ -46,6 +46,9 @@ FRACTION, VALID = "fraction", "valid"
 SHRINKS = 1.5
 """From this many source pixels to a cell edge on, a layer counts as shrinking."""
 
+AUTO_TOLERANCE = {"nearest": 0.0, "mode": 1e-4}
+"""Pixels by which a place may be off under `tolerance = "auto"`, where it is not 0.01: a class is right or wrong."""
+
 WINDOW_PIXELS = 4096 * 4096
 """Pixels of a source that one warp may hold: a canonical block is quartered until its window fits."""
 
@@ -223,8 +226,10 @@ def _decide(
                 f"its scale varies by {spread - 1:.0%} over the grid, the kernel's does not; "
                 f"average has the right footprint for each cell"
             )
-    exact = method in ("nearest", "mode") if tolerance == "auto" else tolerance == "exact"
-    pixels = 0.0 if exact else 0.01 if tolerance == "auto" else float(tolerance)
+    if tolerance == "auto":
+        pixels = AUTO_TOLERANCE.get(method, 0.01)
+    else:
+        pixels = 0.0 if tolerance == "exact" else float(tolerance)
     return Decision(source, Way.WARP, method, why, scale=scale, tolerance=pixels, spread=spread, note=note, **common)
 
 
