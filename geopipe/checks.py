@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from geopipe.export import MANIFEST, Receipt
+from geopipe.commit import MANIFEST
+from geopipe.export import Receipt
 from geopipe.grid import Grid, Tile
 from geopipe.layer import Band, Kind, Overlap, Variable
 from geopipe.plan import LayerPlan, Plan

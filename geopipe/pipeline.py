@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pyproj
 
-from geopipe import checks, events, export, machine, raster, stac
+from geopipe import checks, commit, events, machine, raster, stac
+from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
-from geopipe.export import Staging, write_tile
+from geopipe.export import write_tile
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.local import Engine, plain_loop
 from geopipe.plan import LayerPlan, Plan, make_plan
@@ -86,7 +87,7 @@ def this_machine(settings: Settings) -> Machine:
         workers=settings.engine.workers or cpus,
         memory=memory,
         object_store=settings.engine.object_store_memory or min(2 * 2**30, memory // 4),
-        free_disk=export.free_bytes(settings.run.output),
+        free_disk=commit.free_bytes(settings.run.output),
     )
 
 
@@ -202,14 +203,14 @@ def run(settings: Settings, *, overwrite: bool = False, local: bool = False, wat
     """
     run_id, clock, output = new_run_id(), _Clock(), settings.run.output
     with events.context(run_id=run_id):
-        export.check_output(output, overwrite)
+        commit.check_output(output, overwrite)
         with events.log_stage(log, "plan"):
             plan = draft(settings)
         clock.lap("plan")
-        with export.locked(output, run_id), _engine(plan, settings, local) as engine:
+        with commit.locked(output, run_id), _engine(plan, settings, local) as engine:
             clock.lap("start")
-            export.recover(output)
-            export.check_output(output, overwrite)
+            commit.recover(output)
+            commit.check_output(output, overwrite)
             if engine.machine is not None:
                 plan = draft(settings, engine.machine)
             while True:

@@ -17,8 +17,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from geopipe.checks import CHECKS, Facts, Finding, check_receipts, check_rows, listed, number
+from geopipe.commit import MANIFEST, STAGING, SUCCESS
 from geopipe.errors import GeopipeError, MachineError, PlanError
-from geopipe.export import FORMATS, MANIFEST, ROW_GROUP, STAGING, SUCCESS, File, Receipt
+from geopipe.export import FORMATS, ROW_GROUP, File, Receipt
 
 BATCH_BYTES = 16 * 2**20
 """Text of CSV that is parsed at a time."""

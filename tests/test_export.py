@@ -22,8 +22,9 @@ import pytest
 from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe import export
+from geopipe.commit import Staging, check_output, locked, recover
 from geopipe.errors import GeopipeError, PlanError
-from geopipe.export import Receipt, Staging, check_output, locked, recover, write_tile
+from geopipe.export import Receipt, write_tile
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
 from geopipe.local import run_local

@@ -14,8 +14,9 @@ import pytest
 from helpers import north_up, plan_of, write_raster
 
 from geopipe import export
+from geopipe.commit import Staging, check_output, locked
 from geopipe.errors import MachineError, PlanError
-from geopipe.export import Staging, check_output, locked, write_tile
+from geopipe.export import write_tile
 from geopipe.grid import Grid
 from geopipe.layer import Layer
 from geopipe.local import run_local

@@ -19,8 +19,9 @@ from helpers import call, north_up, plan_of, write_raster
 
 from geopipe import checks, pipeline, settings
 from geopipe.checks import Facts, Finding, VariableFacts, check_receipts, check_rows, facts_of
+from geopipe.commit import Staging
 from geopipe.errors import PlanError, RunError
-from geopipe.export import Receipt, Staging, write_tile
+from geopipe.export import Receipt, write_tile
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer, Overlap
 from geopipe.local import run_local
