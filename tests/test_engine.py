@@ -6,13 +6,17 @@ import hashlib
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
 import pytest
+import ray
 from affine import Affine
 from helpers import write_raster
+from hypothesis import Phase, given
+from hypothesis import strategies as st
 
 from geopipe import engine, pipeline, raster, settings
 from geopipe.errors import SourceError
@@ -79,6 +83,41 @@ def test_ray_writes_the_files_of_the_plain_loop(
     assert len(hashes(reference)) == 9 * 2 + 1
     assert hashes(summary.output) == hashes(reference)
     assert {stage: p.tiles for stage, p in summary.stages.items()} == {"read": 27, "merge": 9, "write": 9}
+
+
+@hypothesis.settings(max_examples=3, deadline=None, derandomize=True, phases=(Phase.generate,))
+@given(
+    strategy=st.sampled_from(["aligned", "groupby"]),
+    workers=st.integers(1, 3),
+    window_size=st.sampled_from([512, 1024]),
+    shape=st.tuples(st.integers(300, 1300), st.integers(300, 1300)),
+    corner=st.tuples(st.integers(0, 400), st.integers(0, 400)),
+)
+def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
+    sources: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_session: None,
+    strategy: str,
+    workers: int,
+    window_size: int,
+    shape: tuple[int, int],
+    corner: tuple[int, int],
+) -> None:
+    left, top = 600_000 + 100 * corner[0], 5_110_000 - 100 * corner[1]
+    bounds = [left, top - 100 * shape[0], left + 100 * shape[1], top]
+    file = write_settings(tmp_path_factory.mktemp("any"), sources)
+    common = (f"grid.bounds={bounds}", "merge.how=grid")
+    plans = [
+        pipeline.draft(settings.load(file, (*common, *flags)))
+        for flags in (
+            ("resampling.window_size=2048",),
+            (f"resampling.window_size={window_size}", f"merge.strategy={strategy}", f"engine.workers={workers}"),
+        )
+    ]
+    order = [("row", "ascending"), ("col", "ascending")]
+    expected = pa.concat_tables(run_local(plans[0], lambda _tile, table: table)).sort_by(order)
+    found = pa.concat_tables(ray.get(engine.merge(plans[1]).to_arrow_refs())).sort_by(order)
+    assert found.replace_schema_metadata().equals(expected.replace_schema_metadata())
 
 
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])
