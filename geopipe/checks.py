@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,22 +176,30 @@ def _band_range(band: Band) -> tuple[float, float] | None:
 # ---------------------------------------------------------------- a run, by its receipts
 
 
-def check_receipts(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
+def check_receipts(facts: Facts, receipts: Iterable[Receipt]) -> list[Finding]:
     """What receipts alone show, without a file read: tiles, rows, nulls and ranges.
 
-    Also whether the cells of the grid come back from their x and y.
+    Also whether the cells of the grid come back from their x and y. Receipts are met once, and not kept.
     """
-    findings = _check_tiles(facts, receipts)
-    known = [r for r in receipts if 0 <= r.tile < facts.tiles]
-    findings += [f for receipt in known for f in (*_check_rows(facts, receipt), *_check_ranges(facts, receipt))]
-    findings += _check_total(facts, sum(r.rows for r in receipts))
+    seen: Counter[int] = Counter()
+    nulls: Counter[str] = Counter()
+    told, findings, rows = set[str](), list[Finding](), 0
+    for receipt in receipts:
+        seen[receipt.tile] += 1
+        rows += receipt.rows
+        told |= receipt.columns.keys()
+        for name, column in receipt.columns.items():
+            nulls[name] += column["nulls"]
+        if 0 <= receipt.tile < facts.tiles:
+            findings += [*_check_rows(facts, receipt), *_check_ranges(facts, receipt)]
+    findings = _check_tiles(facts, seen) + findings + _check_total(facts, rows)
     for key in sorted({0, facts.tiles - 1}):  # where x and y are largest, they are coarsest
         findings += _check_round_trip(facts, key)
-    return findings + _check_nulls(facts, receipts)
+    return findings + _check_nulls(facts, rows, nulls, told)
 
 
-def _check_tiles(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
-    seen, wanted = Counter(r.tile for r in receipts), range(facts.tiles)
+def _check_tiles(facts: Facts, seen: Mapping[int, int]) -> list[Finding]:
+    wanted = range(facts.tiles)
     problems = {
         "without a receipt": [key for key in wanted if key not in seen],
         "with several receipts": sorted(key for key, count in seen.items() if count > 1),
@@ -271,17 +279,14 @@ def _check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
             )
 
 
-def _check_nulls(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
-    rows = sum(r.rows for r in receipts)
+def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int], told: Container[str]) -> list[Finding]:
     if rows == 0:
         return [Finding("warning", "rows", f"the table has no rows: of {facts.grid.cells:,} cells none is kept")]
-    findings = []
-    for name, fact in facts.variables.items():
-        nulls = sum(r.columns[name]["nulls"] for r in receipts if name in r.columns)
-        if nulls == rows and not fact.skipped:
-            text = f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)"
-            findings.append(Finding("warning", "nulls", text))
-    return findings
+    return [
+        Finding("warning", "nulls", f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)")
+        for name, fact in facts.variables.items()
+        if name in told and nulls.get(name, 0) == rows and not fact.skipped
+    ]
 
 
 def number(value: Any) -> float | None:

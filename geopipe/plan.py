@@ -9,15 +9,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geopipe.bands import choose, columns, of_file
 from geopipe.errors import SettingsError, SourceError
-from geopipe.estimate import Estimate, Machine, estimate, refuse
+from geopipe.estimate import MB, Estimate, Machine, estimate, refuse
 from geopipe.grid import Grid, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.places import read_amplification
@@ -36,6 +37,7 @@ class Options:
     allow_ballpark: bool = False
     how: str = "outer"
     strategy: str = "auto"
+    wave_tiles: int | None = None
     alignment_tolerance: float = 0.01
     formats: tuple[str, ...] = ("parquet",)
     compress: bool = True
@@ -43,7 +45,11 @@ class Options:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank."""
+    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank.
+
+    `amplification` is how often its stored blocks are decoded when it is read tile by tile. Where it `sweeps`, it is
+    read along its own blocks instead, each of them once, and its block rows are exchanged.
+    """
 
     layer: Layer
     kind: Kind
@@ -51,6 +57,7 @@ class LayerPlan:
     variables: tuple[Variable, ...]
     decisions: tuple[Decision, ...]
     amplification: float = 1.0
+    sweeps: bool = False
     skipped: str = ""
     notes: tuple[str, ...] = ()
 
@@ -78,6 +85,23 @@ class Plan:
     def skipped(self) -> dict[str, str]:
         """Reason by name of each layer that is left null."""
         return {p.layer.name: p.skipped for p in self.layers if p.skipped}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the hash covers, as JSON values."""
+        version = json.loads(dict(self.spec.metadata)["geopipe:versions"])["geopipe"]
+        made = _identity(self.grid, self.layers, self.options, version)
+        return cast(dict[str, Any], json.loads(json.dumps(made)))
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """The tiles of the run, in their order."""
+        return np.arange(self.estimate.tiles)
+
+    def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The tiles that are merged and committed together: all of them, unless block rows are exchanged."""
+        size = self.estimate.wave_tiles or max(1, len(keys))
+        return [keys[start : start + size] for start in range(0, len(keys), size)]
 
     @cached_property
     def first_variable(self) -> dict[str, int]:
@@ -161,8 +185,8 @@ def make_plan(
     )
     variables = tuple(v for p in plans for v in p.variables)
     _check_names(variables)
-    identity = _identity(grid, plans, options)
-    digest = hashlib.sha256(json.dumps([identity, versions["geopipe"]], sort_keys=True).encode()).hexdigest()
+    identity = _identity(grid, plans, options, versions["geopipe"])
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     metadata = {
         "geopipe:plan_hash": digest,
         "geopipe:grid": json.dumps(grid.projjson()),
@@ -179,13 +203,16 @@ def make_plan(
         null_layers=frozenset(skipped),
         metadata=tuple(metadata.items()),
     )
-    strategy, why = _choose_strategy(options, plans)
+    strategy, why = _choose_strategy(options, plans, grid, [v.dtype for v in variables])
+    if strategy == "groupby":
+        plans = tuple(replace(p, sweeps=p.amplification > SWEEPS) for p in plans)
     needed = estimate(
         grid,
         options.window_size,
         [p.decisions for p in plans],
         [v.dtype for v in variables],
         exchange=strategy == "groupby",
+        wave_tiles=options.wave_tiles,
         formats=options.formats,
         compress=options.compress,
         machine=machine,
@@ -196,18 +223,34 @@ def make_plan(
     return Plan(name, spec, plans, options, strategy, why, machine, needed, digest, tuple(notes))
 
 
-def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[str, Any]:
-    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder."""
+def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options, version: str) -> dict[str, Any]:
+    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder.
+
+    By names that a person knows from the settings, because a resumed run that differs is told what differs.
+    """
     return {
-        "grid": [grid.crs, grid.x0, grid.y0, grid.dx, grid.dy, grid.width, grid.height],
-        "options": [options.window_size, options.how, list(options.formats), options.compress],
-        "layers": [[_describe_layer(p), asdict(p.layer)] for p in plans],
-        "crs": [d.source.crs for p in plans for d in p.decisions],
-        "bands": [[asdict(b) for b in f.bands] for p in plans for d in p.decisions for f in d.source.files],
-        "variables": [asdict(v) for p in plans for v in p.variables],
-        "sources": [
-            [f.header.uri, f.header.size, f.header.mtime_ns] for p in plans for d in p.decisions for f in d.source.files
-        ],
+        "geopipe": version,
+        "grid": {f.name: getattr(grid, f.name) for f in fields(grid)},
+        "resampling": {"window_size": options.window_size},
+        "merge": {"how": options.how},
+        "export": {"formats": list(options.formats), "compress": options.compress},
+        "layers": {p.layer.name: {**asdict(p.layer), "plan": _describe_layer(p), **_details(p)} for p in plans},
+        "order": [p.layer.name for p in plans],
+        "sources": {
+            f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns}
+            for p in plans
+            for d in p.decisions
+            for f in d.source.files
+        },
+    }
+
+
+def _details(plan: LayerPlan) -> dict[str, Any]:
+    """What else decides a layer's bytes."""
+    return {
+        "crs_of_sources": [d.source.crs for d in plan.decisions],
+        "bands_of_files": [[asdict(b) for b in f.bands] for d in plan.decisions for f in d.source.files],
+        "variables": [asdict(v) for v in plan.variables],
     }
 
 
@@ -392,11 +435,30 @@ def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError
     )
 
 
-def _choose_strategy(options: Options, plans: Sequence[LayerPlan]) -> tuple[str, str]:
+SWEEPS = 1.5
+"""A layer whose stored blocks would be decoded this often, tile by tile, is read along them where it can be."""
+
+EXCHANGE_COST = 3.0
+"""What it costs to exchange a byte, in bytes decoded (see bench/)."""
+
+
+def _choose_strategy(
+    options: Options, plans: Sequence[LayerPlan], grid: Grid, dtypes: Sequence[str]
+) -> tuple[str, str]:
+    """Aligned, unless reading tile by tile decodes so much again that an exchange is cheaper."""
+    again = sum((p.amplification - 1) * _decoded(p, grid) for p in plans)
+    exchanged = float(grid.cells * sum(np.dtype(d).itemsize + 1 for d in dtypes))
     worst = max(plans, key=lambda p: p.amplification)
-    if options.strategy != "auto":
-        return options.strategy, "as the settings ask"
-    return "aligned", (
-        "every layer can be read tile by tile "
-        f"(read amplification at most {worst.amplification:.2g}, of {worst.layer.name}), so nothing need be exchanged"
+    told = (
+        f"tile by tile, {again / MB:,.0f} MB would be decoded again (amplification at most {worst.amplification:.3g}, "
+        f"of {worst.layer.name}); an exchange moves {exchanged / MB:,.0f} MB"
     )
+    if options.strategy != "auto":
+        return options.strategy, f"as the settings ask; {told}"
+    return ("groupby" if again > EXCHANGE_COST * exchanged else "aligned"), told
+
+
+def _decoded(plan: LayerPlan, grid: Grid) -> float:
+    """Bytes of a layer's pixels under the grid, decoded once."""
+    sizes = [np.dtype(b.dtype).itemsize for d in plan.decisions[:1] for b in d.source.files[0].bands]
+    return float(grid.cells * sum(sizes) * np.prod(plan.decisions[0].steps)) if plan.decisions else 0.0

@@ -110,6 +110,7 @@ class ResamplingSettings(Section):
 class MergeSettings(Section):
     how: Literal["outer", "inner", "grid"] = "outer"
     strategy: Literal["auto", "aligned", "groupby"] = "auto"
+    wave_tiles: int | None = Field(None, ge=1)
     alignment_tolerance: float = Field(0.01, ge=0, lt=0.5)
     enable_validation: bool = True
 
@@ -188,6 +189,7 @@ class Settings(BaseSettings):
             allow_ballpark=self.resampling.allow_ballpark,
             how=self.merge.how,
             strategy=self.merge.strategy,
+            wave_tiles=self.merge.wave_tiles,
             alignment_tolerance=self.merge.alignment_tolerance,
             formats=tuple(dict.fromkeys(self.export.formats)),
             compress=self.export.compress,
