@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint chaos bench-memory lock clean
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -24,6 +24,14 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
+
+# Twenty seeded kills of each engine (tests run two).
+chaos: $(READY)
+	GEOPIPE_TRIALS=20 $(BIN)/pytest tests/test_resume.py -k killed
+
+# Peak memory of aligned, exchanged and old-way runs on growing grids; takes some ten minutes.
+bench-memory: $(READY)
+	$(BIN)/python bench/memory.py
 
 # Pin anew what pyproject.toml asks for. Needs uv.
 lock:

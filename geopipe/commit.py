@@ -235,13 +235,19 @@ def status(output: Path) -> Status:
         PlanError: there is no run of geopipe, finished or not.
     """
     done = finished(output)
-    unfinished = tuple(_unfinished(p.parent) for p in sorted((output / STAGING).glob(f"*/{PLAN}")))
+    unfinished = unfinished_runs(output)
     if done is None and not unfinished:
         raise PlanError(
             f"{output} holds no run of geopipe" if output.exists() else f"{output} does not exist",
             "give the output folder of a run (run.output in its settings)",
         )
     return Status(output, done, unfinished, _holder(output))
+
+
+def unfinished_runs(output: Path) -> tuple[Unfinished, ...]:
+    """The runs that were cut short in a folder, or are at work there; the newest last."""
+    plans = sorted((output / STAGING).glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime_ns)
+    return tuple(_unfinished(path.parent) for path in plans)
 
 
 def _unfinished(folder: Path) -> Unfinished:
@@ -269,7 +275,7 @@ def _holder(output: Path) -> str:
 
 def skipped_before(output: Path) -> dict[str, str]:
     """The layers that the newest unfinished run has skipped, with the reasons: what goes on with it skips them, too."""
-    found = status(output).unfinished if (output / STAGING).is_dir() else ()
+    found = unfinished_runs(output)
     return dict(found[-1].skipped) if found else {}
 
 
@@ -279,7 +285,7 @@ def refuse_resume(output: Path, plan: Plan) -> None:
     Raises:
         PlanError: only runs of other plans were cut short here.
     """
-    found = status(output).unfinished if (output / STAGING).is_dir() else ()
+    found = unfinished_runs(output)
     if not found or plan.hash in {run.plan_hash for run in found}:
         return
     last = found[-1]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,29 @@ path = "b.tif"
 """
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
+@dataclass(frozen=True)
+class Trial:
+    """A run to be killed."""
+
+    folder: Path
+    command: list[str]
+    hashes: list[str]
+    seconds: float
+
+
+def make_trial(folder: Path) -> Path:
     """Settings of 4 x 3 tiles and two layers."""
     rng = np.random.default_rng(0)
     for name, shift in (("a", 0), ("b", 11)):
         pixels = rng.uniform(0, 100, (1300, 1800)).astype("float32")
-        write_raster(tmp_path / f"{name}.tif", pixels, UTM, north_up(500_000 + shift, 5_000_000, 30))
-    (tmp_path / "s.toml").write_text(SETTINGS)
-    return tmp_path / "s.toml"
+        write_raster(folder / f"{name}.tif", pixels, UTM, north_up(500_000 + shift, 5_000_000, 30))
+    (folder / "s.toml").write_text(SETTINGS)
+    return folder / "s.toml"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return make_trial(tmp_path)
 
 
 def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
@@ -180,38 +195,42 @@ def test_a_layer_that_was_skipped_stays_skipped(file: Path, stops_after: Any) ->
 # ---------------------------------------------------------------- kill -9
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_killed_run_goes_on_and_a_reader_never_meets_a_part(file: Path, engine: str) -> None:
-    """SIGKILL of the driver at seeded moments, then --resume; meanwhile a reader polls the folder."""
-    flags = ["--local"] if engine == "local" else []
-    command = [sys.executable, "-m", "geopipe", "run", str(file), *flags]
-    reference = hashes(run(file, "run.output=reference").output)
+@pytest.fixture(scope="module", params=["local", "ray"])
+def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """The command of a run, the hashes of its table and how long it takes."""
+    file = make_trial(tmp_path_factory.mktemp("trial"))
+    flags = ["--local"] if request.param == "local" else []
+    command = [str(Path(sys.executable).with_name("geopipe")), "run", str(file), *flags]
     start = time.monotonic()
-    subprocess.run([*command, "--set", "run.output=warm"], check=True, capture_output=True, timeout=240)
-    whole = time.monotonic() - start
-    for seed in range(TRIALS):
-        output = file.parent / f"out{seed}"
-        moment = random.Random(seed).uniform(0.2, 1.0) * whole
-        unreadable: list[str] = []
-        ended = threading.Event()
-        reader = threading.Thread(target=poll, args=(output, ended, unreadable))
-        reader.start()
-        told = [*command, "--set", f"run.output={output}"]
-        victim = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            victim.wait(moment)
-        except subprocess.TimeoutExpired:
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-        lost = written_without_receipt(output)
-        finished = (output / "_SUCCESS").exists()
-        again = subprocess.run([*told, "--resume"], capture_output=True, text=True, timeout=240)
-        ended.set()
-        reader.join()
-        assert again.returncode == 0, (seed, moment, again.stderr)
-        assert hashes(output) == reference, (seed, moment)
-        assert lost <= 2, (seed, moment, finished)  # a tile in the hands of each of two workers
-        assert unreadable == [], (seed, moment)
+    output = file.parent / "reference"
+    subprocess.run([*command, "--set", f"run.output={output}"], check=True, capture_output=True, timeout=240)
+    return Trial(file.parent, command, hashes(output), time.monotonic() - start)
+
+
+@pytest.mark.parametrize("seed", range(TRIALS))
+def test_a_killed_run_goes_on_and_a_reader_never_meets_a_part(undisturbed: Trial, seed: int) -> None:
+    """SIGKILL of the driver at a seeded moment, then --resume; meanwhile a reader polls the folder."""
+    output = undisturbed.folder / f"out{seed}"
+    moment = random.Random(seed).uniform(0.2, 1.0) * undisturbed.seconds
+    unreadable: list[str] = []
+    ended = threading.Event()
+    reader = threading.Thread(target=poll, args=(output, ended, unreadable))
+    reader.start()
+    told = [*undisturbed.command, "--set", f"run.output={output}"]
+    victim = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        victim.wait(moment)
+    except subprocess.TimeoutExpired:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    lost = written_without_receipt(output)
+    again = subprocess.run([*told, "--resume"], capture_output=True, text=True, timeout=200)
+    ended.set()
+    reader.join()
+    assert again.returncode == 0, (moment, again.stderr)
+    assert hashes(output) == undisturbed.hashes, moment
+    assert lost <= 2, moment  # a tile in the hands of each of two workers
+    assert unreadable == [], moment
 
 
 def poll(output: Path, ended: threading.Event, unreadable: list[str]) -> None:
