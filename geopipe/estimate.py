@@ -54,6 +54,7 @@ def estimate(
     layers: Sequence[Sequence[Decision]],
     dtypes: Sequence[str],
     *,
+    points: Sequence[tuple[int, int]] = (),
     exchange: bool,
     formats: Sequence[str],
     compress: bool,
@@ -64,6 +65,7 @@ def estimate(
     Args:
         layers: the decisions of each layer.
         dtypes: of the variables.
+        points: rows of each coordinate table, and bytes of a row in block rows.
         exchange: whether block rows travel between tasks.
     """
     rows, cols = grid.tiling(window_size)
@@ -75,9 +77,11 @@ def estimate(
     reads = max((_window_pixels(grid, d, window_size) for decisions in layers for d in decisions), default=0)
     # values, mask and the float copy that is warped; a table beside the block rows, and its encoded form
     task = READ_CACHE + block_rows + 2 * table + reads * 20
-    exchanged = grid.cells * sum(s + 1 for s in sizes) if exchange else 0
+    sparse = sum(rows * size for rows, size in points)
+    exchanged = grid.cells * sum(s + 1 for s in sizes) + sparse if exchange else 0
     tasks = tiles * (len(layers) + 1) if exchange else tiles
-    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * exchanged
+    # all points may lie in one tile, where they are joined and sorted beside what came
+    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * exchanged + 2 * sparse
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
         per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0)

@@ -18,14 +18,16 @@ from pathlib import Path
 
 import pyproj
 
-from geopipe import checks, commit, events, machine, raster, stac
+from geopipe import checks, commit, events, machine, points, raster, stac
 from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.export import write_tile
+from geopipe.grid import Grid
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.local import Engine, plain_loop
 from geopipe.plan import LayerPlan, Plan, make_plan
+from geopipe.relation import TableHeader
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
 
@@ -105,12 +107,10 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         skipped: reason by layer name, for layers already found broken.
     """
     reasons = dict(skipped or {})
-    layers: list[tuple[Layer, list[Header]]] = []
+    layers: list[tuple[Layer, list[Header] | list[TableHeader]]] = []
     for layer in settings.layer_values():
         try:
-            headers = _headers(layer)
-            check_files(layer, headers)
-            layers.append((layer, headers))
+            layers.append((layer, points.headers(layer) or _headers(layer)))
         except SourceError as error:
             if layer.on_error != "skip":
                 raise
@@ -118,7 +118,9 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
             layers.append((layer, []))
     asked = settings.grid
     like = raster.inspect(asked.like) if asked.like else None
-    sound = {layer.name: headers for layer, headers in layers if headers and layer.name not in reasons}
+    # tables do not say where their points lie, and have no part in a union
+    rasters = {layer.name: [h for h in headers if isinstance(h, Header)] for layer, headers in layers}
+    sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
     grid = resolve_grid(
         asked.crs,
         asked.resolution,
@@ -129,6 +131,7 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         {layer.name: layer.crs for layer, _ in layers},
     )
     here = here or this_machine(settings)
+    layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     while True:
         try:
             plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons)
@@ -177,8 +180,27 @@ def _headers(layer: Layer) -> list[Header]:
     files = _files(layer)
     headers = [raster.inspect(file, layer.name, layer.variable) for file in files]
     if layer.georeference is not None:
-        return [raster.georeferenced(header, layer.georeference, layer.name) for header in headers]
+        headers = [raster.georeferenced(header, layer.georeference, layer.name) for header in headers]
+    check_files(layer, headers)
     return headers
+
+
+def _measured(
+    settings: Settings,
+    layer: Layer,
+    headers: list[Header] | list[TableHeader],
+    grid: Grid,
+    reasons: dict[str, str],
+) -> list[Header] | list[TableHeader]:
+    """The headers of a layer, of tables of cells with their offsets; adds to `reasons` what may be skipped."""
+    tables = [h for h in headers if isinstance(h, TableHeader)]
+    if not tables or layer.name in reasons:
+        return headers
+    try:
+        return points.measured(layer, tables, grid)
+    except SourceError as error:
+        reasons |= _skippable(settings, error, reasons)
+        return headers
 
 
 def _skippable(settings: Settings, error: SourceError, reasons: Mapping[str, str]) -> dict[str, str]:
@@ -281,8 +303,8 @@ def _watching(plan: Plan, engine: Engine, watch: Watch | None) -> Iterator[None]
     if watch is None:
         yield
         return
-    tiles, reads = plan.estimate.tiles, sum(1 for p in plan.layers)
-    totals = {"read": tiles * reads, "merge": tiles, "write": tiles}
+    tiles = plan.estimate.tiles
+    totals = {"read": plan.reads, "merge": tiles, "write": tiles}
     start, ended = time.perf_counter(), threading.Event()
 
     def snapshot() -> Snapshot:

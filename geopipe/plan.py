@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,9 @@ from geopipe.estimate import Estimate, Machine, estimate, refuse
 from geopipe.grid import Grid, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.places import read_amplification
+from geopipe.relation import Partition, TableHeader, TablePlan, check_keys, plan_table, variables_of
 from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide
+from geopipe.sparse import POINT_BYTES
 from geopipe.table import RESERVED, TableSpec
 from geopipe.target import numbers
 
@@ -43,7 +45,10 @@ class Options:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank."""
+    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank.
+
+    A layer of coordinate tables has a `table` instead.
+    """
 
     layer: Layer
     kind: Kind
@@ -53,6 +58,7 @@ class LayerPlan:
     amplification: float = 1.0
     skipped: str = ""
     notes: tuple[str, ...] = ()
+    table: TablePlan | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,21 @@ class Plan:
     def skipped(self) -> dict[str, str]:
         """Reason by name of each layer that is left null."""
         return {p.layer.name: p.skipped for p in self.layers if p.skipped}
+
+    @cached_property
+    def rasters(self) -> tuple[LayerPlan, ...]:
+        """The layers that are read tile by tile."""
+        return tuple(layer for layer in self.layers if layer.table is None)
+
+    @cached_property
+    def partitions(self) -> tuple[tuple[LayerPlan, Partition], ...]:
+        """The partitions of all coordinate tables, each of which may have points for any tile."""
+        return tuple((layer, p) for layer in self.layers if layer.table for p in layer.table.partitions)
+
+    @property
+    def reads(self) -> int:
+        """The reads of a whole run: each raster layer in each tile, and each partition once."""
+        return self.estimate.tiles * len(self.rasters) + len(self.partitions)
 
     @cached_property
     def first_variable(self) -> dict[str, int]:
@@ -115,6 +136,7 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
             for v in plan.variables
         ],
         "read_amplification": round(plan.amplification, 2),
+        "table": plan.table and plan.table.describe(),
         "sources": [
             {
                 "files": [placed.header.uri for placed in d.source.files],
@@ -135,7 +157,7 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
 def make_plan(
     name: str,
     grid: Grid,
-    layers: Sequence[tuple[Layer, Sequence[Header]]],
+    layers: Sequence[tuple[Layer, Sequence[Header] | Sequence[TableHeader]]],
     options: Options,
     machine: Machine,
     versions: Mapping[str, str],
@@ -144,7 +166,7 @@ def make_plan(
     """Decide everything, and refuse what cannot be done.
 
     Args:
-        layers: each layer with the headers of its files; a skipped layer may have none.
+        layers: each layer with the headers of its files or tables; a skipped layer may have none.
         versions: of the libraries that make the bytes, for the provenance.
         skipped: reason by layer name, for layers that failed and may be left null.
 
@@ -154,7 +176,7 @@ def make_plan(
     """
     skipped = skipped or {}
     plans = tuple(
-        _skip(layer, headers, skipped[layer.name])
+        _skip(grid, layer, headers, skipped[layer.name], options)
         if layer.name in skipped
         else _plan_layer(grid, layer, headers, options)
         for layer, headers in layers
@@ -185,6 +207,7 @@ def make_plan(
         options.window_size,
         [p.decisions for p in plans],
         [v.dtype for v in variables],
+        points=[(p.table.rows, _point_bytes(p)) for p in plans if p.table],
         exchange=strategy == "groupby",
         formats=options.formats,
         compress=options.compress,
@@ -202,16 +225,36 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
         "grid": [grid.crs, grid.x0, grid.y0, grid.dx, grid.dy, grid.width, grid.height],
         "options": [options.window_size, options.how, list(options.formats), options.compress],
         "layers": [[_describe_layer(p), asdict(p.layer)] for p in plans],
-        "crs": [d.source.crs for p in plans for d in p.decisions],
+        "crs": [d.source.crs for p in plans for d in p.decisions] + [p.table.crs for p in plans if p.table],
         "bands": [[asdict(b) for b in f.bands] for p in plans for d in p.decisions for f in d.source.files],
         "variables": [asdict(v) for p in plans for v in p.variables],
         "sources": [
             [f.header.uri, f.header.size, f.header.mtime_ns] for p in plans for d in p.decisions for f in d.source.files
-        ],
+        ]
+        # of Postgres, nothing but its rows and keys tells that a table was changed
+        + [[h.uri, h.size, h.mtime_ns, *map(astuple, h.parts)] for p in plans if p.table for h in p.table.headers],
     }
 
 
-def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Options) -> LayerPlan:
+def _point_bytes(plan: LayerPlan) -> int:
+    """Bytes of a row of a table in block rows."""
+    return sum(POINT_BYTES + np.dtype(dtype).itemsize for dtype in plan.table.dtypes) if plan.table else 0
+
+
+def _plan_table(grid: Grid, layer: Layer, headers: Sequence[TableHeader], options: Options) -> LayerPlan:
+    table = plan_table(layer, headers, grid, options.alignment_tolerance)
+    kind, why = _told_kind(layer, ())
+    notes = _check_way(grid, layer, table.crs, headers[0].uri, options) if table.crs else []
+    return LayerPlan(layer, kind, why, variables_of(layer, kind, table), (), notes=tuple(notes), table=table)
+
+
+def _plan_layer(
+    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], options: Options
+) -> LayerPlan:
+    if tables := [h for h in given if isinstance(h, TableHeader)]:
+        return _plan_table(grid, layer, tables, options)
+    headers = [h for h in given if isinstance(h, Header)]
+    check_keys(layer, table=False)
     check_files(layer, headers)
     files = choose(layer, headers)
     sources, bands = sources_of(layer, files), files[0][1]
@@ -222,7 +265,9 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
             f"layer {layer.name}: overlap = {layer.overlap.value!r} makes no sense for classes",
             "choose first, last, min or max",
         )
-    notes = [note for source in sources for note in _check_way(grid, layer, source, options)]
+    notes = [n for source in sources for n in _check_way(grid, layer, source.crs, source.name, options)]
+    heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in sources for f in s.files} - {""}
+    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
     decisions = tuple(
         replace(decision, rank=rank)
         for rank, source in enumerate(sources)
@@ -245,20 +290,20 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
     return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))
 
 
-def _check_way(grid: Grid, layer: Layer, source: Source, options: Options) -> list[str]:
+def _check_way(grid: Grid, layer: Layer, crs: str, source: str, options: Options) -> list[str]:
     """What there is to say of the way from a source's CRS to the grid's; refuses one that would put pixels wrong."""
-    here, there = radius(source.crs), radius(grid.crs)
+    here, there = radius(crs), radius(grid.crs)
     if here and there and abs(here / there - 1) > 0.02:
         raise SourceError(
-            f"layer {layer.name}: {source.name} is on another body than the grid: its radius is {here / 1000:,.0f} km "
-            f"({crs_of(source.crs).name}), the grid's {there / 1000:,.0f} km",
+            f"layer {layer.name}: {source} is on another body than the grid: its radius is {here / 1000:,.0f} km "
+            f"({crs_of(crs).name}), the grid's {there / 1000:,.0f} km",
             "give a grid.crs of the same body",
             layer.name,
         )
     on_earth = there is not None and abs(there / 6_378_137 - 1) < 0.02
     area = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, "OGC:CRS84") if on_earth else None
-    way = operation(grid.crs, source.crs, area)
-    names = f"{crs_of(source.crs).name} and {crs_of(grid.crs).name}"
+    way = operation(grid.crs, crs, area)
+    names = f"{crs_of(crs).name} and {crs_of(grid.crs).name}"
     if way.ballpark and not way.unnamed and not options.allow_ballpark:
         raise SourceError(
             f"layer {layer.name}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",
@@ -272,8 +317,6 @@ def _check_way(grid: Grid, layer: Layer, source: Source, options: Options) -> li
     elif way.accuracy:
         better = f"; better, but its grid files are not installed: {way.better}" if way.better else ""
         notes.append(f"layer {layer.name}: datum shift {way.name}, good to {way.accuracy:g} m{better}")
-    heights = {horizontal(layer.crs or f.header.crs or source.crs)[1] for f in source.files} - {""}
-    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
     return notes
 
 
@@ -312,8 +355,14 @@ def _variables(
     return tuple(made)
 
 
-def _skip(layer: Layer, headers: Sequence[Header], reason: str) -> LayerPlan:
+def _skip(
+    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], reason: str, options: Options
+) -> LayerPlan:
     """A layer that is left null: its columns as far as headers tell, else one float32 column."""
+    if tables := [h for h in given if isinstance(h, TableHeader)]:
+        with suppress(SourceError):
+            return replace(_plan_table(grid, layer, tables, options), table=None, skipped=reason)
+    headers = [h for h in given if isinstance(h, Header)]
     bands: tuple[Band, ...] = (Band(1, "float32"),)
     with suppress(SourceError):  # its bands may be what is wrong with it
         bands = of_file(layer, headers[0]) if headers else bands
@@ -341,7 +390,7 @@ def _told_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
         return layer.kind, "as the settings say"
     if layer.bits is not None:
         return Kind.CATEGORICAL, "bits are taken out of it"
-    if all(b.paletted for b in bands):
+    if bands and all(b.paletted for b in bands):
         return Kind.CATEGORICAL, "the file has a colour table"
     return Kind.CONTINUOUS, "the default"
 
@@ -393,6 +442,12 @@ def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError
 
 
 def _choose_strategy(options: Options, plans: Sequence[LayerPlan]) -> tuple[str, str]:
+    tables = [p.layer.name for p in plans if p.table]
+    if tables:
+        why = f"the points of {', '.join(tables)} are read for all tiles at once, so that they must be exchanged"
+        if options.strategy == "aligned":
+            raise SettingsError(f'merge.strategy = "aligned" cannot be: {why}', 'use "auto" or "groupby"')
+        return "groupby", why
     worst = max(plans, key=lambda p: p.amplification)
     if options.strategy != "auto":
         return options.strategy, "as the settings ask"
