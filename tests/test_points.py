@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import psycopg2
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pyproj
 import pytest
-from helpers import GENEROUS, VERSIONS, plan_of, table_of, write_raster
+from helpers import GENEROUS, VERSIONS, call, north_up, plan_of, table_of, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
+from postgres_server import PASSWORD, Server
 
-from geopipe import points, relation, sparse
-from geopipe.errors import SettingsError, SourceError
+from geopipe import pipeline, points, relation, settings, sparse
+from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
 from geopipe.local import run_local
@@ -90,7 +93,7 @@ def test_a_weight_weighs_mean_and_sum_and_no_other(few: Path) -> None:
     made = plan_for([layer(few, values=("value",), aggregate=("mean", "sum", "count"), weight="w")])
     assert [v.name for v in made.spec.variables] == ["p_mean", "p_sum", "p_count"]
     assert cells_of(made, "p_mean", "p_sum", "p_count") == {(0, 0): (4.5, 9.0, 3), (0, 1): (7.0, 14.0, 1)}
-    with pytest.raises(SettingsError, match="weight = 'w' counts in mean and sum only"):
+    with pytest.raises(SettingsError, match=r"weight = 'w' counts in mean and sum only"):
         plan_for([layer(few, values=("value",), aggregate="max", weight="w")])
 
 
@@ -99,7 +102,7 @@ def test_weights_that_are_missing_zero_or_negative(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", **columns, w=[1.0, None, 0.0, 2.0])
     assert cells_of(plan_for([layer(file, weight="w")]), "p") == {(0, 0): 1.0, (0, 2): 4.0}
     file = write(tmp_path / "b.parquet", **columns, w=[1.0, -1.0, 0.0, -2.0])
-    with pytest.raises(SourceError, match="2 of 4 rows of .* have a weight below 0 in w; the first is row 1"):
+    with pytest.raises(SourceError, match=r"2 of 4 rows of .* have a weight below 0 in w; the first is row 1"):
         table_of(plan_for([layer(file, weight="w")]))
 
 
@@ -162,9 +165,9 @@ def test_kinds_choose_the_statistic(few: Path) -> None:
     assert [v.word for v in plan_for([layer(few, values=("value",), kind=Kind.CATEGORICAL)]).spec.variables] == ["mode"]
     assert [v.word for v in plan_for([layer(few, values=("value",), kind=Kind.COUNT)]).spec.variables] == ["sum"]
     for kind, aggregate in ((Kind.CATEGORICAL, "mean"), (Kind.CIRCULAR, "auto")):
-        with pytest.raises(SettingsError, match="makes no sense for kind"):
+        with pytest.raises(SettingsError, match=r"makes no sense for kind"):
             plan_for([layer(few, values=("value",), kind=kind, aggregate=aggregate)])
-    with pytest.raises(SettingsError, match="aggregate = 'median' is unknown"):
+    with pytest.raises(SettingsError, match=r"aggregate = 'median' is unknown"):
         plan_for([layer(few, values=("value",), aggregate="median")])
 
 
@@ -172,7 +175,7 @@ def test_types_that_are_no_numbers_are_refused_and_others_read(tmp_path: Path) -
     at = {"x": [500_001.0], "y": [3_999_999.0]}
     for value in (pa.array(["a"]), pa.array([0], pa.timestamp("s"))):
         file = write(tmp_path / "a.parquet", **at, value=value)
-        with pytest.raises(SourceError, match="has no numbers in its column 'value', but (string|timestamp)"):
+        with pytest.raises(SourceError, match=r"has no numbers in its column 'value', but (string|timestamp)"):
             plan_for([layer(file)])
     for value, dtype in (
         (pa.array([True]), pa.uint8()),
@@ -195,22 +198,22 @@ def test_columns_are_found_where_there_is_no_doubt(tmp_path: Path) -> None:
     assert names(x=one, y=one, lon=one, lat=one, value=one, other=one) == ("x", "y", "value")
     assert names(lon=one, lat=one, depth=one) == ("lon", "lat", "depth")
     assert names(row_idx=[1], col_idx=[1], x_coord=one, y_coord=one, value=one) == ("x_coord", "y_coord", "value")
-    with pytest.raises(SourceError, match="several could be x and y"):
+    with pytest.raises(SourceError, match=r"several could be x and y"):
         names(lon=one, lat=one, x_coord=one, y_coord=one, value=one)
-    with pytest.raises(SourceError, match="none are x and y; it has a, value"):
+    with pytest.raises(SourceError, match=r"none are x and y; it has a, value"):
         names(a=one, value=one)
-    with pytest.raises(SourceError, match="nothing says which columns of .* are the values; it has x, y, a, b"):
+    with pytest.raises(SourceError, match=r"nothing says which columns of .* are the values; it has x, y, a, b"):
         names(x=one, y=one, a=one, b=one)
-    with pytest.raises(SettingsError, match="one of x and y is missing"):
+    with pytest.raises(SettingsError, match=r"one of x and y is missing"):
         plan_for([layer(write(tmp_path / "b.parquet", x=one, y=one, a=one), x="x")])
-    with pytest.raises(SourceError, match="has no column 'u'"):
+    with pytest.raises(SourceError, match=r"has no column 'u'"):
         plan_for([layer(tmp_path / "b.parquet", x="u", y="y", values=("a",))])
 
 
 def test_the_crs_comes_from_the_settings_or_from_geoparquet(tmp_path: Path) -> None:
     lon, lat = pyproj.Transformer.from_crs(UTM, "OGC:CRS84", always_xy=True).transform(500_015, 3_999_985)
     file = write(tmp_path / "a.parquet", lon=[lon], lat=[lat], value=[1])
-    with pytest.raises(SourceError, match="does not say its CRS"):
+    with pytest.raises(SourceError, match=r"does not say its CRS"):
         plan_for([layer(file, crs=None)])
     assert cells_of(plan_for([layer(file, crs="EPSG:4326")]), "p") == {(1, 1): 1.0}
     for crs in ({}, {"crs": json.loads(pyproj.CRS("EPSG:4326").to_json())}):
@@ -254,7 +257,7 @@ def test_cells_that_are_off_are_refused_with_the_numbers(tmp_path: Path) -> None
     ):
         plan_for([layer(file, cells="centres")])
     plan_for([layer(file, cells="centres")], alignment_tolerance=0.35)
-    with pytest.raises(SourceError, match="corners are off the grid's by at most 0.5"):
+    with pytest.raises(SourceError, match=r"corners are off the grid's by at most 0.5"):
         plan_for([layer(cell_table(tmp_path / "b.parquet"), cells="corners")])
 
 
@@ -306,12 +309,12 @@ def test_mixed_paths_and_keys_of_the_other_sort_are_refused(few: Path, tmp_path:
     with pytest.raises(SourceError, match=r"a.tif is no table, and others of its paths are"):
         points.headers(layer(few, paths=(str(few), "a.tif")))
     for key, value in (("resampling", ("mode",)), ("bands", (1,)), ("unpack", False)):
-        with pytest.raises(SettingsError, match=f"{key} = .* is for a raster, and .* is a table"):
+        with pytest.raises(SettingsError, match=rf"{key} = .* is for a raster, and .* is a table"):
             plan_for([layer(few, **{key: value})])
     raster = write_raster(tmp_path / "a.tif", np.zeros((3, 4), "u1"), UTM, GRID.transform)
-    with pytest.raises(SettingsError, match="weight = 'w' is for a table, and .* is a raster"):
+    with pytest.raises(SettingsError, match=r"weight = 'w' is for a table, and .* is a raster"):
         plan_of(GRID, [Layer("r", (str(raster),), weight="w")])
-    with pytest.raises(SettingsError, match="table, query and key are for Postgres"):
+    with pytest.raises(SettingsError, match=r"table, query and key are for Postgres"):
         points.headers(layer(few, table="t"))
 
 
@@ -319,7 +322,7 @@ def test_types_that_no_type_holds_are_refused(tmp_path: Path) -> None:
     at = {"x": [1.0], "y": [1.0]}
     write(tmp_path / "a.parquet", **at, value=pa.array([1], pa.int64()))
     write(tmp_path / "b.parquet", **at, value=pa.array([1], pa.uint64()))
-    with pytest.raises(SourceError, match="no whole number holds it and int64, uint64"):
+    with pytest.raises(SourceError, match=r"no whole number holds it and int64, uint64"):
         plan_for([layer(tmp_path)])
 
 
@@ -355,7 +358,7 @@ def test_a_table_forces_the_exchange_and_says_why(few: Path) -> None:
     assert made.strategy == "groupby"
     assert "the points of p are read for all tiles at once" in made.strategy_why
     assert (made.reads, len(made.partitions), made.rasters) == (1, 1, ())
-    with pytest.raises(SettingsError, match='merge.strategy = "aligned" cannot be: the points of p'):
+    with pytest.raises(SettingsError, match=r'merge.strategy = "aligned" cannot be: the points of p'):
         plan_for([layer(few, values=("value",))], strategy="aligned")
 
 
@@ -391,9 +394,8 @@ def tables_by_window(made: Plan) -> pa.Table:
 def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, grid = np.random.default_rng(1), Grid(UTM, 0, 1100, 1, 1, 1200, 1100)
     count = 60_000
-    table = pa.table(
-        {"x": rng.uniform(-5, 1205, count), "y": rng.normal(550, 100, count).round(1), "value": rng.lognormal(0, 9, count), "w": rng.random(count)}
-    )  # fmt: skip
+    x, y = rng.uniform(-5, 1205, count), rng.normal(550, 100, count).round(1)
+    table = pa.table({"x": x, "y": y, "value": rng.lognormal(0, 9, count), "w": rng.random(count)})
     pq.write_table(table, tmp_path / "a.parquet")
     pq.write_table(table, tmp_path / "b.parquet", row_group_size=777)
     csv.write_csv(table, tmp_path / "c.csv")
@@ -409,7 +411,7 @@ def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monke
     one = plan_for([layer(tmp_path / "a.parquet", values=("value",))], grid, window_size=512)
     (read, partition), *_ = one.partitions
     whole = sum(len(r.cells) for r in points.read(one, read, partition))
-    parts = [[r for r in points.read(one, read, partition, range(k, k + 3))] for k in (0, 3, 6)]
+    parts = [list(points.read(one, read, partition, range(k, k + 3))) for k in (0, 3, 6)]
     assert sum(len(r.cells) for part in parts for r in part) == whole
     assert {r.tile for r in parts[1]} <= {3, 4, 5}
 
@@ -446,3 +448,271 @@ def test_sparse_rows_survive_the_exchange_to_the_bit(few: Path) -> None:
     rows = list(points.read(made, read, partition))
     tile = made.spec.tile(0)
     assert merge_tile(made.spec, tile, unpack(made.spec, pack(rows))).equals(merge_tile(made.spec, tile, rows[::-1]))
+
+
+# ---------------------------------------------------------------- Postgres
+
+
+@pytest.fixture
+def server(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server under GEOPIPE_POSTGRES_DSN, with a table of wells."""
+    monkeypatch.setenv("GEOPIPE_POSTGRES_DSN", postgres_server.dsn)
+    postgres_server.execute(
+        "DROP SCHEMA IF EXISTS s CASCADE",
+        "CREATE SCHEMA s",
+        "CREATE TABLE s.wells (id bigint PRIMARY KEY, x float8, y float8, value bigint, w real, name text, d numeric, "
+        "ok bool)",
+        "INSERT INTO s.wells SELECT i, 500000 + (i * 7919 % 4500) / 100.0, 4000000 - (i * 104729 % 3500) / 100.0, "
+        "9007199254740993 + i, i % 3, 'n' || i, i / 10.0, i % 2 = 0 FROM generate_series(1, 500) i",
+        "INSERT INTO s.wells VALUES (-5, 500001, 3999999, NULL, 1, NULL, NULL, NULL)",
+    )
+    return postgres_server
+
+
+def wells(**given: Any) -> Layer:
+    return layer("postgresql:", **{"table": None if "query" in given else "s.wells", "values": ("value",)} | given)
+
+
+def test_a_postgres_table_is_read_by_ranges_of_its_primary_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = plan_for([wells(aggregate=("sum", "mean", "first"), weight=None)])
+    (header,) = whole.layers[0].table.headers
+    assert (header.driver, header.key, header.rows, header.uri) == (
+        "PostgreSQL", "id", 501, f"postgresql://127.0.0.1:{server.port}/postgres"
+    )  # fmt: skip
+    assert [(c.name, c.dtype) for c in header.columns] == [
+        ("id", "int64"), ("x", "float64"), ("y", "float64"), ("value", "int64"), ("w", "float32"), ("name", ""),
+        ("d", "float64"), ("ok", "uint8"),
+    ]  # fmt: skip
+    monkeypatch.setattr(points.postgres, "PART_ROWS", 50)
+    monkeypatch.setattr(points.postgres, "BATCH_ROWS", 7)
+    parts = plan_for([wells(aggregate=("sum", "mean", "first"))])
+    assert len(parts.partitions) == 11
+    assert sum(p.part.rows for _, p in parts.partitions) == 501
+    one, other = table_of(whole), table_of(parts)
+    assert one.replace_schema_metadata(None).equals(other.replace_schema_metadata(None))
+    i = np.arange(1, 501)
+    x, y = 500_000 + (i * 7919 % 4500) / 100, 4_000_000 - (i * 104729 % 3500) / 100
+    frame = pd.DataFrame({"row": (4_000_000 - y) // 10, "col": (x - 500_000) // 10, "value": 9007199254740993 + i})
+    frame = frame[(frame.row < 3) & (frame.col < 4)].astype("int64")
+    wanted = frame.groupby(["row", "col"]).value.agg(["sum", "first"])
+    told = zip(wanted.index, wanted.to_numpy(), strict=True)
+    assert cells_of(whole, "p_sum", "p_first") == {cell: tuple(values) for cell, values in told}
+
+
+def test_a_query_is_read_with_and_without_a_key(server: Server) -> None:
+    query = "select id, x, y, value, d, ok from s.wells where name like 'n%' and id % 2 = 0;"
+    keyed = plan_for([wells(query=query, key="id", values=("value", "d", "ok"), aggregate="first")])
+    plain = plan_for([wells(query=query, values=("value", "d", "ok"), aggregate="max")])
+    assert keyed.layers[0].table.rows == plain.layers[0].table.rows == 250
+    assert {v[2] for v in cells_of(plain, "p_value", "p_d", "p_ok").values()} == {1}
+    assert cells_of(keyed, "p_value").keys() == cells_of(plain, "p_value").keys()
+    assert keyed.hash != plain.hash
+
+
+def test_what_is_wrong_with_a_postgres_layer_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for keys, message in (
+        ({"table": "s.none"}, "Postgres says: relation .* does not exist"),
+        ({"query": "select 1 as x; drop table s.wells"}, "Postgres says: "),
+        ({"key": "name"}, "key = 'name' is no column of whole numbers"),
+        ({"query": "select nullif(id, 3) as k, x, y, value from s.wells", "key": "k"}, "1 of 501 rows have no k"),
+        ({"values": ("name",)}, "has no numbers in its column 'name', but text"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            plan_for([wells(**keys)])
+    for keys in ({"query": "select 1"}, {"table": None}):
+        with pytest.raises(SettingsError, match=r"one path, and one of table and query"):
+            points.headers(layer("postgresql:", **{"table": "s.wells"} | keys))
+    made = plan_for([wells()])
+    server.execute("DELETE FROM s.wells WHERE id = 17")
+    with pytest.raises(SourceError, match=r"has 500 rows where the plan counted 501: it was changed"):
+        table_of(made)
+    assert plan_for([wells()]).hash != made.hash
+    monkeypatch.setenv("GEOPIPE_POSTGRES_DSN", server.dsn.replace(PASSWORD, "wrong-secret"))
+    with pytest.raises(MachineError, match=r"no connection to Postgres at what GEOPIPE_POSTGRES_DSN") as caught:
+        plan_for([wells()])
+    assert "wrong-secret" not in str(caught.value)
+
+
+def test_nothing_can_be_written_through_a_query(server: Server) -> None:
+    server.execute("CREATE OR REPLACE FUNCTION s.bad() RETURNS int LANGUAGE sql AS 'DELETE FROM s.wells RETURNING 1'")
+    with pytest.raises(SourceError, match=r"cannot execute DELETE in a read-only transaction"):
+        plan_for([wells(query="select s.bad() as value, 1.0 as x, 1.0 as y")])
+
+
+def test_a_password_in_the_settings_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    for path in ("postgresql://u:geheim@host/db", "postgresql://host/db?user=u&password=geheim"):
+        file = tmp_path / "s.toml"
+        file.write_text(
+            f'[grid]\ncrs = "EPSG:4326"\nresolution = 1\n[[layers]]\nname = "a"\ntable = "t"\npath = "{path}"\n'
+        )
+        with pytest.raises(SettingsError, match=r"s.toml:7: layers\[0\].path: there is a password in it") as caught:
+            settings.load(file)
+        assert "geheim" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- a whole run
+
+
+def test_parquet_csv_postgres_and_rasters_in_one_run_equal_pandas(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is written apart from the code: floor, groupby and an outer join."""
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    monkeypatch.delenv("GEOPIPE_POSTGRES_DSN")
+    rng, (height, width), size = np.random.default_rng(5), (700, 600), 30.0
+    x0, y0 = 400_000.0, 4_300_000.0
+    bands = {
+        "height": rng.normal(size=(height, width)).astype("f4"),
+        "cover": rng.integers(0, 9, (height, width)).astype("u1"),
+    }
+    for name, array in bands.items():
+        write_raster(tmp_path / f"{name}.tif", array, UTM, north_up(x0, y0, size), nodata=0)
+
+    def scattered(count: int) -> pd.DataFrame:
+        x = rng.uniform(x0 - 100, x0 + width * size + 100, count).round(2)
+        return pd.DataFrame({"x": x, "y": rng.uniform(y0 - height * size - 100, y0 + 100, count).round(2)})
+
+    birds, wells_, trees = scattered(30_000), scattered(20_000), scattered(10_000)
+    birds["weight"], birds["length"] = rng.random(len(birds)), rng.normal(20, 5, len(birds))
+    birds.loc[::7, "length"] = None
+    wells_["depth"] = rng.integers(0, 500, len(wells_))
+    lon, lat = pyproj.Transformer.from_crs(UTM, "EPSG:4326", always_xy=True).transform(trees.x, trees.y)
+    trees = pd.DataFrame({"lon": lon, "lat": lat, "kind": rng.integers(1, 4, len(trees))})
+    birds.to_parquet(tmp_path / "birds.parquet", row_group_size=1000)
+    trees.to_csv(tmp_path / "trees.csv", index=False)
+    wells_.to_csv(tmp_path / "wells.csv", header=False)
+    server.execute("CREATE TABLE s.deep (id int PRIMARY KEY, x float8, y float8, depth int)")
+    with psycopg2.connect(server.dsn) as connected, connected.cursor() as cursor, open(tmp_path / "wells.csv") as rows:
+        cursor.copy_expert("COPY s.deep FROM STDIN WITH CSV", rows)
+    connected.close()
+    (tmp_path / "s.toml").write_text(f"""
+[run]
+output = "out"
+[grid]
+like = "height.tif"
+[resampling]
+window_size = 512
+[[layers]]
+name = "height"
+path = "height.tif"
+[[layers]]
+name = "birds"
+path = "birds.parquet"
+crs = "{UTM}"
+values = "length"
+weight = "weight"
+[[layers]]
+name = "deep"
+path = "{server.url}"
+table = "s.deep"
+crs = "{UTM}"
+aggregate = ["max", "sum", "count"]
+[[layers]]
+name = "cover"
+path = "cover.tif"
+kind = "categorical"
+[[layers]]
+name = "trees"
+path = "trees.csv"
+crs = "EPSG:4326"
+kind = "categorical"
+""")
+    code, out, err = call(capsys, "run", "--local", tmp_path / "s.toml")
+    assert (code, err.count("error")) == (0, 0)
+
+    def cells(frame: pd.DataFrame, x: Any, y: Any) -> Any:
+        frame = frame.assign(row=np.floor((y0 - y) / size), col=np.floor((x - x0) / size))
+        kept = frame[frame.row.between(0, height - 1) & frame.col.between(0, width - 1)].astype(
+            {"row": int, "col": int}
+        )
+        return kept.groupby(["row", "col"])
+
+    birds["weight"] = birds.weight.where(birds.length.notna())
+    grouped = cells(birds.assign(product=birds.length * birds.weight), birds.x, birds.y)
+    wanted = pd.DataFrame({"birds": grouped["product"].sum(min_count=1) / grouped.weight.sum(min_count=1)}).dropna()
+    deep = cells(wells_, wells_.x, wells_.y).depth.agg(["max", "sum", "count"]).add_prefix("deep_")
+    tx, ty = pyproj.Transformer.from_crs("EPSG:4326", UTM, always_xy=True).transform(trees.lon, trees.lat)
+    mode = cells(trees, tx, ty).kind.agg(lambda kinds: kinds.mode().iloc[0]).rename("trees")
+    rows, cols = np.indices((height, width))
+    index = pd.MultiIndex.from_arrays([rows.ravel(), cols.ravel()], names=["row", "col"])
+    wanted = pd.DataFrame({k: pd.Series(a.ravel(), index).where(lambda v: v != 0) for k, a in bands.items()}).join(
+        [wanted, deep, mode], how="left"
+    )
+    names = ["height", "birds", "deep_max", "deep_sum", "deep_count", "cover", "trees"]
+    wanted = wanted[names].dropna(how="all")
+    table = pq.read_table(tmp_path / "out" / "parquet")
+    assert table.column_names == ["row", "col", "x", "y", *names]
+    assert [str(table.schema.field(n).type) for n in names] == [
+        "float",
+        "double",
+        "int32",
+        "int64",
+        "int64",
+        "uint8",
+        "int64",
+    ]
+    found = table.to_pandas().set_index(["row", "col"]).sort_index()
+    pd.testing.assert_frame_equal(
+        found[names].astype("float64"), wanted.astype("float64"), check_index_type=False, rtol=1e-13
+    )
+    code, out, _ = call(capsys, "validate", tmp_path / "out")
+    assert code == 0, out
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or PASSWORD.encode() not in path.read_bytes()
+
+
+def test_inspect_and_plan_show_tables(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "a.csv", x=[1.0], y=[2.0], name=["a"])
+    code, out, _ = call(capsys, "inspect", few, tmp_path / "a.csv")
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if "few" in line or "a.csv" in line] == [
+        [str(few), "Parquet", "none", "6", "x,", "y,", "value,", "w"],
+        [str(tmp_path / "a.csv"), "CSV", "none", "1", "x,", "y,", "name"],
+    ]
+    code, out, _ = call(capsys, "inspect", few)
+    assert "  value        int16" in out
+    code, out, _ = call(capsys, "inspect", few, "--json")
+    assert json.loads(out)[0]["columns"][3] == {"name": "w", "type": "double"}
+    (tmp_path / "s.toml").write_text(
+        f'[grid]\ncrs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999970, 500040, 4000000]\n'
+        f'[[layers]]\nname = "p"\npath = "few.parquet"\ncrs = "{UTM}"\n'
+        'values = "value"\naggregate = ["mean", "count"]\n'
+    )
+    code, out, _ = call(capsys, "plan", tmp_path / "s.toml")
+    assert code == 0
+    assert "columns      p_mean float64, p_count int64" in out
+    assert f"from         {few} (Parquet), 6 rows in 1 partitions" in out
+    assert "places       x, y in EPSG:32612: each point falls into a cell" in out
+    assert "aggregate    mean, count of value" in out
+    assert "strategy     groupby: the points of p" in out
+    code, out, _ = call(capsys, "plan", tmp_path / "s.toml", "--json")
+    assert json.loads(out)["layers"][0]["table"]["rows"] == 6
+
+
+def test_a_broken_table_is_skipped_on_request(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "bad.parquet", x=[500_003.0, None], y=[3_999_993.0] * 2, value=[1, 2])
+    text = (
+        f'[run]\noutput = "out"\n[grid]\ncrs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999970, 500040, 4000000]\n'
+    )
+    for name, path, more in (
+        ("p", "few.parquet", ""),
+        ("q", "bad.parquet", ""),
+        ("r", "bad.parquet", 'cells = "centres"\n'),
+    ):
+        text += (
+            f'[[layers]]\nname = "{name}"\npath = "{path}"\ncrs = "{UTM}"\nvalues = "value"\non_error = "skip"\n{more}'
+        )
+    (tmp_path / "s.toml").write_text(text)
+    code, out, err = call(capsys, "run", "--local", tmp_path / "s.toml")
+    assert code == 4, err
+    table = pq.read_table(tmp_path / "out" / "parquet")
+    assert table["q"].null_count == table["r"].null_count == table.num_rows == 2
+    assert "1 of 2 rows of" in out
+
+
+def test_a_union_needs_a_raster(few: Path, tmp_path: Path) -> None:
+    text = f'[grid]\ncrs = "{UTM}"\nresolution = 10\n[[layers]]\nname = "p"\npath = "few.parquet"\nvalues = "w"\n'
+    (tmp_path / "s.toml").write_text(text)
+    with pytest.raises(SettingsError, match="nothing says where the grid is") as caught:
+        pipeline.draft(settings.load(tmp_path / "s.toml"))
+    assert "grid.bounds" in caught.value.cure
