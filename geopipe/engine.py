@@ -28,7 +28,7 @@ import ray.exceptions
 from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
 
-from geopipe import events, machine, raster
+from geopipe import events, machine, points, raster
 from geopipe.errors import MachineError, find
 from geopipe.estimate import Machine
 from geopipe.export import Receipt
@@ -120,16 +120,28 @@ class _Aligned(_Worker):
 
 
 class _Reader(_Worker):
-    """Reads one layer of a tile into block rows for the exchange."""
+    """Reads one layer of a tile, or a partition of a table, into block rows for the exchange."""
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
-        for read in batch["id"]:
-            key, index = divmod(int(read), len(self.plan.layers))
-            tile, layer = self.plan.spec.tile(key), self.plan.layers[index]
+        tiles, layers = self.plan.estimate.tiles, self.plan.rasters
+        for read in map(int, batch["id"]):
+            if read >= tiles * len(layers):
+                # read 0 only where there are no rasters: then it speaks for all tiles
+                yield pack(map(marker, range(tiles if read == 0 else 1)))
+                yield from self._points(read - tiles * len(layers))
+                continue
+            key, index = divmod(read, len(layers))
+            tile, layer = self.plan.spec.tile(key), layers[index]
             with events.context(tile=tile.key, layer=layer.layer.name):
                 yield pack([marker(key)])  # also where nothing follows: Ray's shuffle wants a schema of every task
                 for row in raster.read_tile(self.plan, layer, tile, self.readers):
                     yield pack([row])
+
+    def _points(self, index: int) -> Iterator[pa.Table]:
+        layer, partition = self.plan.partitions[index]
+        with events.context(layer=layer.layer.name):
+            for row in points.read(self.plan, layer, partition):
+                yield pack([row])
 
 
 def _merge_group(
@@ -168,7 +180,7 @@ def merge(
         finish: composed into the merging step, so that a tile need not cross the object store once more to be
             written; the Dataset then holds the receipt of each tile.
     """
-    units = plan.estimate.tiles * (1 if plan.strategy == "aligned" else len(plan.layers))
+    units = plan.estimate.tiles if plan.strategy == "aligned" else plan.reads
     reads = ray.data.range(units, override_num_blocks=min(units, MOST_BLOCKS))
     context = reads.context
     context.enable_progress_bars = False
