@@ -137,15 +137,14 @@ def _first_line(error: BaseException) -> str:
 
 
 def _parts(groups: Sequence[int]) -> Iterator[Part]:
-    """Consecutive row groups in parts of about PART_ROWS rows."""
+    """Consecutive row groups in parts of about PART_ROWS rows; one at least, so that each table is read."""
     start = rows = 0
     for index, count in enumerate(groups):
         if rows and rows + count > PART_ROWS:
             yield Part(start, index, rows)
             start, rows = index, 0
         rows += count
-    if groups:
-        yield Part(start, len(groups), rows)
+    yield Part(start, len(groups), rows)
 
 
 def _parquet_column(column: pa.Field) -> TableColumn:

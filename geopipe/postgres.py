@@ -141,7 +141,7 @@ def _primary_key(cursor: Any, layer: Layer, columns: tuple[TableColumn, ...]) ->
 def _parts(
     cursor: Any, layer: Layer, columns: tuple[TableColumn, ...], relation: sql.Composable, key: str
 ) -> tuple[Part, ...]:
-    """Ranges of the key with about PART_ROWS rows each, and how many rows each has."""
+    """Ranges of the key with about PART_ROWS rows each, and how many rows each has; at least one."""
     if not key:
         cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(relation))
         return (Part(0, 1, cursor.fetchone()[0]),)
@@ -162,7 +162,7 @@ def _parts(
             layer.name,
         )
     if rows == 0:
-        return ()
+        return (Part(0, 1, 0),)
     count = -(-rows // PART_ROWS)
     step = (high - low) // count + 1
     cursor.execute(
