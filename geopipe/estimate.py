@@ -54,7 +54,8 @@ def estimate(
     layers: Sequence[Sequence[Decision]],
     dtypes: Sequence[str],
     *,
-    points: Sequence[tuple[int, int]] = (),
+    carried: Sequence[str],
+    points: Sequence[tuple[int, int, int]] = (),
     exchange: bool,
     formats: Sequence[str],
     compress: bool,
@@ -63,9 +64,10 @@ def estimate(
     """Predict a run.
 
     Args:
-        layers: the decisions of each layer.
+        layers: the decisions of each raster layer.
         dtypes: of the variables.
-        points: rows of each coordinate table, and bytes of a row in block rows.
+        carried: types of those that cross an exchange as arrays.
+        points: partitions and rows of each layer of coordinate tables, and bytes of a row in block rows.
         exchange: whether block rows travel between tasks.
     """
     rows, cols = grid.tiling(window_size)
@@ -77,9 +79,9 @@ def estimate(
     reads = max((_window_pixels(grid, d, window_size) for decisions in layers for d in decisions), default=0)
     # values, mask and the float copy that is warped; a table beside the block rows, and its encoded form
     task = READ_CACHE + block_rows + 2 * table + reads * 20
-    sparse = sum(rows * size for rows, size in points)
-    exchanged = grid.cells * sum(s + 1 for s in sizes) + sparse if exchange else 0
-    tasks = tiles * (len(layers) + 1) if exchange else tiles
+    sparse = sum(rows * size for _, rows, size in points)
+    exchanged = grid.cells * sum(np.dtype(d).itemsize + 1 for d in carried) + sparse if exchange else 0
+    tasks = tiles * (len(layers) + 1) + sum(parts for parts, _, _ in points) if exchange else tiles
     # all points may lie in one tile, where they are joined and sorted beside what came
     peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * exchanged + 2 * sparse
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)

@@ -205,9 +205,10 @@ def make_plan(
     needed = estimate(
         grid,
         options.window_size,
-        [p.decisions for p in plans],
+        [p.decisions for p in plans if not p.table],
         [v.dtype for v in variables],
-        points=[(p.table.rows, _point_bytes(p)) for p in plans if p.table],
+        carried=[v.dtype for p in plans if not p.table for v in p.variables],
+        points=[(len(p.table.partitions), p.table.rows, _point_bytes(p.table)) for p in plans if p.table],
         exchange=strategy == "groupby",
         formats=options.formats,
         compress=options.compress,
@@ -236,9 +237,9 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
     }
 
 
-def _point_bytes(plan: LayerPlan) -> int:
+def _point_bytes(table: TablePlan) -> int:
     """Bytes of a row of a table in block rows."""
-    return sum(POINT_BYTES + np.dtype(dtype).itemsize for dtype in plan.table.dtypes) if plan.table else 0
+    return sum(POINT_BYTES + np.dtype(dtype).itemsize for dtype in table.dtypes)
 
 
 def _plan_table(grid: Grid, layer: Layer, headers: Sequence[TableHeader], options: Options) -> LayerPlan:

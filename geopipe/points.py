@@ -211,6 +211,7 @@ def _open_csv(path: str, types: Mapping[str, pa.DataType], columns: Sequence[str
     return csv.open_csv(
         path,
         read_options=csv.ReadOptions(block_size=CSV_BLOCK),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=csv.ConvertOptions(column_types=dict(types), include_columns=columns or None),
     )
 
@@ -291,6 +292,7 @@ def measured(layer: Layer, found: Sequence[TableHeader], grid: Grid) -> list[Tab
     return [replace(header, offset=_offset(layer, header, grid, crs)) for header in found]
 
 
+@lru_cache(maxsize=256)
 def _offset(layer: Layer, header: TableHeader, grid: Grid, crs: str) -> Offset:
     columns = choose_columns(layer, header)
     place_only = Columns(columns.x, columns.y, ())
@@ -340,7 +342,7 @@ class _Tally:
             setattr(self, what, getattr(self, what) + found)
 
 
-def read(plan: Plan, layer: LayerPlan, partition: Partition, tiles: range | None = None) -> Iterator[SparseRow]:
+def read(plan: Plan, layer: LayerPlan, partition: Partition, tiles: Sequence[int] | None = None) -> Iterator[SparseRow]:
     """The sparse block rows of a partition of a table layer, in the given tiles (all, where None).
 
     It holds one batch of rows at a time. Points outside the grid are dropped, and counted in the log.
@@ -349,7 +351,7 @@ def read(plan: Plan, layer: LayerPlan, partition: Partition, tiles: range | None
         plan: of the run.
         layer: one with a table.
         partition: one of `layer.table.partitions`.
-        tiles: keys of tiles.
+        tiles: keys of tiles, in any order.
 
     Raises:
         SourceError: the table cannot be read, has rows without x or y, or with weights below 0.
@@ -388,30 +390,30 @@ def _read_types(table: TablePlan) -> dict[str, str]:
     """The type in which each column is read."""
     columns = table.columns
     types = {name: dtype for name, dtype in zip(columns.values, table.dtypes, strict=True) if name}
-    return types | {name: "float64" for name in (columns.x, columns.y, columns.weight) if name}
+    return {name: "float64" for name in (columns.x, columns.y, columns.weight) if name} | types
 
 
 def _sparse(
-    plan: Plan, layer: LayerPlan, table: TablePlan, batch: Batch, first: int, tiles: range | None, tally: _Tally
+    plan: Plan, layer: LayerPlan, table: TablePlan, batch: Batch, first: int, tiles: Sequence[int] | None, tally: _Tally
 ) -> Iterator[SparseRow]:
     """The sparse block rows of a batch, whose first row has the place `first` in the source."""
     columns = table.columns
     missing = _missing(batch[columns.x]) | _missing(batch[columns.y])
     tally.count("missing", missing)
-    x, y = np.asarray(batch[columns.x]), np.asarray(batch[columns.y])
+    x, y = (np.asarray(batch[name], np.float64) for name in (columns.x, columns.y))
     row, col, keep = place(plan.grid, table, x, y)
     tally.count("outside", ~keep & ~missing)
     keep &= ~missing
     weights = None
     if columns.weight is not None:
         told = batch[columns.weight]
-        weights = np.asarray(told)
+        weights = np.asarray(told, np.float64)
         tally.count("negative", (weights < 0) & ~_missing(told))
         keep &= ~_missing(told)
     size = plan.options.window_size
     key = row // size * plan.grid.tiling(size)[1] + col // size
     if tiles is not None:
-        keep &= (key >= tiles.start) & (key < tiles.stop)
+        keep &= np.isin(key, np.asarray(tiles))
     chosen = np.flatnonzero(keep)
     chosen = chosen[np.argsort(key[chosen], kind="stable")]
     starts = np.flatnonzero(np.diff(key[chosen], prepend=-1))

@@ -7,6 +7,7 @@ own variables and password file, wherever the table is read.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -61,7 +62,7 @@ def _connected(path: str, where: str) -> Iterator[connection]:
         connected = psycopg2.connect(dsn, application_name="geopipe")
     except psycopg2.Error as error:
         raise MachineError(
-            f"{where}no connection to Postgres at {_named(path)}: {_told(error)}",
+            f"{where}no connection to Postgres at {_named(path)}: {_without_secrets(error)}",
             f"set {DSN}, or libpq's PGHOST, PGUSER, PGPASSWORD and so on, where the run works",
         ) from None
     try:
@@ -76,10 +77,12 @@ def _named(path: str) -> str:
 
 
 def _told(error: psycopg2.Error) -> str:
-    """The cause without what libpq may repeat of a DSN that it cannot parse."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    secret = os.environ.get(DSN, "")
-    return "the DSN is not valid" if "dsn" in text.lower() or (secret and secret in text) else text[:300]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _without_secrets(error: psycopg2.Error) -> str:
+    """Why there is no connection. Of a DSN that it cannot parse libpq repeats parts, and one may be the password."""
+    return "the DSN is not valid" if "dsn" in str(error).lower() else re.sub('"[^"]*"', '"..."', _told(error))
 
 
 def _relation(layer: Layer) -> sql.Composable:

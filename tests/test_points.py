@@ -318,6 +318,13 @@ def test_mixed_paths_and_keys_of_the_other_sort_are_refused(few: Path, tmp_path:
         points.headers(layer(few, table="t"))
 
 
+def test_a_coordinate_may_be_a_value_too_and_text_may_have_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('x,y,name\n500001,3999999,"two\nlines"\n500001,3999999,b\n')
+    made = plan_for([layer(tmp_path / "a.csv", values=("x",), aggregate=("max", "count"))])
+    assert made.spec.variables[0].dtype == "int64"
+    assert cells_of(made, "p_max", "p_count") == {(0, 0): (500_001, 2)}
+
+
 def test_types_that_no_type_holds_are_refused(tmp_path: Path) -> None:
     at = {"x": [1.0], "y": [1.0]}
     write(tmp_path / "a.parquet", **at, value=pa.array([1], pa.int64()))
@@ -348,6 +355,8 @@ def test_an_empty_table_is_null_everywhere(tmp_path: Path) -> None:
     )
     table = table_of(plan_for([layer(file, cells="centres")], how="grid"))
     assert table.num_rows == table["p"].null_count == 12
+    pq.ParquetWriter(tmp_path / "b.parquet", pq.read_schema(file)).close()  # no row group at all
+    assert table_of(plan_for([layer(tmp_path / "b.parquet")], how="grid"))["p"].null_count == 12
 
 
 # ---------------------------------------------------------------- the plan
@@ -360,6 +369,12 @@ def test_a_table_forces_the_exchange_and_says_why(few: Path) -> None:
     assert (made.reads, len(made.partitions), made.rasters) == (1, 1, ())
     with pytest.raises(SettingsError, match=r'merge.strategy = "aligned" cannot be: the points of p'):
         plan_for([layer(few, values=("value",))], strategy="aligned")
+
+
+def test_the_estimate_counts_points_and_not_cells_for_the_exchange(few: Path) -> None:
+    made = plan_for([layer(few, values=("value",))], Grid(UTM, 500_000, 4_000_000, 10, 10, 100_000, 80_000))
+    assert made.estimate.exchange_bytes == 6 * (24 + 2)
+    assert made.estimate.tasks == made.estimate.tiles + 1
 
 
 def test_the_hash_covers_files_columns_and_statistics(few: Path) -> None:
@@ -411,7 +426,7 @@ def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monke
     one = plan_for([layer(tmp_path / "a.parquet", values=("value",))], grid, window_size=512)
     (read, partition), *_ = one.partitions
     whole = sum(len(r.cells) for r in points.read(one, read, partition))
-    parts = [list(points.read(one, read, partition, range(k, k + 3))) for k in (0, 3, 6)]
+    parts = [list(points.read(one, read, partition, [k + 2, k, k + 1])) for k in (0, 3, 6)]
     assert sum(len(r.cells) for part in parts for r in part) == whole
     assert {r.tile for r in parts[1]} <= {3, 4, 5}
 
@@ -527,10 +542,22 @@ def test_what_is_wrong_with_a_postgres_layer_is_said(server: Server, monkeypatch
     with pytest.raises(SourceError, match=r"has 500 rows where the plan counted 501: it was changed"):
         table_of(made)
     assert plan_for([wells()]).hash != made.hash
+    server.execute("DELETE FROM s.wells")
+    assert table_of(plan_for([wells()], how="grid"))["p"].null_count == 12
     monkeypatch.setenv("GEOPIPE_POSTGRES_DSN", server.dsn.replace(PASSWORD, "wrong-secret"))
     with pytest.raises(MachineError, match=r"no connection to Postgres at what GEOPIPE_POSTGRES_DSN") as caught:
         plan_for([wells()])
     assert "wrong-secret" not in str(caught.value)
+    assert "password authentication failed" in str(caught.value)
+    for dsn in (
+        "postgresql://u:p@wrong-secret@nowhere.invalid/x",
+        "host=a wrong-secret",
+        "postgresql://u:wrong-secret/x@h",
+    ):
+        monkeypatch.setenv("GEOPIPE_POSTGRES_DSN", dsn)
+        with pytest.raises(MachineError) as caught:
+            plan_for([wells()])
+        assert "wrong-secret" not in str(caught.value)
 
 
 def test_nothing_can_be_written_through_a_query(server: Server) -> None:
