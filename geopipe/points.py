@@ -56,6 +56,9 @@ CSV_BLOCK = 8 << 20
 MOST_STEPS = 1 << 20
 """Different x (or y) that a table of cells may have where their size is looked for."""
 
+BESIDE = (".json", ".jsonl", ".md", ".toml", ".txt", ".xml")
+"""Endings of files that lie beside tables in a folder and are none."""
+
 Batch = Mapping[str, NDArray[Any]]
 """Columns of one length, each as numbers; masked, where a null is none."""
 
@@ -64,16 +67,16 @@ Batch = Mapping[str, NDArray[Any]]
 
 
 def expand(path: str) -> list[str]:
-    """The tables that a path means: itself, all files of a folder and below, or of a glob; none where there are none.
+    """The tables that a path means: itself, the files of a folder, or what a glob pattern matches, sorted.
 
-    A path that is no table, and a folder without any, gives none.
+    None, where that is no table; a folder with other files than tables and what lies beside them is one of rasters.
     """
     if path.startswith(SERVER):
         return [path]
     if os.path.isdir(path):
-        found = [p for p in Path(path).rglob("*") if p.is_file() and is_table(str(p))]
-        # as elsewhere, names that begin with _ or . are hidden
-        return sorted(str(p) for p in found if not any(q[0] in "_." for q in p.relative_to(path).parts))
+        files = [str(p) for p in Path(path).iterdir() if p.is_file() and p.name[0] not in "_."]
+        found = sorted(filter(is_table, files))
+        return found if all(f.lower().endswith((*ENDINGS, *BESIDE)) for f in files) else []
     if any(c in path for c in "*?[") and not os.path.exists(path):
         files = sorted(glob(path, recursive=True))
         return files if files and all(map(is_table, files)) else []
@@ -318,8 +321,14 @@ def _offset(layer: Layer, header: TableHeader, grid: Grid, crs: str) -> Offset:
                         "leave cells out, and its rows are points; a table of cells has few of them",
                         layer.name,
                     )
-    dx, dy = (float(np.diff(values).min()) if len(values) > 1 else 0.0 for values in seen)
-    return replace(worst, step=(dx, dy))
+    return replace(worst, step=(_step(seen[0]), _step(seen[1])))
+
+
+def _step(values: NDArray[Any]) -> float:
+    """The distance of which all distances of neighbours are multiples, 0 where there is none."""
+    gaps = np.diff(values)
+    step = float(gaps.min()) if len(gaps) else 0.0
+    return step if step and np.abs(gaps / step - np.rint(gaps / step)).max() < 0.05 else 0.0
 
 
 # ---------------------------------------------------------------- sparse block rows

@@ -382,8 +382,8 @@ def _placing(layer: Layer, headers: Sequence[TableHeader], tolerance: float) -> 
     dx, dy = min(s[0] for s in steps), min(s[1] for s in steps)
     if not (dx and dy):
         raise SourceError(
-            f"layer {layer.name}: {header.uri} has a single column or row of cells, so that its corners do not tell "
-            "how large they are",
+            f"layer {layer.name}: the corners of {header.uri} do not tell how large its cells are: its x or y are one "
+            "number only, or not at equal distances",
             'give it centres, and cells = "centres"',
             layer.name,
         )

@@ -271,6 +271,13 @@ def test_cells_that_are_off_are_aggregated_on_request(tmp_path: Path, cells: str
     }  # fmt: skip
 
 
+def test_corners_without_a_size_are_refused(tmp_path: Path) -> None:
+    for x in ([500_003.0] * 3, [500_003.0, 500_003.001, 500_012.0034]):
+        file = write(tmp_path / "a.parquet", x=x, y=[3_999_990.0, 3_999_980, 3_999_970], value=[1, 2, 3])
+        with pytest.raises(SourceError, match=r"corners of .* do not tell how large its cells are"):
+            plan_for([layer(file, cells="corners", on_misaligned="aggregate")])
+
+
 def test_cells_by_index_need_no_crs(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", row_idx=[0, 2, 3], col_idx=[1, 3, 0], value=[1, 2, 3])
     assert cells_of(plan_for([layer(file, cells="index", crs=None)]), "p") == {(0, 1): 1.0, (2, 3): 2.0}
@@ -303,6 +310,14 @@ def test_several_files_are_one_relation(tmp_path: Path) -> None:
     assert cells_of(made, "p_sum", "p_first", "p_count") == {(0, 0): (6.5, 1.0, 3)}
     other = plan_for([layer(str(tmp_path / "?.csv*"), aggregate="count")])
     assert cells_of(other, "p") == {(0, 0): 3}  # rows, where no values are named
+
+
+def test_a_folder_with_rasters_is_no_table(tmp_path: Path) -> None:
+    for name in ("a.csv", "notes.txt", "settings.toml"):
+        (tmp_path / name).write_text("x,y\n")
+    assert points.expand(str(tmp_path)) == [str(tmp_path / "a.csv")]
+    (tmp_path / "a.tif").touch()
+    assert points.expand(str(tmp_path)) == []
 
 
 def test_mixed_paths_and_keys_of_the_other_sort_are_refused(few: Path, tmp_path: Path) -> None:
