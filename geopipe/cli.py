@@ -84,28 +84,33 @@ def _print_json(value: object) -> None:
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @json_option
 def inspect(paths: tuple[str, ...], as_json: bool) -> None:
-    """Show what rasters say of themselves: CRS, size, bands, types, nodata, layout.
+    """Show what rasters and tables say of themselves: CRS, size, bands or columns, types, nodata, layout.
 
-    PATH is a file, a folder, a glob, or anything that GDAL opens. Only headers are read.
+    PATH is a file, a folder, a glob, or anything that GDAL opens. Only headers are read, and all of a CSV.
     """
-    from geopipe import raster, render
+    from geopipe import points, raster, render
     from geopipe.errors import SourceError
+    from geopipe.relation import is_table
 
     files = [file for path in paths for file in raster.expand(path)]
     if not files:
         raise SourceError(f"no file matches {', '.join(paths)}", "give a file, a folder or a glob in quotes")
-    found, errors = [], []
+    found: dict[bool, list[Any]] = {False: [], True: []}  # rasters and tables
+    errors = []
     for file in files:
         try:
-            found.append(raster.inspect(file))
+            found[is_table(file)].append(points.header(file) if is_table(file) else raster.inspect(file))
         except SourceError as error:
             if len(files) == 1:
                 raise
             errors.append(error)
     if as_json:
-        _print_json([render.header_json(h) for h in found])
+        _print_json([*map(render.header_json, found[False]), *map(render.table_json, found[True])])
     else:
-        render.headers(render.console(), found)
+        out = render.console()
+        for table, show in ((False, render.headers), (True, render.tables)):
+            if found[table]:
+                show(out, found[table])
     for met in errors:
         click.echo(f"error: {met}", err=True)
     if errors:

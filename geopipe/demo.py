@@ -344,7 +344,7 @@ bounds = [600000, 5130000, 650000, 5170000]  # xmin, ymin, xmax, ymax; "union" (
 
 [[layers]]  # one table for each layer, in the order of the columns; this one shows every key
 name = "elevation"  # the column; with several bands: name_band
-path = "{data}/elevation.tif"  # a file, folder, glob pattern or URI that GDAL can read, or a list of them
+path = "{data}/elevation.tif"  # a file, folder, glob pattern or URI that GDAL can read, or a list of them; or tables
 # asset = "B04"  # where path gives STAC items: which asset of each (left out: its only data asset)
 # sort_by = "cloud_cover"  # STAC items from the clearest on; or "datetime" (oldest first); "-datetime" turns it round
 # variable = "tas"  # which one of a file with several: NetCDF, HDF5, Zarr, GRIB
@@ -370,6 +370,20 @@ unpack = true  # false: leave scale and offset of the file alone
 # bits = [3, 4]  # first and last bit of a field in whole numbers, as quality bands have them
 overlap = "first"  # where several files cover a cell: first, last, mean, min, max, sum
 on_error = "fail"  # or "skip": leave the columns of a broken layer empty, say so, and exit with code 4
+# The rest is for tables of points: Parquet, CSV (.csv, .csv.gz), or path = "postgresql://host/database" (or
+# "postgresql:", the server then comes from GEOPIPE_POSTGRES_DSN or libpq's variables; so does a password, always).
+# Of the keys above they know name, path, kind, nodata, crs, unit and on_error.
+# table = "public.wells"  # in Postgres: what is read
+# query = "select * from wells where depth > 10"  # or the rows of a query
+# key = "id"  # whole numbers by which Postgres is read in ranges (left out: a table's primary key, else in one go)
+# x = "lon"  # column names (left out: x and y, else x_coord, y_coord, or lon, lat, or longitude, latitude)
+# y = "lat"
+# values = ["depth", "yield"]  # a variable each (left out: value, else the only column of numbers that is left)
+# weight = "area"  # weighs mean and sum; rows without a weight do not count
+aggregate = "auto"  # of the points of a cell: mean, sum, min, max, count, first, mode; a list makes a column each
+# cells = "centres"  # each row is a cell: x and y are its centre, its upper left corner ("corners"), or the grid's
+#                      column and row ("index")
+on_misaligned = "fail"  # cells that are off by more than merge.alignment_tolerance; "aggregate": as if they were points
 
 [[layers]]  # classes: 10 water, 20 forest, 30 grass, 40 crops, 50 built-up, 60 rock, 70 snow
 name = "landcover"  # no kind: its colour table says categorical, so that a cell gets its most frequent class

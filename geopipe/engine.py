@@ -28,15 +28,16 @@ import ray.exceptions
 from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
 
-from geopipe import events, machine, raster
+from geopipe import events, machine, points, raster
 from geopipe.errors import MachineError, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
 from geopipe.local import Engine, Finish, Keys
 from geopipe.monitor import Monitor, reporter
-from geopipe.plan import Plan
+from geopipe.plan import LayerPlan, Plan
+from geopipe.sparse import SparseRow
 from geopipe.sweep import sweep
-from geopipe.table import marker, merge_tile, pack, unpack
+from geopipe.table import BlockRow, marker, merge_tile, pack, unpack
 
 log = logging.getLogger(__name__)
 
@@ -119,22 +120,24 @@ class _Aligned(_Worker):
 
 
 class _Reader(_Worker):
-    """Reads one layer in some tiles into block rows for the exchange."""
+    """Reads one layer in some tiles, or a partition of a table, into block rows for the exchange."""
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
         layer, keys = self.plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
-        yield pack(
-            marker(key) for key in keys
-        )  # also where nothing follows: Ray's shuffle wants a schema of every task
+        yield pack(map(marker, keys))  # Ray's shuffle wants a schema of every task, and every tile must be a group
         with events.context(layer=layer.layer.name):
-            if layer.sweeps:
-                for row in sweep(self.plan, layer, keys, self.readers):
-                    yield pack([row])
-                return
+            for row in self._rows(layer, int(batch["part"][0]), keys):
+                yield pack([row])
+
+    def _rows(self, layer: LayerPlan, part: int, keys: list[int]) -> Iterator[BlockRow | SparseRow]:
+        if layer.table is not None:
+            yield from points.read(self.plan, layer, layer.table.partitions[part], keys)
+        elif layer.sweeps:
+            yield from sweep(self.plan, layer, keys, self.readers)
+        else:
             for key in keys:
                 with events.context(tile=key):
-                    for row in raster.read_tile(self.plan, layer, self.plan.spec.tile(key), self.readers):
-                        yield pack([row])
+                    yield from raster.read_tile(self.plan, layer, self.plan.spec.tile(key), self.readers)
 
 
 def _merge_group(
@@ -202,7 +205,7 @@ def merge(
 
 
 def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
-    """What the actors are asked to do, a table for each block of the Dataset: a layer (-1: all) and tiles.
+    """What the actors are asked to do, a table for each block of the Dataset: a layer (-1: all), tiles and partition.
 
     Neighbours go to one actor, which finds their blocks of the sources still in memory. A layer that sweeps is divided
     among the actors, and no further.
@@ -211,13 +214,16 @@ def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
         return [_unit(-1, run) for run in _runs(keys, workers)]
     units = []
     for index, layer in enumerate(plan.layers):
-        runs = np.array_split(keys, min(len(keys), workers)) if layer.sweeps else _runs(keys, workers)
-        units += [_unit(index, run) for run in runs]
+        if layer.table is not None:  # each partition may have points for any tile
+            units += [_unit(index, keys, part) for part in range(len(layer.table.partitions))]
+        else:
+            runs = np.array_split(keys, min(len(keys), workers)) if layer.sweeps else _runs(keys, workers)
+            units += [_unit(index, run) for run in runs]
     return units
 
 
-def _unit(layer: int, keys: Keys) -> pa.Table:
-    return pa.table({"layer": [layer], "keys": [keys]})
+def _unit(layer: int, keys: Keys, part: int = 0) -> pa.Table:
+    return pa.table({"layer": [layer], "keys": [keys], "part": [part]})
 
 
 def _runs(keys: Keys, workers: int) -> list[Keys]:

@@ -63,6 +63,8 @@ def estimate(
     layers: Sequence[Sequence[Decision]],
     dtypes: Sequence[str],
     *,
+    carried: Sequence[str],
+    points: Sequence[tuple[int, int, int]] = (),
     exchange: bool,
     wave_tiles: int | None,
     formats: Sequence[str],
@@ -72,8 +74,10 @@ def estimate(
     """Predict a run.
 
     Args:
-        layers: the decisions of each layer.
+        layers: the decisions of each raster layer.
         dtypes: of the variables.
+        carried: types of those that cross an exchange as arrays.
+        points: partitions and rows of each layer of coordinate tables, and bytes of a row in block rows.
         exchange: whether block rows travel between tasks.
         wave_tiles: tiles that are exchanged at a time, where the settings say so.
     """
@@ -86,10 +90,14 @@ def estimate(
     reads = max((_window_pixels(grid, d, window_size) for decisions in layers for d in decisions), default=0)
     # values, mask and the float copy that is warped; a table beside the block rows, and its encoded form
     task = READ_CACHE + block_rows + 2 * table + reads * 20
-    exchanged = grid.cells * sum(s + 1 for s in sizes) if exchange else 0
-    wave = min(tiles, wave_tiles or _wave(machine, block_rows, cols)) if exchange else 0
-    tasks = tiles * (len(layers) + 1) if exchange else tiles
-    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * wave * block_rows
+    sparse = sum(rows * size for _, rows, size in points)
+    tile_bytes = tile_cells * sum(np.dtype(d).itemsize + 1 for d in carried)
+    exchanged = grid.cells * sum(np.dtype(d).itemsize + 1 for d in carried) + sparse if exchange else 0
+    wave = min(tiles, wave_tiles or _wave(machine, tile_bytes, cols)) if exchange else 0
+    tasks = tiles * (len(layers) + 1) + sum(parts for parts, _, _ in points) if exchange else tiles
+    # all points may lie in one tile, where they are joined and sorted beside what came
+    waiting = wave * tile_bytes + (sparse if exchange else 0)
+    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * waiting + 2 * sparse
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
         per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0)
@@ -99,7 +107,7 @@ def estimate(
         task_bytes=task,
         exchange_bytes=exchanged,
         wave_tiles=wave,
-        wave_bytes=wave * block_rows,
+        wave_bytes=waiting if exchange else 0,
         peak_bytes=peak,
         rows=grid.cells,
         output_bytes=math.ceil(grid.cells * per_row),

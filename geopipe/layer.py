@@ -165,6 +165,9 @@ class Source:
 class Layer:
     """A named source as the settings give it. None means: as the file declares it.
 
+    The keys from `table` to `on_misaligned` are those of coordinate tables: `table` or `query` is what is read of
+    Postgres, by ranges of `key`; `cells` says that each row is a cell, and how it is placed (see `relation.TablePlan`).
+
     `asset` and `sort_by` choose and order the files of STAC items, `variable` what is read of a file with several,
     `time` and `level` its bands (see `steps.matches`), and `reduce` makes one column of their times.
 
@@ -197,6 +200,16 @@ class Layer:
     reduce: str | None = None
     overlap: Overlap = Overlap.FIRST
     on_error: str = "fail"
+    table: str | None = None
+    query: str | None = None
+    key: str | None = None
+    x: str | None = None
+    y: str | None = None
+    values: tuple[str, ...] = ()
+    weight: str | None = None
+    aggregate: tuple[str, ...] | str = "auto"
+    cells: str | None = None
+    on_misaligned: str = "fail"
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from geopipe import events, raster
+from geopipe import events, points, raster
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
 from geopipe.plan import Plan
+from geopipe.sparse import SparseRow
 from geopipe.table import merge_tile
 
 Result = TypeVar("Result")
@@ -44,12 +46,23 @@ class Engine(Protocol):
 def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys | None = None) -> Iterator[Result]:
     """What `finish` makes of each tile of the table (or of those in `keys`), in their order."""
     with raster.environment():
-        readers = raster.Readers()
-        for tile in map(plan.spec.tile, (plan.keys if keys is None else keys).tolist()):
+        todo = plan.keys if keys is None else keys
+        readers, sparse = raster.Readers(), _points(plan)
+        for tile in map(plan.spec.tile, todo.tolist()):
             with events.context(tile=tile.key):
-                rows = (row for layer in plan.layers for row in raster.read_tile(plan, layer, tile, readers))
-                yield finish(tile, merge_tile(plan.spec, tile, rows))
+                rows = (row for layer in plan.rasters for row in raster.read_tile(plan, layer, tile, readers))
+                yield finish(tile, merge_tile(plan.spec, tile, chain(rows, sparse.pop(tile.key, ()))))
         readers.close()
+
+
+def _points(plan: Plan) -> dict[int, list[SparseRow]]:
+    """The sparse block rows of all coordinate tables by tile: each table is read once, and has points for any tile."""
+    found: dict[int, list[SparseRow]] = {}
+    for layer, partition in plan.partitions:
+        with events.context(layer=layer.layer.name):
+            for row in points.read(plan, layer, partition):
+                found.setdefault(row.tile, []).append(row)
+    return found
 
 
 class _PlainLoop:

@@ -17,14 +17,16 @@ from pathlib import Path
 
 import pyproj
 
-from geopipe import checks, commit, events, machine, raster, stac
+from geopipe import checks, commit, events, machine, points, raster, stac
 from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
+from geopipe.grid import Grid
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.ledger import finisher
-from geopipe.local import Engine, plain_loop
+from geopipe.local import Engine, Keys, plain_loop
 from geopipe.plan import LayerPlan, Plan, make_plan
+from geopipe.relation import TableHeader
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
 
@@ -104,12 +106,10 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         skipped: reason by layer name, for layers already found broken.
     """
     reasons = dict(skipped or {})
-    layers: list[tuple[Layer, list[Header]]] = []
+    layers: list[tuple[Layer, list[Header] | list[TableHeader]]] = []
     for layer in settings.layer_values():
         try:
-            headers = _headers(layer)
-            check_files(layer, headers)
-            layers.append((layer, headers))
+            layers.append((layer, points.headers(layer) or _headers(layer)))
         except SourceError as error:
             if layer.on_error != "skip":
                 raise
@@ -117,7 +117,9 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
             layers.append((layer, []))
     asked = settings.grid
     like = raster.inspect(asked.like) if asked.like else None
-    sound = {layer.name: headers for layer, headers in layers if headers and layer.name not in reasons}
+    # tables do not say where their points lie, and have no part in a union
+    rasters = {layer.name: [h for h in headers if isinstance(h, Header)] for layer, headers in layers}
+    sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
     grid = resolve_grid(
         asked.crs,
         asked.resolution,
@@ -128,6 +130,7 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         {layer.name: layer.crs for layer, _ in layers},
     )
     here = here or this_machine(settings)
+    layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     while True:
         try:
             plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons)
@@ -176,8 +179,27 @@ def _headers(layer: Layer) -> list[Header]:
     files = _files(layer)
     headers = [raster.inspect(file, layer.name, layer.variable) for file in files]
     if layer.georeference is not None:
-        return [raster.georeferenced(header, layer.georeference, layer.name) for header in headers]
+        headers = [raster.georeferenced(header, layer.georeference, layer.name) for header in headers]
+    check_files(layer, headers)
     return headers
+
+
+def _measured(
+    settings: Settings,
+    layer: Layer,
+    headers: list[Header] | list[TableHeader],
+    grid: Grid,
+    reasons: dict[str, str],
+) -> list[Header] | list[TableHeader]:
+    """The headers of a layer, of tables of cells with their offsets; adds to `reasons` what may be skipped."""
+    tables = [h for h in headers if isinstance(h, TableHeader)]
+    if not tables or layer.name in reasons:
+        return headers
+    try:
+        return points.measured(layer, tables, grid)
+    except SourceError as error:
+        reasons |= _skippable(settings, error, reasons)
+        return headers
 
 
 def _skippable(settings: Settings, error: SourceError, reasons: Mapping[str, str]) -> dict[str, str]:
@@ -245,7 +267,7 @@ def _attempts(
         if len(keys) < len(plan.keys):
             log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))
         try:
-            with events.log_stage(log, "run"), _watching(plan, len(keys), engine, watch):
+            with events.log_stage(log, "run"), _watching(plan, keys, engine, watch):
                 for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.chunk_size), run_id):
                     pass
             clock.lap("run")
@@ -310,12 +332,12 @@ def _engine(plan: Plan, settings: Settings, local: bool) -> AbstractContextManag
 
 
 @contextmanager
-def _watching(plan: Plan, tiles: int, engine: Engine, watch: Watch | None) -> Iterator[None]:
+def _watching(plan: Plan, keys: Keys, engine: Engine, watch: Watch | None) -> Iterator[None]:
     """Call `watch` from a thread of its own while the run goes on, and once at its end."""
     if watch is None:
         yield
         return
-    totals = {"read": tiles * len(plan.layers), "merge": tiles, "write": tiles}
+    totals = {"read": plan.reads(keys), "merge": len(keys), "write": len(keys)}
     start, ended = time.perf_counter(), threading.Event()
 
     def snapshot() -> Snapshot:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -22,7 +22,9 @@ from geopipe.estimate import MB, Estimate, Machine, estimate, refuse
 from geopipe.grid import Grid, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.places import read_amplification
+from geopipe.relation import Partition, TableHeader, TablePlan, check_keys, plan_table, variables_of
 from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide
+from geopipe.sparse import POINT_BYTES
 from geopipe.table import RESERVED, TableSpec
 from geopipe.target import numbers
 
@@ -48,7 +50,8 @@ class LayerPlan:
     """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank.
 
     `amplification` is how often its stored blocks are decoded when it is read tile by tile. Where it `sweeps`, it is
-    read along its own blocks instead, each of them once, and its block rows are exchanged.
+    read along its own blocks instead, each of them once, and its block rows are exchanged. A layer of coordinate tables
+    has a `table` instead.
     """
 
     layer: Layer
@@ -60,6 +63,7 @@ class LayerPlan:
     sweeps: bool = False
     skipped: str = ""
     notes: tuple[str, ...] = ()
+    table: TablePlan | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,20 @@ class Plan:
         return [keys[start : start + size] for start in range(0, len(keys), size)]
 
     @cached_property
+    def rasters(self) -> tuple[LayerPlan, ...]:
+        """The layers that are read tile by tile."""
+        return tuple(layer for layer in self.layers if layer.table is None)
+
+    @cached_property
+    def partitions(self) -> tuple[tuple[LayerPlan, Partition], ...]:
+        """The partitions of all coordinate tables, each of which may have points for any tile."""
+        return tuple((layer, p) for layer in self.layers if layer.table for p in layer.table.partitions)
+
+    def reads(self, keys: NDArray[np.int64]) -> int:
+        """The reads for these tiles: each raster layer in each tile, and each partition in each wave."""
+        return len(keys) * len(self.rasters) + len(self.waves(keys)) * len(self.partitions)
+
+    @cached_property
     def first_variable(self) -> dict[str, int]:
         """Index of the first variable of each layer; the others follow it."""
         starts, index = {}, 0
@@ -139,6 +157,7 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
             for v in plan.variables
         ],
         "read_amplification": round(plan.amplification, 2),
+        "table": plan.table and plan.table.describe(),
         "sources": [
             {
                 "files": [placed.header.uri for placed in d.source.files],
@@ -159,7 +178,7 @@ def _describe_layer(plan: LayerPlan) -> dict[str, Any]:
 def make_plan(
     name: str,
     grid: Grid,
-    layers: Sequence[tuple[Layer, Sequence[Header]]],
+    layers: Sequence[tuple[Layer, Sequence[Header] | Sequence[TableHeader]]],
     options: Options,
     machine: Machine,
     versions: Mapping[str, str],
@@ -168,7 +187,7 @@ def make_plan(
     """Decide everything, and refuse what cannot be done.
 
     Args:
-        layers: each layer with the headers of its files; a skipped layer may have none.
+        layers: each layer with the headers of its files or tables; a skipped layer may have none.
         versions: of the libraries that make the bytes, for the provenance.
         skipped: reason by layer name, for layers that failed and may be left null.
 
@@ -178,7 +197,7 @@ def make_plan(
     """
     skipped = skipped or {}
     plans = tuple(
-        _skip(layer, headers, skipped[layer.name])
+        _skip(grid, layer, headers, skipped[layer.name], options)
         if layer.name in skipped
         else _plan_layer(grid, layer, headers, options)
         for layer, headers in layers
@@ -209,8 +228,10 @@ def make_plan(
     needed = estimate(
         grid,
         options.window_size,
-        [p.decisions for p in plans],
+        [p.decisions for p in plans if not p.table],
         [v.dtype for v in variables],
+        carried=[v.dtype for p in plans if not p.table for v in p.variables],
+        points=[(len(p.table.partitions), p.table.rows, _point_bytes(p.table)) for p in plans if p.table],
         exchange=strategy == "groupby",
         wave_tiles=options.wave_tiles,
         formats=options.formats,
@@ -241,6 +262,13 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options, version:
             for p in plans
             for d in p.decisions
             for f in d.source.files
+        }
+        # of Postgres, nothing but its rows and keys tells that a table was changed
+        | {
+            h.uri: {"size": h.size, "mtime_ns": h.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
+            for p in plans
+            if p.table
+            for h in p.table.headers
         },
     }
 
@@ -248,13 +276,31 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options, version:
 def _details(plan: LayerPlan) -> dict[str, Any]:
     """What else decides a layer's bytes."""
     return {
-        "crs_of_sources": [d.source.crs for d in plan.decisions],
+        "crs_of_sources": [plan.table.crs] if plan.table else [d.source.crs for d in plan.decisions],
         "bands_of_files": [[asdict(b) for b in f.bands] for d in plan.decisions for f in d.source.files],
         "variables": [asdict(v) for v in plan.variables],
     }
 
 
-def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Options) -> LayerPlan:
+def _point_bytes(table: TablePlan) -> int:
+    """Bytes of a row of a table in block rows."""
+    return sum(POINT_BYTES + np.dtype(dtype).itemsize for dtype in table.dtypes)
+
+
+def _plan_table(grid: Grid, layer: Layer, headers: Sequence[TableHeader], options: Options) -> LayerPlan:
+    table = plan_table(layer, headers, grid, options.alignment_tolerance)
+    kind, why = _told_kind(layer, ())
+    notes = _check_way(grid, layer, table.crs, headers[0].uri, options) if table.crs else []
+    return LayerPlan(layer, kind, why, variables_of(layer, kind, table), (), notes=tuple(notes), table=table)
+
+
+def _plan_layer(
+    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], options: Options
+) -> LayerPlan:
+    if tables := [h for h in given if isinstance(h, TableHeader)]:
+        return _plan_table(grid, layer, tables, options)
+    headers = [h for h in given if isinstance(h, Header)]
+    check_keys(layer, table=False)
     check_files(layer, headers)
     files = choose(layer, headers)
     sources, bands = sources_of(layer, files), files[0][1]
@@ -265,7 +311,9 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
             f"layer {layer.name}: overlap = {layer.overlap.value!r} makes no sense for classes",
             "choose first, last, min or max",
         )
-    notes = [note for source in sources for note in _check_way(grid, layer, source, options)]
+    notes = [n for source in sources for n in _check_way(grid, layer, source.crs, source.name, options)]
+    heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in sources for f in s.files} - {""}
+    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
     decisions = tuple(
         replace(decision, rank=rank)
         for rank, source in enumerate(sources)
@@ -288,20 +336,20 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
     return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))
 
 
-def _check_way(grid: Grid, layer: Layer, source: Source, options: Options) -> list[str]:
+def _check_way(grid: Grid, layer: Layer, crs: str, source: str, options: Options) -> list[str]:
     """What there is to say of the way from a source's CRS to the grid's; refuses one that would put pixels wrong."""
-    here, there = radius(source.crs), radius(grid.crs)
+    here, there = radius(crs), radius(grid.crs)
     if here and there and abs(here / there - 1) > 0.02:
         raise SourceError(
-            f"layer {layer.name}: {source.name} is on another body than the grid: its radius is {here / 1000:,.0f} km "
-            f"({crs_of(source.crs).name}), the grid's {there / 1000:,.0f} km",
+            f"layer {layer.name}: {source} is on another body than the grid: its radius is {here / 1000:,.0f} km "
+            f"({crs_of(crs).name}), the grid's {there / 1000:,.0f} km",
             "give a grid.crs of the same body",
             layer.name,
         )
     on_earth = there is not None and abs(there / 6_378_137 - 1) < 0.02
     area = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, "OGC:CRS84") if on_earth else None
-    way = operation(grid.crs, source.crs, area)
-    names = f"{crs_of(source.crs).name} and {crs_of(grid.crs).name}"
+    way = operation(grid.crs, crs, area)
+    names = f"{crs_of(crs).name} and {crs_of(grid.crs).name}"
     if way.ballpark and not way.unnamed and not options.allow_ballpark:
         raise SourceError(
             f"layer {layer.name}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",
@@ -315,8 +363,6 @@ def _check_way(grid: Grid, layer: Layer, source: Source, options: Options) -> li
     elif way.accuracy:
         better = f"; better, but its grid files are not installed: {way.better}" if way.better else ""
         notes.append(f"layer {layer.name}: datum shift {way.name}, good to {way.accuracy:g} m{better}")
-    heights = {horizontal(layer.crs or f.header.crs or source.crs)[1] for f in source.files} - {""}
-    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
     return notes
 
 
@@ -355,8 +401,14 @@ def _variables(
     return tuple(made)
 
 
-def _skip(layer: Layer, headers: Sequence[Header], reason: str) -> LayerPlan:
+def _skip(
+    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], reason: str, options: Options
+) -> LayerPlan:
     """A layer that is left null: its columns as far as headers tell, else one float32 column."""
+    if tables := [h for h in given if isinstance(h, TableHeader)]:
+        with suppress(SourceError):
+            return replace(_plan_table(grid, layer, tables, options), table=None, skipped=reason)
+    headers = [h for h in given if isinstance(h, Header)]
     bands: tuple[Band, ...] = (Band(1, "float32"),)
     with suppress(SourceError):  # its bands may be what is wrong with it
         bands = of_file(layer, headers[0]) if headers else bands
@@ -384,7 +436,7 @@ def _told_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
         return layer.kind, "as the settings say"
     if layer.bits is not None:
         return Kind.CATEGORICAL, "bits are taken out of it"
-    if all(b.paletted for b in bands):
+    if bands and all(b.paletted for b in bands):
         return Kind.CATEGORICAL, "the file has a colour table"
     return Kind.CONTINUOUS, "the default"
 
@@ -445,7 +497,13 @@ EXCHANGE_COST = 3.0
 def _choose_strategy(
     options: Options, plans: Sequence[LayerPlan], grid: Grid, dtypes: Sequence[str]
 ) -> tuple[str, str]:
-    """Aligned, unless reading tile by tile decodes so much again that an exchange is cheaper."""
+    """Aligned, unless there are points, or reading tile by tile decodes so much again that an exchange is cheaper."""
+    tables = [p.layer.name for p in plans if p.table]
+    if tables:
+        why = f"the points of {', '.join(tables)} are read for all tiles at once, so that they must be exchanged"
+        if options.strategy == "aligned":
+            raise SettingsError(f'merge.strategy = "aligned" cannot be: {why}', 'use "auto" or "groupby"')
+        return "groupby", why
     again = sum((p.amplification - 1) * _decoded(p, grid) for p in plans)
     exchanged = float(grid.cells * sum(np.dtype(d).itemsize + 1 for d in dtypes))
     worst = max(plans, key=lambda p: p.amplification)

@@ -23,6 +23,7 @@ from geopipe.grid import crs_of, projected_bounds
 from geopipe.layer import Band, Header, Variable
 from geopipe.pipeline import Snapshot, Summary
 from geopipe.plan import LayerPlan, Plan
+from geopipe.relation import TableHeader, TablePlan
 from geopipe.resampling import Way
 from geopipe.validate import Report
 
@@ -157,6 +158,30 @@ def _facts(out: Console, facts: dict[str, str]) -> None:
             out.print(f"  {'':<12} {line}", markup=False)
 
 
+def table_json(header: TableHeader) -> dict[str, Any]:
+    """The header of a coordinate table as JSON values."""
+    return {
+        "uri": header.uri,
+        "driver": header.driver,
+        "crs": header.crs,
+        "rows": header.rows,
+        "columns": [{"name": c.name, "type": c.told} for c in header.columns],
+        "bytes": header.size,
+    }
+
+
+def tables(out: Console, found: Sequence[TableHeader]) -> None:
+    """A table of coordinate tables; the types of the columns of one where there is only one."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("file", "driver", "CRS", "rows", "columns"):
+        table.add_column(name, overflow="fold")
+    for h in found:
+        table.add_row(h.uri, h.driver, _crs(h.crs), f"{h.rows:,}", ", ".join(c.name for c in h.columns))
+    out.print(table)
+    if len(found) == 1:
+        _facts(out, {c.name: c.told for c in found[0].columns})
+
+
 # ---------------------------------------------------------------- plans
 
 
@@ -214,8 +239,24 @@ def _layer(out: Console, layer: LayerPlan) -> None:
             exact = "exactly" if d.tolerance == 0 else f"to {d.tolerance:g} pixels"
             text += f"\n{_numbers(d.steps, 4)} pixels to a cell{kernel}, placed {exact}"
         _facts(out, {"from": f"{d.source.name}, {_crs(d.source.crs)}", "way": text})
+    if layer.table:
+        _facts(out, _table_facts(layer, layer.table))
     if layer.amplification > 1.005:
         _facts(out, {"reads": f"each stored block is decoded {layer.amplification:.2f} times"})
+
+
+def _table_facts(layer: LayerPlan, table: TablePlan) -> dict[str, str]:
+    first, more = table.headers[0], len(table.headers) - 1
+    name = f"{first.relation} of {first.uri}" if first.relation else first.uri
+    read = f"{name} ({first.driver})" + (f" and {more} more" if more else "")
+    columns, by = table.columns, f", by {first.key}" if first.key else ""
+    words = ", ".join(dict.fromkeys(v.word for v in layer.variables))
+    values = f" of {', '.join(columns.values)}" if any(columns.values) else " of points"
+    return {
+        "from": f"{read}, {table.rows:,} rows in {len(table.partitions):,} partitions{by}",
+        "places": f"{columns.x}, {columns.y}" + (f" in {_crs(table.crs)}" if table.crs else "") + f": {table.why}",
+        "aggregate": words + values + (f", weighted by {columns.weight}" if columns.weight else ""),
+    }
 
 
 # ---------------------------------------------------------------- progress and summary

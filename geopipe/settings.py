@@ -91,12 +91,32 @@ class LayerSettings(Section):
     min_valid: float = Field(0.0, ge=0, le=1)
     overlap: Overlap = Overlap.FIRST
     on_error: Literal["fail", "skip"] = "fail"
+    table: str | None = Field(None, min_length=1)
+    query: str | None = Field(None, min_length=1)
+    key: str | None = Field(None, min_length=1)
+    x: str | None = Field(None, min_length=1)
+    y: str | None = Field(None, min_length=1)
+    values: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    weight: str | None = Field(None, min_length=1)
+    aggregate: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(("auto",), min_length=1)
+    cells: Literal["centres", "corners", "index"] | None = None
+    on_misaligned: Literal["fail", "aggregate"] = "fail"
 
     @field_validator("scale")
     @classmethod
     def _scale_is_not_zero(cls, value: float | None) -> float | None:
         if value == 0:
             raise ValueError("a scale of 0 would make every value the same")
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def _path_has_no_password(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(map(uris.has_password, value)):
+            raise ValueError(
+                "there is a password in it; settings are copied to the output. Give it in GEOPIPE_POSTGRES_DSN, "
+                "PGPASSWORD or a password file"
+            )
         return value
 
 
@@ -294,7 +314,8 @@ def _explain(error: ValidationError, path: Path, text: str, given: dict[str, Any
             return SettingsError(f"{path}: there is no [[layers]]", "add at least one, with name and path")
         return SettingsError(f"{where}: {dotted} is missing", f"add {name} = ...")
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict | list | Settings) or not keys else f" = {first['input']!r}"
+    plain = keys and not isinstance(first["input"], dict | list | Settings) and "password" not in message
+    shown = f" = {first['input']!r}" if plain else ""
     if not keys:
         twice = re.search(r"named '(\w+)'", message)
         line = line_of_value(text, "name", twice[1]) if twice else 1

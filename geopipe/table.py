@@ -1,4 +1,4 @@
-"""The table: its schema, and the merge of block rows into one tile of it.
+"""The table: its schema, and the merge of block rows, dense and sparse, into one tile of it.
 
 This is the meaning of the merge, for every physical plan: group block rows by tile, then align inside the tile by
 integer (row, col). Nothing here knows Ray or rasters.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from geopipe import events
 from geopipe.grid import Grid, Tile
 from geopipe.layer import Overlap, Variable
+from geopipe.sparse import SparseRow, gather, statistic
 
 Values = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -78,7 +79,7 @@ class TableSpec:
         return self.grid.tile(key, self.window_size)
 
 
-def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow]) -> pa.Table:
+def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
     """One tile of the table from its block rows, given in any order.
 
     A variable without block rows is null in every cell. Cells are in row-major order.
@@ -107,15 +108,22 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow]) -> pa.Tabl
     return table
 
 
-def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow]) -> list[Column]:
+def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> list[Column]:
     """Values and validity of each variable, in the order of the variables."""
     found: list[list[BlockRow]] = [[] for _ in spec.variables]
+    sparse: dict[int, list[SparseRow]] = {}
     for row in rows:
-        found[row.variable].append(row)
+        if isinstance(row, SparseRow):
+            sparse.setdefault(row.variable, []).append(row)
+        else:
+            found[row.variable].append(row)
     shape = (tile.height, tile.width)
+    aggregated = {n: column for first, parts in sparse.items() for n, column in _aggregate(spec, tile, first, parts)}
     columns: list[Column] = []
-    for variable, overlap, parts in zip(spec.variables, spec.overlaps, found, strict=True):
-        if parts:
+    for n, (variable, overlap, parts) in enumerate(zip(spec.variables, spec.overlaps, found, strict=True)):
+        if n in aggregated:
+            columns.append(aggregated[n])
+        elif parts:
             ranks = sorted({r.rank for r in parts})
             values, valid = overlay([_whole(shape, [r for r in parts if r.rank == rank]) for rank in ranks], overlap)
             columns.append((values.astype(variable.dtype, copy=False), valid))
@@ -133,6 +141,19 @@ def _whole(shape: tuple[int, int], parts: Sequence[BlockRow]) -> Column:
         rows = slice(part.top, part.top + part.values.shape[0])
         values[rows], valid[rows] = part.values, True if part.valid is None else part.valid
     return values, valid
+
+
+def _aggregate(spec: TableSpec, tile: Tile, first: int, rows: Sequence[SparseRow]) -> Iterator[tuple[int, Column]]:
+    """Each variable that is made of the points of `rows`, with its number; `first` is the first of them."""
+    points, told = gather(rows), spec.variables[first]
+    for n, variable in enumerate(spec.variables):
+        if (variable.layer, variable.index) == (told.layer, told.index):
+            values, valid = np.zeros(tile.cells, variable.dtype), np.zeros(tile.cells, bool)
+            values[points.cells], valid[points.cells] = statistic(
+                points, variable.word, f"layer {variable.layer}, column {variable.name}, tile {tile.key}"
+            )
+            shape = (tile.height, tile.width)
+            yield n, (values.reshape(shape), valid.reshape(shape))
 
 
 def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
@@ -232,9 +253,15 @@ EXCHANGE = pa.schema(
         ("top", pa.int32()),
         ("values", pa.large_binary()),
         ("valid", pa.large_binary()),
+        ("cells", pa.large_binary()),
+        ("order", pa.large_binary()),
+        ("weights", pa.large_binary()),
     ]
 )
-"""Block rows as they travel through an exchange: whole tiles as bytes, whose shape and type the plan knows."""
+"""Block rows as they travel through an exchange: whole tiles as bytes, whose shape and type the plan knows.
+
+A sparse one has `cells` and `order`, and knows no rank.
+"""
 
 
 MARKER = -1
@@ -246,28 +273,42 @@ def marker(tile: int) -> BlockRow:
     return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), None)
 
 
-def pack(rows: Iterable[BlockRow]) -> pa.Table:
+def pack(rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
     """Block rows as an Arrow table with the schema EXCHANGE."""
-    listed = list(rows)
-    columns = [
-        [r.tile for r in listed],
-        [r.variable for r in listed],
-        [r.rank for r in listed],
-        [r.top for r in listed],
-        [np.ascontiguousarray(r.values).data.cast("B") for r in listed],
-        [None if r.valid is None else np.packbits(r.valid).data for r in listed],
-    ]
+    packed = [_pack_sparse(row) if isinstance(row, SparseRow) else _pack_dense(row) for row in rows]
+    columns = zip(*packed, strict=True) if packed else [()] * len(EXCHANGE)
     arrays = [pa.array(c, f.type) for c, f in zip(columns, EXCHANGE, strict=True)]
     return pa.Table.from_arrays(arrays, schema=EXCHANGE)
 
 
-def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow]:
+def _bytes(values: Values) -> memoryview:
+    return np.ascontiguousarray(values).data.cast("B")
+
+
+def _pack_dense(row: BlockRow) -> tuple[Any, ...]:
+    valid = None if row.valid is None else np.packbits(row.valid).data
+    return row.tile, row.variable, row.rank, row.top, _bytes(row.values), valid, None, None, None
+
+
+def _pack_sparse(row: SparseRow) -> tuple[Any, ...]:
+    weights = None if row.weights is None else _bytes(row.weights)
+    return row.tile, row.variable, 0, 0, _bytes(row.values), None, _bytes(row.cells), _bytes(row.order), weights
+
+
+def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
     """The block rows that `pack` packed, without markers; values are read-only views of the table's memory."""
-    rows = []
+    rows: list[BlockRow | SparseRow] = []
     columns = [table.column(name) for name in EXCHANGE.names]
-    for tile, variable, rank, top, values, valid in zip(*columns, strict=True):
+    for tile, variable, rank, top, *parts in zip(*columns, strict=True):
         key, index = tile.as_py(), variable.as_py()
         if index == MARKER:
+            continue
+        values, valid, cells, order, weights = parts
+        if cells.is_valid:
+            data = np.frombuffer(values.as_buffer(), spec.variables[index].band.dtype)
+            places, orders = (np.frombuffer(part.as_buffer(), np.int64) for part in (cells, order))
+            weight = np.frombuffer(weights.as_buffer(), np.float64) if weights.is_valid else None
+            rows.append(SparseRow(key, index, places, orders, data, weight))
             continue
         data = np.frombuffer(values.as_buffer(), spec.variables[index].dtype).reshape(-1, spec.tile(key).width)
         mask = None

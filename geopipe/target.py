@@ -45,7 +45,9 @@ def resolve_grid(
         return make_grid(crs, resolution, bounds, bool(snap))
     found = {name: _extent(name, headers, layer_crs[name], crs) for name, headers in layers.items()}
     if not found:
-        raise SettingsError("every layer is skipped, so that nothing says where the grid is", "give grid.bounds")
+        raise SettingsError(
+            "nothing says where the grid is: there is no raster, or all are skipped", "give grid.bounds"
+        )
     area = intersection(found.values()) if bounds == "intersection" else union(found.values())
     if area is None:
         listed = "; ".join(f"{name} {numbers(b)}" for name, b in found.items())

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 FORMS = (
     re.compile(r'(?P<prefix>[A-Za-z]\w+):"(?P<file>[^"]+)"(?::(?P<variable>.*))?'),
@@ -56,6 +57,14 @@ def in_gdal(path: str) -> str:
 def is_remote(path: str) -> bool:
     """Whether GDAL's virtual file systems, or a driver of its own, must find this path: no folder can be listed."""
     return "://" in path or path.startswith("/vsi") or re.match(r"[A-Za-z0-9_]{2,}:", path) is not None
+
+
+def has_password(path: str) -> bool:
+    """Whether the address of a Postgres server has a password in it."""
+    parts = urlsplit(path)
+    if parts.scheme not in ("postgresql", "postgres"):
+        return False
+    return parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True)
 
 
 def absolute(path: str, folder: Path) -> str:

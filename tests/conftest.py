@@ -1,11 +1,14 @@
-"""One Ray session for all tests, and small rasters that disagree."""
+"""One Ray session and one Postgres for all tests."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import postgres_server as postgres
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -30,3 +33,14 @@ def ray_session() -> Iterator[None]:
     ray.init(num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False, logging_level="error")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A Postgres of the tests' own. Not under pytest's folders, which only their owner may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="geopipe-postgres-"))
+    try:
+        with postgres.server(folder) as running:
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 import ray
 from affine import Affine
@@ -18,7 +19,7 @@ from helpers import write_raster
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
-from geopipe import engine, pipeline, raster, settings
+from geopipe import engine, pipeline, points, raster, settings
 from geopipe.errors import SourceError
 from geopipe.local import run_local
 
@@ -118,6 +119,32 @@ def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
     expected = pa.concat_tables(run_local(plans[0], lambda _tile, table: table)).sort_by(order)
     found = pa.concat_tables(ray.get(engine.merge(plans[1]).to_arrow_refs())).sort_by(order)
     assert found.replace_schema_metadata().equals(expected.replace_schema_metadata())
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_tables_come_through_the_exchange_to_the_bit(
+    sources: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    """Beside a raster, and alone: then no read but the tables' own says which tiles there are."""
+    monkeypatch.setattr(points, "PART_ROWS", 2000)
+    rng, count = np.random.default_rng(3), 9000
+    columns = {"x": rng.uniform(599000, 640000, count), "y": rng.uniform(5060000, 5111000, count)}
+    table = pa.table(columns | {"value": rng.lognormal(0, 9, count), "w": rng.random(count)})
+    pq.write_table(table, tmp_path / "points.parquet", row_group_size=500)
+    text = f'[[layers]]\nname = "p"\npath = "{tmp_path}/points.parquet"\ncrs = "EPSG:32632"\nvalues = ["value", "x"]\n'
+    text += 'weight = "w"\naggregate = ["mean", "count", "first"]\n'
+    if beside:
+        text += f'[[layers]]\nname = "own"\npath = "{sources}/own.tif"\n'
+    outputs = []
+    for local in (True, False):
+        folder = tmp_path / f"local-{local}"
+        folder.mkdir()
+        (folder / "s.toml").write_text(GRID.format(folder=folder) + text)
+        summary = pipeline.run(settings.load(folder / "s.toml"), local=local)
+        assert summary.plan.strategy == "groupby"
+        assert summary.stages["read"].tiles == summary.plan.reads(summary.plan.keys) == (9 * beside + 5)
+        outputs.append(hashes(summary.output))
+    assert outputs[0] == outputs[1]
 
 
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])

