@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from geopipe.choice import Reach, keys_of
 from geopipe.commit import MANIFEST
 from geopipe.export import Receipt
 from geopipe.grid import Grid, Tile
@@ -75,17 +76,33 @@ class VariableFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a plan promises of its table; `variables` in the order of the columns."""
+    """What a plan promises of its table; `variables` in the order of the columns.
+
+    `required` are those that are null nowhere. `mask` says how far it reaches, where there is one: a tile that it does
+    not meet has no rows, and need have no receipt.
+    """
 
     grid: Grid
     window_size: int
     how: str
     variables: Mapping[str, VariableFacts]
+    required: frozenset[str] = frozenset()
+    mask: Reach | None = None
 
     @property
     def tiles(self) -> int:
         rows, cols = self.grid.tiling(self.window_size)
         return rows * cols
+
+    @property
+    def cells(self) -> int:
+        """The most rows that there can be."""
+        return self.grid.cells if self.mask is None else self.mask.cells
+
+    @property
+    def complete(self) -> bool:
+        """Whether each of `cells` must be a row."""
+        return self.how == "grid" and not self.required and (self.mask is None or self.mask.exact)
 
     def describe(self) -> dict[str, Any]:
         """The facts as JSON values; `parse` reads them."""
@@ -93,6 +110,8 @@ class Facts:
             "grid": self.grid.projjson(),
             "window_size": self.window_size,
             "how": self.how,
+            "required": sorted(self.required),
+            "mask": self.mask.describe() if self.mask else None,
             "variables": {
                 name: {"layer": v.layer, "type": v.dtype, "range": v.range, "skipped": v.skipped}
                 for name, v in self.variables.items()
@@ -116,6 +135,8 @@ class Facts:
                 name: VariableFacts(str(v["layer"]), str(v["type"]), _range(v["range"]), bool(v["skipped"]))
                 for name, v in data["variables"].items()
             },
+            required=frozenset(map(str, data["required"])),
+            mask=Reach.parse(data["mask"]) if data["mask"] is not None else None,
         )
 
 
@@ -133,7 +154,8 @@ def facts_of(plan: Plan) -> Facts:
         for layer in plan.layers
         for v in layer.variables
     }
-    return Facts(plan.grid, plan.options.window_size, plan.options.how, variables)
+    reach = plan.mask.reach if plan.mask else None
+    return Facts(plan.grid, plan.options.window_size, plan.spec.how, variables, plan.spec.required, reach)
 
 
 def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | None:
@@ -191,14 +213,18 @@ def check_receipts(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
 
 
 def _check_tiles(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
-    seen, wanted = Counter(r.tile for r in receipts), range(facts.tiles)
+    seen, known = Counter(r.tile for r in receipts), range(facts.tiles)
+    wanted = set(known) if facts.mask is None else set(keys_of(facts.mask.runs).tolist())
     problems = {
-        "without a receipt": [key for key in wanted if key not in seen],
+        "without a receipt": sorted(wanted - seen.keys()),
         "with several receipts": sorted(key for key, count in seen.items() if count > 1),
-        "that are not in the plan": sorted(key for key in seen if key not in wanted),
+        "that are not in the plan": sorted(key for key in seen if key not in known),
+        "with rows outside the mask": sorted(
+            r.tile for r in receipts if r.rows and r.tile in known and r.tile not in wanted
+        ),
     }
     return [
-        Finding("error", "manifest", f"tiles {what}: {listed(found)}; planned are {facts.tiles:,}")
+        Finding("error", "manifest", f"tiles {what}: {listed(found)}; planned are {len(wanted):,}")
         for what, found in problems.items()
         if found
     ]
@@ -207,7 +233,7 @@ def _check_tiles(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
 def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     """Rows of one tile against its cells, and against the values that a kept cell must have."""
     name, cells = f"tile {receipt.tile}", facts.grid.tile(receipt.tile, facts.window_size).cells
-    exact = facts.how == "grid"
+    exact = facts.complete and facts.cells == facts.grid.cells  # how many of a tile are in a mask is not kept
     if receipt.rows > cells or (exact and receipt.rows < cells):
         wanted = f"{cells:,}" if exact else f"at most {cells:,}"
         yield Finding("error", "rows", f"{name} has {receipt.rows:,} rows; planned are {wanted} (how = {facts.how})")
@@ -219,6 +245,9 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
         if not 0 <= told["nulls"] <= receipt.rows:
             text = f"{variable} of {name} has {told['nulls']:,} nulls in {receipt.rows:,} rows"
             yield Finding("error", "nulls", text)
+        elif told["nulls"] and variable in facts.required:
+            text = f"{variable} of {name} has {told['nulls']:,} nulls, but merge.drop leaves none"
+            yield Finding("error", "nulls", text)
         fact = facts.variables[variable]
         if not fact.skipped:
             key = f"layer {fact.layer}" if facts.how == "inner" else "all layers together"
@@ -226,15 +255,15 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     if missing := [v for v in facts.variables if v not in receipt.columns]:
         yield Finding("error", "manifest", f"{name} lacks the variables {listed(missing)}")
     for layers, count in values.items():
-        if count < receipt.rows and not exact:
+        if count < receipt.rows and facts.how != "grid":
             text = f"{name} has {receipt.rows:,} rows, but {layers} only {count:,} values (how = {facts.how})"
             yield Finding("error", "rows", text)
 
 
 def _check_total(facts: Facts, rows: int) -> list[Finding]:
-    cells, exact = facts.grid.cells, facts.how == "grid"
-    if rows > cells or (exact and rows < cells):
-        wanted = f"{cells:,}" if exact else f"at most {cells:,}"
+    cells = facts.cells
+    if rows > cells or (facts.complete and rows < cells):
+        wanted = f"{cells:,}" if facts.complete else f"at most {cells:,}"
         return [Finding("error", "rows", f"the table has {rows:,} rows; planned are {wanted} (how = {facts.how})")]
     return []
 
@@ -274,7 +303,7 @@ def _check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
 def _check_nulls(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
     rows = sum(r.rows for r in receipts)
     if rows == 0:
-        return [Finding("warning", "rows", f"the table has no rows: of {facts.grid.cells:,} cells none is kept")]
+        return [Finding("warning", "rows", f"the table has no rows: of {facts.cells:,} cells none is kept")]
     findings = []
     for name, fact in facts.variables.items():
         nulls = sum(r.columns[name]["nulls"] for r in receipts if name in r.columns)

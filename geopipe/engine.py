@@ -36,7 +36,7 @@ from geopipe.grid import Tile
 from geopipe.local import Engine, Finish
 from geopipe.monitor import Monitor, reporter
 from geopipe.plan import Plan
-from geopipe.table import marker, merge_tile, pack, unpack
+from geopipe.table import merge_tile, pack, unpack
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +113,7 @@ class _Aligned(_Worker):
         for key in batch["id"]:
             tile = self.plan.spec.tile(int(key))
             with events.context(tile=tile.key):
-                layers = self.plan.layers
-                rows = (row for layer in layers for row in raster.read_tile(self.plan, layer, tile, self.readers))
+                rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
                 table = merge_tile(self.plan.spec, tile, rows)
                 yield _finished(self.finish, tile, table)
 
@@ -127,8 +126,8 @@ class _Reader(_Worker):
             key, index = divmod(int(read), len(self.plan.layers))
             tile, layer = self.plan.spec.tile(key), self.plan.layers[index]
             with events.context(tile=tile.key, layer=layer.layer.name):
-                yield pack([marker(key)])  # also where nothing follows: Ray's shuffle wants a schema of every task
-                for row in raster.read_tile(self.plan, layer, tile, self.readers):
+                # a marker comes also where nothing follows: Ray's shuffle wants a schema of every task
+                for row in raster.read_rows(self.plan, [layer], tile, self.readers):
                     yield pack([row])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geopipe.choice import Reach
 from geopipe.errors import PlanError
 from geopipe.grid import BLOCK, Grid
 from geopipe.places import canonical_blocks
@@ -58,6 +59,8 @@ def estimate(
     formats: Sequence[str],
     compress: bool,
     machine: Machine,
+    reach: Reach | None = None,
+    mask_bytes: int = 0,
 ) -> Estimate:
     """Predict a run.
 
@@ -65,6 +68,8 @@ def estimate(
         layers: the decisions of each layer.
         dtypes: of the variables.
         exchange: whether block rows travel between tasks.
+        reach: of the mask, where there is one.
+        mask_bytes: what it takes in each worker.
     """
     rows, cols = grid.tiling(window_size)
     tiles = rows * cols
@@ -74,14 +79,15 @@ def estimate(
     table = tile_cells * (24 + sum(sizes))
     reads = max((_window_pixels(grid, d, window_size) for decisions in layers for d in decisions), default=0)
     # values, mask and the float copy that is warped; a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reads * 20
-    exchanged = grid.cells * sum(s + 1 for s in sizes) if exchange else 0
-    tasks = tiles * (len(layers) + 1) if exchange else tiles
+    task = READ_CACHE + block_rows + 2 * table + reads * 20 + mask_bytes
+    met, cells = (tiles, grid.cells) if reach is None else (reach.tiles, reach.cells)
+    exchanged = min(grid.cells, met * tile_cells) * sum(s + 1 for s in sizes) if exchange else 0
+    tasks = met * (len(layers) + 1) if exchange else met
     peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * exchanged
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
         per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0)
-    return Estimate(tiles, tasks, task, exchanged, peak, grid.cells, math.ceil(grid.cells * per_row))
+    return Estimate(tiles, tasks, task, exchanged, peak, cells, math.ceil(cells * per_row))
 
 
 def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:

@@ -43,7 +43,7 @@ def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result]) -> Iterato
         readers = raster.Readers()
         for tile in plan.grid.tiles(plan.options.window_size):
             with events.context(tile=tile.key):
-                rows = (row for layer in plan.layers for row in raster.read_tile(plan, layer, tile, readers))
+                rows = raster.read_rows(plan, plan.layers, tile, readers)
                 yield finish(tile, merge_tile(plan.spec, tile, rows))
         readers.close()
 

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,14 +18,16 @@ from pathlib import Path
 
 import pyproj
 
-from geopipe import checks, commit, events, machine, raster, stac
+from geopipe import checks, commit, events, machine, raster, stac, vectors
 from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.export import write_tile
+from geopipe.grid import Grid, horizontal
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.local import Engine, plain_loop
-from geopipe.plan import LayerPlan, Plan, make_plan
+from geopipe.plan import MASK, LayerPlan, Plan, make_plan
+from geopipe.polygons import Polygons, polygons_of
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
 
@@ -128,16 +130,39 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         sound,
         {layer.name: layer.crs for layer, _ in layers},
     )
-    here = here or this_machine(settings)
+    here, mask = here or this_machine(settings), _mask(settings, grid)
     while True:
         try:
-            plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons)
+            plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons, mask)
             wanted = {p.layer.name: classes for p in plan.layers if (classes := _classes(plan, p)) is not None}
             if not wanted:
                 return plan
             layers = [(replace(y, fractions=wanted.get(y.name, y.fractions)), headers) for y, headers in layers]
         except SourceError as error:
             reasons |= _skippable(settings, error, reasons)
+
+
+def _mask(settings: Settings, grid: Grid) -> Polygons | tuple[Layer, Header] | None:
+    """The polygons of grid.mask, or its raster as a layer: it is a raster if GDAL can open it as one."""
+    asked = settings.grid
+    if asked.mask is None:
+        return None
+    layer = Layer(MASK, (asked.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=asked.mask_crs)
+    if vectors.missing(asked.mask):
+        raise SourceError(
+            f"grid.mask: there is no file {asked.mask}", "correct grid.mask (relative to the settings file)"
+        )
+    header = None
+    if asked.mask_layer is None:
+        with suppress(SourceError):  # what GDAL's vector side says of it tells more
+            header = raster.inspect(asked.mask, MASK)
+    if header is not None and header.bands:
+        if header.crs is None and asked.mask_crs is None:
+            raise SourceError(f"grid.mask = {asked.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
+        check_files(layer, [header])
+        return layer, header
+    polygons, crs = vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
+    return polygons_of(asked.mask, horizontal(crs)[0], polygons, grid)
 
 
 def _classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -14,16 +15,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geopipe.bands import choose, columns, of_file
+from geopipe.choice import Reach, effective_how, keys_of, reach_of, required
 from geopipe.errors import SettingsError, SourceError
 from geopipe.estimate import Estimate, Machine, estimate, refuse
-from geopipe.grid import Grid, crs_of, horizontal, operation, projected_bounds, radius
+from geopipe.grid import Grid, apply, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.places import read_amplification
+from geopipe.polygons import Polygons, polygons_of
 from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide
 from geopipe.table import RESERVED, TableSpec
 from geopipe.target import numbers
+
+MASK = "grid.mask"
+"""In place of a layer's name, in what is told of the mask; no layer can be named so."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Options:
     passthrough: bool = True
     allow_ballpark: bool = False
     how: str = "outer"
+    drop: str | tuple[str, ...] = ()
     strategy: str = "auto"
     alignment_tolerance: float = 0.01
     formats: tuple[str, ...] = ("parquet",)
@@ -56,8 +64,27 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
+class MaskPlan:
+    """Which cells may be rows: those in polygons, or where a raster (as a layer of one band) is valid and not 0.
+
+    One of `polygons` and `raster` is there.
+    """
+
+    reach: Reach
+    polygons: Polygons | None = None
+    raster: LayerPlan | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The mask as JSON values, which change where it does; `sources` are added for a raster."""
+        about = {"file": self.reach.uri, "tiles": self.reach.tiles, "cells": self.reach.cells}
+        if self.polygons is not None:
+            return about | self.polygons.describe()
+        return about | {"raster": _describe_layer(self.raster) if self.raster else None}
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The whole plan: small, frozen, and pickled to every worker."""
+    """The whole plan: small, frozen, and pickled to every worker. `mask` None means that every cell may be a row."""
 
     name: str
     spec: TableSpec
@@ -69,6 +96,12 @@ class Plan:
     estimate: Estimate
     hash: str
     notes: tuple[str, ...] = ()
+    mask: MaskPlan | None = None
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """Keys of the tiles that may have rows, rising: all of them, or those that the mask meets."""
+        return np.arange(self.estimate.tiles) if self.mask is None else keys_of(self.mask.reach.runs)
 
     @property
     def grid(self) -> Grid:
@@ -96,6 +129,8 @@ class Plan:
             "grid": {**self.grid.projjson(), "bounds": list(self.grid.bounds), "cells": self.grid.cells},
             "window_size": self.options.window_size,
             "how": self.options.how,
+            "drop": sorted(self.spec.required),
+            "mask": self.mask.describe() if self.mask else None,
             "strategy": {"name": self.strategy, "why": self.strategy_why},
             "layers": [_describe_layer(layer) for layer in self.layers],
             "machine": asdict(self.machine),
@@ -140,6 +175,7 @@ def make_plan(
     machine: Machine,
     versions: Mapping[str, str],
     skipped: Mapping[str, str] | None = None,
+    mask: Polygons | tuple[Layer, Header] | None = None,
 ) -> Plan:
     """Decide everything, and refuse what cannot be done.
 
@@ -147,6 +183,7 @@ def make_plan(
         layers: each layer with the headers of its files; a skipped layer may have none.
         versions: of the libraries that make the bytes, for the provenance.
         skipped: reason by layer name, for layers that failed and may be left null.
+        mask: polygons in the grid's CRS, or a raster as a layer with its header.
 
     Raises:
         SettingsError, SourceError: a layer, band, kind or method makes no sense.
@@ -161,7 +198,10 @@ def make_plan(
     )
     variables = tuple(v for p in plans for v in p.variables)
     _check_names(variables)
-    identity = _identity(grid, plans, options)
+    how = effective_how(options.how, options.drop)
+    needed = required(options.drop, variables, [p.layer.name for p in plans], skipped)
+    masked = None if mask is None else _plan_mask(grid, mask, options)
+    identity = _identity(grid, plans, options) | {"cells": [how, sorted(needed)], "mask": _mask_identity(masked)}
     digest = hashlib.sha256(json.dumps([identity, versions["geopipe"]], sort_keys=True).encode()).hexdigest()
     metadata = {
         "geopipe:plan_hash": digest,
@@ -169,18 +209,19 @@ def make_plan(
         "geopipe:versions": json.dumps(dict(versions)),
         "geopipe:layers": json.dumps([_describe_layer(p) for p in plans]),
         "geopipe:sources": json.dumps(identity["sources"]),
-    }
+    } | ({"geopipe:mask": json.dumps(masked.describe())} if masked else {})
     spec = TableSpec(
         grid=grid,
         window_size=options.window_size,
         variables=variables,
         overlaps=tuple(p.layer.overlap for p in plans for _ in p.variables),
-        how=options.how,
+        how=how,
         null_layers=frozenset(skipped),
+        required=needed,
         metadata=tuple(metadata.items()),
     )
     strategy, why = _choose_strategy(options, plans)
-    needed = estimate(
+    predicted = estimate(
         grid,
         options.window_size,
         [p.decisions for p in plans],
@@ -189,18 +230,22 @@ def make_plan(
         formats=options.formats,
         compress=options.compress,
         machine=machine,
+        reach=masked.reach if masked else None,
+        mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
     )
-    refuse(needed, machine, options.window_size)
+    refuse(predicted, machine, options.window_size)
     notes = [note for p in plans for note in p.notes]
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
-    return Plan(name, spec, plans, options, strategy, why, machine, needed, digest, tuple(notes))
+    if options.drop == "any" and skipped:
+        notes.append("merge.drop: skipped layers do not count")
+    return Plan(name, spec, plans, options, strategy, why, machine, predicted, digest, tuple(notes), masked)
 
 
 def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[str, Any]:
     """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder."""
     return {
         "grid": [grid.crs, grid.x0, grid.y0, grid.dx, grid.dy, grid.width, grid.height],
-        "options": [options.window_size, options.how, list(options.formats), options.compress],
+        "options": [options.window_size, list(options.formats), options.compress],
         "layers": [[_describe_layer(p), asdict(p.layer)] for p in plans],
         "crs": [d.source.crs for p in plans for d in p.decisions],
         "bands": [[asdict(b) for b in f.bands] for p in plans for d in p.decisions for f in d.source.files],
@@ -209,6 +254,47 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
             [f.header.uri, f.header.size, f.header.mtime_ns] for p in plans for d in p.decisions for f in d.source.files
         ],
     }
+
+
+def _plan_mask(grid: Grid, mask: Polygons | tuple[Layer, Header], options: Options) -> MaskPlan:
+    """A mask with the tiles that it meets.
+
+    Raises:
+        SourceError: there is no cell in it, or it is no raster of one band.
+    """
+    if isinstance(mask, Polygons):
+        _check_way(grid, MASK, mask.uri, mask.crs, options)
+        found = MaskPlan(reach_of(mask, grid, options.window_size, whole=True), mask)
+        if not found.reach.cells:
+            raise SourceError(
+                f"grid.mask = {mask.uri} has no centre of a cell of the grid {numbers(grid.bounds)} inside: "
+                f"its polygons cover {numbers(mask.bounds)} in {crs_of(mask.crs).name}",
+                "correct grid.mask, grid.mask_crs or grid.bounds",
+            )
+        return found
+    layer, header = mask
+    plan = _plan_layer(grid, layer, [header], options)
+    if len(plan.variables) > 1:
+        raise SourceError(
+            f"grid.mask = {header.uri} has {len(plan.variables)} bands: which of them is the mask?",
+            "give a raster with one band",
+        )
+    source, tiles = plan.decisions[0].source, math.prod(grid.tiling(options.window_size))
+    corners = np.array([(0, 0), (source.width, 0), (source.width, source.height), (0, source.height)], np.float64)
+    try:  # no pixel is read: what is said is where the raster lies
+        outline = np.column_stack(apply(source.transform, *corners.T))
+        area = polygons_of(header.uri, source.crs, [[outline]], grid)
+        return MaskPlan(reach_of(area, grid, options.window_size, whole=False), raster=plan)
+    except SourceError:  # its outline has no place in the grid's CRS
+        return MaskPlan(Reach(header.uri, ((0, tiles),), grid.cells, False), raster=plan)
+
+
+def _mask_identity(mask: MaskPlan | None) -> list[Any]:
+    """What a mask does to the table, and its source as those of the layers."""
+    if mask is None:
+        return []
+    sources = [f.header for d in mask.raster.decisions for f in d.source.files] if mask.raster else []
+    return [mask.describe(), *([h.size, h.mtime_ns] for h in sources)]
 
 
 def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Options) -> LayerPlan:
@@ -222,7 +308,9 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
             f"layer {layer.name}: overlap = {layer.overlap.value!r} makes no sense for classes",
             "choose first, last, min or max",
         )
-    notes = [note for source in sources for note in _check_way(grid, layer, source, options)]
+    notes = [note for s in sources for note in _check_way(grid, layer.name, s.name, s.crs, options)]
+    heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in sources for f in s.files} - {""}
+    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
     decisions = tuple(
         replace(decision, rank=rank)
         for rank, source in enumerate(sources)
@@ -245,35 +333,33 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
     return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))
 
 
-def _check_way(grid: Grid, layer: Layer, source: Source, options: Options) -> list[str]:
+def _check_way(grid: Grid, layer: str, source: str, crs: str, options: Options) -> list[str]:
     """What there is to say of the way from a source's CRS to the grid's; refuses one that would put pixels wrong."""
-    here, there = radius(source.crs), radius(grid.crs)
+    here, there = radius(crs), radius(grid.crs)
     if here and there and abs(here / there - 1) > 0.02:
         raise SourceError(
-            f"layer {layer.name}: {source.name} is on another body than the grid: its radius is {here / 1000:,.0f} km "
-            f"({crs_of(source.crs).name}), the grid's {there / 1000:,.0f} km",
+            f"layer {layer}: {source} is on another body than the grid: its radius is {here / 1000:,.0f} km "
+            f"({crs_of(crs).name}), the grid's {there / 1000:,.0f} km",
             "give a grid.crs of the same body",
-            layer.name,
+            layer,
         )
     on_earth = there is not None and abs(there / 6_378_137 - 1) < 0.02
     area = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, "OGC:CRS84") if on_earth else None
-    way = operation(grid.crs, source.crs, area)
-    names = f"{crs_of(source.crs).name} and {crs_of(grid.crs).name}"
+    way = operation(grid.crs, crs, area)
+    names = f"{crs_of(crs).name} and {crs_of(grid.crs).name}"
     if way.ballpark and not way.unnamed and not options.allow_ballpark:
         raise SourceError(
-            f"layer {layer.name}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",
+            f"layer {layer}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",
             "give the right crs = in the layer, another grid.crs, or resampling.allow_ballpark = true",
-            layer.name,
+            layer,
         )
     notes = []
     if way.ballpark:
         why = "one of them does not name its datum" if way.unnamed else "PROJ knows none"
-        notes.append(f"layer {layer.name}: no datum shift between {names}: {why}")
+        notes.append(f"layer {layer}: no datum shift between {names}: {why}")
     elif way.accuracy:
         better = f"; better, but its grid files are not installed: {way.better}" if way.better else ""
-        notes.append(f"layer {layer.name}: datum shift {way.name}, good to {way.accuracy:g} m{better}")
-    heights = {horizontal(layer.crs or f.header.crs or source.crs)[1] for f in source.files} - {""}
-    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
+        notes.append(f"layer {layer}: datum shift {way.name}, good to {way.accuracy:g} m{better}")
     return notes
 
 
