@@ -23,11 +23,10 @@ from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.export import write_tile
-from geopipe.grid import Grid, horizontal
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.local import Engine, plain_loop
 from geopipe.plan import MASK, LayerPlan, Plan, make_plan
-from geopipe.polygons import Polygons, polygons_of
+from geopipe.polygons import Shapes
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
 
@@ -130,7 +129,7 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         sound,
         {layer.name: layer.crs for layer, _ in layers},
     )
-    here, mask = here or this_machine(settings), _mask(settings, grid)
+    here, mask = here or this_machine(settings), _mask(settings)
     while True:
         try:
             plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons, mask)
@@ -142,7 +141,7 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
             reasons |= _skippable(settings, error, reasons)
 
 
-def _mask(settings: Settings, grid: Grid) -> Polygons | tuple[Layer, Header] | None:
+def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
     """The polygons of grid.mask, or its raster as a layer: it is a raster if GDAL can open it as one."""
     asked = settings.grid
     if asked.mask is None:
@@ -161,8 +160,7 @@ def _mask(settings: Settings, grid: Grid) -> Polygons | tuple[Layer, Header] | N
             raise SourceError(f"grid.mask = {asked.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
         check_files(layer, [header])
         return layer, header
-    polygons, crs = vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
-    return polygons_of(asked.mask, horizontal(crs)[0], polygons, grid)
+    return vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
 
 
 def _classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...] | None:

@@ -24,7 +24,7 @@ from geopipe.estimate import Estimate, Machine, estimate, refuse
 from geopipe.grid import Grid, apply, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.places import read_amplification
-from geopipe.polygons import Polygons, polygons_of
+from geopipe.polygons import Polygons, Shapes, polygons_of
 from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide
 from geopipe.table import RESERVED, TableSpec
 from geopipe.target import numbers
@@ -73,6 +73,7 @@ class MaskPlan:
     reach: Reach
     polygons: Polygons | None = None
     raster: LayerPlan | None = None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """The mask as JSON values, which change where it does; `sources` are added for a raster."""
@@ -175,7 +176,7 @@ def make_plan(
     machine: Machine,
     versions: Mapping[str, str],
     skipped: Mapping[str, str] | None = None,
-    mask: Polygons | tuple[Layer, Header] | None = None,
+    mask: Shapes | tuple[Layer, Header] | None = None,
 ) -> Plan:
     """Decide everything, and refuse what cannot be done.
 
@@ -183,7 +184,7 @@ def make_plan(
         layers: each layer with the headers of its files; a skipped layer may have none.
         versions: of the libraries that make the bytes, for the provenance.
         skipped: reason by layer name, for layers that failed and may be left null.
-        mask: polygons in the grid's CRS, or a raster as a layer with its header.
+        mask: polygons, or a raster as a layer with its header.
 
     Raises:
         SettingsError, SourceError: a layer, band, kind or method makes no sense.
@@ -234,7 +235,7 @@ def make_plan(
         mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
     )
     refuse(predicted, machine, options.window_size)
-    notes = [note for p in plans for note in p.notes]
+    notes = [note for p in plans for note in p.notes] + list(masked.notes if masked else ())
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
     if options.drop == "any" and skipped:
         notes.append("merge.drop: skipped layers do not count")
@@ -256,19 +257,20 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
     }
 
 
-def _plan_mask(grid: Grid, mask: Polygons | tuple[Layer, Header], options: Options) -> MaskPlan:
+def _plan_mask(grid: Grid, mask: Shapes | tuple[Layer, Header], options: Options) -> MaskPlan:
     """A mask with the tiles that it meets.
 
     Raises:
         SourceError: there is no cell in it, or it is no raster of one band.
     """
-    if isinstance(mask, Polygons):
-        _check_way(grid, MASK, mask.uri, mask.crs, options)
-        found = MaskPlan(reach_of(mask, grid, options.window_size, whole=True), mask)
+    if isinstance(mask, Shapes):
+        notes = _check_way(grid, MASK, mask.uri, mask.crs, options)
+        area = polygons_of(*mask, grid)
+        found = MaskPlan(reach_of(area, grid, options.window_size, whole=True), area, notes=tuple(notes))
         if not found.reach.cells:
             raise SourceError(
                 f"grid.mask = {mask.uri} has no centre of a cell of the grid {numbers(grid.bounds)} inside: "
-                f"its polygons cover {numbers(mask.bounds)} in {crs_of(mask.crs).name}",
+                f"its polygons cover {numbers(area.bounds)} in {crs_of(mask.crs).name}",
                 "correct grid.mask, grid.mask_crs or grid.bounds",
             )
         return found
@@ -284,9 +286,10 @@ def _plan_mask(grid: Grid, mask: Polygons | tuple[Layer, Header], options: Optio
     try:  # no pixel is read: what is said is where the raster lies
         outline = np.column_stack(apply(source.transform, *corners.T))
         area = polygons_of(header.uri, source.crs, [[outline]], grid)
-        return MaskPlan(reach_of(area, grid, options.window_size, whole=False), raster=plan)
+        reach = reach_of(area, grid, options.window_size, whole=False)
     except SourceError:  # its outline has no place in the grid's CRS
-        return MaskPlan(Reach(header.uri, ((0, tiles),), grid.cells, False), raster=plan)
+        reach = Reach(header.uri, ((0, tiles),), grid.cells, False)
+    return MaskPlan(reach, raster=plan, notes=plan.notes)
 
 
 def _mask_identity(mask: MaskPlan | None) -> list[Any]:

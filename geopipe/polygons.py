@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,14 @@ EVEN = 2.0**-20
 
 MOST_CROSSINGS = 1 << 24
 """Crossings of edges and rows that are held at once."""
+
+
+class Shapes(NamedTuple):
+    """Polygons as a file has them: each the rings, (n, 2), that bound it."""
+
+    uri: str
+    crs: str
+    polygons: Sequence[Sequence[Floats]]
 
 
 @dataclass(frozen=True)

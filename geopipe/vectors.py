@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SourceError
+from geopipe.grid import horizontal
+from geopipe.polygons import Shapes
 from geopipe.uris import file_of, in_gdal
 
 NAMES = ("geometry", "point", "line", "polygon", "multipoint", "multiline", "multipolygon", "collection")
@@ -21,7 +23,7 @@ Polygon = list[NDArray[np.float64]]
 """The rings of a polygon, each (n, 2)."""
 
 
-def read(uri: str, layer: str | None, crs: str | None) -> tuple[list[Polygon], str]:
+def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
     """All polygons of a vector file, and their CRS: `crs`, else what the file says.
 
     Args:
@@ -46,7 +48,7 @@ def read(uri: str, layer: str | None, crs: str | None) -> tuple[list[Polygon], s
         )
     if not polygons:
         raise SourceError(f"grid.mask = {uri} has no polygon in {len(geometries):,} features", "give one with polygons")
-    return polygons, told
+    return Shapes(uri, horizontal(told)[0], polygons)
 
 
 def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], str | None]:

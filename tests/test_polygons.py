@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,7 @@ def test_a_ring_that_crosses_itself_is_inside_where_it_goes_round_once() -> None
 
 
 def slow(polygons: list[list[np.ndarray]], x: float, y: float) -> bool:
-    """Even-odd by one ray to the left, edge by edge, in rational arithmetic as far as floats are exact."""
-    from fractions import Fraction as F
+    """Even-odd by one ray to the left, edge by edge, in fractions."""
 
     def odd(rings: list[np.ndarray]) -> bool:
         count = 0
@@ -71,8 +71,8 @@ def slow(polygons: list[list[np.ndarray]], x: float, y: float) -> bool:
             for (ax, ay), (bx, by) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
                 if ay == by or not min(ay, by) < y <= max(ay, by):
                     continue
-                cross = F(ax) + (F(y) - F(ay)) * (F(bx) - F(ax)) / (F(by) - F(ay))
-                count += cross <= F(x)
+                share = (Fraction(y) - Fraction(ay)) / (Fraction(by) - Fraction(ay))
+                count += Fraction(ax) + share * (Fraction(bx) - Fraction(ax)) <= Fraction(x)
         return count % 2 == 1
 
     return any(odd(rings) for rings in polygons)
