@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SourceError
+from geopipe.files import network
 from geopipe.grid import horizontal
 from geopipe.polygons import Shapes
 from geopipe.uris import file_of, in_gdal
@@ -57,6 +58,7 @@ def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], st
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
 
+    pyogrio.set_gdal_config_options({key: str(value) for key, value in network().items()})
     name, layers = in_gdal(uri), []
     try:
         layers = [str(known) for known, _ in pyogrio.list_layers(name)]

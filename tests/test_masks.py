@@ -240,6 +240,20 @@ def test_no_tile_size_changes_a_row(tmp_path: Path, large: dict[str, Path]) -> N
         assert tables[0].equals(tables[2])
 
 
+def test_classes_are_those_of_the_blocks_that_the_mask_meets(tmp_path: Path) -> None:
+    for name, size in (("copied.tif", 10), ("warped.tif", 7)):
+        values = np.ones((600 * 10 // size, 1300 * 10 // size), "uint8")
+        values[:, 512 * 10 // size + 3 :] = 2  # columns of the grid from 513 on: in other blocks
+        write_raster(tmp_path / name, values, UTM, north_up(WEST, NORTH, size))
+        drawn(tmp_path, [box(10, 10, 500, 590)])
+        file = settings_of(tmp_path, 1300, 600, {"a": tmp_path / name}, 'mask = "mask.gpkg"')
+        file.write_text(file.read_text() + 'kind = "categorical"\nfractions = true\n')
+        for tile in (512, 1024):
+            plan = draft(file, f"resampling.window_size={tile}")
+            assert [v.name for v in plan.spec.variables] == ["a", "a_1"]
+        (tmp_path / "mask.gpkg").unlink()
+
+
 # ---------------------------------------------------------------- whole runs
 
 
