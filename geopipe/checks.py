@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,30 +198,42 @@ def _band_range(band: Band) -> tuple[float, float] | None:
 # ---------------------------------------------------------------- a run, by its receipts
 
 
-def check_receipts(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
+def check_receipts(facts: Facts, receipts: Iterable[Receipt]) -> list[Finding]:
     """What receipts alone show, without a file read: tiles, rows, nulls and ranges.
 
-    Also whether the cells of the grid come back from their x and y.
+    Also whether the cells of the grid come back from their x and y. Receipts are met once, and not kept.
     """
-    findings = _check_tiles(facts, receipts)
-    known = [r for r in receipts if 0 <= r.tile < facts.tiles]
-    findings += [f for receipt in known for f in (*_check_rows(facts, receipt), *_check_ranges(facts, receipt))]
-    findings += _check_total(facts, sum(r.rows for r in receipts))
+    seen: Counter[int] = Counter()
+    nulls: Counter[str] = Counter()
+    told, findings, rows = set[str](), list[Finding](), 0
+    wanted, outside = _wanted(facts), list[int]()
+    for receipt in receipts:
+        seen[receipt.tile] += 1
+        rows += receipt.rows
+        told |= receipt.columns.keys()
+        for name, column in receipt.columns.items():
+            nulls[name] += column["nulls"]
+        if 0 <= receipt.tile < facts.tiles:
+            outside += [receipt.tile] if receipt.rows and receipt.tile not in wanted else []
+            findings += [*_check_rows(facts, receipt), *_check_ranges(facts, receipt)]
+    findings = _check_tiles(facts, seen, outside) + findings + _check_total(facts, rows)
     for key in sorted({0, facts.tiles - 1}):  # where x and y are largest, they are coarsest
         findings += _check_round_trip(facts, key)
-    return findings + _check_nulls(facts, receipts)
+    return findings + _check_nulls(facts, rows, nulls, told)
 
 
-def _check_tiles(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
-    seen, known = Counter(r.tile for r in receipts), range(facts.tiles)
-    wanted = set(known) if facts.mask is None else set(keys_of(facts.mask.runs).tolist())
+def _wanted(facts: Facts) -> Collection[int]:
+    """Keys of the tiles that must have a receipt, rising."""
+    return range(facts.tiles) if facts.mask is None else dict.fromkeys(keys_of(facts.mask.runs).tolist())
+
+
+def _check_tiles(facts: Facts, seen: Mapping[int, int], outside: Sequence[int]) -> list[Finding]:
+    known, wanted = range(facts.tiles), _wanted(facts)
     problems = {
-        "without a receipt": sorted(wanted - seen.keys()),
+        "without a receipt": [key for key in wanted if key not in seen],
         "with several receipts": sorted(key for key, count in seen.items() if count > 1),
         "that are not in the plan": sorted(key for key in seen if key not in known),
-        "with rows outside the mask": sorted(
-            r.tile for r in receipts if r.rows and r.tile in known and r.tile not in wanted
-        ),
+        "with rows outside the mask": sorted(outside),
     }
     return [
         Finding("error", "manifest", f"tiles {what}: {listed(found)}; planned are {len(wanted):,}")
@@ -300,17 +312,14 @@ def _check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
             )
 
 
-def _check_nulls(facts: Facts, receipts: Sequence[Receipt]) -> list[Finding]:
-    rows = sum(r.rows for r in receipts)
+def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int], told: Container[str]) -> list[Finding]:
     if rows == 0:
         return [Finding("warning", "rows", f"the table has no rows: of {facts.cells:,} cells none is kept")]
-    findings = []
-    for name, fact in facts.variables.items():
-        nulls = sum(r.columns[name]["nulls"] for r in receipts if name in r.columns)
-        if nulls == rows and not fact.skipped:
-            text = f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)"
-            findings.append(Finding("warning", "nulls", text))
-    return findings
+    return [
+        Finding("warning", "nulls", f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)")
+        for name, fact in facts.variables.items()
+        if name in told and nulls.get(name, 0) == rows and not fact.skipped
+    ]
 
 
 def number(value: Any) -> float | None:

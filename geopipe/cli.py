@@ -127,11 +127,11 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
         render.plan(render.console(), made)
 
 
-def _run(settings: Settings, overwrite: bool, local: bool, as_json: bool) -> int:
+def _run(settings: Settings, as_json: bool, **how: bool) -> int:
     from geopipe import pipeline, render
 
     with render.without_noise(), render.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
-        made = pipeline.run(settings, overwrite=overwrite, local=local, watch=watch)
+        made = pipeline.run(settings, watch=watch, **how)
     if as_json:
         _print_json(render.summary_json(made))
     else:
@@ -144,16 +144,40 @@ def _run(settings: Settings, overwrite: bool, local: bool, as_json: bool) -> int
 @set_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short; start it where there is none.")
 @click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
 @click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
-def run(file: Path, flags: tuple[str, ...], as_json: bool, overwrite: bool, address: str | None, local: bool) -> int:
+def run(
+    file: Path,
+    flags: tuple[str, ...],
+    as_json: bool,
+    overwrite: bool,
+    resume: bool,
+    address: str | None,
+    local: bool,
+) -> int:
     """Run the settings: read, resample, merge, and write one table.
 
-    The output folder has the finished table or, if anything fails, what it had before.
+    The output folder has the finished table or, if anything fails, what it had before. A run that was cut short goes on
+    with --resume, and does again only the tiles that were in work.
     """
     if address:
         flags = (*flags, f"engine.address={json.dumps(address)}")
-    return _run(_load(file, flags), overwrite, local, as_json)
+    return _run(_load(file, flags), as_json, overwrite=overwrite, resume=resume, local=local)
+
+
+@cli.command()
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@json_option
+def status(output: Path, as_json: bool) -> None:
+    """Say what an output folder holds: a finished table, an unfinished run and what it lacks, a run at work."""
+    from geopipe import commit, render
+
+    found = commit.status(output)
+    if as_json:
+        _print_json(render.status_json(found))
+    else:
+        render.status(render.console(), found)
 
 
 @cli.command()
@@ -199,7 +223,7 @@ def demo(folder: Path, flags: tuple[str, ...]) -> int:
     out.print()
     render.plan(out, pipeline.draft(settings))
     out.print()
-    code = _run(settings, overwrite=True, local=False, as_json=False)
+    code = _run(settings, as_json=False, overwrite=True)
     out.print("\n[bold]first rows[/bold]")
     click.echo(_first_rows(settings.run.output))
     out.print(f"\nsettings: {file}\ntable:    {settings.run.output}/parquet and {settings.run.output}/csv")

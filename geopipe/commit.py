@@ -1,7 +1,8 @@
 """How a run is staged, committed and recovered, and what may be deleted (nothing foreign).
 
-A run works in OUTPUT/_staging/<plan hash>/. When every tile has its receipt in the manifest, the staged folders are
-renamed into OUTPUT and `_SUCCESS` is written last. A reader of OUTPUT sees the old table, or the new one.
+A run works in OUTPUT/_staging/<plan hash>/, where every process notes the receipts of its tiles (`ledger`). When every
+tile has one, they become the manifest, the staged folders are renamed into OUTPUT, and `_SUCCESS` is written last. A
+reader of OUTPUT sees the old table, or the new one. What a killed run left is there for `--resume`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geopipe.errors import MachineError, PlanError
-from geopipe.export import FORMATS, Receipt, existing, fault, sync
+from geopipe.export import FORMATS, existing, fault, sync
+from geopipe.ledger import JOURNALS, Ledger, differences, ranges
 from geopipe.plan import Plan
 
 STAGING, SUCCESS, MANIFEST, SETTINGS, LOCK = "_staging", "_SUCCESS", "manifest.jsonl", "settings.toml", "_lock"
+PLAN = "plan.json"
 
 
 def free_bytes(output: Path) -> int:
@@ -41,14 +48,14 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise PlanError(f"run.output = {output} is a file", "give a folder")
     if output.is_dir():
         entries = {p.name for p in output.iterdir()}
-        finished = _finished(output)
-        if entries and not finished and STAGING not in entries:
+        done = finished(output)
+        if entries and not done and STAGING not in entries:
             raise PlanError(
                 f"run.output = {output} holds {len(entries)} entries ({', '.join(sorted(entries)[:3])}, ...) "
                 f"and no run of geopipe; it is left as it is",
                 "choose an empty or a new folder",
             )
-        if finished and not overwrite:
+        if done and not overwrite:
             raise PlanError(
                 f"run.output = {output} holds a finished run", "give --overwrite to replace it, or another run.output"
             )
@@ -69,12 +76,13 @@ def check_output(output: Path, overwrite: bool) -> None:
         ) from None
 
 
-def _finished(output: Path) -> bool:
-    """Whether a finished run of geopipe is here; others write `_SUCCESS` files, too."""
+def finished(output: Path) -> dict[str, Any] | None:
+    """What `_SUCCESS` says, where a finished run of geopipe is here; others write such files, too."""
     try:
-        return "plan_hash" in json.loads((output / SUCCESS).read_text(encoding="utf-8"))
+        success = json.loads((output / SUCCESS).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
-        return False
+        return None
+    return success if isinstance(success, dict) and "plan_hash" in success else None
 
 
 @contextmanager
@@ -114,53 +122,61 @@ def locked(output: Path, run_id: str) -> Iterator[None]:
 
 
 class Staging:
-    """The unfinished output of a run: where tiles go, and the manifest of those that are done."""
+    """The unfinished output of a run: OUTPUT/_staging/<plan hash>, where tiles go and their receipts are noted."""
 
     def __init__(self, output: Path, plan: Plan, settings_toml: str) -> None:
         self.output, self.plan, self.settings_toml = output, plan, settings_toml
         self.folder = output / STAGING / plan.hash[:16]
-        self.receipts: list[Receipt] = []
 
-    def begin(self) -> None:
-        """Start empty: what an earlier attempt left here is gone."""
+    def begin(self, resume: bool = False) -> NDArray[np.int64]:
+        """Make ready, and say which tiles are to be done: all, or (`resume`) those that have no whole files yet.
+
+        Without `resume`, what an earlier attempt left here is gone.
+        """
         try:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            for form in self.plan.options.formats:
-                (self.folder / form).mkdir(parents=True)
+            if not resume:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            for name in (*self.plan.options.formats, JOURNALS):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
             (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
-            self._manifest = open(self.folder / MANIFEST, "a", encoding="utf-8")  # noqa: SIM115 - open for the run
+            about = {"plan_hash": self.plan.hash, "name": self.plan.name, "tiles": len(self.plan.keys)}
+            about |= {"all": self.plan.estimate.tiles, "skipped": self.plan.skipped, "identity": self.plan.identity}
+            _write_durably(self.folder / PLAN, [json.dumps(about)])
         except OSError as error:
             raise fault(error, self.folder) from error
+        return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
 
-    def record(self, receipt: Receipt) -> None:
-        """Note that a tile's files are in place."""
-        self.receipts.append(receipt)
-        self._manifest.write(receipt.line())
-        self._manifest.flush()
+    def ledger(self) -> Ledger:
+        """The receipts so far."""
+        return Ledger.read(self.folder, self.plan.estimate.tiles)
 
     def commit(self, report: dict[str, Any]) -> dict[str, int]:
         """Publish the whole output; `report` is added to `_SUCCESS`. Returns its totals: rows, files, bytes.
 
         Raises:
-            PlanError: a tile is missing or there twice: a bug, never a state to publish.
+            PlanError: a tile is missing: a bug, never a state to publish.
         """
-        self._manifest.close()
-        done = sorted(self.receipts, key=lambda r: r.tile)
-        if [r.tile for r in done] != list(range(self.plan.estimate.tiles)):
+        ledger = self.ledger()
+        missing = self.plan.keys[~ledger.done[self.plan.keys]]
+        if missing.size:
             raise PlanError(
-                f"{len(done)} receipts for {self.plan.estimate.tiles} tiles; nothing is published",
+                f"{missing.size:,} of {len(self.plan.keys):,} tiles have no receipt ({ranges(missing.tolist())}); "
+                f"nothing is published",
                 "this is a defect of geopipe: please report it with the log",
             )
-        _write_durably(self.folder / MANIFEST, (r.line() for r in done))
-        named = {self.folder / f.path for r in done for f in r.files}
+        totals = {"rows": 0, "files": 0, "bytes": 0}
+
+        def lines() -> Iterator[str]:
+            for receipt in ledger.receipts():
+                totals["rows"] += receipt.rows
+                totals["files"] += len(receipt.files)
+                totals["bytes"] += sum(f.bytes for f in receipt.files)
+                yield receipt.line()
+
+        _write_durably(self.folder / MANIFEST, lines())
         for form in self.plan.options.formats:
-            for left in set((self.folder / form).iterdir()) - named:  # by a worker that died while it wrote
+            for left in (self.folder / form).rglob("*.tmp"):  # by a worker that died while it wrote
                 left.unlink()
-        totals = {
-            "rows": sum(r.rows for r in done),
-            "files": sum(len(r.files) for r in done),
-            "bytes": sum(f.bytes for r in done for f in r.files),
-        }
         success = {
             "plan_hash": self.plan.hash,
             **totals,
@@ -177,9 +193,102 @@ class Staging:
 
         A run that is complete is kept: `recover` publishes it.
         """
-        self._manifest.close()
         if not (self.folder / SUCCESS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def leave(self) -> int:
+        """Leave what is done for `--resume`, or nothing where nothing is; returns how many tiles are done."""
+        done = int(self.ledger().done.sum())
+        if not done:
+            self.discard()
+        return done
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that was cut short or is at work, as its staging folder tells."""
+
+    plan_hash: str
+    name: str
+    tiles: int
+    done: int
+    missing: str
+    bytes: int
+    skipped: dict[str, str]
+    identity: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is in an output folder: the `_SUCCESS` of a finished run, unfinished ones, and who holds it."""
+
+    output: Path
+    finished: dict[str, Any] | None
+    unfinished: tuple[Unfinished, ...]
+    holder: str = ""
+
+
+def status(output: Path) -> Status:
+    """What is in an output folder.
+
+    Raises:
+        PlanError: there is no run of geopipe, finished or not.
+    """
+    done = finished(output)
+    unfinished = tuple(_unfinished(p.parent) for p in sorted((output / STAGING).glob(f"*/{PLAN}")))
+    if done is None and not unfinished:
+        raise PlanError(
+            f"{output} holds no run of geopipe" if output.exists() else f"{output} does not exist",
+            "give the output folder of a run (run.output in its settings)",
+        )
+    return Status(output, done, unfinished, _holder(output))
+
+
+def _unfinished(folder: Path) -> Unfinished:
+    about = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    ledger = Ledger.read(folder, about["all"])
+    done = int(ledger.done.sum())
+    size = sum(f.bytes for receipt in ledger.receipts() for f in receipt.files)
+    missing = ranges(np.flatnonzero(~ledger.done).tolist()) if about["tiles"] == about["all"] else ""
+    names = ("plan_hash", "name", "tiles", "skipped", "identity")
+    return Unfinished(done=done, missing=missing, bytes=size, **{name: about[name] for name in names})
+
+
+def _holder(output: Path) -> str:
+    """The run that holds the folder now, as its lock says; empty where none does."""
+    try:
+        with open(output / STAGING / LOCK) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return lock.read().strip()
+    except OSError:
+        pass
+    return ""
+
+
+def skipped_before(output: Path) -> dict[str, str]:
+    """The layers that the newest unfinished run has skipped, with the reasons: what goes on with it skips them, too."""
+    found = status(output).unfinished if (output / STAGING).is_dir() else ()
+    return dict(found[-1].skipped) if found else {}
+
+
+def refuse_resume(output: Path, plan: Plan) -> None:
+    """Refuse to go on with a run that was planned otherwise than `plan`, and name what differs.
+
+    Raises:
+        PlanError: only runs of other plans were cut short here.
+    """
+    found = status(output).unfinished if (output / STAGING).is_dir() else ()
+    if not found or plan.hash in {run.plan_hash for run in found}:
+        return
+    last = found[-1]
+    told = list(differences(last.identity, plan.identity))
+    raise PlanError(
+        f"the run in {output} was planned otherwise and cannot go on: {'; '.join(told[:6])}"
+        + (f" and {len(told) - 6:,} more" if len(told) > 6 else ""),
+        "give it the settings and sources that it had, or start over without --resume",
+    )
 
 
 def recover(output: Path) -> None:

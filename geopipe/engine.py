@@ -31,12 +31,12 @@ from ray.util.annotations import RayDeprecationWarning
 from geopipe import events, machine, raster
 from geopipe.errors import MachineError, find
 from geopipe.estimate import Machine
-from geopipe.export import Receipt
 from geopipe.grid import Tile
-from geopipe.local import Engine, Finish
+from geopipe.local import Engine, Finish, Keys
 from geopipe.monitor import Monitor, reporter
 from geopipe.plan import Plan
-from geopipe.table import merge_tile, pack, unpack
+from geopipe.sweep import sweep
+from geopipe.table import marker, merge_tile, pack, unpack
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,7 @@ class _Aligned(_Worker):
         self.finish = finish
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
-        for key in batch["id"]:
-            tile = self.plan.spec.tile(int(key))
+        for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
             with events.context(tile=tile.key):
                 rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
                 table = merge_tile(self.plan.spec, tile, rows)
@@ -119,16 +118,23 @@ class _Aligned(_Worker):
 
 
 class _Reader(_Worker):
-    """Reads one layer of a tile into block rows for the exchange."""
+    """Reads one layer in some tiles into block rows for the exchange."""
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
-        for read in batch["id"]:
-            key, index = divmod(int(read), len(self.plan.layers))
-            tile, layer = self.plan.spec.tile(key), self.plan.layers[index]
-            with events.context(tile=tile.key, layer=layer.layer.name):
-                # a marker comes also where nothing follows: Ray's shuffle wants a schema of every task
-                for row in raster.read_rows(self.plan, [layer], tile, self.readers):
+        layer, keys = self.plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
+        with events.context(layer=layer.layer.name):
+            if layer.sweeps:
+                for key in keys:
+                    inside = raster.inside_of(self.plan, self.plan.spec.tile(key), self.readers)
+                    yield pack([marker(key, inside)])
+                for row in sweep(self.plan, layer, keys, self.readers):
                     yield pack([row])
+                return
+            for key in keys:
+                with events.context(tile=key):
+                    # a marker comes also where nothing follows: Ray's shuffle wants a schema of every task
+                    for row in raster.read_rows(self.plan, [layer], self.plan.spec.tile(key), self.readers):
+                        yield pack([row])
 
 
 def _merge_group(
@@ -142,8 +148,11 @@ def _merge_group(
 
 
 def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
-    """The table itself, or what came of it as a table of one receipt."""
-    return pa.table({"receipt": [finish(tile, table).line()]}) if finish else table
+    """The table itself, or the key of the tile that was finished."""
+    if finish is None:
+        return table
+    finish(tile, table)
+    return pa.table({"done": [tile.key]})
 
 
 _joined: set[str] = set()
@@ -159,31 +168,62 @@ def _join_run(run_id: str, monitor: ActorHandle | None) -> None:
 
 
 def merge(
-    plan: Plan, *, run_id: str = "", monitor: ActorHandle | None = None, finish: Finish | None = None
+    plan: Plan,
+    keys: Keys | None = None,
+    *,
+    run_id: str = "",
+    monitor: ActorHandle | None = None,
+    finish: Finish | None = None,
 ) -> ray.data.Dataset:
     """The merged table as a Ray Dataset, by the strategy of the plan; lazy, and written nowhere.
 
     Args:
+        keys: of the tiles; None for all.
         finish: composed into the merging step, so that a tile need not cross the object store once more to be
-            written; the Dataset then holds the receipt of each tile.
+            written; the Dataset then holds the key of each tile, as `done`.
     """
-    units = plan.estimate.tiles * (1 if plan.strategy == "aligned" else len(plan.layers))
-    reads = ray.data.range(units, override_num_blocks=min(units, MOST_BLOCKS))
+    workers = plan.machine.workers
+    units = _units(plan, plan.keys if keys is None else keys, workers)
+    reads = ray.data.from_arrow(units)
     context = reads.context
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False
     context.execution_no_progress_timeout_s = 600
     context.log_internal_stack_trace = False
-    workers = min(plan.machine.workers, units)
+    workers = min(workers, len(units))
     common = (plan, run_id, monitor)
     if plan.strategy == "aligned":
         return _on_actors(reads, _Aligned, (*common, finish), workers)
     context.shuffle_compression = None  # type: ignore[assignment]
     context.shuffle_input_batch_bytes = 128 * 2**20
-    groups = _on_actors(reads, _Reader, common, workers).groupby(
-        "tile", num_partitions=min(plan.estimate.tiles, 4 * workers)
-    )
+    parts = min(plan.estimate.wave_tiles, 4 * workers)
+    groups = _on_actors(reads, _Reader, common, workers).groupby("tile", num_partitions=parts)
     return groups.map_groups(partial(_merge_group, *common, finish), batch_format="pyarrow")
+
+
+def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
+    """What the actors are asked to do, a table for each block of the Dataset: a layer (-1: all) and tiles.
+
+    Neighbours go to one actor, which finds their blocks of the sources still in memory. A layer that sweeps is divided
+    among the actors, and no further.
+    """
+    if plan.strategy == "aligned":
+        return [_unit(-1, run) for run in _runs(keys, workers)]
+    units = []
+    for index, layer in enumerate(plan.layers):
+        runs = np.array_split(keys, min(len(keys), workers)) if layer.sweeps else _runs(keys, workers)
+        units += [_unit(index, run) for run in runs]
+    return units
+
+
+def _unit(layer: int, keys: Keys) -> pa.Table:
+    return pa.table({"layer": [layer], "keys": [keys]})
+
+
+def _runs(keys: Keys, workers: int) -> list[Keys]:
+    """Runs of at most eight neighbours, fewer where there is little to share out, more beyond MOST_BLOCKS of them."""
+    size = max(1, min(8, len(keys) // (16 * workers)), -(-len(keys) // MOST_BLOCKS))
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 def _on_actors(reads: ray.data.Dataset, kind: type[_Worker], args: tuple[Any, ...], workers: int) -> ray.data.Dataset:
@@ -217,10 +257,11 @@ class _RayEngine:
         self.monitor = Monitor.remote()  # type: ignore[attr-defined]
         self._stages: Mapping[str, events.Progress] = {}
 
-    def run(self, plan: Plan, finish: Finish, run_id: str) -> Iterator[Receipt]:
+    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
         failure = None
         try:
-            yield from _receipts(merge(plan, run_id=run_id, monitor=self.monitor, finish=finish))
+            for wave in plan.waves(keys):
+                yield from _done(merge(plan, wave, run_id=run_id, monitor=self.monitor, finish=finish))
         except Exception as error:
             failure = find(error)
             if failure is None:
@@ -237,9 +278,9 @@ class _RayEngine:
         return self._stages
 
 
-def _receipts(dataset: ray.data.Dataset) -> Iterator[Receipt]:
+def _done(dataset: ray.data.Dataset) -> Iterator[int]:
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from map(Receipt.parse, cast(pa.Table, batch)["receipt"].to_pylist())
+        yield from cast(pa.Table, batch)["done"].to_pylist()
 
 
 @contextmanager

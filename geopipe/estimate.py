@@ -38,15 +38,24 @@ class Machine:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need."""
+    """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need.
+
+    `wave_tiles` are the tiles that are exchanged at a time, `wave_bytes` their block rows; 0 where nothing is.
+    """
 
     tiles: int
     tasks: int
     task_bytes: int
     exchange_bytes: int
+    wave_tiles: int
+    wave_bytes: int
     peak_bytes: int
     rows: int
     output_bytes: int
+
+
+WAVE_SHARE = 0.3
+"""Share of the object store that the block rows of a wave may take: a shuffle holds them twice."""
 
 
 def estimate(
@@ -56,6 +65,7 @@ def estimate(
     dtypes: Sequence[str],
     *,
     exchange: bool,
+    wave_tiles: int | None,
     formats: Sequence[str],
     compress: bool,
     machine: Machine,
@@ -70,6 +80,7 @@ def estimate(
         exchange: whether block rows travel between tasks.
         reach: of the mask, where there is one.
         mask_bytes: what it takes in each worker.
+        wave_tiles: tiles that are exchanged at a time, where the settings say so.
     """
     rows, cols = grid.tiling(window_size)
     tiles = rows * cols
@@ -82,12 +93,29 @@ def estimate(
     task = READ_CACHE + block_rows + 2 * table + reads * 20 + mask_bytes
     met, cells = (tiles, grid.cells) if reach is None else (reach.tiles, reach.cells)
     exchanged = min(grid.cells, met * tile_cells) * sum(s + 1 for s in sizes) if exchange else 0
+    wave = min(met, wave_tiles or _wave(machine, block_rows, cols)) if exchange else 0
     tasks = met * (len(layers) + 1) if exchange else met
-    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * exchanged
+    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * wave * block_rows
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
         per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0)
-    return Estimate(tiles, tasks, task, exchanged, peak, cells, math.ceil(cells * per_row))
+    return Estimate(
+        tiles=tiles,
+        tasks=tasks,
+        task_bytes=task,
+        exchange_bytes=exchanged,
+        wave_tiles=wave,
+        wave_bytes=wave * block_rows,
+        peak_bytes=peak,
+        rows=cells,
+        output_bytes=math.ceil(cells * per_row),
+    )
+
+
+def _wave(machine: Machine, tile_bytes: int, cols: int) -> int:
+    """Tiles whose block rows the object store can take at a time: whole rows of tiles where it can take one."""
+    fit = max(1, int(WAVE_SHARE * machine.object_store / max(1, tile_bytes)))
+    return fit // cols * cols if fit >= cols else fit
 
 
 def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
@@ -102,11 +130,11 @@ def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
 
 def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
     """Raise PlanError for what cannot fit, with the numbers and what to change."""
-    if needed.exchange_bytes > 0.7 * machine.object_store:
+    if needed.wave_bytes > 0.7 * machine.object_store:
         raise PlanError(
-            f"the groupby plan would exchange {needed.exchange_bytes / MB:,.0f} MB; the object store has "
-            f"{machine.object_store / MB:,.0f} MB",
-            'use merge.strategy = "aligned", a smaller grid, or a larger engine.object_store_memory',
+            f"a wave of {needed.wave_tiles:,} tiles would exchange {needed.wave_bytes / MB:,.0f} MB; "
+            f"the object store has {machine.object_store / MB:,.0f} MB",
+            "use fewer merge.wave_tiles, a smaller resampling.window_size, or a larger engine.object_store_memory",
         )
     if needed.peak_bytes > machine.memory:
         smaller = f"resampling.window_size = {window_size // 1024 * 512}, " if window_size >= 1024 else ""

@@ -10,18 +10,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from geopipe import events, raster
 from geopipe.estimate import Machine
-from geopipe.export import Receipt
 from geopipe.grid import Tile
 from geopipe.plan import Plan
 from geopipe.table import merge_tile
 
 Result = TypeVar("Result")
-Finish = Callable[[Tile, pa.Table], Receipt]
-"""What becomes of a merged tile inside the task that merged it: its files are written, their receipt travels on."""
+Keys = NDArray[np.int64]
+"""Keys of tiles that are to be done."""
+
+Finish = Callable[[Tile, pa.Table], None]
+"""What becomes of a merged tile inside the task that merged it: its files are written, and their receipt noted."""
 
 
 class Engine(Protocol):
@@ -30,18 +34,18 @@ class Engine(Protocol):
     machine: Machine | None
     """What the engine runs on, where that is not this machine."""
 
-    def run(self, plan: Plan, finish: Finish, run_id: str) -> Iterator[Receipt]:
-        """Merge and finish every tile; yields the receipts as they come."""
+    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
+        """Merge and finish these tiles; yields their keys as they are done."""
 
     def stages(self) -> Mapping[str, events.Progress]:
         """Progress by stage so far."""
 
 
-def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result]) -> Iterator[Result]:
-    """What `finish` makes of each tile of the table, in the order of the tiles."""
+def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys | None = None) -> Iterator[Result]:
+    """What `finish` makes of each tile of the table (or of those in `keys`), in their order."""
     with raster.environment():
         readers = raster.Readers()
-        for tile in plan.grid.tiles(plan.options.window_size):
+        for tile in map(plan.spec.tile, (plan.keys if keys is None else keys).tolist()):
             with events.context(tile=tile.key):
                 rows = raster.read_rows(plan, plan.layers, tile, readers)
                 yield finish(tile, merge_tile(plan.spec, tile, rows))
@@ -53,8 +57,12 @@ class _PlainLoop:
         self.machine: Machine | None = None
         self.tally = events.Tally()
 
-    def run(self, plan: Plan, finish: Finish, run_id: str) -> Iterator[Receipt]:
-        return run_local(plan, finish)
+    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
+        def done(tile: Tile, table: pa.Table) -> int:
+            finish(tile, table)
+            return tile.key
+
+        return run_local(plan, done, keys)
 
     def stages(self) -> Mapping[str, events.Progress]:
         return dict(self.tally.stages)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from geopipe import checks, commit, events, machine, raster, stac, vectors
 from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
-from geopipe.export import write_tile
 from geopipe.layer import Header, Kind, Layer, check_files
+from geopipe.ledger import finisher
 from geopipe.local import Engine, plain_loop
 from geopipe.plan import MASK, LayerPlan, Plan, make_plan
 from geopipe.polygons import Shapes
@@ -213,11 +212,19 @@ def _skippable(settings: Settings, error: SourceError, reasons: Mapping[str, str
     raise error
 
 
-def run(settings: Settings, *, overwrite: bool = False, local: bool = False, watch: Watch | None = None) -> Summary:
+def run(
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    local: bool = False,
+    watch: Watch | None = None,
+) -> Summary:
     """Run the settings to a committed output.
 
     Args:
         overwrite: replace a finished run in the output folder.
+        resume: go on with a run that was cut short; tiles whose files are whole are not done again.
         local: use the plain loop instead of Ray.
         watch: called a few times a second with how far the run is.
 
@@ -226,43 +233,70 @@ def run(settings: Settings, *, overwrite: bool = False, local: bool = False, wat
     """
     run_id, clock, output = new_run_id(), _Clock(), settings.run.output
     with events.context(run_id=run_id):
-        commit.check_output(output, overwrite)
-        with events.log_stage(log, "plan"):
-            plan = draft(settings)
-        clock.lap("plan")
-        with commit.locked(output, run_id), _engine(plan, settings, local) as engine:
-            clock.lap("start")
-            commit.recover(output)
+        if not resume:
             commit.check_output(output, overwrite)
-            if engine.machine is not None:
-                plan = draft(settings, engine.machine)
-            while True:
-                staging = Staging(output, plan, settings.to_toml())
-                staging.begin()
-                try:
-                    with events.log_stage(log, "run"), _watching(plan, engine, watch):
-                        finish = partial(write_tile, plan, str(staging.folder), settings.export.chunk_size)
-                        for receipt in engine.run(plan, finish, run_id):
-                            staging.record(receipt)
-                    clock.lap("run")
-                    report = {"run_id": run_id, "name": plan.name, "skipped": plan.skipped}
-                    checked, warnings = _checked(plan, staging, settings.merge.enable_validation)
-                    with events.log_stage(log, "commit"):
-                        totals = staging.commit(report | checked)
-                    clock.lap("commit")
-                    break
-                except BaseException as error:
-                    staging.discard()
-                    if not isinstance(error, SourceError):
-                        raise _as_ours(error) from error
-                    reasons = plan.skipped | _skippable(settings, error, plan.skipped)
-                # a bad source is skipped as a whole: the run starts over without it
-                plan = draft(settings, engine.machine, reasons)
-            stages = engine.stages()
+        with events.log_stage(log, "plan"):
+            plan = draft(settings, skipped=commit.skipped_before(output) if resume else None)
+        if resume:
+            commit.refuse_resume(output, plan)
+        clock.lap("plan")
+        with commit.locked(output, run_id):
+            commit.recover(output)
+            done = commit.finished(output)
+            if resume and done is not None and done["plan_hash"] == plan.hash:
+                log.warning("run %s is finished already", done["run_id"])
+                return Summary(done["run_id"], plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
+            commit.check_output(output, overwrite)
+            with _engine(plan, settings, local) as engine:
+                clock.lap("start")
+                summary = _attempts(settings, plan, engine, run_id, resume, clock, watch)
         clock.lap("stop")
-        summary = Summary(run_id, plan, output, **totals, seconds=clock.laps, stages=stages, warnings=warnings)
         events.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
         return summary
+
+
+def _attempts(
+    settings: Settings, plan: Plan, engine: Engine, run_id: str, resume: bool, clock: _Clock, watch: Watch | None
+) -> Summary:
+    """Run a plan to its commit; where a bad source may be skipped, start over without it."""
+    output = settings.run.output
+    if engine.machine is not None:
+        plan = draft(settings, engine.machine, plan.skipped)
+    while True:
+        staging = Staging(output, plan, settings.to_toml())
+        keys = staging.begin(resume)
+        if len(keys) < len(plan.keys):
+            log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))
+        try:
+            with events.log_stage(log, "run"), _watching(plan, len(keys), engine, watch):
+                for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.chunk_size), run_id):
+                    pass
+            clock.lap("run")
+            report = {"run_id": run_id, "name": plan.name, "skipped": plan.skipped}
+            checked, warnings = _checked(plan, staging, settings.merge.enable_validation)
+            with events.log_stage(log, "commit"):
+                totals = staging.commit(report | checked)
+            clock.lap("commit")
+            return Summary(
+                run_id, plan, output, **totals, seconds=clock.laps, stages=engine.stages(), warnings=warnings
+            )
+        except BaseException as error:
+            # with another source, or another version of geopipe, nothing of it could be used again
+            if isinstance(error, SourceError | RunError):
+                staging.discard()
+            else:
+                _leave(staging)
+            if not isinstance(error, SourceError):
+                raise _as_ours(error) from error
+            reasons = plan.skipped | _skippable(settings, error, plan.skipped)
+        plan = draft(settings, engine.machine, reasons)
+
+
+def _leave(staging: Staging) -> None:
+    """Leave what a failed run has done, and say how to go on."""
+    done = staging.leave()
+    if done:
+        log.warning("%s of %s tiles are done: `geopipe run --resume` goes on", done, len(staging.plan.keys))
 
 
 def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, object], tuple[checks.Finding, ...]]:
@@ -275,7 +309,7 @@ def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, obj
     if not enabled:
         return {"table": facts.describe()}, ()
     with events.log_stage(log, "validate"):
-        findings = checks.check_receipts(facts, staging.receipts)
+        findings = checks.check_receipts(facts, staging.ledger().receipts())
     errors = [f"{f.check}: {f.message}" for f in findings if f.level == "error"]
     if errors:
         raise RunError(
@@ -299,13 +333,12 @@ def _engine(plan: Plan, settings: Settings, local: bool) -> AbstractContextManag
 
 
 @contextmanager
-def _watching(plan: Plan, engine: Engine, watch: Watch | None) -> Iterator[None]:
+def _watching(plan: Plan, tiles: int, engine: Engine, watch: Watch | None) -> Iterator[None]:
     """Call `watch` from a thread of its own while the run goes on, and once at its end."""
     if watch is None:
         yield
         return
-    tiles, reads = plan.estimate.tiles, sum(1 for p in plan.layers)
-    totals = {"read": tiles * reads, "merge": tiles, "write": tiles}
+    totals = {"read": tiles * len(plan.layers), "merge": tiles, "write": tiles}
     start, ended = time.perf_counter(), threading.Event()
 
     def snapshot() -> Snapshot:

@@ -10,9 +10,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from geopipe.bands import choose, columns, of_file
 from geopipe.choice import Reach, effective_how, keys_of, reach_of, required
 from geopipe.errors import SettingsError, SourceError
-from geopipe.estimate import Estimate, Machine, estimate, refuse
+from geopipe.estimate import MB, Estimate, Machine, estimate, refuse
 from geopipe.grid import Grid, apply, crs_of, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.places import read_amplification
 from geopipe.polygons import Polygons, Shapes, polygons_of
-from geopipe.resampling import FRACTION, VALID, Decision, Way, asked_methods, decide
-from geopipe.table import RESERVED, TableSpec
+from geopipe.resampling import Decision, Way, asked_methods, decide
+from geopipe.table import TableSpec
 from geopipe.target import numbers
+from geopipe.variables import check_names, dtype_of, kind_of, variables_of
 
 MASK = "grid.mask"
 """In place of a layer's name, in what is told of the mask; no layer can be named so."""
@@ -44,6 +45,7 @@ class Options:
     how: str = "outer"
     drop: str | tuple[str, ...] = ()
     strategy: str = "auto"
+    wave_tiles: int | None = None
     alignment_tolerance: float = 0.01
     formats: tuple[str, ...] = ("parquet",)
     compress: bool = True
@@ -51,7 +53,11 @@ class Options:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank."""
+    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank.
+
+    `amplification` is how often its stored blocks are decoded when it is read tile by tile. Where it `sweeps`, it is
+    read along its own blocks instead, each of them once, and its block rows are exchanged.
+    """
 
     layer: Layer
     kind: Kind
@@ -59,6 +65,7 @@ class LayerPlan:
     variables: tuple[Variable, ...]
     decisions: tuple[Decision, ...]
     amplification: float = 1.0
+    sweeps: bool = False
     skipped: str = ""
     notes: tuple[str, ...] = ()
 
@@ -76,7 +83,7 @@ class MaskPlan:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """The mask as JSON values, which change where it does; `sources` are added for a raster."""
+        """The mask as JSON values."""
         about = {"file": self.reach.uri, "tiles": self.reach.tiles, "cells": self.reach.cells}
         if self.polygons is not None:
             return about | self.polygons.describe()
@@ -101,7 +108,7 @@ class Plan:
 
     @property
     def keys(self) -> NDArray[np.int64]:
-        """Keys of the tiles that may have rows, rising: all of them, or those that the mask meets."""
+        """The tiles of the run, in their order: all of the grid, or those that the mask meets."""
         return np.arange(self.estimate.tiles) if self.mask is None else keys_of(self.mask.reach.runs)
 
     @property
@@ -112,6 +119,18 @@ class Plan:
     def skipped(self) -> dict[str, str]:
         """Reason by name of each layer that is left null."""
         return {p.layer.name: p.skipped for p in self.layers if p.skipped}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the hash covers, as JSON values."""
+        version = json.loads(dict(self.spec.metadata)["geopipe:versions"])["geopipe"]
+        made = _identity(self.grid, self.layers, self.options, version, _cells(self.spec, self.mask))
+        return cast(dict[str, Any], json.loads(json.dumps(made)))
+
+    def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The tiles that are merged and committed together: all of them, unless block rows are exchanged."""
+        size = self.estimate.wave_tiles or max(1, len(keys))
+        return [keys[start : start + size] for start in range(0, len(keys), size)]
 
     @cached_property
     def first_variable(self) -> dict[str, int]:
@@ -198,12 +217,19 @@ def make_plan(
         for layer, headers in layers
     )
     variables = tuple(v for p in plans for v in p.variables)
-    _check_names(variables)
-    how = effective_how(options.how, options.drop)
-    needed = required(options.drop, variables, [p.layer.name for p in plans], skipped)
+    check_names(variables)
     masked = None if mask is None else _plan_mask(grid, mask, options)
-    identity = _identity(grid, plans, options) | {"cells": [how, sorted(needed)], "mask": _mask_identity(masked)}
-    digest = hashlib.sha256(json.dumps([identity, versions["geopipe"]], sort_keys=True).encode()).hexdigest()
+    spec = TableSpec(
+        grid=grid,
+        window_size=options.window_size,
+        variables=variables,
+        overlaps=tuple(p.layer.overlap for p in plans for _ in p.variables),
+        how=effective_how(options.how, options.drop),
+        null_layers=frozenset(skipped),
+        required=required(options.drop, variables, [p.layer.name for p in plans], skipped),
+    )
+    identity = _identity(grid, plans, options, versions["geopipe"], _cells(spec, masked))
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     metadata = {
         "geopipe:plan_hash": digest,
         "geopipe:grid": json.dumps(grid.projjson()),
@@ -211,23 +237,17 @@ def make_plan(
         "geopipe:layers": json.dumps([_describe_layer(p) for p in plans]),
         "geopipe:sources": json.dumps(identity["sources"]),
     } | ({"geopipe:mask": json.dumps(masked.describe())} if masked else {})
-    spec = TableSpec(
-        grid=grid,
-        window_size=options.window_size,
-        variables=variables,
-        overlaps=tuple(p.layer.overlap for p in plans for _ in p.variables),
-        how=how,
-        null_layers=frozenset(skipped),
-        required=needed,
-        metadata=tuple(metadata.items()),
-    )
-    strategy, why = _choose_strategy(options, plans)
+    spec = replace(spec, metadata=tuple(metadata.items()))
+    strategy, why = _choose_strategy(options, plans, grid, [v.dtype for v in variables])
+    if strategy == "groupby":
+        plans = tuple(replace(p, sweeps=p.amplification > SWEEPS) for p in plans)
     predicted = estimate(
         grid,
         options.window_size,
         [p.decisions for p in plans],
         [v.dtype for v in variables],
         exchange=strategy == "groupby",
+        wave_tiles=options.wave_tiles,
         formats=options.formats,
         compress=options.compress,
         machine=machine,
@@ -242,18 +262,45 @@ def make_plan(
     return Plan(name, spec, plans, options, strategy, why, machine, predicted, digest, tuple(notes), masked)
 
 
-def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[str, Any]:
-    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder."""
+def _cells(spec: TableSpec, mask: MaskPlan | None) -> dict[str, Any]:
+    """What decides which cells are rows."""
+    told: dict[str, Any] = {"merge": {"how": spec.how, "drop": sorted(spec.required)}}
+    if mask is not None:
+        headers = [f.header for d in mask.raster.decisions for f in d.source.files] if mask.raster else []
+        told["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns] for h in headers]}
+    return told
+
+
+def _identity(
+    grid: Grid, plans: Sequence[LayerPlan], options: Options, version: str, cells: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder.
+
+    By names that a person knows from the settings, because a resumed run that differs is told what differs.
+    """
     return {
-        "grid": [grid.crs, grid.x0, grid.y0, grid.dx, grid.dy, grid.width, grid.height],
-        "options": [options.window_size, list(options.formats), options.compress],
-        "layers": [[_describe_layer(p), asdict(p.layer)] for p in plans],
-        "crs": [d.source.crs for p in plans for d in p.decisions],
-        "bands": [[asdict(b) for b in f.bands] for p in plans for d in p.decisions for f in d.source.files],
-        "variables": [asdict(v) for p in plans for v in p.variables],
-        "sources": [
-            [f.header.uri, f.header.size, f.header.mtime_ns] for p in plans for d in p.decisions for f in d.source.files
-        ],
+        **cells,
+        "geopipe": version,
+        "grid": {f.name: getattr(grid, f.name) for f in fields(grid)},
+        "resampling": {"window_size": options.window_size},
+        "export": {"formats": list(options.formats), "compress": options.compress},
+        "layers": {p.layer.name: {**asdict(p.layer), "plan": _describe_layer(p), **_details(p)} for p in plans},
+        "order": [p.layer.name for p in plans],
+        "sources": {
+            f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns}
+            for p in plans
+            for d in p.decisions
+            for f in d.source.files
+        },
+    }
+
+
+def _details(plan: LayerPlan) -> dict[str, Any]:
+    """What else decides a layer's bytes."""
+    return {
+        "crs_of_sources": [d.source.crs for d in plan.decisions],
+        "bands_of_files": [[asdict(b) for b in f.bands] for d in plan.decisions for f in d.source.files],
+        "variables": [asdict(v) for v in plan.variables],
     }
 
 
@@ -292,19 +339,11 @@ def _plan_mask(grid: Grid, mask: Shapes | tuple[Layer, Header], options: Options
     return MaskPlan(reach, raster=plan, notes=plan.notes)
 
 
-def _mask_identity(mask: MaskPlan | None) -> list[Any]:
-    """What a mask does to the table, and its source as those of the layers."""
-    if mask is None:
-        return []
-    sources = [f.header for d in mask.raster.decisions for f in d.source.files] if mask.raster else []
-    return [mask.describe(), *([h.size, h.mtime_ns] for h in sources)]
-
-
 def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Options) -> LayerPlan:
     check_files(layer, headers)
     files = choose(layer, headers)
     sources, bands = sources_of(layer, files), files[0][1]
-    kind, kind_why = _kind(layer, bands)
+    kind, kind_why = kind_of(layer, bands)
     blends = len(headers) > 1 and layer.overlap in (Overlap.MEAN, Overlap.SUM)
     if blends and kind is Kind.CATEGORICAL:
         raise SettingsError(
@@ -330,7 +369,7 @@ def _plan_layer(grid: Grid, layer: Layer, headers: Sequence[Header], options: Op
     if not decisions:
         raise _outside(grid, layer, sources)
     copied = {word for word in asked_methods(layer) if all(d.way is Way.COPY for d in decisions if d.word == word)}
-    variables = _variables(layer, kind, [own for _, own in files], decisions, copied if not blends else set())
+    variables = variables_of(layer, kind, [own for _, own in files], copied if not blends else set())
     amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
     notes += [f"layer {layer.name}: {d.note}" for d in decisions if d.note]
     return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))
@@ -366,107 +405,17 @@ def _check_way(grid: Grid, layer: str, source: str, crs: str, options: Options) 
     return notes
 
 
-def _variables(
-    layer: Layer,
-    kind: Kind,
-    files: Sequence[Sequence[Band]],
-    decisions: Sequence[Decision],
-    untouched: set[str],
-) -> tuple[Variable, ...]:
-    """The columns of a layer: by band, and for each band by what the layer asks for.
-
-    Args:
-        files: the bands of each file.
-        untouched: the words whose values are the source's own.
-    """
-    words = asked_methods(layer)
-    plain = [word for word in words if word not in (FRACTION, VALID)]
-    bases = columns(layer, files[0])
-    made = []
-    for index, band in enumerate(files[0]):
-        base = bases[index]
-        for word in words:
-            if word == VALID and index > 0:
-                continue  # a column per layer
-            about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "word": word}
-            if word == FRACTION:
-                classes = layer.fractions if isinstance(layer.fractions, tuple) else ()
-                made += [Variable(f"{base}_{c}", "float32", part=c, **about) for c in classes]
-            elif word == VALID:
-                made.append(Variable(f"{layer.name}_valid", "float32", **about))
-            else:
-                dtype = np.result_type(*(_dtype(kind, own[index], word in untouched) for own in files))
-                name = f"{base}_{word}" if len(plain) > 1 else base
-                made.append(Variable(name, str(dtype), unit=band.unit, **about))
-    return tuple(made)
-
-
 def _skip(layer: Layer, headers: Sequence[Header], reason: str) -> LayerPlan:
     """A layer that is left null: its columns as far as headers tell, else one float32 column."""
     bands: tuple[Band, ...] = (Band(1, "float32"),)
     with suppress(SourceError):  # its bands may be what is wrong with it
         bands = of_file(layer, headers[0]) if headers else bands
-    kind, kind_why = _kind(layer, bands)
+    kind, kind_why = kind_of(layer, bands)
     variables = tuple(
-        Variable(n, _dtype(kind, b, False), layer.name, b, b.unit)
+        Variable(n, dtype_of(kind, b, False), layer.name, b, b.unit)
         for n, b in zip(columns(layer, bands), bands, strict=True)
     )
     return LayerPlan(layer, kind, kind_why, variables, (), skipped=reason)
-
-
-def _kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
-    kind, why = _told_kind(layer, bands)
-    fitting = {Kind.CATEGORICAL: (None, "min", "max"), Kind.CIRCULAR: (None,)}.get(kind)
-    if fitting and layer.reduce not in fitting:
-        raise SettingsError(
-            f"layer {layer.name}: reduce = {layer.reduce!r} makes no sense for kind = {kind.value!r} ({why})",
-            f"leave reduce out{', choose min or max,' if len(fitting) > 1 else ''} or give the layer another kind",
-        )
-    return kind, why
-
-
-def _told_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
-    if layer.kind is not None:
-        return layer.kind, "as the settings say"
-    if layer.bits is not None:
-        return Kind.CATEGORICAL, "bits are taken out of it"
-    if all(b.paletted for b in bands):
-        return Kind.CATEGORICAL, "the file has a colour table"
-    return Kind.CONTINUOUS, "the default"
-
-
-def _dtype(kind: Kind, band: Band, untouched: bool) -> str:
-    """The column's type: the source's own where its values are kept as they are, else the float that holds them."""
-    own = np.dtype(band.dtype)
-    untouched = untouched and band.reduce not in ("mean", "sum")
-    addends = 1 + len(band.more) if band.reduce == "sum" else 1
-    packed = band.scale != 1.0 or band.offset != 0.0
-    if not packed and (kind is Kind.CATEGORICAL or untouched):
-        return band.dtype
-    if own == np.float16:
-        return "float32"
-    if packed and own.kind in "iu" and own.itemsize <= 2 and band.scale:
-        # float32 has 24 bits: enough while each packed step still changes the unpacked number
-        levels = abs(band.offset / band.scale) + max(abs(np.iinfo(own).min), np.iinfo(own).max)
-        return "float32" if addends * levels < 2**22 else "float64"
-    if kind is Kind.CIRCULAR and not untouched:
-        return "float32"
-    wide = own.itemsize == 8 or (own.kind in "iu" and own.itemsize == 4) or (packed and own.itemsize == 4)
-    wide = wide or (own.kind in "iu" and addends * 2.0 ** (8 * own.itemsize) > 2**24)
-    return "float64" if wide else "float32"
-
-
-def _check_names(variables: Sequence[Variable]) -> None:
-    seen: dict[str, str] = {}
-    for v in variables:
-        if v.name in RESERVED:
-            raise SettingsError(f"layer {v.layer}: the column name {v.name!r} is reserved", "name the layer otherwise")
-        if v.name in seen:
-            raise SettingsError(
-                f"two columns would be named {v.name!r}: of layer {seen[v.name]} and of layer {v.layer}",
-                "rename one of the layers",
-            )
-        seen[v.name] = v.layer
 
 
 def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError:
@@ -481,11 +430,30 @@ def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError
     )
 
 
-def _choose_strategy(options: Options, plans: Sequence[LayerPlan]) -> tuple[str, str]:
+SWEEPS = 1.5
+"""A layer whose stored blocks would be decoded this often, tile by tile, is read along them where it can be."""
+
+EXCHANGE_COST = 3.0
+"""What it costs to exchange a byte, in bytes decoded (see bench/)."""
+
+
+def _choose_strategy(
+    options: Options, plans: Sequence[LayerPlan], grid: Grid, dtypes: Sequence[str]
+) -> tuple[str, str]:
+    """Aligned, unless reading tile by tile decodes so much again that an exchange is cheaper."""
+    again = sum((p.amplification - 1) * _decoded(p, grid) for p in plans)
+    exchanged = float(grid.cells * sum(np.dtype(d).itemsize + 1 for d in dtypes))
     worst = max(plans, key=lambda p: p.amplification)
-    if options.strategy != "auto":
-        return options.strategy, "as the settings ask"
-    return "aligned", (
-        "every layer can be read tile by tile "
-        f"(read amplification at most {worst.amplification:.2g}, of {worst.layer.name}), so nothing need be exchanged"
+    told = (
+        f"tile by tile, {again / MB:,.0f} MB would be decoded again (amplification at most {worst.amplification:.3g}, "
+        f"of {worst.layer.name}); an exchange moves {exchanged / MB:,.0f} MB"
     )
+    if options.strategy != "auto":
+        return options.strategy, f"as the settings ask; {told}"
+    return ("groupby" if again > EXCHANGE_COST * exchanged else "aligned"), told
+
+
+def _decoded(plan: LayerPlan, grid: Grid) -> float:
+    """Bytes of a layer's pixels under the grid, decoded once."""
+    sizes = [np.dtype(b.dtype).itemsize for d in plan.decisions[:1] for b in d.source.files[0].bands]
+    return float(grid.cells * sum(sizes) * np.prod(plan.decisions[0].steps)) if plan.decisions else 0.0

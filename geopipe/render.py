@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.table import Table
 from rich.text import Text
 
+from geopipe.commit import Status
 from geopipe.errors import SettingsError
 from geopipe.grid import crs_of, projected_bounds
 from geopipe.layer import Band, Header, Variable
@@ -187,9 +189,10 @@ def plan(out: Console, made: Plan) -> None:
         },
     )
     if estimate.exchange_bytes:
-        _facts(
-            out, {"exchanged": f"{size(estimate.exchange_bytes)} through {size(machine.object_store)} of object store"}
-        )
+        waves = -(-len(made.keys) // estimate.wave_tiles)
+        text = f"{size(estimate.exchange_bytes)} in {waves:,} waves of {estimate.wave_tiles:,} tiles, "
+        text += f"{size(estimate.wave_bytes)} each, through {size(machine.object_store)} of object store"
+        _facts(out, {"exchanged": text})
     for note in made.notes:
         out.print(f"  [yellow]note[/yellow]         {note}")
 
@@ -352,6 +355,34 @@ def summary(out: Console, made: Summary) -> None:
         out.print(f"  [yellow]skipped[/yellow]      layer {name}, null in every row: {reason}")
     for finding in made.warnings:
         out.print(f"  [yellow]note[/yellow]         {finding.message}")
+
+
+def status(out: Console, found: Status) -> None:
+    """What an output folder holds."""
+    done = found.finished
+    if done is not None:
+        out.print(f"[bold]{done.get('name', 'a run')} is finished[/bold]  run {done.get('run_id', '')}")
+        counts = f"{done['rows']:,} in {done['files']:,} files, {size(done['bytes'])}"
+        _facts(out, {"rows": counts, "plan": done["plan_hash"][:16], "output": str(found.output)})
+    for run in found.unfinished:
+        out.print(f"[bold]{run.name} is {'at work' if found.holder else 'unfinished'}[/bold]  {found.holder}")
+        told = {"tiles": f"{run.done:,} of {run.tiles:,} are done, {size(run.bytes)}", "plan": run.plan_hash[:16]}
+        if run.missing:
+            told["missing"] = f"tiles {run.missing}"
+        if not found.holder:
+            told["next"] = "geopipe run SETTINGS --resume"
+        _facts(out, told)
+
+
+def status_json(found: Status) -> dict[str, Any]:
+    """What an output folder holds, as JSON values."""
+    left_out = {"identity"}
+    return {
+        "output": str(found.output),
+        "finished": found.finished,
+        "unfinished": [{k: v for k, v in asdict(run).items() if k not in left_out} for run in found.unfinished],
+        "holder": found.holder,
+    }
 
 
 def summary_json(made: Summary) -> dict[str, Any]:

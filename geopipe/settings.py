@@ -120,6 +120,7 @@ class MergeSettings(Section):
     how: Literal["outer", "inner", "grid"] = "outer"
     drop: Literal["any", "all"] | tuple[str, ...] = ()
     strategy: Literal["auto", "aligned", "groupby"] = "auto"
+    wave_tiles: int | None = Field(None, ge=1)
     alignment_tolerance: float = Field(0.01, ge=0, lt=0.5)
     enable_validation: bool = True
 
@@ -199,6 +200,7 @@ class Settings(BaseSettings):
             how=self.merge.how,
             drop=self.merge.drop,
             strategy=self.merge.strategy,
+            wave_tiles=self.merge.wave_tiles,
             alignment_tolerance=self.merge.alignment_tolerance,
             formats=tuple(dict.fromkeys(self.export.formats)),
             compress=self.export.compress,

@@ -34,8 +34,9 @@ RESERVED = frozenset({"row", "col", "x", "y", "lon", "lat", "tile", "geometry"})
 class BlockRow:
     """What travels before the merge: one variable of one tile from one source.
 
-    `values` and `valid` have the shape (tile.height, tile.width); `valid` None means that every cell has a value.
-    `rank` is the place of the source in its layer and settles overlaps.
+    `values` and `valid` have the shape (rows, tile.width), for whole rows of the tile from `top` on: all of them, or
+    those that a sweep along the source has come to. `valid` None means that every cell has a value. `rank` is the place
+    of the source in its layer and settles overlaps.
     """
 
     tile: int
@@ -43,6 +44,7 @@ class BlockRow:
     rank: int
     values: Values
     valid: Mask | None
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,23 @@ def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow]) -> tuple[lis
     columns: list[Column] = []
     for variable, overlap, parts in zip(spec.variables, spec.overlaps, found, strict=True):
         if parts:
-            ranked = sorted(parts, key=lambda r: r.rank)
-            values, valid = overlay([(r.values, r.valid) for r in ranked], overlap)
+            ranks = sorted({r.rank for r in parts})
+            values, valid = overlay([_whole(shape, [r for r in parts if r.rank == rank]) for rank in ranks], overlap)
             columns.append((values.astype(variable.dtype, copy=False), valid))
         else:
             columns.append((np.zeros(shape, variable.dtype), np.zeros(shape, bool)))
     return columns, inside
+
+
+def _whole(shape: tuple[int, int], parts: Sequence[BlockRow]) -> Column:
+    """The block rows of one source in one tile, put together."""
+    if len(parts) == 1 and parts[0].values.shape == shape:
+        return parts[0].values, parts[0].valid
+    values, valid = np.zeros(shape, parts[0].values.dtype), np.zeros(shape, bool)
+    for part in parts:
+        rows = slice(part.top, part.top + part.values.shape[0])
+        values[rows], valid[rows] = part.values, True if part.valid is None else part.valid
+    return values, valid
 
 
 def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
@@ -229,6 +242,7 @@ EXCHANGE = pa.schema(
         ("tile", pa.int64()),
         ("variable", pa.int32()),
         ("rank", pa.int32()),
+        ("top", pa.int32()),
         ("values", pa.large_binary()),
         ("valid", pa.large_binary()),
     ]
@@ -256,6 +270,7 @@ def pack(rows: Iterable[BlockRow]) -> pa.Table:
         [r.tile for r in listed],
         [r.variable for r in listed],
         [r.rank for r in listed],
+        [r.top for r in listed],
         [np.ascontiguousarray(r.values).data.cast("B") for r in listed],
         [None if r.valid is None else np.packbits(r.valid).data for r in listed],
     ]
@@ -267,17 +282,18 @@ def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow]:
     """The block rows that `pack` packed, and markers that tell of a mask; values are views of the table's memory."""
     rows = []
     columns = [table.column(name) for name in EXCHANGE.names]
-    for tile, variable, rank, values, valid in zip(*columns, strict=True):
+    for tile, variable, rank, top, values, valid in zip(*columns, strict=True):
         key, index, mask = tile.as_py(), variable.as_py(), None
         if index == MARKER and not valid.is_valid:
             continue
         place = spec.tile(key)
-        shape = (place.height, place.width)
-        data = np.zeros(0, np.uint8)
+        data: Values = np.zeros(0, np.uint8)
+        shape: tuple[int, ...] = (place.height, place.width)
         if index != MARKER:
-            data = np.frombuffer(values.as_buffer(), spec.variables[index].dtype).reshape(shape)
+            data = np.frombuffer(values.as_buffer(), spec.variables[index].dtype).reshape(-1, place.width)
+            shape = data.shape
         if valid.is_valid:
             bits = np.frombuffer(valid.as_buffer(), np.uint8)
-            mask = np.unpackbits(bits, count=place.cells).reshape(shape).astype(bool)
-        rows.append(BlockRow(key, index, rank.as_py(), data, mask))
+            mask = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        rows.append(BlockRow(key, index, rank.as_py(), data, mask, top.as_py()))
     return rows

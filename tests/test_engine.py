@@ -6,13 +6,17 @@ import hashlib
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
 import pytest
+import ray
 from affine import Affine
 from helpers import write_raster
+from hypothesis import Phase, given
+from hypothesis import strategies as st
 
 from geopipe import engine, pipeline, raster, settings
 from geopipe.errors import SourceError
@@ -81,6 +85,41 @@ def test_ray_writes_the_files_of_the_plain_loop(
     assert {stage: p.tiles for stage, p in summary.stages.items()} == {"read": 27, "merge": 9, "write": 9}
 
 
+@hypothesis.settings(max_examples=3, deadline=None, derandomize=True, phases=(Phase.generate,))
+@given(
+    strategy=st.sampled_from(["aligned", "groupby"]),
+    workers=st.integers(1, 3),
+    window_size=st.sampled_from([512, 1024]),
+    shape=st.tuples(st.integers(300, 1300), st.integers(300, 1300)),
+    corner=st.tuples(st.integers(0, 400), st.integers(0, 400)),
+)
+def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
+    sources: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_session: None,
+    strategy: str,
+    workers: int,
+    window_size: int,
+    shape: tuple[int, int],
+    corner: tuple[int, int],
+) -> None:
+    left, top = 600_000 + 100 * corner[0], 5_110_000 - 100 * corner[1]
+    bounds = [left, top - 100 * shape[0], left + 100 * shape[1], top]
+    file = write_settings(tmp_path_factory.mktemp("any"), sources)
+    common = (f"grid.bounds={bounds}", "merge.how=grid")
+    plans = [
+        pipeline.draft(settings.load(file, (*common, *flags)))
+        for flags in (
+            ("resampling.window_size=2048",),
+            (f"resampling.window_size={window_size}", f"merge.strategy={strategy}", f"engine.workers={workers}"),
+        )
+    ]
+    order = [("row", "ascending"), ("col", "ascending")]
+    expected = pa.concat_tables(run_local(plans[0], lambda _tile, table: table)).sort_by(order)
+    found = pa.concat_tables(ray.get(engine.merge(plans[1]).to_arrow_refs())).sort_by(order)
+    assert found.replace_schema_metadata().equals(expected.replace_schema_metadata())
+
+
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])
 def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
     sources: Path, tmp_path: Path, ray_session: None, strategy: str
@@ -114,7 +153,7 @@ def test_an_actor_that_dies_is_replaced_and_the_bytes_stay(
 
     class Mortal(engine._Aligned if strategy == "aligned" else engine._Reader):  # type: ignore[valid-type, misc]
         def __call__(self, batch):  # type: ignore[no-untyped-def]
-            if int(batch["id"][0]) == 4 and not marker.exists():
+            if 4 in batch["keys"][0] and not marker.exists():
                 marker.touch()
                 os._exit(1)
             yield from super().__call__(batch)

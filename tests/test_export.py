@@ -9,8 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from helpers import north_up, plan_of, table_of, write_raster
 from geopipe import export
 from geopipe.commit import Staging, check_output, locked, recover
 from geopipe.errors import GeopipeError, PlanError
-from geopipe.export import Receipt, write_tile
+from geopipe.export import Receipt
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
+from geopipe.ledger import finisher
 from geopipe.local import run_local
 from geopipe.plan import Plan
 
@@ -59,12 +59,11 @@ def make(tmp_path: Path) -> Callable[..., Plan]:
     return plan
 
 
-def stage(output: Path, plan: Plan, chunk_size: int = 1000) -> Staging:
-    """A run up to its commit; receipts come in the wrong order, as from workers."""
+def stage(output: Path, plan: Plan, chunk_size: int = 1000, tiles: Sequence[int] = (1, 0)) -> Staging:
+    """A run up to its commit; tiles are done in the wrong order, as by workers."""
     staging = Staging(output, plan, "[run]\n")
     staging.begin()
-    for receipt in reversed(list(run_local(plan, partial(write_tile, plan, str(staging.folder), chunk_size)))):
-        staging.record(receipt)
+    list(run_local(plan, finisher(plan, staging.folder, chunk_size), np.array(tiles, np.int64)))
     return staging
 
 
@@ -121,7 +120,7 @@ def test_names_of_tiles_sort_as_the_tiles_do() -> None:
 
 def test_a_receipt_says_min_max_and_nulls_and_survives_its_line(make: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make()
-    receipt = stage(tmp_path / "out", plan).receipts[-1]
+    receipt = next(stage(tmp_path / "out", plan).ledger().receipts())
     table = next(run_local(plan, lambda tile, table: table))
     temp = table["temp"].drop_null().to_pylist()
     big = table["big"].to_pylist()
@@ -181,21 +180,25 @@ def test_chunk_size_changes_no_character(make: Callable[..., Plan], tmp_path: Pa
 
 
 def test_the_same_plan_gives_the_same_bytes(make: Callable[..., Plan], tmp_path: Path) -> None:
-    files = [[r.files for r in stage(tmp_path / name, make()).receipts] for name in ("one", "two")]
+    files = [[r.files for r in stage(tmp_path / name, make()).ledger().receipts()] for name in ("one", "two")]
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("tiles", [[0], [1], [0, 0], [0, 1, 1], []])
-def test_a_tile_that_is_missing_or_there_twice_is_not_published(
-    make: Callable[..., Plan], tmp_path: Path, tiles: list[int]
-) -> None:
-    output = tmp_path / "out"
+@pytest.mark.parametrize("tiles", [[0], [1], [0, 0], []])
+def test_a_run_that_lacks_a_tile_is_not_published(make: Callable[..., Plan], tmp_path: Path, tiles: list[int]) -> None:
+    output, lacks = tmp_path / "out", {0, 1} - set(tiles)
     with locked(output, "run"):
-        staging = stage(output, make())
-        staging.receipts = [r for t in tiles for r in staging.receipts if r.tile == t]
-        with pytest.raises(PlanError, match=f"{len(tiles)} receipts for 2 tiles; nothing is published"):
+        staging = stage(output, make(), tiles=tiles)
+        with pytest.raises(PlanError, match=f"{len(lacks)} of 2 tiles have no receipt .*nothing is published"):
             staging.commit({})
     assert os.listdir(output) == ["_staging"]
+
+
+def test_a_tile_that_was_done_twice_is_there_once(make: Callable[..., Plan], tmp_path: Path) -> None:
+    plan, output = make(), tmp_path / "out"
+    with locked(output, "run"):
+        stage(output, plan, tiles=[0, 1, 0, 1, 1]).commit({"run_id": "run"})
+    assert finished(output) == plan.hash
 
 
 def test_success_is_the_last_file_that_comes(

@@ -22,6 +22,8 @@ from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export import Receipt
 from geopipe.local import run_local
 from geopipe.plan import Plan
+from geopipe.sweep import sweep
+from geopipe.table import marker, merge_tile
 from geopipe.validate import validate
 
 UTM, LON_LAT = "EPSG:32632", "EPSG:4326"
@@ -254,6 +256,23 @@ def test_classes_are_those_of_the_blocks_that_the_mask_meets(tmp_path: Path) -> 
         (tmp_path / "mask.gpkg").unlink()
 
 
+@pytest.mark.parametrize("mask", ["mask.gpkg", "m.tif"])
+def test_a_sweep_reads_no_more_than_tiles_and_gives_the_same(tmp_path: Path, large: dict[str, Path], mask: str) -> None:
+    drawn(tmp_path, [box(600, 100, 900, 400)])
+    values = np.zeros((1100, 1300), "uint8")
+    values[100:400, 600:900] = 1
+    write_raster(tmp_path / "m.tif", values, UTM, north_up(WEST, NORTH, 10))
+    plan = draft(settings_of(tmp_path, 1300, 1100, large, f'mask = "{mask}"'), "resampling.window_size=1024")
+    readers, keys, rows = raster.Readers(), plan.keys.tolist(), []
+    with raster.environment():
+        for layer in plan.layers:
+            rows += [marker(key, raster.inside_of(plan, plan.spec.tile(key), readers)) for key in keys]
+            rows += sweep(plan, layer, keys, readers)
+    tables = [merge_tile(plan.spec, plan.spec.tile(key), [r for r in rows if r.tile == key]) for key in keys]
+    assert pa.concat_tables(tables).equals(table_of(plan))
+    assert {(r.tile, r.top) for r in rows if r.variable >= 0} == {(0, 0)}
+
+
 # ---------------------------------------------------------------- whole runs
 
 
@@ -278,6 +297,7 @@ def test_a_run_with_a_mask_validates_and_the_plan_tells_of_it(
         assert "meets 9 of 9 tiles; at most 1,430,000 cells inside" in out
     made = pipeline.run(settings.load(file, (f"merge.how={how}",)), local=True)
     assert made.rows == 180_100
+    assert made.files == (3 if mask == "mask.gpkg" else 9)  # a tile that the mask does not meet has none
     assert call(capsys, "validate", made.output)[0] == 0
     report = validate(made.output)
     assert not report.findings

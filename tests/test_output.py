@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from helpers import north_up, plan_of, write_raster
 from geopipe import export
 from geopipe.commit import Staging, check_output, locked
 from geopipe.errors import MachineError, PlanError
-from geopipe.export import write_tile
 from geopipe.grid import Grid
 from geopipe.layer import Layer
+from geopipe.ledger import finisher
 from geopipe.local import run_local
 from geopipe.plan import Plan
 
@@ -33,9 +32,8 @@ def plan(tmp_path: Path) -> Plan:
 
 def stage(output: Path, plan: Plan) -> Staging:
     staging = Staging(output, plan, "")
-    staging.begin()
-    for receipt in run_local(plan, partial(write_tile, plan, str(staging.folder), 100)):
-        staging.record(receipt)
+    keys = staging.begin()
+    list(run_local(plan, finisher(plan, staging.folder, 100), keys))
     return staging
 
 

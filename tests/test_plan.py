@@ -197,13 +197,18 @@ def test_too_little_disk_is_refused_with_the_numbers() -> None:
     assert "run.output" in caught.value.cure
 
 
-def test_an_exchange_beyond_the_object_store_is_refused_with_the_numbers() -> None:
+def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
     # 20000 x 20000 cells of float32 and a byte: 5 bytes x 4e8 are 1907 MB
     grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=20_000, height=20_000)
     store = replace(GENEROUS, object_store=1000 * MB)
-    with pytest.raises(PlanError, match=r"would exchange 1,907 MB; the object store has 1,000 MB") as caught:
-        plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby")
-    assert 'merge.strategy = "aligned"' in caught.value.cure
+    made = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby").estimate
+    # a tile of 2048 x 2048 cells is 20 MB; 0.3 of the store takes 15, and 10 of them are a row of tiles
+    assert (made.exchange_bytes, made.wave_tiles, made.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
+    with pytest.raises(
+        PlanError, match=r"a wave of 50 tiles would exchange 1,000 MB; the object store has 1,000"
+    ) as caught:
+        plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", wave_tiles=50)
+    assert "fewer merge.wave_tiles" in caught.value.cure
     assert plan_from((Layer("a", ()), header()), grid=grid, machine=store).strategy == "aligned"
 
 

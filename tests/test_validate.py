@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, north_up, plan_of, write_raster
 
-from geopipe import checks, pipeline, settings
+from geopipe import checks, ledger, pipeline, settings
 from geopipe.checks import Facts, Finding, VariableFacts, check_receipts, check_rows, facts_of
 from geopipe.commit import Staging
 from geopipe.errors import PlanError, RunError
@@ -570,7 +570,7 @@ def wrong_receipts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def write(*args: Any) -> Receipt:
             return replace(write_tile(*args), **changes)
 
-        monkeypatch.setattr(pipeline, "write_tile", write)
+        monkeypatch.setattr(ledger, "write_tile", write)
 
     return patch
 

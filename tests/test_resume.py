@@ -1,0 +1,271 @@
+"""A run that was cut short goes on: what was done is not done again, and the files are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from helpers import call, north_up, write_raster
+
+from geopipe import commit, ledger, pipeline, settings
+from geopipe.errors import MachineError, PlanError
+from geopipe.ledger import Ledger, differences, ranges
+
+UTM = "EPSG:32632"
+TRIALS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
+"""Seeded kills of each engine; `make chaos` asks for twenty."""
+
+SETTINGS = """
+[run]
+name = "trial"
+output = "out"
+[grid]
+crs = "EPSG:32632"
+resolution = 30
+bounds = "union"
+[resampling]
+window_size = 512
+[export]
+formats = ["parquet"]
+[[layers]]
+name = "a"
+path = "a.tif"
+[[layers]]
+name = "b"
+path = "b.tif"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Settings of 4 x 3 tiles and two layers."""
+    rng = np.random.default_rng(0)
+    for name, shift in (("a", 0), ("b", 11)):
+        pixels = rng.uniform(0, 100, (1300, 1800)).astype("float32")
+        write_raster(tmp_path / f"{name}.tif", pixels, UTM, north_up(500_000 + shift, 5_000_000, 30))
+    (tmp_path / "s.toml").write_text(SETTINGS)
+    return tmp_path / "s.toml"
+
+
+def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
+    return pipeline.run(settings.load(file, flags), **{"local": True, **how})
+
+
+def hashes(output: Path) -> list[str]:
+    return [line.split('"columns"')[0] for line in (output / "manifest.jsonl").read_text().splitlines()]
+
+
+class StopError(Exception):
+    """Something outside geopipe ends the run here."""
+
+
+@pytest.fixture
+def stops_after(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Ends a run before the n-th tile is written; returns the list of the tiles that were written."""
+    done: list[int] = []
+    write = ledger.write_tile
+
+    def patch(count: int, error: BaseException) -> list[int]:
+        def stopping(plan: Any, staging: str, chunk: int, tile: Any, table: Any) -> Any:
+            if len(done) == count:
+                raise error
+            done.append(tile.key)
+            return write(plan, staging, chunk, tile, table)
+
+        monkeypatch.setattr(ledger, "write_tile", stopping)
+        return done
+
+    return patch
+
+
+@pytest.mark.parametrize("error", [MachineError("the disk is full", ""), KeyboardInterrupt(), StopError()], ids=repr)
+def test_a_run_goes_on_where_it_stopped(file: Path, stops_after: Any, error: BaseException) -> None:
+    reference = hashes(run(file, "run.output=reference").output)
+    done = stops_after(5, error)
+    expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else Exception
+    with pytest.raises(expected):
+        run(file)
+    found = commit.status(file.parent / "out")
+    assert found.finished is None
+    assert [(u.done, u.tiles, u.missing) for u in found.unfinished] == [(5, 12, "5-11")]
+    stops_after(99, error)
+    done.clear()
+    summary = run(file, resume=True)
+    assert done == list(range(5, 12))
+    assert hashes(summary.output) == reference
+    assert not (summary.output / "_staging").exists()
+
+
+def test_without_resume_a_run_starts_over(file: Path, stops_after: Any) -> None:
+    done = stops_after(5, StopError())
+    with pytest.raises(Exception, match="StopError"):
+        run(file)
+    stops_after(99, StopError())
+    done.clear()
+    run(file)
+    assert done == list(range(12))
+
+
+def test_resume_starts_a_run_where_there_is_none_and_leaves_a_finished_one(file: Path) -> None:
+    summary = run(file, resume=True)
+    before = (summary.output / "_SUCCESS").read_bytes()
+    assert run(file, resume=True).rows == summary.rows
+    assert (summary.output / "_SUCCESS").read_bytes() == before
+
+
+def test_files_that_were_lost_or_cut_are_made_again(file: Path, stops_after: Any) -> None:
+    done = stops_after(6, StopError())
+    with pytest.raises(Exception, match="StopError"):
+        run(file)
+    staged = next((file.parent / "out/_staging").glob("*/parquet"))
+    (staged / "tile-r0-c1.parquet").unlink()
+    os.truncate(staged / "tile-r0-c2.parquet", 100)
+    journal = next((staged.parent / "receipts").iterdir())
+    journal.write_bytes(journal.read_bytes()[:-40])  # torn in the last line
+    stops_after(99, StopError())
+    done.clear()
+    output = run(file, resume=True).output
+    assert done == [1, 2, *range(5, 12)]
+    assert {pq.read_table(p).num_columns for p in (output / "parquet").iterdir()} == {6}
+
+
+def test_other_settings_or_sources_cannot_go_on_and_are_named(file: Path, stops_after: Any) -> None:
+    stops_after(5, StopError())
+    with pytest.raises(Exception, match="StopError"):
+        run(file)
+    with pytest.raises(PlanError, match=r"cannot go on: .*grid.dx: 30.0 -> 60.0") as caught:
+        run(file, "grid.resolution=60", resume=True)
+    assert caught.value.exit_code != 0
+    assert "without --resume" in caught.value.cure
+    with pytest.raises(PlanError, match=r'merge.how: "outer" -> "grid"'):
+        run(file, "merge.how=grid", resume=True)
+    source = file.parent / "b.tif"
+    os.utime(source, (1, 1))
+    with pytest.raises(PlanError, match=r"sources.*b.tif.mtime_ns: \d+ -> 1000000000"):
+        run(file, resume=True)
+    assert commit.status(file.parent / "out").unfinished[0].done == 5, "what was done is still there"
+
+
+def test_a_layer_that_was_skipped_stays_skipped(file: Path, stops_after: Any) -> None:
+    file.write_text(SETTINGS + 'on_error = "skip"\n')
+    path = file.parent / "b.tif"
+    path.write_bytes(path.read_bytes()[:-3_000_000])
+    done = stops_after(99, StopError())
+    assert run(file, "run.output=reference").exit_code == 4
+    done.clear()
+    stops_after(5, StopError())  # tiles before the hole of b, and some without it
+    stops = [0]
+    while stops[0] < 9:
+        stops[0] += 1
+        try:
+            summary = run(file, resume=True)
+            break
+        except Exception:
+            done.clear()
+    assert summary.exit_code == 4
+    assert hashes(summary.output) == hashes(file.parent / "reference")
+
+
+# ---------------------------------------------------------------- kill -9
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_killed_run_goes_on_and_a_reader_never_meets_a_part(file: Path, engine: str) -> None:
+    """SIGKILL of the driver at seeded moments, then --resume; meanwhile a reader polls the folder."""
+    flags = ["--local"] if engine == "local" else []
+    command = [sys.executable, "-m", "geopipe", "run", str(file), *flags]
+    reference = hashes(run(file, "run.output=reference").output)
+    start = time.monotonic()
+    subprocess.run([*command, "--set", "run.output=warm"], check=True, capture_output=True, timeout=240)
+    whole = time.monotonic() - start
+    for seed in range(TRIALS):
+        output = file.parent / f"out{seed}"
+        moment = random.Random(seed).uniform(0.2, 1.0) * whole
+        unreadable: list[str] = []
+        ended = threading.Event()
+        reader = threading.Thread(target=poll, args=(output, ended, unreadable))
+        reader.start()
+        told = [*command, "--set", f"run.output={output}"]
+        victim = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            victim.wait(moment)
+        except subprocess.TimeoutExpired:
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+        lost = written_without_receipt(output)
+        finished = (output / "_SUCCESS").exists()
+        again = subprocess.run([*told, "--resume"], capture_output=True, text=True, timeout=240)
+        ended.set()
+        reader.join()
+        assert again.returncode == 0, (seed, moment, again.stderr)
+        assert hashes(output) == reference, (seed, moment)
+        assert lost <= 2, (seed, moment, finished)  # a tile in the hands of each of two workers
+        assert unreadable == [], (seed, moment)
+
+
+def poll(output: Path, ended: threading.Event, unreadable: list[str]) -> None:
+    """Read every Parquet file under the folder each 50 ms, as a careless reader does."""
+    while not ended.wait(0.05):
+        for path in output.glob("**/*.parquet"):
+            try:
+                pq.ParquetFile(path).close()
+            except FileNotFoundError:
+                continue  # moved into place, or taken back, between the listing and the look
+            except Exception as error:
+                unreadable.append(f"{path}: {error}")
+
+
+def written_without_receipt(output: Path) -> int:
+    """Tiles whose work a kill has thrown away, though a file of theirs was there."""
+    staged = list((output / "_staging").glob("*/plan.json"))
+    if not staged:
+        return 0
+    done = Ledger.read(staged[0].parent, 12).done
+    return len(list((staged[0].parent / "parquet").glob("*.parquet"))) - int(done.sum())
+
+
+# ---------------------------------------------------------------- status
+
+
+def test_status_tells_what_is_there(file: Path, stops_after: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    output = file.parent / "out"
+    assert call(capsys, "status", output)[0] == 2
+    stops_after(5, StopError())
+    with pytest.raises(Exception, match="StopError"):
+        run(file)
+    code, out, _ = call(capsys, "status", output)
+    assert code == 0
+    assert "trial is unfinished" in out
+    assert "5 of 12 are done" in out
+    assert "tiles 5-11" in out
+    assert "--resume" in out
+    told = json.loads(call(capsys, "status", output, "--json")[1])
+    assert told["unfinished"][0]["done"] == 5
+    assert told["finished"] is None
+    with commit.locked(output, "run-7"):
+        assert "run run-7" in call(capsys, "status", output)[1]
+    stops_after(99, StopError())
+    run(file, resume=True)
+    code, out, _ = call(capsys, "status", output)
+    assert "trial is finished" in out
+    assert "unfinished" not in out
+
+
+def test_ranges_and_differences_are_told_short() -> None:
+    assert ranges([]) == ""
+    assert ranges([3, 5, 6, 7, 9]) == "3, 5-7, 9"
+    assert ranges(range(0, 20, 2)) == "0, 2, 4, 6, 8 and 5 more ranges"
+    one = {"a": {"x": [1, 2]}, "b": "t" * 99}
+    assert list(differences(one, one)) == []
+    assert list(differences(one, {"a": {"x": [1, 3]}, "c": None})) == ["a.x[1]: 2 -> 3", f'b: "{"t" * 56}... -> null']
