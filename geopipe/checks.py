@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from geopipe.choice import Reach, keys_of
 from geopipe.commit import MANIFEST
 from geopipe.export import Receipt
 from geopipe.grid import Grid, Tile
@@ -75,17 +76,33 @@ class VariableFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a plan promises of its table; `variables` in the order of the columns."""
+    """What a plan promises of its table; `variables` in the order of the columns.
+
+    `required` are those that are null nowhere. `mask` says how far it reaches, where there is one: a tile that it does
+    not meet has no rows, and need have no receipt.
+    """
 
     grid: Grid
     window_size: int
     how: str
     variables: Mapping[str, VariableFacts]
+    required: frozenset[str] = frozenset()
+    mask: Reach | None = None
 
     @property
     def tiles(self) -> int:
         rows, cols = self.grid.tiling(self.window_size)
         return rows * cols
+
+    @property
+    def cells(self) -> int:
+        """The most rows that there can be."""
+        return self.grid.cells if self.mask is None else self.mask.cells
+
+    @property
+    def complete(self) -> bool:
+        """Whether each of `cells` must be a row."""
+        return self.how == "grid" and not self.required and (self.mask is None or self.mask.exact)
 
     def describe(self) -> dict[str, Any]:
         """The facts as JSON values; `parse` reads them."""
@@ -93,6 +110,8 @@ class Facts:
             "grid": self.grid.projjson(),
             "window_size": self.window_size,
             "how": self.how,
+            "required": sorted(self.required),
+            "mask": self.mask.describe() if self.mask else None,
             "variables": {
                 name: {"layer": v.layer, "type": v.dtype, "range": v.range, "skipped": v.skipped}
                 for name, v in self.variables.items()
@@ -116,6 +135,8 @@ class Facts:
                 name: VariableFacts(str(v["layer"]), str(v["type"]), _range(v["range"]), bool(v["skipped"]))
                 for name, v in data["variables"].items()
             },
+            required=frozenset(map(str, data["required"])),
+            mask=Reach.parse(data["mask"]) if data["mask"] is not None else None,
         )
 
 
@@ -133,7 +154,8 @@ def facts_of(plan: Plan) -> Facts:
         for layer in plan.layers
         for v in layer.variables
     }
-    return Facts(plan.grid, plan.options.window_size, plan.options.how, variables)
+    reach = plan.mask.reach if plan.mask else None
+    return Facts(plan.grid, plan.options.window_size, plan.spec.how, variables, plan.spec.required, reach)
 
 
 def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | None:
@@ -184,6 +206,7 @@ def check_receipts(facts: Facts, receipts: Iterable[Receipt]) -> list[Finding]:
     seen: Counter[int] = Counter()
     nulls: Counter[str] = Counter()
     told, findings, rows = set[str](), list[Finding](), 0
+    wanted, outside = _wanted(facts), list[int]()
     for receipt in receipts:
         seen[receipt.tile] += 1
         rows += receipt.rows
@@ -191,22 +214,29 @@ def check_receipts(facts: Facts, receipts: Iterable[Receipt]) -> list[Finding]:
         for name, column in receipt.columns.items():
             nulls[name] += column["nulls"]
         if 0 <= receipt.tile < facts.tiles:
+            outside += [receipt.tile] if receipt.rows and receipt.tile not in wanted else []
             findings += [*_check_rows(facts, receipt), *_check_ranges(facts, receipt)]
-    findings = _check_tiles(facts, seen) + findings + _check_total(facts, rows)
+    findings = _check_tiles(facts, seen, outside) + findings + _check_total(facts, rows)
     for key in sorted({0, facts.tiles - 1}):  # where x and y are largest, they are coarsest
         findings += _check_round_trip(facts, key)
     return findings + _check_nulls(facts, rows, nulls, told)
 
 
-def _check_tiles(facts: Facts, seen: Mapping[int, int]) -> list[Finding]:
-    wanted = range(facts.tiles)
+def _wanted(facts: Facts) -> Collection[int]:
+    """Keys of the tiles that must have a receipt, rising."""
+    return range(facts.tiles) if facts.mask is None else dict.fromkeys(keys_of(facts.mask.runs).tolist())
+
+
+def _check_tiles(facts: Facts, seen: Mapping[int, int], outside: Sequence[int]) -> list[Finding]:
+    known, wanted = range(facts.tiles), _wanted(facts)
     problems = {
         "without a receipt": [key for key in wanted if key not in seen],
         "with several receipts": sorted(key for key, count in seen.items() if count > 1),
-        "that are not in the plan": sorted(key for key in seen if key not in wanted),
+        "that are not in the plan": sorted(key for key in seen if key not in known),
+        "with rows outside the mask": sorted(outside),
     }
     return [
-        Finding("error", "manifest", f"tiles {what}: {listed(found)}; planned are {facts.tiles:,}")
+        Finding("error", "manifest", f"tiles {what}: {listed(found)}; planned are {len(wanted):,}")
         for what, found in problems.items()
         if found
     ]
@@ -215,7 +245,7 @@ def _check_tiles(facts: Facts, seen: Mapping[int, int]) -> list[Finding]:
 def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     """Rows of one tile against its cells, and against the values that a kept cell must have."""
     name, cells = f"tile {receipt.tile}", facts.grid.tile(receipt.tile, facts.window_size).cells
-    exact = facts.how == "grid"
+    exact = facts.complete and facts.cells == facts.grid.cells  # how many of a tile are in a mask is not kept
     if receipt.rows > cells or (exact and receipt.rows < cells):
         wanted = f"{cells:,}" if exact else f"at most {cells:,}"
         yield Finding("error", "rows", f"{name} has {receipt.rows:,} rows; planned are {wanted} (how = {facts.how})")
@@ -227,6 +257,9 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
         if not 0 <= told["nulls"] <= receipt.rows:
             text = f"{variable} of {name} has {told['nulls']:,} nulls in {receipt.rows:,} rows"
             yield Finding("error", "nulls", text)
+        elif told["nulls"] and variable in facts.required:
+            text = f"{variable} of {name} has {told['nulls']:,} nulls, but merge.drop leaves none"
+            yield Finding("error", "nulls", text)
         fact = facts.variables[variable]
         if not fact.skipped:
             key = f"layer {fact.layer}" if facts.how == "inner" else "all layers together"
@@ -234,15 +267,15 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     if missing := [v for v in facts.variables if v not in receipt.columns]:
         yield Finding("error", "manifest", f"{name} lacks the variables {listed(missing)}")
     for layers, count in values.items():
-        if count < receipt.rows and not exact:
+        if count < receipt.rows and facts.how != "grid":
             text = f"{name} has {receipt.rows:,} rows, but {layers} only {count:,} values (how = {facts.how})"
             yield Finding("error", "rows", text)
 
 
 def _check_total(facts: Facts, rows: int) -> list[Finding]:
-    cells, exact = facts.grid.cells, facts.how == "grid"
-    if rows > cells or (exact and rows < cells):
-        wanted = f"{cells:,}" if exact else f"at most {cells:,}"
+    cells = facts.cells
+    if rows > cells or (facts.complete and rows < cells):
+        wanted = f"{cells:,}" if facts.complete else f"at most {cells:,}"
         return [Finding("error", "rows", f"the table has {rows:,} rows; planned are {wanted} (how = {facts.how})")]
     return []
 
@@ -281,7 +314,7 @@ def _check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
 
 def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int], told: Container[str]) -> list[Finding]:
     if rows == 0:
-        return [Finding("warning", "rows", f"the table has no rows: of {facts.grid.cells:,} cells none is kept")]
+        return [Finding("warning", "rows", f"the table has no rows: of {facts.cells:,} cells none is kept")]
     return [
         Finding("warning", "nulls", f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)")
         for name, fact in facts.variables.items()

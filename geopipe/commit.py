@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geopipe.choice import keys_of, runs_of
 from geopipe.errors import MachineError, PlanError
 from geopipe.export import FORMATS, existing, fault, sync
 from geopipe.ledger import JOURNALS, Ledger, differences, ranges
@@ -140,7 +141,12 @@ class Staging:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
             about = {"plan_hash": self.plan.hash, "name": self.plan.name, "tiles": len(self.plan.keys)}
-            about |= {"all": self.plan.estimate.tiles, "skipped": self.plan.skipped, "identity": self.plan.identity}
+            about |= {
+                "runs": runs_of(self.plan.keys),
+                "all": self.plan.estimate.tiles,
+                "skipped": self.plan.skipped,
+                "identity": self.plan.identity,
+            }
             _write_durably(self.folder / PLAN, [json.dumps(about)])
         except OSError as error:
             raise fault(error, self.folder) from error
@@ -255,7 +261,8 @@ def _unfinished(folder: Path) -> Unfinished:
     ledger = Ledger.read(folder, about["all"])
     done = int(ledger.done.sum())
     size = sum(f.bytes for receipt in ledger.receipts() for f in receipt.files)
-    missing = ranges(np.flatnonzero(~ledger.done).tolist()) if about["tiles"] == about["all"] else ""
+    keys = keys_of(about["runs"])
+    missing = ranges(keys[~ledger.done[keys]].tolist())
     names = ("plan_hash", "name", "tiles", "skipped", "identity")
     return Unfinished(done=done, missing=missing, bytes=size, **{name: about[name] for name in names})
 

@@ -341,6 +341,11 @@ resolution = 100  # edge of a cell in units of the CRS: one number, or [width, h
 bounds = [600000, 5130000, 650000, 5170000]  # xmin, ymin, xmax, ymax; "union" (default) or "intersection" of the layers
 # like = "{data}/slope.tif"  # a raster that gives the CRS and cells, and the extent, where the keys above are left out
 # snap = true  # move edges outward to whole multiples of the resolution (left out: only for union and intersection)
+# Cells whose centre is outside the mask are no rows: a vector file of polygons (GeoJSON, GeoPackage, Shapefile), or a
+# raster (inside is where its nearest pixel is valid and not 0). What is wholly outside is not read.
+# mask = "park.gpkg"
+# mask_layer = "core_zone"  # of a vector file with several
+# mask_crs = "EPSG:4326"  # of a mask that does not say it, or says it wrong
 
 [[layers]]  # one table for each layer, in the order of the columns; this one shows every key
 name = "elevation"  # the column; with several bands: name_band
@@ -425,6 +430,7 @@ allow_ballpark = false  # true: leave out a datum shift that PROJ does not know,
 
 [merge]
 how = "outer"  # which cells to keep: outer (any layer has a value), inner (all have one), grid (every cell)
+drop = []  # of these drop cells where any of the named columns or layers is null; "any": any column; "all": each one is
 strategy = "auto"  # aligned (tile by tile) or groupby (a shuffle of tiles); the table is the same
 # wave_tiles = 16  # tiles that are shuffled at a time (left out: as many as the object store can take)
 alignment_tolerance = 0.01  # how far, in pixels, a pixel may be off a cell and still be copied to it

@@ -113,8 +113,7 @@ class _Aligned(_Worker):
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
         for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
             with events.context(tile=tile.key):
-                layers = self.plan.layers
-                rows = (row for layer in layers for row in raster.read_tile(self.plan, layer, tile, self.readers))
+                rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
                 table = merge_tile(self.plan.spec, tile, rows)
                 yield _finished(self.finish, tile, table)
 
@@ -124,20 +123,23 @@ class _Reader(_Worker):
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
         layer, keys = self.plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
-        yield pack(map(marker, keys))  # Ray's shuffle wants a schema of every task, and every tile must be a group
         with events.context(layer=layer.layer.name):
             for row in self._rows(layer, int(batch["part"][0]), keys):
                 yield pack([row])
 
     def _rows(self, layer: LayerPlan, part: int, keys: list[int]) -> Iterator[BlockRow | SparseRow]:
-        if layer.table is not None:
-            yield from points.read(self.plan, layer, layer.table.partitions[part], keys)
-        elif layer.sweeps:
-            yield from sweep(self.plan, layer, keys, self.readers)
-        else:
+        """The block rows, after a marker of each tile: it comes also where nothing follows (see `marker`)."""
+        if layer.table is None and not layer.sweeps:
             for key in keys:
                 with events.context(tile=key):
-                    yield from raster.read_tile(self.plan, layer, self.plan.spec.tile(key), self.readers)
+                    yield from raster.read_rows(self.plan, [layer], self.plan.spec.tile(key), self.readers)
+            return
+        for key in keys:
+            yield marker(key, raster.inside_of(self.plan, self.plan.spec.tile(key), self.readers))
+        if layer.table is not None:
+            yield from points.read(self.plan, layer, layer.table.partitions[part], keys)
+        else:
+            yield from sweep(self.plan, layer, keys, self.readers)
 
 
 def _merge_group(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geopipe.choice import Reach
 from geopipe.errors import PlanError
 from geopipe.grid import BLOCK, Grid
 from geopipe.places import canonical_blocks
@@ -70,6 +71,8 @@ def estimate(
     formats: Sequence[str],
     compress: bool,
     machine: Machine,
+    reach: Reach | None = None,
+    mask_bytes: int = 0,
 ) -> Estimate:
     """Predict a run.
 
@@ -79,6 +82,8 @@ def estimate(
         carried: types of those that cross an exchange as arrays.
         points: partitions and rows of each layer of coordinate tables, and bytes of a row in block rows.
         exchange: whether block rows travel between tasks.
+        reach: of the mask, where there is one.
+        mask_bytes: what it takes in each worker.
         wave_tiles: tiles that are exchanged at a time, where the settings say so.
     """
     rows, cols = grid.tiling(window_size)
@@ -89,14 +94,15 @@ def estimate(
     table = tile_cells * (24 + sum(sizes))
     reads = max((_window_pixels(grid, d, window_size) for decisions in layers for d in decisions), default=0)
     # values, mask and the float copy that is warped; a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reads * 20
+    task = READ_CACHE + block_rows + 2 * table + reads * 20 + mask_bytes
+    met, cells = (tiles, grid.cells) if reach is None else (reach.tiles, reach.cells)
     sparse = sum(rows * size for _, rows, size in points)
-    tile_bytes = tile_cells * sum(np.dtype(d).itemsize + 1 for d in carried)
-    exchanged = grid.cells * sum(np.dtype(d).itemsize + 1 for d in carried) + sparse if exchange else 0
-    wave = min(tiles, wave_tiles or _wave(machine, tile_bytes, cols)) if exchange else 0
-    tasks = tiles * (len(layers) + 1) + sum(parts for parts, _, _ in points) if exchange else tiles
+    cell_bytes = sum(np.dtype(d).itemsize + 1 for d in carried)
+    exchanged = min(grid.cells, met * tile_cells) * cell_bytes + sparse if exchange else 0
+    wave = min(met, wave_tiles or _wave(machine, tile_cells * cell_bytes, cols)) if exchange else 0
+    tasks = met * (len(layers) + 1) + sum(parts for parts, _, _ in points) if exchange else met
     # all points may lie in one tile, where they are joined and sorted beside what came
-    waiting = wave * tile_bytes + (sparse if exchange else 0)
+    waiting = wave * tile_cells * cell_bytes + (sparse if exchange else 0)
     peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * waiting + 2 * sparse
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
@@ -109,8 +115,8 @@ def estimate(
         wave_tiles=wave,
         wave_bytes=waiting if exchange else 0,
         peak_bytes=peak,
-        rows=grid.cells,
-        output_bytes=math.ceil(grid.cells * per_row),
+        rows=cells,
+        output_bytes=math.ceil(cells * per_row),
     )
 
 

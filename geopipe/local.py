@@ -50,7 +50,7 @@ def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys
         readers, sparse = raster.Readers(), _points(plan)
         for tile in map(plan.spec.tile, todo.tolist()):
             with events.context(tile=tile.key):
-                rows = (row for layer in plan.rasters for row in raster.read_tile(plan, layer, tile, readers))
+                rows = raster.read_rows(plan, plan.rasters, tile, readers)
                 yield finish(tile, merge_tile(plan.spec, tile, chain(rows, sparse.pop(tile.key, ()))))
         readers.close()
 

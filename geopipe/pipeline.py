@@ -10,14 +10,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import pyproj
 
-from geopipe import checks, commit, events, machine, points, raster, stac
+from geopipe import checks, commit, events, machine, points, raster, stac, vectors
 from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
@@ -25,7 +25,8 @@ from geopipe.grid import Grid
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.ledger import finisher
 from geopipe.local import Engine, Keys, plain_loop
-from geopipe.plan import LayerPlan, Plan, make_plan
+from geopipe.plan import MASK, LayerPlan, Plan, make_plan
+from geopipe.polygons import Shapes
 from geopipe.relation import TableHeader
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
@@ -129,17 +130,39 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         sound,
         {layer.name: layer.crs for layer, _ in layers},
     )
-    here = here or this_machine(settings)
+    here, mask = here or this_machine(settings), _mask(settings)
     layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     while True:
         try:
-            plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons)
+            plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons, mask)
             wanted = {p.layer.name: classes for p in plan.layers if (classes := _classes(plan, p)) is not None}
             if not wanted:
                 return plan
             layers = [(replace(y, fractions=wanted.get(y.name, y.fractions)), headers) for y, headers in layers]
         except SourceError as error:
             reasons |= _skippable(settings, error, reasons)
+
+
+def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
+    """The polygons of grid.mask, or its raster as a layer: it is a raster if GDAL can open it as one."""
+    asked = settings.grid
+    if asked.mask is None:
+        return None
+    layer = Layer(MASK, (asked.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=asked.mask_crs)
+    if vectors.missing(asked.mask):
+        raise SourceError(
+            f"grid.mask: there is no file {asked.mask}", "correct grid.mask (relative to the settings file)"
+        )
+    header = None
+    if asked.mask_layer is None:
+        with suppress(SourceError):  # what GDAL's vector side says of it tells more
+            header = raster.inspect(asked.mask, MASK)
+    if header is not None and header.bands:
+        if header.crs is None and asked.mask_crs is None:
+            raise SourceError(f"grid.mask = {asked.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
+        check_files(layer, [header])
+        return layer, header
+    return vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
 
 
 def _classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
 
 from geopipe import kernels
 from geopipe.grid import BLOCK, Grid, Tile, Transform, blocks_of, same_crs
@@ -69,20 +70,28 @@ class Needs:
     footprints: Footprints | None = None
 
 
-def canonical_blocks(grid: Grid, decision: Decision, tile: Tile) -> Iterator[Needs]:
+def canonical_blocks(
+    grid: Grid, decision: Decision, tile: Tile, inside: NDArray[np.bool_] | None = None
+) -> Iterator[Needs]:
     """The blocks in which a tile is computed, each with what it needs; those that need nothing are left out.
 
     A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, whatever the tile
     is that asks. One is quartered if its window would hold more than WINDOW_PIXELS.
+
+    Args:
+        inside: the cells of the tile that are wanted, None for all: blocks without any are left out.
     """
     if decision.way is Way.COPY:
-        window = _cut(lattice_window(decision, tile), decision.source)
-        if window is not None:
-            yield Needs(tile, window)
+        for block in (tile,) if inside is None else blocks_of(tile, BLOCK):
+            window = _cut(lattice_window(decision, block), decision.source)
+            if window is not None and _wanted(inside, tile, block):
+                yield Needs(block, window)
         return
     blocks = list(blocks_of(tile, BLOCK))
     while blocks:
         block = blocks.pop(0)
+        if not _wanted(inside, tile, block):
+            continue
         needs = _needs(grid, decision, block)
         if needs is None:
             continue
@@ -90,6 +99,12 @@ def canonical_blocks(grid: Grid, decision: Decision, tile: Tile) -> Iterator[Nee
             blocks[:0] = blocks_of(block, -(-max(block.height, block.width) // 2))
         else:
             yield needs
+
+
+def _wanted(inside: NDArray[np.bool_] | None, tile: Tile, block: Tile) -> bool:
+    """Whether any cell of the block is."""
+    top, left = block.row - tile.row, block.col - tile.col
+    return inside is None or bool(inside[top : top + block.height, left : left + block.width].any())
 
 
 def _needs(grid: Grid, decision: Decision, block: Tile) -> Needs | None:

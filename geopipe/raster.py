@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -35,9 +35,10 @@ from geopipe.grid import Tile
 from geopipe.layer import Band, Georeference, Header, Overlap, Placed, Source, Variable
 from geopipe.places import canonical_blocks
 from geopipe.plan import LayerPlan, Plan
-from geopipe.resampling import Window, clip, whole_turn
+from geopipe.polygons import covered
+from geopipe.resampling import Decision, Window, clip, whole_turn
 from geopipe.steps import Place
-from geopipe.table import BlockRow, Column, Mask, Values, overlay, reduce_columns
+from geopipe.table import BlockRow, Column, Mask, Values, marker, overlay, reduce_columns
 from geopipe.uris import is_remote
 from geopipe.warp import place, to_cells
 
@@ -199,8 +200,46 @@ class Readers:
             self._open.popitem()[1].close()
 
 
-def read_tile(plan: Plan, layer: LayerPlan, tile: Tile, readers: Readers) -> Iterator[BlockRow]:
+def read_rows(plan: Plan, layers: Sequence[LayerPlan], tile: Tile, readers: Readers) -> Iterator[BlockRow]:
+    """All that is merged of these layers in one tile: a marker, which tells of the mask, and their block rows.
+
+    Raises:
+        SourceError: pixels cannot be read; names layer, file, band, window and GDAL's cause.
+    """
+    inside = inside_of(plan, tile, readers)
+    yield marker(tile.key, inside)
+    for layer in layers:
+        yield from read_tile(plan, layer, tile, readers, inside)
+
+
+def inside_of(plan: Plan, tile: Tile, readers: Readers) -> Mask | None:
+    """Which cells of a tile are in the plan's mask, (tile.height, tile.width); None for all of them.
+
+    A raster mask is read here, window by window: a cell is inside where the nearest pixel is valid and not 0.
+
+    Raises:
+        SourceError: the mask cannot be read.
+    """
+    if plan.mask is None:
+        return None
+    if plan.mask.polygons is not None:
+        xs, ys = plan.grid.xs(tile.col, tile.width), plan.grid.ys(tile.row, tile.height)
+        found = covered(plan.mask.polygons, xs, ys)
+    else:
+        found, layer = np.zeros((tile.height, tile.width), bool), plan.mask.raster
+        assert layer is not None
+        for part in _parts(plan, layer, layer.decisions[0], {0: layer.variables[0]}, tile, readers, None).values():
+            found = part.valid & (part.values != 0)
+    return None if found.all() else found
+
+
+def read_tile(
+    plan: Plan, layer: LayerPlan, tile: Tile, readers: Readers, inside: Mask | None = None
+) -> Iterator[BlockRow]:
     """The block rows of one layer in one tile: one for each variable and each source that meets the tile.
+
+    Args:
+        inside: the cells that are wanted, None for all: canonical blocks without any are not read.
 
     Raises:
         SourceError: pixels cannot be read; names layer, file, band, window and GDAL's cause.
@@ -209,17 +248,30 @@ def read_tile(plan: Plan, layer: LayerPlan, tile: Tile, readers: Readers) -> Ite
     first = plan.first_variable[layer.layer.name]
     for decision in layer.decisions:
         mine = {first + n: v for n, v in enumerate(layer.variables) if v.word == decision.word}
-        made: dict[int, _Part] = {}
-        for needs in canonical_blocks(plan.grid, decision, tile):
-            for index in dict.fromkeys(v.index for v in mine.values()):  # a band is read once
-                values, valid = read_window(decision.source, index, needs.window, layer, readers)
-                for n, variable in mine.items():
-                    if variable.index == index:
-                        part = made.setdefault(n, _Part.empty(tile, variable))
-                        part.put(needs.block, to_cells(values, valid, needs, decision, variable, layer))
-        for n, part in made.items():
+        for n, part in _parts(plan, layer, decision, mine, tile, readers, inside).items():
             yield BlockRow(tile.key, n, decision.rank, part.values, None if part.valid.all() else part.valid)
     events.emit(events.Progress("read", 1, tile.cells * len(layer.variables), time.perf_counter() - start))
+
+
+def _parts(
+    plan: Plan,
+    layer: LayerPlan,
+    decision: Decision,
+    variables: Mapping[int, Variable],
+    tile: Tile,
+    readers: Readers,
+    inside: Mask | None,
+) -> dict[int, _Part]:
+    """What one source gives of each of the variables in a tile; nothing where it gives nothing."""
+    made: dict[int, _Part] = {}
+    for needs in canonical_blocks(plan.grid, decision, tile, inside):
+        for index in dict.fromkeys(v.index for v in variables.values()):  # a band is read once
+            values, valid = read_window(decision.source, index, needs.window, layer, readers)
+            for n, variable in variables.items():
+                if variable.index == index:
+                    part = made.setdefault(n, _Part.empty(tile, variable))
+                    part.put(needs.block, to_cells(values, valid, needs, decision, variable, layer))
+    return made
 
 
 @dataclass(frozen=True)
@@ -255,8 +307,8 @@ def classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...]:
     readers = Readers()
     with environment():
         for decision in layer.decisions:
-            for tile in plan.grid.tiles(plan.options.window_size):
-                for needs in canonical_blocks(plan.grid, decision, tile):
+            for tile in map(plan.spec.tile, plan.keys.tolist()):
+                for needs in canonical_blocks(plan.grid, decision, tile, inside_of(plan, tile, readers)):
                     values, valid = read_window(decision.source, 0, needs.window, layer, readers)
                     found |= set(np.unique(values if valid is None else values[valid]).tolist())
                     if len(found) > MOST_CLASSES:

@@ -390,7 +390,7 @@ def _placing(layer: Layer, headers: Sequence[TableHeader], tolerance: float) -> 
     return "", (dx / 2, -dy / 2), f"{off}: aggregated anew by the centres of cells of {dx:g} x {dy:g}"
 
 
-def variables_of(layer: Layer, kind: Kind, table: TablePlan) -> tuple[Variable, ...]:
+def table_variables(layer: Layer, kind: Kind, table: TablePlan) -> tuple[Variable, ...]:
     """The columns that a table layer makes: by value column, and for each by statistic."""
     words = statistics(layer, kind)
     if layer.weight is not None and not {word for _, word in words} & set(WEIGHTED):

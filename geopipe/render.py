@@ -196,8 +196,9 @@ def plan(out: Console, made: Plan) -> None:
             "cell": f"{_numbers((grid.dx,))} x {_numbers((grid.dy,))}",
             "bounds": _numbers(grid.bounds),
             "tiles": f"{estimate.tiles:,} of at most {made.options.window_size} x {made.options.window_size} cells",
-            "rows": HOW[made.options.how],
-        },
+            "rows": HOW[made.spec.how],
+        }
+        | _chosen(made),
     )
     for layer in made.layers:
         _layer(out, layer)
@@ -213,12 +214,28 @@ def plan(out: Console, made: Plan) -> None:
         },
     )
     if estimate.exchange_bytes:
-        waves = -(-estimate.tiles // estimate.wave_tiles)
+        waves = -(-len(made.keys) // estimate.wave_tiles)
         text = f"{size(estimate.exchange_bytes)} in {waves:,} waves of {estimate.wave_tiles:,} tiles, "
         text += f"{size(estimate.wave_bytes)} each, through {size(machine.object_store)} of object store"
         _facts(out, {"exchanged": text})
     for note in made.notes:
         out.print(f"  [yellow]note[/yellow]         {note}")
+
+
+def _chosen(made: Plan) -> dict[str, str]:
+    """What else decides which cells are rows: missing values and a mask."""
+    told, mask = {}, made.mask
+    if made.spec.required:
+        columns = [v.name for v in made.spec.variables if v.name in made.spec.required]
+        told["dropped"] = f"cells without a value in {' or '.join(columns)} (merge.drop)"
+    if mask is not None:
+        what = f"{mask.polygons.count:,} polygons" if mask.polygons else "a raster, inside where it is valid and not 0"
+        most, share = "" if mask.reach.exact else "at most ", mask.reach.cells / made.grid.cells
+        told["mask"] = (
+            f"{mask.reach.uri}: {what}\nmeets {mask.reach.tiles:,} of {made.estimate.tiles:,} tiles; "
+            f"{most}{mask.reach.cells:,} cells inside ({share:.2%})"
+        )
+    return told
 
 
 def _column(v: Variable) -> str:

@@ -64,6 +64,15 @@ class GridSettings(Section):
     bounds: Literal["union", "intersection"] | tuple[float, float, float, float] | None = None
     like: str | None = None
     snap: bool | None = None
+    mask: str | None = Field(None, min_length=1)
+    mask_layer: str | None = Field(None, min_length=1)
+    mask_crs: str | None = None
+
+    @model_validator(mode="after")
+    def _mask_is_there(self) -> GridSettings:
+        if self.mask is None and (self.mask_layer or self.mask_crs):
+            raise ValueError("mask_layer and mask_crs say something of a mask, but there is no mask")
+        return self
 
 
 class LayerSettings(Section):
@@ -129,6 +138,7 @@ class ResamplingSettings(Section):
 
 class MergeSettings(Section):
     how: Literal["outer", "inner", "grid"] = "outer"
+    drop: Literal["any", "all"] | tuple[str, ...] = ()
     strategy: Literal["auto", "aligned", "groupby"] = "auto"
     wave_tiles: int | None = Field(None, ge=1)
     alignment_tolerance: float = Field(0.01, ge=0, lt=0.5)
@@ -208,6 +218,7 @@ class Settings(BaseSettings):
             passthrough=self.resampling.skip_data_loading_for_passthrough,
             allow_ballpark=self.resampling.allow_ballpark,
             how=self.merge.how,
+            drop=self.merge.drop,
             strategy=self.merge.strategy,
             wave_tiles=self.merge.wave_tiles,
             alignment_tolerance=self.merge.alignment_tolerance,
@@ -287,8 +298,8 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     layers = tuple(s.model_copy(update={"path": tuple(full(p) for p in s.path)}) for s in settings.layers)
     run = settings.run.model_copy(update={"output": Path(full(str(settings.run.output)))})
     grid = settings.grid
-    if grid.like is not None:
-        grid = grid.model_copy(update={"like": full(grid.like)})
+    named = {key: full(path) for key in ("like", "mask") if (path := getattr(grid, key)) is not None}
+    grid = grid.model_copy(update=named)
     return settings.model_copy(update={"layers": layers, "run": run, "grid": grid})
 
 

@@ -19,7 +19,7 @@ from geopipe.grid import BLOCK, Tile
 from geopipe.layer import Source
 from geopipe.places import Needs, canonical_blocks, rough_window
 from geopipe.plan import LayerPlan, Plan
-from geopipe.raster import Readers, read_window
+from geopipe.raster import Readers, inside_of, read_window
 from geopipe.resampling import WINDOW_PIXELS, Decision, Window
 from geopipe.table import BlockRow, Column
 from geopipe.warp import to_cells
@@ -66,7 +66,11 @@ def _strip(
 
     `about` is the part of the source that the whole sweep needs, and `held` the pixels of each band in memory.
     """
-    needed = [(strip, needs) for strip in strips for needs in canonical_blocks(plan.grid, decision, strip)]
+    needed = [
+        (strip, needs)
+        for strip in strips
+        for needs in canonical_blocks(plan.grid, decision, strip, inside_of(plan, strip, readers))
+    ]
     if not needed:
         return
     whole = _union([needs.window for _, needs in needed])

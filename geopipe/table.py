@@ -52,7 +52,8 @@ class BlockRow:
 class TableSpec:
     """All that decides what a tile of the table looks like. `overlaps` has the rule of each variable.
 
-    `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell.
+    `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell. Of these
+    cells, one in which a `required` variable is null is dropped.
     `null_layers` are skipped layers: null everywhere, they do not count in "inner".
     """
 
@@ -62,6 +63,7 @@ class TableSpec:
     overlaps: tuple[Overlap, ...]
     how: str
     null_layers: frozenset[str] = frozenset()
+    required: frozenset[str] = frozenset()
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
@@ -82,11 +84,12 @@ class TableSpec:
 def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
     """One tile of the table from its block rows, given in any order.
 
-    A variable without block rows is null in every cell. Cells are in row-major order.
+    A variable without block rows is null in every cell. Cells outside the mask, of which markers tell, are dropped
+    whatever else is said. Cells are in row-major order.
     """
-    columns = _combine(spec, tile, rows)
+    columns, inside = _combine(spec, tile, rows)
     start = time.perf_counter()  # rows may be read while they are combined; that time is the reader's
-    keep = _kept(spec, tile, [valid for _, valid in columns])
+    keep = _kept(spec, tile, [valid for _, valid in columns], inside)
     row = np.repeat(np.arange(tile.row, tile.row + tile.height, dtype=np.int32), tile.width)
     col = np.tile(np.arange(tile.col, tile.col + tile.width, dtype=np.int32), tile.height)
     if keep is not None:
@@ -108,13 +111,16 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]
     return table
 
 
-def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> list[Column]:
-    """Values and validity of each variable, in the order of the variables."""
+def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> tuple[list[Column], Mask | None]:
+    """Values and validity of each variable, in the order of the variables; and the cells that are in the mask."""
     found: list[list[BlockRow]] = [[] for _ in spec.variables]
     sparse: dict[int, list[SparseRow]] = {}
+    inside: Mask | None = None
     for row in rows:
         if isinstance(row, SparseRow):
             sparse.setdefault(row.variable, []).append(row)
+        elif row.variable == MARKER:
+            inside = row.valid
         else:
             found[row.variable].append(row)
     shape = (tile.height, tile.width)
@@ -129,7 +135,7 @@ def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) 
             columns.append((values.astype(variable.dtype, copy=False), valid))
         else:
             columns.append((np.zeros(shape, variable.dtype), np.zeros(shape, bool)))
-    return columns
+    return columns, inside
 
 
 def _whole(shape: tuple[int, int], parts: Sequence[BlockRow]) -> Column:
@@ -208,22 +214,28 @@ def reduce_columns(parts: Iterable[Column], rule: Overlap) -> Column:
     return functools.reduce(lambda one, other: overlay([one, other], rule), parts)
 
 
-def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> NDArray[np.intp] | None:
+def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None], inside: Mask | None) -> NDArray[np.intp] | None:
     """Flat indices of the cells that stay, in order; None where all do."""
+    needed = [mask for variable, mask in zip(spec.variables, masks, strict=True) if variable.name in spec.required]
+    keep = _all([inside, *_wanted(spec, tile, masks), *needed])
+    return None if keep is None or keep.all() else np.flatnonzero(keep)
+
+
+def _wanted(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> list[Mask | None]:
+    """Masks that `how` wants a cell to be in."""
     if spec.how == "grid":
-        return None
+        return []
     layers: dict[str, list[Mask | None]] = {}
     for variable, mask in zip(spec.variables, masks, strict=True):
         if variable.layer not in spec.null_layers:
             layers.setdefault(variable.layer, []).append(mask)
     has = [_any(layer, tile) for layer in layers.values()]
-    if spec.how == "outer":
-        keep = _any(has, tile)
-    else:
-        keep = None
-        for mask in has:
-            keep = mask if keep is None else keep if mask is None else keep & mask
-    return None if keep is None or keep.all() else np.flatnonzero(keep)
+    return [_any(has, tile)] if spec.how == "outer" else has
+
+
+def _all(masks: Sequence[Mask | None]) -> Mask | None:
+    """Where all of the masks are true; None for everywhere."""
+    return functools.reduce(lambda one, other: other if one is None else one if other is None else one & other, masks)
 
 
 def _any(masks: Sequence[Mask | None], tile: Tile) -> Mask | None:
@@ -268,9 +280,13 @@ MARKER = -1
 """In place of a variable: the tile exists, also where no source meets it."""
 
 
-def marker(tile: int) -> BlockRow:
-    """A block row without values that makes sure that a tile is a group of the exchange."""
-    return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), None)
+def marker(tile: int, inside: Mask | None = None) -> BlockRow:
+    """A block row without values that makes sure that a tile is a group of the exchange.
+
+    Args:
+        inside: the cells that are in the mask; None for all.
+    """
+    return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), inside)
 
 
 def pack(rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
@@ -296,24 +312,27 @@ def _pack_sparse(row: SparseRow) -> tuple[Any, ...]:
 
 
 def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
-    """The block rows that `pack` packed, without markers; values are read-only views of the table's memory."""
+    """The block rows that `pack` packed, and markers that tell of a mask; values are views of the table's memory."""
     rows: list[BlockRow | SparseRow] = []
     columns = [table.column(name) for name in EXCHANGE.names]
     for tile, variable, rank, top, *parts in zip(*columns, strict=True):
-        key, index = tile.as_py(), variable.as_py()
-        if index == MARKER:
-            continue
+        key, index, mask = tile.as_py(), variable.as_py(), None
         values, valid, cells, order, weights = parts
+        if index == MARKER and not valid.is_valid:
+            continue
         if cells.is_valid:
             data = np.frombuffer(values.as_buffer(), spec.variables[index].band.dtype)
             places, orders = (np.frombuffer(part.as_buffer(), np.int64) for part in (cells, order))
             weight = np.frombuffer(weights.as_buffer(), np.float64) if weights.is_valid else None
             rows.append(SparseRow(key, index, places, orders, data, weight))
             continue
-        data = np.frombuffer(values.as_buffer(), spec.variables[index].dtype).reshape(-1, spec.tile(key).width)
-        mask = None
+        place = spec.tile(key)
+        data, shape = np.zeros(0, np.uint8), (place.height, place.width)
+        if index != MARKER:
+            data = np.frombuffer(values.as_buffer(), spec.variables[index].dtype).reshape(-1, place.width)
+            shape = data.shape
         if valid.is_valid:
             bits = np.frombuffer(valid.as_buffer(), np.uint8)
-            mask = np.unpackbits(bits, count=data.size).reshape(data.shape).astype(bool)
+            mask = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
         rows.append(BlockRow(key, index, rank.as_py(), data, mask, top.as_py()))
     return rows

@@ -91,7 +91,7 @@ def validate(output: Path) -> Report:
         "files": f"{files:,} files",
         "checksum": f"{size:,} bytes",
         "schema": f"{len(success['schema'])} columns, plan {str(success['plan_hash'])[:16]}",
-        "rows": f"{rows:,} rows ({counted}) of {facts.grid.cells:,} cells, how = {facts.how}",
+        "rows": f"{rows:,} rows ({counted}) of {facts.cells:,} cells, how = {facts.how}" + _mask(facts),
         "cells": f"{facts.grid.width:,} columns x {facts.grid.height:,} rows",
         "coordinates": f"x {left:.12g} to {right:.12g}, y {bottom:.12g} to {top:.12g}",
         "values": f"{len(facts.variables):,} variables, {known:,} with a known range of the source",
@@ -100,6 +100,10 @@ def validate(output: Path) -> Report:
     order = list(CHECKS)
     findings.sort(key=lambda f: (order.index(f.check), f.level))
     return Report(output, rows, numbers, columns, tuple(findings))
+
+
+def _mask(facts: Facts) -> str:
+    return "" if facts.mask is None else f", mask {facts.mask.uri}"
 
 
 def _success(output: Path) -> tuple[dict[str, Any], Facts]:

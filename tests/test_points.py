@@ -381,7 +381,7 @@ def test_a_table_forces_the_exchange_and_says_why(few: Path) -> None:
     made = plan_for([layer(few, values=("value",))])
     assert made.strategy == "groupby"
     assert "the points of p are read for all tiles at once" in made.strategy_why
-    assert (made.reads, len(made.partitions), made.rasters) == (1, 1, ())
+    assert (made.reads(made.keys), len(made.partitions), made.rasters) == (1, 1, ())
     with pytest.raises(SettingsError, match=r'merge.strategy = "aligned" cannot be: the points of p'):
         plan_for([layer(few, values=("value",))], strategy="aligned")
 

@@ -1,0 +1,112 @@
+"""Polygons from vector files: GeoJSON, GeoPackage, Shapefile, and what else GDAL's vector side can open."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopipe.errors import SourceError
+from geopipe.files import network
+from geopipe.grid import horizontal
+from geopipe.polygons import Shapes
+from geopipe.uris import file_of, in_gdal
+
+NAMES = ("geometry", "point", "line", "polygon", "multipoint", "multiline", "multipolygon", "collection")
+POLYGON, MULTIPOLYGON, COLLECTION = 3, 6, 7
+"""Codes of well-known binary."""
+
+Polygon = list[NDArray[np.float64]]
+"""The rings of a polygon, each (n, 2)."""
+
+
+def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
+    """All polygons of a vector file, and their CRS: `crs`, else what the file says.
+
+    Args:
+        layer: of a file with several.
+
+    Raises:
+        SourceError: it cannot be opened, has several layers, no CRS, or other geometries than polygons.
+    """
+    geometries, said = _geometries(uri, layer)
+    told = crs or said
+    if told is None:
+        raise SourceError(f"grid.mask = {uri} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
+    simple = [part for wkb in geometries if wkb is not None for part in _parts(wkb, 0)[0]]
+    polygons = [rings for kind, rings in simple if kind == POLYGON and rings]
+    others = Counter(kind for kind, _ in simple if kind != POLYGON)
+    if others:
+        names = ((count, NAMES[kind] if kind < len(NAMES) else f"geometry {kind}") for kind, count in others.items())
+        raise SourceError(
+            f"grid.mask = {uri} has, beside {len(polygons):,} polygons, "
+            f"{', '.join(f'{count:,} x {name}' for count, name in names)}; only polygons have an inside",
+            "buffer points and lines first, turn curves into lines, or give the polygons alone",
+        )
+    if not polygons:
+        raise SourceError(f"grid.mask = {uri} has no polygon in {len(geometries):,} features", "give one with polygons")
+    return Shapes(uri, horizontal(told)[0], polygons)
+
+
+def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], str | None]:
+    """The geometry of each feature as well-known binary, and the CRS that the file names."""
+    # it brings a GDAL of its own, which a run without such a mask must not load
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    pyogrio.set_gdal_config_options({key: str(value) for key, value in network().items()})
+    name, layers = in_gdal(uri), []
+    try:
+        layers = [str(known) for known, _ in pyogrio.list_layers(name)]
+        if layer is None and len(layers) > 1:
+            raise SourceError(
+                f"grid.mask = {uri} has {len(layers)} layers: {', '.join(layers[:20])}",
+                f'choose one: grid.mask_layer = "{layers[0]}"',
+            )
+        meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
+    except DataLayerError:
+        raise SourceError(
+            f"grid.mask = {uri} has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
+        ) from None
+    except DataSourceError as error:
+        raise SourceError(
+            f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: {error}",
+            "give a GeoJSON, GeoPackage, Shapefile or raster",
+        ) from None
+    return (() if geometries is None else geometries), meta["crs"]
+
+
+def missing(uri: str) -> bool:
+    """Whether a name means a local file that is not there."""
+    file = file_of(uri)
+    return file is not None and not os.path.exists(file)
+
+
+def _parts(wkb: bytes, at: int) -> tuple[list[tuple[int, Polygon]], int]:
+    """The simple geometries in a piece of well-known binary from `at` on, and where it ends.
+
+    Each with its code; only polygons come with their rings (an empty one has none).
+    """
+    order = "<" if wkb[at] else ">"
+    code, at = struct.unpack_from(f"{order}I", wkb, at + 1)[0], at + 5
+    if code not in (POLYGON, MULTIPOLYGON, COLLECTION):
+        return [(code, [])], len(wkb)  # an error will tell of it
+    count, at = struct.unpack_from(f"{order}I", wkb, at)[0], at + 4
+    found: list[tuple[int, Polygon]] = []
+    if code == POLYGON:
+        rings: Polygon = []
+        for _ in range(count):
+            points, at = struct.unpack_from(f"{order}I", wkb, at)[0], at + 4
+            ring = np.frombuffer(wkb, f"{order}f8", 2 * points, at).reshape(-1, 2).astype(np.float64)
+            rings, at = [*rings, ring] if points else rings, at + 16 * points
+        return [(POLYGON, rings)], at
+    for _ in range(count):
+        parts, at = _parts(wkb, at)
+        found += parts
+        if at >= len(wkb):
+            break
+    return found, at
