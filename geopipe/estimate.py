@@ -57,6 +57,7 @@ def estimate(
     exchange: bool,
     formats: Sequence[str],
     compress: bool,
+    csv_copies: int = 1,
     machine: Machine,
 ) -> Estimate:
     """Predict a run.
@@ -65,6 +66,7 @@ def estimate(
         layers: the decisions of each layer.
         dtypes: of the variables.
         exchange: whether block rows travel between tasks.
+        csv_copies: how often the CSV is on disk at most: twice while the files of the tiles become one.
     """
     rows, cols = grid.tiling(window_size)
     tiles = rows * cols
@@ -80,7 +82,7 @@ def estimate(
     peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * exchanged
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
-        per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0)
+        per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0) * csv_copies
     return Estimate(tiles, tasks, task, exchanged, peak, grid.cells, math.ceil(grid.cells * per_row))
 
 

@@ -9,7 +9,9 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,24 +20,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from geopipe import events
-from geopipe.errors import MachineError
-from geopipe.grid import BLOCK, Tile
+from geopipe import derived, events
+from geopipe.errors import MachineError, RunError
+from geopipe.grid import BLOCK, Tile, is_lonlat
 from geopipe.layer import Kind
 from geopipe.plan import Plan
 
 FORMATS = ("parquet", "csv")
+
 ROW_GROUP = BLOCK * BLOCK
+"""Rows of a row group: a stripe of a tile's rows, whose least and greatest y let a reader skip the others."""
+
+CSV_SUFFIX = {"gzip": ".csv.gz", "zstd": ".csv.zst", "none": ".csv"}
+ONE_CSV = "table"
+"""The name of the CSV file that holds all tiles, without its suffix."""
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""Where readers of hive's folders look for nulls."""
+
+MAX_PARTITIONS = 1024
+"""Folders that the values of one tile may make: more are no classes."""
+
+TELL_EVERY = 0.2
+"""Seconds between records of progress inside a tile, whatever the chunk."""
+
+Rows = NDArray[np.intp] | None
+"""Indices of rows, in order; None for all of them."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One committed file; `path` is relative to the output folder."""
+    """One committed file; `path` is relative to the output folder.
+
+    Of a file that several tiles share it is the part of one tile: `bytes` from `offset` on, with a sha256 of its own.
+    """
 
     path: str
     bytes: int
     sha256: str
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,42 +88,94 @@ def tile_name(plan: Plan, tile: Tile) -> str:
     return f"tile-r{row:0{len(str(rows - 1))}d}-c{col:0{len(str(cols - 1))}d}"
 
 
+def totals(receipts: Sequence[Receipt]) -> dict[str, int]:
+    """Rows, files and bytes in all."""
+    files = [f for r in receipts for f in r.files]
+    return {
+        "rows": sum(r.rows for r in receipts),
+        "files": len({f.path for f in files}),
+        "bytes": sum(f.bytes for f in files),
+    }
+
+
+def is_ours(name: str) -> bool:
+    """Whether a run gives a file in the folder of a format such a name."""
+    return name.startswith("tile-") or name in {ONE_CSV + suffix for suffix in CSV_SUFFIX.values()}
+
+
 def write_tile(plan: Plan, staging: str, chunk_size: int, tile: Tile, table: pa.Table) -> Receipt:
     """Write one tile in every format, durably, under its final name in the staging folder.
 
+    Beside the table it holds a row group or a chunk at a time.
+
     Args:
         chunk_size: rows that are formatted as CSV at a time.
+
+    Raises:
+        MachineError: a file cannot be written.
+        RunError: there are too many values to make a folder for each.
     """
-    start = time.perf_counter()
-    name, files = tile_name(plan, tile), []
+    name, progress = tile_name(plan, tile), _Progress(tile, table.num_rows)
+    files: list[File] = []
     for form in plan.options.formats:
-        suffix = ".parquet" if form == "parquet" else ".csv.gz" if plan.options.compress else ".csv"
-        path = Path(staging) / form / (name + suffix)
-        try:
-            files.append(_write_file(path, form, plan, table, chunk_size))
-        except OSError as error:
-            raise fault(error, path) from error
-    receipt = Receipt(
-        tile.key, table.num_rows, tuple(files), {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
-    )
-    size = sum(f.bytes for f in files)
-    events.emit(events.Progress("write", 1, tile.cells, time.perf_counter() - start, table.num_rows, size))
-    return receipt
-
-
-def _write_file(path: Path, form: str, plan: Plan, table: pa.Table, chunk_size: int) -> File:
-    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
-    with open(partial, "wb") as raw:
-        sink = _Hashing(raw)
         if form == "parquet":
-            write_parquet(plan, table, sink)
+            for folder, rows in partitions(plan, tile, table):
+                with _new_file(Path(staging), f"parquet/{folder}{name}.parquet", files) as sink:
+                    write_parquet(plan, table, sink, rows)
         else:
-            write_csv(table, sink, plan.options.compress, chunk_size)
-        raw.flush()
-        os.fsync(raw.fileno())
-    os.replace(partial, path)
-    sync(path.parent)
-    return File(f"{form}/{path.name}", sink.size, sink.digest.hexdigest())
+            one, codec = plan.options.layout.csv_files == "one", plan.options.compress
+            with _new_file(Path(staging), f"csv/{name}{CSV_SUFFIX[codec]}", files) as sink:
+                write_csv(table, sink, codec, chunk_size, not one or tile.key == 0, progress.chunk)
+    progress.end(sum(f.bytes for f in files))
+    bounds = {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
+    return Receipt(tile.key, table.num_rows, tuple(files), bounds)
+
+
+class _Progress:
+    """Progress of one tile, told while it is written: its records add up to the tile."""
+
+    def __init__(self, tile: Tile, rows: int) -> None:
+        self.tile, self.rows, self.written, self.told = tile, rows, 0, 0
+        self.last = time.perf_counter()
+
+    def chunk(self, rows: int) -> None:
+        """So many rows more are formatted."""
+        self.written += rows
+        if time.perf_counter() - self.last >= TELL_EVERY:
+            self._tell(0, 0)
+
+    def end(self, size: int) -> None:
+        """The tile is written, in `size` bytes."""
+        self.written = self.rows
+        self._tell(1, size)
+
+    def _tell(self, tiles: int, size: int) -> None:
+        now, new = time.perf_counter(), self.written - self.told
+        done, before = (rows * self.tile.cells // max(self.rows, 1) for rows in (self.written, self.told))
+        cells = self.tile.cells - before if tiles else done - before
+        events.emit(events.Progress("write", tiles, cells, now - self.last, new, size))
+        self.last, self.told = now, self.written
+
+
+@contextmanager
+def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]:
+    """A file to write under a temporary name; it is durable before it gets its own, and is added to `files`."""
+    path = staging / name
+    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
+    try:
+        if path.parent != staging / name.partition("/")[0]:
+            path.parent.mkdir(exist_ok=True)
+            sync(path.parent.parent)
+        with open(partial, "wb") as raw:
+            sink = _Hashing(raw)
+            yield sink
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(partial, path)
+        sync(path.parent)
+    except OSError as error:
+        raise fault(error, path) from error
+    files.append(File(name, sink.size, sink.digest.hexdigest()))
 
 
 class _Hashing:
@@ -131,32 +208,151 @@ class _Hashing:
         return False
 
 
-def write_parquet(plan: Plan, table: pa.Table, sink: Any) -> None:
-    """Coordinates and classes dictionary-coded, floats split by byte, zstd: five times less CPU than zstd alone."""
+def partitions(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, Rows]]:
+    """The folders that the rows of a tile go to, as hive names them, and which rows; at least one.
+
+    Raises:
+        RunError: there are too many.
+    """
+    name = plan.options.layout.partition_by
+    if name is None:
+        yield "", None
+    elif name == "tile":
+        yield f"tile={tile.key}/", None
+    else:
+        coded = table[name].combine_chunks().dictionary_encode()
+        if len(coded.dictionary) > MAX_PARTITIONS:
+            raise RunError(
+                f"export.partition_by = {name!r}: tile {tile.key} has {len(coded.dictionary):,} values of it; each "
+                f"would be a folder, and {MAX_PARTITIONS:,} are the most",
+                "partition by a variable with fewer classes, or by 'tile'",
+            )
+        values = [*map(str, coded.dictionary.to_pylist()), HIVE_NULL]
+        codes = coded.indices.fill_null(len(values) - 1).to_numpy().astype(np.uint16)
+        ends = np.cumsum(np.bincount(codes, minlength=len(values)))
+        for value, rows in zip(values, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True):
+            if len(rows) or len(values) == 1:  # a tile without rows has a file, too: the schema is in it
+                yield f"{name}={value}/", rows
+
+
+def _pieces(table: pa.Table, rows: Rows) -> Iterator[pa.Table]:
+    """Some rows of a table, a row group at a time; of no rows, one piece without any."""
+    for at in range(0, max(table.num_rows if rows is None else len(rows), 1), ROW_GROUP):
+        yield table.slice(at, ROW_GROUP) if rows is None else table.take(rows[at : at + ROW_GROUP])
+
+
+def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> None:
+    """Coordinates and classes dictionary-coded, floats split by byte, zstd: five times less CPU than zstd alone.
+
+    A variable whose values are folders is left out, as hive has it: readers take it from there, and pyarrow and pandas
+    refuse a file that has it too, under another type than they read off the folders. A `geometry` comes last.
+    """
+    layout, schema = plan.options.layout, table.schema
+    if layout.partition_by in schema.names:
+        schema = schema.remove(schema.get_field_index(layout.partition_by))
+    names = schema.names
+    if layout.geometry:
+        text = derived.geo_text(plan.grid, _extent(table, rows))
+        schema = schema.append(derived.GEOMETRY).with_metadata({**schema.metadata, "geo": text})
+    coded, split = _encodings(plan, names)
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        use_dictionary=coded,
+        use_byte_stream_split=split,
+        write_statistics=names,  # of WKB they would say nothing
+    ) as writer:
+        for piece in _pieces(table, rows):
+            columns = piece.select(names).columns
+            if layout.geometry:
+                columns.append(derived.points(piece["x"].to_numpy(), piece["y"].to_numpy()))
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=ROW_GROUP)
+
+
+def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns to code by a dictionary, and those to split by byte."""
     categorical = {p.layer.name for p in plan.layers if p.kind is Kind.CATEGORICAL}
-    coded = ["row", "col", "x", "y"]
-    split = []
+    coded, split = ["row", "col", "x", "y", "h3"], list[str]()
+    (coded if is_lonlat(plan.grid.crs) else split).extend(("lon", "lat"))  # few values, or one for each cell
     for v in plan.spec.variables:
         if v.layer in categorical and np.dtype(v.dtype).kind in "iu":
             coded.append(v.name)
         elif np.dtype(v.dtype).kind == "f":
             split.append(v.name)
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        use_dictionary=coded,
-        use_byte_stream_split=split,
-        row_group_size=ROW_GROUP,
-        write_statistics=True,
-    )
+    return [n for n in coded if n in names], [n for n in split if n in names]
 
 
-def write_csv(table: pa.Table, sink: Any, compress: bool, chunk_size: int) -> None:
-    """Rows as CSV text with a header; a null is an empty field."""
-    out = pa.CompressedOutputStream(pa.PythonFile(sink, "w"), "gzip") if compress else pa.PythonFile(sink, "w")
-    with out, pacsv.CSVWriter(out, table.schema) as writer:
-        writer.write_table(table, max_chunksize=chunk_size)
+def _extent(table: pa.Table, rows: Rows) -> tuple[float, float, float, float] | None:
+    """Bounds of the centres of some rows; None of no rows."""
+    if not (table.num_rows if rows is None else len(rows)):
+        return None
+    ends = [[pc.min_max(part[n]).as_py() for n in ("x", "y")] for part in _pieces(table.select(["x", "y"]), rows)]
+    low = [min(end[i]["min"] for end in ends) for i in range(2)]
+    high = [max(end[i]["max"] for end in ends) for i in range(2)]
+    return low[0], low[1], high[0], high[1]
+
+
+def write_csv(
+    table: pa.Table, sink: Any, codec: str, chunk_size: int, header: bool, told: Callable[[int], None]
+) -> None:
+    """Rows as CSV text; a null is an empty field.
+
+    There are names in the header and numbers below it, so that a spreadsheet finds no formula in any cell.
+
+    Args:
+        codec: a key of CSV_SUFFIX.
+        told: called with the rows of each chunk.
+    """
+    raw = pa.PythonFile(sink, "w")
+    out = raw if codec == "none" else pa.CompressedOutputStream(raw, codec)
+    with out, pacsv.CSVWriter(out, table.schema, write_options=pacsv.WriteOptions(include_header=header)) as writer:
+        for at in range(0, table.num_rows, chunk_size):
+            chunk = table.slice(at, chunk_size)
+            writer.write_table(chunk)
+            told(chunk.num_rows)
+
+
+def join_csv(staging: Path, plan: Plan, receipts: Sequence[Receipt]) -> list[Receipt]:
+    """Make one CSV file of those of the tiles; returns the receipts that name their parts of it.
+
+    What is compressed needs no second look: members of gzip and frames of zstd may follow each other. It can be called
+    again after a crash, on the receipts that it was given or on those that it returned.
+
+    Args:
+        receipts: of all tiles, in their order; the file of the first tile has the header.
+
+    Raises:
+        MachineError: the file cannot be written, or one of a tile is not what its receipt says.
+    """
+    name, joined = f"csv/{ONE_CSV}{CSV_SUFFIX[plan.options.compress]}", []
+    with _new_file(staging, name, []) as sink:
+        for receipt in receipts:
+            files = []
+            for file in receipt.files:
+                if file.path.startswith("csv/"):
+                    offset = sink.size
+                    _copy(staging, file, sink)
+                    file = replace(file, path=name, offset=offset)
+                files.append(file)
+            joined.append(replace(receipt, files=tuple(files)))
+    return joined
+
+
+def _copy(staging: Path, file: File, sink: _Hashing) -> None:
+    digest, left = hashlib.sha256(), file.bytes
+    with open(staging / file.path, "rb") as source:
+        source.seek(file.offset)
+        while left and (data := source.read(min(left, 1 << 20))):
+            digest.update(data)
+            sink.write(data)
+            left -= len(data)
+    if digest.hexdigest() != file.sha256:
+        raise MachineError(
+            f"{staging / file.path} is not what was written: {file.bytes:,} bytes with the sha256 "
+            f"{file.sha256[:16]}... are expected, and {digest.hexdigest()[:16]}... is found",
+            "check the disk, then start the run again",
+        )
 
 
 def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:

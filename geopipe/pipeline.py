@@ -218,7 +218,7 @@ def run(settings: Settings, *, overwrite: bool = False, local: bool = False, wat
                 staging.begin()
                 try:
                     with events.log_stage(log, "run"), _watching(plan, engine, watch):
-                        finish = partial(write_tile, plan, str(staging.folder), settings.export.chunk_size)
+                        finish = partial(write_tile, plan, str(staging.folder), settings.export.rows_at_once)
                         for receipt in engine.run(plan, finish, run_id):
                             staging.record(receipt)
                     clock.lap("run")

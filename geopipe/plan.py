@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from geopipe import derived
 from geopipe.bands import choose, columns, of_file
 from geopipe.errors import SettingsError, SourceError
 from geopipe.estimate import Estimate, Machine, estimate, refuse
@@ -27,8 +28,26 @@ from geopipe.target import numbers
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How the table lies in files, and which columns follow from a cell's place.
+
+    `csv_files` is "tiles" or "one"; `partition_by` a variable of classes or "tile": a folder for each of its values;
+    `geometry` "point" for GeoParquet; `lonlat` and `h3` (a resolution) ask for columns.
+    """
+
+    csv_files: str = "tiles"
+    partition_by: str | None = None
+    geometry: str | None = None
+    lonlat: bool = False
+    h3: int | None = None
+
+
+@dataclass(frozen=True)
 class Options:
-    """What the settings say beside grid and layers. `tolerance` is "auto", "exact" or source pixels."""
+    """What the settings say beside grid and layers.
+
+    `tolerance` is "auto", "exact" or source pixels; `compress`, of CSV, "gzip", "zstd" or "none".
+    """
 
     window_size: int = 2048
     tolerance: str | float = "auto"
@@ -38,7 +57,8 @@ class Options:
     strategy: str = "auto"
     alignment_tolerance: float = 0.01
     formats: tuple[str, ...] = ("parquet",)
-    compress: bool = True
+    compress: str = "gzip"
+    layout: Layout = Layout()
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,11 @@ class Plan:
             "grid": {**self.grid.projjson(), "bounds": list(self.grid.bounds), "cells": self.grid.cells},
             "window_size": self.options.window_size,
             "how": self.options.how,
+            "files": {
+                "formats": list(self.options.formats),
+                "compress": self.options.compress,
+                **asdict(self.options.layout),
+            },
             "strategy": {"name": self.strategy, "why": self.strategy_why},
             "layers": [_describe_layer(layer) for layer in self.layers],
             "machine": asdict(self.machine),
@@ -161,6 +186,7 @@ def make_plan(
     )
     variables = tuple(v for p in plans for v in p.variables)
     _check_names(variables)
+    _check_layout(grid, plans, options)
     identity = _identity(grid, plans, options)
     digest = hashlib.sha256(json.dumps([identity, versions["geopipe"]], sort_keys=True).encode()).hexdigest()
     metadata = {
@@ -178,16 +204,19 @@ def make_plan(
         how=options.how,
         null_layers=frozenset(skipped),
         metadata=tuple(metadata.items()),
+        lonlat=options.layout.lonlat,
+        h3=options.layout.h3,
     )
     strategy, why = _choose_strategy(options, plans)
     needed = estimate(
         grid,
         options.window_size,
         [p.decisions for p in plans],
-        [v.dtype for v in variables],
+        [str(f.type) for f in derived.fields(spec.lonlat, spec.h3)] + [v.dtype for v in variables],
         exchange=strategy == "groupby",
         formats=options.formats,
-        compress=options.compress,
+        compress=options.compress != "none",
+        csv_copies=2 if options.layout.csv_files == "one" else 1,
         machine=machine,
     )
     refuse(needed, machine, options.window_size)
@@ -200,7 +229,7 @@ def _identity(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> dict[
     """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder."""
     return {
         "grid": [grid.crs, grid.x0, grid.y0, grid.dx, grid.dy, grid.width, grid.height],
-        "options": [options.window_size, options.how, list(options.formats), options.compress],
+        "options": [options.window_size, options.how, list(options.formats), options.compress, asdict(options.layout)],
         "layers": [[_describe_layer(p), asdict(p.layer)] for p in plans],
         "crs": [d.source.crs for p in plans for d in p.decisions],
         "bands": [[asdict(b) for b in f.bands] for p in plans for d in p.decisions for f in d.source.files],
@@ -378,6 +407,41 @@ def _check_names(variables: Sequence[Variable]) -> None:
                 "rename one of the layers",
             )
         seen[v.name] = v.layer
+
+
+def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> None:
+    """Refuse files that cannot be written as they are asked for."""
+    layout, formats = options.layout, list(options.formats)
+    asked = {
+        "csv_files": ("csv", layout.csv_files if layout.csv_files != "tiles" else None),
+        "partition_by": ("parquet", layout.partition_by),
+        "geometry": ("parquet", layout.geometry),
+    }
+    for key, (form, value) in asked.items():
+        if value is not None and form not in formats:
+            raise SettingsError(
+                f"export.{key} = {value!r} is about {form}, but export.formats = {formats}",
+                f"add {form!r} to export.formats, or leave export.{key} out",
+            )
+    if layout.lonlat or layout.h3 is not None:
+        derived.arrays(grid, layout.lonlat, layout.h3, grid.xs(0, 1), grid.ys(0, 1))
+    if layout.partition_by not in (None, "tile"):
+        _check_partition(plans, str(layout.partition_by))
+
+
+def _check_partition(plans: Sequence[LayerPlan], name: str) -> None:
+    found = {v.name: (p, v) for p in plans for v in p.variables}
+    classes = [n for n, (p, v) in found.items() if p.kind is Kind.CATEGORICAL and np.dtype(v.dtype).kind in "iu"]
+    cure = f"choose one of {', '.join([*classes, 'tile'])}"
+    if name not in found:
+        raise SettingsError(f"export.partition_by = {name!r} is no variable of the table", cure)
+    layer, variable = found[name]
+    if name not in classes and not layer.skipped:
+        raise SettingsError(
+            f"export.partition_by = {name!r} is {layer.kind.value} ({layer.kind_why}), of type {variable.dtype}; "
+            "there would be a folder for each of its values, so it must have whole numbers for classes",
+            f"{cure}, or give layer {layer.layer.name} kind = 'categorical'",
+        )
 
 
 def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError:

@@ -307,7 +307,7 @@ def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]
             done = snapshot.stages.get(stage)
             parts.append(f"{stage} {done.tiles if done else 0:,}/{total:,}")
         last = snapshot.stages.get("write")
-        if last and last.cells:
+        if last and last.tiles:
             rate = last.cells / snapshot.seconds
             left = snapshot.seconds * (snapshot.totals["write"] / last.tiles - 1)
             parts.append(f"{rate / 1e6:.2f} M cells/s, {left:.0f} s left")

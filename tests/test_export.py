@@ -156,7 +156,7 @@ def test_parquet_encodings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compress", [True, False])
 def test_csv_and_parquet_hold_the_same_rows(make: Callable[..., Plan], tmp_path: Path, compress: bool) -> None:
-    plan, output = make(compress=compress, how="grid"), tmp_path / "out"
+    plan, output = make(compress="gzip" if compress else "none", how="grid"), tmp_path / "out"
     finish(output, plan)
     suffix = ".csv.gz" if compress else ".csv"
     for tile in ("tile-r0-c0", "tile-r0-c1"):
