@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from geopipe.errors import MachineError, PlanError
-from geopipe.export import FORMATS, Receipt, existing, fault, sync
+from geopipe.export import FORMATS, Receipt, existing, fault, is_ours, join_csv, sync, totals
 from geopipe.plan import Plan
 
 STAGING, SUCCESS, MANIFEST, SETTINGS, LOCK = "_staging", "_SUCCESS", "manifest.jsonl", "settings.toml", "_lock"
@@ -53,7 +53,7 @@ def check_output(output: Path, overwrite: bool) -> None:
                 f"run.output = {output} holds a finished run", "give --overwrite to replace it, or another run.output"
             )
         for form in FORMATS:
-            foreign = [p.name for p in (output / form).glob("*") if not p.name.startswith("tile-")]
+            foreign = [p.name for p in (output / form).rglob("*") if p.is_file() and not is_ours(p.name)]
             if foreign:
                 raise PlanError(
                     f"{output / form} holds {len(foreign)} files that no run wrote ({', '.join(sorted(foreign)[:3])})",
@@ -151,26 +151,24 @@ class Staging:
                 f"{len(done)} receipts for {self.plan.estimate.tiles} tiles; nothing is published",
                 "this is a defect of geopipe: please report it with the log",
             )
+        if self.plan.options.layout.csv_files == "one":
+            done = join_csv(self.folder, self.plan, done)
         _write_durably(self.folder / MANIFEST, (r.line() for r in done))
         named = {self.folder / f.path for r in done for f in r.files}
         for form in self.plan.options.formats:
-            for left in set((self.folder / form).iterdir()) - named:  # by a worker that died while it wrote
+            files = {p for p in (self.folder / form).rglob("*") if p.is_file()}
+            for left in files - named:  # by a worker that died while it wrote, or what became one CSV file
                 left.unlink()
-        totals = {
-            "rows": sum(r.rows for r in done),
-            "files": sum(len(r.files) for r in done),
-            "bytes": sum(f.bytes for r in done for f in r.files),
-        }
         success = {
             "plan_hash": self.plan.hash,
-            **totals,
+            **(sums := totals(done)),
             "formats": list(self.plan.options.formats),
             "schema": {f.name: str(f.type) for f in self.plan.spec.schema},
             **report,
         }
         _write_durably(self.folder / SUCCESS, [json.dumps(success, indent=2) + "\n"])
         publish(self.output, self.folder)
-        return totals
+        return sums
 
     def discard(self) -> None:
         """Take back everything that this run wrote; an earlier finished run stays.
