@@ -272,6 +272,8 @@ def _check_tile(output: Path, tables: _Tables, receipt: Receipt, form: str, file
             else:
                 schema, batches = _csv(output, tables, receipt, file)
             findings.extend(_check_schema(tables, file.path, schema))
+            if len(set(schema.names)) < len(schema):
+                raise pa.ArrowInvalid("it has a column twice")
             yield file.path, batches
 
     try:
