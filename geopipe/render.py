@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.table import Table
 from rich.text import Text
 
+from geopipe import derived
 from geopipe.errors import SettingsError
 from geopipe.grid import crs_of, projected_bounds
 from geopipe.layer import Band, Header, Variable
@@ -170,6 +171,7 @@ def plan(out: Console, made: Plan) -> None:
             "bounds": _numbers(grid.bounds),
             "tiles": f"{estimate.tiles:,} of at most {made.options.window_size} x {made.options.window_size} cells",
             "rows": HOW[made.options.how],
+            "files": _files_of(made),
         },
     )
     for layer in made.layers:
@@ -191,6 +193,19 @@ def plan(out: Console, made: Plan) -> None:
         )
     for note in made.notes:
         out.print(f"  [yellow]note[/yellow]         {note}")
+
+
+def _files_of(made: Plan) -> str:
+    """The formats, and how the table lies in them."""
+    options, layout = made.options, made.options.layout
+    parquet = [f"in folders {layout.partition_by}=..."] if layout.partition_by else []
+    parquet += ["with points (GeoParquet)"] if layout.geometry else []
+    csv = ["one file"] if layout.csv_files == "one" else []
+    csv += [options.compress] if options.compress != "none" else []
+    notes = {"parquet": parquet, "csv": csv}
+    extra = [f.name for f in derived.fields(layout.lonlat, layout.h3)]
+    formats = " and ".join(form + (f" ({', '.join(notes[form])})" if notes[form] else "") for form in options.formats)
+    return formats + (f", with the columns {', '.join(extra)}" if extra else "")
 
 
 def _column(v: Variable) -> str:
