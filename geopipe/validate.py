@@ -22,8 +22,9 @@ from geopipe import derived
 from geopipe.checks import CHECKS, Facts, Finding, check_receipts, listed, number
 from geopipe.commit import MANIFEST, STAGING, SUCCESS
 from geopipe.errors import GeopipeError, MachineError, PlanError
-from geopipe.export import CSV_SUFFIX, FORMATS, HIVE_NULL, ROW_GROUP, File, Receipt, totals
+from geopipe.export import FORMATS, File, Receipt, totals
 from geopipe.rows import check_rows
+from geopipe.writers import CSV_SUFFIX, HIVE_NULL, ROW_GROUP
 
 BATCH_BYTES = 16 * 2**20
 """Text of CSV that is parsed at a time."""

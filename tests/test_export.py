@@ -29,6 +29,7 @@ from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
 from geopipe.local import run_local
 from geopipe.plan import Plan
+from geopipe.writers import write_parquet
 
 UTM = "EPSG:32612"
 
@@ -140,7 +141,7 @@ def test_parquet_encodings(tmp_path: Path) -> None:
     ]
     plan = plan_of(Grid(UTM, 100, 700, 1, 1, 600, 600), layers, window_size=1024)
     sink = io.BytesIO()
-    export.write_parquet(plan, table_of(plan), sink)
+    write_parquet(plan, table_of(plan), sink)
     meta = pq.ParquetFile(sink).metadata
     assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [512 * 512, 600 * 600 - 512 * 512]
     for group in range(2):

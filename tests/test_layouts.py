@@ -27,12 +27,13 @@ from test_validate import SETTINGS, edit_manifest, errors, forge, make_settings,
 from geopipe import events, export, pipeline, settings
 from geopipe.commit import Staging, check_output
 from geopipe.errors import MachineError, PlanError, RunError, SettingsError
-from geopipe.export import Receipt, write_csv, write_tile
+from geopipe.export import Receipt, write_tile
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
 from geopipe.local import run_local
 from geopipe.plan import Layout, Plan
 from geopipe.validate import validate
+from geopipe.writers import write_csv
 
 UTM = "EPSG:32632"
 
