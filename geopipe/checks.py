@@ -117,7 +117,7 @@ class Facts:
                 name: VariableFacts(str(v["layer"]), str(v["type"]), _range(v["range"]), bool(v["skipped"]))
                 for name, v in data["variables"].items()
             },
-            layout=Layout(**data["layout"]),
+            layout=Layout(**data.get("layout", {})),  # outputs of before there was one have the default
         )
 
 

@@ -103,6 +103,7 @@ def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> 
         use_dictionary=coded,
         use_byte_stream_split=split,
         write_statistics=names,  # of WKB they would say nothing
+        write_page_index=True,
     ) as writer:
         for piece in _pieces(table, rows):
             columns = piece.select(names).columns

@@ -283,6 +283,8 @@ def test_duckdb_skips_the_row_groups_that_a_place_is_not_in(tmp_path: Path) -> N
         f"select stats_min_value, stats_max_value from parquet_metadata('{tmp_path}/out/parquet/tile-r0-c1.parquet') "
         "where path_in_schema = 'y' order by row_group_id"
     ).fetchall()
+    column = pq.ParquetFile(tmp_path / "out/parquet/tile-r0-c1.parquet").metadata.row_group(0).column(3)
+    assert (column.path_in_schema, column.has_column_index, column.has_offset_index) == ("y", True, True)
     assert meta == [("768.5", "1023.5"), ("512.5", "767.5"), ("256.5", "511.5"), ("0.5", "255.5")]
     assert scanned(f"select sum(a) from {files}") == (8, 8)
     assert scanned(f"select sum(a) from {files} where y between 300 and 400 and x < 100") == (1, 8)
