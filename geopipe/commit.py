@@ -53,7 +53,7 @@ def check_output(output: Path, overwrite: bool) -> None:
                 f"run.output = {output} holds a finished run", "give --overwrite to replace it, or another run.output"
             )
         for form in FORMATS:
-            foreign = [p.name for p in (output / form).rglob("*") if p.is_file() and not is_ours(p.name)]
+            foreign = [p.name for p in (output / form).rglob("*") if not (p.is_dir() or is_ours(p.name))]
             if foreign:
                 raise PlanError(
                     f"{output / form} holds {len(foreign)} files that no run wrote ({', '.join(sorted(foreign)[:3])})",
