@@ -1,4 +1,4 @@
-"""What must hold of a table, as pure functions: of the receipts of a run, and of the rows of a file.
+"""What must hold of a table, as pure functions of the receipts of a run (`rows` has those of the rows of a file).
 
 The facts come from the plan and are kept in `_SUCCESS`, so that a run (`check_receipts`, before it is published) and a
 finished output (`geopipe.validate`) are held to the same. An error means: the table is not what was planned; a warning:
@@ -8,25 +8,19 @@ it may not be what was meant.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from geopipe.choice import Reach, keys_of
-from geopipe.commit import MANIFEST
 from geopipe.export import Receipt
-from geopipe.grid import Grid, Tile
+from geopipe.grid import Grid
 from geopipe.layer import Band, Kind, Overlap, Variable
-from geopipe.plan import LayerPlan, Plan
+from geopipe.plan import LayerPlan, Layout, Plan
 from geopipe.resampling import FRACTION, VALID, Way
-from geopipe.table import COORDINATES
 
 CHECKS = {
     "manifest": "a receipt for every tile, and their totals",
@@ -35,7 +29,7 @@ CHECKS = {
     "schema": "one schema in all files",
     "rows": "rows of the files, the manifest and the plan",
     "cells": "each cell in its tile, once, in row-major order",
-    "coordinates": "x and y are the centres of the cells, and lead back to them",
+    "coordinates": "x and y are the centres of the cells, and lead back to them; what follows from them does",
     "values": "no NaN; least and greatest as the manifest says, and inside the source's range",
     "nulls": "nulls of each variable",
 }
@@ -88,6 +82,12 @@ class Facts:
     variables: Mapping[str, VariableFacts]
     required: frozenset[str] = frozenset()
     mask: Reach | None = None
+    layout: Layout = field(default_factory=Layout)
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether the rows of a tile are in several files."""
+        return self.layout.partition_by not in (None, "tile")
 
     @property
     def tiles(self) -> int:
@@ -112,6 +112,7 @@ class Facts:
             "how": self.how,
             "required": sorted(self.required),
             "mask": self.mask.describe() if self.mask else None,
+            "layout": asdict(self.layout),
             "variables": {
                 name: {"layer": v.layer, "type": v.dtype, "range": v.range, "skipped": v.skipped}
                 for name, v in self.variables.items()
@@ -137,6 +138,7 @@ class Facts:
             },
             required=frozenset(map(str, data["required"])),
             mask=Reach.parse(data["mask"]) if data["mask"] is not None else None,
+            layout=Layout(**data.get("layout", {})),  # outputs of before there was one have the default
         )
 
 
@@ -155,7 +157,9 @@ def facts_of(plan: Plan) -> Facts:
         for v in layer.variables
     }
     reach = plan.mask.reach if plan.mask else None
-    return Facts(plan.grid, plan.options.window_size, plan.spec.how, variables, plan.spec.required, reach)
+    return Facts(
+        plan.grid, plan.options.window_size, plan.spec.how, variables, plan.spec.required, reach, plan.options.layout
+    )
 
 
 def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | None:
@@ -218,7 +222,7 @@ def check_receipts(facts: Facts, receipts: Iterable[Receipt]) -> list[Finding]:
             findings += [*_check_rows(facts, receipt), *_check_ranges(facts, receipt)]
     findings = _check_tiles(facts, seen, outside) + findings + _check_total(facts, rows)
     for key in sorted({0, facts.tiles - 1}):  # where x and y are largest, they are coarsest
-        findings += _check_round_trip(facts, key)
+        findings += check_round_trip(facts, key)
     return findings + _check_nulls(facts, rows, nulls, told)
 
 
@@ -293,7 +297,7 @@ def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
             yield Finding("error", "values", f"{text}; its source can have {least!r} to {greatest!r}")
 
 
-def _check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
+def check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
     """Whether the centres of a tile's rows and columns lead back to them."""
     grid, tile = facts.grid, facts.grid.tile(key, facts.window_size)
     back = {
@@ -333,121 +337,3 @@ def listed(items: Sequence[object], most: int = 5) -> str:
     """The first items in a message, and how many more there are."""
     shown = ", ".join(map(str, items[:most]))
     return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
-
-
-# ---------------------------------------------------------------- the rows of a file
-
-
-Spot = tuple[str, str, NDArray[np.bool_], Callable[[int], str]]
-"""A check, what is wrong with the rows where the mask is true, and how to tell it of one of them."""
-
-
-def check_rows(
-    facts: Facts, receipt: Receipt, path: str, batches: Iterable[pa.RecordBatch]
-) -> tuple[list[Finding], int]:
-    """The rows of one file: cells, coordinates and values. Returns also how many there are."""
-    counts: dict[tuple[str, str], tuple[int, str]] = {}
-    seen = {name: _Seen() for name in receipt.columns}
-    rows, last = 0, -1
-    tile = facts.grid.tile(receipt.tile, facts.window_size) if 0 <= receipt.tile < facts.tiles else None
-    for batch in batches:
-        spots = list(_nan_spots(batch))
-        if tile is not None and all(name in batch.schema.names for name, _ in COORDINATES):
-            found, last = _cell_spots(facts.grid, tile, batch, last)
-            spots += found
-        for check, what, mask, tell in spots:
-            count = int(np.count_nonzero(mask))
-            if count:
-                at = int(np.argmax(mask))
-                old, text = counts.get((check, what), (0, f"the first is row {rows + at:,} of the file, {tell(at)}"))
-                counts[check, what] = (old + count, text)
-        for name, one in seen.items():
-            if name in batch.schema.names:
-                one.add(batch[name])
-        rows += batch.num_rows
-    findings = [
-        Finding("error", check, f"{path}: {count:,} of {rows:,} rows {what}; {text}")
-        for (check, what), (count, text) in sorted(counts.items())
-    ]
-    if tile is not None:
-        findings += _check_round_trip(facts, tile.key)
-    for name, one in seen.items():
-        findings += one.compare(path, name, receipt.columns[name])
-    return findings, rows
-
-
-def _cell_spots(grid: Grid, tile: Tile, batch: pa.RecordBatch, last: int) -> tuple[list[Spot], int]:
-    """What is wrong with the cells of a batch; `last` is the place in the tile of the last cell before it, -1 for none.
-
-    A cell's place counts in row-major order inside its tile: where places only rise, no cell is there twice.
-    """
-    null = np.zeros(batch.num_rows, bool)
-    for name, _ in COORDINATES:
-        if batch[name].null_count:
-            null |= batch[name].is_null().to_numpy(zero_copy_only=False)
-    row, col = (_filled(batch[name], 0).astype(np.int64) for name in ("row", "col"))
-    x, y = (_filled(batch[name], math.nan) for name in ("x", "y"))
-    down, right = row - tile.row, col - tile.col
-    inside = ~null & (down >= 0) & (down < tile.height) & (right >= 0) & (right < tile.width)
-    at = np.flatnonzero(inside)
-    place = down[at] * tile.width + right[at]
-    steps = np.diff(place, prepend=last)
-    xs, ys = grid.xs(tile.col, tile.width)[right[at]], grid.ys(tile.row, tile.height)[down[at]]
-
-    def spread(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        full = np.zeros(len(inside), bool)
-        full[at] = mask
-        return full
-
-    def cell(i: int) -> str:
-        return f"row {row[i]}, col {col[i]}"
-
-    def placed(i: int) -> str:
-        j = int(np.searchsorted(at, i))
-        return f"{cell(i)}: x {float(x[i])!r}, y {float(y[i])!r}, centre {float(xs[j])!r}, {float(ys[j])!r}"
-
-    area = f"rows {tile.row} to {tile.row + tile.height - 1}, cols {tile.col} to {tile.col + tile.width - 1}"
-    spots: list[Spot] = [
-        ("cells", "have no row, col, x or y", null, lambda i: "where a field is null"),
-        ("cells", f"are outside tile {tile.key} ({area})", ~inside & ~null, cell),
-        ("cells", "are a cell again", spread(steps == 0), cell),
-        ("cells", "are not in row-major order", spread(steps < 0), cell),
-        ("coordinates", "are not at the centre of their cell", spread((x[at] != xs) | (y[at] != ys)), placed),
-    ]
-    return spots, int(place[-1]) if len(place) else last
-
-
-def _filled(column: pa.Array, value: float) -> NDArray[Any]:
-    return np.asarray((column.fill_null(value) if column.null_count else column).to_numpy(zero_copy_only=False))
-
-
-def _nan_spots(batch: pa.RecordBatch) -> Iterator[Spot]:
-    for name in batch.schema.names:
-        column = batch[name]
-        if pa.types.is_floating(column.type):
-            mask = np.isnan(column.fill_null(0).to_numpy(zero_copy_only=False))
-            yield "values", f"have NaN in {name}, where a missing value is a null", mask, lambda i: "NaN"
-
-
-class _Seen:
-    """Nulls, least and greatest value of a column, batch by batch."""
-
-    def __init__(self) -> None:
-        self.nulls, self.low, self.high = 0, None, None
-
-    def add(self, column: pa.Array) -> None:
-        self.nulls += column.null_count
-        ends = pc.min_max(column).as_py()
-        if ends["min"] is not None and not math.isnan(ends["min"]):  # NaN only of a batch without a number
-            self.low = ends["min"] if self.low is None else min(self.low, ends["min"])
-            self.high = ends["max"] if self.high is None else max(self.high, ends["max"])
-
-    def compare(self, path: str, name: str, told: Mapping[str, Any]) -> Iterator[Finding]:
-        """What the manifest tells otherwise."""
-        if self.nulls != told["nulls"]:
-            text = f"{path} has {self.nulls:,} nulls in {name}; {MANIFEST} says {told['nulls']:,}"
-            yield Finding("error", "nulls", text)
-        low, high = number(told["min"]), number(told["max"])
-        if (self.low, self.high) != (low, high):
-            text = f"{path} has values from {self.low!r} to {self.high!r} in {name}"
-            yield Finding("error", "values", f"{text}; {MANIFEST} says {low!r} to {high!r}")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from geopipe.choice import keys_of, runs_of
 from geopipe.errors import MachineError, PlanError
-from geopipe.export import FORMATS, existing, fault, sync
+from geopipe.export import CSV_PARTS, FORMATS, Receipt, existing, fault, is_ours, join_csv, sync
 from geopipe.ledger import JOURNALS, Ledger, differences, ranges
 from geopipe.plan import Plan
 
@@ -61,7 +61,7 @@ def check_output(output: Path, overwrite: bool) -> None:
                 f"run.output = {output} holds a finished run", "give --overwrite to replace it, or another run.output"
             )
         for form in FORMATS:
-            foreign = [p.name for p in (output / form).glob("*") if not p.name.startswith("tile-")]
+            foreign = [p.name for p in (output / form).rglob("*") if not (p.is_dir() or is_ours(p.name))]
             if foreign:
                 raise PlanError(
                     f"{output / form} holds {len(foreign)} files that no run wrote ({', '.join(sorted(foreign)[:3])})",
@@ -137,7 +137,7 @@ class Staging:
         try:
             if not resume:
                 shutil.rmtree(self.folder, ignore_errors=True)
-            for name in (*self.plan.options.formats, JOURNALS):
+            for name in (*self.plan.options.formats, CSV_PARTS, JOURNALS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
             about = {"plan_hash": self.plan.hash, "name": self.plan.name, "tiles": len(self.plan.keys)}
@@ -173,9 +173,12 @@ class Staging:
         totals = {"rows": 0, "files": 0, "bytes": 0}
 
         def lines() -> Iterator[str]:
-            for receipt in ledger.receipts():
+            receipts: Iterable[Receipt] = ledger.receipts()
+            if self.plan.options.layout.csv_files == "one":
+                receipts = join_csv(self.folder, self.plan, receipts)
+            for receipt in receipts:
                 totals["rows"] += receipt.rows
-                totals["files"] += len(receipt.files)
+                totals["files"] += sum(f.offset == 0 for f in receipt.files)  # a shared file is met at its beginning
                 totals["bytes"] += sum(f.bytes for f in receipt.files)
                 yield receipt.line()
 

@@ -438,8 +438,14 @@ enable_validation = true  # check rows, nulls and ranges before the table is pub
 
 [export]
 formats = ["parquet", "csv"]  # one or both (default: Parquet alone)
-compress = true  # gzip the CSV; Parquet always is compressed
+compress = true  # how CSV is compressed: true (gzip), "gzip", "zstd" or false; Parquet always is
+enable_streaming = true  # false (deprecated): format a whole tile of CSV at once, whatever chunk_size says
 chunk_size = 100000  # rows of CSV to format at a time
+csv_files = "tiles"  # a CSV file for each tile, or "one" for all of them: csv/table.csv.gz
+# partition_by = "landcover"  # folders of Parquet, landcover=20 and so on, by a variable of classes; or by "tile"
+# geometry = "point"  # GeoParquet 1.1: a column geometry with the centre of the cell
+lonlat = false  # true: columns lon and lat of the cell's centre, in degrees on WGS 84
+# h3 = 9  # a column h3 with the H3 cell of the centre at a resolution of 0 to 15, as a number (pip install geopipe[h3])
 
 [monitoring]
 log_level = "WARNING"  # DEBUG, INFO, WARNING, ERROR

@@ -70,6 +70,7 @@ def estimate(
     wave_tiles: int | None,
     formats: Sequence[str],
     compress: bool,
+    csv_copies: int = 1,
     machine: Machine,
     reach: Reach | None = None,
     mask_bytes: int = 0,
@@ -85,6 +86,7 @@ def estimate(
         reach: of the mask, where there is one.
         mask_bytes: what it takes in each worker.
         wave_tiles: tiles that are exchanged at a time, where the settings say so.
+        csv_copies: how often the CSV is on disk at most: twice while the files of the tiles become one.
     """
     rows, cols = grid.tiling(window_size)
     tiles = rows * cols
@@ -106,7 +108,7 @@ def estimate(
     peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * waiting + 2 * sparse
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
-        per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0)
+        per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0) * csv_copies
     return Estimate(
         tiles=tiles,
         tasks=tasks,

@@ -9,33 +9,44 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from geopipe import events
 from geopipe.errors import MachineError
-from geopipe.grid import BLOCK, Tile
-from geopipe.layer import Kind
+from geopipe.grid import Tile
 from geopipe.plan import Plan
+from geopipe.writers import CSV_SUFFIX, partitions, write_csv, write_parquet
 
 FORMATS = ("parquet", "csv")
-ROW_GROUP = BLOCK * BLOCK
+
+ONE_CSV = "table"
+CSV_PARTS = "csv_parts"
+"""Where the CSV of tiles waits to become one file; the folder is not published."""
+
+"""The name of the CSV file that holds all tiles, without its suffix."""
+
+TELL_EVERY = 0.2
+"""Seconds between records of progress inside a tile, whatever the chunk."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One committed file; `path` is relative to the output folder."""
+    """One committed file; `path` is relative to the output folder.
+
+    Of a file that several tiles share it is the part of one tile: `bytes` from `offset` on, with a sha256 of its own.
+    """
 
     path: str
     bytes: int
     sha256: str
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,42 +74,95 @@ def tile_name(plan: Plan, tile: Tile) -> str:
     return f"tile-r{row:0{len(str(rows - 1))}d}-c{col:0{len(str(cols - 1))}d}"
 
 
+def totals(receipts: Sequence[Receipt]) -> dict[str, int]:
+    """Rows, files and bytes in all."""
+    files = [f for r in receipts for f in r.files]
+    return {
+        "rows": sum(r.rows for r in receipts),
+        "files": len({f.path for f in files}),
+        "bytes": sum(f.bytes for f in files),
+    }
+
+
+def is_ours(name: str) -> bool:
+    """Whether a run gives a file in the folder of a format such a name."""
+    return name.startswith("tile-") or name in {ONE_CSV + suffix for suffix in CSV_SUFFIX.values()}
+
+
 def write_tile(plan: Plan, staging: str, chunk_size: int, tile: Tile, table: pa.Table) -> Receipt:
     """Write one tile in every format, durably, under its final name in the staging folder.
 
+    Beside the table it holds a row group or a chunk at a time.
+
     Args:
         chunk_size: rows that are formatted as CSV at a time.
+
+    Raises:
+        MachineError: a file cannot be written.
+        RunError: there are too many values to make a folder for each.
     """
-    start = time.perf_counter()
-    name, files = tile_name(plan, tile), []
+    name, progress = tile_name(plan, tile), _Progress(tile, table.num_rows)
+    files: list[File] = []
     for form in plan.options.formats:
-        suffix = ".parquet" if form == "parquet" else ".csv.gz" if plan.options.compress else ".csv"
-        path = Path(staging) / form / (name + suffix)
-        try:
-            files.append(_write_file(path, form, plan, table, chunk_size))
-        except OSError as error:
-            raise fault(error, path) from error
-    receipt = Receipt(
-        tile.key, table.num_rows, tuple(files), {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
-    )
-    size = sum(f.bytes for f in files)
-    events.emit(events.Progress("write", 1, tile.cells, time.perf_counter() - start, table.num_rows, size))
-    return receipt
-
-
-def _write_file(path: Path, form: str, plan: Plan, table: pa.Table, chunk_size: int) -> File:
-    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
-    with open(partial, "wb") as raw:
-        sink = _Hashing(raw)
         if form == "parquet":
-            write_parquet(plan, table, sink)
+            for folder, rows in partitions(plan, tile, table):
+                with _new_file(Path(staging), f"parquet/{folder}{name}.parquet", files) as sink:
+                    write_parquet(plan, table, sink, rows)
         else:
-            write_csv(table, sink, plan.options.compress, chunk_size)
-        raw.flush()
-        os.fsync(raw.fileno())
-    os.replace(partial, path)
-    sync(path.parent)
-    return File(f"{form}/{path.name}", sink.size, sink.digest.hexdigest())
+            one, codec = plan.options.layout.csv_files == "one", plan.options.compress
+            headed = not one or tile.key == int(plan.keys[0])
+            with _new_file(Path(staging), f"{CSV_PARTS if one else 'csv'}/{name}{CSV_SUFFIX[codec]}", files) as sink:
+                write_csv(table, sink, codec, chunk_size, headed, progress.chunk)
+    progress.end(sum(f.bytes for f in files))
+    bounds = {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
+    return Receipt(tile.key, table.num_rows, tuple(files), bounds)
+
+
+class _Progress:
+    """Progress of one tile, told while it is written: its records add up to the tile."""
+
+    def __init__(self, tile: Tile, rows: int) -> None:
+        self.tile, self.rows, self.written, self.told = tile, rows, 0, 0
+        self.last = time.perf_counter()
+
+    def chunk(self, rows: int) -> None:
+        """So many rows more are formatted."""
+        self.written += rows
+        if time.perf_counter() - self.last >= TELL_EVERY:
+            self._tell(0, 0)
+
+    def end(self, size: int) -> None:
+        """The tile is written, in `size` bytes."""
+        self.written = self.rows
+        self._tell(1, size)
+
+    def _tell(self, tiles: int, size: int) -> None:
+        now, new = time.perf_counter(), self.written - self.told
+        done, before = (rows * self.tile.cells // max(self.rows, 1) for rows in (self.written, self.told))
+        cells = self.tile.cells - before if tiles else done - before
+        events.emit(events.Progress("write", tiles, cells, now - self.last, new, size))
+        self.last, self.told = now, self.written
+
+
+@contextmanager
+def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]:
+    """A file to write under a temporary name; it is durable before it gets its own, and is added to `files`."""
+    path = staging / name
+    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
+    try:
+        if path.parent != staging / name.partition("/")[0]:
+            path.parent.mkdir(exist_ok=True)
+            sync(path.parent.parent)
+        with open(partial, "wb") as raw:
+            sink = _Hashing(raw)
+            yield sink
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(partial, path)
+        sync(path.parent)
+    except OSError as error:
+        raise fault(error, path) from error
+    files.append(File(name, sink.size, sink.digest.hexdigest()))
 
 
 class _Hashing:
@@ -131,32 +195,44 @@ class _Hashing:
         return False
 
 
-def write_parquet(plan: Plan, table: pa.Table, sink: Any) -> None:
-    """Coordinates and classes dictionary-coded, floats split by byte, zstd: five times less CPU than zstd alone."""
-    categorical = {p.layer.name for p in plan.layers if p.kind is Kind.CATEGORICAL}
-    coded = ["row", "col", "x", "y"]
-    split = []
-    for v in plan.spec.variables:
-        if v.layer in categorical and np.dtype(v.dtype).kind in "iu":
-            coded.append(v.name)
-        elif np.dtype(v.dtype).kind == "f":
-            split.append(v.name)
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        use_dictionary=coded,
-        use_byte_stream_split=split,
-        row_group_size=ROW_GROUP,
-        write_statistics=True,
-    )
+def join_csv(staging: Path, plan: Plan, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Make one CSV file of those of the tiles; yields the receipts that name their parts of it.
+
+    What is compressed needs no second look: members of gzip and frames of zstd may follow each other. The files of the
+    tiles stay where they are, so that it can be done again after a crash.
+
+    Args:
+        receipts: of all tiles, in their order; the file of the first tile has the header.
+
+    Raises:
+        MachineError: the file cannot be written, or one of a tile is not what its receipt says.
+    """
+    name = f"csv/{ONE_CSV}{CSV_SUFFIX[plan.options.compress]}"
+    with _new_file(staging, name, []) as sink:
+        for receipt in receipts:
+            files = []
+            for file in receipt.files:
+                if file.path.startswith(f"{CSV_PARTS}/"):
+                    offset = sink.size
+                    _copy(staging, file, sink)
+                    file = replace(file, path=name, offset=offset)
+                files.append(file)
+            yield replace(receipt, files=tuple(files))
 
 
-def write_csv(table: pa.Table, sink: Any, compress: bool, chunk_size: int) -> None:
-    """Rows as CSV text with a header; a null is an empty field."""
-    out = pa.CompressedOutputStream(pa.PythonFile(sink, "w"), "gzip") if compress else pa.PythonFile(sink, "w")
-    with out, pacsv.CSVWriter(out, table.schema) as writer:
-        writer.write_table(table, max_chunksize=chunk_size)
+def _copy(staging: Path, file: File, sink: _Hashing) -> None:
+    digest, left = hashlib.sha256(), file.bytes
+    with open(staging / file.path, "rb") as source:
+        while left and (data := source.read(min(left, 1 << 20))):
+            digest.update(data)
+            sink.write(data)
+            left -= len(data)
+    if digest.hexdigest() != file.sha256:
+        raise MachineError(
+            f"{staging / file.path} is not what was written: {file.bytes:,} bytes with the sha256 "
+            f"{file.sha256[:16]}... are expected, and {digest.hexdigest()[:16]}... is found",
+            "check the disk, then start the run again",
+        )
 
 
 def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:

@@ -291,7 +291,7 @@ def _attempts(
             log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))
         try:
             with events.log_stage(log, "run"), _watching(plan, keys, engine, watch):
-                for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.chunk_size), run_id):
+                for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), run_id):
                     pass
             clock.lap("run")
             report = {"run_id": run_id, "name": plan.name, "skipped": plan.skipped}

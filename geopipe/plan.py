@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from geopipe import derived
 from geopipe.bands import choose, columns, of_file
 from geopipe.choice import Reach, effective_how, keys_of, reach_of, required
 from geopipe.errors import SettingsError, SourceError
@@ -37,8 +38,26 @@ MASK = "grid.mask"
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How the table lies in files, and which columns follow from a cell's place.
+
+    `csv_files` is "tiles" or "one"; `partition_by` a variable of classes or "tile": a folder for each of its values;
+    `geometry` "point" for GeoParquet; `lonlat` and `h3` (a resolution) ask for columns.
+    """
+
+    csv_files: str = "tiles"
+    partition_by: str | None = None
+    geometry: str | None = None
+    lonlat: bool = False
+    h3: int | None = None
+
+
+@dataclass(frozen=True)
 class Options:
-    """What the settings say beside grid and layers. `tolerance` is "auto", "exact" or source pixels."""
+    """What the settings say beside grid and layers.
+
+    `tolerance` is "auto", "exact" or source pixels; `compress`, of CSV, "gzip", "zstd" or "none".
+    """
 
     window_size: int = 2048
     tolerance: str | float = "auto"
@@ -50,7 +69,8 @@ class Options:
     wave_tiles: int | None = None
     alignment_tolerance: float = 0.01
     formats: tuple[str, ...] = ("parquet",)
-    compress: bool = True
+    compress: str = "gzip"
+    layout: Layout = Layout()
 
 
 @dataclass(frozen=True)
@@ -169,6 +189,11 @@ class Plan:
             "how": self.options.how,
             "drop": sorted(self.spec.required),
             "mask": self.mask.describe() if self.mask else None,
+            "files": {
+                "formats": list(self.options.formats),
+                "compress": self.options.compress,
+                **asdict(self.options.layout),
+            },
             "strategy": {"name": self.strategy, "why": self.strategy_why},
             "layers": [_describe_layer(layer) for layer in self.layers],
             "machine": asdict(self.machine),
@@ -237,6 +262,7 @@ def make_plan(
     )
     variables = tuple(v for p in plans for v in p.variables)
     check_names(variables)
+    _check_layout(grid, plans, options)
     masked = None if mask is None else _plan_mask(grid, mask, options)
     spec = TableSpec(
         grid=grid,
@@ -246,6 +272,8 @@ def make_plan(
         how=effective_how(options.how, options.drop),
         null_layers=frozenset(skipped),
         required=required(options.drop, variables, [p.layer.name for p in plans], skipped),
+        lonlat=options.layout.lonlat,
+        h3=options.layout.h3,
     )
     identity = _identity(grid, plans, options, versions["geopipe"], _cells(spec, masked))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -264,13 +292,14 @@ def make_plan(
         grid,
         options.window_size,
         [p.decisions for p in plans if not p.table],
-        [v.dtype for v in variables],
+        [str(f.type) for f in derived.fields(spec.lonlat, spec.h3)] + [v.dtype for v in variables],
         carried=[v.dtype for p in plans if not p.table for v in p.variables],
         points=[(len(p.table.partitions), p.table.rows, _point_bytes(p.table)) for p in plans if p.table],
         exchange=strategy == "groupby",
         wave_tiles=options.wave_tiles,
         formats=options.formats,
-        compress=options.compress,
+        compress=options.compress != "none",
+        csv_copies=2 if options.layout.csv_files == "one" else 1,
         machine=machine,
         reach=masked.reach if masked else None,
         mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
@@ -304,7 +333,7 @@ def _identity(
         "geopipe": version,
         "grid": {f.name: getattr(grid, f.name) for f in fields(grid)},
         "resampling": {"window_size": options.window_size},
-        "export": {"formats": list(options.formats), "compress": options.compress},
+        "export": {"formats": list(options.formats), "compress": options.compress, **asdict(options.layout)},
         "layers": {p.layer.name: {**asdict(p.layer), "plan": _describe_layer(p), **_details(p)} for p in plans},
         "order": [p.layer.name for p in plans],
         "sources": {
@@ -468,6 +497,41 @@ def _skip(
         for n, b in zip(columns(layer, bands), bands, strict=True)
     )
     return LayerPlan(layer, kind, kind_why, variables, (), skipped=reason)
+
+
+def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> None:
+    """Refuse files that cannot be written as they are asked for."""
+    layout, formats = options.layout, list(options.formats)
+    asked = {
+        "csv_files": ("csv", layout.csv_files if layout.csv_files != "tiles" else None),
+        "partition_by": ("parquet", layout.partition_by),
+        "geometry": ("parquet", layout.geometry),
+    }
+    for key, (form, value) in asked.items():
+        if value is not None and form not in formats:
+            raise SettingsError(
+                f"export.{key} = {value!r} is about {form}, but export.formats = {formats}",
+                f"add {form!r} to export.formats, or leave export.{key} out",
+            )
+    if layout.lonlat or layout.h3 is not None:
+        derived.arrays(grid, layout.lonlat, layout.h3, grid.xs(0, 1), grid.ys(0, 1))
+    if layout.partition_by not in (None, "tile"):
+        _check_partition(plans, str(layout.partition_by))
+
+
+def _check_partition(plans: Sequence[LayerPlan], name: str) -> None:
+    found = {v.name: (p, v) for p in plans for v in p.variables}
+    classes = [n for n, (p, v) in found.items() if p.kind is Kind.CATEGORICAL and np.dtype(v.dtype).kind in "iu"]
+    cure = f"choose one of {', '.join([*classes, 'tile'])}"
+    if name not in found:
+        raise SettingsError(f"export.partition_by = {name!r} is no variable of the table", cure)
+    layer, variable = found[name]
+    if name not in classes and not layer.skipped:
+        raise SettingsError(
+            f"export.partition_by = {name!r} is {layer.kind.value} ({layer.kind_why}), of type {variable.dtype}; "
+            "there would be a folder for each of its values, so it must have whole numbers for classes",
+            f"{cure}, or give layer {layer.layer.name} kind = 'categorical'",
+        )
 
 
 def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError:

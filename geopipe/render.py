@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.table import Table
 from rich.text import Text
 
+from geopipe import derived
 from geopipe.commit import Status
 from geopipe.errors import SettingsError
 from geopipe.grid import crs_of, projected_bounds
@@ -197,6 +198,7 @@ def plan(out: Console, made: Plan) -> None:
             "bounds": _numbers(grid.bounds),
             "tiles": f"{estimate.tiles:,} of at most {made.options.window_size} x {made.options.window_size} cells",
             "rows": HOW[made.spec.how],
+            "files": _files_of(made),
         }
         | _chosen(made),
     )
@@ -236,6 +238,19 @@ def _chosen(made: Plan) -> dict[str, str]:
             f"{most}{mask.reach.cells:,} cells inside ({share:.2%})"
         )
     return told
+
+
+def _files_of(made: Plan) -> str:
+    """The formats, and how the table lies in them."""
+    options, layout = made.options, made.options.layout
+    parquet = [f"in folders {layout.partition_by}=..."] if layout.partition_by else []
+    parquet += ["with points (GeoParquet)"] if layout.geometry else []
+    csv = ["one file"] if layout.csv_files == "one" else []
+    csv += [options.compress] if options.compress != "none" else []
+    notes = {"parquet": parquet, "csv": csv}
+    extra = [f.name for f in derived.fields(layout.lonlat, layout.h3)]
+    formats = " and ".join(form + (f" ({', '.join(notes[form])})" if notes[form] else "") for form in options.formats)
+    return formats + (f", with the columns {', '.join(extra)}" if extra else "")
 
 
 def _column(v: Variable) -> str:
@@ -368,7 +383,7 @@ def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]
             done = snapshot.stages.get(stage)
             parts.append(f"{stage} {done.tiles if done else 0:,}/{total:,}")
         last = snapshot.stages.get("write")
-        if last and last.cells:
+        if last and last.tiles:
             rate = last.cells / snapshot.seconds
             left = snapshot.seconds * (snapshot.totals["write"] / last.tiles - 1)
             parts.append(f"{rate / 1e6:.2f} M cells/s, {left:.0f} s left")

@@ -10,6 +10,8 @@ import difflib
 import os
 import re
 import tomllib
+import warnings
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -28,7 +30,7 @@ from geopipe import uris
 from geopipe.errors import SettingsError
 from geopipe.grid import BLOCK
 from geopipe.layer import Kind, Layer, Overlap
-from geopipe.plan import Options
+from geopipe.plan import Layout, Options
 
 ENV_PREFIX, ENV_NESTED = "GEOPIPE_", "__"
 
@@ -149,8 +151,34 @@ class ExportSettings(Section):
     formats: Annotated[tuple[Literal["parquet", "csv"], ...], BeforeValidator(_listed)] = Field(
         ("parquet",), min_length=1
     )
-    compress: bool = True
+    compress: bool | Literal["gzip", "zstd"] = True
+    enable_streaming: bool = True
     chunk_size: int = Field(100_000, ge=1)
+    csv_files: Literal["tiles", "one"] = "tiles"
+    partition_by: str | None = Field(None, min_length=1)
+    geometry: Literal["point"] | None = None
+    lonlat: bool = False
+    h3: int | None = Field(None, ge=0, le=15)
+
+    @field_validator("enable_streaming")
+    @classmethod
+    def _streaming_is_the_way(cls, value: bool) -> bool:
+        if not value:
+            text = (
+                "export.enable_streaming = false is deprecated: it formats a whole tile at once; set export.chunk_size"
+            )
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return value
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of CSV that are formatted at a time; a tile has fewer than the number for all of them."""
+        return self.chunk_size if self.enable_streaming else 2**62
+
+    @property
+    def compression(self) -> str:
+        """How CSV is compressed: "gzip", "zstd" or "none"."""
+        return self.compress if isinstance(self.compress, str) else "gzip" if self.compress else "none"
 
 
 class MonitoringSettings(Section):
@@ -223,7 +251,8 @@ class Settings(BaseSettings):
             wave_tiles=self.merge.wave_tiles,
             alignment_tolerance=self.merge.alignment_tolerance,
             formats=tuple(dict.fromkeys(self.export.formats)),
-            compress=self.export.compress,
+            compress=self.export.compression,
+            layout=Layout(**{f.name: getattr(self.export, f.name) for f in fields(Layout)}),
         )
 
     def to_toml(self) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from geopipe import events
+from geopipe import derived, events
 from geopipe.grid import Grid, Tile
 from geopipe.layer import Overlap, Variable
 from geopipe.sparse import SparseRow, gather, statistic
@@ -27,7 +27,7 @@ Column = tuple[Values, Mask | None]
 """Values and where they are valid; None means everywhere."""
 
 COORDINATES = (("row", pa.int32()), ("col", pa.int32()), ("x", pa.float64()), ("y", pa.float64()))
-RESERVED = frozenset({"row", "col", "x", "y", "lon", "lat", "tile", "geometry"})
+RESERVED = frozenset({"row", "col", "x", "y", "lon", "lat", "h3", "tile", "geometry"})
 """Names that no variable may have."""
 
 
@@ -54,7 +54,8 @@ class TableSpec:
 
     `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell. Of these
     cells, one in which a `required` variable is null is dropped.
-    `null_layers` are skipped layers: null everywhere, they do not count in "inner".
+    `null_layers` are skipped layers: null everywhere, they do not count in "inner". `lonlat` and `h3` (a resolution)
+    ask for columns that follow from a cell's place.
     """
 
     grid: Grid
@@ -65,10 +66,13 @@ class TableSpec:
     null_layers: frozenset[str] = frozenset()
     required: frozenset[str] = frozenset()
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    lonlat: bool = False
+    h3: int | None = None
 
     @property
     def schema(self) -> pa.Schema:
         fields = [pa.field(name, kind, nullable=False) for name, kind in COORDINATES]
+        fields += derived.fields(self.lonlat, self.h3)
         for v in self.variables:
             about = {"layer": v.layer, "band": str(v.band.index), "unit": v.unit, "description": v.band.description}
             about |= v.band.place
@@ -94,12 +98,10 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]
     col = np.tile(np.arange(tile.col, tile.col + tile.width, dtype=np.int32), tile.height)
     if keep is not None:
         row, col = row[keep], col[keep]
-    arrays = [
-        pa.array(row),
-        pa.array(col),
-        pa.array(spec.grid.xs(tile.col, tile.width)[col - tile.col]),
-        pa.array(spec.grid.ys(tile.row, tile.height)[row - tile.row]),
-    ]
+    x = spec.grid.xs(tile.col, tile.width)[col - tile.col]
+    y = spec.grid.ys(tile.row, tile.height)[row - tile.row]
+    arrays = [pa.array(row), pa.array(col), pa.array(x), pa.array(y)]
+    arrays += derived.arrays(spec.grid, spec.lonlat, spec.h3, x, y)
     for values, valid in columns:
         values = values.ravel()
         mask = None if valid is None else valid.ravel()

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from geopipe.checks import CHECKS, Facts, Finding, check_receipts, check_rows, listed, number
+from geopipe import derived
+from geopipe.checks import CHECKS, Facts, Finding, check_receipts, listed, number
 from geopipe.commit import MANIFEST, STAGING, SUCCESS
 from geopipe.errors import GeopipeError, MachineError, PlanError
-from geopipe.export import FORMATS, ROW_GROUP, File, Receipt
+from geopipe.export import FORMATS, File, Receipt, totals
+from geopipe.rows import check_rows
+from geopipe.writers import CSV_SUFFIX, HIVE_NULL, ROW_GROUP
 
 BATCH_BYTES = 16 * 2**20
 """Text of CSV that is parsed at a time."""
@@ -73,14 +78,17 @@ def validate(output: Path) -> Report:
     findings += check_receipts(facts, receipts)
     findings += _check_totals(success, receipts)
     findings += _check_files(output, success, receipts)
+    findings += _check_shared(output, facts, receipts)
+    facts, told = _without_h3(facts)
+    findings += told
     tables = _Tables(facts, success)
-    size = 0
     for receipt in receipts:
-        for file in receipt.files:
-            size += file.bytes
-            if (output / file.path).is_file() and _inside(file, success):
-                findings += _check_file(output, tables, receipt, file)
-    rows, files = sum(r.rows for r in receipts), sum(len(r.files) for r in receipts)
+        for form in success["formats"]:
+            files = [f for f in receipt.files if f.path.startswith(f"{form}/") and _inside(f, success)]
+            if files := [f for f in files if (output / f.path).is_file()]:
+                findings += _check_tile(output, tables, receipt, form, files)
+    sums = totals(receipts)
+    rows = sums["rows"]
     left, bottom, right, top = facts.grid.bounds
     known = sum(v.range is not None for v in facts.variables.values())
     counted = ", ".join(f"{count:,} in {form}" for form, count in tables.rows.items())
@@ -88,8 +96,8 @@ def validate(output: Path) -> Report:
     most = max(columns, key=lambda c: c.nulls)
     numbers = {
         "manifest": f"receipts: {len(receipts):,}, tiles: {facts.tiles:,}",
-        "files": f"{files:,} files",
-        "checksum": f"{size:,} bytes",
+        "files": f"{sums['files']:,} files",
+        "checksum": f"{sums['bytes']:,} bytes",
         "schema": f"{len(success['schema'])} columns, plan {str(success['plan_hash'])[:16]}",
         "rows": f"{rows:,} rows ({counted}) of {facts.cells:,} cells, how = {facts.how}" + _mask(facts),
         "cells": f"{facts.grid.width:,} columns x {facts.grid.height:,} rows",
@@ -158,7 +166,7 @@ def _manifest(output: Path) -> tuple[list[Receipt], list[Finding]]:
 def _receipt(line: str) -> Receipt:
     """A receipt whose numbers are numbers."""
     receipt = Receipt.parse(line)
-    counts = [receipt.tile, receipt.rows, *(f.bytes for f in receipt.files)]
+    counts = [receipt.tile, receipt.rows, *(n for f in receipt.files for n in (f.bytes, f.offset))]
     for told in receipt.columns.values():
         counts.append(told["nulls"])
         number(told["min"]), number(told["max"])
@@ -168,14 +176,9 @@ def _receipt(line: str) -> Receipt:
 
 
 def _check_totals(success: Mapping[str, Any], receipts: Sequence[Receipt]) -> list[Finding]:
-    totals = {
-        "rows": sum(r.rows for r in receipts),
-        "files": sum(len(r.files) for r in receipts),
-        "bytes": sum(f.bytes for r in receipts for f in r.files),
-    }
     return [
         Finding("error", "manifest", f"{SUCCESS} says {success[name]} {name}, the receipts of {MANIFEST} {total}")
-        for name, total in totals.items()
+        for name, total in totals(receipts).items()
         if success[name] != total
     ]
 
@@ -187,8 +190,8 @@ def _inside(file: File, success: Mapping[str, Any]) -> bool:
 
 def _check_files(output: Path, success: Mapping[str, Any], receipts: Sequence[Receipt]) -> list[Finding]:
     """Files that are missing; files that readers would take for a part of the table, and others in its folders."""
-    files = [f for r in receipts for f in r.files]
-    known = {f.path for f in files}
+    known = {f.path: f for r in receipts for f in r.files}
+    files = known.values()
     findings = [
         Finding("error", "files", f"{f.path} is missing ({f.bytes:,} bytes in {MANIFEST})")
         for f in files
@@ -225,55 +228,174 @@ class _Tables:
     first: pa.Schema | None = None
 
 
-def _check_file(output: Path, tables: _Tables, receipt: Receipt, file: File) -> list[Finding]:
-    """One file: its bytes, then its schema, then its rows."""
-    findings = list(_check_bytes(output / file.path, file))
-    form = file.path.partition("/")[0]
+def _without_h3(facts: Facts) -> tuple[Facts, list[Finding]]:
+    """The facts that can be checked here: H3 cells need a package."""
+    if facts.layout.h3 is None:
+        return facts, []
     try:
-        reader = _parquet if form == "parquet" else _csv
-        schema, batches = reader(output / file.path, tables.success["schema"])
-        findings += _check_schema(tables, file.path, schema)
-        found, rows = check_rows(tables.facts, receipt, file.path, batches)
-        findings += found
+        derived.h3_package(facts.layout.h3)
+    except MachineError as error:
+        text = f"the column h3 is not checked: {error.message}"
+        return replace(facts, layout=replace(facts.layout, h3=None)), [Finding("warning", "coordinates", text)]
+    return facts, []
+
+
+def _check_shared(output: Path, facts: Facts, receipts: Sequence[Receipt]) -> Iterator[Finding]:
+    """Whether the tiles' parts of the one CSV file follow each other and are all of it."""
+    if facts.layout.csv_files != "one":
+        return
+    ends: dict[str, int] = {}
+    for receipt in sorted(receipts, key=lambda r: r.tile):
+        for file in receipt.files:
+            if not file.path.startswith("csv/"):
+                continue
+            end = ends.get(file.path, 0)
+            if file.offset != end:
+                text = f"tile {receipt.tile} starts at byte {file.offset:,} of {file.path}, not at {end:,}"
+                yield Finding("error", "manifest", text)
+            ends[file.path] = file.offset + file.bytes
+    if len(ends) > 1:
+        yield Finding("error", "files", f"there are {len(ends):,} CSV files, and one was asked for: {listed([*ends])}")
+    for path, end in ends.items():
+        if (output / path).is_file() and (size := (output / path).stat().st_size) != end:
+            yield Finding("error", "checksum", f"{path} has {size:,} bytes; the tiles in {MANIFEST} end at {end:,}")
+
+
+def _check_tile(output: Path, tables: _Tables, receipt: Receipt, form: str, files: Sequence[File]) -> list[Finding]:
+    """The files of a tile in one format: their bytes, then their schema, then their rows."""
+    shared = form == "csv" and tables.facts.layout.csv_files == "one"
+    findings = [finding for file in files for finding in _check_bytes(output / file.path, file, shared)]
+    at = files[0].path
+    name = at if len(files) == 1 else f"{form} of tile {receipt.tile} ({len(files):,} files)"
+
+    def parts() -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+        nonlocal at
+        for file in files:
+            at = file.path
+            if form == "parquet":
+                schema, batches = _parquet(output, tables, receipt, file, findings)
+            else:
+                schema, batches = _csv(output, tables, receipt, file)
+            findings.extend(_check_schema(tables, file.path, schema))
+            if len(set(schema.names)) < len(schema):
+                raise pa.ArrowInvalid("it has a column twice")
+            yield file.path, batches
+
+    try:
+        found, rows = check_rows(tables.facts, receipt, name, parts())
     except UNREADABLE as error:
         cause = (str(error) or type(error).__name__).splitlines()[0][:200]
-        return [*findings, Finding("error", "files", f"{file.path} cannot be read: {cause}")]
+        return [*findings, Finding("error", "files", f"{at} cannot be read: {cause}")]
+    findings += found
     tables.rows[form] = tables.rows.get(form, 0) + rows
     if rows != receipt.rows:
-        text = f"{file.path} has {rows:,} rows; {MANIFEST} says {receipt.rows:,} for tile {receipt.tile}"
+        text = f"{name} has {rows:,} rows; {MANIFEST} says {receipt.rows:,} for tile {receipt.tile}"
         findings.append(Finding("error", "rows", text))
     return findings
 
 
-def _check_bytes(path: Path, file: File) -> Iterator[Finding]:
+def _check_bytes(path: Path, file: File, shared: bool) -> Iterator[Finding]:
+    """Size and checksum of a file, or of a tile's part of a shared one."""
+    digest, size = hashlib.sha256(), 0
     try:
         with open(path, "rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
-            size = data.tell()
+            data.seek(file.offset)
+            while chunk := data.read(min(BATCH_BYTES, file.bytes - size) if shared else BATCH_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
     except OSError as error:
         yield Finding("error", "checksum", f"{file.path} cannot be read: {error.strerror}")
         return
+    part = f" from byte {file.offset:,} on" if shared else ""
     if size != file.bytes:
-        yield Finding("error", "checksum", f"{file.path} has {size:,} bytes; {MANIFEST} says {file.bytes:,}")
-    elif digest != file.sha256:
-        text = f"{file.path} has the sha256 {digest[:16]}...; {MANIFEST} says {file.sha256[:16]}..."
+        yield Finding("error", "checksum", f"{file.path} has {size:,} bytes{part}; {MANIFEST} says {file.bytes:,}")
+    elif digest.hexdigest() != file.sha256:
+        text = f"{file.path} has the sha256 {digest.hexdigest()[:16]}...{part}; {MANIFEST} says {file.sha256[:16]}..."
         yield Finding("error", "checksum", text)
 
 
-def _parquet(path: Path, _: Mapping[str, str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    file = pq.ParquetFile(path)
-    return file.schema_arrow, file.iter_batches(batch_size=ROW_GROUP)
+def _parquet(
+    output: Path, tables: _Tables, receipt: Receipt, file: File, findings: list[Finding]
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Schema and rows of a Parquet file as those of the table: the value of its folder is in, the geometry is out."""
+    source, layout = pq.ParquetFile(output / file.path), tables.facts.layout
+    schema, batches = source.schema_arrow, source.iter_batches(batch_size=ROW_GROUP)
+    folders = Path(file.path).parts[1:-1]
+    key, _, value = "/".join(folders).partition("=")
+    if key != (layout.partition_by or "") or (key == "tile" and value != str(receipt.tile)):
+        wanted = {None: "none", "tile": f"tile={receipt.tile}"}.get(layout.partition_by, f"{layout.partition_by}=...")
+        text = f"{file.path} of tile {receipt.tile} is in the folder {'/'.join(folders) or 'none'}; planned is {wanted}"
+        findings.append(Finding("error", "files", text))
+    elif tables.facts.partitioned:
+        schema, batches = _with_folder(schema, batches, key, value, tables.success["schema"])
+    if layout.geometry:
+        batches = _with_extent(schema, batches, file.path, tables, findings)
+        if schema.names[-1:] == [derived.GEOMETRY.name] and schema.field(-1).type == derived.GEOMETRY.type:
+            schema = schema.remove(len(schema) - 1)
+        else:
+            findings.append(Finding("error", "schema", f"{file.path} has no column geometry of WKB at its end"))
+    return schema, batches
 
 
-def _csv(path: Path, types: Mapping[str, str]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """The rows of a CSV file in the types of the table; an empty field is the only null."""
-    convert = pacsv.ConvertOptions(
-        column_types={name: kind for name, text in types.items() if (kind := _type(text)) is not None},
-        null_values=[""],
-        strings_can_be_null=True,
-    )
-    reader = pacsv.open_csv(path, pacsv.ReadOptions(block_size=BATCH_BYTES), convert_options=convert)
+def _with_folder(
+    schema: pa.Schema, batches: Iterator[pa.RecordBatch], name: str, value: str, types: Mapping[str, str]
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The same rows with the column that the folder stands for, in its place among the others."""
+    at, kind = list(types).index(name), _type(types[name])
+    scalar = pa.scalar(None if value == HIVE_NULL else value, pa.string()).cast(kind)
+    whole = schema.insert(at, pa.field(name, kind))
+
+    def filled() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            columns = batch.columns
+            columns.insert(at, pa.repeat(scalar, batch.num_rows))
+            yield pa.RecordBatch.from_arrays(columns, schema=whole)
+
+    return whole, filled()
+
+
+def _with_extent(
+    schema: pa.Schema, batches: Iterator[pa.RecordBatch], path: str, tables: _Tables, findings: list[Finding]
+) -> Iterator[pa.RecordBatch]:
+    """The same rows; at their end GeoParquet's metadata is held to them."""
+    low, high = [math.inf, math.inf], [-math.inf, -math.inf]
+    for batch in batches:
+        for i, name in enumerate(("x", "y")):
+            if name in batch.schema.names and batch.num_rows:
+                ends = pc.min_max(batch[name]).as_py()
+                low[i], high[i] = min(low[i], ends["min"]), max(high[i], ends["max"])
+        yield batch
+    bounds = (low[0], low[1], high[0], high[1]) if low[0] <= high[0] else None
+    told = json.loads((schema.metadata or {}).get(b"geo", b"null"))
+    if told != derived.geo(tables.success["table"]["grid"]["crs"], bounds):
+        text = f"{path} does not say of its points what GeoParquet 1.1 would: version, CRS, type, bounds {bounds}"
+        findings.append(Finding("error", "schema", text))
+
+
+def _csv(output: Path, tables: _Tables, receipt: Receipt, file: File) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The rows of a CSV file or of a tile's part of it, in the types of the table; an empty field is the only null."""
+    types, path = tables.success["schema"], output / file.path
+    codec = next(c for c, suffix in CSV_SUFFIX.items() if file.path.endswith(suffix))
+    shared = tables.facts.layout.csv_files == "one"
+    kinds = {name: kind for name, text in types.items() if (kind := _type(text)) is not None}
+    convert = pacsv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True)
+    headless = shared and receipt.tile != 0
+    options = pacsv.ReadOptions(block_size=BATCH_BYTES, column_names=list(types) if headless else None)
+    stream = _stream(path, file.offset, file.bytes if shared else path.stat().st_size, codec)
+    if headless and not receipt.rows and not stream.read(1):  # pyarrow wants a line
+        return pa.schema(kinds), iter(())
+    reader = pacsv.open_csv(stream, options, convert_options=convert)
     return reader.schema, iter(reader)
+
+
+def _stream(path: Path, offset: int, size: int, codec: str) -> pa.NativeFile:
+    """The text in a part of a file."""
+    if not size:
+        return pa.BufferReader(b"")
+    mapped = pa.memory_map(str(path))
+    mapped.seek(offset)
+    part = pa.BufferReader(mapped.read_buffer(size))
+    return part if codec == "none" else pa.CompressedInputStream(part, codec)
 
 
 def _type(name: str) -> pa.DataType | None:
@@ -298,6 +420,7 @@ def _check_schema(tables: _Tables, path: str, schema: pa.Schema) -> Iterator[Fin
         yield Finding("error", "schema", f"{path} is of the plan {plan[:16]}; {SUCCESS} says {planned[:16]}")
     if json.loads(metadata.get(b"geopipe:grid", b"null")) != tables.success["table"]["grid"]:
         yield Finding("error", "schema", f"{path} has another grid in its metadata than {SUCCESS}")
+    schema = schema.with_metadata({k: v for k, v in metadata.items() if k != b"geo"})  # it has the bounds of its file
     tables.first = tables.first or schema
     if not schema.equals(tables.first, check_metadata=True):
         yield Finding("error", "schema", f"{path} has other metadata than the first file of the table")

@@ -16,7 +16,7 @@ from geopipe.estimate import Machine
 from geopipe.grid import Grid, crs_transform, projected_bounds
 from geopipe.layer import Band, Header, Kind, Layer, Overlap
 from geopipe.places import canonical_blocks
-from geopipe.plan import Options, Plan, make_plan
+from geopipe.plan import Layout, Options, Plan, make_plan
 from geopipe.resampling import Way
 
 UTM, MB = "EPSG:32612", 1 << 20
@@ -247,7 +247,8 @@ SHIFTED_CRS = "+proj=tmerc +lon_0=-111 +k=0.9996 +x_0={} +datum=WGS84 +units=m"
     [
         (plan_from((LAYER, SHIFTED)), plan_from((LAYER, SHIFTED), **{key: value}))
         for key, value in {
-            "window_size": 1024, "how": "inner", "tolerance": "exact", "formats": ("csv",), "compress": False,
+            "window_size": 1024, "how": "inner", "tolerance": "exact", "formats": ("csv",), "compress": "zstd",
+            "layout": Layout(lonlat=True),
             "grid": replace(GRID, x0=500_001),
         }.items()
     ]
@@ -267,8 +268,8 @@ SHIFTED_CRS = "+proj=tmerc +lon_0=-111 +k=0.9996 +x_0={} +datum=WGS84 +units=m"
         (plan_from((LAYER, header())), plan_from((replace(LAYER, kind=Kind.CATEGORICAL, resampling="auto"), header()))),
         tuple(plan_from((replace(LAYER, crs=SHIFTED_CRS.format(x)), SHIFTED)) for x in (500_000, 500_300)),
     ],
-    ids=["window_size", "how", "tolerance", "formats", "compress", "grid", "nodata", "scale", "offset", "resampling",
-         "unit", "name", "overlap", "mtime", "size", "uri", "passthrough", "kind", "crs"],
+    ids=["window_size", "how", "tolerance", "formats", "compress", "layout", "grid", "nodata", "scale", "offset",
+         "resampling", "unit", "name", "overlap", "mtime", "size", "uri", "passthrough", "kind", "crs"],
 )  # fmt: skip
 def test_the_hash_knows_whatever_changes_a_byte(one: Plan, other: Plan) -> None:
     assert one.hash != other.hash

@@ -18,7 +18,7 @@ import pytest
 from helpers import call, north_up, plan_of, write_raster
 
 from geopipe import checks, ledger, pipeline, settings
-from geopipe.checks import Facts, Finding, VariableFacts, check_receipts, check_rows, facts_of
+from geopipe.checks import Facts, Finding, VariableFacts, check_receipts, facts_of
 from geopipe.commit import Staging
 from geopipe.errors import PlanError, RunError
 from geopipe.export import Receipt, write_tile
@@ -26,6 +26,7 @@ from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer, Overlap
 from geopipe.local import run_local
 from geopipe.plan import Plan
+from geopipe.rows import check_rows
 from geopipe.validate import Report, validate
 
 UTM = "EPSG:32632"
@@ -392,7 +393,7 @@ def test_findings_do_not_depend_on_the_batches(finished: Path) -> None:
     receipt = Receipt.parse((finished / "manifest.jsonl").read_text().splitlines()[0])
     table = put(repeat(pq.ParquetFile(finished / FIRST).read()), "height", 0, float("nan"))
     table = put(put(table, "x", 4000, 0.0), "x", 4001, 0.0).combine_chunks()
-    found = [check_rows(facts, receipt, "f", table.to_batches(max_chunksize=n)) for n in (7, 100, 4001, 10**6)]
+    found = [check_rows(facts, receipt, "f", [("f", table.to_batches(max_chunksize=n))]) for n in (7, 100, 4001, 10**6)]
     assert {f.check for f in found[0][0]} == {"cells", "coordinates", "values", "nulls"}
     assert found[0][1] == table.num_rows
     assert found[1:] == found[:1] * 3
