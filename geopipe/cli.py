@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -71,7 +72,11 @@ def cli() -> None:
 def _load(file: Path, flags: tuple[str, ...]) -> Settings:
     from geopipe import events, settings
 
-    loaded = settings.load(file, flags)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", DeprecationWarning)
+        loaded = settings.load(file, flags)
+    for one in told:
+        click.echo(f"warning: {one.message}", err=True)
     events.configure_logging(loaded.monitoring.log_level, loaded.monitoring.log_format)
     return loaded
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geopipe import ledger
 from geopipe.choice import keys_of, runs_of
 from geopipe.errors import MachineError, PlanError
 from geopipe.export import CSV_PARTS, FORMATS, Receipt, existing, fault, is_ours, join_csv, sync
@@ -162,8 +163,9 @@ class Staging:
         Raises:
             PlanError: a tile is missing: a bug, never a state to publish.
         """
-        ledger = self.ledger()
-        missing = self.plan.keys[~ledger.done[self.plan.keys]]
+        ledger.close()
+        noted = self.ledger()
+        missing = self.plan.keys[~noted.done[self.plan.keys]]
         if missing.size:
             raise PlanError(
                 f"{missing.size:,} of {len(self.plan.keys):,} tiles have no receipt ({ranges(missing.tolist())}); "
@@ -173,7 +175,7 @@ class Staging:
         totals = {"rows": 0, "files": 0, "bytes": 0}
 
         def lines() -> Iterator[str]:
-            receipts: Iterable[Receipt] = ledger.receipts()
+            receipts: Iterable[Receipt] = noted.receipts()
             if self.plan.options.layout.csv_files == "one":
                 receipts = join_csv(self.folder, self.plan, receipts)
             for receipt in receipts:
@@ -202,11 +204,13 @@ class Staging:
 
         A run that is complete is kept: `recover` publishes it.
         """
+        ledger.close()
         if not (self.folder / SUCCESS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def leave(self) -> int:
         """Leave what is done for `--resume`, or nothing where nothing is; returns how many tiles are done."""
+        ledger.close()
         done = int(self.ledger().done.sum())
         if not done:
             self.discard()
@@ -261,11 +265,11 @@ def unfinished_runs(output: Path) -> tuple[Unfinished, ...]:
 
 def _unfinished(folder: Path) -> Unfinished:
     about = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    ledger = Ledger.read(folder, about["all"])
-    done = int(ledger.done.sum())
-    size = sum(f.bytes for receipt in ledger.receipts() for f in receipt.files)
+    noted = Ledger.read(folder, about["all"])
+    done = int(noted.done.sum())
+    size = sum(f.bytes for receipt in noted.receipts() for f in receipt.files)
     keys = keys_of(about["runs"])
-    missing = ranges(keys[~ledger.done[keys]].tolist())
+    missing = ranges(keys[~noted.done[keys]].tolist())
     names = ("plan_hash", "name", "tiles", "skipped", "identity")
     return Unfinished(done=done, missing=missing, bytes=size, **{name: about[name] for name in names})
 

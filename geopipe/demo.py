@@ -426,6 +426,9 @@ overlap = "mean"  # the two surveys differ a little
 window_size = 2048  # edge of a tile in cells, a multiple of 512; smaller needs less memory, the table is the same
 tolerance = "auto"  # error of positions in source pixels: a number, or "exact" (auto: exact for classes, else 0.01)
 skip_data_loading_for_passthrough = true  # copy pixels that are cells already; false: send them through the warp too
+enable_memory_aware_processing = true  # false (deprecated): read rasters whole, in one process; for comparison only
+use_legacy_resampling = false  # deprecated: true does the same as enable_memory_aware_processing = false
+use_legacy_passthrough = false  # deprecated: true does so, too
 allow_ballpark = false  # true: leave out a datum shift that PROJ does not know, instead of refusing the layer
 
 [merge]

@@ -72,6 +72,7 @@ def estimate(
     compress: bool,
     csv_copies: int = 1,
     machine: Machine,
+    whole: bool = False,
     reach: Reach | None = None,
     mask_bytes: int = 0,
 ) -> Estimate:
@@ -83,6 +84,7 @@ def estimate(
         carried: types of those that cross an exchange as arrays.
         points: partitions and rows of each layer of coordinate tables, and bytes of a row in block rows.
         exchange: whether block rows travel between tasks.
+        whole: whether all rasters and the whole grid are in the memory of one process.
         reach: of the mask, where there is one.
         mask_bytes: what it takes in each worker.
         wave_tiles: tiles that are exchanged at a time, where the settings say so.
@@ -106,6 +108,9 @@ def estimate(
     # all points may lie in one tile, where they are joined and sorted beside what came
     waiting = wave * tile_cells * cell_bytes + (sparse if exchange else 0)
     peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * waiting + 2 * sparse
+    if whole:
+        pixels = max((d.source.width * d.source.height for decisions in layers for d in decisions), default=0)
+        peak = WORKER_BYTES + task + grid.cells * sum(s + 1 for s in sizes) + pixels * 8
     per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
     if "csv" in formats:
         per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0) * csv_copies

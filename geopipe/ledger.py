@@ -51,9 +51,7 @@ def note(folder: Path, receipt: Receipt) -> None:
     """Append a receipt to this process's journal, durably."""
     journal = _open.get(folder)
     if journal is None or not os.path.exists(journal.name):  # a run that starts over makes the folder anew
-        for old in _open.values():
-            old.close()
-        _open.clear()
+        close()
         name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}.jsonl"  # names sort by time
         try:
             journal = _open[folder] = open(folder / JOURNALS / name, "a", encoding="utf-8")  # noqa: SIM115 - kept open
@@ -66,6 +64,12 @@ def note(folder: Path, receipt: Receipt) -> None:
         os.fsync(journal.fileno())
     except OSError as error:
         raise fault(error, Path(journal.name)) from error
+
+
+def close() -> None:
+    """Close the journal of this process; the next receipt opens another."""
+    while _open:
+        _open.popitem()[1].close()
 
 
 @dataclass(frozen=True)

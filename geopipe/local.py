@@ -47,7 +47,7 @@ def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys
     """What `finish` makes of each tile of the table (or of those in `keys`), in their order."""
     with raster.environment():
         todo = plan.keys if keys is None else keys
-        readers, sparse = raster.Readers(), _points(plan)
+        readers, sparse = raster.Readers(), points_of(plan)
         for tile in map(plan.spec.tile, todo.tolist()):
             with events.context(tile=tile.key):
                 rows = raster.read_rows(plan, plan.rasters, tile, readers)
@@ -55,7 +55,7 @@ def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys
         readers.close()
 
 
-def _points(plan: Plan) -> dict[int, list[SparseRow]]:
+def points_of(plan: Plan) -> dict[int, list[SparseRow]]:
     """The sparse block rows of all coordinate tables by tile: each table is read once, and has points for any tile."""
     found: dict[int, list[SparseRow]] = {}
     for layer, partition in plan.partitions:

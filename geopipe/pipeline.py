@@ -18,6 +18,7 @@ from pathlib import Path
 import pyproj
 
 from geopipe import checks, commit, events, machine, points, raster, stac, vectors
+from geopipe.baseline import old_way
 from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
@@ -347,6 +348,8 @@ def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, obj
 
 
 def _engine(plan: Plan, settings: Settings, local: bool) -> AbstractContextManager[Engine]:
+    if settings.resampling.old_way:
+        return old_way()
     if local:
         return plain_loop()
     from geopipe.engine import ray_engine  # planning and the plain loop must not load Ray

@@ -56,11 +56,13 @@ class Layout:
 class Options:
     """What the settings say beside grid and layers.
 
-    `tolerance` is "auto", "exact" or source pixels; `compress`, of CSV, "gzip", "zstd" or "none".
+    `tolerance` is "auto", "exact" or source pixels; `whole` asks for the old way, which reads whole rasters;
+    `compress`, of CSV, is "gzip", "zstd" or "none".
     """
 
     window_size: int = 2048
     tolerance: str | float = "auto"
+    whole: bool = False
     passthrough: bool = True
     allow_ballpark: bool = False
     how: str = "outer"
@@ -301,6 +303,7 @@ def make_plan(
         compress=options.compress != "none",
         csv_copies=2 if options.layout.csv_files == "one" else 1,
         machine=machine,
+        whole=options.whole,
         reach=masked.reach if masked else None,
         mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
     )
@@ -557,6 +560,8 @@ def _choose_strategy(
     options: Options, plans: Sequence[LayerPlan], grid: Grid, dtypes: Sequence[str]
 ) -> tuple[str, str]:
     """Aligned, unless there are points, or reading tile by tile decodes so much again that an exchange is cheaper."""
+    if options.whole:
+        return "aligned", "the old way reads whole rasters, in one process"
     tables = [p.layer.name for p in plans if p.table]
     if tables:
         why = f"the points of {', '.join(tables)} are read for all tiles at once, so that they must be exchanged"

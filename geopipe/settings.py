@@ -136,6 +136,23 @@ class ResamplingSettings(Section):
     tolerance: Literal["auto", "exact"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     skip_data_loading_for_passthrough: bool = True
     allow_ballpark: bool = False
+    enable_memory_aware_processing: bool = True
+    use_legacy_resampling: bool = False
+    use_legacy_passthrough: bool = False
+
+    @model_validator(mode="after")
+    def _old_way_is_deprecated(self) -> ResamplingSettings:
+        named = [f"{key} = true" for key in ("use_legacy_resampling", "use_legacy_passthrough") if getattr(self, key)]
+        named += [] if self.enable_memory_aware_processing else ["enable_memory_aware_processing = false"]
+        for key in named:
+            text = f"resampling.{key} is deprecated: it reads rasters whole, in one process; use window_size instead"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return self
+
+    @property
+    def old_way(self) -> bool:
+        """Whether rasters are to be read whole, in one process."""
+        return self.use_legacy_resampling or self.use_legacy_passthrough or not self.enable_memory_aware_processing
 
 
 class MergeSettings(Section):
@@ -243,6 +260,7 @@ class Settings(BaseSettings):
         return Options(
             window_size=self.resampling.window_size,
             tolerance=self.resampling.tolerance,
+            whole=self.resampling.old_way,
             passthrough=self.resampling.skip_data_loading_for_passthrough,
             allow_ballpark=self.resampling.allow_ballpark,
             how=self.merge.how,

@@ -40,7 +40,7 @@ def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], readers: Readers) -
     start = time.perf_counter()
     tiles = [plan.spec.tile(key) for key in keys]
     for decision in layer.decisions:
-        held: dict[int, _Held] = {}
+        held: dict[int, Held] = {}
         windows = [w for tile in tiles if (w := rough_window(plan.grid, decision, tile)) is not None]
         about = _union(windows) if windows else None
         for _, row in groupby(tiles, key=lambda tile: tile.row):
@@ -59,7 +59,7 @@ def _strip(
     strips: Sequence[Tile],
     down: int,
     about: Window | None,
-    held: dict[int, _Held],
+    held: dict[int, Held],
     readers: Readers,
 ) -> Iterator[BlockRow]:
     """The block rows of tiles abreast, `down` rows from their top.
@@ -80,7 +80,7 @@ def _strip(
     first = plan.first_variable[layer.layer.name]
     mine = {first + n: v for n, v in enumerate(layer.variables) if v.word == decision.word}
     for index in dict.fromkeys(v.index for v in mine.values()):
-        pixels = held.setdefault(index, _Held(decision.source, index))
+        pixels = held.setdefault(index, Held(decision.source, index))
         if whole.pixels <= AHEAD:
             pixels.move(whole, layer, readers)
         for strip, needs in _by_strip(needed):
@@ -111,7 +111,7 @@ def _union(windows: Sequence[Window]) -> Window:
 
 
 @dataclass
-class _Held:
+class Held:
     """The pixels of one band that are in memory, for the variable `index` of a source."""
 
     source: Source

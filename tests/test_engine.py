@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -19,9 +20,11 @@ from helpers import write_raster
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
-from geopipe import engine, pipeline, points, raster, settings
+from geopipe import engine, pipeline, points, raster, settings, sweep
 from geopipe.errors import SourceError
+from geopipe.layer import Source
 from geopipe.local import run_local
+from geopipe.resampling import Window
 
 GRID = """
 [run]
@@ -242,3 +245,23 @@ def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(raster, "open_raster", counting)
     list(run_local(plan, lambda _tile, _table: None))
     assert sorted(opened) == sorted(str(sources / f"{n}.tif") for n in ("own", "warped", "classes"))
+
+
+@pytest.mark.parametrize(
+    "key", ["enable_memory_aware_processing=false", "use_legacy_resampling=true", "use_legacy_passthrough=true"]
+)
+def test_the_old_way_is_deprecated_and_gives_the_same_files(
+    reference: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    read, windows = raster.read_window, []
+
+    def noted(source: Source, index: int, window: Window, *more: Any) -> Any:
+        windows.append((window.height, window.width) == (source.height, source.width))
+        return read(source, index, window, *more)
+
+    monkeypatch.setattr(sweep, "read_window", noted)
+    with pytest.warns(DeprecationWarning, match=f"resampling.{key.split('=')[0]} .*is deprecated.*window_size"):
+        loaded = settings.load(write_settings(tmp_path, sources), (f"resampling.{key}",))
+    summary = pipeline.run(loaded)
+    assert hashes(summary.output) == hashes(reference)
+    assert windows == [True] * 3, "each raster once, and whole"

@@ -1,0 +1,84 @@
+"""The old way: every raster is read whole, and all layers are brought to the whole grid in one process.
+
+It is deprecated, gives the same files, and is kept for one thing: `make bench-memory` measures what it costs. Its
+memory grows with the rasters and with the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from geopipe import events, raster
+from geopipe.estimate import Machine
+from geopipe.grid import Tile
+from geopipe.local import Engine, Finish, Keys, points_of
+from geopipe.places import canonical_blocks
+from geopipe.plan import LayerPlan, Plan
+from geopipe.resampling import Window
+from geopipe.sweep import Held
+from geopipe.table import BlockRow, marker, merge_tile
+from geopipe.warp import to_cells
+
+
+class _OldWay:
+    def __init__(self) -> None:
+        self.machine: Machine | None = None
+        self.tally = events.Tally()
+
+    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
+        with raster.environment():
+            readers, sparse = raster.Readers(), points_of(plan)
+            whole = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
+            for tile in map(plan.spec.tile, keys.tolist()):
+                with events.context(tile=tile.key):
+                    inside = raster.inside_of(plan, tile, readers)
+                    parts = [marker(tile.key, inside), *(_cut(row, tile) for row in whole), *sparse.pop(tile.key, ())]
+                    finish(tile, merge_tile(plan.spec, tile, parts))
+                    yield tile.key
+            readers.close()
+
+    def stages(self) -> Mapping[str, events.Progress]:
+        return dict(self.tally.stages)
+
+
+def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[BlockRow]:
+    """The block rows of a layer for the whole grid, as if it were one tile."""
+    grid, first = plan.grid, plan.first_variable[layer.layer.name]
+    for decision in layer.decisions:
+        source, held = decision.source, dict[int, Held]()
+        for n, variable in enumerate(layer.variables):
+            if variable.word != decision.word:
+                continue
+            if variable.index not in held:
+                held = {variable.index: Held(source, variable.index)}
+                held[variable.index].move(Window(0, 0, source.height, source.width), layer, readers)
+            shape = (grid.height, grid.width)
+            values, valid = np.zeros(shape, variable.dtype), np.zeros(shape, bool)
+            for needs in canonical_blocks(grid, decision, Tile(0, 0, 0, grid.height, grid.width)):
+                column = held[variable.index].cut(needs.window, layer, readers)
+                made, have = to_cells(*column, needs, decision, variable, layer)
+                rows = slice(needs.block.row, needs.block.row + needs.block.height)
+                cols = slice(needs.block.col, needs.block.col + needs.block.width)
+                values[rows, cols], valid[rows, cols] = made, True if have is None else have
+            yield BlockRow(0, first + n, decision.rank, values, valid)
+        events.emit(events.Progress("read", len(plan.keys), grid.cells, 0.0))
+
+
+def _cut(row: BlockRow, tile: Tile) -> BlockRow:
+    rows, cols = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
+    valid = None if row.valid is None else row.valid[rows, cols]
+    return BlockRow(tile.key, row.variable, row.rank, row.values[rows, cols], valid)
+
+
+@contextmanager
+def old_way() -> Iterator[Engine]:
+    """The old way as an engine."""
+    engine = _OldWay()
+    unsubscribe = events.subscribe(engine.tally.add)
+    try:
+        yield engine
+    finally:
+        unsubscribe()
