@@ -14,9 +14,10 @@ import numpy as np
 from geopipe import events, raster
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
+from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, points_of
 from geopipe.places import canonical_blocks
-from geopipe.plan import LayerPlan, Plan
+from geopipe.plan import Plan
 from geopipe.resampling import Window
 from geopipe.sweep import Held
 from geopipe.table import BlockRow, marker, merge_tile

@@ -19,7 +19,8 @@ from geopipe.choice import Reach, keys_of
 from geopipe.export import Receipt
 from geopipe.grid import Grid
 from geopipe.layer import Band, Kind, Overlap, Variable
-from geopipe.plan import LayerPlan, Layout, Plan
+from geopipe.layerplan import LayerPlan, Layout
+from geopipe.plan import Plan
 from geopipe.resampling import FRACTION, VALID, Way
 
 CHECKS = {

@@ -138,9 +138,9 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
 
 
 def _run(settings: Settings, as_json: bool, **how: bool) -> int:
-    from geopipe import pipeline, render
+    from geopipe import pipeline, progress, render
 
-    with render.without_noise(), render.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
+    with progress.without_noise(), progress.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
         made = pipeline.run(settings, watch=watch, **how)
     if as_json:
         _print_json(render.summary_json(made))

@@ -32,9 +32,10 @@ from geopipe import events, machine, points, raster
 from geopipe.errors import MachineError, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
+from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys
 from geopipe.monitor import Monitor, reporter
-from geopipe.plan import LayerPlan, Plan
+from geopipe.plan import Plan
 from geopipe.sparse import SparseRow
 from geopipe.sweep import sweep
 from geopipe.table import BlockRow, marker, merge_tile, pack, unpack

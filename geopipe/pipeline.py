@@ -24,9 +24,10 @@ from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid
 from geopipe.layer import Header, Kind, Layer, check_files
+from geopipe.layerplan import MASK, LayerPlan
 from geopipe.ledger import finisher
 from geopipe.local import Engine, Keys, plain_loop
-from geopipe.plan import MASK, LayerPlan, Plan, make_plan
+from geopipe.plan import Plan, make_plan
 from geopipe.polygons import Shapes
 from geopipe.relation import TableHeader
 from geopipe.settings import Settings

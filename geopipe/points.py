@@ -24,7 +24,8 @@ from geopipe import events, postgres
 from geopipe.errors import SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Layer
-from geopipe.plan import LayerPlan, Plan
+from geopipe.layerplan import LayerPlan
+from geopipe.plan import Plan
 from geopipe.relation import (
     ENDINGS,
     ORDER_BITS,

@@ -33,8 +33,9 @@ from geopipe.estimate import READ_CACHE
 from geopipe.files import coordinates, is_store, network, open_raster, open_variable, size_and_time, variables
 from geopipe.grid import Tile
 from geopipe.layer import Band, Georeference, Header, Overlap, Placed, Source, Variable
+from geopipe.layerplan import LayerPlan
 from geopipe.places import canonical_blocks
-from geopipe.plan import LayerPlan, Plan
+from geopipe.plan import Plan
 from geopipe.polygons import covered
 from geopipe.resampling import Decision, Window, clip, whole_turn
 from geopipe.steps import Place

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from geopipe import derived
 from geopipe.commit import Status
 from geopipe.errors import SettingsError
 from geopipe.grid import crs_of, projected_bounds
 from geopipe.layer import Band, Header, Variable
-from geopipe.pipeline import Snapshot, Summary
-from geopipe.plan import LayerPlan, Plan
+from geopipe.layerplan import LayerPlan
+from geopipe.pipeline import Summary
+from geopipe.plan import Plan
 from geopipe.relation import TableHeader, TablePlan
 from geopipe.resampling import Way
 from geopipe.validate import Report
@@ -291,105 +286,7 @@ def _table_facts(layer: LayerPlan, table: TablePlan) -> dict[str, str]:
     }
 
 
-# ---------------------------------------------------------------- progress and summary
-
-
-NOISE = b"has constructor arguments in the object store and max_restarts"
-"""Of a line that Ray's core prints for every actor pool that may restart: advice to the authors of Ray Data."""
-
-
-@contextmanager
-def without_noise() -> Iterator[None]:
-    """Keep that one line from the terminal; everything else that is written to standard error gets there."""
-    ours = sys.__stderr__
-    if ours is None or sys.stderr is not ours:
-        yield  # somebody has replaced standard error already
-        return
-    ours.flush()
-    terminal = os.dup(2)
-    source, sink = os.pipe()
-    os.dup2(sink, 2)
-    os.close(sink)
-    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-
-    def pass_on() -> None:
-        with os.fdopen(source, "rb") as lines:
-            for line in lines:
-                if NOISE not in line:
-                    os.write(terminal, line)
-
-    thread = threading.Thread(target=pass_on, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        sys.stderr.close()
-        sys.stderr = ours
-        os.dup2(terminal, 2)
-        thread.join(timeout=1)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        cells, seconds = task.fields["cells"], task.fields["seconds"]
-        return Text(f"{cells / seconds / 1e6:8.2f} M cells/s" if seconds else "")
-
-
-@contextmanager
-def progress(interval: float, quiet: bool) -> Iterator[Callable[[Snapshot], None] | None]:
-    """Show how far a run is: bars on a terminal, a plain line every `interval` seconds elsewhere."""
-    if quiet:
-        yield None
-        return
-    out = console(stderr=True)
-    if not out.is_terminal:
-        yield _plain_progress(out, interval)
-        return
-    columns = (
-        TextColumn("{task.description:<6}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=out) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(snapshot: Snapshot) -> None:
-            for stage, total in snapshot.totals.items():
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total, cells=0, seconds=0.0)
-                done = snapshot.stages.get(stage)
-                if done:
-                    bars.update(tasks[stage], completed=done.tiles, cells=done.cells, seconds=snapshot.seconds)
-
-        yield show
-
-
-def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]:
-    due = time.monotonic() + interval
-
-    def show(snapshot: Snapshot) -> None:
-        nonlocal due
-        ended = all(
-            snapshot.stages[s].tiles >= t if s in snapshot.stages else False for s, t in snapshot.totals.items()
-        )
-        if time.monotonic() < due and not ended:
-            return
-        due = time.monotonic() + interval
-        parts = []
-        for stage, total in snapshot.totals.items():
-            done = snapshot.stages.get(stage)
-            parts.append(f"{stage} {done.tiles if done else 0:,}/{total:,}")
-        last = snapshot.stages.get("write")
-        if last and last.tiles:
-            rate = last.cells / snapshot.seconds
-            left = snapshot.seconds * (snapshot.totals["write"] / last.tiles - 1)
-            parts.append(f"{rate / 1e6:.2f} M cells/s, {left:.0f} s left")
-        out.print(f"{snapshot.seconds:7.1f} s  " + "  ".join(parts))
-
-    return show
+# ---------------------------------------------------------------- summaries
 
 
 def summary(out: Console, made: Summary) -> None:

@@ -30,7 +30,7 @@ from geopipe import uris
 from geopipe.errors import SettingsError
 from geopipe.grid import BLOCK
 from geopipe.layer import Kind, Layer, Overlap
-from geopipe.plan import Layout, Options
+from geopipe.layerplan import Layout, Options
 
 ENV_PREFIX, ENV_NESTED = "GEOPIPE_", "__"
 

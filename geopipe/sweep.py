@@ -17,8 +17,9 @@ import numpy as np
 from geopipe import events
 from geopipe.grid import BLOCK, Tile
 from geopipe.layer import Source
+from geopipe.layerplan import LayerPlan
 from geopipe.places import Needs, canonical_blocks, rough_window
-from geopipe.plan import LayerPlan, Plan
+from geopipe.plan import Plan
 from geopipe.raster import Readers, inside_of, read_window
 from geopipe.resampling import WINDOW_PIXELS, Decision, Window
 from geopipe.table import BlockRow, Column

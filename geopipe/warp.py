@@ -8,8 +8,8 @@ import numpy as np
 
 from geopipe import kernels
 from geopipe.layer import Kind, Variable
+from geopipe.layerplan import LayerPlan
 from geopipe.places import Needs
-from geopipe.plan import LayerPlan
 from geopipe.resampling import FRACTION, RADIUS, VALID, Decision, Way, Window, lattice_window
 from geopipe.table import Column, Mask, Values
 

@@ -18,8 +18,9 @@ from geopipe import cli, raster
 from geopipe.estimate import Machine
 from geopipe.grid import Grid
 from geopipe.layer import Band, Header, Layer
+from geopipe.layerplan import Options
 from geopipe.local import run_local
-from geopipe.plan import Options, Plan, make_plan
+from geopipe.plan import Plan, make_plan
 
 GENEROUS = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)
 VERSIONS = {"geopipe": "test"}

@@ -20,7 +20,7 @@ from geopipe import derived
 from geopipe.errors import MachineError, SettingsError
 from geopipe.grid import Grid
 from geopipe.layer import Layer
-from geopipe.plan import Layout
+from geopipe.layerplan import Layout
 
 UTM = "EPSG:32632"
 GRID = Grid(UTM, 600_000, 5_170_000, 100, 100, 600, 520)

@@ -28,7 +28,8 @@ from geopipe.cli import cli
 from geopipe.errors import SettingsError, SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Band, Kind, Layer, Overlap
-from geopipe.plan import Options, make_plan
+from geopipe.layerplan import Options
+from geopipe.plan import make_plan
 from geopipe.table import overlay, reduce_columns
 
 UTM = "EPSG:32612"

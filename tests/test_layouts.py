@@ -30,9 +30,10 @@ from geopipe.errors import MachineError, PlanError, RunError, SettingsError
 from geopipe.export import Receipt
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
+from geopipe.layerplan import Layout
 from geopipe.ledger import finisher
 from geopipe.local import run_local
-from geopipe.plan import Layout, Plan
+from geopipe.plan import Plan
 from geopipe.validate import validate
 from geopipe.writers import write_csv
 

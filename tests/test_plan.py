@@ -15,8 +15,9 @@ from geopipe.errors import PlanError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid, crs_transform, projected_bounds
 from geopipe.layer import Band, Header, Kind, Layer, Overlap
+from geopipe.layerplan import Layout, Options
 from geopipe.places import canonical_blocks
-from geopipe.plan import Layout, Options, Plan, make_plan
+from geopipe.plan import Plan, make_plan
 from geopipe.resampling import Way
 
 UTM, MB = "EPSG:32612", 1 << 20

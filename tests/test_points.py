@@ -26,8 +26,9 @@ from geopipe import pipeline, points, relation, settings, sparse
 from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
+from geopipe.layerplan import Options
 from geopipe.local import run_local
-from geopipe.plan import Options, Plan, make_plan
+from geopipe.plan import Plan, make_plan
 from geopipe.sparse import SparseRow, gather, statistic
 from geopipe.table import merge_tile, pack, unpack
 
