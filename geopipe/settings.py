@@ -59,6 +59,16 @@ class Run(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
     output: Path = Path("output")
 
+    @field_validator("output", mode="before")
+    @classmethod
+    def _output_is_a_folder(cls, value: Any) -> Any:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(
+                "the output must be a folder on a file system: finished tables are put in place by renaming; "
+                "copy the folder to the object store when the run is done, _SUCCESS last"
+            )
+        return value
+
 
 class GridSettings(Section):
     crs: str | None = None

@@ -265,3 +265,21 @@ def test_the_old_way_is_deprecated_and_gives_the_same_files(
     summary = pipeline.run(loaded)
     assert hashes(summary.output) == hashes(reference)
     assert windows == [True] * 3, "each raster once, and whole"
+
+
+@pytest.mark.parametrize("strategy", ["aligned", "groupby"])
+def test_two_hundred_layers(sources: Path, tmp_path: Path, ray_session: None, strategy: str) -> None:
+    text = (
+        GRID.format(folder=tmp_path)
+        .replace("600000, 5000000, 730000, 5110000", "630000, 5050000, 655000, 5070000")
+        .replace(', "csv"', "")
+    )
+    kinds = ["own", "warped", "classes"]
+    for n in range(200):
+        text += f'[[layers]]\nname = "l{n}"\npath = "{sources / kinds[n % 3]}.tif"\n'
+    (tmp_path / "s.toml").write_text(text)
+    loaded = settings.load(tmp_path / "s.toml", (f"merge.strategy={strategy}", "merge.how=grid"))
+    (table,) = run_local(pipeline.draft(loaded), lambda _tile, table: table)
+    summary = pipeline.run(loaded)
+    assert ds.dataset(summary.output / "parquet").to_table().equals(table)
+    assert table.num_columns == 204

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -285,3 +286,15 @@ def test_describe_is_plain_json() -> None:
     assert said["plan_hash"] == plan.hash
     assert [layer["name"] for layer in said["layers"]] == ["a", "b"]
     assert said["layers"][0]["sources"][0]["way"] == "copy"
+
+
+def test_the_plan_of_many_tiles_is_no_larger() -> None:
+    """What travels to every worker, and stays in the driver, must not grow with the tiles."""
+    many = Grid(UTM, 500_000, 4_000_000, 30, 30, width=512 * 800, height=512 * 625)
+    few = replace(many, width=512, height=512)
+    wide = replace(GENEROUS, free_disk=1 << 60)
+    sizes = [
+        len(pickle.dumps(plan_from((Layer("a", ()), header()), grid=g, machine=wide, window_size=512)))
+        for g in (few, many)
+    ]
+    assert abs(sizes[1] - sizes[0]) < 200

@@ -40,6 +40,7 @@ def load(folder: Path, text: str, *flags: str) -> settings.Settings:
         (GOOD + "[[layers]]\nname = 'b'\n", "s.toml:9", "layers[1].path is missing", "add path"),
         (GOOD.replace("90", "'ninety'"), "s.toml:5", "grid.resolution = 'ninety'", "correct grid.resolution"),
         (GOOD + "kind = 'class'\n", "s.toml:9", "layers[0].kind = 'class'", "correct layers[0].kind"),
+        (GOOD.replace("[run]", "[run]\noutput = 's3://b/t'"), "s.toml:2", "must be a folder", "correct run.output"),
         (GOOD + "scale = 0\n", "s.toml:9", "a scale of 0", "correct layers[0].scale"),
         (GOOD.replace('"a"', '"a b"'), "s.toml:7", "layers[0].name = 'a b'", "correct layers[0].name"),
         (GOOD + "[resampling]\nwindow_size = 1000\n", "s.toml:10", "multiple of 512", "correct"),
