@@ -54,8 +54,11 @@ class Estimate:
     output_bytes: int
 
 
-WAVE_SHARE = 0.3
-"""Share of the object store that the block rows of a wave may take: a shuffle holds them twice."""
+WAVE_SHARE = 0.25
+"""Share of the object store that the block rows of a wave take: a shuffle holds them twice, and memory stays flat."""
+
+ROW_SHARE = 0.45
+"""Share that they may take where a whole row of tiles is wanted, so that a sweep meets each stored block once."""
 
 
 def estimate(
@@ -68,6 +71,7 @@ def estimate(
     points: Sequence[tuple[int, int, int]] = (),
     exchange: bool,
     wave_tiles: int | None,
+    sweeps: bool = False,
     formats: Sequence[str],
     compress: bool,
     csv_copies: int = 1,
@@ -88,6 +92,7 @@ def estimate(
         reach: of the mask, where there is one.
         mask_bytes: what it takes in each worker.
         wave_tiles: tiles that are exchanged at a time, where the settings say so.
+        sweeps: whether a layer is read along its own blocks.
         csv_copies: how often the CSV is on disk at most: twice while the files of the tiles become one.
     """
     rows, cols = grid.tiling(window_size)
@@ -103,7 +108,7 @@ def estimate(
     sparse = sum(rows * size for _, rows, size in points)
     cell_bytes = sum(np.dtype(d).itemsize + 1 for d in carried)
     exchanged = min(grid.cells, met * tile_cells) * cell_bytes + sparse if exchange else 0
-    wave = min(met, wave_tiles or _wave(machine, tile_cells * cell_bytes, cols)) if exchange else 0
+    wave = min(met, wave_tiles or _wave(machine, tile_cells * cell_bytes, cols, sweeps)) if exchange else 0
     tasks = met * (len(layers) + 1) + sum(parts for parts, _, _ in points) if exchange else met
     # all points may lie in one tile, where they are joined and sorted beside what came
     waiting = wave * tile_cells * cell_bytes + (sparse if exchange else 0)
@@ -127,10 +132,12 @@ def estimate(
     )
 
 
-def _wave(machine: Machine, tile_bytes: int, cols: int) -> int:
+def _wave(machine: Machine, tile_bytes: int, cols: int, sweeps: bool) -> int:
     """Tiles whose block rows the object store can take at a time: whole rows of tiles where it can take one."""
-    fit = max(1, int(WAVE_SHARE * machine.object_store / max(1, tile_bytes)))
-    return fit // cols * cols if fit >= cols else fit
+    fit, most = (int(share * machine.object_store / max(1, tile_bytes)) for share in (WAVE_SHARE, ROW_SHARE))
+    if fit >= cols:
+        return fit // cols * cols
+    return cols if sweeps and most >= cols else max(1, fit)
 
 
 def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:

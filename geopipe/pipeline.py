@@ -90,7 +90,7 @@ def this_machine(settings: Settings) -> Machine:
         cpus=cpus,
         workers=settings.engine.workers or cpus,
         memory=memory,
-        object_store=settings.engine.object_store_memory or min(2 * 2**30, memory // 4),
+        object_store=settings.engine.object_store_memory or min(2**30, memory // 4),
         free_disk=commit.free_bytes(settings.run.output),
     )
 

@@ -183,6 +183,7 @@ def make_plan(
         points=[(len(p.table.partitions), p.table.rows, _point_bytes(p.table)) for p in plans if p.table],
         exchange=strategy == "groupby",
         wave_tiles=options.wave_tiles,
+        sweeps=any(p.sweeps for p in plans),
         formats=options.formats,
         compress=options.compress != "none",
         csv_copies=2 if options.layout.csv_files == "one" else 1,
