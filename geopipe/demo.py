@@ -459,5 +459,5 @@ progress_interval = 5.0  # seconds between lines of progress
 # address = "auto"  # a cluster to join (left out: RAY_ADDRESS, else a Ray of its own on this machine)
 # workers = 4  # processes that read and merge (left out: one for each processor)
 # memory = 8000000000  # bytes that the run may use; a plan that needs more is refused (left out: 80 % of what is free)
-# object_store_memory = 500000000  # bytes of Ray's shared memory, at least 83886080 (left out: 1 GiB, or a quarter of memory)
+# object_store_memory = 500000000  # bytes of Ray's shared memory, at least 83886080 (left out: at most 640 MiB)
 """

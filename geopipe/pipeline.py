@@ -35,6 +35,9 @@ from geopipe.target import resolve_grid
 
 log = logging.getLogger(__name__)
 
+OBJECT_STORE = 640 * 2**20
+"""Bytes of Ray's shared memory, unless the settings say more: once touched, all of it stays in memory."""
+
 Watch = Callable[["Snapshot"], None]
 
 
@@ -90,7 +93,7 @@ def this_machine(settings: Settings) -> Machine:
         cpus=cpus,
         workers=settings.engine.workers or cpus,
         memory=memory,
-        object_store=settings.engine.object_store_memory or min(2**30, memory // 4),
+        object_store=settings.engine.object_store_memory or min(OBJECT_STORE, memory // 4),
         free_disk=commit.free_bytes(settings.run.output),
     )
 

@@ -51,7 +51,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise[300:420, 500:800] = -1
     write_raster(folder / "warped.tif", noise, "EPSG:4326", Affine(0.0014, 0, 10.1, 0, -0.0014, 46.3), nodata=-1)
     classes = rng.integers(1, 9, (400, 500), dtype="uint8")
-    write_raster(folder / "classes.tif", classes, "EPSG:3035", Affine(120, 0, 4370000, 0, -120, 2540000), nodata=0)
+    transform, tiles = Affine(120, 0, 4370000, 0, -120, 2540000), {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    write_raster(folder / "classes.tif", classes, "EPSG:3035", transform, nodata=0, **tiles)
     return folder
 
 
@@ -81,9 +82,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
 def test_ray_writes_the_files_of_the_plain_loop(
     reference: Path, sources: Path, tmp_path: Path, ray_session: None, strategy: str, workers: int
 ) -> None:
-    flags = (f"merge.strategy={strategy}", f"engine.workers={workers}")
+    """The exchange goes in three waves, in which the strips of two rasters are swept and the third is read by tiles."""
+    flags = (f"merge.strategy={strategy}", f"engine.workers={workers}", "merge.wave_tiles=4")
     summary = pipeline.run(settings.load(write_settings(tmp_path, sources), flags))
     assert summary.plan.strategy == strategy
+    assert [p.sweeps for p in summary.plan.layers] == [strategy == "groupby"] * 2 + [False]
+    assert len(summary.plan.waves(summary.plan.keys)) == (3 if strategy == "groupby" else 1)
     assert len(hashes(reference)) == 9 * 2 + 1
     assert hashes(summary.output) == hashes(reference)
     assert {stage: p.tiles for stage, p in summary.stages.items()} == {"read": 27, "merge": 9, "write": 9}

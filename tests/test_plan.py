@@ -204,7 +204,7 @@ def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
     grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=20_000, height=20_000)
     store = replace(GENEROUS, object_store=1000 * MB)
     made = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby").estimate
-    # a tile of 2048 x 2048 cells is 20 MB; a quarter of the store takes 12, and 10 of them are a row of tiles
+    # a tile of 2048 x 2048 cells is 20 MB; 0.35 of the store takes 17, and 10 of them are a row of tiles
     assert (made.exchange_bytes, made.wave_tiles, made.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
     with pytest.raises(
         PlanError, match=r"a wave of 50 tiles would exchange 1,000 MB; the object store has 1,000"

@@ -195,11 +195,12 @@ def test_a_layer_that_was_skipped_stays_skipped(file: Path, stops_after: Any) ->
 # ---------------------------------------------------------------- kill -9
 
 
-@pytest.fixture(scope="module", params=["local", "ray"])
+@pytest.fixture(scope="module", params=["local", "ray", "exchange"])
 def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """The command of a run, the hashes of its table and how long it takes."""
     file = make_trial(tmp_path_factory.mktemp("trial"))
-    flags = ["--local"] if request.param == "local" else []
+    exchange = ["--set", "merge.strategy=groupby", "--set", "merge.wave_tiles=4"]
+    flags = {"local": ["--local"], "exchange": exchange}.get(request.param, [])
     command = [str(Path(sys.executable).with_name("geopipe")), "run", str(file), *flags]
     start = time.monotonic()
     output = file.parent / "reference"
