@@ -158,6 +158,8 @@ def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
     if finish is None:
         return table
     finish(tile, table)
+    del table
+    machine.release_memory()
     return pa.table({"done": [tile.key]})
 
 

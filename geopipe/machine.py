@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
+
+import pyarrow as pa
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -34,3 +38,10 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="ascii")
     except OSError:
         return ""
+
+
+def release_memory() -> None:
+    """Give back what Arrow and the C library keep of memory that was freed: an idle worker holds it for nothing."""
+    pa.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
