@@ -127,6 +127,7 @@ class _Reader(_Worker):
         with events.context(layer=layer.layer.name):
             for row in self._rows(layer, int(batch["part"][0]), keys):
                 yield pack([row])
+        machine.release_memory()
 
     def _rows(self, layer: LayerPlan, part: int, keys: list[int]) -> Iterator[BlockRow | SparseRow]:
         """The block rows, after a marker of each tile: it comes also where nothing follows (see `marker`)."""
@@ -203,7 +204,7 @@ def merge(
     if plan.strategy == "aligned":
         return _on_actors(reads, _Aligned, (*common, finish), workers)
     context.shuffle_compression = None  # type: ignore[assignment]
-    context.shuffle_input_batch_bytes = 128 * 2**20
+    context.shuffle_input_batch_bytes = 32 * 2**20
     parts = min(plan.estimate.wave_tiles, 4 * workers)
     groups = _on_actors(reads, _Reader, common, workers).groupby("tile", num_partitions=parts)
     return groups.map_groups(partial(_merge_group, *common, finish), batch_format="pyarrow")
