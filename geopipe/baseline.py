@@ -6,16 +6,15 @@ memory grows with the rasters and with the grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from geopipe import events, raster
-from geopipe.estimate import Machine
 from geopipe.grid import Tile
 from geopipe.layerplan import LayerPlan
-from geopipe.local import Engine, Finish, Keys, points_of
+from geopipe.local import Engine, Finish, Keys, in_process, points_of
 from geopipe.places import canonical_blocks
 from geopipe.plan import Plan
 from geopipe.resampling import Window
@@ -24,25 +23,22 @@ from geopipe.table import BlockRow, marker, merge_tile
 from geopipe.warp import to_cells
 
 
-class _OldWay:
-    def __init__(self) -> None:
-        self.machine: Machine | None = None
-        self.tally = events.Tally()
+def old_way() -> AbstractContextManager[Engine]:
+    """The old way as an engine."""
+    return in_process(_work)
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
-        with raster.environment():
-            readers, sparse = raster.Readers(), points_of(plan)
-            whole = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
-            for tile in map(plan.spec.tile, keys.tolist()):
-                with events.context(tile=tile.key):
-                    inside = raster.inside_of(plan, tile, readers)
-                    parts = [marker(tile.key, inside), *(_cut(row, tile) for row in whole), *sparse.pop(tile.key, ())]
-                    finish(tile, merge_tile(plan.spec, tile, parts))
-                    yield tile.key
-            readers.close()
 
-    def stages(self) -> Mapping[str, events.Progress]:
-        return dict(self.tally.stages)
+def _work(plan: Plan, keys: Keys, finish: Finish) -> Iterator[int]:
+    with raster.environment():
+        readers, sparse = raster.Readers(), points_of(plan)
+        whole = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
+        for tile in map(plan.spec.tile, keys.tolist()):
+            with events.context(tile=tile.key):
+                inside = raster.inside_of(plan, tile, readers)
+                parts = [marker(tile.key, inside), *(_cut(row, tile) for row in whole), *sparse.pop(tile.key, ())]
+                finish(tile, merge_tile(plan.spec, tile, parts))
+                yield tile.key
+        readers.close()
 
 
 def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[BlockRow]:
@@ -72,14 +68,3 @@ def _cut(row: BlockRow, tile: Tile) -> BlockRow:
     rows, cols = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
     valid = None if row.valid is None else row.valid[rows, cols]
     return BlockRow(tile.key, row.variable, row.rank, row.values[rows, cols], valid)
-
-
-@contextmanager
-def old_way() -> Iterator[Engine]:
-    """The old way as an engine."""
-    engine = _OldWay()
-    unsubscribe = events.subscribe(engine.tally.add)
-    try:
-        yield engine
-    finally:
-        unsubscribe()

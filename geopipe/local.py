@@ -7,7 +7,7 @@ oracle of the engine and the debugger's entrance.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Protocol, TypeVar
 
@@ -65,28 +65,41 @@ def points_of(plan: Plan) -> dict[int, list[SparseRow]]:
     return found
 
 
-class _PlainLoop:
-    def __init__(self) -> None:
+Work = Callable[[Plan, Keys, Finish], Iterator[int]]
+"""Merges and finishes tiles in this process; yields their keys."""
+
+
+class _InProcess:
+    def __init__(self, work: Work) -> None:
         self.machine: Machine | None = None
-        self.tally = events.Tally()
+        self.work, self.tally = work, events.Tally()
 
     def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
-        def done(tile: Tile, table: pa.Table) -> int:
-            finish(tile, table)
-            return tile.key
-
-        return run_local(plan, done, keys)
+        return self.work(plan, keys, finish)
 
     def stages(self) -> Mapping[str, events.Progress]:
         return dict(self.tally.stages)
 
 
 @contextmanager
-def plain_loop() -> Iterator[Engine]:
-    """The plain loop as an engine."""
-    loop = _PlainLoop()
-    unsubscribe = events.subscribe(loop.tally.add)
+def in_process(work: Work) -> Iterator[Engine]:
+    """A function of this process as an engine."""
+    engine = _InProcess(work)
+    unsubscribe = events.subscribe(engine.tally.add)
     try:
-        yield loop
+        yield engine
     finally:
         unsubscribe()
+
+
+def plain_loop() -> AbstractContextManager[Engine]:
+    """The plain loop as an engine."""
+
+    def work(plan: Plan, keys: Keys, finish: Finish) -> Iterator[int]:
+        def done(tile: Tile, table: pa.Table) -> int:
+            finish(tile, table)
+            return tile.key
+
+        return run_local(plan, done, keys)
+
+    return in_process(work)

@@ -118,10 +118,11 @@ def _needs(grid: Grid, decision: Decision, block: Tile) -> Needs | None:
         window, footprints = _under(footprints, source)
         windows.append(window)
     found = [w for w in windows if w is not None]
-    return Needs(block, _union(found), centres, footprints) if found else None
+    return Needs(block, union_of(found), centres, footprints) if found else None
 
 
-def _union(windows: Sequence[Window]) -> Window:
+def union_of(windows: Sequence[Window]) -> Window:
+    """The smallest window that holds all of them."""
     top, left = min(w.row for w in windows), min(w.col for w in windows)
     bottom, right = max(w.row + w.height for w in windows), max(w.col + w.width for w in windows)
     return Window(top, left, bottom - top, right - left)

@@ -18,7 +18,7 @@ from geopipe import events
 from geopipe.grid import BLOCK, Tile
 from geopipe.layer import Source
 from geopipe.layerplan import LayerPlan
-from geopipe.places import Needs, canonical_blocks, rough_window
+from geopipe.places import Needs, canonical_blocks, rough_window, union_of
 from geopipe.plan import Plan
 from geopipe.raster import Readers, inside_of, read_window
 from geopipe.resampling import WINDOW_PIXELS, Decision, Window
@@ -43,7 +43,7 @@ def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], readers: Readers) -
     for decision in layer.decisions:
         held: dict[int, Held] = {}
         windows = [w for tile in tiles if (w := rough_window(plan.grid, decision, tile)) is not None]
-        about = _union(windows) if windows else None
+        about = union_of(windows) if windows else None
         for _, row in groupby(tiles, key=lambda tile: tile.row):
             abreast = list(row)
             for down in range(0, abreast[0].height, BLOCK):
@@ -74,8 +74,8 @@ def _strip(
     ]
     if not needed:
         return
-    whole = _union([needs.window for _, needs in needed])
-    wide = whole if about is None else _union([whole, replace(about, row=whole.row, height=whole.height)])
+    whole = union_of([needs.window for _, needs in needed])
+    wide = whole if about is None else union_of([whole, replace(about, row=whole.row, height=whole.height)])
     if wide.pixels <= AHEAD:  # rows in full width are of use to the next strips, too, where these lie more to one side
         whole = wide
     first = plan.first_variable[layer.layer.name]
@@ -103,12 +103,6 @@ def _strip(
 def _by_strip(needed: Sequence[tuple[Tile, Needs]]) -> Iterator[tuple[Tile, list[Needs]]]:
     for strip, group in groupby(needed, key=lambda pair: pair[0]):
         yield strip, [needs for _, needs in group]
-
-
-def _union(windows: Sequence[Window]) -> Window:
-    top, left = min(w.row for w in windows), min(w.col for w in windows)
-    bottom, right = max(w.row + w.height for w in windows), max(w.col + w.width for w in windows)
-    return Window(top, left, bottom - top, right - left)
 
 
 @dataclass
