@@ -65,8 +65,7 @@ def main() -> None:
     plan = plan_of(TILES, 10)
     print(f"{plan.estimate.tiles:,} tiles x {len(plan.layers)} layers", flush=True)
     print(f"planned in {time.perf_counter() - start:.1f} s, driver {resident():,.0f} MB", flush=True)
-    real = engine._on_actors
-    engine._on_actors = lambda reads, _kind, args, workers: real(reads, Nothing, args, workers)
+    engine._Aligned = Nothing
     with engine.ray_engine(None, plan.machine) as ray:
         start, tenth = time.perf_counter(), plan.estimate.tiles // 10
         for count, _ in enumerate(ray.run(plan, plan.keys, lambda tile, table: None, "bench"), 1):

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -41,6 +41,8 @@ from geopipe.sweep import sweep
 from geopipe.table import BlockRow, marker, merge_tile, pack, unpack
 
 log = logging.getLogger(__name__)
+
+Batch = dict[str, np.ndarray[Any, Any]]
 
 MOST_BLOCKS = 1000
 """Ray keeps statistics of every block for the whole run; many tiles share a block instead."""
@@ -93,25 +95,15 @@ def _reach(address: str) -> None:
             ) from None
 
 
-class _Worker:
-    """What every resampling actor has: the plan, open readers, a place to report to, and the context of the run."""
-
-    def __init__(self, plan: Plan, run_id: str, monitor: ActorHandle | None) -> None:
-        self.plan = plan
-        self.readers = raster.Readers()
-        self.environment = raster.environment()
-        self.environment.__enter__()  # for the life of the actor
-        _join_run(run_id, monitor)
-
-
-class _Aligned(_Worker):
-    """Reads all layers of a tile and merges them at once."""
+class _Aligned:
+    """A resampling actor: reads all layers of a tile and merges them at once."""
 
     def __init__(self, plan: Plan, run_id: str, monitor: ActorHandle | None, finish: Finish | None) -> None:
-        super().__init__(plan, run_id, monitor)
+        self.plan = plan
         self.finish = finish
+        self.readers = _join_run(run_id, monitor)
 
-    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
+    def __call__(self, batch: Batch) -> Iterator[pa.Table]:
         for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
             with events.context(tile=tile.key):
                 rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
@@ -119,29 +111,35 @@ class _Aligned(_Worker):
                 yield _finished(self.finish, tile, table)
 
 
-class _Reader(_Worker):
-    """Reads one layer in some tiles, or a partition of a table, into block rows for the exchange."""
+def _read(batch: Batch, plan: Plan, run_id: str, monitor: ActorHandle | None) -> Iterator[pa.Table]:
+    """Read one layer in some tiles, or a partition of a table, into block rows for the exchange.
 
-    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> Iterator[pa.Table]:
-        layer, keys = self.plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
-        with events.context(layer=layer.layer.name):
-            for row in self._rows(layer, int(batch["part"][0]), keys):
-                yield pack([row])
-        machine.release_memory()
+    A task, where the aligned plan has actors: an actor pool would end with each wave, and start anew for the next;
+    tasks come back to the same warm workers, which also merge, so that there are fewer of them.
+    """
+    readers = _join_run(run_id, monitor)
+    layer, keys = plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
+    with events.context(layer=layer.layer.name):
+        for row in _rows(plan, layer, int(batch["part"][0]), keys, readers):
+            yield pack(row)
+    machine.release_memory()
 
-    def _rows(self, layer: LayerPlan, part: int, keys: list[int]) -> Iterator[BlockRow | SparseRow]:
-        """The block rows, after a marker of each tile: it comes also where nothing follows (see `marker`)."""
-        if layer.table is None and not layer.sweeps:
-            for key in keys:
-                with events.context(tile=key):
-                    yield from raster.read_rows(self.plan, [layer], self.plan.spec.tile(key), self.readers)
-            return
+
+def _rows(
+    plan: Plan, layer: LayerPlan, part: int, keys: list[int], readers: raster.Readers
+) -> Iterator[BlockRow | SparseRow]:
+    """The block rows, after a marker of each tile: it comes also where nothing follows (see `marker`)."""
+    if layer.table is None and not layer.sweeps:
         for key in keys:
-            yield marker(key, raster.inside_of(self.plan, self.plan.spec.tile(key), self.readers))
-        if layer.table is not None:
-            yield from points.read(self.plan, layer, layer.table.partitions[part], keys)
-        else:
-            yield from sweep(self.plan, layer, keys, self.readers)
+            with events.context(tile=key):
+                yield from raster.read_rows(plan, [layer], plan.spec.tile(key), readers)
+        return
+    for key in keys:
+        yield marker(key, raster.inside_of(plan, plan.spec.tile(key), readers))
+    if layer.table is not None:
+        yield from points.read(plan, layer, layer.table.partitions[part], keys)
+    else:
+        yield from sweep(plan, layer, keys, readers)
 
 
 def _merge_group(
@@ -164,16 +162,14 @@ def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
     return pa.table({"done": [tile.key]})
 
 
-_joined: set[str] = set()
-
-
-def _join_run(run_id: str, monitor: ActorHandle | None) -> None:
-    """Tell this worker process, once, which run it works for and where to report."""
-    if run_id not in _joined:
-        _joined.add(run_id)
-        events.set_context(run_id=run_id)
-        if monitor is not None:
-            events.subscribe(reporter(monitor))
+@lru_cache(maxsize=1)
+def _join_run(run_id: str, monitor: ActorHandle | None) -> raster.Readers:
+    """The readers of this worker process, which is told once which run it works for and where to report."""
+    events.set_context(run_id=run_id)
+    if monitor is not None:
+        events.subscribe(reporter(monitor))
+    raster.environment().__enter__()  # for the life of the process
+    return raster.Readers()
 
 
 def merge(
@@ -202,11 +198,22 @@ def merge(
     workers = min(workers, len(units))
     common = (plan, run_id, monitor)
     if plan.strategy == "aligned":
-        return _on_actors(reads, _Aligned, (*common, finish), workers)
+        return _mapped(
+            reads,
+            _Aligned,
+            workers,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            fn_constructor_args=(*common, finish),
+            max_restarts=3,
+            max_task_retries=3,
+        )
     context.shuffle_compression = None  # type: ignore[assignment]
     context.shuffle_input_batch_bytes = 32 * 2**20
     parts = min(plan.estimate.wave_tiles, 4 * workers)
-    groups = _on_actors(reads, _Reader, common, workers).groupby("tile", num_partitions=parts)
+    rows = _mapped(
+        reads, _read, workers, compute=ray.data.TaskPoolStrategy(size=workers), fn_args=common, max_retries=3
+    )
+    groups = rows.groupby("tile", num_partitions=parts)
     return groups.map_groups(partial(_merge_group, *common, finish), batch_format="pyarrow")
 
 
@@ -238,27 +245,19 @@ def _runs(keys: Keys, workers: int) -> list[Keys]:
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _on_actors(reads: ray.data.Dataset, kind: type[_Worker], args: tuple[Any, ...], workers: int) -> ray.data.Dataset:
-    """Map reads by a pool of actors, one read at a time.
+def _mapped(reads: ray.data.Dataset, work: Any, workers: int, **how: Any) -> ray.data.Dataset:
+    """Map reads by actors or tasks, one read at a time.
 
-    The restarts are finite: Ray's default would restart for ever an actor that a raster crashes.
+    `how` bounds restarts and retries: Ray's default would go on for ever with a raster that crashes its readers.
     """
     with warnings.catch_warnings():
-        # the only way in this release to bound the restarts; the release that drops it is not admitted by our pin
+        # the only way in this release to bound them; the release that drops it is not admitted by our pin
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
-        return reads.map_batches(
-            kind,
-            fn_constructor_args=args,
-            batch_size=1,
-            num_cpus=_worker_cpus(workers),
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            max_restarts=3,
-            max_task_retries=3,
-        )
+        return reads.map_batches(work, batch_size=1, num_cpus=_worker_cpus(workers), **how)
 
 
 def _worker_cpus(workers: int) -> float:
-    """The share of a CPU that each actor holds, so that one CPU stays free for Ray's own tasks."""
+    """The share of a CPU that each reader holds, so that one CPU stays free for Ray's own tasks."""
     cpus = int(ray.cluster_resources().get("CPU", 1))
     return round(min(1.0, max(0, cpus - 1) / workers), 3)
 

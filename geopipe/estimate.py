@@ -54,7 +54,7 @@ class Estimate:
     output_bytes: int
 
 
-WAVE_SHARE = 0.35
+WAVE_SHARE = 0.2
 """Share of the object store that the block rows of a wave take: a shuffle holds them twice, and memory stays flat."""
 
 ROW_SHARE = 0.45

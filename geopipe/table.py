@@ -291,50 +291,67 @@ def marker(tile: int, inside: Mask | None = None) -> BlockRow:
     return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), inside)
 
 
-def pack(rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
-    """Block rows as an Arrow table with the schema EXCHANGE."""
-    packed = [_pack_sparse(row) if isinstance(row, SparseRow) else _pack_dense(row) for row in rows]
-    columns = zip(*packed, strict=True) if packed else [()] * len(EXCHANGE)
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, EXCHANGE, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=EXCHANGE)
+def pack(row: BlockRow | SparseRow) -> pa.Table:
+    """A block row as an Arrow table of one row with the schema EXCHANGE, which shares the memory of its arrays."""
+    numbers = (row.tile, row.variable, 0, 0)
+    bodies: list[Values | None] = [row.values, None, None, None, None]
+    if isinstance(row, SparseRow):
+        bodies[2:] = row.cells, row.order, row.weights
+    else:
+        numbers = (row.tile, row.variable, row.rank, row.top)
+        bodies[1] = None if row.valid is None else np.packbits(row.valid)
+    columns = [pa.array([n], f.type) for n, f in zip(numbers, EXCHANGE, strict=False)]
+    return pa.Table.from_arrays([*columns, *map(_binary, bodies)], schema=EXCHANGE)
 
 
-def _bytes(values: Values) -> memoryview:
-    return np.ascontiguousarray(values).data.cast("B")
+def _binary(values: Values | None) -> pa.Array:
+    """An array as a single value of bytes. Made of its buffer: `pa.array` leaks a memoryview, and copies the rest."""
+    if values is None:
+        return pa.nulls(1, pa.large_binary())
+    values = np.ascontiguousarray(values)
+    ends = np.array([0, values.nbytes])
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(values)])
 
 
-def _pack_dense(row: BlockRow) -> tuple[Any, ...]:
-    valid = None if row.valid is None else np.packbits(row.valid).data
-    return row.tile, row.variable, row.rank, row.top, _bytes(row.values), valid, None, None, None
+def _views(column: pa.ChunkedArray) -> list[pa.Buffer | None]:
+    """The values of a column of bytes as views of its memory, which Arrow's scalars would copy."""
+    found: list[pa.Buffer | None] = []
+    for chunk in column.chunks:
+        _, ends, data = chunk.buffers()
+        ends = np.frombuffer(ends, np.int64)[chunk.offset :]
+        for index, valid in enumerate(chunk.is_valid().to_pylist()):
+            start, length = int(ends[index]), int(ends[index + 1] - ends[index])
+            found.append((data.slice(start, length) if length else pa.py_buffer(b"")) if valid else None)
+    return found
 
 
-def _pack_sparse(row: SparseRow) -> tuple[Any, ...]:
-    weights = None if row.weights is None else _bytes(row.weights)
-    return row.tile, row.variable, 0, 0, _bytes(row.values), None, _bytes(row.cells), _bytes(row.order), weights
+def _array(buffer: pa.Buffer, dtype: Any = np.int64) -> NDArray[Any]:
+    """A view as an array, copied only where it does not lie as its type must."""
+    return np.require(np.frombuffer(buffer, dtype), requirements="A")
 
 
 def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
     """The block rows that `pack` packed, and markers that tell of a mask; values are views of the table's memory."""
     rows: list[BlockRow | SparseRow] = []
     columns = [table.column(name) for name in EXCHANGE.names]
-    for tile, variable, rank, top, *parts in zip(*columns, strict=True):
-        key, index, mask = tile.as_py(), variable.as_py(), None
-        values, valid, cells, order, weights = parts
-        if index == MARKER and not valid.is_valid:
+    numbers, bodies = [c.to_pylist() for c in columns[:4]], [_views(c) for c in columns[4:]]
+    for key, index, rank, top, values, valid, cells, order, weights in zip(*numbers, *bodies, strict=True):
+        mask = None
+        if index == MARKER and valid is None:
             continue
-        if cells.is_valid:
-            data = np.frombuffer(values.as_buffer(), spec.variables[index].band.dtype)
-            places, orders = (np.frombuffer(part.as_buffer(), np.int64) for part in (cells, order))
-            weight = np.frombuffer(weights.as_buffer(), np.float64) if weights.is_valid else None
-            rows.append(SparseRow(key, index, places, orders, data, weight))
+        if cells is not None:
+            data, places, orders = (_array(values, spec.variables[index].band.dtype), _array(cells), _array(order))
+            rows.append(
+                SparseRow(key, index, places, orders, data, None if weights is None else _array(weights, np.float64))
+            )
             continue
         place = spec.tile(key)
         data, shape = np.zeros(0, np.uint8), (place.height, place.width)
         if index != MARKER:
-            data = np.frombuffer(values.as_buffer(), spec.variables[index].dtype).reshape(-1, place.width)
+            data = _array(values, spec.variables[index].dtype).reshape(-1, place.width)
             shape = data.shape
-        if valid.is_valid:
-            bits = np.frombuffer(valid.as_buffer(), np.uint8)
+        if valid is not None:
+            bits = _array(valid, np.uint8)
             mask = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
-        rows.append(BlockRow(key, index, rank.as_py(), data, mask, top.as_py()))
+        rows.append(BlockRow(key, index, rank, data, mask, top))
     return rows

@@ -173,7 +173,7 @@ def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
 
 
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])
-def test_an_actor_that_dies_is_replaced_and_the_bytes_stay(
+def test_a_worker_that_dies_is_replaced_and_the_bytes_stay(
     reference: Path,
     sources: Path,
     tmp_path: Path,
@@ -183,16 +183,24 @@ def test_an_actor_that_dies_is_replaced_and_the_bytes_stay(
 ) -> None:
     """A worker process dies in the middle of a read, once."""
     marker = tmp_path / "died"
-    real = engine._on_actors
+    aligned, read = engine._Aligned.__call__, engine._read
 
-    class Mortal(engine._Aligned if strategy == "aligned" else engine._Reader):  # type: ignore[valid-type, misc]
+    def die(batch: engine.Batch) -> None:
+        if 4 in batch["keys"][0] and not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    class Mortal(engine._Aligned):
         def __call__(self, batch):  # type: ignore[no-untyped-def]
-            if 4 in batch["keys"][0] and not marker.exists():
-                marker.touch()
-                os._exit(1)
-            yield from super().__call__(batch)
+            die(batch)
+            yield from aligned(self, batch)
 
-    monkeypatch.setattr(engine, "_on_actors", lambda reads, _kind, args, workers: real(reads, Mortal, args, workers))
+    def mortal(batch, *rest):  # type: ignore[no-untyped-def]
+        die(batch)
+        yield from read(batch, *rest)
+
+    monkeypatch.setattr(engine, "_Aligned", Mortal)
+    monkeypatch.setattr(engine, "_read", mortal)
     summary = pipeline.run(settings.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
     assert marker.exists()
     assert hashes(summary.output) == hashes(reference)

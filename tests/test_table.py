@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -245,9 +246,10 @@ def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: 
     grid, found, layers = data.draw(tiles(dtype, ranks=2))
     spec = spec_of(*((f"v{i}", dtype, layer) for i, layer in enumerate(layers)), grid=grid)
     rows = [r for parts in found for r in parts]
-    packed = pack([marker(0), *rows])
+    packed = pa.concat_tables([pack(row) for row in (marker(0), *rows)])
     assert packed.schema.equals(EXCHANGE)
-    back = unpack(spec, pa.concat_tables([packed.slice(0, 1), packed.slice(1)]))  # as chunks, as a shuffle gives them
+    whole = packed.combine_chunks()  # what a shuffle gives is neither one chunk nor one chunk a row
+    back = unpack(spec, pa.concat_tables([whole.slice(0, 2), whole.slice(2)]))
     assert len(back) == len(rows)
     for one, two in zip(rows, back, strict=True):
         assert (one.tile, one.variable, one.rank) == (two.tile, two.variable, two.rank)
@@ -260,5 +262,19 @@ def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: 
 
 def test_only_a_marker_makes_an_empty_tile() -> None:
     spec = spec_of(("a", "float32", "la"))
-    assert unpack(spec, pack([marker(0)])) == []
-    assert unpack(spec, pack([])) == []
+    assert unpack(spec, pack(marker(0))) == []
+    assert unpack(spec, EXCHANGE.empty_table()) == []
+
+
+def test_packing_shares_memory_and_keeps_none() -> None:
+    spec = spec_of(("a", "float32", "la"))
+    tile = spec.tile(0)
+    values = np.ones((tile.height, tile.width), np.float32)
+    kept = weakref.ref(values)
+    packed = pack(BlockRow(0, 0, 0, values, None))
+    assert np.shares_memory(np.frombuffer(packed["values"].chunk(0).buffers()[2], np.float32), values)
+    (row,) = unpack(spec, packed)
+    assert isinstance(row, BlockRow)
+    assert np.shares_memory(row.values, values)
+    del values, packed, row
+    assert kept() is None
