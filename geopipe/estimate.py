@@ -112,7 +112,8 @@ def estimate(
     tasks = met * (len(layers) + 1) + sum(parts for parts, _, _ in points) if exchange else met
     # all points may lie in one tile, where they are joined and sorted beside what came
     waiting = wave * tile_cells * cell_bytes + (sparse if exchange else 0)
-    peak = DRIVER_BYTES + min(machine.workers, tasks) * (WORKER_BYTES + task) + 2 * waiting + 2 * sparse
+    processes = min(machine.workers, tasks) + (1 if exchange else 0)  # a shuffle's own tasks run beside the readers
+    peak = DRIVER_BYTES + processes * (WORKER_BYTES + task) + 2 * waiting + 2 * sparse
     if whole:
         pixels = max((d.source.width * d.source.height for decisions in layers for d in decisions), default=0)
         peak = WORKER_BYTES + task + grid.cells * sum(s + 1 for s in sizes) + pixels * 8
