@@ -14,21 +14,23 @@ import numpy as np
 from geopipe import events, raster
 from geopipe.grid import Tile
 from geopipe.layerplan import LayerPlan
-from geopipe.local import Engine, Finish, Keys, in_process, points_of
+from geopipe.local import Engine, Finish, Keys, Stop, in_process, points_of
 from geopipe.places import canonical_blocks
 from geopipe.plan import Plan
+from geopipe.recorder import Options
+from geopipe.records import Progress
 from geopipe.resampling import Window
 from geopipe.sweep import Held
 from geopipe.table import BlockRow, marker, merge_tile
 from geopipe.warp import to_cells
 
 
-def old_way() -> AbstractContextManager[Engine]:
+def old_way(options: Options) -> AbstractContextManager[Engine]:
     """The old way as an engine."""
-    return in_process(_work)
+    return in_process(_work, options)
 
 
-def _work(plan: Plan, keys: Keys, finish: Finish) -> Iterator[int]:
+def _work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
     with raster.environment():
         readers, sparse = raster.Readers(), points_of(plan)
         whole = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
@@ -38,6 +40,8 @@ def _work(plan: Plan, keys: Keys, finish: Finish) -> Iterator[int]:
                 parts = [marker(tile.key, inside), *(_cut(row, tile) for row in whole), *sparse.pop(tile.key, ())]
                 finish(tile, merge_tile(plan.spec, tile, parts))
                 yield tile.key
+            if stop():
+                break
         readers.close()
 
 
@@ -61,7 +65,8 @@ def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[Bl
                 cols = slice(needs.block.col, needs.block.col + needs.block.width)
                 values[rows, cols], valid[rows, cols] = made, True if have is None else have
             yield BlockRow(0, first + n, decision.rank, values, valid)
-        events.emit(events.Progress("read", len(plan.keys), grid.cells, 0.0))
+        with events.context(layer=layer.layer.name):
+            events.emit(Progress("read", len(plan.keys), grid.cells, 0.0))
 
 
 def _cut(row: BlockRow, tile: Tile) -> BlockRow:

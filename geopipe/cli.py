@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from geopipe import __version__
-from geopipe.errors import GeopipeError
+from geopipe.errors import GeopipeError, Terminated
 
 if TYPE_CHECKING:
     from geopipe.settings import Settings
@@ -27,10 +27,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 set_option = click.option(
     "--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; may be given again."
 )
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 def main() -> NoReturn:
@@ -70,14 +66,14 @@ def cli() -> None:
 
 
 def _load(file: Path, flags: tuple[str, ...]) -> Settings:
-    from geopipe import events, settings
+    from geopipe import logs, settings
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", DeprecationWarning)
         loaded = settings.load(file, flags)
     for one in told:
         click.echo(f"warning: {one.message}", err=True)
-    events.configure_logging(loaded.monitoring.log_level, loaded.monitoring.log_format)
+    logs.configure_logging(loaded.monitoring.log_level, loaded.monitoring.log_format)
     return loaded
 
 
@@ -137,7 +133,7 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
         render.plan(render.console(), made)
 
 
-def _run(settings: Settings, as_json: bool, **how: bool) -> int:
+def _run(settings: Settings, as_json: bool, **how: Any) -> int:
     from geopipe import pipeline, progress, render
 
     with progress.without_noise(), progress.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:

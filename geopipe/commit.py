@@ -31,7 +31,7 @@ from geopipe.ledger import JOURNALS, Ledger, differences, ranges
 from geopipe.plan import Plan
 
 STAGING, SUCCESS, MANIFEST, SETTINGS, LOCK = "_staging", "_SUCCESS", "manifest.jsonl", "settings.toml", "_lock"
-PLAN = "plan.json"
+PLAN, PAUSE = "plan.json", "pause"
 
 
 def free_bytes(output: Path) -> int:
@@ -126,8 +126,9 @@ def locked(output: Path, run_id: str) -> Iterator[None]:
 class Staging:
     """The unfinished output of a run: OUTPUT/_staging/<plan hash>, where tiles go and their receipts are noted."""
 
-    def __init__(self, output: Path, plan: Plan, settings_toml: str) -> None:
+    def __init__(self, output: Path, plan: Plan, settings_toml: str, run_id: str = "", attempt: int = 1) -> None:
         self.output, self.plan, self.settings_toml = output, plan, settings_toml
+        self.run_id, self.attempt = run_id, attempt
         self.folder = output / STAGING / plan.hash[:16]
 
     def begin(self, resume: bool = False) -> NDArray[np.int64]:
@@ -143,15 +144,23 @@ class Staging:
             (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
             about = {"plan_hash": self.plan.hash, "name": self.plan.name, "tiles": len(self.plan.keys)}
             about |= {
+                "run_id": self.run_id,
+                "attempt": self.attempt,
                 "runs": runs_of(self.plan.keys),
                 "all": self.plan.estimate.tiles,
                 "skipped": self.plan.skipped,
                 "identity": self.plan.identity,
             }
+            self.pause.unlink(missing_ok=True)
             _write_durably(self.folder / PLAN, [json.dumps(about)])
         except OSError as error:
             raise fault(error, self.folder) from error
         return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
+
+    @property
+    def pause(self) -> Path:
+        """The file that asks the run to pause, wherever it is at work."""
+        return self.folder / PAUSE
 
     def ledger(self) -> Ledger:
         """The receipts so far."""
@@ -219,8 +228,10 @@ class Staging:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was cut short or is at work, as its staging folder tells."""
+    """A run that was cut short, paused or is at work, as its staging folder tells."""
 
+    run_id: str
+    attempt: int
     plan_hash: str
     name: str
     tiles: int
@@ -270,7 +281,7 @@ def _unfinished(folder: Path) -> Unfinished:
     size = sum(f.bytes for receipt in noted.receipts() for f in receipt.files)
     keys = keys_of(about["runs"])
     missing = ranges(keys[~noted.done[keys]].tolist())
-    names = ("plan_hash", "name", "tiles", "skipped", "identity")
+    names = ("run_id", "attempt", "plan_hash", "name", "tiles", "skipped", "identity")
     return Unfinished(done=done, missing=missing, bytes=size, **{name: about[name] for name in names})
 
 
@@ -287,10 +298,10 @@ def _holder(output: Path) -> str:
     return ""
 
 
-def skipped_before(output: Path) -> dict[str, str]:
-    """The layers that the newest unfinished run has skipped, with the reasons: what goes on with it skips them, too."""
+def last_unfinished(output: Path) -> Unfinished | None:
+    """The run that `--resume` would go on with."""
     found = unfinished_runs(output)
-    return dict(found[-1].skipped) if found else {}
+    return found[-1] if found else None
 
 
 def refuse_resume(output: Path, plan: Plan) -> None:

@@ -435,7 +435,7 @@ allow_ballpark = false  # true: leave out a datum shift that PROJ does not know,
 how = "outer"  # which cells to keep: outer (any layer has a value), inner (all have one), grid (every cell)
 drop = []  # of these drop cells where any of the named columns or layers is null; "any": any column; "all": each one is
 strategy = "auto"  # aligned (tile by tile) or groupby (a shuffle of tiles); the table is the same
-# wave_tiles = 16  # tiles that are shuffled at a time (left out: as many as the object store can take)
+# wave_tiles = 16  # tiles that are shuffled at a time (left out: what takes a fifth of the object store)
 alignment_tolerance = 0.01  # how far, in pixels, a pixel may be off a cell and still be copied to it
 enable_validation = true  # check rows, nulls and ranges before the table is published; false: publish it unchecked
 

@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -27,16 +27,19 @@ import ray.data
 import ray.exceptions
 from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geopipe import events, machine, points, raster
+from geopipe import events, machine, monitor, points, raster
 from geopipe.errors import MachineError, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
 from geopipe.layerplan import LayerPlan
-from geopipe.local import Engine, Finish, Keys
-from geopipe.monitor import Monitor, reporter
+from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
+from geopipe.recorder import Options, join
+from geopipe.records import Progress
 from geopipe.sparse import SparseRow
+from geopipe.spool import left_behind
 from geopipe.sweep import sweep
 from geopipe.table import BlockRow, marker, merge_tile, pack, unpack
 
@@ -98,26 +101,27 @@ def _reach(address: str) -> None:
 class _Aligned:
     """A resampling actor: reads all layers of a tile and merges them at once."""
 
-    def __init__(self, plan: Plan, run_id: str, monitor: ActorHandle | None, finish: Finish | None) -> None:
-        self.plan = plan
-        self.finish = finish
-        self.readers = _join_run(run_id, monitor)
+    def __init__(self, plan: Plan, watch: Watch | None, finish: Finish | None, stop: Stop) -> None:
+        self.plan, self.finish, self.stop = plan, finish, stop
+        self.readers = _join_run(watch)
 
     def __call__(self, batch: Batch) -> Iterator[pa.Table]:
         for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
+            if self.stop():
+                return
             with events.context(tile=tile.key):
                 rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
                 table = merge_tile(self.plan.spec, tile, rows)
                 yield _finished(self.finish, tile, table)
 
 
-def _read(batch: Batch, plan: Plan, run_id: str, monitor: ActorHandle | None) -> Iterator[pa.Table]:
+def _read(batch: Batch, plan: Plan, watch: Watch | None) -> Iterator[pa.Table]:
     """Read one layer in some tiles, or a partition of a table, into block rows for the exchange.
 
     A task, where the aligned plan has actors: an actor pool would end with each wave, and start anew for the next;
     tasks come back to the same warm workers, which also merge, so that there are fewer of them.
     """
-    readers = _join_run(run_id, monitor)
+    readers = _join_run(watch)
     layer, keys = plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
     with events.context(layer=layer.layer.name):
         for row in _rows(plan, layer, int(batch["part"][0]), keys, readers):
@@ -142,11 +146,9 @@ def _rows(
         yield from sweep(plan, layer, keys, readers)
 
 
-def _merge_group(
-    plan: Plan, run_id: str, monitor: ActorHandle | None, finish: Finish | None, group: pa.Table
-) -> pa.Table:
+def _merge_group(plan: Plan, watch: Watch | None, finish: Finish | None, group: pa.Table) -> pa.Table:
     """Merge the block rows of one tile."""
-    _join_run(run_id, monitor)
+    _join_run(watch)
     tile = plan.spec.tile(group["tile"][0].as_py())
     with events.context(tile=tile.key):
         return _finished(finish, tile, merge_tile(plan.spec, tile, unpack(plan.spec, group)))
@@ -162,23 +164,35 @@ def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
     return pa.table({"done": [tile.key]})
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How the workers of a run are watched, and by which actor."""
+
+    options: Options
+    monitor: ActorHandle = field(compare=False)  # of one actor there are many handles
+
+
 @lru_cache(maxsize=1)
-def _join_run(run_id: str, monitor: ActorHandle | None) -> raster.Readers:
-    """The readers of this worker process, which is told once which run it works for and where to report."""
-    events.set_context(run_id=run_id)
-    if monitor is not None:
-        events.subscribe(reporter(monitor))
+def _join_run(watch: Watch | None) -> raster.Readers:
+    """The readers of this worker process, which learns once which run it works for and where to report."""
     raster.environment().__enter__()  # for the life of the process
+    if watch is not None:
+        join(watch.options, monitor.deliver(watch.monitor))
     return raster.Readers()
+
+
+def never() -> bool:
+    """A run that does not pause."""
+    return False
 
 
 def merge(
     plan: Plan,
     keys: Keys | None = None,
     *,
-    run_id: str = "",
-    monitor: ActorHandle | None = None,
+    watch: Watch | None = None,
     finish: Finish | None = None,
+    stop: Stop = never,
 ) -> ray.data.Dataset:
     """The merged table as a Ray Dataset, by the strategy of the plan; lazy, and written nowhere.
 
@@ -186,6 +200,7 @@ def merge(
         keys: of the tiles; None for all.
         finish: composed into the merging step, so that a tile need not cross the object store once more to be
             written; the Dataset then holds the key of each tile, as `done`.
+        stop: asked before each tile of the aligned plan, which then leaves it out.
     """
     workers = plan.machine.workers
     units = _units(plan, plan.keys if keys is None else keys, workers)
@@ -196,14 +211,13 @@ def merge(
     context.execution_no_progress_timeout_s = 600
     context.log_internal_stack_trace = False
     workers = min(workers, len(units))
-    common = (plan, run_id, monitor)
     if plan.strategy == "aligned":
         return _mapped(
             reads,
             _Aligned,
             workers,
             compute=ray.data.ActorPoolStrategy(size=workers),
-            fn_constructor_args=(*common, finish),
+            fn_constructor_args=(plan, watch, finish, stop),
             max_restarts=3,
             max_task_retries=3,
         )
@@ -211,10 +225,10 @@ def merge(
     context.shuffle_input_batch_bytes = 32 * 2**20
     parts = min(plan.estimate.wave_tiles, 4 * workers)
     rows = _mapped(
-        reads, _read, workers, compute=ray.data.TaskPoolStrategy(size=workers), fn_args=common, max_retries=3
+        reads, _read, workers, compute=ray.data.TaskPoolStrategy(size=workers), fn_args=(plan, watch), max_retries=3
     )
     groups = rows.groupby("tile", num_partitions=parts)
-    return groups.map_groups(partial(_merge_group, *common, finish), batch_format="pyarrow")
+    return groups.map_groups(partial(_merge_group, plan, watch, finish), batch_format="pyarrow")
 
 
 def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
@@ -263,16 +277,20 @@ def _worker_cpus(workers: int) -> float:
 
 
 class _RayEngine:
-    def __init__(self, machine: Machine | None) -> None:
+    def __init__(self, machine: Machine | None, options: Options) -> None:
         self.machine = machine
-        self.monitor = Monitor.remote()  # type: ignore[attr-defined]
-        self._stages: Mapping[str, events.Progress] = {}
+        self.watch = Watch(options, monitor.start(options))
+        self.receive = monitor.deliver(self.watch.monitor)
+        self._stages: Mapping[str, Progress] = {}
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
+    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
         failure = None
         try:
             for wave in plan.waves(keys):
-                yield from _done(merge(plan, wave, run_id=run_id, monitor=self.monitor, finish=finish))
+                yield from _done(merge(plan, wave, watch=self.watch, finish=finish, stop=stop))
+                if stop():
+                    break
+            _collect(self.watch)  # what was counted last is part of the summary
         except Exception as error:
             failure = find(error)
             if failure is None:
@@ -282,10 +300,10 @@ class _RayEngine:
             gc.collect()
             raise failure
 
-    def stages(self) -> Mapping[str, events.Progress]:
+    def stages(self) -> Mapping[str, Progress]:
         """Progress so far; what was known last where the actor does not answer in time."""
         with suppress(ray.exceptions.RayError):
-            self._stages = ray.get(self.monitor.snapshot.remote(), timeout=2)
+            self._stages = cast(Mapping[str, Progress], ray.get(self.watch.monitor.stages.remote(), timeout=2))
         return self._stages
 
 
@@ -295,14 +313,30 @@ def _done(dataset: ray.data.Dataset) -> Iterator[int]:
 
 
 @contextmanager
-def ray_engine(address: str | None, here: Machine) -> Iterator[Engine]:
+def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator[Engine]:
     """Ray as an engine. On a cluster that was there before, `machine` says what that cluster has."""
     with cluster(address, here.object_store) as foreign:
-        engine = _RayEngine(_cluster_machine(here) if foreign else None)
+        engine = _RayEngine(_cluster_machine(here) if foreign else None, options)
         try:
             yield engine
         finally:
-            ray.kill(engine.monitor)
+            _collect(engine.watch)
+            ray.kill(engine.watch.monitor)
+
+
+def _collect(watch: Watch) -> None:
+    """Have every node deliver what the workers of the run have not sent yet; what it misses stays on its disk."""
+    deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_rest)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    calls = [
+        deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(watch) for n in nodes
+    ]
+    ray.wait(calls, num_returns=len(calls), timeout=2)
+
+
+def _deliver_rest(watch: Watch) -> None:
+    options = watch.options
+    left_behind([options.folder], monitor.deliver(watch.monitor), options.batch_size, 1.0, living=True)
 
 
 def _cluster_machine(here: Machine) -> Machine:

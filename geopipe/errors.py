@@ -1,6 +1,6 @@
 """The one exception family: every message gives identity, numbers and a cure.
 
-The exit codes are the CLI's contract: 1 the run failed, 2 usage or settings, 3 the environment.
+The exit codes are the CLI's contract: 1 the run failed, 2 usage or settings, 3 the environment, 75 paused.
 """
 
 from __future__ import annotations
@@ -53,6 +53,16 @@ class MachineError(GeopipeError):
     """The machine, a service or a permission stands in the way."""
 
     exit_code = 3
+
+
+class Paused(GeopipeError):
+    """A run was asked to pause: what it has done waits for it to go on."""
+
+    exit_code = 75
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
 
 
 def find(error: BaseException) -> GeopipeError | None:

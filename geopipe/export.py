@@ -22,6 +22,7 @@ from geopipe import events
 from geopipe.errors import MachineError
 from geopipe.grid import Tile
 from geopipe.plan import Plan
+from geopipe.records import Progress
 from geopipe.writers import CSV_SUFFIX, partitions, write_csv, write_parquet
 
 FORMATS = ("parquet", "csv")
@@ -140,7 +141,7 @@ class _Progress:
         now, new = time.perf_counter(), self.written - self.told
         done, before = (rows * self.tile.cells // max(self.rows, 1) for rows in (self.written, self.told))
         cells = self.tile.cells - before if tiles else done - before
-        events.emit(events.Progress("write", tiles, cells, now - self.last, new, size))
+        events.emit(Progress("write", tiles, cells, now - self.last, new, size))
         self.last, self.told = now, self.written
 
 

@@ -6,7 +6,7 @@ oracle of the engine and the debugger's entrance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Protocol, TypeVar
@@ -16,9 +16,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe import events, points, raster
+from geopipe.collector import Collector
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
 from geopipe.plan import Plan
+from geopipe.recorder import Options, open_collector
+from geopipe.records import Progress
 from geopipe.sparse import SparseRow
 from geopipe.table import merge_tile
 
@@ -30,16 +33,23 @@ Finish = Callable[[Tile, pa.Table], None]
 """What becomes of a merged tile inside the task that merged it: its files are written, and their receipt noted."""
 
 
+Stop = Callable[[], bool]
+"""Says whether the run is to pause: what is at work is finished, and nothing more begun. Workers ask it, too."""
+
+
 class Engine(Protocol):
     """Something that executes a plan: the plain loop, or Ray."""
 
     machine: Machine | None
     """What the engine runs on, where that is not this machine."""
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
-        """Merge and finish these tiles; yields their keys as they are done."""
+    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
+        """Merge and finish these tiles; yields their keys as they are done, and begins none once `stop` says so."""
 
-    def stages(self) -> Mapping[str, events.Progress]:
+    def receive(self, source: str, lines: Sequence[str]) -> int:
+        """Take records of a process of the run, as `Collector.receive`."""
+
+    def stages(self) -> Mapping[str, Progress]:
         """Progress by stage so far."""
 
 
@@ -65,41 +75,36 @@ def points_of(plan: Plan) -> dict[int, list[SparseRow]]:
     return found
 
 
-Work = Callable[[Plan, Keys, Finish], Iterator[int]]
+Work = Callable[[Plan, Keys, Finish, Stop], Iterator[int]]
 """Merges and finishes tiles in this process; yields their keys."""
 
 
 class _InProcess:
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, collector: Collector) -> None:
         self.machine: Machine | None = None
-        self.work, self.tally = work, events.Tally()
+        self.work, self.receive, self.stages = work, collector.receive, collector.stages
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, run_id: str) -> Iterator[int]:
-        return self.work(plan, keys, finish)
-
-    def stages(self) -> Mapping[str, events.Progress]:
-        return dict(self.tally.stages)
+    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
+        return self.work(plan, keys, finish, stop)
 
 
 @contextmanager
-def in_process(work: Work) -> Iterator[Engine]:
+def in_process(work: Work, options: Options) -> Iterator[Engine]:
     """A function of this process as an engine."""
-    engine = _InProcess(work)
-    unsubscribe = events.subscribe(engine.tally.add)
-    try:
-        yield engine
-    finally:
-        unsubscribe()
+    yield _InProcess(work, open_collector(options))
 
 
-def plain_loop() -> AbstractContextManager[Engine]:
+def plain_loop(options: Options) -> AbstractContextManager[Engine]:
     """The plain loop as an engine."""
 
-    def work(plan: Plan, keys: Keys, finish: Finish) -> Iterator[int]:
+    def work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
         def done(tile: Tile, table: pa.Table) -> int:
             finish(tile, table)
             return tile.key
 
-        return run_local(plan, done, keys)
+        for key in run_local(plan, done, keys):
+            yield key
+            if stop():
+                return
 
-    return in_process(work)
+    return in_process(work, options)

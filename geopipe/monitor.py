@@ -1,34 +1,51 @@
-"""The monitoring actor: it collects what the workers of a run report."""
+"""The monitoring actor: the run's collector in a process of its own on the head node, which nothing waits for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geopipe.events import Progress, Tally
+from geopipe.collector import Collector
+from geopipe.recorder import Options, open_collector
+from geopipe.records import Progress
+from geopipe.spool import Deliver
+
+PATIENCE = 10.0
+"""Seconds that a process waits for the actor, before it keeps its records and tries again."""
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=1)
 class Monitor:
-    """Adds up progress. It holds no CPU, and a run goes on without it."""
+    """Receives the records of every process of a run. It holds no CPU, and a run goes on without it."""
 
-    def __init__(self) -> None:
-        self.tally = Tally()
+    def __init__(self, options: Options) -> None:
+        self.collector: Collector = open_collector(options)
 
-    def add(self, item: Progress) -> None:
-        self.tally.add(item)
+    def receive(self, source: str, lines: Sequence[str]) -> int:
+        """Take a batch; returns up to which record of the source everything is safe."""
+        return self.collector.receive(source, lines)
 
-    def snapshot(self) -> dict[str, Progress]:
+    def stages(self) -> dict[str, Progress]:
         """Progress by stage so far."""
-        return self.tally.stages
+        return self.collector.stages()
 
 
-def reporter(monitor: ActorHandle) -> Callable[[Progress], None]:
-    """A sink for `events.subscribe` that sends records to the actor without waiting for it."""
+def start(options: Options) -> ActorHandle:
+    """The monitor of a run, on the node of the driver: the head node, where a job's driver is."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Monitor)
+    name = f"monitor-{options.run_id}"
+    named = actor.options(name=name, namespace="geopipe", scheduling_strategy=here, max_concurrency=8)
+    return cast(ActorHandle, named.remote(options))
 
-    def send(item: Progress) -> None:
-        monitor.add.remote(item)
+
+def deliver(monitor: ActorHandle) -> Deliver:
+    """How a process of the run hands records to the actor; it raises where the actor does not answer in time."""
+
+    def send(source: str, lines: Sequence[str]) -> int:
+        return cast(int, ray.get(monitor.receive.remote(source, lines), timeout=PATIENCE))
 
     return send

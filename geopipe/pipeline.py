@@ -12,23 +12,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyproj
 
-from geopipe import checks, commit, events, machine, points, raster, stac, vectors
+from geopipe import checks, commit, events, logs, machine, points, raster, stac, vectors
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
-from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
+from geopipe.errors import GeopipeError, Paused, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.layerplan import MASK, LayerPlan
 from geopipe.ledger import finisher
-from geopipe.local import Engine, Keys, plain_loop
+from geopipe.local import Engine, plain_loop
 from geopipe.plan import Plan, make_plan
 from geopipe.polygons import Shapes
+from geopipe.recorder import Options, recording, stated
+from geopipe.records import Event, Progress, State
 from geopipe.relation import TableHeader
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
@@ -45,7 +49,7 @@ Watch = Callable[["Snapshot"], None]
 class Snapshot:
     """How far a run is: work done by stage, and the units that each stage has in all."""
 
-    stages: Mapping[str, events.Progress]
+    stages: Mapping[str, Progress]
     totals: Mapping[str, int]
     seconds: float
 
@@ -61,7 +65,7 @@ class Summary:
     files: int
     bytes: int
     seconds: Mapping[str, float]
-    stages: Mapping[str, events.Progress] = field(default_factory=dict)
+    stages: Mapping[str, Progress] = field(default_factory=dict)
     warnings: tuple[checks.Finding, ...] = ()
 
     @property
@@ -246,6 +250,7 @@ def run(
     resume: bool = False,
     local: bool = False,
     watch: Watch | None = None,
+    run_id: str | None = None,
 ) -> Summary:
     """Run the settings to a committed output.
 
@@ -254,16 +259,30 @@ def run(
         resume: go on with a run that was cut short; tiles whose files are whole are not done again.
         local: use the plain loop instead of Ray.
         watch: called a few times a second with how far the run is.
+        run_id: by which the run is known to who started it.
 
     Raises:
+        Paused: it was asked to, and goes on with `resume`.
         GeopipeError: and nothing that was there before is lost.
     """
-    run_id, clock, output = new_run_id(), _Clock(), settings.run.output
-    with events.context(run_id=run_id):
+    run_id, clock, output = run_id or new_run_id(), _Clock(), settings.run.output
+    before = commit.last_unfinished(output) if resume else None
+    options = watching(settings, run_id, before.attempt + 1 if before else 1)
+    told: dict[str, Any] = {
+        "name": settings.run.name,
+        "output": str(output),
+        "settings": settings.model_dump(mode="json"),
+    }
+    told |= {"versions": versions(), "parent_run_id": before.run_id if before else None}
+    with (
+        events.context(run_id=run_id, attempt=options.attempt),
+        recording(options) as recorder,
+        stated(told),
+    ):
         if not resume:
             commit.check_output(output, overwrite)
-        with events.log_stage(log, "plan"):
-            plan = draft(settings, skipped=commit.skipped_before(output) if resume else None)
+        with logs.log_stage(log, "plan"):
+            plan = draft(settings, skipped=before.skipped if before else None)
         if resume:
             commit.refuse_resume(output, plan)
         clock.lap("plan")
@@ -272,41 +291,69 @@ def run(
             done = commit.finished(output)
             if resume and done is not None and done["plan_hash"] == plan.hash:
                 log.warning("run %s is finished already", done["run_id"])
-                return Summary(done["run_id"], plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
-            commit.check_output(output, overwrite)
-            with _engine(plan, settings, local) as engine:
-                clock.lap("start")
-                summary = _attempts(settings, plan, engine, run_id, resume, clock, watch)
+                summary = Summary(done["run_id"], plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
+            else:
+                commit.check_output(output, overwrite)
+                with _engine(plan, settings, options, local) as engine:
+                    clock.lap("start")
+                    if recorder is not None:
+                        recorder.shipper.deliver = engine.receive
+                    made = _attempts(settings, plan, engine, options, resume, clock, watch)
+                    if recorder is not None:
+                        recorder.shipper.ship()
+                    summary = replace(made, stages=engine.stages())
         clock.lap("stop")
-        events.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
+        logs.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
+        events.emit(State("completed", {"exit_code": summary.exit_code}))
         return summary
 
 
+def watching(settings: Settings, run_id: str, attempt: int) -> Options:
+    """How a run of these settings is watched."""
+    asked = settings.monitoring
+    return Options(
+        run_id=run_id,
+        attempt=attempt,
+        output=settings.run.output,
+        database=asked.enable_database_logging,
+        batch_size=asked.log_batch_size,
+        flush_interval=asked.log_flush_interval,
+        metrics_interval=asked.metrics_interval if asked.enable_metrics else None,
+        prometheus_port=asked.prometheus_port,
+        spool_bytes=asked.spool_bytes,
+    )
+
+
 def _attempts(
-    settings: Settings, plan: Plan, engine: Engine, run_id: str, resume: bool, clock: _Clock, watch: Watch | None
+    settings: Settings, plan: Plan, engine: Engine, options: Options, resume: bool, clock: _Clock, watch: Watch | None
 ) -> Summary:
     """Run a plan to its commit; where a bad source may be skipped, start over without it."""
     output = settings.run.output
     if engine.machine is not None:
         plan = draft(settings, engine.machine, plan.skipped)
     while True:
-        staging = Staging(output, plan, settings.to_toml())
+        staging = Staging(output, plan, settings.to_toml(), options.run_id, options.attempt)
         keys = staging.begin(resume)
         if len(keys) < len(plan.keys):
             log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))
+            events.emit(Event("run_resumed", {"tiles_there": len(plan.keys) - len(keys)}))
+        totals = {"read": plan.reads(keys), "merge": len(keys), "write": len(keys)}
+        events.emit(State("running", {"plan_hash": plan.hash, "totals": totals}))
+        stop = partial(os.path.exists, staging.pause)
         try:
-            with events.log_stage(log, "run"), _watching(plan, keys, engine, watch):
-                for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), run_id):
+            with logs.log_stage(log, "run"), _watching(totals, engine, watch):
+                for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), stop):
                     pass
+            _refuse_pause(staging, stop)
             clock.lap("run")
-            report = {"run_id": run_id, "name": plan.name, "skipped": plan.skipped}
+            report = {"run_id": options.run_id, "name": plan.name, "skipped": plan.skipped}
             checked, warnings = _checked(plan, staging, settings.merge.enable_validation)
-            with events.log_stage(log, "commit"):
+            with logs.log_stage(log, "commit"):
                 totals = staging.commit(report | checked)
+            events.emit(Event("committed", totals))
             clock.lap("commit")
-            return Summary(
-                run_id, plan, output, **totals, seconds=clock.laps, stages=engine.stages(), warnings=warnings
-            )
+            rows, files, size = (totals[name] for name in ("rows", "files", "bytes"))
+            return Summary(options.run_id, plan, output, rows, files, size, clock.laps, warnings=warnings)
         except BaseException as error:
             # with another source, or another version of geopipe, nothing of it could be used again
             if isinstance(error, SourceError | RunError):
@@ -316,7 +363,15 @@ def _attempts(
             if not isinstance(error, SourceError):
                 raise _as_ours(error) from error
             reasons = plan.skipped | _skippable(settings, error, plan.skipped)
+            events.emit(Event("layer_skipped", {"layers": reasons}))
         plan = draft(settings, engine.machine, reasons)
+
+
+def _refuse_pause(staging: Staging, stop: Callable[[], bool]) -> None:
+    """Raise Paused where the run was asked to pause, and tiles are left to do."""
+    done, all_of_them = int(staging.ledger().done.sum()), len(staging.plan.keys)
+    if stop() and done < all_of_them:
+        raise Paused(f"paused: {done:,} of {all_of_them:,} tiles are done", "`geopipe run --resume` goes on")
 
 
 def _leave(staging: Staging) -> None:
@@ -335,7 +390,7 @@ def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, obj
     facts = checks.facts_of(plan)
     if not enabled:
         return {"table": facts.describe()}, ()
-    with events.log_stage(log, "validate"):
+    with logs.log_stage(log, "validate"):
         findings = checks.check_receipts(facts, staging.ledger().receipts())
     errors = [f"{f.check}: {f.message}" for f in findings if f.level == "error"]
     if errors:
@@ -351,23 +406,22 @@ def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, obj
     return {"table": facts.describe(), "warnings": told}, tuple(findings)
 
 
-def _engine(plan: Plan, settings: Settings, local: bool) -> AbstractContextManager[Engine]:
+def _engine(plan: Plan, settings: Settings, options: Options, local: bool) -> AbstractContextManager[Engine]:
     if settings.resampling.old_way:
-        return old_way()
+        return old_way(options)
     if local:
-        return plain_loop()
+        return plain_loop(options)
     from geopipe.engine import ray_engine  # planning and the plain loop must not load Ray
 
-    return ray_engine(settings.engine.address, plan.machine)
+    return ray_engine(settings.engine.address, plan.machine, options)
 
 
 @contextmanager
-def _watching(plan: Plan, keys: Keys, engine: Engine, watch: Watch | None) -> Iterator[None]:
+def _watching(totals: Mapping[str, int], engine: Engine, watch: Watch | None) -> Iterator[None]:
     """Call `watch` from a thread of its own while the run goes on, and once at its end."""
     if watch is None:
         yield
         return
-    totals = {"read": plan.reads(keys), "merge": len(keys), "write": len(keys)}
     start, ended = time.perf_counter(), threading.Event()
 
     def snapshot() -> Snapshot:

@@ -26,6 +26,7 @@ from geopipe.grid import Grid
 from geopipe.layer import Layer
 from geopipe.layerplan import LayerPlan
 from geopipe.plan import Plan
+from geopipe.records import Progress
 from geopipe.relation import (
     ENDINGS,
     ORDER_BITS,
@@ -384,7 +385,7 @@ def read(plan: Plan, layer: LayerPlan, partition: Partition, tiles: Sequence[int
         )
     if tally.outside:
         log.info("layer %s: %d of %d rows of %s lie outside the grid", name, tally.outside, tally.rows, header.uri)
-    events.emit(events.Progress("read", 1, tally.rows, time.perf_counter() - start))
+    events.emit(Progress("read", 1, tally.rows, time.perf_counter() - start))
 
 
 def _refuse_missing(layer: str, uri: str, count: int, first: int, rows: int) -> NoReturn:

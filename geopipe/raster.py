@@ -37,6 +37,7 @@ from geopipe.layerplan import LayerPlan
 from geopipe.places import canonical_blocks
 from geopipe.plan import Plan
 from geopipe.polygons import covered
+from geopipe.records import Progress
 from geopipe.resampling import Decision, Window, clip, whole_turn
 from geopipe.steps import Place
 from geopipe.table import BlockRow, Column, Mask, Values, marker, overlay, reduce_columns
@@ -251,7 +252,8 @@ def read_tile(
         mine = {first + n: v for n, v in enumerate(layer.variables) if v.word == decision.word}
         for n, part in _parts(plan, layer, decision, mine, tile, readers, inside).items():
             yield BlockRow(tile.key, n, decision.rank, part.values, None if part.valid.all() else part.valid)
-    events.emit(events.Progress("read", 1, tile.cells * len(layer.variables), time.perf_counter() - start))
+    with events.context(layer=layer.layer.name):
+        events.emit(Progress("read", 1, tile.cells * len(layer.variables), time.perf_counter() - start))
 
 
 def _parts(

@@ -212,6 +212,13 @@ class MonitoringSettings(Section):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
     log_format: Literal["text", "json"] = "text"
     progress_interval: float = Field(5.0, gt=0)
+    enable_database_logging: bool = True
+    log_batch_size: int = Field(100, ge=1, le=10_000)
+    log_flush_interval: float = Field(5.0, gt=0)
+    enable_metrics: bool = True
+    metrics_interval: float = Field(10.0, gt=0)
+    prometheus_port: int | None = Field(None, ge=1, le=65_535)
+    spool_bytes: int = Field(64 * 2**20, ge=2**20)
 
 
 class EngineSettings(Section):

@@ -21,6 +21,7 @@ from geopipe.layerplan import LayerPlan
 from geopipe.places import Needs, canonical_blocks, rough_window, union_of
 from geopipe.plan import Plan
 from geopipe.raster import Readers, inside_of, read_window
+from geopipe.records import Progress
 from geopipe.resampling import WINDOW_PIXELS, Decision, Window
 from geopipe.table import BlockRow, Column
 from geopipe.warp import to_cells
@@ -50,7 +51,7 @@ def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], readers: Readers) -
                 strips = [replace(t, row=t.row + down, height=min(BLOCK, t.height - down)) for t in abreast]
                 yield from _strip(plan, layer, decision, strips, down, about, held, readers)
     cells = sum(tile.cells for tile in tiles) * len(layer.variables)
-    events.emit(events.Progress("read", len(tiles), cells, time.perf_counter() - start))
+    events.emit(Progress("read", len(tiles), cells, time.perf_counter() - start))
 
 
 def _strip(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from geopipe import derived, events
 from geopipe.grid import Grid, Tile
 from geopipe.layer import Overlap, Variable
+from geopipe.records import Progress
 from geopipe.sparse import SparseRow, gather, statistic
 
 Values = NDArray[Any]
@@ -109,7 +110,7 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]
             values, mask = values[keep], None if mask is None else mask[keep]
         arrays.append(_arrow(values, mask))
     table = pa.Table.from_arrays(arrays, schema=spec.schema)
-    events.emit(events.Progress("merge", 1, tile.cells, time.perf_counter() - start, table.num_rows))
+    events.emit(Progress("merge", 1, tile.cells, time.perf_counter() - start, table.num_rows))
     return table
 
 

@@ -1,0 +1,141 @@
+"""What arrives of a run, in one place: counted once for its progress and Prometheus, and put into Postgres.
+
+Records come in batches of one source in their order, maybe more than once. The collector counts by sequence number what
+is new, and says up to which record all is safe: in Postgres, where there is one. What is not is sent again. So it holds
+nothing that a crash could lose, but for what it has counted, which it notes in a small file for its successor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from geopipe import records
+from geopipe.records import Progress
+
+log = logging.getLogger(__name__)
+
+RETRY = (1.0, 30.0)
+"""Seconds between attempts to reach a store that is away: at first, and at most."""
+
+
+class Store(Protocol):
+    """Where records are kept: Postgres."""
+
+    def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        """Keep a batch, whole or not at all; one that is there already changes nothing. May raise anything."""
+
+
+class Collector:
+    """Counts and keeps the records of one run.
+
+    Args:
+        note: the file that a successor goes on from.
+        store: None where nothing is kept: what has been counted has arrived.
+        record: called once with each new record (for Prometheus).
+    """
+
+    def __init__(
+        self, note: Path, store: Store | None = None, record: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
+        self.note, self.store, self.record = note, store, record
+        self._counted: dict[str, int] = {}
+        self._kept: dict[str, int] = {}
+        self._stages: dict[str, Progress] = {}
+        self._counting, self._keeping = threading.Lock(), threading.Lock()
+        self._due, self._delay = 0.0, RETRY[0]
+        self.problem = ""
+        self._recall()
+
+    def receive(self, source: str, lines: Sequence[str]) -> int:
+        """Take a batch of one source; returns up to which of its records everything is safe."""
+        batch = list(filter(None, map(_whole, lines)))
+        with self._counting:
+            seen = self._counted.get(source, 0)
+            new = [told for told in batch if told["seq"] > seen]
+            for told in new:
+                self._count(told)
+            if new:
+                self._counted[source] = new[-1]["seq"]
+                self._write_note()
+        if self.store is None:
+            return batch[-1]["seq"] if batch else seen
+        return self._keep(self.store, source, batch)
+
+    def _count(self, told: Mapping[str, Any]) -> None:
+        if told["kind"] == Progress.kind:
+            new = Progress(**{f.name: told[f.name] for f in fields(Progress)})
+            old = self._stages.get(new.stage)
+            self._stages[new.stage] = new if old is None else added(old, new)
+        if self.record is not None:
+            self.record(told)
+
+    def _keep(self, store: Store, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
+        with self._keeping:
+            kept = self._kept.get(source, 0)
+            wanted = [told for told in batch if told["seq"] > kept]
+            if not wanted:
+                return kept
+            if time.monotonic() < self._due:
+                return kept
+            try:
+                store.write(wanted)
+            except Exception as error:  # whatever it is, the records wait where they are
+                self._due, self._delay = time.monotonic() + self._delay, min(2 * self._delay, RETRY[1])
+                self._tell(str(error).strip())
+                return kept
+            self._due, self._delay = 0.0, RETRY[0]
+            self._tell("")
+            self._kept[source] = int(wanted[-1]["seq"])
+            return self._kept[source]
+
+    def _tell(self, problem: str) -> None:
+        if problem and not self.problem:
+            log.warning("the monitor's records wait, the run goes on: %s", problem)
+        elif self.problem and not problem:
+            log.warning("the monitor's records arrive again")
+        self.problem = problem
+
+    def stages(self) -> dict[str, Progress]:
+        """Progress so far, by stage."""
+        with self._counting:
+            return dict(self._stages)
+
+    def _recall(self) -> None:
+        try:
+            told = json.loads(self.note.read_text(encoding="utf-8"))
+            self._stages = {name: Progress(**values) for name, values in told["stages"].items()}
+            self._counted = told["counted"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # there was no predecessor
+
+    def _write_note(self) -> None:
+        told = {"counted": self._counted, "stages": {name: asdict(p) for name, p in self._stages.items()}}
+        partial = self.note.with_suffix(".tmp")
+        try:
+            partial.write_text(json.dumps(told), encoding="utf-8")
+            os.replace(partial, self.note)
+        except OSError as error:
+            log.debug("what was counted could not be noted: %s", error)
+
+
+def _whole(text: str) -> dict[str, Any] | None:
+    """The record of a line; None of what is none, which nobody could ever deliver."""
+    try:
+        return records.parse(text)
+    except ValueError as error:
+        log.debug("%s", error)
+        return None
+
+
+def added(one: Progress, two: Progress) -> Progress:
+    """The progress of one stage, of two records."""
+    sums = {f.name: getattr(one, f.name) + getattr(two, f.name) for f in fields(Progress) if f.name != "stage"}
+    return Progress(one.stage, **sums)

@@ -1,0 +1,135 @@
+"""Log records: on standard error as text or JSON, and as records of the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from geopipe import events
+from geopipe.records import Event, Log, plain
+
+SHOWN = ("run_id", "stage", "layer", "tile")
+_FORMATTER = logging.Formatter()
+
+
+@contextmanager
+def log_stage(logger: logging.Logger, stage: str) -> Iterator[None]:
+    """Tell of begin and end of a stage of the run, with its seconds, or how it failed."""
+    start = time.perf_counter()
+    with events.context(stage=stage):
+        logger.info("%s started", stage)
+        events.emit(Event("stage_started"))
+        try:
+            yield
+        except BaseException:
+            seconds = time.perf_counter() - start
+            logger.error("%s failed after %.2f s", stage, seconds)
+            events.emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": "failed"}))
+            raise
+        seconds = time.perf_counter() - start
+        log_performance(logger, stage, seconds)
+        events.emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": "done"}))
+
+
+def log_performance(logger: logging.Logger, operation: str, seconds: float, rows: int = 0, size: int = 0) -> None:
+    """Log what an operation took: seconds, and rows, bytes and rows per second where it made any."""
+    rate = rows / seconds if seconds > 0 else 0.0
+    text = f"{operation} took {seconds:.2f} s"
+    if rows:
+        text += f" for {rows:,} rows, {size:,} bytes ({rate:,.0f} rows/s)"
+    numbers = {"operation": operation, "seconds": round(seconds, 4), "rows": rows, "bytes": size, "rate": round(rate)}
+    logger.info(text, extra={"performance": numbers})
+
+
+def _traceback(record: logging.LogRecord) -> str | None:
+    return _FORMATTER.formatException(record.exc_info) if record.exc_info else None
+
+
+class _AddContext(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        values = events.current()
+        for name in SHOWN:
+            if not hasattr(record, name):
+                setattr(record, name, values.get(name))
+        return True
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line. Values that JSON does not know are written as text, never lost."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "ts": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: getattr(record, name, None) for name in SHOWN}
+        line |= getattr(record, "performance", {})
+        line["traceback"] = _traceback(record)
+        return json.dumps(plain({k: v for k, v in line.items() if v is not None}))
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        where = " ".join(
+            f"{name}={getattr(record, name)}" for name in SHOWN[1:] if getattr(record, name, None) is not None
+        )
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname.lower():7} "
+        text += record.getMessage() + (f"  [{where}]" if where else "")
+        traceback = _traceback(record)
+        return text + (f"\n{traceback}" if traceback else "")
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to standard error, whatever that is at the time."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class _Emitter(logging.Handler):
+    """Makes records of the run out of log records."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        extra = getattr(record, "performance", None)
+        events.emit(Log(record.levelname, record.name, record.getMessage(), _traceback(record), extra))
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Send the log records of geopipe from `level` on to standard error, as `style` "text" or "json"."""
+    handler = _Stderr()
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    handler.addFilter(_AddContext())
+    handler.setLevel(level)
+    logger = logging.getLogger("geopipe")
+    logger.handlers[:] = [h for h in logger.handlers if isinstance(h, _Emitter)] + [handler]
+    logger.setLevel(min(logging.INFO, handler.level))
+    logger.propagate = False
+
+
+def record_from_now_on() -> Callable[[], None]:
+    """Make records of the run out of what geopipe logs from INFO on, whatever the terminal shows.
+
+    Returns:
+        a function that ends it.
+    """
+    logger = logging.getLogger("geopipe")
+    emitter, before = _Emitter(), logger.level
+    logger.setLevel(min(logging.INFO, before or logging.INFO))
+    logger.addHandler(emitter)
+
+    def end() -> None:
+        logger.removeHandler(emitter)
+        logger.setLevel(before)
+
+    return end

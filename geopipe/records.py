@@ -1,0 +1,107 @@
+"""What a run says of itself: logs, progress, metrics, events and states, as values.
+
+A record is one of these bodies in an envelope: which process made it as its which record, when, and where in the run.
+As a line of JSON it lies in a spool, travels to the monitor, and goes into Postgres (`store`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+STATES = ("pending", "running", "paused", "completed", "failed", "cancelled")
+
+WHERE = ("run_id", "attempt", "stage", "layer", "tile")
+"""Of the context: where in which run a record was made."""
+
+
+@dataclass(frozen=True)
+class Log:
+    kind: ClassVar[str] = "log"
+    level: str
+    logger: str
+    message: str
+    traceback: str | None = None
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done since the last such record: `tiles` units of `stage` on `cells` cells, in `seconds` of a worker."""
+
+    kind: ClassVar[str] = "progress"
+    stage: str
+    tiles: int
+    cells: int
+    seconds: float
+    rows: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A sample: `name` says of what, and in which unit its `value` is."""
+
+    kind: ClassVar[str] = "metric"
+    name: str
+    value: float
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened once, with what is worth knowing of it."""
+
+    kind: ClassVar[str] = "event"
+    name: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run has become (one of STATES), with what the run's row is to know."""
+
+    kind: ClassVar[str] = "state"
+    state: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+Body = Log | Progress | Metric | Event | State
+
+
+def line(body: Body, envelope: Mapping[str, Any], where: Mapping[str, Any]) -> str:
+    """A record as a line of JSON, without what is not known.
+
+    Args:
+        envelope: seq, source, ts, worker and node.
+        where: any of WHERE.
+    """
+    told = {**envelope, "kind": body.kind, **{name: where[name] for name in WHERE if where.get(name) is not None}}
+    told |= {f.name: value for f in fields(body) if (value := getattr(body, f.name)) is not None}
+    return json.dumps(plain(told)) + "\n"
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The record of a line.
+
+    Raises:
+        ValueError: it is no whole record, as the last line of a process that died may be.
+    """
+    told = json.loads(text)
+    if not isinstance(told, dict) or not {"seq", "source", "ts", "kind", "run_id"} <= told.keys():
+        raise ValueError(f"no record: {text[:80]!r}")
+    return told
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: others, and floats that are not finite, become text and are never lost."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,81 @@
+"""Samples of a node: processor, memory, Ray's object store, spilled objects, free disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from geopipe import events
+from geopipe.records import Metric
+
+SHARED = Path("/dev/shm")
+
+
+def sampler(folder: Path, output: Path, interval: float) -> Callable[[], None]:
+    """A function to be called often: every `interval` seconds it samples, in one process of the run on each node.
+
+    Which one it is, a lock in `folder` says; it dies with its process, and the next one takes over.
+
+    Args:
+        folder: of the run's records on this node.
+        output: the folder whose free space is told.
+    """
+    lock, due = -1, 0.0
+
+    def sample() -> None:
+        nonlocal lock, due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + interval
+        if lock < 0:
+            file = os.open(folder / "sampler.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(file)
+                return
+            lock = file
+        for metric in samples(folder, output):
+            events.emit(metric)
+
+    return sample
+
+
+def samples(folder: Path, output: Path) -> list[Metric]:
+    """What there is to tell of this node now. What cannot be known here is left out."""
+    memory = psutil.virtual_memory()
+    found = [
+        Metric("cpu_percent", psutil.cpu_percent(), "%"),
+        Metric("rss_bytes", _resident(folder), "bytes"),
+        Metric("memory_used_bytes", memory.total - memory.available, "bytes"),
+        Metric("memory_total_bytes", memory.total, "bytes"),
+    ]
+    with suppress(OSError):
+        found.append(Metric("object_store_bytes", shutil.disk_usage(SHARED).used, "bytes"))
+        found.append(Metric("spill_bytes", _spilled(), "bytes"))
+    existing = next((p for p in (output, *output.parents) if p.exists()), None)
+    if existing is not None:
+        found.append(Metric("disk_free_bytes", shutil.disk_usage(existing).free, "bytes"))
+    return found
+
+
+def _resident(folder: Path) -> int:
+    """Resident bytes of the processes that report here."""
+    total = 0
+    for pid in {int(path.name.split("-")[1]) for path in folder.glob("*.jsonl")}:
+        with suppress(psutil.Error):
+            total += psutil.Process(pid).memory_info().rss
+    return total
+
+
+def _spilled() -> int:
+    """Bytes of the objects that Ray of this node has put on disk."""
+    root = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest"
+    return sum(p.stat().st_size for p in root.glob("ray_spilled_objects*/*"))
