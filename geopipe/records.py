@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-STATES = ("pending", "running", "paused", "completed", "failed", "cancelled")
 
 WHERE = ("run_id", "attempt", "stage", "layer", "tile")
 """Of the context: where in which run a record was made."""
@@ -62,7 +61,7 @@ class Event:
 
 @dataclass(frozen=True)
 class State:
-    """What a run has become (one of STATES), with what the run's row is to know."""
+    """What a run has become (one of `states.STATES`), with what the run's row is to know."""
 
     kind: ClassVar[str] = "state"
     state: str
