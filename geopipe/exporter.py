@@ -350,7 +350,7 @@ class _Scrapes:
 class _Seen:
     """Which records came already: the ranges of their numbers, by source. A source in order has one."""
 
-    SOURCES, RANGES = 1024, 64
+    SOURCES, RANGES = 1024, 512
 
     def __init__(self) -> None:
         self.sources: OrderedDict[str, list[list[int]]] = OrderedDict()
