@@ -1,4 +1,4 @@
-"""One Ray session and one Postgres for all tests."""
+"""One Ray session, one Postgres and one Prometheus for all tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import postgres_server as postgres
+import prometheus_server as prometheus
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -44,3 +45,12 @@ def postgres_server() -> Iterator[postgres.Server]:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def prometheus_programs(request: pytest.FixtureRequest) -> Path:
+    """The folder with prometheus and promtool. A download stays in $GEOPIPE_PROMETHEUS_CACHE or pytest's cache."""
+    named = os.environ.get("GEOPIPE_PROMETHEUS_CACHE")
+    cache = Path(named) if named else Path(request.config.cache.mkdir("prometheus"))  # type: ignore[union-attr]
+    cache.mkdir(parents=True, exist_ok=True)
+    return prometheus.programs(cache.resolve())
