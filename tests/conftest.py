@@ -44,3 +44,18 @@ def postgres_server() -> Iterator[postgres.Server]:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def empty_database(postgres_server: postgres.Server) -> str:
+    """The address of a database of its own for a test, with nothing in it."""
+    return postgres_server.database()
+
+
+@pytest.fixture
+def database(empty_database: str) -> str:
+    """The address of a database with the monitor's tables."""
+    from geopipe.database import upgrade
+
+    upgrade(empty_database)
+    return empty_database
