@@ -32,7 +32,7 @@ from geopipe.local import Engine, plain_loop
 from geopipe.plan import Plan, make_plan
 from geopipe.polygons import Shapes
 from geopipe.recorder import Options, recording, stated
-from geopipe.records import Event, Progress, State
+from geopipe.records import Event, Progress, State, new_run_id
 from geopipe.relation import TableHeader
 from geopipe.settings import Settings
 from geopipe.target import resolve_grid
@@ -76,16 +76,6 @@ class Summary:
     @property
     def exit_code(self) -> int:
         return 4 if self.skipped else 0
-
-
-def new_run_id() -> str:
-    """A UUIDv7: sorts by time, and two starts in one millisecond differ."""
-    stamp = time.time_ns() // 1_000_000
-    value = stamp << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    digits = f"{value:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def this_machine(settings: Settings) -> Machine:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geopipe import __version__, events, logs
+from geopipe import __version__, connections, embedded, events, logs, store
 from geopipe.collector import Collector
 from geopipe.errors import MachineError, Paused, Terminated, find
+from geopipe.exporter import Exporter
 from geopipe.home import home
 from geopipe.records import State
 from geopipe.sampler import sampler
@@ -119,6 +120,8 @@ def recording(options: Options) -> Iterator[Recorder | None]:
     At the end everything that waits on this node is sent, also what other processes and runs have left, for two
     seconds at most.
     """
+    if options.database and (problem := prepare_database()):
+        log.warning("the run's records will wait on disk, the run goes on: %s", problem)
     try:
         recorder = Recorder(options)
     except OSError as error:
@@ -144,10 +147,8 @@ class _Postgres:
         self._connection: Any = None
 
     def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        from geopipe import database, store
-
         if self._connection is None:
-            self._connection = database.connect(database.dsn())
+            self._connection = connections.connect(connections.needed_dsn(), statement_timeout=5, connect_timeout=3)
         try:
             store.write(self._connection, batch)
         except Exception:
@@ -155,6 +156,28 @@ class _Postgres:
                 self._connection.close()
             self._connection = None
             raise
+
+
+def prepare_database() -> str:
+    """See that records can be kept: where nothing says where, in a server of our own, with today's schema.
+
+    Returns:
+        what stands in the way, with its cure; empty where nothing does.
+    """
+    try:
+        ours = not any(os.environ.get(name, "").strip() for name in (connections.DSN, connections.DSN_FILE))
+        told = embedded.start() if ours else connections.needed_dsn()
+        try:
+            connections.connect(told).close()
+        except MachineError:
+            if not ours:
+                raise
+            from geopipe import database  # loads alembic, which is only wanted where there is something to do
+
+            database.upgrade(told)
+    except MachineError as error:
+        return str(error)
+    return ""
 
 
 def open_collector(options: Options, serve: bool = True) -> Collector:
@@ -165,8 +188,6 @@ def open_collector(options: Options, serve: bool = True) -> Collector:
     """
     record = None
     if serve and options.prometheus_port is not None:
-        from geopipe.exporter import Exporter
-
         exporter = Exporter({"version": __version__})
         try:
             exporter.serve(options.prometheus_port)

@@ -12,6 +12,11 @@ import postgres_server as postgres
 import prometheus_server as prometheus
 import pytest
 
+# Nothing of a test goes to the user's own monitor; those of the monitor switch it on for themselves.
+HOME = tempfile.TemporaryDirectory(prefix="geopipe-home-")
+os.environ["GEOPIPE_HOME"] = HOME.name
+os.environ["GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING"] = "false"
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -54,3 +59,18 @@ def prometheus_programs(request: pytest.FixtureRequest) -> Path:
     cache = Path(named) if named else Path(request.config.cache.mkdir("prometheus"))  # type: ignore[union-attr]
     cache.mkdir(parents=True, exist_ok=True)
     return prometheus.programs(cache.resolve())
+
+
+@pytest.fixture
+def empty_database(postgres_server: postgres.Server) -> str:
+    """The address of a database of its own for a test, with nothing in it."""
+    return postgres_server.database()
+
+
+@pytest.fixture
+def database(empty_database: str) -> str:
+    """The address of a database with the monitor's tables."""
+    from geopipe.database import upgrade
+
+    upgrade(empty_database)
+    return empty_database
