@@ -331,7 +331,7 @@ def _collect(watch: Watch) -> None:
     calls = [
         deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(watch) for n in nodes
     ]
-    ray.wait(calls, num_returns=len(calls), timeout=2)
+    ray.wait(calls, num_returns=len(calls), timeout=5)
 
 
 def _deliver_rest(watch: Watch) -> None:

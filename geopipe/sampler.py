@@ -69,7 +69,7 @@ def samples(folder: Path, output: Path) -> list[Metric]:
 def _resident(folder: Path) -> int:
     """Resident bytes of the processes that report here."""
     total = 0
-    for pid in {int(path.name.split("-")[1]) for path in folder.glob("*.jsonl")}:
+    for pid in {int(path.name.split("-")[1]) for path in folder.glob("*.pid")}:
         with suppress(psutil.Error):
             total += psutil.Process(pid).memory_info().rss
     return total
