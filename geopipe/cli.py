@@ -15,6 +15,7 @@ import click
 
 from geopipe import __version__
 from geopipe.cli_db import db
+from geopipe.cli_jobs import jobs
 from geopipe.cli_options import HELP, json_option, print_json
 from geopipe.errors import GeopipeError, Terminated
 
@@ -78,6 +79,7 @@ def _load(file: Path, flags: tuple[str, ...]) -> Settings:
 
 
 cli.add_command(db)
+cli.add_command(jobs)
 
 
 @cli.command()
@@ -152,6 +154,7 @@ def _run(settings: Settings, as_json: bool, **how: Any) -> int:
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short; start it where there is none.")
 @click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
 @click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
+@click.option("--run-id", hidden=True, help="The id under which `geopipe jobs start` has noted the run.")
 def run(
     file: Path,
     flags: tuple[str, ...],
@@ -160,6 +163,7 @@ def run(
     resume: bool,
     address: str | None,
     local: bool,
+    run_id: str | None,
 ) -> int:
     """Run the settings: read, resample, merge, and write one table.
 
@@ -168,7 +172,7 @@ def run(
     """
     if address:
         flags = (*flags, f"engine.address={json.dumps(address)}")
-    return _run(_load(file, flags), as_json, overwrite=overwrite, resume=resume, local=local)
+    return _run(_load(file, flags), as_json, overwrite=overwrite, resume=resume, local=local, run_id=run_id)
 
 
 @cli.command()

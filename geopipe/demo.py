@@ -454,6 +454,15 @@ lonlat = false  # true: columns lon and lat of the cell's centre, in degrees on 
 log_level = "WARNING"  # DEBUG, INFO, WARNING, ERROR
 log_format = "text"  # or "json": an object a line
 progress_interval = 5.0  # seconds between lines of progress
+# Records of the run go to Postgres: GEOPIPE_MONITORING_DSN, or the file in GEOPIPE_MONITORING_DSN_FILE, says where;
+# else geopipe starts one of its own on this machine. See `geopipe monitor`.
+enable_database_logging = true
+log_batch_size = 100  # records that a process sends at a time
+log_flush_interval = 5.0  # seconds that a log waits at most; progress and events wait for one
+enable_metrics = true  # samples of processor, memory, object store, spilled objects and disk on each node
+metrics_interval = 10.0  # seconds between them
+# prometheus_port = 9490  # where the run answers Prometheus while it is at work (left out: nowhere)
+spool_bytes = 67108864  # of records that wait on disk in each process; beyond it the least important are given up
 
 [engine]  # Ray; each key may be left out
 # address = "auto"  # a cluster to join (left out: RAY_ADDRESS, else a Ray of its own on this machine)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyproj
 
-from geopipe import checks, commit, events, logs, machine, points, raster, stac, vectors
+from geopipe import checks, commit, events, logs, machine, points, raster, requests, stac, vectors
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
 from geopipe.errors import GeopipeError, Paused, RunError, SettingsError, SourceError
@@ -258,6 +258,7 @@ def run(
     run_id, clock, output = run_id or new_run_id(), _Clock(), settings.run.output
     before = commit.last_unfinished(output) if resume else None
     options = watching(settings, run_id, before.attempt + 1 if before else 1)
+    answers = {"cancel": requests.cancel}
     told: dict[str, Any] = {
         "name": settings.run.name,
         "output": str(output),
@@ -266,7 +267,7 @@ def run(
     told |= {"versions": versions(), "parent_run_id": before.run_id if before else None}
     with (
         events.context(run_id=run_id, attempt=options.attempt),
-        recording(options) as recorder,
+        recording(options, answers) as recorder,
         stated(told),
     ):
         if not resume:
@@ -288,7 +289,7 @@ def run(
                     clock.lap("start")
                     if recorder is not None:
                         recorder.shipper.deliver = engine.receive
-                    made = _attempts(settings, plan, engine, options, resume, clock, watch)
+                    made = _attempts(settings, plan, engine, options, resume, clock, watch, answers)
                     if recorder is not None:
                         recorder.shipper.ship()
                     summary = replace(made, stages=engine.stages())
@@ -315,7 +316,14 @@ def watching(settings: Settings, run_id: str, attempt: int) -> Options:
 
 
 def _attempts(
-    settings: Settings, plan: Plan, engine: Engine, options: Options, resume: bool, clock: _Clock, watch: Watch | None
+    settings: Settings,
+    plan: Plan,
+    engine: Engine,
+    options: Options,
+    resume: bool,
+    clock: _Clock,
+    watch: Watch | None,
+    answers: dict[str, Callable[[], None]],
 ) -> Summary:
     """Run a plan to its commit; where a bad source may be skipped, start over without it."""
     output = settings.run.output
@@ -330,6 +338,7 @@ def _attempts(
         totals = {"read": plan.reads(keys), "merge": len(keys), "write": len(keys)}
         events.emit(State("running", {"plan_hash": plan.hash, "totals": totals}))
         stop = partial(os.path.exists, staging.pause)
+        answers["pause"] = staging.pause.touch
         try:
             with logs.log_stage(log, "run"), _watching(totals, engine, watch):
                 for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), stop):

@@ -9,13 +9,14 @@ import atexit
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geopipe import __version__, connections, embedded, events, logs, store
+from geopipe import __version__, connections, embedded, events, logs, requests, store
 from geopipe.collector import Collector
 from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.exporter import Exporter
@@ -63,13 +64,15 @@ def spools() -> Path:
 class Recorder:
     """The records of this process on their way; ended by `close`."""
 
-    def __init__(self, options: Options, deliver: Deliver | None = None) -> None:
+    def __init__(
+        self, options: Options, deliver: Deliver | None = None, every: Sequence[Callable[[], None]] = ()
+    ) -> None:
         self.options = options
         run = {"run_id": options.run_id, "attempt": options.attempt}
         self.spool = Spool(options.folder, source_name(), options.spool_bytes, run)
         self._present = options.folder / f"{self.spool.source}.pid"
         self._present.touch()
-        every = []
+        every = [*every]
         if options.metrics_interval is not None:
             every.append(sampler(options.folder, options.output, options.metrics_interval))
         self.shipper = Shipper(self.spool, options.batch_size, options.flush_interval, every)
@@ -114,16 +117,18 @@ def join(options: Options, deliver: Deliver) -> None:
 
 
 @contextmanager
-def recording(options: Options) -> Iterator[Recorder | None]:
+def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Iterator[Recorder | None]:
     """Record what this process, which drives a run, says of it; None where the disk does not let it.
 
-    At the end everything that waits on this node is sent, also what other processes and runs have left, for two
-    seconds at most.
+    At the end everything that waits on this node is sent, also what workers have left, for two seconds at most.
+
+    Args:
+        answers: to what people ask of the run (`requests`).
     """
     if options.database and (problem := prepare_database()):
         log.warning("the run's records will wait on disk, the run goes on: %s", problem)
     try:
-        recorder = Recorder(options)
+        recorder = Recorder(options, every=[requests.listener(options.run_id, answers)] if options.database else [])
     except OSError as error:
         log.warning("the run is not recorded: %s", error)
         yield None
@@ -133,11 +138,20 @@ def recording(options: Options) -> Iterator[Recorder | None]:
         yield recorder
     finally:
         end_logs()
-        collector = open_collector(options, serve=False)
-        recorder.shipper.deliver = collector.receive
+        recorder.shipper.deliver = open_collector(options, serve=False).receive
         if not recorder.close(1.0):
-            log.warning("records of the run wait in %s: %s", options.folder, collector.problem or "it was cut short")
-        left_behind([options.folder], collector.receive, options.batch_size, 1.0)
+            log.warning("records of the run wait in %s; the next run sends them", options.folder)
+        _deliver_rest(options, 1.0)
+
+
+def _deliver_rest(options: Options, seconds: float) -> None:
+    """Deliver what dead processes have left on this node: of this run, and of earlier ones."""
+    end = time.monotonic() + seconds
+    folders = sorted((p for p in spools().glob("*") if p.is_dir()), key=lambda p: p != options.folder)
+    for folder in folders:
+        if (left := end - time.monotonic()) > 0:
+            deliver = open_collector(replace(options, run_id=folder.name), serve=False).receive
+            left_behind([folder], deliver, options.batch_size, left)
 
 
 class _Postgres:

@@ -78,7 +78,8 @@ def test_every_key_is_shown_with_a_comment(section: str) -> None:
         assert "  # " in shown[0] or shown[1].startswith("# "), f"{section}.{key} has no comment"
 
 
-def test_the_settings_load_and_spell_out_the_defaults(settings_file: Path) -> None:
+def test_the_settings_load_and_spell_out_the_defaults(settings_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING")
     settings = load(settings_file)
     assert settings.run.name == "demo"
     assert settings.run.output == settings_file.parent / "output"

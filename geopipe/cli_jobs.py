@@ -1,0 +1,204 @@
+"""`geopipe jobs`: runs as jobs of a Ray cluster on the command line. What loads more than click is imported late."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from geopipe.cli_options import json_option, print_json
+
+if TYPE_CHECKING:
+    from geopipe.watched import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+run_argument = click.argument("run", metavar="RUN", default="latest")
+address_option = click.option("--address", help="The Ray cluster (else RAY_ADDRESS, else a head on this machine).")
+
+
+def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
+    """How long a command waits for a run."""
+    return click.option("--timeout", type=click.FloatRange(min=0), default=seconds, show_default=True, help=what)
+
+
+@click.group()
+def jobs() -> None:
+    """Start runs as jobs of a Ray cluster; pause, resume and stop them.
+
+    Without a cluster a Ray head is started on this machine; it stays for the next job until `ray stop`. RUN is a run's
+    id, the start of one, its name, or latest.
+    """
+
+
+@contextmanager
+def _found(asked: str) -> Iterator[tuple[Run, Callable[[], Run]]]:
+    """A run, and a function that looks it up again."""
+    from geopipe import following, watching
+
+    with following.reading() as connected:
+        run = watching.find_run(connected, asked)
+        yield run, lambda: watching.run_of(connected, run.run_id)
+
+
+@jobs.command()
+@click.argument("file", metavar="SETTINGS", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the run (else run.name of the settings).")
+@click.option("--daemon", is_flag=True, help="Return at once; else print what the job prints, and exit with its code.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
+@click.option("--resume", "go_on", is_flag=True, help="Go on with a run that was cut short in the output folder.")
+@click.option("--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
+@address_option
+@json_option
+def start(
+    file: Path,
+    name: str | None,
+    daemon: bool,
+    overwrite: bool,
+    go_on: bool,
+    flags: tuple[str, ...],
+    address: str | None,
+    as_json: bool,
+) -> int:
+    """Submit a run of these settings as a job.
+
+    The settings are checked here; what the job does with them is what `geopipe run` would do on the cluster.
+    """
+    from geopipe import jobs as work
+    from geopipe import settings
+
+    loaded = settings.load(file, (*flags, *([f"run.name={name}"] if name else [])))
+    where = work.cluster(address or loaded.engine.address)
+    how = [flag for flag, given in (("--overwrite", overwrite), ("--resume", go_on)) if given]
+    run_id = work.start(loaded, where, how)
+    return _submitted(run_id, where, daemon, as_json)
+
+
+def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
+    from geopipe import jobs as work
+
+    if as_json:
+        print_json({"run_id": run_id, "job": work.job_id(run_id), "address": where})
+    else:
+        click.echo(f"run {run_id} is job {work.job_id(run_id)} of {where}", err=not daemon)
+        if daemon:
+            click.echo("watch it: geopipe monitor watch latest   stop it: geopipe jobs stop latest")
+    return 0 if daemon or as_json else _follow(run_id, where)
+
+
+def _follow(asked: str, where: str) -> int:
+    """Print what a job prints until it ends; the exit code of its run."""
+    from geopipe import jobs as work
+
+    with _found(asked) as (run, look):
+        for text in work.output(run, where, follow=True):
+            click.echo(text, nl=False)
+        code = look().exit_code
+    return 1 if code is None else code
+
+
+@jobs.command()
+@run_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends, and exit with the code of its run.")
+@address_option
+def logs(run: str, follow: bool, address: str | None) -> int:
+    """Print what a job has printed. Its records, with levels and places, are in `geopipe monitor logs`."""
+    from geopipe import jobs as work
+
+    where = work.cluster(address)
+    if follow:
+        return _follow(run, where)
+    with _found(run) as (found, _):
+        for text in work.output(found, where, follow=False):
+            click.echo(text, nl=False)
+    return 0
+
+
+@jobs.command()
+@run_argument
+@json_option
+def status(run: str, as_json: bool) -> None:
+    """Say what a run is: its state, how much of it is done, what was asked of it."""
+    with _found(run) as (found, _):
+        _tell(found, as_json)
+
+
+@jobs.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, the newest first.")
+@json_option
+def list_jobs(limit: int, as_json: bool) -> None:
+    """List the runs that were started as jobs."""
+    from geopipe import following, watching
+
+    with following.reading() as connected:
+        found = [run for run in watching.runs(connected) if run.ray_job_id is not None][:limit]
+    if as_json:
+        print_json([_told(run) for run in found])
+        return
+    for run in found:
+        _tell(run, as_json=False)
+    if not found:
+        click.echo("no run was started as a job; start one: geopipe jobs start SETTINGS")
+
+
+@jobs.command()
+@run_argument
+@timeout_option(60, "Seconds to wait until it has paused.")
+@json_option
+def pause(run: str, timeout: float, as_json: bool) -> None:
+    """Have a run finish and commit the tiles in its hands, and wait: nothing of it is lost."""
+    from geopipe import jobs as work
+
+    with _found(run) as (found, look):
+        _tell(work.pause(found, look, timeout), as_json)
+
+
+@jobs.command()
+@run_argument
+@click.option("--daemon", is_flag=True, help="Return at once.")
+@address_option
+@json_option
+def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
+    """Go on with a run that was paused, cancelled or failed: a new attempt, which does only what is missing."""
+    from geopipe import jobs as work
+
+    with _found(run) as (found, _):
+        where = work.cluster(address)
+        run_id = work.resume(found, where)
+    return _submitted(run_id, where, daemon, as_json)
+
+
+@jobs.command()
+@run_argument
+@timeout_option(30, "Seconds to wait until it has ended by itself, before Ray is told to end it.")
+@address_option
+@json_option
+def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
+    """End a run: it is asked to, and then forced. What it has done waits for `geopipe jobs resume`."""
+    from geopipe import jobs as work
+
+    with _found(run) as (found, look):
+        _tell(work.stop(found, look, lambda: work.cluster(address), timeout), as_json)
+
+
+def _told(run: Run) -> dict[str, object]:
+    return asdict(run) | {"stale": run.stale, "share": run.share, "seconds": run.seconds}
+
+
+def _tell(run: Run, as_json: bool) -> None:
+    if as_json:
+        print_json(_told(run))
+        return
+    from geopipe.screen import clean
+
+    share = "" if run.share is None else f"  {run.share:.0%}"
+    asked = f"  asked to {run.request}" if run.request and not run.ended else ""
+    attempt = f"  attempt {run.attempt}" if run.attempt > 1 else ""
+    click.echo(f"{run.run_id}  {clean(run.name)}  {run.shown}{share}{attempt}{asked}  {clean(run.output or '')}")
+    if run.error and sys.stdout.isatty():
+        click.echo(f"  {clean(run.error.get('message', ''))}")

@@ -1,0 +1,324 @@
+"""Runs as jobs of a Ray cluster, by Ray's Jobs API: submitted there, and asked to pause, go on or end.
+
+The cluster is the one that is told, or a head of our own on this machine, which stays up for the next job. What a run
+is doing, the database knows (`watching`); Ray knows whether its process lives.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from geopipe import connections, machine, pipeline, requests, states, store
+from geopipe.errors import MachineError, PlanError, SettingsError
+from geopipe.home import home
+from geopipe.recorder import prepare_database
+from geopipe.records import new_run_id
+from geopipe.settings import Settings
+from geopipe.spool import source_name
+from geopipe.watched import Run
+
+PATIENCE = 60.0
+"""Seconds that a head may take to start, and to be ready for jobs."""
+
+
+# ---------------------------------------------------------------- the cluster
+
+
+def cluster(address: str | None) -> str:
+    """The address of the cluster for jobs: what is told, or RAY_ADDRESS, or the head on this machine.
+
+    Raises:
+        MachineError: no head can be started here, or the cluster is elsewhere and no token protects it.
+    """
+    told = address or os.environ.get("RAY_ADDRESS")
+    if told is None or told in ("auto", "local"):
+        told = _own_head() or _start_head()
+    if _is_here(told):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    elif not _has_token():
+        raise MachineError(
+            f"the cluster at {told} is beyond this machine, and no token would protect what is submitted to it",
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has them",
+        )
+    return told
+
+
+def _is_here(address: str) -> bool:
+    host = address.rpartition("//")[2].rpartition(":")[0].strip("[]") or address
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return False
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return any(os.environ.get(name) for name in names) or (Path.home() / ".ray" / "auth_token").exists()
+
+
+def _own_head() -> str | None:
+    """The address of our own head, where it answers."""
+    try:
+        address = str(json.loads((home() / "head.json").read_text(encoding="utf-8"))["address"])
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=2).close()
+        return address
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _start_head() -> str:
+    """Start a head on this machine, for loopback only as far as Ray lets us, and note where it is."""
+    ray = Path(sys.executable).with_name("ray")
+    ports = [_free_port() for _ in range(3)]
+    command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}"]
+    command += [
+        f"--num-cpus={machine.cpus()}",
+        f"--object-store-memory={pipeline.OBJECT_STORE}",
+        "--disable-usage-stats",
+    ]
+    environment = os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+    if environment["RAY_AUTH_MODE"] == "token" and not _has_token():
+        subprocess.run([str(ray), "get-auth-token", "--generate"], env=environment, capture_output=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-1:]
+        raise MachineError(f"no Ray head could be started here: {' '.join(last)}", "see /tmp/ray/session_latest/logs")
+    address = f"127.0.0.1:{ports[0]}"
+    home().mkdir(parents=True, exist_ok=True)
+    (home() / "head.json").write_text(json.dumps({"address": address, "dashboard": f"http://127.0.0.1:{ports[1]}"}))
+    return address
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _client(address: str) -> Any:
+    """Ray's client for jobs.
+
+    Raises:
+        MachineError: no cluster answers there.
+    """
+    from ray.job_submission import JobSubmissionClient  # loads half of Ray, which asking the database must not
+
+    try:
+        return JobSubmissionClient(address)
+    except Exception as error:  # Ray raises what it meets: RuntimeError, ConnectionError, AuthenticationError
+        raise MachineError(
+            f"no Ray cluster takes jobs at {address}: {_first_line(error)}",
+            "start one (`ray start --head`), or correct --address or RAY_ADDRESS",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# ---------------------------------------------------------------- start
+
+
+def start(settings: Settings, address: str, how: list[str], before: Run | None = None) -> str:
+    """Submit a run, and note it as pending; returns its id.
+
+    Args:
+        how: flags of `geopipe run`.
+        before: the attempt that it goes on from.
+
+    Raises:
+        MachineError: there is no database to note it in, or no cluster takes it.
+    """
+    problem = prepare_database()
+    if problem:
+        raise MachineError(*problem.split("\n  cure: ", 1))
+    client, run_id = _client(address), new_run_id()
+    python = [sys.executable, "-m", "geopipe"] if _is_here(address) else ["geopipe"]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
+        command = shlex.join([*python, "run", "settings.toml", "--run-id", run_id, *how])
+        told: dict[str, Any] = {"name": settings.run.name, "output": str(settings.run.output)}
+        told["ray_job_id"] = job_id(run_id)
+        told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
+        _note(run_id, "pending", told, before.attempt + 1 if before else 1)
+        try:
+            _retried(
+                lambda: client.submit_job(
+                    entrypoint=command,
+                    submission_id=job_id(run_id),
+                    runtime_env={"working_dir": folder},
+                    metadata={"geopipe_run": run_id, "name": settings.run.name},
+                )
+            )
+        except Exception as error:
+            message = f"the cluster at {address} did not take the job: {_first_line(error)}"
+            _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}})
+            raise MachineError(message, "see the log of Ray's dashboard agent") from None
+    return run_id
+
+
+def job_id(run_id: str) -> str:
+    """The name of a run's job in Ray."""
+    return f"geopipe-{run_id}"
+
+
+def _retried(submit: Callable[[], object]) -> None:
+    """Submit; a head that has just started has no agent for jobs yet."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            submit()
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(1)
+
+
+def _note(run_id: str, state: str, detail: Mapping[str, Any], attempt: int = 1) -> None:
+    """Write a state of a run that cannot tell it: its process does not live yet, or any more."""
+    record = {"seq": 1, "source": source_name(), "ts": time.time(), "run_id": run_id, "attempt": attempt}
+    with closing(connections.connect(connections.needed_dsn())) as connected:
+        store.write(connected, [record | {"kind": "state", "state": state, "detail": detail}])
+
+
+# ---------------------------------------------------------------- what is asked of a run
+
+
+def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
+    """Ask a run to finish what is in its hands and to wait; returns it when it does.
+
+    Raises:
+        PlanError: it is not at work.
+        MachineError: it did not answer in time; the request stands.
+    """
+    states.check("pause", run.name, run.state)
+    requests.ask(run.run_id, "pause")
+    found = _until(look, lambda now: now.state != "running", timeout)
+    if found is None:
+        raise MachineError(
+            f"run {run.name} has not paused in {timeout:g} s: it finishes the tiles at work first",
+            "the request stands; watch it with `geopipe monitor watch`, or give a longer --timeout",
+        )
+    return found
+
+
+def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout: float) -> Run:
+    """End a run: ask it, and where it does not answer in time, have Ray end its process.
+
+    Raises:
+        PlanError: it has ended already.
+        MachineError: it does not answer and is no job that Ray could end.
+    """
+    states.check("stop", run.name, run.state)
+    if run.state == "running":
+        requests.ask(run.run_id, "cancel")
+        found = _until(look, lambda now: now.ended, timeout)
+        if found is not None:
+            return found
+        if run.ray_job_id is None:
+            raise MachineError(
+                f"run {run.name} has not ended in {timeout:g} s, and is no job that could be forced",
+                "the request stands; end its process where it runs",
+            )
+    if run.state != "paused" and run.ray_job_id is not None:
+        _end_job(_client(address()), run.ray_job_id)
+    found = _until(look, lambda now: now.ended, 5.0)
+    if found is None:
+        _note(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
+    return look()
+
+
+def _end_job(client: Any, job: str) -> None:
+    """SIGTERM, and SIGKILL after some seconds; returns when the process is gone."""
+    try:
+        client.stop_job(job)
+        end = time.monotonic() + 20
+        while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
+            time.sleep(0.2)
+    except RuntimeError as error:
+        if "does not exist" not in str(error):
+            raise MachineError(f"Ray cannot end job {job}: {_first_line(error)}", "see Ray's dashboard") from None
+
+
+def _until(look: Callable[[], Run], done: Callable[[Run], bool], timeout: float) -> Run | None:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        found = look()
+        if done(found):
+            return found
+        time.sleep(0.3)
+    return None
+
+
+def settings_of(run: Run) -> Settings:
+    """The settings that a run was started with.
+
+    Raises:
+        SettingsError: the database has none of it, or of another version of geopipe.
+    """
+    with closing(connections.connect(connections.needed_dsn())) as connected, connected.cursor() as cursor:
+        cursor.execute("SELECT settings FROM pipeline_runs WHERE run_id = %s", (run.run_id,))
+        row = cursor.fetchone()
+    try:
+        return Settings.model_validate(row[0] if row else None)
+    except ValueError:
+        raise SettingsError(
+            f"the settings of run {run.name} are not in the database, or are another version's",
+            "go on with the file: geopipe run SETTINGS --resume",
+        ) from None
+
+
+def resume(run: Run, address: str) -> str:
+    """Submit a run again, to go on by its receipts; returns the id of the new attempt.
+
+    Raises:
+        PlanError: it is at work, or complete.
+    """
+    states.check("resume", run.name, run.state)
+    return start(settings_of(run), address, ["--resume"], run)
+
+
+def output(run: Run, address: str, follow: bool) -> Iterator[str]:
+    """What a job has printed; `follow`: also what it prints until it ends.
+
+    Raises:
+        PlanError: the run is no job.
+        MachineError: the cluster does not know it (any more).
+    """
+    if run.ray_job_id is None:
+        raise PlanError(f"run {run.name} was not started as a job", "see `geopipe monitor logs` for its records")
+    client, shown = _client(address), 0
+    while True:
+        try:
+            ended = client.get_job_status(run.ray_job_id).is_terminal()
+            text = client.get_job_logs(run.ray_job_id)
+        except RuntimeError as error:
+            raise MachineError(
+                f"the cluster at {address} has no job of run {run.name}: {_first_line(error)}",
+                "see `geopipe monitor logs`, whose records outlive the cluster",
+            ) from None
+        if text[shown:]:
+            yield text[shown:]
+        shown = len(text)
+        if ended or not follow:
+            return
+        time.sleep(0.5)
