@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,22 @@ class Store(Protocol):
     def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
         """Keep a batch, whole or not at all; one that is there already changes nothing. May raise anything."""
 
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
+class Observer(Protocol):
+    """Who is told of each new record once: Prometheus' exporter."""
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Take a record."""
+
+    def pending(self, count: int) -> None:
+        """Hear how many records have been seen that are not kept yet."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
 
 class Collector:
     """Counts and keeps the records of one run.
@@ -39,19 +55,20 @@ class Collector:
     Args:
         note: the file that a successor goes on from.
         store: None where nothing is kept: what has been counted has arrived.
-        record: called once with each new record (for Prometheus).
+        observer: None where nobody looks.
+        problem: with the store, that has been told already.
     """
 
     def __init__(
-        self, note: Path, store: Store | None = None, record: Callable[[Mapping[str, Any]], None] | None = None
+        self, note: Path, store: Store | None = None, observer: Observer | None = None, problem: str = ""
     ) -> None:
-        self.note, self.store, self.record = note, store, record
+        self.note, self.store, self.observer = note, store, observer
         self._counted: dict[str, int] = {}
         self._kept: dict[str, int] = {}
         self._stages: dict[str, Progress] = {}
         self._counting, self._keeping = threading.Lock(), threading.Lock()
         self._due, self._delay = 0.0, RETRY[0]
-        self.problem = ""
+        self.problem = problem
         self._recall()
 
     def receive(self, source: str, lines: Sequence[str]) -> int:
@@ -67,15 +84,24 @@ class Collector:
                 self._write_note()
         if self.store is None:
             return batch[-1]["seq"] if batch else seen
-        return self._keep(self.store, source, batch)
+        arrived = self._keep(self.store, source, batch)
+        if self.observer is not None:
+            self.observer.pending(sum(seen - self._kept.get(s, 0) for s, seen in self._counted.copy().items()))
+        return arrived
+
+    def close(self) -> None:
+        """Let go of Postgres and of Prometheus' port; who calls again gets a new connection."""
+        for held in (self.store, self.observer):
+            if held is not None:
+                held.close()
 
     def _count(self, told: Mapping[str, Any]) -> None:
         if told["kind"] == Progress.kind:
             new = Progress(**{f.name: told[f.name] for f in fields(Progress)})
             old = self._stages.get(new.stage)
             self._stages[new.stage] = new if old is None else added(old, new)
-        if self.record is not None:
-            self.record(told)
+        if self.observer is not None:
+            self.observer.record(told)
 
     def _keep(self, store: Store, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
         with self._keeping:

@@ -147,9 +147,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     Raises:
         MachineError: there is no database to note it in, or no cluster takes it.
     """
-    problem = prepare_database()
-    if problem:
-        raise MachineError(*problem.split("\n  cure: ", 1))
+    prepare_database()
     client, run_id = _client(address), new_run_id()
     python = [sys.executable, "-m", "geopipe"] if _is_here(address) else ["geopipe"]
     with tempfile.TemporaryDirectory() as folder:

@@ -91,7 +91,11 @@ class _InProcess:
 @contextmanager
 def in_process(work: Work, options: Options) -> Iterator[Engine]:
     """A function of this process as an engine."""
-    yield _InProcess(work, open_collector(options))
+    collector = open_collector(options)
+    try:
+        yield _InProcess(work, collector)
+    finally:
+        collector.close()
 
 
 def plain_loop(options: Options) -> AbstractContextManager[Engine]:

@@ -22,7 +22,7 @@ import pyproj
 from geopipe import checks, commit, events, logs, machine, points, raster, requests, stac, vectors
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
-from geopipe.errors import GeopipeError, Paused, RunError, SettingsError, SourceError
+from geopipe.errors import GeopipeError, MachineError, Paused, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid
 from geopipe.layer import Header, Kind, Layer, check_files
@@ -31,7 +31,7 @@ from geopipe.ledger import finisher
 from geopipe.local import Engine, plain_loop
 from geopipe.plan import Plan, make_plan
 from geopipe.polygons import Shapes
-from geopipe.recorder import Options, recording, stated
+from geopipe.recorder import Options, prepare_database, recording, spools, stated
 from geopipe.records import Event, Progress, State, new_run_id
 from geopipe.relation import TableHeader
 from geopipe.settings import Settings
@@ -300,8 +300,13 @@ def run(
 
 
 def watching(settings: Settings, run_id: str, attempt: int) -> Options:
-    """How a run of these settings is watched."""
-    asked = settings.monitoring
+    """How a run of these settings is watched; starts a database of our own where there is to be one."""
+    asked, dsn_file, problem = settings.monitoring, None, ""
+    if asked.enable_database_logging:
+        try:
+            dsn_file = prepare_database()
+        except MachineError as error:
+            problem = str(error)
     return Options(
         run_id=run_id,
         attempt=attempt,
@@ -312,6 +317,9 @@ def watching(settings: Settings, run_id: str, attempt: int) -> Options:
         metrics_interval=asked.metrics_interval if asked.enable_metrics else None,
         prometheus_port=asked.prometheus_port,
         spool_bytes=asked.spool_bytes,
+        root=spools(),
+        dsn_file=dsn_file,
+        problem=problem,
     )
 
 

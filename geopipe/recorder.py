@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 class Options:
     """How a run is watched. It goes to every worker, and holds no secret.
 
-    `metrics_interval` is None where nothing is sampled; `database` says whether records go to Postgres.
+    Attributes:
+        database: whether records go to Postgres.
+        metrics_interval: None where nothing is sampled.
+        root: where records wait, in a folder for each run.
+        dsn_file: that tells where Postgres is; None where each process knows it from its environment.
+        problem: what keeps records from Postgres from the start, and has been told.
     """
 
     run_id: str
@@ -44,11 +49,14 @@ class Options:
     metrics_interval: float | None
     prometheus_port: int | None
     spool_bytes: int
+    root: Path
+    dsn_file: Path | None = None
+    problem: str = ""
 
     @property
     def folder(self) -> Path:
         """Where records of this run wait on this node."""
-        return spools() / self.run_id
+        return self.root / self.run_id
 
 
 def spools() -> Path:
@@ -125,8 +133,8 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
     Args:
         answers: to what people ask of the run (`requests`).
     """
-    if options.database and (problem := prepare_database()):
-        log.warning("the run's records will wait on disk, the run goes on: %s", problem)
+    if options.problem:
+        log.warning("the run's records will wait on disk, the run goes on: %s", options.problem)
     try:
         recorder = Recorder(options, every=[requests.listener(options.run_id, answers)] if options.database else [])
     except OSError as error:
@@ -138,60 +146,82 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
         yield recorder
     finally:
         end_logs()
-        recorder.shipper.deliver = open_collector(options, serve=False).receive
-        if not recorder.close(1.0):
+        collector = open_collector(options, serve=False)
+        recorder.shipper.deliver = collector.receive
+        if not recorder.close(1.0) and not options.problem:
             log.warning("records of the run wait in %s; the next run sends them", options.folder)
+        collector.close()
         _deliver_rest(options, 1.0)
 
 
 def _deliver_rest(options: Options, seconds: float) -> None:
-    """Deliver what dead processes have left on this node: of this run, and of earlier ones."""
+    """Deliver what is left on this node: of this run by anybody, of earlier ones by processes that are no more."""
     end = time.monotonic() + seconds
-    folders = sorted((p for p in spools().glob("*") if p.is_dir()), key=lambda p: p != options.folder)
-    for folder in folders:
+    for folder in sorted((p for p in options.root.glob("*") if p.is_dir()), key=lambda p: p != options.folder):
         if (left := end - time.monotonic()) > 0:
-            deliver = open_collector(replace(options, run_id=folder.name), serve=False).receive
-            left_behind([folder], deliver, options.batch_size, left)
+            collector = open_collector(replace(options, run_id=folder.name), serve=False)
+            ours = folder == options.folder
+            left_behind([folder], collector.receive, options.batch_size, left, living=ours)
+            collector.close()
 
 
 class _Postgres:
     """The store of a collector: a connection that is made when it is wanted, and anew when it broke."""
 
-    def __init__(self) -> None:
+    def __init__(self, dsn_file: Path | None) -> None:
+        self.dsn_file = dsn_file
         self._connection: Any = None
 
     def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
         if self._connection is None:
-            self._connection = connections.connect(connections.needed_dsn(), statement_timeout=5, connect_timeout=3)
+            dsn = connections.needed_dsn(self.dsn_file)
+            self._connection = connections.connect(dsn, statement_timeout=5, connect_timeout=3)
         try:
             store.write(self._connection, batch)
         except Exception:
-            with suppress(Exception):
-                self._connection.close()
-            self._connection = None
+            self.close()
             raise
 
+    def close(self) -> None:
+        with suppress(Exception):  # one that broke cannot even be closed
+            self._connection.close()
+        self._connection = None
 
-def prepare_database() -> str:
+
+def prepare_database() -> Path | None:
     """See that records can be kept: where nothing says where, in a server of our own, with today's schema.
 
     Returns:
-        what stands in the way, with its cure; empty where nothing does.
-    """
-    try:
-        ours = not any(os.environ.get(name, "").strip() for name in (connections.DSN, connections.DSN_FILE))
-        told = embedded.start() if ours else connections.needed_dsn()
-        try:
-            connections.connect(told).close()
-        except MachineError:
-            if not ours:
-                raise
-            from geopipe import database  # loads alembic, which is only wanted where there is something to do
+        a file that says where, for those who do not have it in their environment.
 
-            database.upgrade(told)
-    except MachineError as error:
-        return str(error)
-    return ""
+    Raises:
+        MachineError: it cannot be used.
+    """
+    if os.environ.get(connections.DSN, "").strip():
+        file = None
+    elif named := os.environ.get(connections.DSN_FILE, "").strip():
+        file = Path(named).expanduser().absolute()
+    else:
+        return _our_own()
+    connections.connect(connections.needed_dsn(file)).close()
+    return file
+
+
+def _our_own() -> Path:
+    """The embedded server, started, with today's schema; its address is in a file that only its user may read."""
+    dsn = embedded.start()
+    try:
+        connections.connect(dsn).close()
+    except MachineError:
+        from geopipe import database  # loads alembic, which is only wanted where there is something to do
+
+        database.upgrade(dsn)
+    file = home() / "monitor.dsn"
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as held:
+        held.write(dsn)
+    os.replace(partial, file)
+    return file
 
 
 def open_collector(options: Options, serve: bool = True) -> Collector:
@@ -200,13 +230,13 @@ def open_collector(options: Options, serve: bool = True) -> Collector:
     Args:
         serve: whether it answers Prometheus, where the options say a port.
     """
-    record = None
+    exporter = None
     if serve and options.prometheus_port is not None:
         exporter = Exporter({"version": __version__})
         try:
             exporter.serve(options.prometheus_port)
-            record = exporter.record
         except MachineError as error:
             log.warning("Prometheus will not see this run: %s", error)
     options.folder.mkdir(parents=True, exist_ok=True)
-    return Collector(options.folder / "counted.json", _Postgres() if options.database else None, record)
+    store = _Postgres(options.dsn_file) if options.database else None
+    return Collector(options.folder / "counted.json", store, exporter, options.problem)
