@@ -23,7 +23,7 @@ from geopipe.exporter import Exporter
 from geopipe.home import home
 from geopipe.records import State
 from geopipe.sampler import sampler
-from geopipe.spool import Deliver, Shipper, Spool, left_behind, source_name
+from geopipe.spool import PRESENT, Deliver, Shipper, Spool, left_behind, source_name
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Recorder:
         self.options = options
         run = {"run_id": options.run_id, "attempt": options.attempt}
         self.spool = Spool(options.folder, source_name(), options.spool_bytes, run)
-        self._present = options.folder / f"{self.spool.source}.pid"
+        self._present = options.folder / f"{self.spool.source}{PRESENT}"
         self._present.touch()
         every = [*every]
         if options.metrics_interval is not None:

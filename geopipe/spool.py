@@ -34,6 +34,9 @@ SEQ = re.compile(rb'\{"seq": (\d+), ')
 SEGMENTS = 8
 """Files that a full spool consists of: what has arrived is forgotten by files, and what must go is taken from one."""
 
+PRESENT = ".pid"
+"""Ending of the file that says that a process is there to send its records by itself."""
+
 SOON = 1.0
 """Seconds after which is sent what people watch for."""
 
@@ -262,7 +265,7 @@ def left_behind(
         for path in sorted(folder.glob("*.jsonl")):
             sources.setdefault(path.name.split(".")[0], []).append(path)
         for source, paths in sources.items():
-            lives = _lives(source)
+            lives = _lives(folder, source)
             if lives and not living:
                 continue
             lines = _lines(paths)
@@ -273,15 +276,17 @@ def left_behind(
                 for path in paths:
                     path.unlink(missing_ok=True)
             done += 1
-        if not any(_lives(p.name.split(".")[0]) for p in folder.glob("*.pid")) and not any(folder.glob("*.jsonl")):
+        present = [p.name.split(".")[0] for p in folder.glob(f"*{PRESENT}")]
+        if not any(_lives(folder, source) for source in present) and not any(folder.glob("*.jsonl")):
             shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
-def _lives(source: str) -> bool:
-    """Whether the process that has this name is alive on this node; those of other nodes, on a shared disk, may be."""
+def _lives(folder: Path, source: str) -> bool:
+    """Whether a process still reports under this name; one of another node, whose disk this is too, may do so."""
     host, pid, _ = source.rsplit("-", 2)
-    return host != _host() or os.path.exists(f"/proc/{pid}") or _signalled(int(pid))
+    present = (folder / f"{source}{PRESENT}").exists()
+    return host != _host() or (present and (os.path.exists(f"/proc/{pid}") or _signalled(int(pid))))
 
 
 def _signalled(pid: int) -> bool:
