@@ -132,9 +132,7 @@ def test_many_sources_that_share_progress_and_metrics_do_not_deadlock(database: 
             for at in range(15):
                 chance.shuffle(layers)
                 batch = [record(run, at * 8 + n + 1, "progress", f"s{source}", layer=y) for n, y in enumerate(layers)]
-                batch += [
-                    record(run, at * 8 + n + 5, "metric", f"s{source}", node=y) for n, y in enumerate(layers)
-                ]
+                batch += [record(run, at * 8 + n + 5, "metric", f"s{source}", node=y) for n, y in enumerate(layers)]
                 try:
                     store.write(connected, batch)
                 except Exception as error:
@@ -198,9 +196,7 @@ def test_text_that_postgres_cannot_hold_arrives_without_that_part(database: str,
     assert query(database, "SELECT message, logger, extra FROM pipeline_logs") == [
         (said, "", {"a": ["?", "nan", {"b": "<class 'object'>"}, 2**70], "t": ["x"]})
     ]
-    assert query(database, "SELECT name, settings, error FROM pipeline_runs") == [
-        ("n", {"k": "v"}, {"message": "?"})
-    ]
+    assert query(database, "SELECT name, settings, error FROM pipeline_runs") == [("n", {"k": "v"}, {"message": "?"})]
     assert query(database, "SELECT name, value, node FROM pipeline_metrics_latest") == [("m", float("inf"), "n")]
 
 
