@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from geopipe import __version__
-from geopipe.errors import GeopipeError
+from geopipe.cli_monitor import monitor
+from geopipe.errors import GeopipeError, Terminated
 
 if TYPE_CHECKING:
     from geopipe.settings import Settings
@@ -27,10 +28,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 set_option = click.option(
     "--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; may be given again."
 )
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 def main() -> NoReturn:
@@ -67,6 +64,9 @@ def cli() -> None:
     geopipe puts rasters that agree in nothing on one grid and merges them into one table: a row per cell, a column per
     variable, as Parquet and CSV. Start with `geopipe demo`.
     """
+
+
+cli.add_command(monitor)
 
 
 def _load(file: Path, flags: tuple[str, ...]) -> Settings:

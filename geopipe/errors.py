@@ -55,6 +55,10 @@ class MachineError(GeopipeError):
     exit_code = 3
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
 def find(error: BaseException) -> GeopipeError | None:
     """The geopipe error behind `error`: itself, or in its chain of causes (a Ray task error wraps it)."""
     seen: set[int] = set()
