@@ -113,7 +113,7 @@ def looks(
                 reason = (
                     error.message
                     if isinstance(error, GeopipeError)
-                    else f"the monitor's database is gone: {_reason(error)}"
+                    else f"the monitor's database is away: {_reason(error)}"
                 )
                 if reason != away:
                     away = reason
@@ -237,7 +237,8 @@ def paces(history: Sequence[tuple[float, Look]]) -> dict[str, Pace]:
             units = (stage.tiles - before.tiles) / (now - then) or units
         elif not last.run.ended:
             cells = last.speeds.get(stage.stage, cells)
-        done = stage.of is not None and stage.tiles >= stage.of
+        done = bool(stage.of) and stage.tiles >= (stage.of or 0)
+        cells = None if done and not last.run.ended else cells  # its last rate would go on falling
         left = 0.0 if done else (stage.of - stage.tiles) / units if stage.of and units > 0 else None
         made[stage.stage] = Pace(cells, None if last.run.ended or last.run.stale else left)
     return made

@@ -351,8 +351,9 @@ WITH m AS (
     AND value > '-infinity' AND value < 'infinity'
     AND (%(since)s::interval IS NULL OR ts >= now() - %(since)s::interval)
 ), span AS (SELECT min(ts) AS first, max(ts) AS last, extract(epoch FROM max(ts) - min(ts)) AS wide FROM m)
-SELECT name, node, stage, max(unit), least(floor(extract(epoch FROM ts - span.first) / nullif(wide, 0) * %(points)s),
-    %(points)s - 1)::int AS place, count(*), min(value), sum(value), max(value),
+SELECT name, node, stage, max(unit),
+    least(coalesce(floor(extract(epoch FROM ts - span.first) / nullif(wide, 0) * %(points)s), 0), %(points)s - 1)::int
+    AS place, count(*), min(value), sum(value), max(value),
     (array_agg(value ORDER BY ts DESC))[1], span.first, span.last
 FROM m, span GROUP BY name, node, stage, place, span.first, span.last ORDER BY name, node, stage, place
 """
@@ -372,8 +373,8 @@ def metrics(connected: connection, run: Run, kind: str | None, points: int, sinc
 def _series(name: str, node: str, stage: str, parts: list[tuple[Any, ...]], points: int) -> Series:
     line: list[float | None] = [None] * points
     for _, place, count, _, total, *_ in parts:
-        line[place or 0] = total / count
-    count, last = sum(part[2] for part in parts), max(parts, key=lambda part: part[1] or 0)[6]
+        line[place] = total / count
+    count, last = sum(part[2] for part in parts), max(parts, key=lambda part: part[1])[6]
     low, mean = min(part[3] for part in parts), sum(part[4] for part in parts) / count
     units = (part[0] for part in parts if part[0])
     return Series(name, node, stage, next(units, None), count, low, mean, max(p[5] for p in parts), last, tuple(line))
