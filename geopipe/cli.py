@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from geopipe import __version__
+from geopipe.cli_db import db
 from geopipe.cli_monitor import monitor
+from geopipe.cli_options import HELP, json_option, print_json
 from geopipe.errors import GeopipeError, Terminated
 
 if TYPE_CHECKING:
@@ -22,9 +24,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-HELP = {"help_option_names": ["-h", "--help"]}
 file_argument = click.argument("file", metavar="SETTINGS", type=click.Path(path_type=Path))
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 set_option = click.option(
     "--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting; may be given again."
 )
@@ -66,9 +66,6 @@ def cli() -> None:
     """
 
 
-cli.add_command(monitor)
-
-
 def _load(file: Path, flags: tuple[str, ...]) -> Settings:
     from geopipe import events, settings
 
@@ -81,8 +78,8 @@ def _load(file: Path, flags: tuple[str, ...]) -> Settings:
     return loaded
 
 
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
+cli.add_command(db)
+cli.add_command(monitor)
 
 
 @cli.command()
@@ -110,7 +107,7 @@ def inspect(paths: tuple[str, ...], as_json: bool) -> None:
                 raise
             errors.append(error)
     if as_json:
-        _print_json([*map(render.header_json, found[False]), *map(render.table_json, found[True])])
+        print_json([*map(render.header_json, found[False]), *map(render.table_json, found[True])])
     else:
         out = render.console()
         for table, show in ((False, render.headers), (True, render.tables)):
@@ -132,7 +129,7 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
 
     made = pipeline.draft(_load(file, flags))
     if as_json:
-        _print_json(made.describe())
+        print_json(made.describe())
     else:
         render.plan(render.console(), made)
 
@@ -143,7 +140,7 @@ def _run(settings: Settings, as_json: bool, **how: bool) -> int:
     with progress.without_noise(), progress.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
         made = pipeline.run(settings, watch=watch, **how)
     if as_json:
-        _print_json(render.summary_json(made))
+        print_json(render.summary_json(made))
     else:
         render.summary(render.console(), made)
     return made.exit_code
@@ -185,7 +182,7 @@ def status(output: Path, as_json: bool) -> None:
 
     found = commit.status(output)
     if as_json:
-        _print_json(render.status_json(found))
+        print_json(render.status_json(found))
     else:
         render.status(render.console(), found)
 
@@ -203,7 +200,7 @@ def validate(output: Path, as_json: bool) -> int:
 
     report = validation.validate(output)
     if as_json:
-        _print_json(render.report_json(report))
+        print_json(render.report_json(report))
     else:
         render.report(render.console(), report)
     return report.exit_code
@@ -264,7 +261,7 @@ def show(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
 
     rows = settings.origins(_load(file, flags), file, flags)
     if as_json:
-        _print_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
+        print_json([{"key": key, "value": value, "origin": origin} for key, value, origin in rows])
         return
     wide = max(len(key) for key, _, _ in rows)
     for key, value, origin in rows:

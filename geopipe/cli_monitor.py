@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from geopipe.cli_options import HELP, json_option, print_json
 from geopipe.errors import Terminated
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ def _age(_: click.Context, __: click.Parameter, text: str | None) -> timedelta |
 
 
 run_argument = click.argument("run", metavar="[RUN]", default="latest")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 since_option = click.option("--since", metavar="AGE", callback=_age, help="Nothing older: 45s, 30m, 2h, 3d, 1w.")
 
 
@@ -51,12 +51,13 @@ def limit_option(default: int, what: str) -> Callable[[F], F]:
     return click.option("--limit", type=click.IntRange(0), default=default, show_default=True, help=text)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings=HELP)
 def monitor() -> None:
     """Watch runs: those at work and those that have ended.
 
     RUN is the id of a run, the start of one, a name (its newest run), or `latest`, which is also what is meant where it
-    is left out. The database is the one that GEOPIPE_MONITORING_DSN names.
+    is left out. The database is the one that GEOPIPE_MONITORING_DSN names, or the file that GEOPIPE_MONITORING_DSN_FILE
+    names, else the embedded server.
     """
 
 
@@ -82,7 +83,7 @@ def _console() -> Console:
 def _print_json(value: object) -> None:
     from geopipe.render_monitor import as_json
 
-    click.echo(json.dumps(as_json(value), indent=2))
+    print_json(as_json(value))
 
 
 def _print_line(value: object) -> None:
@@ -144,9 +145,10 @@ def runs(name: str | None, states: tuple[str, ...], since: timedelta | None, lim
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each line.")
 def watch(run: str, every: float, as_json: bool) -> int:
-    """Follow a run until it ends: how far, how fast, how long still, on what resources, with which errors.
+    """Follow a run until it ends.
 
-    Exits with 0 when the run is completed, with 1 when it has failed or was cancelled.
+    How far it is, how fast, how long it still needs, what it uses, and its last errors. Exits with 0 when the run is
+    completed, with 1 when it has failed or was cancelled.
     """
     from geopipe import following, screen, watching
 
@@ -193,7 +195,7 @@ def _watch_lines(out: Console, found: Iterator[Look | Away], every: float, as_js
     due, state, away = 0.0, "", False
     for look in found:
         if isinstance(look, following.Away):
-            click.echo(f"{look.reason}; trying again", err=True)
+            click.echo(render_watch.retrying(look.reason), err=True)
             away = True
             continue
         if away:
@@ -276,7 +278,7 @@ def logs(
 
 def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit: int, as_json: bool) -> None:
     """The last records, and then those that come, until the run has ended."""
-    from geopipe import following, render_monitor, watching
+    from geopipe import following, render_monitor, render_watch, watching
 
     def show(batch: Batch) -> None:
         for record in batch.logs:
@@ -297,7 +299,7 @@ def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit:
     found = following.looks(following.connect_to_read, run.run_id, following.tail(run.run_id, asked, marks))
     for batch in following.until_end(found):
         if isinstance(batch, following.Away):
-            click.echo(f"{batch.reason}; trying again", err=True)
+            click.echo(render_watch.retrying(batch.reason), err=True)
             away = True
             continue
         if away:
@@ -320,7 +322,10 @@ def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit:
 @since_option
 @json_option
 def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) -> None:
-    """Plot what a run uses and how fast it is: a line for each node and stage, from its start to now."""
+    """Plot what a run uses, and how fast it is.
+
+    A line for each node and stage, from the start of the run to now.
+    """
     from geopipe import render_metrics, render_monitor, watching
 
     with _reading() as connected:
@@ -341,7 +346,10 @@ def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) 
 @limit_option(100, "events, the last ones")
 @json_option
 def events(run: str, since: timedelta | None, limit: int, as_json: bool) -> None:
-    """Show what happened in a run: plan, stages, waves, resumes, skipped layers, commits."""
+    """Show what happened in a run.
+
+    Its plan, stages and waves, resumes, skipped layers, commits.
+    """
     from geopipe import render_monitor, watching
 
     with _reading() as connected:
@@ -366,7 +374,10 @@ def events(run: str, since: timedelta | None, limit: int, as_json: bool) -> None
 @click.option("--traceback", is_flag=True, help="Show one traceback of each cause.")
 @json_option
 def errors(run: str, traceback: bool, as_json: bool) -> None:
-    """Show the errors of a run by cause, the most frequent first: how often, when, where, and one of them."""
+    """Show the errors of a run by cause.
+
+    The most frequent first: how often, when, in which stages and layers, and one of them.
+    """
     from geopipe import render_monitor, watching
 
     with _reading() as connected:

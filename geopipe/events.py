@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,16 @@ _context: ContextVar[Mapping[str, Any]] = ContextVar("geopipe_context", default=
 _sinks: list[Callable[[Progress], None]] = []
 
 FIELDS = ("run_id", "stage", "layer", "tile")
+
+
+def new_run_id() -> str:
+    """A UUIDv7: sorts by time, and two starts in one millisecond differ."""
+    stamp = time.time_ns() // 1_000_000
+    value = stamp << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    digits = f"{value:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import psycopg2
 import psycopg2.errors
 from psycopg2.extensions import connection
 
-from geopipe import database
+from geopipe import connections
 from geopipe.errors import GeopipeError, MachineError, SettingsError
 from geopipe.watched import Filter, Log, Look, Run
 from geopipe.watching import log_marks, new_logs, run_of
@@ -57,7 +57,7 @@ def connect_to_read() -> connection:
     Raises:
         MachineError: there is no database, or not one of this geopipe.
     """
-    connected = database.connect(database.needed_dsn())
+    connected = connections.connect(connections.needed_dsn())
     connected.rollback()
     connected.set_session(readonly=True, autocommit=True)
     return connected

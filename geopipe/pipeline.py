@@ -6,7 +6,6 @@ settings -> headers -> plan -> Ray Dataset of reads -> block rows -> merge_tile 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -72,16 +71,6 @@ class Summary:
     @property
     def exit_code(self) -> int:
         return 4 if self.skipped else 0
-
-
-def new_run_id() -> str:
-    """A UUIDv7: sorts by time, and two starts in one millisecond differ."""
-    stamp = time.time_ns() // 1_000_000
-    value = stamp << 80 | int.from_bytes(os.urandom(10), "big")
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    digits = f"{value:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def this_machine(settings: Settings) -> Machine:
@@ -258,7 +247,7 @@ def run(
     Raises:
         GeopipeError: and nothing that was there before is lost.
     """
-    run_id, clock, output = new_run_id(), _Clock(), settings.run.output
+    run_id, clock, output = events.new_run_id(), _Clock(), settings.run.output
     with events.context(run_id=run_id):
         if not resume:
             commit.check_output(output, overwrite)

@@ -1,4 +1,4 @@
-"""Tables in Postgres: read-only, through cursors on the server, by ranges of a key. The only module with psycopg2.
+"""Tables in Postgres: read-only, through cursors on the server, by ranges of a key.
 
 The password of a server is nowhere in the settings, the plan or a message: it comes from the environment, from libpq's
 own variables and password file, wherever the table is read.

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from geopipe.screen import clean, head, moment, on_terminal, padded, say, short, spark, speaks_unicode
-from geopipe.watched import KINDS, Metrics, Series
+from geopipe.watched import KINDS, STAGES, Metrics, Series
 
 LABELS = {
     "cpu_percent": "processors",
@@ -80,9 +80,10 @@ def _sorted(found: Sequence[Series]) -> list[tuple[str, Series]]:
     groups, order = (*KINDS, "other"), (*LABELS,)
     pairs = [(kinds.get(series.name, "other"), series) for series in found]
 
-    def place(pair: tuple[str, Series]) -> tuple[int, str, int, str, str]:
+    def place(pair: tuple[str, Series]) -> tuple[int, str, int, str, int, str]:
         group, s = pair
-        return groups.index(group), s.node, order.index(s.name) if s.name in order else 99, s.name, s.stage
+        name, stage = (of.index(text) if text in of else 99 for of, text in ((order, s.name), (STAGES, s.stage)))
+        return groups.index(group), s.node, name, s.name, stage, s.stage
 
     return sorted(pairs, key=place)
 

@@ -28,7 +28,7 @@ def screen(out: Console, look: Look, paces: Mapping[str, Pace], away: str = "") 
     shown = min(len(look.errors), ERRORS, max(room - 6, 2))
     if look.nodes:
         fit = max(room - shown - 4, 1)
-        parts += [Text(""), _nodes(look.nodes, fit, unicode)]
+        parts += [Text(""), _nodes(look.nodes, fit, out.width, unicode)]
     if look.error_count or look.warning_count:
         parts += [Text(""), *_errors(look, shown, out.width, unicode)]
     return Group(*parts)
@@ -57,12 +57,17 @@ def _top(look: Look, paces: Mapping[str, Pace], width: int, unicode: bool, away:
 
 def notes(run: Run, away: str = "") -> list[str]:
     """What is out of the ordinary."""
-    made = [f"{clean(away)}; trying again"] if away else []
+    made = [retrying(away)] if away else []
     if run.stale and run.silent is not None:
         made.append(f"not heard of for {clock(run.silent)}: its driver may be dead, or cannot reach the database")
     if run.request and not run.ended:
         made.append(f"asked to {run.request}")
     return made
+
+
+def retrying(reason: str) -> str:
+    """That the database does not answer, and why."""
+    return f"no answer, trying again: {clean(reason)}"
 
 
 def time_left(look: Look, paces: Mapping[str, Pace]) -> float | None:
@@ -96,35 +101,46 @@ def _stages(look: Look, paces: Mapping[str, Pace]) -> RenderableType:
     return grid
 
 
-SHORT = {
-    "cpu_percent": "cpu",
-    "rss_bytes": "processes",
-    "object_store_bytes": "store",
-    "spill_bytes": "spilled",
-    "disk_free_bytes": "disk free",
+COLUMNS = {
+    "cpu": "cpu_percent",
+    "processes": "rss_bytes",
+    "memory": "",
+    "store": "object_store_bytes",
+    "spilled": "spill_bytes",
+    "disk free": "disk_free_bytes",
 }
+"""What is shown of a node; `memory` is made of two numbers."""
+
+NARROW = 72
+"""Columns of a terminal that are too few for all of a node's."""
 
 
-def _nodes(nodes: tuple[Node, ...], fit: int, unicode: bool) -> Table:
+def _nodes(nodes: tuple[Node, ...], fit: int, width: int, unicode: bool) -> Table:
     """A line for each node; where not all fit, for those whose processes hold most memory."""
+    columns = list(COLUMNS)[: 3 if width < NARROW else None]
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     grid.add_column("  node", no_wrap=True)
-    for name in (*list(SHORT.values())[:2], "memory", *list(SHORT.values())[2:]):
+    for name in columns:
         grid.add_column(name, justify="right", no_wrap=True)
     shown = nodes
     if len(nodes) > fit:
         heavy = sorted(nodes, key=lambda n: -n.values.get("rss_bytes", 0.0))[: max(fit - 1, 1)]
         shown = tuple(node for node in nodes if node in heavy)
     for node in shown:
-        cells = {name: amount(name, node.values[name]) if name in node.values else "" for name in SHORT}
-        used, whole = (node.values.get(f"memory_{part}_bytes") for part in ("used", "total"))
-        memory = f"{used / whole:.0%} of {amount('_bytes', whole)}" if used is not None and whole else ""
-        names = list(SHORT)
-        texts = [*(cells[n] for n in names[:2]), memory, *(cells[n] for n in names[2:])]
-        grid.add_row(Text("  " + head(clean(node.node), 14, unicode)), *map(Text, texts))
+        texts = [Text(_memory(node) if name == "memory" else _value(node, COLUMNS[name])) for name in columns]
+        grid.add_row(Text("  " + head(clean(node.node), 14, unicode)), *texts)
     if len(shown) < len(nodes):
         grid.add_row(Text(f"  and {len(nodes) - len(shown):,} more", style="dim"))
     return grid
+
+
+def _value(node: Node, name: str) -> str:
+    return amount(name, node.values[name]) if name in node.values else ""
+
+
+def _memory(node: Node) -> str:
+    used, whole = (node.values.get(f"memory_{part}_bytes") for part in ("used", "total"))
+    return f"{used / whole:.0%} of {amount('_bytes', whole)}" if used is not None and whole else ""
 
 
 def _errors(look: Look, shown: int, width: int, unicode: bool) -> list[RenderableType]:

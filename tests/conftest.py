@@ -44,3 +44,38 @@ def postgres_server() -> Iterator[postgres.Server]:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def empty_database(postgres_server: postgres.Server) -> str:
+    """The address of a database of its own for a test, with nothing in it."""
+    return postgres_server.database()
+
+
+@pytest.fixture
+def database(empty_database: str) -> str:
+    """The address of a database with the monitor's tables."""
+    from geopipe.database import upgrade
+
+    upgrade(empty_database)
+    return empty_database
+
+
+@pytest.fixture(scope="module")
+def monitor_server() -> Iterator[postgres.Server]:
+    """A Postgres with the monitor's tables, which a test may stop and start."""
+    from geopipe import database
+
+    folder = Path(tempfile.mkdtemp(prefix="geopipe-monitor-"))
+    try:
+        with postgres.server(folder) as running:
+            database.upgrade(running.dsn)
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def monitor_dsn(monitor_server: postgres.Server) -> str:
+    """The address of the monitor's tables."""
+    return monitor_server.dsn

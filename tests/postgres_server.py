@@ -8,6 +8,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,16 @@ class Server:
             for statement in statements:
                 cursor.execute(statement)
         connected.close()
+
+    def database(self) -> str:
+        """The address of a new, empty database, with its password."""
+        name = f"test_{uuid.uuid4().hex}"
+        connected = psycopg2.connect(self.dsn)
+        connected.autocommit = True
+        with connected.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
+        connected.close()
+        return self.dsn.replace("/postgres", f"/{name}")
 
 
 def _programs(folder: Path) -> Path:

@@ -1,0 +1,348 @@
+"""Records of a run into the monitor's tables: a batch is one transaction, and what arrives twice counts once.
+
+Logs, events and metrics are rows under (run, source, seq), so a second one has no effect. Progress comes as increments,
+and states replace each other: of these only what lies above the highest number of its source that has arrived is taken.
+So a source sends its records in their order, as often as it likes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from psycopg2.extensions import connection, cursor
+from psycopg2.extras import execute_values
+
+Record = Mapping[str, Any]
+
+CHANNEL = "geopipe"
+"""What to LISTEN to: the run's id, once for a batch."""
+
+LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "FATAL": 50, "CRITICAL": 50}
+TERMINAL = ("completed", "failed", "cancelled")
+
+KEY = ("run_day", "run_id", "source", "seq", "ts")
+WHERE = ("stage", "layer", "tile", "worker", "node", "attempt")
+COLUMNS = {
+    "log": ("pipeline_logs", (*KEY, "level", "level_no", "logger", "message", *WHERE, "traceback", "extra")),
+    "event": ("pipeline_events", (*KEY, "name", *WHERE, "detail")),
+    "metric": ("pipeline_metrics", (*KEY, "name", "value", "unit", "stage", "node", "worker")),
+}
+"""The table of each kind of record that becomes a row of its own, and the columns that are written."""
+
+INCREMENTS = ("tiles", "cells", "rows", "bytes", "seconds")
+LARGEST = 2**63 - 1
+
+
+def write(connection: connection, records: Sequence[Record]) -> int:
+    """Write a batch in one transaction, and wake those who listen.
+
+    Args:
+        connection: not in a transaction; it is committed, or rolled back on an error.
+        records: as their kinds are defined; those of one source in their order.
+
+    Returns:
+        how many rows of logs, events and metrics are new.
+
+    Raises:
+        ValueError: a record is none: nothing of the batch is written.
+        psycopg2.Error: the server could not; the batch can be written again.
+    """
+    with connection, connection.cursor() as cursor:
+        return insert(cursor, records)
+
+
+def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] = MappingProxyType({})) -> int:
+    """`write` inside the transaction of the caller.
+
+    Args:
+        days: under which the rows of a run are kept, where its id does not say it.
+    """
+    if not records:
+        return 0
+    batch = [_checked(record) for record in records]
+    rows = {kind: [_row(r, days.get(r["run_id"]), kind) for r in batch if r["kind"] == kind] for kind in COLUMNS}
+    # Locks are taken in one order by all who write: partitions, sources, runs, progress, latest values. A partition
+    # comes first, because whoever makes one may wait for another who does.
+    for day in sorted({row[0] for one in rows.values() for row in one}):
+        cursor.execute("SELECT geopipe_partitions(%s)", (day,))
+    fresh = _fresh(cursor, batch)
+    _runs(cursor, batch, [r for r in fresh if r["kind"] == "state"])
+    _progress(cursor, [r for r in fresh if r["kind"] == "progress"])
+    _latest(cursor, [r for r in batch if r["kind"] == "metric"])
+    new = sum(_copy(cursor, *COLUMNS[kind], rows[kind]) for kind in COLUMNS)
+    for run in sorted({record["run_id"] for record in batch}):
+        cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, run))
+    return new
+
+
+def run_day(run_id: str, ts: float) -> date:
+    """The UTC day in a UUIDv7; of another id the day of the record, because it says none."""
+    run = UUID(run_id)
+    seconds = (run.int >> 80) / 1000 if run.version == 7 else ts
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).date()
+
+
+def moment(ts: float) -> datetime:
+    """Unix seconds as a time, to the microsecond."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(ts * 1e6))
+
+
+def level_number(level: str) -> int:
+    """The number of a level; what nobody knows counts as INFO."""
+    word = level.strip().upper()
+    if word.removeprefix("LEVEL ").isdecimal():  # Python's name of a level without one
+        return min(int(word.removeprefix("LEVEL ")), 32_767)
+    return LEVELS.get(word, LEVELS["INFO"])
+
+
+def plain(value: Any) -> Any:
+    """A value as Postgres can hold it in jsonb: no NUL, no half of a character, no NaN; unknown things as text."""
+    if isinstance(value, str):
+        return text(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {text(str(key)): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one) for one in value]
+    return text(str(value))
+
+
+def text(value: str) -> str:
+    """A text that Postgres can hold."""
+    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _checked(record: Record) -> dict[str, Any]:
+    """A record that can be written, all of it. What cannot be is refused before anything is."""
+    try:
+        kind, seq, ts = record["kind"], record["seq"], float(record["ts"])
+        known = kind in COLUMNS or kind in ("progress", "state")
+        if not known or not isinstance(seq, int) or not 0 < seq <= LARGEST or not record["source"]:
+            raise ValueError(f"kind {kind!r}, seq {seq!r}, source {record['source']!r}")
+        moment(ts)
+        needed = {"log": ("message",), "event": ("name",), "metric": ("name", "value"), "progress": ("stage",)}
+        for name in needed.get(kind, ("state",)):
+            if record.get(name) is None:
+                raise ValueError(f"a {kind} without {name}")
+        given = {"run_id": str(UUID(str(record["run_id"]))), "source": text(str(record["source"])), "ts": ts}
+        if kind == "metric":
+            given["value"] = float(record["value"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"no record of a run: {type(error).__name__} {error} in {dict(record)!r:.300}") from None
+    return {**record, **given}
+
+
+def _row(record: Record, day: date | None, kind: str) -> tuple[Any, ...]:
+    """A record as the columns of its table; the first is the day."""
+    made: dict[str, Any] = {"run_day": day or run_day(record["run_id"], record["ts"]), "ts": moment(record["ts"])}
+    if kind == "log":
+        made["level"] = str(record.get("level") or "INFO")
+        made["level_no"] = level_number(made["level"])
+    made |= {name: dumped(record[name]) for name in ("extra", "detail") if record.get(name) is not None}
+    return tuple(made.get(column, record.get(column)) for column in COLUMNS[kind][1])
+
+
+def _fresh(cursor: cursor, batch: Sequence[Record]) -> list[Record]:
+    """The records above the highest number of their source that has arrived; the sources are locked, and moved on."""
+    newest: dict[tuple[str, str], tuple[int, float]] = {}
+    for record in batch:
+        seq, ts = newest.get(key := (record["run_id"], record["source"]), (0, 0.0))
+        newest[key] = max(seq, record["seq"]), max(ts, record["ts"])
+    keys = sorted(newest)
+    execute_values(
+        cursor,
+        "INSERT INTO pipeline_sources (run_id, source, seq, updated_at) VALUES %s ON CONFLICT DO NOTHING",
+        [(*key, 0, moment(newest[key][1])) for key in keys],
+        "(%s::uuid, %s, %s, %s)",
+        page_size=len(keys),
+    )
+    cursor.execute(
+        "SELECT run_id::text, source, seq FROM pipeline_sources WHERE (run_id, source) IN "
+        "(SELECT * FROM unnest(%s::uuid[], %s::text[])) ORDER BY run_id, source FOR UPDATE",
+        ([run for run, _ in keys], [source for _, source in keys]),
+    )
+    arrived = {(run, source): seq for run, source, seq in cursor.fetchall()}
+    execute_values(
+        cursor,
+        "UPDATE pipeline_sources s SET seq = greatest(s.seq, v.seq), updated_at = greatest(s.updated_at, v.ts) "
+        "FROM (VALUES %s) v (run_id, source, seq, ts) WHERE s.run_id = v.run_id AND s.source = v.source",
+        [(*key, newest[key][0], moment(newest[key][1])) for key in keys],
+        "(%s::uuid, %s, %s, %s)",
+        page_size=len(keys),
+    )
+    fresh = []
+    for record in batch:
+        key = record["run_id"], record["source"]
+        if record["kind"] in COLUMNS or record["seq"] <= arrived[key]:
+            continue
+        arrived[key] = record["seq"]  # the same record may be twice in one batch
+        fresh.append(record)
+    return fresh
+
+
+def _runs(cursor: cursor, batch: Sequence[Record], states: Sequence[Record]) -> None:
+    """Merge what is said of runs, and note that they live: every record is a sign of life."""
+    seen: dict[str, float] = {}
+    for record in batch:
+        seen[record["run_id"]] = max(seen.get(record["run_id"], 0.0), record["ts"])
+    ids = sorted(seen)
+    cursor.execute(
+        "SELECT run_id::text FROM pipeline_runs WHERE run_id = ANY(%s::uuid[]) ORDER BY run_id FOR NO KEY UPDATE",
+        (ids,),
+    )
+    for record in sorted(states, key=lambda r: r["run_id"]):
+        _state(cursor, record)
+    execute_values(
+        cursor,
+        "UPDATE pipeline_runs r SET heartbeat_at = least(v.ts, now()) FROM (VALUES %s) v (run_id, ts) "
+        "WHERE r.run_id = v.run_id AND r.heartbeat_at IS DISTINCT FROM greatest(r.heartbeat_at, least(v.ts, now()))",
+        [(run, moment(seen[run])) for run in ids],
+        "(%s::uuid, %s::timestamptz)",
+        page_size=len(ids),
+    )
+
+
+DETAILS = ("plan_hash", "output", "settings", "versions", "totals", "ray_job_id", "parent_run_id", "exit_code", "error")
+
+_STATE = """
+INSERT INTO pipeline_runs AS r (run_id, name, state, attempt, created_at, started_at, finished_at,
+    plan_hash, output, settings, versions, totals, ray_job_id, parent_run_id, exit_code, error)
+VALUES (%(run_id)s, coalesce(%(name)s, 'run'), %(state)s, %(attempt)s, %(created)s,
+    CASE WHEN %(state)s = 'running' THEN %(ts)s END, CASE WHEN %(ended)s THEN %(ts)s END,
+    %(plan_hash)s, %(output)s, %(settings)s, %(versions)s, %(totals)s, %(ray_job_id)s, %(parent_run_id)s,
+    %(exit_code)s, %(error)s)
+ON CONFLICT (run_id) DO UPDATE SET
+    name = coalesce(%(name)s, r.name), plan_hash = coalesce(excluded.plan_hash, r.plan_hash),
+    output = coalesce(excluded.output, r.output), settings = coalesce(excluded.settings, r.settings),
+    versions = coalesce(excluded.versions, r.versions), totals = coalesce(excluded.totals, r.totals),
+    ray_job_id = coalesce(excluded.ray_job_id, r.ray_job_id),
+    parent_run_id = coalesce(excluded.parent_run_id, r.parent_run_id), attempt = excluded.attempt,
+    exit_code = CASE WHEN excluded.attempt > r.attempt OR NOT r.state = ANY(%(terminal)s)
+        THEN excluded.exit_code ELSE coalesce(r.exit_code, excluded.exit_code) END,
+    error = CASE WHEN excluded.attempt > r.attempt OR NOT r.state = ANY(%(terminal)s)
+        THEN excluded.error ELSE coalesce(r.error, excluded.error) END,
+    request = CASE WHEN excluded.attempt = r.attempt THEN r.request END,
+    started_at = CASE WHEN excluded.attempt > r.attempt THEN excluded.started_at
+        ELSE coalesce(r.started_at, excluded.started_at) END,
+    finished_at = CASE WHEN excluded.attempt > r.attempt OR NOT r.state = ANY(%(terminal)s)
+        THEN excluded.finished_at ELSE coalesce(r.finished_at, excluded.finished_at) END,
+    state = CASE WHEN excluded.attempt = r.attempt
+            AND (r.state = ANY(%(terminal)s) OR excluded.state = 'pending') THEN r.state
+        ELSE excluded.state END
+WHERE excluded.attempt >= r.attempt
+"""
+"""A new attempt begins anew. In one attempt the first end of a run stays, and nothing makes it pending again."""
+
+
+def _state(cursor: cursor, record: Record) -> None:
+    detail = record.get("detail") or {}
+    run = UUID(record["run_id"])
+    born = (run.int >> 80) / 1000 if run.version == 7 else record["ts"]
+    given: dict[str, Any] = {name: _parameter(detail.get(name)) for name in (*DETAILS, "name")}
+    given |= {
+        "run_id": record["run_id"],
+        "state": record["state"],
+        "attempt": record.get("attempt") or 1,
+        "ts": moment(record["ts"]),
+        "created": moment(born),
+        "ended": record["state"] in TERMINAL,
+        "terminal": list(TERMINAL),
+    }
+    cursor.execute(_STATE, given)
+    if key := detail.get("idempotency_key"):  # one that another run has must not stop everything else
+        cursor.execute(
+            "UPDATE pipeline_runs SET idempotency_key = %(key)s WHERE run_id = %(run)s AND idempotency_key IS NULL "
+            "AND NOT EXISTS (SELECT FROM pipeline_runs WHERE idempotency_key = %(key)s)",
+            {"key": text(str(key)), "run": record["run_id"]},
+        )
+
+
+def _parameter(value: Any) -> Any:
+    """A value for a parameter of its own: objects as JSON."""
+    return dumped(value) if isinstance(value, Mapping | list | tuple) else plain(value)
+
+
+def dumped(value: Any) -> str:
+    """JSON that a jsonb column takes."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def _progress(cursor: cursor, records: Iterable[Record]) -> None:
+    added: dict[tuple[str, str, str], list[Any]] = {}
+    for record in records:
+        key = record["run_id"], text(str(record["stage"])), text(str(record.get("layer") or ""))
+        sums = added.setdefault(key, [0, 0, 0, 0, 0.0, 0.0])
+        for at, name in enumerate(INCREMENTS):
+            sums[at] += max(record.get(name) or 0, 0)
+        sums[-1] = max(sums[-1], record["ts"])
+    if added:
+        execute_values(
+            cursor,
+            "INSERT INTO pipeline_progress AS p (run_id, stage, layer, tiles, cells, rows, bytes, seconds, updated_at) "
+            "VALUES %s ON CONFLICT (run_id, stage, layer) DO UPDATE SET "
+            + ", ".join(f"{name} = p.{name} + excluded.{name}" for name in INCREMENTS)
+            + ", updated_at = greatest(p.updated_at, excluded.updated_at)",
+            [(*key, *added[key][:-1], moment(added[key][-1])) for key in sorted(added)],
+            "(%s::uuid, %s, %s, %s, %s, %s, %s, %s, %s)",
+            page_size=len(added),
+        )
+
+
+def _latest(cursor: cursor, records: Iterable[Record]) -> None:
+    latest: dict[tuple[str, ...], Record] = {}
+    for r in records:
+        key = (r["run_id"], *(text(str(r.get(name) or "")) for name in ("node", "name", "stage")))
+        if key not in latest or (r["ts"], r["value"]) >= (latest[key]["ts"], latest[key]["value"]):
+            latest[key] = r
+    if latest:
+        execute_values(
+            cursor,
+            "INSERT INTO pipeline_metrics_latest AS m (run_id, node, name, stage, ts, value, unit) VALUES %s "
+            "ON CONFLICT (run_id, node, name, stage) DO UPDATE SET "
+            "ts = excluded.ts, value = excluded.value, unit = excluded.unit "
+            "WHERE (m.ts, m.value) < (excluded.ts, excluded.value)",
+            [
+                (*key, moment(latest[key]["ts"]), latest[key]["value"], plain(latest[key].get("unit")))
+                for key in sorted(latest)
+            ],
+            "(%s::uuid, %s, %s, %s, %s, %s::float8, %s)",
+            page_size=len(latest),
+        )
+
+
+def _copy(cursor: cursor, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """COPY rows beside the table, and take from there those that it does not have."""
+    if not rows:
+        return 0
+    beside, names = f"geopipe_new_{table}", ", ".join(columns)
+    cursor.execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {beside} (LIKE {table}) ON COMMIT DELETE ROWS")
+    lines = "".join("\t".join(map(_field, row)) + "\n" for row in rows)
+    cursor.copy_expert(f"COPY pg_temp.{beside} ({names}) FROM STDIN", io.StringIO(lines))
+    cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM pg_temp.{beside} ON CONFLICT DO NOTHING")
+    new = cursor.rowcount
+    cursor.execute(f"DELETE FROM pg_temp.{beside}")  # there may be another batch in this transaction
+    return int(new)
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def _field(value: Any) -> str:
+    """A value in the text format of COPY."""
+    if value is None:
+        return "\\N"
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    return text(str(value)).translate(_ESCAPES)
