@@ -97,10 +97,11 @@ class Terminal:
         return self.bytes.decode("utf-8", "replace").replace("\r\n", "\n")
 
     @property
-    def screen(self) -> list[str]:
-        """The lines of the last drawing, without colours."""
-        last = re.split(r"(?:\x1b\[1A|\x1b\[2K|\r)+", self.text)[-1]
-        return re.sub(r"\x1b\[\?25[hl]", "", COLOURS.sub("", last)).strip("\n").split("\n")
+    def screens(self) -> list[list[str]]:
+        """The lines of each drawing, without colours. While it is at work the last one may be half there."""
+        parts = re.split(r"(?:\x1b\[1A|\x1b\[2K|\r)+", self.text)
+        shown = [re.sub(r"\x1b\[\?25[hl]", "", COLOURS.sub("", part)).strip("\n") for part in parts]
+        return [part.split("\n") for part in shown if part]
 
     def end(self) -> int:
         code = self.process.wait(timeout=30)
@@ -532,7 +533,7 @@ def test_no_line_is_wider_than_the_terminal(
 def test_watch_fits_80_by_24_and_draws_over_itself(terminal: Callable[..., Terminal]) -> None:
     seen = terminal("watch", "world")
     seen.read(lambda text: text.count("spilled") >= 3)
-    screen = seen.screen
+    screen = seen.screens[-2]
     seen.process.send_signal(signal.SIGINT)
     seen.read()
     assert seen.end() == 130
@@ -559,7 +560,7 @@ def test_watch_of_many_nodes_gives_way_to_the_height_of_the_terminal(
     run.write(monitor_dsn)
     seen = terminal("watch", "cluster", rows=20)
     seen.read(lambda text: text.count("spilled") >= 2)
-    screen = seen.screen
+    screen = seen.screens[-2]
     assert len(screen) <= 20
     assert any("node-39" in line for line in screen)  # the heaviest stay
     assert any(re.fullmatch(r"  and \d+ more *", line) for line in screen)
@@ -567,14 +568,14 @@ def test_watch_of_many_nodes_gives_way_to_the_height_of_the_terminal(
     run.state(time.time(), "completed").write(monitor_dsn)
     seen.read()
     assert seen.end() == 0
-    assert "completed in" in seen.screen[0]
+    assert "completed in" in seen.screens[-1][0]
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
 def test_a_narrow_terminal_has_fewer_columns_and_no_torn_ones(terminal: Callable[..., Terminal]) -> None:
     seen = terminal("watch", "world", columns=50)
-    seen.read(lambda text: text.count("memory") >= 2)
-    screen = seen.screen
+    seen.read(lambda text: text.count("processes") >= 2)
+    screen = seen.screens[-2]
     assert max(cell_len(line) for line in screen) <= 50
     assert any(re.fullmatch(r"  node +cpu  processes +memory *", line) for line in screen)
 
