@@ -16,6 +16,7 @@ import click
 from geopipe import __version__
 from geopipe.cli_db import db
 from geopipe.cli_jobs import jobs
+from geopipe.cli_monitor import monitor
 from geopipe.cli_options import HELP, json_option, print_json
 from geopipe.errors import GeopipeError, Terminated
 
@@ -80,6 +81,7 @@ def _load(file: Path, flags: tuple[str, ...]) -> Settings:
 
 cli.add_command(db)
 cli.add_command(jobs)
+cli.add_command(monitor)
 
 
 @cli.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,29 +20,15 @@ from geopipe.pipeline import Summary
 from geopipe.plan import Plan
 from geopipe.relation import TableHeader, TablePlan
 from geopipe.resampling import Way
+from geopipe.screen import console as console
+from geopipe.screen import size as size
 from geopipe.validate import Report
 
-WIDTH = 120
 HOW = {
     "outer": "the cells that any layer has (how = outer)",
     "inner": "the cells that all layers have (how = inner)",
     "grid": "every cell of the grid (how = grid)",
 }
-
-
-def console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal, and wide enough for a table where there is none."""
-    file = sys.stderr if stderr else sys.stdout
-    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False, soft_wrap=not file.isatty())
-
-
-def size(count: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"
 
 
 def _numbers(values: Sequence[float], digits: int = 8) -> str:

@@ -74,3 +74,23 @@ def database(empty_database: str) -> str:
 
     upgrade(empty_database)
     return empty_database
+
+
+@pytest.fixture(scope="module")
+def monitor_server() -> Iterator[postgres.Server]:
+    """A Postgres with the monitor's tables, which a test may stop and start."""
+    from geopipe import database
+
+    folder = Path(tempfile.mkdtemp(prefix="geopipe-monitor-"))
+    try:
+        with postgres.server(folder) as running:
+            database.upgrade(running.dsn)
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def monitor_dsn(monitor_server: postgres.Server) -> str:
+    """The address of the monitor's tables."""
+    return monitor_server.dsn

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ PASSWORD = "canary-7f3a91"
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens; `dsn` has the password, `url` does not."""
+    """Where it listens; `dsn` has the password, `url` does not. `control` takes what pg_ctl does: stop, start."""
 
     port: int
+    control: Callable[[str], None]
 
     @property
     def url(self) -> str:
@@ -98,9 +99,13 @@ def server(folder: Path) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = str(folder / "log")
-    call("pg_ctl", "-D", str(data), "-w", "-l", log, "-o", f"-h 127.0.0.1 -p {port} -k '' -c fsync=off", "start")
+    options = ["-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {port} -k '' -c fsync=off", "-m", "fast"]
+
+    def control(action: str) -> None:
+        call("pg_ctl", "-D", str(data), "-w", *options, action)
+
+    control("start")
     try:
-        yield Server(port)
+        yield Server(port, control)
     finally:
         call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")

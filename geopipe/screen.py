@@ -1,0 +1,185 @@
+"""Text for people: numbers and times in few characters, small plots, and words of unknown origin made harmless."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 120
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
+"""Control characters, escapes to the terminal, and what turns the direction of text round or hides it."""
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.-:=+*#"
+
+
+def console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, and wide enough for a table where there is none.
+
+    A stream that is not UTF-8 is given escapes for the characters that it does not have, so that no message can stop
+    the command that shows it.
+    """
+    file = sys.stderr if stderr else sys.stdout
+    if not speaks_unicode(file.encoding) and hasattr(file, "reconfigure"):
+        file.reconfigure(errors="backslashreplace")
+    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False, soft_wrap=not file.isatty())
+
+
+def speaks_unicode(encoding: str | None) -> bool:
+    """Whether blocks and lines can be written in `encoding`."""
+    return (encoding or "").lower().replace("_", "-").startswith("utf")
+
+
+def on_terminal(out: Console) -> bool:
+    """Whether somebody looks at it: a terminal that can move its cursor."""
+    return out.file.isatty() and not out.is_dumb_terminal
+
+
+# ---------------------------------------------------------------- words
+
+
+def clean(text: object) -> str:
+    """`text` in one line, with what a terminal would obey written as Python spells it."""
+    one = str(text).replace("\r\n", " ").replace("\n", " ").replace("\t", " ")
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), one)
+
+
+def clean_lines(text: object) -> list[str]:
+    """The lines of `text`, each made harmless; at least one."""
+    return [clean(line.expandtabs(4)) for line in str(text).splitlines()] or [""]
+
+
+def tail(text: str, width: int, unicode: bool = True) -> str:
+    """The end of `text` in `width` columns: of a path the end says most."""
+    if cell_len(text) <= width:
+        return text
+    mark = "…" if unicode else "..."
+    cut = text
+    while cut and cell_len(cut) > width - len(mark):
+        cut = cut[1:]
+    return (mark + cut)[: max(width, 0)]
+
+
+def head(text: str, width: int, unicode: bool = True) -> str:
+    """The start of `text` in `width` columns."""
+    if cell_len(text) <= width:
+        return text
+    mark = "…" if unicode else "..."
+    return set_cell_size(text, max(width - len(mark), 0)).rstrip() + mark
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
+def short(count: float) -> str:
+    """A number in at most 7 characters: 950, 12.3 k, 4.56 M."""
+    for unit in ("", " k", " M", " G"):
+        if abs(count) < 999.5:
+            digits = 0 if unit == "" and count == round(count) else 2 if abs(count) < 9.995 else 1
+            return f"{count:.{digits}f}{unit}"
+        count /= 1000
+    return f"{count:,.1f} T"
+
+
+def clock(seconds: float) -> str:
+    """A duration: 0:42, 12:05, 3:07:09, 2d 03:07."""
+    whole = max(round(seconds), 0)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def age(seconds: float) -> str:
+    """How long ago: 42 s, 3 min, 5 h, 2 d."""
+    whole = max(int(seconds), 0)
+    for unit, length in (("d", 2 * 86400), ("h", 2 * 3600), ("min", 120)):
+        if whole >= length:
+            return f"{whole // {'d': 86400, 'h': 3600, 'min': 60}[unit]} {unit}"
+    return f"{whole} s"
+
+
+def moment(when: datetime, now: datetime | None = None) -> str:
+    """A time of day where the user is, with the day unless that is today."""
+    local = when.astimezone()
+    today = now is not None and local.date() == now.astimezone().date()
+    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def share(part: float | None) -> str:
+    """A share that is 100 % only where it is so."""
+    return "" if part is None else "100%" if part >= 1 else f"{min(int(part * 100), 99)}%"
+
+
+# ---------------------------------------------------------------- plots
+
+
+def spark(values: Sequence[float | None], top: float, unicode: bool) -> str:
+    """A character for each value, as high as it is between 0 and `top`; a gap where there is none."""
+    levels = BLOCKS if unicode else ASCII_BLOCKS
+    last = len(levels) - 1
+
+    def one(value: float | None) -> str:
+        if value is None:
+            return " "
+        return levels[min(max(round(value / top * last), 0), last)] if top > 0 else levels[0]
+
+    return "".join(map(one, values))
+
+
+def table(out: Console, names: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
+    """Rows under names: in columns of the terminal, or as lines that are never cut where there is none.
+
+    No text is taken for markup.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    if not on_terminal(out):
+        plain = [list(names), *([cell.plain for cell in row] for row in cells)]
+        wide = [max(cell_len(line[i]) for line in plain) for i in range(len(names))]
+        for line in plain:
+            parts = [padded(cell, wide[i], names[i] in right) for i, cell in enumerate(line)]
+            say(out, "  ".join(parts).rstrip())
+        return
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    overflow = "ellipsis" if speaks_unicode(out.encoding) else "crop"
+    for name in names:
+        made.add_column(
+            Text(name),
+            justify="right" if name in right else "left",
+            no_wrap=True,
+            overflow=overflow,  # type: ignore[arg-type]
+        )
+    for row in cells:
+        made.add_row(*row)
+    out.print(made)
+
+
+def padded(text: str, width: int, right: bool = False) -> str:
+    """`text` in `width` columns, whatever its characters take."""
+    gap = " " * (width - cell_len(text))
+    return gap + text if right else text + gap
+
+
+def say(out: Console, text: str | Text, style: str = "") -> None:
+    """Write a line as it is: no markup, no emoji, and unbroken where there is no terminal."""
+    line = text if isinstance(text, Text) else Text(text, style=style)
+    if on_terminal(out):
+        out.print(line, markup=False, emoji=False)
+    else:
+        out.file.write(line.plain + "\n")
