@@ -299,6 +299,7 @@ def a_run(seconds: float = 100.0, state: str = "running", stale: bool = False) -
         1,
         None,
         None,
+        None,
         start,
         start,
         now,
