@@ -1,6 +1,6 @@
 """The way of a run, from settings to a committed table, in one place.
 
-settings -> headers -> plan -> Ray Dataset of reads -> block rows -> merge_tile -> write_tile -> commit
+settings -> headers -> plan -> Ray Dataset of reads -> block rows -> merge_tile -> write_tile -> commit (-> send)
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyproj
 
-from geopipe import checks, commit, events, machine, points, raster, stac, vectors
+from geopipe import checks, commit, events, machine, objects, points, raster, stac, vectors
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
-from geopipe.errors import GeopipeError, RunError, SettingsError, SourceError
+from geopipe.errors import GeopipeError, PlanError, RunError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid
 from geopipe.layer import Header, Kind, Layer, check_files
 from geopipe.layerplan import MASK, LayerPlan
 from geopipe.ledger import finisher
 from geopipe.local import Engine, Keys, plain_loop
+from geopipe.objects import Store
 from geopipe.plan import Plan, make_plan
 from geopipe.polygons import Shapes
 from geopipe.relation import TableHeader
@@ -52,11 +54,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished run has made. `seconds` is wall time by step; `stages` the workers' own time by stage."""
+    """What a finished run has made. `seconds` is wall time by step; `stages` the workers' own time by stage.
+
+    `output` is the folder of the table, or the URI of the object store that has it.
+    """
 
     run_id: str
     plan: Plan
-    output: Path
+    output: Path | str
     rows: int
     files: int
     bytes: int
@@ -94,7 +99,7 @@ def this_machine(settings: Settings) -> Machine:
         workers=settings.engine.workers or cpus,
         memory=memory,
         object_store=settings.engine.object_store_memory or min(OBJECT_STORE, memory // 4),
-        free_disk=commit.free_bytes(settings.run.output),
+        free_disk=commit.free_bytes(settings.run.folder),
     )
 
 
@@ -251,46 +256,91 @@ def run(
 
     Args:
         overwrite: replace a finished run in the output folder.
-        resume: go on with a run that was cut short; tiles whose files are whole are not done again.
+        resume: go on with a run that was cut short; tiles whose files are whole are not done again, and a table that
+            is finished but for its way to the object store is only sent.
         local: use the plain loop instead of Ray.
         watch: called a few times a second with how far the run is.
 
     Raises:
         GeopipeError: and nothing that was there before is lost.
     """
-    run_id, clock, output = new_run_id(), _Clock(), settings.run.output
+    run_id, clock, folder = new_run_id(), _Clock(), settings.run.folder
+    store = objects.connect(settings.run.store) if settings.run.store else None
     with events.context(run_id=run_id):
         if not resume:
-            commit.check_output(output, overwrite)
+            _check(folder, store, overwrite)
         with events.log_stage(log, "plan"):
-            plan = draft(settings, skipped=commit.skipped_before(output) if resume else None)
+            plan = _resumed(settings, _finished(folder, store)) if resume else draft(settings)
         if resume:
-            commit.refuse_resume(output, plan)
+            commit.refuse_resume(folder, plan)
         clock.lap("plan")
-        with commit.locked(output, run_id):
-            commit.recover(output)
-            done = commit.finished(output)
+        with commit.locked(folder, run_id):
+            commit.recover(folder)
+            done = _finished(folder, store)
             if resume and done is not None and done["plan_hash"] == plan.hash:
                 log.warning("run %s is finished already", done["run_id"])
-                return Summary(done["run_id"], plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
-            commit.check_output(output, overwrite)
-            with _engine(plan, settings, local) as engine:
-                clock.lap("start")
-                summary = _attempts(settings, plan, engine, run_id, resume, clock, watch)
-        clock.lap("stop")
+                made, output = done["run_id"], settings.run.store or folder
+                summary = Summary(made, plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
+            else:
+                _check(folder, store, overwrite)
+                with _engine(plan, settings, local) as engine:
+                    clock.lap("start")
+                    summary = _attempts(settings, plan, engine, run_id, resume, clock, watch)
+                clock.lap("stop")
+            if store is not None and commit.finished(folder) is not None:
+                _send(store, folder, overwrite)
+                clock.lap("send")
         events.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
         return summary
+
+
+def _check(folder: Path, store: Store | None, overwrite: bool) -> None:
+    """Refuse an output, and the folder where the run works, before anything is done."""
+    if store is not None:
+        objects.check(store, overwrite)
+        if commit.finished(folder) is not None and not overwrite:
+            raise PlanError(
+                f"run.staging = {folder} holds a finished run that was not sent to the end",
+                "send it with --resume, replace it with --overwrite, or choose another run.staging",
+            )
+    commit.check_output(folder, overwrite)
+
+
+def _finished(folder: Path, store: Store | None) -> dict[str, Any] | None:
+    """What the `_SUCCESS` of a finished run says: one that is to be sent, else one that is in the output."""
+    done = commit.finished(folder)
+    return objects.finished(store) if done is None and store is not None else done
+
+
+def _resumed(settings: Settings, done: Mapping[str, Any] | None) -> Plan:
+    """The plan of a run to go on with, without the layers that it has skipped; `done` is one that is finished."""
+    if done is not None and done.get("skipped"):
+        plan = draft(settings, skipped=done["skipped"])
+        if plan.hash == done["plan_hash"]:
+            return plan
+    return draft(settings, skipped=commit.skipped_before(settings.run.folder))
+
+
+def _send(store: Store, folder: Path, overwrite: bool) -> None:
+    """Send the finished run in the folder to the store, and remove it from the folder."""
+    try:
+        with events.log_stage(log, "send"):
+            objects.publish(store, folder, overwrite)
+    except BaseException:
+        log.warning("the table is whole in %s: `geopipe run --resume` sends it", folder)
+        raise
+    commit.remove(folder)
 
 
 def _attempts(
     settings: Settings, plan: Plan, engine: Engine, run_id: str, resume: bool, clock: _Clock, watch: Watch | None
 ) -> Summary:
     """Run a plan to its commit; where a bad source may be skipped, start over without it."""
-    output = settings.run.output
+    folder, output = settings.run.folder, settings.run.store or settings.run.folder
     if engine.machine is not None:
         plan = draft(settings, engine.machine, plan.skipped)
     while True:
-        staging = Staging(output, plan, settings.to_toml())
+        staging = Staging(folder, plan, settings.to_toml())
         keys = staging.begin(resume)
         if len(keys) < len(plan.keys):
             log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))

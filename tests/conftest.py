@@ -1,4 +1,4 @@
-"""One Ray session and one Postgres for all tests."""
+"""One Ray session, one Postgres and one object store for all tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import object_store as s3
 import postgres_server as postgres
 import pytest
 
@@ -44,3 +45,10 @@ def postgres_server() -> Iterator[postgres.Server]:
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.ObjectStore]:
+    """An S3 server of the tests' own; whoever uses it sets `object_store.ENVIRONMENT`."""
+    with s3.server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
