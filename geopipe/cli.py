@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -127,13 +128,14 @@ def inspect(paths: tuple[str, ...], as_json: bool) -> None:
 @json_option
 def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
     """Show what a run would do, and refuse what cannot fit. Only headers are read, nothing is written."""
-    from geopipe import pipeline, render
+    from geopipe import drafting, render
 
-    made = pipeline.draft(_load(file, flags))
+    settings = _load(file, flags)
+    made = drafting.draft(settings)
     if as_json:
-        print_json(made.describe())
+        print_json(made.describe() | render.places(settings.run))
     else:
-        render.plan(render.console(), made)
+        render.plan(render.console(), made, settings.run)
 
 
 def _run(settings: Settings, as_json: bool, **how: Any) -> int:
@@ -152,7 +154,7 @@ def _run(settings: Settings, as_json: bool, **how: Any) -> int:
 @file_argument
 @set_option
 @json_option
-@click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished run in the output.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short; start it where there is none.")
 @click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
 @click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
@@ -170,7 +172,8 @@ def run(
     """Run the settings: read, resample, merge, and write one table.
 
     The output folder has the finished table or, if anything fails, what it had before. A run that was cut short goes on
-    with --resume, and does again only the tiles that were in work.
+    with --resume, and does again only the tiles that were in work. To an object store (run.output = "s3://...") the
+    finished table is sent from run.staging, _SUCCESS last; --resume sends again what did not arrive.
     """
     if address:
         flags = (*flags, f"engine.address={json.dumps(address)}")
@@ -178,13 +181,23 @@ def run(
 
 
 @cli.command()
-@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUTPUT")
 @json_option
-def status(output: Path, as_json: bool) -> None:
-    """Say what an output folder holds: a finished table, an unfinished run and what it lacks, a run at work."""
-    from geopipe import commit, render
+def status(output: str, as_json: bool) -> None:
+    """Say what an output holds: a finished table, an unfinished run and what it lacks, a run at work.
 
-    found = commit.status(output)
+    OUTPUT is an output folder, a run.staging, or the URI of an object store: is there a table, are all its objects?
+    """
+    from geopipe import commit, objects, render, uris
+
+    if uris.is_store(output):
+        stored = objects.status(output)
+        if as_json:
+            print_json(asdict(stored))
+        else:
+            render.stored(render.console(), stored)
+        return
+    found = commit.status(Path(output))
     if as_json:
         print_json(render.status_json(found))
     else:
@@ -222,7 +235,7 @@ def validate(output: Path, as_json: bool) -> int:
 def demo(folder: Path, flags: tuple[str, ...]) -> int:
     """Make rasters that disagree on purpose, and run the main job on them."""
     from geopipe import demo as demonstration
-    from geopipe import pipeline, render
+    from geopipe import drafting, render
 
     out = render.console()
     file = demonstration.generate(folder)
@@ -232,22 +245,24 @@ def demo(folder: Path, flags: tuple[str, ...]) -> int:
 
     render.headers(out, [raster.inspect(f) for f in raster.expand(str(folder / "data"))])
     out.print()
-    render.plan(out, pipeline.draft(settings))
+    render.plan(out, drafting.draft(settings), settings.run)
     out.print()
     code = _run(settings, as_json=False, overwrite=True)
     out.print("\n[bold]first rows[/bold]")
     click.echo(_first_rows(settings.run.output))
-    out.print(f"\nsettings: {file}\ntable:    {settings.run.output}/parquet and {settings.run.output}/csv")
+    out.print(f"\nsettings: {file}\ntable:    parquet and csv in {settings.run.output}")
     out.print(f"next:     geopipe plan {file}   or edit it and   geopipe run {file} --overwrite")
     return code
 
 
-def _first_rows(output: Path, count: int = 8) -> str:
+def _first_rows(output: str, count: int = 8) -> str:
     import pandas as pd
     import pyarrow.dataset as ds
+    from pyarrow.fs import FileSystem
 
+    fs, root = FileSystem.from_uri(output)
     with pd.option_context("display.width", shutil.get_terminal_size((120, 24)).columns, "display.max_columns", 30):
-        return str(ds.dataset(output / "parquet").head(count).to_pandas())
+        return str(ds.dataset(f"{root}/parquet", filesystem=fs).head(count).to_pandas())
 
 
 @cli.group()

@@ -14,7 +14,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,42 +47,63 @@ def check_output(output: Path, overwrite: bool) -> None:
         MachineError: it cannot be written.
     """
     if output.exists() and not output.is_dir():
-        raise PlanError(f"run.output = {output} is a file", "give a folder")
+        raise PlanError(f"{output} is a file", "give a folder")
     if output.is_dir():
         entries = {p.name for p in output.iterdir()}
-        done = finished(output)
-        if entries and not done and STAGING not in entries:
-            raise PlanError(
-                f"run.output = {output} holds {len(entries)} entries ({', '.join(sorted(entries)[:3])}, ...) "
-                f"and no run of geopipe; it is left as it is",
-                "choose an empty or a new folder",
-            )
-        if done and not overwrite:
-            raise PlanError(
-                f"run.output = {output} holds a finished run", "give --overwrite to replace it, or another run.output"
-            )
-        for form in FORMATS:
-            foreign = [p.name for p in (output / form).rglob("*") if not (p.is_dir() or is_ours(p.name))]
-            if foreign:
-                raise PlanError(
-                    f"{output / form} holds {len(foreign)} files that no run wrote ({', '.join(sorted(foreign)[:3])})",
-                    "move them elsewhere: an overwrite replaces the folder",
-                )
+        done = finished(output) is not None
+        inside = (p for form in FORMATS for p in (output / form).rglob("*") if not p.is_dir())
+        files = {p.relative_to(output).as_posix() for p in inside}
+        refuse(output, done, () if done or STAGING in entries else entries, files, overwrite)
     try:
         with tempfile.TemporaryFile(dir=existing(output)):
             pass
     except OSError as error:
         raise MachineError(
-            f"run.output = {output} cannot be written: {error.strerror} in {existing(output)}",
-            "choose another run.output, or permit this user to write there",
+            f"{output} cannot be written: {error.strerror} in {existing(output)}",
+            "choose another folder, or permit this user to write there",
         ) from None
+
+
+def refuse(output: Path | str, done: bool, strange: Collection[str], files: Collection[str], overwrite: bool) -> None:
+    """Refuse an output, a folder or an object store, for what is in it.
+
+    Args:
+        done: whether that is a finished run.
+        strange: what makes it an output of somebody else.
+        files: what lies in the folders of the formats.
+
+    Raises:
+        PlanError: it holds a finished run (without `overwrite`), or is not geopipe's.
+    """
+    if strange:
+        raise PlanError(
+            f"{output} holds {len(strange)} entries ({', '.join(sorted(strange)[:3])}, ...) "
+            f"and no run of geopipe; it is left as it is",
+            "choose an empty or a new place",
+        )
+    if done and not overwrite:
+        raise PlanError(f"{output} holds a finished run", "give --overwrite to replace it, or another run.output")
+    foreign = sorted(name for name in files if not is_ours(name.rpartition("/")[2]))
+    if foreign:
+        raise PlanError(
+            f"{output} holds {len(foreign)} files that no run wrote ({', '.join(foreign[:3])})",
+            f"move them elsewhere: a run alone fills the folders {' and '.join(FORMATS)}",
+        )
 
 
 def finished(output: Path) -> dict[str, Any] | None:
     """What `_SUCCESS` says, where a finished run of geopipe is here; others write such files, too."""
     try:
-        success = json.loads((output / SUCCESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return success_of((output / SUCCESS).read_bytes())
+    except OSError:
+        return None
+
+
+def success_of(text: bytes) -> dict[str, Any] | None:
+    """What a `_SUCCESS` says; None where it is not geopipe's."""
+    try:
+        success = json.loads(text)
+    except ValueError:
         return None
     return success if isinstance(success, dict) and "plan_hash" in success else None
 
@@ -108,8 +129,8 @@ def locked(output: Path, run_id: str) -> Iterator[None]:
         except OSError:
             lock.seek(0)
             raise MachineError(
-                f"run.output = {output} is in use by {lock.read().strip() or 'another run'}",
-                "wait for that run to end, or choose another run.output",
+                f"{output} is in use by {lock.read().strip() or 'another run'}",
+                "wait for that run to end, or choose another folder",
             ) from None
         lock.truncate(0)
         lock.write(f"run {run_id}, process {os.getpid()} on {socket.gethostname()}")
@@ -349,6 +370,22 @@ def publish(output: Path, staged: Path) -> None:
     for left in (output / STAGING).iterdir():
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
+
+
+def remove(output: Path) -> None:
+    """Remove the finished run from a folder, and nothing else. `_SUCCESS` goes last, so that it can be done again.
+
+    Raises:
+        MachineError: a file cannot be removed.
+    """
+    try:
+        for form in FORMATS:
+            if (output / form).exists():
+                shutil.rmtree(output / form)
+        for name in (MANIFEST, SETTINGS, SUCCESS):
+            (output / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise fault(error, output) from error
 
 
 def _write_durably(path: Path, lines: Iterable[str]) -> None:

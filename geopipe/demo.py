@@ -333,7 +333,10 @@ _SETTINGS = """\
 
 [run]
 name = "demo"  # a label: letters, digits, . _ - (default "run")
-output = "{output}"  # the folder of the finished table
+output = "{output}"  # the folder of the finished table, or the prefix of an object store (see staging)
+# staging = "work"  # needed where output is an object store: the folder, which all nodes share, where the run works
+# until its table is sent: output = "s3://bucket/prefix" (or gs://, abfs://), options of the store behind it:
+# "s3://bucket/prefix?endpoint_override=host:9000&scheme=http&region=us-east-1". Credentials come from the environment.
 
 [grid]  # where all layers are brought to: a cell of the grid is a row of the table
 crs = "EPSG:32632"  # authority code, WKT or PROJ text (no default)

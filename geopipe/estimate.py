@@ -171,5 +171,5 @@ def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
         raise PlanError(
             f"the output would take up to {needed.output_bytes / MB:,.0f} MB; "
             f"{machine.free_disk / MB:,.0f} MB are free",
-            "choose another run.output, fewer export.formats, or a coarser grid",
+            "choose another run.output (with an object store: run.staging), fewer export.formats, or a coarser grid",
         )

@@ -258,7 +258,7 @@ def fault(error: OSError, path: Path) -> MachineError:
         return MachineError(
             f"the disk is full: {path} could not be written, {free:,} bytes are free", "make room, then start again"
         )
-    return MachineError(f"{path} cannot be written: {error.strerror}", "choose another run.output, or mend it")
+    return MachineError(f"{path} cannot be written: {error.strerror}", "choose another folder, or mend it")
 
 
 def existing(path: Path) -> Path:

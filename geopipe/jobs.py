@@ -20,7 +20,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from geopipe import connections, machine, pipeline, requests, states, store
+from geopipe import connections, drafting, machine, requests, states, store
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.home import home
 from geopipe.recorder import prepare_database
@@ -91,7 +91,7 @@ def _start_head() -> str:
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}"]
     command += [
         f"--num-cpus={machine.cpus()}",
-        f"--object-store-memory={pipeline.OBJECT_STORE}",
+        f"--object-store-memory={drafting.OBJECT_STORE}",
         "--disable-usage-stats",
     ]
     environment = os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
@@ -153,7 +153,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
         command = shlex.join([*python, "run", "settings.toml", "--run-id", run_id, *how])
-        told: dict[str, Any] = {"name": settings.run.name, "output": str(settings.run.output)}
+        told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output}
         told["ray_job_id"] = job_id(run_id)
         told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
         _note(run_id, "pending", told, before.attempt + 1 if before else 1)

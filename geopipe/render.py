@@ -16,12 +16,14 @@ from geopipe.errors import SettingsError
 from geopipe.grid import crs_of, projected_bounds
 from geopipe.layer import Band, Header, Variable
 from geopipe.layerplan import LayerPlan
+from geopipe.objects import Stored
 from geopipe.pipeline import Summary
 from geopipe.plan import Plan
 from geopipe.relation import TableHeader, TablePlan
 from geopipe.resampling import Way
 from geopipe.screen import console as console
 from geopipe.screen import size as size
+from geopipe.settings import Run
 from geopipe.validate import Report
 
 HOW = {
@@ -166,8 +168,8 @@ def tables(out: Console, found: Sequence[TableHeader]) -> None:
 # ---------------------------------------------------------------- plans
 
 
-def plan(out: Console, made: Plan) -> None:
-    """The whole plan: grid, layers, strategy, predictions."""
+def plan(out: Console, made: Plan, run: Run) -> None:
+    """The whole plan: grid, layers, strategy, predictions, and where the table is made and goes to."""
     grid, estimate, machine = made.grid, made.estimate, made.machine
     out.print(f"[bold]plan {made.name}[/bold]  {made.hash[:16]}")
     _facts(
@@ -193,7 +195,8 @@ def plan(out: Console, made: Plan) -> None:
             "memory": f"{size(estimate.peak_bytes)} at most; {size(machine.memory)} to use",
             "output": f"{estimate.rows:,} rows at most, about {size(estimate.output_bytes)}; "
             f"{size(machine.free_disk)} free",
-        },
+        }
+        | ({"table": f"made in {run.folder}, then sent to {run.store}"} if run.store else {}),
     )
     if estimate.exchange_bytes:
         waves = -(-len(made.keys) // estimate.wave_tiles)
@@ -202,6 +205,11 @@ def plan(out: Console, made: Plan) -> None:
         _facts(out, {"exchanged": text})
     for note in made.notes:
         out.print(f"  [yellow]note[/yellow]         {note}")
+
+
+def places(run: Run) -> dict[str, str | None]:
+    """Where the table goes to, and where it is made, as JSON values."""
+    return {"output": run.output, "staging": run.staging}
 
 
 def _chosen(made: Plan) -> dict[str, str]:
@@ -310,6 +318,22 @@ def status(out: Console, found: Status) -> None:
         if not found.holder:
             told["next"] = "geopipe run SETTINGS --resume"
         _facts(out, told)
+
+
+def stored(out: Console, found: Stored) -> None:
+    """What is under a prefix of an object store."""
+    done, told = found.finished, {"output": found.uri}
+    if done is None:
+        out.print("[bold]a table is on its way here, or was cut short[/bold]")
+        told["next"] = "geopipe run SETTINGS --resume, if nobody is sending it"
+        _facts(out, {"objects": f"{found.objects:,}, and no _SUCCESS"} | told)
+        return
+    out.print(f"[bold]{done.get('name', 'a run')} is finished[/bold]  run {done.get('run_id', '')}")
+    if found.missing:
+        more = f" and {len(found.missing) - SHOWN:,} more" if len(found.missing) > SHOWN else ""
+        told["missing"] = f"{', '.join(found.missing[:SHOWN])}{more} (not there, or of another size)"
+    counts = f"{done['rows']:,} in {done['files']:,} files, {size(done['bytes'])}"
+    _facts(out, {"rows": counts, "plan": done["plan_hash"][:16]} | told)
 
 
 def status_json(found: Status) -> dict[str, Any]:

@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -57,17 +67,41 @@ def _texts(value: Any) -> Any:
 
 class Run(Section):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
-    output: Path = Path("output")
+    output: str = "output"
+    staging: str | None = Field(None, min_length=1, validate_default=True)
 
-    @field_validator("output", mode="before")
+    @field_validator("output")
     @classmethod
-    def _output_is_a_folder(cls, value: Any) -> Any:
-        if isinstance(value, str) and "://" in value:
-            raise ValueError(
-                "the output must be a folder on a file system: finished tables are put in place by renaming; "
-                "copy the folder to the object store when the run is done, _SUCCESS last"
-            )
+    def _output_is_a_folder_or_a_store(cls, value: str) -> str:
+        if uris.is_store(value) and (problem := uris.store_problem(value)):
+            raise ValueError(problem)
         return value
+
+    @field_validator("staging")
+    @classmethod
+    def _staging_is_for_a_store(cls, value: str | None, info: ValidationInfo) -> str | None:
+        store = uris.is_store(info.data.get("output", ""))
+        if store and value is None:
+            raise PydanticCustomError(
+                "staging",
+                "run.output is an object store, which has no rename; a run needs a folder to work in",
+                {"cure": 'add staging = "<a folder>", on a file system that all nodes share'},
+            )
+        if value is not None and uris.is_store(value):
+            raise ValueError("it must be a folder: a run works there and renames its files")
+        if value is not None and not store:
+            raise ValueError("run.output is a folder, and a run works there: leave staging out")
+        return value
+
+    @property
+    def store(self) -> str | None:
+        """The URI of the object store that the finished table is sent to; None where the output is a folder."""
+        return self.output if uris.is_store(self.output) else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the run works: the output, or `staging` where that is an object store."""
+        return Path(self.staging or self.output)
 
 
 class GridSettings(Section):
@@ -360,7 +394,8 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
         return uris.absolute(path, folder)
 
     layers = tuple(s.model_copy(update={"path": tuple(full(p) for p in s.path)}) for s in settings.layers)
-    run = settings.run.model_copy(update={"output": Path(full(str(settings.run.output)))})
+    folders = {key: full(path) for key in ("output", "staging") if (path := getattr(settings.run, key)) is not None}
+    run = settings.run.model_copy(update=folders)
     grid = settings.grid
     named = {key: full(path) for key in ("like", "mask") if (path := getattr(grid, key)) is not None}
     grid = grid.model_copy(update=named)
@@ -389,7 +424,7 @@ def _explain(error: ValidationError, path: Path, text: str, given: dict[str, Any
             return SettingsError(f"{path}: there is no [[layers]]", "add at least one, with name and path")
         return SettingsError(f"{where}: {dotted} is missing", f"add {name} = ...")
     message = first["msg"].removeprefix("Value error, ")
-    plain = keys and not isinstance(first["input"], dict | list | Settings) and "password" not in message
+    plain = keys and not isinstance(first["input"], dict | list | Settings | None) and "password" not in message
     shown = f" = {first['input']!r}" if plain else ""
     if not keys:
         twice = re.search(r"named '(\w+)'", message)
@@ -397,9 +432,8 @@ def _explain(error: ValidationError, path: Path, text: str, given: dict[str, Any
         return SettingsError(f"{path}:{line}: {message}", "rename one of the two")
     # a value may be of one of several types: say all that would do
     alike = [e["msg"] for e in error.errors() if _keys(e["loc"]) == keys]
-    return SettingsError(
-        f"{where}: {dotted}{shown}: {' or '.join(dict.fromkeys([message, *alike[1:]]))}", f"correct {dotted}"
-    )
+    cure = first.get("ctx", {}).get("cure", f"correct {dotted}")
+    return SettingsError(f"{where}: {dotted}{shown}: {' or '.join(dict.fromkeys([message, *alike[1:]]))}", cure)
 
 
 def _keys(loc: tuple[int | str, ...]) -> list[int | str]:

@@ -23,6 +23,13 @@ REMOTE = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis
 """GDAL's names of remote files, by scheme. rasterio knows them, but not where the file is a part of a longer name."""
 
 
+STORES = ("s3", "gs", "gcs", "abfs", "abfss")
+"""Schemes of the object stores that a table can be sent to."""
+
+SECRET = re.compile(r"[?&#][^=&]*(key|secret|token|password|sig)[^=&]*=", re.I)
+"""An option in the query of a URI that only a secret can follow."""
+
+
 class Subdataset(NamedTuple):
     """A name of the form PREFIX:"file":variable, in its parts."""
 
@@ -65,6 +72,34 @@ def has_password(path: str) -> bool:
     if parts.scheme not in ("postgresql", "postgres"):
         return False
     return parts.password is not None or "password" in parse_qs(parts.query, keep_blank_values=True)
+
+
+def is_store(output: str) -> bool:
+    """Whether an output is an object store, and not a folder."""
+    return "://" in output
+
+
+def store_problem(uri: str) -> str:
+    """What is wrong with the URI of an object store, or nothing. The text never repeats the URI: it may have a secret.
+
+    A secret need not be quoted ("/" in it ends the authority), so that any colon where no port can be counts as one.
+    """
+    parts = urlsplit(uri)
+    user, at, host = parts.netloc.rpartition("@")
+    _, colon, port = host.partition(":")
+    has_port = parts.scheme.startswith("abfs") and port.isdigit()
+    if ":" in user or (at and parts.scheme == "s3") or (colon and not has_port) or SECRET.search(uri):
+        return (
+            "there is a password or a secret key in it; settings are copied to the output. Give it in the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_...) or in a file of "
+            "the store's own tools"
+        )
+    if parts.scheme not in STORES or not parts.netloc:
+        return (
+            "the output is a folder, s3://bucket/prefix, gs://bucket/prefix, or "
+            "abfs://container@account.dfs.core.windows.net/prefix"
+        )
+    return ""
 
 
 def absolute(path: str, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""One Ray session, one Postgres and one Prometheus for all tests."""
+"""One Ray session, one Postgres, one Prometheus and one object store for all tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import object_store as s3
 import postgres_server as postgres
 import prometheus_server as prometheus
 import pytest
@@ -94,3 +95,9 @@ def monitor_server() -> Iterator[postgres.Server]:
 def monitor_dsn(monitor_server: postgres.Server) -> str:
     """The address of the monitor's tables."""
     return monitor_server.dsn
+
+
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.ObjectStore]:
+    """An S3 server of the tests' own; whoever uses it sets `object_store.ENVIRONMENT`."""
+    with s3.server(tmp_path_factory.mktemp("s3")) as running:
+        yield running

@@ -18,7 +18,7 @@ import pytest
 from affine import Affine
 from helpers import call, write_raster
 
-from geopipe import cli, demo, pipeline, settings
+from geopipe import cli, demo, drafting, pipeline, settings
 from geopipe.errors import GeopipeError, MachineError, PlanError
 
 GEOPIPE = [sys.executable, "-c", "from geopipe.cli import main; main()"]
@@ -245,7 +245,7 @@ def test_usage_errors_exit_with_2(small: Path, capsys: pytest.CaptureFixture[str
 
 
 def planned(file: Path, *flags: str) -> pipeline.Plan:
-    return pipeline.draft(settings.load(file, flags))
+    return drafting.draft(settings.load(file, flags))
 
 
 def test_keys_of_the_plan_have_their_effect(trial: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_settings_load_and_spell_out_the_defaults(settings_file: Path, monke
     monkeypatch.delenv("GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING")
     settings = load(settings_file)
     assert settings.run.name == "demo"
-    assert settings.run.output == settings_file.parent / "output"
+    assert settings.run.folder == settings_file.parent / "output"
     assert settings.merge.how == "outer"
     assert settings.export.formats == ("parquet", "csv")
     for name in ("resampling", "merge", "monitoring", "engine"):
@@ -91,7 +91,8 @@ def test_the_settings_load_and_spell_out_the_defaults(settings_file: Path, monke
 
 
 def test_the_examples_behind_comment_signs_are_valid() -> None:
-    text = re.sub(r"^# (?=\w+ = )", "", demo.settings_text("data", "output"), flags=re.M)
+    # staging is for an object store
+    text = re.sub(r"^# (?=\w+ = )", "", demo.settings_text("data", "s3://bucket/table"), flags=re.M)
     values = tomllib.loads(text)
     assert {section: set(table) for section, table in values.items() if section != "layers"} == {
         section: set(keys) for section, keys in schema().items() if section != "layers"

@@ -20,7 +20,7 @@ from helpers import write_raster
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
-from geopipe import engine, pipeline, points, raster, settings, sweep
+from geopipe import drafting, engine, pipeline, points, raster, settings, sweep
 from geopipe.errors import SourceError
 from geopipe.layer import Source
 from geopipe.local import run_local
@@ -116,7 +116,7 @@ def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
     file = write_settings(tmp_path_factory.mktemp("any"), sources)
     common = (f"grid.bounds={bounds}", "merge.how=grid")
     plans = [
-        pipeline.draft(settings.load(file, (*common, *flags)))
+        drafting.draft(settings.load(file, (*common, *flags)))
         for flags in (
             ("resampling.window_size=2048",),
             (f"resampling.window_size={window_size}", f"merge.strategy={strategy}", f"engine.workers={workers}"),
@@ -158,7 +158,7 @@ def test_tables_come_through_the_exchange_to_the_bit(
 def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
     sources: Path, tmp_path: Path, ray_session: None, strategy: str
 ) -> None:
-    plan = pipeline.draft(settings.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
+    plan = drafting.draft(settings.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
     before = set(tmp_path.rglob("*"))
     merged = engine.merge(plan).materialize()
     assert set(tmp_path.rglob("*")) == before
@@ -248,7 +248,7 @@ def test_a_broken_source_may_be_skipped_and_changes_nothing_else(
 
 def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine tiles open each file once."""
-    plan, opened, real = pipeline.draft(settings.load(write_settings(tmp_path, sources))), [], raster.open_raster
+    plan, opened, real = drafting.draft(settings.load(write_settings(tmp_path, sources))), [], raster.open_raster
 
     def counting(uri: str, where: str, layer: str | None):  # type: ignore[no-untyped-def]
         opened.append(uri)
@@ -291,7 +291,7 @@ def test_two_hundred_layers(sources: Path, tmp_path: Path, ray_session: None, st
         text += f'[[layers]]\nname = "l{n}"\npath = "{sources / kinds[n % 3]}.tif"\n'
     (tmp_path / "s.toml").write_text(text)
     loaded = settings.load(tmp_path / "s.toml", (f"merge.strategy={strategy}", "merge.how=grid"))
-    (table,) = run_local(pipeline.draft(loaded), lambda _tile, table: table)
+    (table,) = run_local(drafting.draft(loaded), lambda _tile, table: table)
     summary = pipeline.run(loaded)
     assert ds.dataset(summary.output / "parquet").to_table().equals(table)
     assert table.num_columns == 204

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from test_export import finish
 from test_validate import SETTINGS, edit_manifest, errors, forge, make_settings, rewrite, run
 
-from geopipe import events, export, pipeline, settings
+from geopipe import drafting, events, export, pipeline, settings
 from geopipe.commit import Staging, check_output
 from geopipe.errors import MachineError, PlanError, RunError, SettingsError
 from geopipe.export import Receipt
@@ -370,7 +370,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(
     file: Path, flags: tuple[str, ...], message: str, cure: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        pipeline.draft(settings.load(file, flags))
+        drafting.draft(settings.load(file, flags))
     assert message in caught.value.message
     assert cure in caught.value.cure
 

@@ -16,7 +16,7 @@ import pytest
 import rasterio
 from helpers import call, north_up, write_raster
 
-from geopipe import pipeline, raster, settings
+from geopipe import drafting, pipeline, raster, settings
 from geopipe.checks import check_receipts, facts_of
 from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export import Receipt
@@ -76,7 +76,7 @@ def box(left: float, top: float, right: float, bottom: float) -> list[tuple[floa
 
 
 def draft(file: Path, *flags: str) -> Plan:
-    return pipeline.draft(settings.load(file, flags))
+    return drafting.draft(settings.load(file, flags))
 
 
 def table_of(plan: Plan) -> pa.Table:

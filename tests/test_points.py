@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from postgres_server import PASSWORD, Server
 
-from geopipe import pipeline, points, relation, settings, sparse
+from geopipe import drafting, points, relation, settings, sparse
 from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
@@ -758,5 +758,5 @@ def test_a_union_needs_a_raster(few: Path, tmp_path: Path) -> None:
     text = f'[grid]\ncrs = "{UTM}"\nresolution = 10\n[[layers]]\nname = "p"\npath = "few.parquet"\nvalues = "w"\n'
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(SettingsError, match="nothing says where the grid is") as caught:
-        pipeline.draft(settings.load(tmp_path / "s.toml"))
+        drafting.draft(settings.load(tmp_path / "s.toml"))
     assert "grid.bounds" in caught.value.cure

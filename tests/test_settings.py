@@ -40,7 +40,7 @@ def load(folder: Path, text: str, *flags: str) -> settings.Settings:
         (GOOD + "[[layers]]\nname = 'b'\n", "s.toml:9", "layers[1].path is missing", "add path"),
         (GOOD.replace("90", "'ninety'"), "s.toml:5", "grid.resolution = 'ninety'", "correct grid.resolution"),
         (GOOD + "kind = 'class'\n", "s.toml:9", "layers[0].kind = 'class'", "correct layers[0].kind"),
-        (GOOD.replace("[run]", "[run]\noutput = 's3://b/t'"), "s.toml:2", "must be a folder", "correct run.output"),
+        (GOOD.replace("[run]", "[run]\noutput = 's3://b/t'"), "s.toml:1", "an object store", "add staging ="),
         (GOOD + "scale = 0\n", "s.toml:9", "a scale of 0", "correct layers[0].scale"),
         (GOOD.replace('"a"', '"a b"'), "s.toml:7", "layers[0].name = 'a b'", "correct layers[0].name"),
         (GOOD + "[resampling]\nwindow_size = 1000\n", "s.toml:10", "multiple of 512", "correct"),
@@ -108,7 +108,7 @@ def test_relative_paths_start_at_the_settings_file(tmp_path: Path, monkeypatch: 
     loaded = load(tmp_path, GOOD.replace("a.tif", "sub/../a.tif"), "grid.like=like.tif", "run.output=out")
     assert loaded.layers[0].path == (str(tmp_path / "a.tif"),)
     assert loaded.grid.like == str(tmp_path / "like.tif")
-    assert loaded.run.output == tmp_path / "out"
+    assert loaded.run.folder == tmp_path / "out"
 
 
 @pytest.mark.parametrize("path", ["s3://bucket/a.tif", "/vsizip/a.zip/a.tif", "GTIFF_DIR:2:a.tif", "/abs/a.tif"])

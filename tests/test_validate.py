@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, north_up, plan_of, write_raster
 
-from geopipe import checks, ledger, pipeline, settings
+from geopipe import checks, drafting, ledger, pipeline, settings
 from geopipe.checks import Facts, Finding, VariableFacts, check_receipts, facts_of
 from geopipe.commit import Staging
 from geopipe.errors import PlanError, RunError
@@ -199,7 +199,7 @@ def test_a_skipped_layer_is_no_finding(file: Path, tmp_path: Path) -> None:
 
 
 def test_the_facts_survive_their_json(file: Path) -> None:
-    facts = facts_of(pipeline.draft(settings.load(file)))
+    facts = facts_of(drafting.draft(settings.load(file)))
     again = Facts.parse(json.loads(json.dumps(facts.describe())))
     assert replace(again, grid=facts.grid) == facts
     assert replace(again.grid, crs=facts.grid.crs) == facts.grid

@@ -10,7 +10,7 @@ import pytest
 from affine import Affine
 from helpers import north_up, plan_of, raster_of, table_of, write_raster
 
-from geopipe import pipeline, raster, settings
+from geopipe import drafting, raster, settings
 from geopipe.errors import SettingsError, SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
@@ -73,12 +73,12 @@ def test_fractions_true_finds_the_classes_that_the_grid_meets(tmp_path: Path) ->
         f'[grid]\ncrs = "{UTM}"\nresolution = 100\nbounds = [500000, 4999800, 500200, 5000000]\n'
         '[[layers]]\nname = "a"\npath = "a.tif"\nkind = "categorical"\nfractions = true\n'
     )
-    plan = pipeline.draft(settings.load(file))
+    plan = drafting.draft(settings.load(file))
     assert [v.name for v in plan.spec.variables] == ["a", "a_0", "a_1", "a_2", "a_3", "a_5", "a_7", "a_8"]
     continuous = file.read_text().replace("categorical", "continuous")
     file.write_text(continuous)
     with pytest.raises(SettingsError, match="layer a: fractions = true makes no sense for kind = 'continuous'"):
-        pipeline.draft(settings.load(file))
+        drafting.draft(settings.load(file))
 
 
 @pytest.mark.parametrize("way", WAYS)
