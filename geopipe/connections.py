@@ -20,6 +20,7 @@ from geopipe.errors import MachineError
 from geopipe.migrations import HEAD, RELATIONS, REVISIONS, VERSION_TABLE
 
 DSN, DSN_FILE = "GEOPIPE_MONITORING_DSN", "GEOPIPE_MONITORING_DSN_FILE"
+INVALID = "an address that is not valid"
 UPGRADE = "run `geopipe db upgrade`"
 
 
@@ -76,7 +77,11 @@ def masked(dsn: str) -> str:
     try:
         parts = parse_dsn(dsn)
     except psycopg2.Error:
-        return "an address that is not valid"
+        return INVALID
+    # of a password with / or @ in it libpq makes a port, a host or a database
+    suspect = "".join(parts.get(name, "") for name in ("host", "port", "dbname", "user"))
+    if "@" in suspect or parts.get("port", "").strip("0123456789,"):
+        return INVALID
     user = f"{parts['user']}@" if parts.get("user") else ""
     port = f":{parts['port']}" if parts.get("port") else ""
     service = f" (service {parts['service']})" if parts.get("service") else ""
@@ -218,7 +223,8 @@ def check_schema(dsn: str, found: str | None, *, old: bool = False) -> None:
 
 def old_tables(cursor: Any) -> list[str]:
     cursor.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(%s)",
+        "SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace "
+        "AND relname = ANY(%s)",
         ([*RELATIONS, "experiments"],),
     )
     return [str(name) for (name,) in cursor.fetchall()]

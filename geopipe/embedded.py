@@ -155,10 +155,32 @@ def _pid(place: _Place) -> int | None:
         return None
     except PermissionError:
         pass
-    command = Path(f"/proc/{pid}/comm")  # only Linux has it; elsewhere the server itself sees what is stale
-    with suppress(OSError):
-        return pid if "postgres" in command.read_text() else None
+    with suppress(OSError):  # only Linux has /proc; elsewhere a number that is in use again is taken for the server
+        name, _, state = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+        return pid if name == "postgres" and state.split()[0] != "Z" else None
     return pid
+
+
+def _wait_for_orphans(place: _Place) -> None:
+    """Wait for what a killed server left at work on the data: a second server beside it would destroy them.
+
+    Raises:
+        MachineError: it does not end.
+    """
+    end = time.monotonic() + WAIT
+    while orphans := [p.parent.name for p in Path("/proc").glob("[0-9]*/cwd") if _links_to(p, place.data)]:
+        if time.monotonic() > end:
+            raise MachineError(
+                f"processes {', '.join(orphans)} of a killed server still work in {place.data}",
+                "end them (kill, not kill -9), and try again",
+            )
+        time.sleep(0.05)
+
+
+def _links_to(link: Path, folder: Path) -> bool:
+    with suppress(OSError):
+        return os.readlink(link) == str(folder.resolve())
+    return False
 
 
 def _url(place: _Place) -> str:
@@ -400,14 +422,16 @@ def _start(place: _Place, programs: Path) -> None:
     Raises:
         MachineError: it does not start on any of some ports.
     """
-    pidfile, log = place.data / "postmaster.pid", place.folder / "log"
-    pidfile.unlink(missing_ok=True)  # of a process that is gone, or is no Postgres: we hold the lock, and looked
+    log = place.folder / "log"
+    _wait_for_orphans(place)
+    # Postgres itself takes any live process of this number for a server, also one that nobody has reaped. It is none,
+    # nothing works on the data, and we hold the lock.
+    (place.data / "postmaster.pid").unlink(missing_ok=True)
     if log.exists():
         os.replace(log, place.folder / "log.old")
     _write(log, "")
     if place.user is not None:
         os.chown(log, pwd.getpwnam(place.user).pw_uid, -1)
-    said = ""
     for _ in range(5):
         port = _port(place)
         options = f"-h 127.0.0.1 -p {port} -k ''"
@@ -417,7 +441,7 @@ def _start(place: _Place, programs: Path) -> None:
             _write(place.folder / "port", str(port))
             _write(place.folder / "host", socket.gethostname())
             return
-        said = next((line for line in place.read("log").splitlines() if "FATAL" in line or "ERROR" in line), "")
+        said = "; ".join(place.read("log").splitlines()[-3:])
         if "bind" not in place.read("log"):
             break
         (place.folder / "port").unlink(missing_ok=True)  # taken since we looked

@@ -56,8 +56,8 @@ def set_aside(cursor: Any) -> dict[str, str]:
         MachineError: the tables are ours, and only the table with their revision is gone.
     """
     cursor.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(%s) "
-        "AND relkind = ANY('{r,p,v,m,f}') ORDER BY relname",
+        "SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace "
+        "AND relname = ANY(%s) AND relkind = ANY('{r,p,v,m,f}') ORDER BY relname",
         (list(RELATIONS),),
     )
     found = [str(name) for (name,) in cursor.fetchall()]

@@ -47,7 +47,7 @@ def a_run(sources: int = 3, count: int = 60) -> list[dict[str, Any]]:
 
 def query(dsn: str, text: str, *parameters: Any) -> list[tuple[Any, ...]]:
     with closing(psycopg2.connect(dsn)) as connected, connected, connected.cursor() as cursor:
-        cursor.execute(text, parameters)
+        cursor.execute(text, parameters or None)
         return list(cursor.fetchall()) if cursor.description else []
 
 

@@ -119,24 +119,32 @@ COMMENT ON COLUMN pipeline_sources.seq IS 'the highest sequence number that has 
 
 -- Works with the rights of the owner, so that the role that writes needs no CREATE. Its search path is that of the
 -- upgrade: the schema and nothing else. One call at a time makes partitions; a table is made first and attached then,
--- because that does not wait for those who write into other days.
+-- because that does not wait for those who write into other days. It looks into pg_class and not by to_regclass, whose
+-- cache does not know what another transaction made while this one waited.
 CREATE FUNCTION geopipe_partitions(day date) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     parents constant text[] := ARRAY['pipeline_logs', 'pipeline_events', 'pipeline_metrics'];
     suffix text;
+    there text[];
     parent text;
 BEGIN
     IF day IS NULL OR day NOT BETWEEN date '1970-01-01' AND date '9999-12-30' THEN
         RAISE EXCEPTION 'geopipe_partitions: % is no day of a run', day USING ERRCODE = 'invalid_parameter_value';
     END IF;
     suffix := to_char(day, '"_"YYYYMMDD');
-    IF (SELECT bool_and(to_regclass(quote_ident(p || suffix)) IS NOT NULL) FROM unnest(parents) p) THEN
+    there := ARRAY(SELECT relname FROM pg_class
+                   WHERE relnamespace = quote_ident(current_schema())::regnamespace
+                   AND relname IN (SELECT unnest(parents) || suffix));
+    IF cardinality(there) = cardinality(parents) THEN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(7166461129431216132);
+    there := ARRAY(SELECT relname FROM pg_class
+                   WHERE relnamespace = quote_ident(current_schema())::regnamespace
+                   AND relname IN (SELECT unnest(parents) || suffix));
     FOREACH parent IN ARRAY parents LOOP
-        IF to_regclass(quote_ident(parent || suffix)) IS NULL THEN
+        IF NOT (parent || suffix) = ANY (there) THEN
             EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
                            parent || suffix, parent);
             EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
