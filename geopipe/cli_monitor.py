@@ -16,6 +16,7 @@ import click
 
 from geopipe.cli_options import HELP, json_option, print_json
 from geopipe.errors import Terminated
+from geopipe.watched import KINDS, LEVELS, SHOWN
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection
@@ -106,7 +107,7 @@ def _left_out(shown: int, total: int, what: str) -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(["pending", "running", "stale", "paused", "completed", "failed", "cancelled"]),
+    type=click.Choice(SHOWN),
     help="Runs in this state; may be given again. Stale: not heard of for a minute.",
 )
 @since_option
@@ -227,7 +228,7 @@ def _watch_lines(out: Console, found: Iterator[Look | Away], every: float, as_js
 @run_argument
 @click.option(
     "--level",
-    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
+    type=click.Choice(list(LEVELS), case_sensitive=False),
     help="Records of this level and above.",
 )
 @click.option("--stage", help="Records of this stage: read, merge, write.")
@@ -316,9 +317,7 @@ def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit:
 
 @monitor.command()
 @run_argument
-@click.option(
-    "--type", "kind", type=click.Choice(["memory", "cpu", "throughput", "disk"]), help="Only these; without it all."
-)
+@click.option("--type", "kind", type=click.Choice(list(KINDS)), help="Only these; without it all.")
 @since_option
 @json_option
 def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) -> None:

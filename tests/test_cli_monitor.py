@@ -543,7 +543,7 @@ def test_watch_fits_80_by_24_and_draws_over_itself(terminal: Callable[..., Termi
     assert len(screen) <= 24
     told = "\n".join(screen)
     assert re.match(r"world  [0-9a-f]{8}-[0-9a-f]{4}  running for \d+:\d\d, about \d+:\d\d left\n  /data/runs", told)
-    assert re.search(r"  read   ━+.* 68%  1,980/2,900  \S+( M)? cells/s  \d:\d\d", told), told
+    assert re.search(r"  read   ━+.* 68%  1,980/2,900 +\S+( M)? cells/s  \d:\d\d", told), told
     assert re.search(r"  node +cpu  processes +memory  store  spilled  disk free\n  worker-1 ", told)
     assert re.search(r"  14 errors, 1 warning\n(  \d\d:\d\d:\d\d .*\n?)+$", told)
 
