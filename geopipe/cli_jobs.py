@@ -197,7 +197,7 @@ def _tell(run: Run, as_json: bool) -> None:
     from geopipe.screen import clean
 
     share = "" if run.share is None else f"  {run.share:.0%}"
-    asked = f"  asked to {run.request}" if run.request and not run.ended else ""
+    asked = f"  asked to {run.request}" if run.request and run.state == "running" else ""
     attempt = f"  attempt {run.attempt}" if run.attempt > 1 else ""
     click.echo(f"{run.run_id}  {clean(run.name)}  {run.shown}{share}{attempt}{asked}  {clean(run.output or '')}")
     if run.error and sys.stdout.isatty():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import os
 import shlex
 import socket
@@ -122,7 +123,9 @@ def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient  # loads half of Ray, which asking the database must not
 
     try:
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
+        logging.getLogger("ray").setLevel(logging.WARNING)  # how it packs and sends is of no concern here
+        return client
     except Exception as error:  # Ray raises what it meets: RuntimeError, ConnectionError, AuthenticationError
         raise MachineError(
             f"no Ray cluster takes jobs at {address}: {_first_line(error)}",

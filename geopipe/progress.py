@@ -91,15 +91,16 @@ def progress(interval: float, quiet: bool) -> Iterator[Callable[[Snapshot], None
 
 
 def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]:
-    due = time.monotonic() + interval
+    due, told = time.monotonic() + interval, False
 
     def show(snapshot: Snapshot) -> None:
-        nonlocal due
+        nonlocal due, told
         ended = all(
             snapshot.stages[s].tiles >= t if s in snapshot.stages else False for s, t in snapshot.totals.items()
         )
-        if time.monotonic() < due and not ended:
+        if time.monotonic() < due and (told or not ended):
             return
+        told = ended
         due = time.monotonic() + interval
         parts = []
         for stage, total in snapshot.totals.items():

@@ -22,7 +22,7 @@ from geopipe import database as databases
 from geopipe import role, store
 from geopipe.coordinates import PixelGrid
 from geopipe.errors import GeopipeError, MachineError, SettingsError
-from geopipe.events import new_run_id
+from geopipe.records import new_run_id
 
 
 @pytest.fixture(autouse=True)

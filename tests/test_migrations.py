@@ -21,7 +21,7 @@ from records import TABLES, a_run, query, record
 from geopipe import database as databases
 from geopipe import legacy, migrations, store
 from geopipe.errors import MachineError
-from geopipe.events import new_run_id
+from geopipe.records import new_run_id
 
 UPGRADE = "import sys; from geopipe import database; print(database.upgrade(sys.argv[1]).after)"
 

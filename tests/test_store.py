@@ -15,7 +15,7 @@ from records import TS, a_run, query, record, tables
 
 from geopipe import database as databases
 from geopipe import store
-from geopipe.events import new_run_id
+from geopipe.records import new_run_id
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ $$;
 CREATE VIEW pipeline_active_runs AS
 SELECT run_id, name, state, request, attempt, output, plan_hash, ray_job_id, created_at, started_at, heartbeat_at,
        silent AS seconds_since_heartbeat,
-       silent > 60 AS stale
+       silent > 60 AND state <> 'paused' AS stale -- who waits for a person says nothing
 FROM (SELECT *, extract(epoch FROM now() - coalesce(heartbeat_at, started_at, created_at))::double precision AS silent
       FROM pipeline_runs) r
 WHERE state IN ('pending', 'running', 'paused');
