@@ -125,7 +125,7 @@ def record_from_now_on() -> Callable[[], None]:
     """
     logger = logging.getLogger("geopipe")
     emitter, before = _Emitter(), logger.level
-    logger.setLevel(min(logging.INFO, before or logging.INFO))
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     logger.addHandler(emitter)
 
     def end() -> None:
