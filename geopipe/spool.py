@@ -7,6 +7,8 @@ by source and sequence number. What a dead process left is shipped by another on
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 import os
 import re
@@ -15,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,14 +33,17 @@ Deliver = Callable[[str, Sequence[str]], int]
 
 SEQ = re.compile(rb'\{"seq": (\d+), ')
 
+DROPPED = "records_dropped"
+"""The event that tells how many records are missing that no earlier one has told of."""
+
 SEGMENTS = 8
 """Files that a full spool consists of: what has arrived is forgotten by files, and what must go is taken from one."""
 
 SOON = 1.0
 """Seconds after which is sent what people watch for."""
 
-GIVEN_UP_FIRST = ('"level": "DEBUG"', '"level": "INFO"', '"kind": "metric"', '"level": "WARNING"', "")
-"""What a full disk costs, in this order. Quotes inside of texts are escaped, so that no message looks like these."""
+GIVEN_UP_FIRST = ("DEBUG", "INFO", "metric", "WARNING", "")
+"""What a full disk costs, in this order: levels of logs and kinds of records, in the end everything."""
 
 
 def source_name() -> str:
@@ -52,18 +57,23 @@ def _host() -> str:
 
 @dataclass
 class _Segment:
+    """A file of a spool: the numbers of its records, its bytes, and how many of its records have not arrived."""
+
     path: Path
     first: int
     last: int
     size: int
+    waiting: int
 
 
 class Spool:
     """The records of this process that have not arrived; safe to use from several threads.
 
+    On disk are `limit` bytes at most, but for one record and the event that tells of a loss.
+
     Args:
         folder: of the run; files in it are named source.first-sequence-number.jsonl.
-        limit: bytes on disk at most; beyond it GIVEN_UP_FIRST is given up, counted, and told of as an event.
+        limit: bytes; beyond it GIVEN_UP_FIRST is given up, counted, and told of as an event.
         run: run_id and attempt, which threads do not find in their context.
     """
 
@@ -72,82 +82,129 @@ class Spool:
         self.folder, self.source, self.limit, self.run = folder, source, limit, run
         self.urgent = False  # there is something that people watch for
         self.dropped = 0
-        self.waiting = 0
+        self._untold = 0  # of the dropped, those of which no event tells
         self._seq = self._arrived = 0
-        self._read: Line | None = None  # the last one that `unsent` gave
+        self._given: list[Line] = []  # by `unsent`, and not arrived
         self._next: tuple[Path, int] | None = None  # where the first line lies that has not arrived
         self._segments: list[_Segment] = []
         self._file = -1
+        self._full: list[int] = []  # files that are complete, and not yet on the disk itself
         self._lock = threading.RLock()
 
-    def append(self, body: Body) -> None:
-        """Keep a record; a sink for `events.subscribe`."""
-        envelope = {"ts": time.time(), "worker": os.getpid(), "node": socket.gethostname(), "source": self.source}
-        where = {**events.current(), **self.run}
+    @property
+    def waiting(self) -> int:
+        """How many records have not arrived."""
         with self._lock:
-            self._seq += 1
+            return sum(s.waiting for s in self._segments)
+
+    def append(self, body: Body) -> None:
+        """Keep a record; a sink for `events.subscribe`.
+
+        Raises:
+            OSError: the disk does not take it; it is counted as dropped.
+        """
+        with self._lock:
+            self._put(body)
+            if self._size() > self.limit:
+                self._give_up()
+            if count := self._untold:
+                self._put(Event(DROPPED, {"count": count, "total": self.dropped}))
+                self._untold -= count
+
+    def _put(self, body: Body) -> None:
+        envelope = {"ts": time.time(), "worker": os.getpid(), "node": socket.gethostname(), "source": self.source}
+        self._seq += 1
+        try:
+            where = {**events.current(), **self.run}
             data = records.line(body, {"seq": self._seq, **envelope}, where).encode()
             segment = self._segments[-1] if self._segments else None
             if segment is None or segment.size >= self.limit // SEGMENTS:
                 segment = self._begin()
-            os.write(self._file, data)
-            segment.last, segment.size = self._seq, segment.size + len(data)
-            self.waiting += 1
-            self.urgent |= not isinstance(body, Log | Metric)
-            full = sum(s.size for s in self._segments) > self.limit
-        if full:
-            self._give_up()
+            if os.write(self._file, data) < len(data):
+                os.ftruncate(self._file, segment.size)  # half a line would spoil the next one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(segment.path))
+        except BaseException:
+            self.dropped, self._untold = self.dropped + 1, self._untold + 1
+            raise
+        segment.last, segment.size, segment.waiting = self._seq, segment.size + len(data), segment.waiting + 1
+        self.urgent |= not isinstance(body, Log | Metric)
 
     def _begin(self) -> _Segment:
-        self.sync()
-        if self._file >= 0:
-            os.close(self._file)
         path = self.folder / f"{self.source}.{self._seq:012d}.jsonl"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._segments.append(_Segment(path, self._seq, self._seq, 0))
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        if self._file >= 0:
+            self._full.append(self._file)
+        self._file = file
+        self._segments.append(_Segment(path, self._seq, self._seq, 0, 0))
         return self._segments[-1]
 
+    def _size(self) -> int:
+        return sum(s.size for s in self._segments)
+
     def _give_up(self) -> None:
-        """Make room in the oldest file that has something of the least worth."""
-        with self._lock:
-            for mark in GIVEN_UP_FIRST:
-                for segment in self._segments[:-1]:
-                    lines = segment.path.read_text(encoding="utf-8").splitlines(keepends=True)
-                    kept = [text for text in lines if mark not in text]
-                    if len(kept) < len(lines):
-                        segment.path.write_text("".join(kept), encoding="utf-8")
-                        segment.size, self._next = segment.path.stat().st_size, None
-                        gone = len(lines) - len(kept)
-                        self.dropped, self.waiting = self.dropped + gone, self.waiting - gone
-                        self.append(Event("records_dropped", {"count": gone, "total": self.dropped, "like": mark}))
-                        return
+        """Make room for a segment: of what is worth least, the oldest first. What has arrived costs nothing."""
+        enough = self.limit - self.limit // SEGMENTS
+        if len(self._segments) > 1 and self._segments[0].first <= self._arrived:
+            self._thin(self._segments[0], None)
+        for kind in GIVEN_UP_FIRST:
+            for segment in self._segments[:-1]:
+                if self._size() <= enough:
+                    return
+                self._thin(segment, kind)
+
+    def _thin(self, segment: _Segment, kind: str | None) -> None:
+        """Take the records of one of GIVEN_UP_FIRST out of a file, and those that have arrived."""
+        data = segment.path.read_bytes()
+        if kind and b'"%s"' % kind.encode() not in data:
+            return
+        kept, gone, told = [], 0, 0
+        for text in data.splitlines(keepends=True):
+            seq = SEQ.match(text)
+            if seq and int(seq[1]) <= self._arrived:
+                continue
+            if kind is not None and _is(text, kind):
+                gone, told = gone + 1, told + _told_of(text)
+            else:
+                kept.append(text)
+        if kept:
+            _replace(segment.path, b"".join(kept))
+        else:
+            segment.path.unlink(missing_ok=True)
+            self._segments.remove(segment)
+        segment.size, segment.waiting = sum(map(len, kept)), len(kept)
+        self.dropped, self._untold = self.dropped + gone, self._untold + gone + told
+        self._next, self._given = None, [x for x in self._given if x.path != segment.path]
 
     def sync(self) -> None:
         """Bring what was appended to the disk itself."""
         with self._lock:
-            copy = os.dup(self._file) if self._file >= 0 else -1
-        if copy >= 0:  # without the lock: a slow disk must not hold up those who append
-            try:
-                os.fsync(copy)
-            finally:
-                os.close(copy)
+            files, self._full = self._full, []
+            if self._file >= 0:
+                files.append(os.dup(self._file))
+        with ExitStack() as closing:
+            for file in files:
+                closing.callback(os.close, file)
+            for file in files:  # without the lock: a slow disk must not hold up those who append
+                os.fsync(file)
 
     def unsent(self, most: int) -> list[Line]:
         """The first lines that have not arrived."""
         with self._lock:
             paths = [s.path for s in self._segments if s.last > self._arrived]
             offset = self._next[1] if self._next and paths and self._next[0] == paths[0] else 0
-            found = list(islice((x for x in _lines(paths, offset) if x.seq > self._arrived), most))
-            self._read = found[-1] if found else None
-            return found
+            self._given = list(islice((x for x in _lines(paths, offset) if x.seq > self._arrived), most))
+            return list(self._given)
 
     def arrived(self, seq: int) -> None:
         """Forget what has arrived, up to a sequence number."""
         with self._lock:
             self._arrived = max(self._arrived, min(seq, self._seq))
-            self.waiting = max(0, self._seq - self._arrived)
-            if self._read and self._read.seq == seq:
-                self._next = self._read.path, self._read.end
+            waiting = {s.path: s for s in self._segments}
+            for line in self._given:
+                if line.seq <= self._arrived:
+                    waiting[line.path].waiting -= 1
+                    self._next = line.path, line.end
+            self._given = [line for line in self._given if line.seq > self._arrived]
             while self._segments and self._segments[0].last <= self._arrived:
                 if len(self._segments) == 1:
                     os.close(self._file)
@@ -166,16 +223,52 @@ class Line:
 
 
 def _lines(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
-    """The whole lines in the files of one source, of the first from an offset in bytes on."""
+    """The whole records in the files of one source, of the first from an offset in bytes on.
+
+    What is no record is left out, because it could never arrive; a file that is gone was delivered by another process.
+    """
     for path in paths:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            end, offset = offset, 0
+        end, offset = offset, 0
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            file.seek(end)
             for data in file:
                 end += len(data)
-                seq = SEQ.match(data)
-                if seq and data.endswith(b"}\n"):
-                    yield Line(int(seq[1]), data.decode(errors="replace"), path, end)
+                text = data.decode(errors="replace")
+                with suppress(ValueError):
+                    if data.endswith(b"\n"):
+                        yield Line(records.parse(text)["seq"], text, path, end)
+
+
+def _is(text: bytes, kind: str) -> bool:
+    """Whether a line is what one of GIVEN_UP_FIRST means."""
+    if not kind:
+        return True
+    if b'"%s"' % kind.encode() not in text:
+        return False
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return True
+    return bool(kind == told.get("level" if told.get("kind") == Log.kind else "kind"))
+
+
+def _told_of(text: bytes) -> int:
+    """How many records a line tells the loss of."""
+    if b'"%s"' % DROPPED.encode() not in text:
+        return 0
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return 0
+    return int(told["detail"]["count"]) if told.get("kind") == Event.kind and told.get("name") == DROPPED else 0
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file anew, so that a kill in between leaves the old one."""
+    beside = path.with_suffix(".tmp")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+    os.replace(beside, path)
 
 
 class Shipper:
