@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -285,7 +286,7 @@ class Shipper:
     ) -> None:
         self.spool, self.batch_size, self.interval, self.every = spool, batch_size, interval, every
         self.deliver: Deliver | None = None
-        self._ended, self._failures = threading.Event(), 0
+        self._ended, self._until, self._failed, self._sent = threading.Event(), math.inf, False, False
         self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="geopipe-shipper", daemon=True)
         self._thread.start()
@@ -295,39 +296,46 @@ class Shipper:
         while not self._ended.wait(min(0.2, self.interval)):
             waited = time.monotonic() - last
             soon = self.spool.waiting >= self.batch_size or (self.spool.urgent and waited >= SOON)
-            if waited >= self.interval or (soon and not self._failures):
+            if waited >= self.interval or (soon and not self._failed):
                 last = time.monotonic()
                 self.ship()
             for call in self.every:
                 with suppress(Exception):
                     call()
+        while not (sent := self.ship()) and self.deliver is not None and time.monotonic() < self._until:
+            time.sleep(0.05)
+        self._sent = sent
 
     def ship(self) -> bool:
         """Send what waits; returns whether all of it has arrived."""
         with self._turn:
-            self.spool.sync()
-            if self.deliver is None:
+            try:
+                self._failed = not self._ship()
+            except Exception as error:  # a disk that does not read, or an answer that is no number
+                log.debug("records wait: %s", error)
+                self._failed = True
+            return not self._failed
+
+    def _ship(self) -> bool:
+        self.spool.sync()
+        if self.deliver is None:
+            return False
+        self.spool.urgent = False
+        while lines := self.spool.unsent(self.batch_size):
+            if time.monotonic() >= self._until:
                 return False
-            self.spool.urgent = False
-            while lines := self.spool.unsent(self.batch_size):
-                seq = _deliver(self.deliver, self.spool.source, lines)
-                self.spool.arrived(seq)
-                if seq < lines[-1].seq:
-                    self._failures += 1
-                    return False
-            self._failures = 0
-            return True
+            seq = _deliver(self.deliver, self.spool.source, lines)
+            self.spool.arrived(seq)
+            if seq < lines[-1].seq:
+                return False
+        return True
 
     def close(self, seconds: float) -> bool:
-        """End the thread, and try for so long to send what waits; returns whether all of it has arrived."""
-        end = time.monotonic() + seconds
+        """End the thread, which tries for so long to send what waits; returns whether all of it has arrived."""
+        self._until = time.monotonic() + seconds
         self._ended.set()
         self._thread.join(timeout=seconds)
-        while not self.ship():
-            if self.deliver is None or time.monotonic() >= end:
-                return False
-            time.sleep(0.1)
-        return True
+        return self._sent
 
 
 def _deliver(deliver: Deliver, source: str, lines: Sequence[Line]) -> int:
