@@ -361,28 +361,50 @@ def left_behind(
     for folder in folders:
         sources: dict[str, list[Path]] = {}
         for path in sorted(folder.glob("*.jsonl")):
-            sources.setdefault(path.name.split(".")[0], []).append(path)
+            if source := source_of(path):
+                sources.setdefault(source, []).append(path)
         for source, paths in sources.items():
             lives = _lives(source)
             if lives and not living:
                 continue
-            lines = _lines(paths)
-            while batch := list(islice(lines, batch_size)):
-                if time.monotonic() > end or _deliver(deliver, source, batch) < batch[-1].seq:
-                    return done
-            if not lives:
-                for path in paths:
-                    path.unlink(missing_ok=True)
+            if not _deliver_all(source, paths, deliver, batch_size, end, keep=lives):
+                return done
             done += 1
-        if not any(_lives(p.name.split(".")[0]) for p in folder.glob("*.pid")) and not any(folder.glob("*.jsonl")):
+        present = filter(None, map(source_of, folder.glob("*.pid")))
+        if not any(map(_lives, present)) and not any(folder.glob("*.jsonl")):
             shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
+def _deliver_all(source: str, paths: Sequence[Path], deliver: Deliver, most: int, end: float, keep: bool) -> bool:
+    """Deliver files of a source until `end`, each of which is deleted when it has arrived unless it is to be kept."""
+    lines, left = _lines(paths), [] if keep else list(paths)
+    while batch := list(islice(lines, most)):
+        if time.monotonic() > end or _deliver(deliver, source, batch) < batch[-1].seq:
+            return False
+        while left and left[0] != batch[-1].path:
+            left.pop(0).unlink(missing_ok=True)
+    for path in left:
+        path.unlink(missing_ok=True)
+    return True
+
+
+def source_of(path: Path) -> str | None:
+    """The source that a file belongs to by its name; None of a file that is none of ours."""
+    name = path.name.split(".")[0]
+    return name if re.fullmatch(r"\w+-\d+-\d+", name) else None
+
+
+def process(source: str) -> int | None:
+    """The process id of a source of this node."""
+    host, pid, _ = source.rsplit("-", 2)
+    return int(pid) if host == _host() else None
+
+
 def _lives(source: str) -> bool:
     """Whether the process that has this name is alive on this node; those of other nodes, on a shared disk, may be."""
-    host, pid, _ = source.rsplit("-", 2)
-    return host != _host() or os.path.exists(f"/proc/{pid}") or _signalled(int(pid))
+    pid = process(source)
+    return pid is None or os.path.exists(f"/proc/{pid}") or _signalled(pid)
 
 
 def _signalled(pid: int) -> bool:
