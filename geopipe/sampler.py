@@ -14,6 +14,7 @@ import psutil
 
 from geopipe import events
 from geopipe.records import Metric
+from geopipe.spool import process, source_of
 
 SHARED = Path("/dev/shm")
 
@@ -69,7 +70,8 @@ def samples(folder: Path, output: Path) -> list[Metric]:
 def _resident(folder: Path) -> int:
     """Resident bytes of the processes that report here."""
     total = 0
-    for pid in {int(path.name.split("-")[1]) for path in folder.glob("*.jsonl")}:
+    sources = filter(None, map(source_of, folder.glob("*.pid")))
+    for pid in {pid for source in sources if (pid := process(source)) is not None}:
         with suppress(psutil.Error):
             total += psutil.Process(pid).memory_info().rss
     return total
