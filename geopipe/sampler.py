@@ -60,9 +60,10 @@ def samples(folder: Path, output: Path) -> list[Metric]:
     ]
     with suppress(OSError):
         found.append(Metric("object_store_bytes", shutil.disk_usage(SHARED).used, "bytes"))
+    with suppress(OSError):
         found.append(Metric("spill_bytes", _spilled(), "bytes"))
-    existing = next((p for p in (output, *output.parents) if p.exists()), None)
-    if existing is not None:
+    with suppress(OSError, StopIteration):
+        existing = next(p for p in (output, *output.parents) if p.exists())
         found.append(Metric("disk_free_bytes", shutil.disk_usage(existing).free, "bytes"))
     return found
 
