@@ -43,6 +43,9 @@ def sampler(folder: Path, output: Path, interval: float) -> Callable[[], None]:
                 os.close(file)
                 return
             lock = file
+            psutil.cpu_percent()  # its first value means nothing: it tells of the time since it was last asked
+            due = time.monotonic() + min(interval, 1.0)
+            return
         for metric in samples(folder, output):
             events.emit(metric)
 
