@@ -58,16 +58,15 @@ class Collector:
         """Take a batch of one source; returns up to which of its records everything is safe."""
         batch = list(filter(None, map(_whole, lines)))
         with self._counting:
-            seen = self._counted.get(source, 0)
-            new = [told for told in batch if told["seq"] > seen]
-            for told in new:
-                self._count(told)
-            if new:
-                self._counted[source] = new[-1]["seq"]
+            before = self._counted.get(source, 0)
+            for told in batch:
+                if told["seq"] > self._counted.get(source, 0):
+                    self._counted[source] = told["seq"]
+                    self._count(told)
+            counted = self._counted.get(source, 0)
+            if counted > before:
                 self._write_note()
-        if self.store is None:
-            return batch[-1]["seq"] if batch else seen
-        return self._keep(self.store, source, batch)
+        return counted if self.store is None else self._keep(self.store, source, batch)
 
     def _count(self, told: Mapping[str, Any]) -> None:
         if told["kind"] == Progress.kind:
@@ -75,7 +74,10 @@ class Collector:
             old = self._stages.get(new.stage)
             self._stages[new.stage] = new if old is None else added(old, new)
         if self.record is not None:
-            self.record(told)
+            try:
+                self.record(told)
+            except Exception as error:  # it is counted, and what follows must be, too
+                log.debug("%s: %s", error, told)
 
     def _keep(self, store: Store, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
         with self._keeping:
