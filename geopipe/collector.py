@@ -91,7 +91,7 @@ class Collector:
                 store.write(wanted)
             except Exception as error:  # whatever it is, the records wait where they are
                 self._due, self._delay = time.monotonic() + self._delay, min(2 * self._delay, RETRY[1])
-                self._tell(str(error).strip())
+                self._tell(str(error).strip() or type(error).__name__)
                 return kept
             self._due, self._delay = 0.0, RETRY[0]
             self._tell("")
