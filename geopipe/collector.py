@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,12 +112,11 @@ class Collector:
             return dict(self._stages)
 
     def _recall(self) -> None:
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # there was no predecessor
             told = json.loads(self.note.read_text(encoding="utf-8"))
-            self._stages = {name: Progress(**values) for name, values in told["stages"].items()}
-            self._counted = told["counted"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # there was no predecessor
+            stages = {name: Progress(**values) for name, values in told["stages"].items()}
+            counted = {source: int(seq) for source, seq in told["counted"].items()}
+            self._stages, self._counted = stages, counted
 
     def _write_note(self) -> None:
         told = {"counted": self._counted, "stages": {name: asdict(p) for name, p in self._stages.items()}}
