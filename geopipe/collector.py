@@ -31,7 +31,15 @@ class Store(Protocol):
     """Where records are kept: Postgres."""
 
     def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a batch, whole or not at all; one that is there already changes nothing. May raise anything."""
+        """Keep a batch, whole or not at all; one that is there already changes nothing. May raise anything.
+
+        Raises:
+            Refused: one of the records can never be kept.
+        """
+
+
+class Refused(Exception):
+    """What a store was given is no record to it, and will be none tomorrow."""
 
 
 class Collector:
@@ -89,7 +97,7 @@ class Collector:
             if time.monotonic() < self._due:
                 return kept
             try:
-                store.write(wanted)
+                _write(store, wanted)
             except Exception as error:  # whatever it is, the records wait where they are
                 self._due, self._delay = time.monotonic() + self._delay, min(2 * self._delay, RETRY[1])
                 self._tell(str(error).strip() or type(error).__name__)
@@ -126,6 +134,19 @@ class Collector:
             os.replace(partial, self.note)
         except OSError as error:
             log.debug("what was counted could not be noted: %s", error)
+
+
+def _write(store: Store, batch: Sequence[Mapping[str, Any]]) -> None:
+    """Write a batch without the records that the store refuses: nothing else may wait for them."""
+    try:
+        store.write(batch)
+    except Refused as error:
+        if len(batch) == 1:
+            log.warning("a record is lost, the database cannot hold it: %s", error)
+            return
+        middle = len(batch) // 2
+        _write(store, batch[:middle])
+        _write(store, batch[middle:])
 
 
 def _whole(text: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from geopipe import __version__, events, logs
-from geopipe.collector import Collector
+from geopipe.collector import Collector, Refused
 from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.home import home
 from geopipe.records import State
@@ -150,6 +150,8 @@ class _Postgres:
             self._connection = database.connect(database.dsn())
         try:
             store.write(self._connection, batch)
+        except ValueError as error:  # said of a record, and not of the connection
+            raise Refused(str(error)) from error
         except Exception:
             with suppress(Exception):
                 self._connection.close()
