@@ -9,7 +9,7 @@ import atexit
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +104,26 @@ def stated(detail: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
+_leave: Callable[[], None] | None = None
+
+
 def join(options: Options, deliver: Deliver) -> None:
-    """Record what this worker process says, for the rest of its life."""
+    """Record what this worker process says, for the rest of its life, or until it joins another run."""
+    global _leave
+    if _leave is not None:
+        atexit.unregister(_leave)
+        _leave()
+        _leave = None
     with suppress(OSError):  # a disk that holds no records does not stop a run
         recorder = Recorder(options, deliver)
-        logs.record_from_now_on()
-        atexit.register(recorder.close, 1.0)
+        end_logs = logs.record_from_now_on()
+
+        def leave() -> None:
+            end_logs()
+            recorder.close(1.0)
+
+        _leave = leave
+        atexit.register(leave)
 
 
 @contextmanager
