@@ -79,7 +79,8 @@ class Recorder:
         """Take no more records, and try for so long to send what waits; returns whether all of it has arrived."""
         self._unsubscribe()
         done = self.shipper.close(seconds)
-        self._present.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._present.unlink(missing_ok=True)
         return done
 
 
@@ -146,9 +147,10 @@ def recording(options: Options) -> Iterator[Recorder | None]:
         end_logs()
         collector = open_collector(options, serve=False)
         recorder.shipper.deliver = collector.receive
-        if not recorder.close(1.0):
+        if recorder.close(1.0):
+            left_behind([options.folder], collector.receive, options.batch_size, 1.0)
+        else:  # then what others have left would not arrive, either
             log.warning("records of the run wait in %s: %s", options.folder, collector.problem or "it was cut short")
-        left_behind([options.folder], collector.receive, options.batch_size, 1.0)
 
 
 class _Postgres:
@@ -189,5 +191,6 @@ def open_collector(options: Options, serve: bool = True) -> Collector:
             record = exporter.record
         except MachineError as error:
             log.warning("Prometheus will not see this run: %s", error)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # it is needed for the collector's note only, and no run fails for that
+        options.folder.mkdir(parents=True, exist_ok=True)
     return Collector(options.folder / "counted.json", _Postgres() if options.database else None, record)
