@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,10 +31,18 @@ class Store(Protocol):
     """Where records are kept: Postgres."""
 
     def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a batch, whole or not at all; one that is there already changes nothing. May raise anything."""
+        """Keep a batch, whole or not at all; one that is there already changes nothing. May raise anything.
+
+        Raises:
+            Refused: one of the records can never be kept.
+        """
 
     def close(self) -> None:
         """Let go of what it holds."""
+
+
+class Refused(Exception):
+    """What a store was given is no record to it, and will be none tomorrow."""
 
 
 class Observer(Protocol):
@@ -75,18 +84,20 @@ class Collector:
         """Take a batch of one source; returns up to which of its records everything is safe."""
         batch = list(filter(None, map(_whole, lines)))
         with self._counting:
-            seen = self._counted.get(source, 0)
-            new = [told for told in batch if told["seq"] > seen]
-            for told in new:
-                self._count(told)
-            if new:
-                self._counted[source] = new[-1]["seq"]
+            before = self._counted.get(source, 0)
+            for told in batch:
+                if told["seq"] > self._counted.get(source, 0):
+                    self._counted[source] = told["seq"]
+                    self._count(told)
+            counted = self._counted.get(source, 0)
+            if counted > before:
                 self._write_note()
         if self.store is None:
-            return batch[-1]["seq"] if batch else seen
+            return counted
         arrived = self._keep(self.store, source, batch)
         if self.observer is not None:
-            self.observer.pending(sum(seen - self._kept.get(s, 0) for s, seen in self._counted.copy().items()))
+            waiting = sum(seen - self._kept.get(s, 0) for s, seen in self._counted.copy().items())
+            self.observer.pending(max(0, waiting))
         return arrived
 
     def close(self) -> None:
@@ -101,7 +112,10 @@ class Collector:
             old = self._stages.get(new.stage)
             self._stages[new.stage] = new if old is None else added(old, new)
         if self.observer is not None:
-            self.observer.record(told)
+            try:
+                self.observer.record(told)
+            except Exception as error:  # it is counted, and what follows must be, too
+                log.debug("%s: %s", error, told)
 
     def _keep(self, store: Store, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
         with self._keeping:
@@ -112,10 +126,10 @@ class Collector:
             if time.monotonic() < self._due:
                 return kept
             try:
-                store.write(wanted)
+                _write(store, wanted)
             except Exception as error:  # whatever it is, the records wait where they are
                 self._due, self._delay = time.monotonic() + self._delay, min(2 * self._delay, RETRY[1])
-                self._tell(str(error).strip())
+                self._tell(str(error).strip() or type(error).__name__)
                 return kept
             self._due, self._delay = 0.0, RETRY[0]
             self._tell("")
@@ -135,12 +149,11 @@ class Collector:
             return dict(self._stages)
 
     def _recall(self) -> None:
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # there was no predecessor
             told = json.loads(self.note.read_text(encoding="utf-8"))
-            self._stages = {name: Progress(**values) for name, values in told["stages"].items()}
-            self._counted = told["counted"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # there was no predecessor
+            stages = {name: Progress(**values) for name, values in told["stages"].items()}
+            counted = {source: int(seq) for source, seq in told["counted"].items()}
+            self._stages, self._counted = stages, counted
 
     def _write_note(self) -> None:
         told = {"counted": self._counted, "stages": {name: asdict(p) for name, p in self._stages.items()}}
@@ -150,6 +163,19 @@ class Collector:
             os.replace(partial, self.note)
         except OSError as error:
             log.debug("what was counted could not be noted: %s", error)
+
+
+def _write(store: Store, batch: Sequence[Mapping[str, Any]]) -> None:
+    """Write a batch without the records that the store refuses: nothing else may wait for them."""
+    try:
+        store.write(batch)
+    except Refused as error:
+        if len(batch) == 1:
+            log.warning("a record is lost, the database cannot hold it: %s", error)
+            return
+        middle = len(batch) // 2
+        _write(store, batch[:middle])
+        _write(store, batch[middle:])
 
 
 def _whole(text: str) -> dict[str, Any] | None:

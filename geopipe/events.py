@@ -5,6 +5,7 @@ A context (run, attempt, stage, layer, tile) is set once with `context`, and rid
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from geopipe.records import Body
 
 _context: ContextVar[Mapping[str, Any]] = ContextVar("geopipe_context", default=MappingProxyType({}))
 _sinks: list[Callable[[Body], None]] = []
+_handing = threading.local()
 
 
 def subscribe(sink: Callable[[Body], None]) -> Callable[[], None]:
@@ -24,10 +26,19 @@ def subscribe(sink: Callable[[Body], None]) -> Callable[[], None]:
 
 
 def emit(body: Body) -> None:
-    """Hand a record to the sinks of this process. It never raises: a run does not fail because it is watched."""
-    for sink in tuple(_sinks):
-        with suppress(Exception):
-            sink(body)
+    """Hand a record to the sinks of this process. It never raises: a run does not fail because it is watched.
+
+    What a sink says itself, by a log for instance, is no record: it would come back to that sink for ever.
+    """
+    if getattr(_handing, "now", False):
+        return
+    _handing.now = True
+    try:
+        for sink in tuple(_sinks):
+            with suppress(Exception):
+                sink(body)
+    finally:
+        _handing.now = False
 
 
 def current() -> Mapping[str, Any]:

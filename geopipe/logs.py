@@ -101,8 +101,13 @@ class _Emitter(logging.Handler):
     """Makes records of the run out of log records."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        extra = getattr(record, "performance", None)
-        events.emit(Log(record.levelname, record.name, record.getMessage(), _traceback(record), extra))
+        try:
+            extra = getattr(record, "performance", None)
+            body = Log(record.levelname, record.name, record.getMessage(), _traceback(record), extra)
+        except Exception:  # its arguments do not fit, say: logging tells of it, and the run goes on
+            self.handleError(record)
+        else:
+            events.emit(body)
 
 
 def configure_logging(level: str, style: str) -> None:
@@ -125,7 +130,7 @@ def record_from_now_on() -> Callable[[], None]:
     """
     logger = logging.getLogger("geopipe")
     emitter, before = _Emitter(), logger.level
-    logger.setLevel(min(logging.INFO, before or logging.INFO))
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     logger.addHandler(emitter)
 
     def end() -> None:

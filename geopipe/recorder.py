@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from geopipe import __version__, connections, embedded, events, logs, requests, store
-from geopipe.collector import Collector
+from geopipe.collector import Collector, Refused
 from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.exporter import Exporter
 from geopipe.home import home
@@ -91,7 +91,8 @@ class Recorder:
         """Take no more records, and try for so long to send what waits; returns whether all of it has arrived."""
         self._unsubscribe()
         done = self.shipper.close(seconds)
-        self._present.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._present.unlink(missing_ok=True)
         return done
 
 
@@ -116,12 +117,26 @@ def stated(detail: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
+_leave: Callable[[], None] | None = None
+
+
 def join(options: Options, deliver: Deliver) -> None:
-    """Record what this worker process says, for the rest of its life."""
+    """Record what this worker process says, for the rest of its life, or until it joins another run."""
+    global _leave
+    if _leave is not None:
+        atexit.unregister(_leave)
+        _leave()
+        _leave = None
     with suppress(OSError):  # a disk that holds no records does not stop a run
         recorder = Recorder(options, deliver)
-        logs.record_from_now_on()
-        atexit.register(recorder.close, 1.0)
+        end_logs = logs.record_from_now_on()
+
+        def leave() -> None:
+            end_logs()
+            recorder.close(1.0)
+
+        _leave = leave
+        atexit.register(leave)
 
 
 @contextmanager
@@ -148,10 +163,11 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
         end_logs()
         collector = open_collector(options, serve=False)
         recorder.shipper.deliver = collector.receive
-        if not recorder.close(1.0) and not options.problem:
-            log.warning("records of the run wait in %s; the next run sends them", options.folder)
-        collector.close()
-        _deliver_rest(options, 1.0)
+        if recorder.close(1.0):
+            collector.close()
+            _deliver_rest(options, 1.0)
+        elif not options.problem:  # what others have left would not arrive, either
+            log.warning("records of the run wait in %s: %s", options.folder, collector.problem or "it was cut short")
 
 
 def _deliver_rest(options: Options, seconds: float) -> None:
@@ -178,6 +194,8 @@ class _Postgres:
             self._connection = connections.connect(dsn, statement_timeout=5, connect_timeout=3)
         try:
             store.write(self._connection, batch)
+        except ValueError as error:  # said of a record, and not of the connection
+            raise Refused(str(error)) from error
         except Exception:
             self.close()
             raise
@@ -237,6 +255,7 @@ def open_collector(options: Options, serve: bool = True) -> Collector:
             exporter.serve(options.prometheus_port)
         except MachineError as error:
             log.warning("Prometheus will not see this run: %s", error)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # it is needed for the collector's note only, and no run fails for that
+        options.folder.mkdir(parents=True, exist_ok=True)
     store = _Postgres(options.dsn_file) if options.database else None
     return Collector(options.folder / "counted.json", store, exporter, options.problem)

@@ -15,8 +15,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 from uuid import UUID
 
+import numpy as np
+
+MOST_BITS = 4096
+"""Of an integer as a decimal number; Python writes and reads those of 4300 digits at most."""
+
 WHERE = ("run_id", "attempt", "stage", "layer", "tile")
 """Of the context: where in which run a record was made."""
+
+
+_NEEDED = {"seq": int, "source": str, "ts": float | int, "kind": str, "run_id": str}
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ def new_run_id() -> str:
     return str(UUID(int=value))
 
 
+_COUNTS = tuple(f.name for f in fields(Progress) if f.name != "stage")
+
 Body = Log | Progress | Metric | Event | State
 
 
@@ -100,18 +110,34 @@ def parse(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no whole record, as the last line of a process that died may be.
     """
-    told = json.loads(text)
-    if not isinstance(told, dict) or not {"seq", "source", "ts", "kind", "run_id"} <= told.keys():
+    try:
+        told = json.loads(text)
+    except RecursionError:
+        told = None
+    if not isinstance(told, dict) or not all(isinstance(told.get(name), kind) for name, kind in _NEEDED.items()):
         raise ValueError(f"no record: {text[:80]!r}")
+    if told["kind"] == Progress.kind and not all(isinstance(told.get(name), int | float) for name in _COUNTS):
+        raise ValueError(f"progress without numbers: {text[:200]!r}")
     return told
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: others, and floats that are not finite, become text and are never lost."""
+    """A value as JSON knows it: others, and numbers that JSON cannot hold, become text and are never lost."""
+    if isinstance(value, np.generic):
+        value = value.item()  # a count of NumPy's is a number, too
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {_text(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return hex(value)
+    return value if value is None or isinstance(value, str | int | float | bool) else _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # whatever it is that cannot say what it is
+        return f"<{type(value).__name__}>"

@@ -14,6 +14,7 @@ import psutil
 
 from geopipe import events
 from geopipe.records import Metric
+from geopipe.spool import process, source_of
 
 SHARED = Path("/dev/shm")
 
@@ -42,6 +43,9 @@ def sampler(folder: Path, output: Path, interval: float) -> Callable[[], None]:
                 os.close(file)
                 return
             lock = file
+            psutil.cpu_percent()  # its first value means nothing: it tells of the time since it was last asked
+            due = time.monotonic() + min(interval, 1.0)
+            return
         for metric in samples(folder, output):
             events.emit(metric)
 
@@ -59,9 +63,10 @@ def samples(folder: Path, output: Path) -> list[Metric]:
     ]
     with suppress(OSError):
         found.append(Metric("object_store_bytes", shutil.disk_usage(SHARED).used, "bytes"))
+    with suppress(OSError):
         found.append(Metric("spill_bytes", _spilled(), "bytes"))
-    existing = next((p for p in (output, *output.parents) if p.exists()), None)
-    if existing is not None:
+    with suppress(OSError, StopIteration):
+        existing = next(p for p in (output, *output.parents) if p.exists())
         found.append(Metric("disk_free_bytes", shutil.disk_usage(existing).free, "bytes"))
     return found
 
@@ -69,7 +74,8 @@ def samples(folder: Path, output: Path) -> list[Metric]:
 def _resident(folder: Path) -> int:
     """Resident bytes of the processes that report here."""
     total = 0
-    for pid in {int(path.name.split("-")[1]) for path in folder.glob("*.pid")}:
+    sources = filter(None, map(source_of, folder.glob("*.pid")))
+    for pid in {pid for source in sources if (pid := process(source)) is not None}:
         with suppress(psutil.Error):
             total += psutil.Process(pid).memory_info().rss
     return total

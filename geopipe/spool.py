@@ -7,7 +7,10 @@ by source and sequence number. What a dead process left is shipped by another on
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -15,7 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +34,9 @@ Deliver = Callable[[str, Sequence[str]], int]
 
 SEQ = re.compile(rb'\{"seq": (\d+), ')
 
+DROPPED = "records_dropped"
+"""The event that tells how many records are missing that no earlier one has told of."""
+
 SEGMENTS = 8
 """Files that a full spool consists of: what has arrived is forgotten by files, and what must go is taken from one."""
 
@@ -40,8 +46,8 @@ PRESENT = ".pid"
 SOON = 1.0
 """Seconds after which is sent what people watch for."""
 
-GIVEN_UP_FIRST = ('"level": "DEBUG"', '"level": "INFO"', '"kind": "metric"', '"level": "WARNING"', "")
-"""What a full disk costs, in this order. Quotes inside of texts are escaped, so that no message looks like these."""
+GIVEN_UP_FIRST = ("DEBUG", "INFO", "metric", "WARNING", "")
+"""What a full disk costs, in this order: levels of logs and kinds of records, in the end everything."""
 
 
 def source_name() -> str:
@@ -55,18 +61,23 @@ def _host() -> str:
 
 @dataclass
 class _Segment:
+    """A file of a spool: the numbers of its records, its bytes, and how many of its records have not arrived."""
+
     path: Path
     first: int
     last: int
     size: int
+    waiting: int
 
 
 class Spool:
     """The records of this process that have not arrived; safe to use from several threads.
 
+    On disk are `limit` bytes at most, but for one record and the event that tells of a loss.
+
     Args:
         folder: of the run; files in it are named source.first-sequence-number.jsonl.
-        limit: bytes on disk at most; beyond it GIVEN_UP_FIRST is given up, counted, and told of as an event.
+        limit: bytes; beyond it GIVEN_UP_FIRST is given up, counted, and told of as an event.
         run: run_id and attempt, which threads do not find in their context.
     """
 
@@ -75,82 +86,129 @@ class Spool:
         self.folder, self.source, self.limit, self.run = folder, source, limit, run
         self.urgent = False  # there is something that people watch for
         self.dropped = 0
-        self.waiting = 0
+        self._untold = 0  # of the dropped, those of which no event tells
         self._seq = self._arrived = 0
-        self._read: Line | None = None  # the last one that `unsent` gave
+        self._given: list[Line] = []  # by `unsent`, and not arrived
         self._next: tuple[Path, int] | None = None  # where the first line lies that has not arrived
         self._segments: list[_Segment] = []
         self._file = -1
+        self._full: list[int] = []  # files that are complete, and not yet on the disk itself
         self._lock = threading.RLock()
 
-    def append(self, body: Body) -> None:
-        """Keep a record; a sink for `events.subscribe`."""
-        envelope = {"ts": time.time(), "worker": os.getpid(), "node": socket.gethostname(), "source": self.source}
-        where = {**events.current(), **self.run}
+    @property
+    def waiting(self) -> int:
+        """How many records have not arrived."""
         with self._lock:
-            self._seq += 1
+            return sum(s.waiting for s in self._segments)
+
+    def append(self, body: Body) -> None:
+        """Keep a record; a sink for `events.subscribe`.
+
+        Raises:
+            OSError: the disk does not take it; it is counted as dropped.
+        """
+        with self._lock:
+            self._put(body)
+            if self._size() > self.limit:
+                self._give_up()
+            if count := self._untold:
+                self._put(Event(DROPPED, {"count": count, "total": self.dropped}))
+                self._untold -= count
+
+    def _put(self, body: Body) -> None:
+        envelope = {"ts": time.time(), "worker": os.getpid(), "node": socket.gethostname(), "source": self.source}
+        self._seq += 1
+        try:
+            where = {**events.current(), **self.run}
             data = records.line(body, {"seq": self._seq, **envelope}, where).encode()
             segment = self._segments[-1] if self._segments else None
             if segment is None or segment.size >= self.limit // SEGMENTS:
                 segment = self._begin()
-            os.write(self._file, data)
-            segment.last, segment.size = self._seq, segment.size + len(data)
-            self.waiting += 1
-            self.urgent |= not isinstance(body, Log | Metric)
-            full = sum(s.size for s in self._segments) > self.limit
-        if full:
-            self._give_up()
+            if os.write(self._file, data) < len(data):
+                os.ftruncate(self._file, segment.size)  # half a line would spoil the next one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(segment.path))
+        except BaseException:
+            self.dropped, self._untold = self.dropped + 1, self._untold + 1
+            raise
+        segment.last, segment.size, segment.waiting = self._seq, segment.size + len(data), segment.waiting + 1
+        self.urgent |= not isinstance(body, Log | Metric)
 
     def _begin(self) -> _Segment:
-        self.sync()
-        if self._file >= 0:
-            os.close(self._file)
         path = self.folder / f"{self.source}.{self._seq:012d}.jsonl"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._segments.append(_Segment(path, self._seq, self._seq, 0))
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        if self._file >= 0:
+            self._full.append(self._file)
+        self._file = file
+        self._segments.append(_Segment(path, self._seq, self._seq, 0, 0))
         return self._segments[-1]
 
+    def _size(self) -> int:
+        return sum(s.size for s in self._segments)
+
     def _give_up(self) -> None:
-        """Make room in the oldest file that has something of the least worth."""
-        with self._lock:
-            for mark in GIVEN_UP_FIRST:
-                for segment in self._segments[:-1]:
-                    lines = segment.path.read_text(encoding="utf-8").splitlines(keepends=True)
-                    kept = [text for text in lines if mark not in text]
-                    if len(kept) < len(lines):
-                        segment.path.write_text("".join(kept), encoding="utf-8")
-                        segment.size, self._next = segment.path.stat().st_size, None
-                        gone = len(lines) - len(kept)
-                        self.dropped, self.waiting = self.dropped + gone, self.waiting - gone
-                        self.append(Event("records_dropped", {"count": gone, "total": self.dropped, "like": mark}))
-                        return
+        """Make room for a segment: of what is worth least, the oldest first. What has arrived costs nothing."""
+        enough = self.limit - self.limit // SEGMENTS
+        if len(self._segments) > 1 and self._segments[0].first <= self._arrived:
+            self._thin(self._segments[0], None)
+        for kind in GIVEN_UP_FIRST:
+            for segment in self._segments[:-1]:
+                if self._size() <= enough:
+                    return
+                self._thin(segment, kind)
+
+    def _thin(self, segment: _Segment, kind: str | None) -> None:
+        """Take the records of one of GIVEN_UP_FIRST out of a file, and those that have arrived."""
+        data = segment.path.read_bytes()
+        if kind and b'"%s"' % kind.encode() not in data:
+            return
+        kept, gone, told = [], 0, 0
+        for text in data.splitlines(keepends=True):
+            seq = SEQ.match(text)
+            if seq and int(seq[1]) <= self._arrived:
+                continue
+            if kind is not None and _is(text, kind):
+                gone, told = gone + 1, told + _told_of(text)
+            else:
+                kept.append(text)
+        if kept:
+            _replace(segment.path, b"".join(kept))
+        else:
+            segment.path.unlink(missing_ok=True)
+            self._segments.remove(segment)
+        segment.size, segment.waiting = sum(map(len, kept)), len(kept)
+        self.dropped, self._untold = self.dropped + gone, self._untold + gone + told
+        self._next, self._given = None, [x for x in self._given if x.path != segment.path]
 
     def sync(self) -> None:
         """Bring what was appended to the disk itself."""
         with self._lock:
-            copy = os.dup(self._file) if self._file >= 0 else -1
-        if copy >= 0:  # without the lock: a slow disk must not hold up those who append
-            try:
-                os.fsync(copy)
-            finally:
-                os.close(copy)
+            files, self._full = self._full, []
+            if self._file >= 0:
+                files.append(os.dup(self._file))
+        with ExitStack() as closing:
+            for file in files:
+                closing.callback(os.close, file)
+            for file in files:  # without the lock: a slow disk must not hold up those who append
+                os.fsync(file)
 
     def unsent(self, most: int) -> list[Line]:
         """The first lines that have not arrived."""
         with self._lock:
             paths = [s.path for s in self._segments if s.last > self._arrived]
             offset = self._next[1] if self._next and paths and self._next[0] == paths[0] else 0
-            found = list(islice((x for x in _lines(paths, offset) if x.seq > self._arrived), most))
-            self._read = found[-1] if found else None
-            return found
+            self._given = list(islice((x for x in _lines(paths, offset) if x.seq > self._arrived), most))
+            return list(self._given)
 
     def arrived(self, seq: int) -> None:
         """Forget what has arrived, up to a sequence number."""
         with self._lock:
             self._arrived = max(self._arrived, min(seq, self._seq))
-            self.waiting = max(0, self._seq - self._arrived)
-            if self._read and self._read.seq == seq:
-                self._next = self._read.path, self._read.end
+            waiting = {s.path: s for s in self._segments}
+            for line in self._given:
+                if line.seq <= self._arrived:
+                    waiting[line.path].waiting -= 1
+                    self._next = line.path, line.end
+            self._given = [line for line in self._given if line.seq > self._arrived]
             while self._segments and self._segments[0].last <= self._arrived:
                 if len(self._segments) == 1:
                     os.close(self._file)
@@ -169,16 +227,52 @@ class Line:
 
 
 def _lines(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
-    """The whole lines in the files of one source, of the first from an offset in bytes on."""
+    """The whole records in the files of one source, of the first from an offset in bytes on.
+
+    What is no record is left out, because it could never arrive; a file that is gone was delivered by another process.
+    """
     for path in paths:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            end, offset = offset, 0
+        end, offset = offset, 0
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            file.seek(end)
             for data in file:
                 end += len(data)
-                seq = SEQ.match(data)
-                if seq and data.endswith(b"}\n"):
-                    yield Line(int(seq[1]), data.decode(errors="replace"), path, end)
+                text = data.decode(errors="replace")
+                with suppress(ValueError):
+                    if data.endswith(b"\n"):
+                        yield Line(records.parse(text)["seq"], text, path, end)
+
+
+def _is(text: bytes, kind: str) -> bool:
+    """Whether a line is what one of GIVEN_UP_FIRST means."""
+    if not kind:
+        return True
+    if b'"%s"' % kind.encode() not in text:
+        return False
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return True
+    return bool(kind == told.get("level" if told.get("kind") == Log.kind else "kind"))
+
+
+def _told_of(text: bytes) -> int:
+    """How many records a line tells the loss of."""
+    if b'"%s"' % DROPPED.encode() not in text:
+        return 0
+    try:
+        told = json.loads(text)
+    except ValueError:
+        return 0
+    return int(told["detail"]["count"]) if told.get("kind") == Event.kind and told.get("name") == DROPPED else 0
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file anew, so that a kill in between leaves the old one."""
+    beside = path.with_suffix(".tmp")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+    os.replace(beside, path)
 
 
 class Shipper:
@@ -195,7 +289,7 @@ class Shipper:
     ) -> None:
         self.spool, self.batch_size, self.interval, self.every = spool, batch_size, interval, every
         self.deliver: Deliver | None = None
-        self._ended, self._failures = threading.Event(), 0
+        self._ended, self._until, self._failed, self._sent = threading.Event(), math.inf, False, False
         self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="geopipe-shipper", daemon=True)
         self._thread.start()
@@ -205,39 +299,46 @@ class Shipper:
         while not self._ended.wait(min(0.2, self.interval)):
             waited = time.monotonic() - last
             soon = self.spool.waiting >= self.batch_size or (self.spool.urgent and waited >= SOON)
-            if waited >= self.interval or (soon and not self._failures):
+            if waited >= self.interval or (soon and not self._failed):
                 last = time.monotonic()
                 self.ship()
             for call in self.every:
                 with suppress(Exception):
                     call()
+        while not (sent := self.ship()) and self.deliver is not None and time.monotonic() < self._until:
+            time.sleep(0.05)
+        self._sent = sent
 
     def ship(self) -> bool:
         """Send what waits; returns whether all of it has arrived."""
         with self._turn:
-            self.spool.sync()
-            if self.deliver is None:
+            try:
+                self._failed = not self._ship()
+            except Exception as error:  # a disk that does not read, or an answer that is no number
+                log.debug("records wait: %s", error)
+                self._failed = True
+            return not self._failed
+
+    def _ship(self) -> bool:
+        self.spool.sync()
+        if self.deliver is None:
+            return False
+        self.spool.urgent = False
+        while lines := self.spool.unsent(self.batch_size):
+            if time.monotonic() >= self._until:
                 return False
-            self.spool.urgent = False
-            while lines := self.spool.unsent(self.batch_size):
-                seq = _deliver(self.deliver, self.spool.source, lines)
-                self.spool.arrived(seq)
-                if seq < lines[-1].seq:
-                    self._failures += 1
-                    return False
-            self._failures = 0
-            return True
+            seq = _deliver(self.deliver, self.spool.source, lines)
+            self.spool.arrived(seq)
+            if seq < lines[-1].seq:
+                return False
+        return True
 
     def close(self, seconds: float) -> bool:
-        """End the thread, and try for so long to send what waits; returns whether all of it has arrived."""
-        end = time.monotonic() + seconds
+        """End the thread, which tries for so long to send what waits; returns whether all of it has arrived."""
+        self._until = time.monotonic() + seconds
         self._ended.set()
         self._thread.join(timeout=seconds)
-        while not self.ship():
-            if self.deliver is None or time.monotonic() >= end:
-                return False
-            time.sleep(0.1)
-        return True
+        return self._sent
 
 
 def _deliver(deliver: Deliver, source: str, lines: Sequence[Line]) -> int:
@@ -263,30 +364,52 @@ def left_behind(
     for folder in folders:
         sources: dict[str, list[Path]] = {}
         for path in sorted(folder.glob("*.jsonl")):
-            sources.setdefault(path.name.split(".")[0], []).append(path)
+            if source := source_of(path):
+                sources.setdefault(source, []).append(path)
         for source, paths in sources.items():
             lives = _lives(folder, source)
             if lives and not living:
                 continue
-            lines = _lines(paths)
-            while batch := list(islice(lines, batch_size)):
-                if time.monotonic() > end or _deliver(deliver, source, batch) < batch[-1].seq:
-                    return done
-            if not lives:
-                for path in paths:
-                    path.unlink(missing_ok=True)
+            if not _deliver_all(source, paths, deliver, batch_size, end, keep=lives):
+                return done
             done += 1
-        present = [p.name.split(".")[0] for p in folder.glob(f"*{PRESENT}")]
+        present = filter(None, map(source_of, folder.glob(f"*{PRESENT}")))
         if not any(_lives(folder, source) for source in present) and not any(folder.glob("*.jsonl")):
             shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
+def _deliver_all(source: str, paths: Sequence[Path], deliver: Deliver, most: int, end: float, keep: bool) -> bool:
+    """Deliver files of a source until `end`, each of which is deleted when it has arrived unless it is to be kept."""
+    lines, left = _lines(paths), [] if keep else list(paths)
+    while batch := list(islice(lines, most)):
+        if time.monotonic() > end or _deliver(deliver, source, batch) < batch[-1].seq:
+            return False
+        while left and left[0] != batch[-1].path:
+            left.pop(0).unlink(missing_ok=True)
+    for path in left:
+        path.unlink(missing_ok=True)
+    return True
+
+
+def source_of(path: Path) -> str | None:
+    """The source that a file belongs to by its name; None of a file that is none of ours."""
+    name = path.name.split(".")[0]
+    return name if re.fullmatch(r"\w+-\d+-\d+", name) else None
+
+
+def process(source: str) -> int | None:
+    """The process id of a source of this node."""
+    host, pid, _ = source.rsplit("-", 2)
+    return int(pid) if host == _host() else None
+
+
 def _lives(folder: Path, source: str) -> bool:
     """Whether a process still reports under this name; one of another node, whose disk this is too, may do so."""
-    host, pid, _ = source.rsplit("-", 2)
-    present = (folder / f"{source}{PRESENT}").exists()
-    return host != _host() or (present and (os.path.exists(f"/proc/{pid}") or _signalled(int(pid))))
+    pid = process(source)
+    if pid is None:
+        return True
+    return (folder / f"{source}{PRESENT}").exists() and (os.path.exists(f"/proc/{pid}") or _signalled(pid))
 
 
 def _signalled(pid: int) -> bool:

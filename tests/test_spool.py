@@ -1,0 +1,1061 @@
+"""Records on their way: on disk until they have arrived, also after kill -9; a full disk costs what is worth least."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geopipe import events, logs, recorder, spool
+from geopipe.errors import MachineError, Paused, RunError, Terminated
+from geopipe.records import Body, Event, Log, Metric, Progress, State
+from geopipe.spool import SEGMENTS, Shipper, Spool, left_behind, source_name
+
+RUN = {"run_id": "r", "attempt": 3}
+BIG = 1 << 20
+
+BODIES = {
+    "DEBUG": Log("DEBUG", "geopipe", "d"),
+    "INFO": Log("INFO", "geopipe", 'i "level": "DEBUG"'),
+    "metric": Metric("cpu_percent", 1.0, "%"),
+    "WARNING": Log("WARNING", "geopipe", "w", extra={"level": "DEBUG", "kind": "metric"}),
+    "ERROR": Log("ERROR", "geopipe", "e"),
+    "event": Event("wave_done", {"level": "DEBUG", "kind": "metric"}),
+    "state": State("running", {"level": "INFO"}),
+    "progress": Progress("read", 1, 2, 0.1),
+}
+
+
+def new(folder: Path, limit: int = BIG) -> Spool:
+    return Spool(folder, source_name(), limit, RUN)
+
+
+@contextmanager
+def spool_of(limit: int = BIG) -> Iterator[Spool]:
+    """A spool in a folder of its own, for hypothesis."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield new(Path(folder), limit)
+
+
+def on_disk(folder: Path) -> list[dict[str, Any]]:
+    """Every whole line on disk."""
+    lines = [x for path in sorted(folder.glob("*.jsonl")) for x in path.read_bytes().splitlines(keepends=True)]
+    return [json.loads(x) for x in lines if x.endswith(b"\n")]
+
+
+def numbers(folder: Path) -> list[int]:
+    return [told["seq"] for told in on_disk(folder)]
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def script(code: str, *args: object, **given: Any) -> subprocess.Popen[str]:
+    """Another process that runs `code`."""
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **given)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+class Sink:
+    """Keeps what is delivered, by source and number, as an idempotent store would."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[int]] = {}
+        self.batches: list[int] = []
+
+    def __call__(self, source: str, lines: Sequence[str]) -> int:
+        kept = self.kept.setdefault(source, [])
+        self.batches.append(len(lines))
+        for told in map(json.loads, lines):
+            if not kept or told["seq"] > kept[-1]:
+                kept.append(told["seq"])
+        return kept[-1]
+
+
+@contextmanager
+def shipper(*args: Any, **given: Any) -> Iterator[Shipper]:
+    made = Shipper(*args, **given)
+    try:
+        yield made
+    finally:
+        made.close(0.0)
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Wait for what another thread or process does."""
+    end = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)
+
+
+# ---- what a spool keeps
+
+
+def test_numbers_begin_at_one_without_a_gap_and_say_who_when_and_where(tmp_path: Path) -> None:
+    made, before = new(tmp_path), time.time()
+    with events.context(run_id="not this", stage="read", layer="dem", tile=9):
+        for body in BODIES.values():
+            made.append(body)
+    found = on_disk(tmp_path)
+    assert [told["seq"] for told in found] == list(range(1, len(BODIES) + 1))
+    for told in found:
+        assert before <= told["ts"] <= time.time()
+        assert (told["source"], told["worker"], told["node"]) == (made.source, os.getpid(), socket.gethostname())
+        assert (told["run_id"], told["attempt"], told["layer"], told["tile"]) == ("r", 3, "dem", 9)
+    assert made.waiting == len(BODIES)
+
+
+def test_a_thread_knows_run_and_attempt_which_it_has_no_context_for(tmp_path: Path) -> None:
+    made = new(tmp_path)
+    thread = threading.Thread(target=made.append, args=[Event("a")])
+    thread.start()
+    thread.join()
+    assert [(told["run_id"], told["attempt"]) for told in on_disk(tmp_path)] == [("r", 3)]
+
+
+def test_two_sources_of_one_process_have_two_names() -> None:
+    assert len({source_name() for _ in range(100)}) > 1
+    assert spool.process(source_name()) == os.getpid()
+
+
+def test_only_the_owner_reads_what_waits(tmp_path: Path) -> None:
+    made = new(tmp_path, 2000)
+    old = os.umask(0)
+    try:
+        for _ in range(40):
+            made.append(BODIES["INFO"])
+            made.append(BODIES["event"])
+    finally:
+        os.umask(old)
+    assert made.dropped
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_eight_threads_at_once_leave_every_record_once_and_whole(tmp_path: Path) -> None:
+    made = new(tmp_path, 100_000)
+
+    def work(thread: int) -> None:
+        for i in range(50):
+            made.append(Event("x", {"thread": thread, "i": i}))
+
+    threads = [threading.Thread(target=work, args=[n]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = on_disk(tmp_path)
+    assert [told["seq"] for told in found] == list(range(1, 401)) == [x.seq for x in made.unsent(1000)]
+    each = [[told["detail"]["i"] for told in found if told["detail"]["thread"] == n] for n in range(8)]
+    assert each == [list(range(50))] * 8
+    assert len(list(tmp_path.iterdir())) > 1
+
+
+APPENDS = """
+import os, sys
+from pathlib import Path
+from geopipe.records import Event
+from geopipe.spool import Spool, source_name
+made = Spool(Path(sys.argv[1]), source_name(), int(sys.argv[2]), {"run_id": "r", "attempt": 1})
+for i in range(1, 2000):
+    made.append(Event("x", {"text": "y" * (i % 3000)}))
+    os.write(1, b"%d\\n" % i)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_was_appended_outlives_a_kill(seed: int, tmp_path: Path) -> None:
+    process = script(APPENDS, tmp_path, 6_000_000)
+    wanted = random.Random(seed).randrange(5, 600)
+    assert process.stdout is not None
+    read = 0
+    while read < wanted:
+        read = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    rest, _ = process.communicate()
+    appended = int(([str(read), *rest.split("\n")[:-1]])[-1])
+    found = numbers(tmp_path)
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) - appended in (0, 1)  # one may have been written, and not told of
+
+    sink = Sink()
+    last = max(tmp_path.glob("*.jsonl"))
+    last.write_bytes(last.read_bytes() + b'{"seq": 100000, "ts": 17')
+    assert left_behind([tmp_path], sink, 7, 30.0) == 1
+    assert list(sink.kept.values()) == [found]
+    assert not tmp_path.exists()
+
+
+def test_a_kill_while_room_is_made_leaves_whole_files(tmp_path: Path) -> None:
+    process = script(APPENDS, tmp_path, 60_000)
+    assert process.stdout is not None
+    while int(process.stdout.readline()) < 400:
+        pass
+    kill(process)
+    explained(on_disk(tmp_path), within_one=True)
+
+
+def test_who_appends_does_not_wait_for_the_disk_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    made, before = new(tmp_path, 20_000), len(os.listdir("/proc/self/fd"))
+    for _ in range(60):
+        made.append(BODIES["event"])
+    assert synced == []
+    made.sync()
+    assert len(synced) == len(list(tmp_path.iterdir())) > 4
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+
+
+# ---- a full disk
+
+
+def explained(found: list[dict[str, Any]], within_one: bool = False) -> None:
+    """Each number that is missing is counted by one event."""
+    seqs = [told["seq"] for told in found]
+    assert seqs == sorted(set(seqs))
+    drops = [told["detail"] for told in found if told.get("name") == "records_dropped"]
+    missing = seqs[-1] - len(seqs) if seqs else 0
+    told = sum(d["count"] for d in drops)
+    if within_one:  # killed between giving up and telling: what is missing was given up, at most what a file holds
+        assert told <= missing
+    else:
+        assert told == missing
+        assert not drops or drops[-1]["total"] == missing
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    limit=st.integers(0, 6000),
+    kinds=st.lists(st.sampled_from([*BODIES]), min_size=1, max_size=120),
+    lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=4),
+)
+def test_bytes_on_disk_are_bounded_and_every_gap_is_explained(limit: int, kinds: list[str], lengths: list[int]) -> None:
+    # The bound: the limit, the record that came last, and the event that tells of a loss.
+    with spool_of(limit) as made:
+        for i, kind in enumerate(kinds):
+            body: Body = BODIES[kind]
+            if isinstance(body, Log):
+                body = Log(body.level, body.logger, body.message + "x" * lengths[i % len(lengths)], extra=body.extra)
+            made.append(body)
+            assert size(made.folder) <= limit + 3500 + 500
+        found = on_disk(made.folder)
+        explained(found)
+        assert made.waiting == len(found)
+        assert found[-1]["seq"] - len(found) == made.dropped
+        assert [x.seq for x in made.unsent(1000)] == [told["seq"] for told in found]
+        assert len(list(made.folder.iterdir())) <= len(found)
+
+
+def kind_of(told: dict[str, Any]) -> str:
+    return str(told["level"] if told["kind"] == "log" else told["kind"])
+
+
+@pytest.mark.parametrize("worth", range(1, len(spool.GIVEN_UP_FIRST)))
+def test_what_is_worth_least_is_given_up_first(worth: int, tmp_path: Path) -> None:
+    """With room for some of the mixture, nothing goes of one kind before all of the kinds below it are gone."""
+    order = list(spool.GIVEN_UP_FIRST[:-1])
+    made = new(tmp_path, 12_000)
+    lower, higher = order[:worth], [k for k in BODIES if k not in order[:worth]]
+    for i in range(40):  # 40 of the less worthy, and 20 of the others, which fit
+        made.append(BODIES[lower[i % len(lower)]])
+        if i % 2:
+            made.append(BODIES[higher[i // 2 % len(higher)]])
+    found = on_disk(tmp_path)
+    assert made.dropped > 0
+    kept = [kind_of(told) for told in found if told.get("name") != "records_dropped"]
+    assert [k for k in kept if k in higher] == [higher[i % len(higher)] for i in range(20)]
+    explained(found)
+
+
+def test_debug_goes_before_info_before_metrics_before_warnings_before_all_else(tmp_path: Path) -> None:
+    made = new(tmp_path, 30_000)
+    gone: list[str] = []
+    order = ["DEBUG", "INFO", "metric", "WARNING"]
+    for kind in reversed(order):
+        for _ in range(10):
+            made.append(BODIES[kind])
+    for _ in range(500):
+        made.append(BODIES["ERROR"])
+        left = {kind_of(told) for told in on_disk(tmp_path)}
+        gone += [kind for kind in order if kind not in left and kind not in gone]
+    assert gone == order
+
+
+def test_text_that_looks_like_a_level_costs_no_record_its_place(tmp_path: Path) -> None:
+    made = new(tmp_path, 9000)
+    for _ in range(8):
+        made.append(BODIES["event"])
+        made.append(BODIES["WARNING"])
+    for _ in range(30):
+        made.append(BODIES["DEBUG"])
+    kinds = [kind_of(told) for told in on_disk(tmp_path) if told.get("name") != "records_dropped"]
+    assert made.dropped
+    assert (kinds.count("event"), kinds.count("WARNING")) == (8, 8)
+
+
+def test_what_has_arrived_is_not_counted_as_lost(tmp_path: Path) -> None:
+    made, sink = new(tmp_path, 10_000), Sink()
+    for _ in range(5):
+        made.append(BODIES["INFO"])
+    made.arrived(sink(made.source, [x.text for x in made.unsent(3)]))
+    for _ in range(100):
+        made.append(BODIES["event"])
+    while lines := made.unsent(10):
+        made.arrived(sink(made.source, [x.text for x in lines]))
+    found = sink.kept[made.source]
+    assert found[:3] == [1, 2, 3]
+    assert made.dropped == found[-1] - len(found) > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_records_that_go_while_others_arrive_leave_no_gap_unexplained(data: st.DataObject) -> None:
+    """Batches are handed out, room is made in the files that they came from, and then they arrive, or some do."""
+    arrived: dict[int, dict[str, Any]] = {}
+    with spool_of(data.draw(st.integers(500, 6000))) as made:
+        for _ in range(data.draw(st.integers(1, 12))):
+            lines = made.unsent(data.draw(st.integers(1, 12)))
+            for kind in data.draw(st.lists(st.sampled_from([*BODIES]), max_size=15)):
+                made.append(BODIES[kind])
+            upto = data.draw(st.integers(0, len(lines)))
+            for line in lines[:upto]:
+                arrived[line.seq] = json.loads(line.text)
+            if upto:
+                made.arrived(lines[upto - 1].seq)
+        while lines := made.unsent(10):
+            arrived |= {line.seq: json.loads(line.text) for line in lines}
+            made.arrived(lines[-1].seq)
+        assert made.waiting == 0
+        assert list(made.folder.iterdir()) == []
+    seqs = list(arrived)
+    assert seqs == sorted(seqs)
+    told = sum(r["detail"]["count"] for r in arrived.values() if r.get("name") == "records_dropped")
+    # What was given up between its delivery and the answer has arrived, and was counted all the same.
+    missing = (seqs[-1] - len(seqs)) if seqs else 0
+    assert told >= missing
+
+
+def test_a_disk_that_takes_half_a_line_spoils_no_other_and_the_loss_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, write = new(tmp_path), os.write
+    made.append(BODIES["ERROR"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2]))
+        with pytest.raises(OSError, match="No space left"):
+            made.append(BODIES["state"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(-1, data))
+        with pytest.raises(OSError, match="Bad file"):
+            made.append(BODIES["state"])
+    made.append(BODIES["event"])
+    found = on_disk(tmp_path)
+    assert [told["seq"] for told in found] == [1, 4, 5]
+    explained(found)
+    assert found[-1]["detail"]["count"] == 2
+
+
+def test_a_body_that_makes_no_line_is_counted(tmp_path: Path) -> None:
+    made, endless = new(tmp_path), {}
+    endless["self"] = endless
+    with pytest.raises(RecursionError):
+        made.append(Event("x", endless))
+    made.append(Event("y"))
+    assert [(told["seq"], told["name"]) for told in on_disk(tmp_path)] == [(2, "y"), (3, "records_dropped")]
+
+
+def test_a_folder_that_vanished_closes_no_file_of_another(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    made = new(folder, 0)  # a file for each record
+    made.append(BODIES["ERROR"])
+    held = os.open(os.devnull, os.O_RDONLY)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            made.append(BODIES["ERROR"])
+    assert set(os.listdir("/proc/self/fd")) == before
+    os.close(held)
+
+
+# ---- what arrives
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_batches_of_any_size_come_in_order_and_are_forgotten_as_they_arrive(data: st.DataObject) -> None:
+    delivered: list[int] = []
+    with spool_of(8 * data.draw(st.integers(100, 1500))) as made:
+        made.limit, files = BIG, made.limit  # files as small as that, and nothing given up
+        made.limit = max(files, 40_000)
+        total = arrived = 0
+        for _ in range(data.draw(st.integers(1, 12))):
+            for _ in range(data.draw(st.integers(0, 8))):
+                made.append(BODIES["event"])
+                total += 1
+            lines = made.unsent(data.draw(st.integers(1, 10)))
+            assert [x.seq for x in lines] == list(range(arrived + 1, arrived + 1 + len(lines)))
+            assert made.unsent(len(lines) or 1) == lines  # and again the same
+            if lines and data.draw(st.booleans()):
+                arrived = lines[data.draw(st.integers(0, len(lines) - 1))].seq
+                made.arrived(arrived)
+                made.arrived(data.draw(st.integers(0, arrived)))  # an answer that comes late
+            assert made.waiting == total - arrived
+            assert [n for n in numbers(made.folder) if n > arrived] == list(range(arrived + 1, total + 1))
+            delivered += [x.seq for x in lines]
+        made.arrived(total + 100)  # more than there is
+        assert made.waiting == 0
+        assert list(made.folder.iterdir()) == []
+        made.append(Event("next"))
+        assert [x.seq for x in made.unsent(9)] == [total + 1]
+
+
+def test_files_go_when_all_of_their_records_have_arrived(tmp_path: Path) -> None:
+    made = new(tmp_path, 200 * SEGMENTS)  # each file holds one record or two
+    for _ in range(6):
+        made.append(Event("x"))
+    files = sorted(tmp_path.glob("*.jsonl"))
+    firsts = [int(path.name.split(".")[1]) for path in files]
+    assert firsts[0] == 1
+    assert len(firsts) >= 3
+    for number, left in zip(firsts[1:], range(len(files) - 1, 0, -1), strict=True):
+        made.arrived(number - 1)
+        assert len(list(tmp_path.glob("*.jsonl"))) == left
+    made.arrived(6)
+    assert list(tmp_path.glob("*.jsonl")) == []
+
+
+def test_a_corrupt_line_and_a_file_that_is_gone_do_not_hold_up_the_others(tmp_path: Path) -> None:
+    made = new(tmp_path, 200 * SEGMENTS)
+    for _ in range(8):
+        made.append(Event("x"))
+    files = sorted(tmp_path.glob("*.jsonl"))
+    data = files[0].read_bytes()
+    files[0].write_bytes(b"{" + data[1:].replace(b'"source"', b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8"))
+    gone = len(files[1].read_bytes().splitlines())
+    files[1].unlink()
+    sink = Sink()
+    with shipper(made, 1, 60.0) as ships:
+        ships.deliver = sink
+        assert ships.ship()
+    assert sink.kept[made.source] == list(range(len(data.splitlines()) + gone + 1, 9))
+    assert made.waiting == 0
+
+
+# ---- the shipper
+
+
+def test_records_go_as_soon_as_a_batch_waits(tmp_path: Path) -> None:
+    made, sink = new(tmp_path), Sink()
+    with shipper(made, 5, 3600.0) as ships:
+        ships.deliver = sink
+        for _ in range(4):
+            made.append(BODIES["INFO"])
+        time.sleep(0.3)
+        assert sink.kept == {}
+        made.append(BODIES["INFO"])
+        until(lambda: made.waiting == 0)
+    assert sink.kept == {made.source: [1, 2, 3, 4, 5]}
+
+
+def test_a_lone_log_goes_after_the_interval(tmp_path: Path) -> None:
+    made, sink = new(tmp_path), Sink()
+    with shipper(made, 1000, 0.1) as ships:
+        ships.deliver = sink
+        made.append(BODIES["INFO"])
+        until(lambda: made.waiting == 0)
+    assert sink.batches == [1]
+
+
+def test_what_people_watch_for_goes_soon_and_takes_the_rest_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "SOON", 0.1)
+    made, sink = new(tmp_path), Sink()
+    with shipper(made, 1000, 3600.0) as ships:
+        ships.deliver = sink
+        made.append(BODIES["INFO"])
+        made.append(BODIES["metric"])
+        time.sleep(0.3)
+        assert sink.kept == {}
+        made.append(BODIES["progress"])
+        until(lambda: made.waiting == 0)
+    assert sink.batches == [3]
+
+
+def test_batches_are_as_large_as_was_asked(tmp_path: Path) -> None:
+    made, sink = new(tmp_path), Sink()
+    for _ in range(10):
+        made.append(BODIES["INFO"])
+    with shipper(made, 4, 3600.0) as ships:
+        ships.deliver = sink
+        ships.ship()
+    assert sink.batches == [4, 4, 2]
+
+
+def test_the_thread_survives_everything_and_delivers_in_the_end(tmp_path: Path) -> None:
+    made, sink, calls = new(tmp_path), Sink(), 0
+
+    def odd(source: str, lines: Sequence[str]) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise MemoryError
+        if calls == 2:
+            return None
+        if calls == 3:
+            return "far"
+        if calls == 4:
+            raise OSError
+        return sink(source, lines)
+
+    def broken() -> None:
+        raise RuntimeError
+
+    with shipper(made, 2, 0.01, [broken]) as ships:
+        ships.deliver = odd
+        for _ in range(7):
+            made.append(BODIES["event"])
+        until(lambda: made.waiting == 0)
+    assert sink.kept == {made.source: list(range(1, 8))}
+
+
+def test_an_unreadable_disk_does_not_end_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, sink, unsent, failed = new(tmp_path), Sink(), Spool.unsent, []
+
+    def fails_twice(self: Spool, most: int) -> list[spool.Line]:
+        if len(failed) < 2:
+            failed.append(1)
+            raise OSError(5, "Input/output error")
+        return unsent(self, most)
+
+    monkeypatch.setattr(Spool, "unsent", fails_twice)
+    with shipper(made, 1, 0.01) as ships:
+        ships.deliver = sink
+        made.append(BODIES["event"])
+        until(lambda: made.waiting == 0)
+
+
+def test_every_turn_calls_what_is_to_be_called(tmp_path: Path) -> None:
+    calls: list[int] = []
+    with shipper(new(tmp_path), 1, 0.01, [lambda: calls.append(1)]):
+        until(lambda: len(calls) > 2)
+
+
+def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> None:
+    made, go, inside = new(tmp_path), threading.Event(), threading.Event()
+
+    def hangs(source: str, lines: Sequence[str]) -> int:
+        inside.set()
+        go.wait(30)
+        return 0
+
+    with shipper(made, 1, 0.01) as ships:
+        ships.deliver = hangs
+        end = events.subscribe(made.append)
+        events.emit(Event("a"))
+        inside.wait(30)
+        for _ in range(100):
+            events.emit(Event("b"))
+        end()
+        assert made.waiting == 101  # and still nobody has answered
+        go.set()
+
+
+def test_close_sends_what_waits(tmp_path: Path) -> None:
+    made, sink = new(tmp_path), Sink()
+    ships = Shipper(made, 3, 3600.0)
+    ships.deliver = sink
+    for _ in range(8):
+        made.append(BODIES["INFO"])
+    assert ships.close(30.0)
+    assert sink.batches == [3, 3, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_close_tries_again_within_its_seconds(tmp_path: Path) -> None:
+    made, sink, calls = new(tmp_path), Sink(), []
+
+    def at_last(source: str, lines: Sequence[str]) -> int:
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError
+        return sink(source, lines)
+
+    ships = Shipper(made, 3, 3600.0)
+    ships.deliver = at_last
+    made.append(BODIES["INFO"])
+    assert ships.close(30.0)
+
+
+@pytest.mark.parametrize("how", ["hangs", "raises", "slow", "nobody"])
+def test_close_ends_in_time_and_says_that_records_wait(how: str, tmp_path: Path) -> None:
+    made, go = new(tmp_path), threading.Event()
+
+    def deliver(source: str, lines: Sequence[str]) -> int:
+        if how == "raises":
+            raise OSError
+        go.wait(30 if how == "hangs" else 0.05)
+        return int(json.loads(lines[-1])["seq"])
+
+    ships = Shipper(made, 1, 0.01)
+    ships.deliver = None if how == "nobody" else deliver
+    for _ in range(2000):
+        made.append(BODIES["INFO"])
+    start = time.monotonic()
+    assert not ships.close(0.2)
+    assert time.monotonic() - start < 10  # the 2000 slow ones would take 100 s, the hanging one 30 s
+    assert made.waiting
+    go.set()
+
+
+def test_a_debug_log_of_the_shipper_itself_does_not_keep_it_at_work(tmp_path: Path) -> None:
+    """Where debug logs are records, one comes of each failed delivery, and not of each record that waits."""
+    logs.configure_logging("DEBUG", "text")
+    logger, made, calls = logging.getLogger("geopipe"), new(tmp_path), []
+
+    def fails(source: str, lines: Sequence[str]) -> int:
+        calls.append(1)
+        raise OSError("away")
+
+    end_logs, end = logs.record_from_now_on(), events.subscribe(made.append)
+    try:
+        with shipper(made, 1, 3600.0) as ships:
+            ships.deliver = fails
+            events.emit(Event("a"))
+            assert not ships.ship()
+            assert not ships.ship()
+        assert made.waiting == 1 + len(calls)
+    finally:
+        end_logs()
+        end()
+        logger.handlers[:] = []
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+
+
+# ---- what dead processes left
+
+LEAVES = """
+import sys
+from pathlib import Path
+from geopipe import recorder, events
+from geopipe.records import Event
+options = recorder.Options("r", 1, Path("."), False, 10, 3600.0, None, None, int(sys.argv[2]))
+made = recorder.Recorder(options)
+for i in range(int(sys.argv[1])):
+    events.emit(Event("x", {"i": i}))
+print(made.spool.source, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the processes of run "r" keep their records."""
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "spool" / "r"
+
+
+def process_of_the_run(count: int, limit: int = BIG) -> tuple[subprocess.Popen[str], str]:
+    process = script(LEAVES, count, limit)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_what_the_dead_left_is_delivered_and_what_the_living_have_is_theirs(run_folder: Path) -> None:
+    dead, living = process_of_the_run(25), process_of_the_run(5)
+    kill(dead[0])
+    sink = Sink()
+    assert left_behind([run_folder], sink, 10, 30.0) == 1
+    assert sink.kept == {dead[1]: list(range(1, 26))}
+    assert {path.name.split(".")[0] for path in run_folder.glob("*.jsonl")} == {living[1]}
+
+    assert left_behind([run_folder], sink, 10, 30.0, living=True) == 1
+    assert sink.kept[living[1]] == [1, 2, 3, 4, 5]
+    assert len(numbers(run_folder)) == 5  # the files stay: their process has not heard of it
+
+    kill(living[0])
+    sink = Sink()
+    assert left_behind([run_folder], sink, 10, 30.0) == 1
+    assert sink.kept == {living[1]: [1, 2, 3, 4, 5]}
+    assert not run_folder.exists()
+
+
+def test_a_folder_of_a_living_process_without_records_stays(run_folder: Path) -> None:
+    process, _ = process_of_the_run(0)
+    assert left_behind([run_folder], Sink(), 10, 30.0) == 0
+    assert run_folder.is_dir()
+    kill(process)
+    left_behind([run_folder], Sink(), 10, 30.0)
+    assert not run_folder.exists()
+
+
+def written(folder: Path, source: str, count: int, limit: int = BIG) -> None:
+    """Files of a source as a process would leave them."""
+    made = Spool(folder, source, limit, RUN)
+    for i in range(count):
+        made.append(Event("x", {"i": i}))
+    made.sync()
+    os.close(made._file)
+
+
+def dead_source(number: int = 1) -> str:
+    with subprocess.Popen(["true"]) as process:
+        pass
+    return f"{spool._host()}-{process.pid}-{number}"
+
+
+def test_a_source_of_another_host_stays(tmp_path: Path) -> None:
+    written(tmp_path, "elsewhere-1-1", 3)
+    (tmp_path / "elsewhere-1-1.pid").touch()
+    sink = Sink()
+    assert left_behind([tmp_path], sink, 10, 30.0) == 0
+    assert sink.kept == {}
+    assert numbers(tmp_path) == [1, 2, 3]
+
+
+def test_foreign_files_are_no_ones_and_harm_nothing(tmp_path: Path) -> None:
+    source = dead_source()
+    written(tmp_path, source, 3)
+    for name in ("notes.jsonl", "a-b-c.jsonl", "x-1.jsonl", "x.pid", ".jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    sink = Sink()
+    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert sink.kept == {source: [1, 2, 3]}
+    assert (tmp_path / "notes.jsonl").exists()
+
+
+def test_several_runs_and_folders_that_are_not_there(tmp_path: Path) -> None:
+    sources = [dead_source(n) for n in range(3)]
+    for n, source in enumerate(sources):
+        written(tmp_path / str(n), source, 2 + n)
+    sink = Sink()
+    assert left_behind([tmp_path / "none", *(tmp_path / str(n) for n in range(3))], sink, 2, 30.0) == 3
+    assert sink.kept == {source: list(range(1, 3 + n)) for n, source in enumerate(sources)}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_monitor_that_is_away_leaves_all_as_it_was(tmp_path: Path) -> None:
+    def away(source: str, lines: Sequence[str]) -> int:
+        raise ConnectionError
+
+    written(tmp_path, dead_source(), 20)
+    assert left_behind([tmp_path], away, 10, 30.0) == 0
+    assert numbers(tmp_path) == list(range(1, 21))
+
+
+def test_it_stops_in_time_and_goes_on_with_the_rest_next_time(tmp_path: Path) -> None:
+    """What has arrived is deleted file by file, so that many short tries come to an end."""
+    written(tmp_path, dead_source(), 100, 24_000)
+    assert len(list(tmp_path.iterdir())) > 4
+    kept: set[int] = set()
+    tries = 0
+    while tmp_path.exists():
+        tries += 1
+        assert tries < 200
+        sink = Sink()  # each time a collector that knows nothing of the last
+
+        def slow(source: str, lines: Sequence[str], sink: Sink = sink) -> int:
+            time.sleep(0.06)
+            return sink(source, lines)
+
+        left_behind([tmp_path], slow, 20, 0.1)
+        kept |= {seq for seqs in sink.kept.values() for seq in seqs}
+    assert tries > 1
+    assert kept == set(range(1, 101))
+
+
+def test_corrupt_lines_in_a_file_of_the_dead_do_not_stop_the_others(tmp_path: Path) -> None:
+    for n in (1, 2):
+        written(tmp_path, dead_source(n), 4)
+    for path in tmp_path.iterdir():
+        lines = path.read_bytes().splitlines(keepends=True)
+        junk = [b'{"seq": 9, "ts": broken}\n', b"\x00\xff\n", b'{"seq": "2"}\n', b"\n", b"[" * 100_000 + b"\n"]
+        path.write_bytes(b"".join([junk[0], lines[0], *junk, *lines[1:], *junk, lines[3][:9]]))
+    sink = Sink()
+    assert left_behind([tmp_path], sink, 1, 30.0) == 2
+    assert list(sink.kept.values()) == [[1, 2, 3, 4]] * 2
+
+
+def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    for n in range(6):
+        written(tmp_path, dead_source(n), 30, 4000)
+    kept: set[tuple[str, int]] = set()
+
+    def deliver(source: str, lines: Sequence[str]) -> int:
+        found = [json.loads(x)["seq"] for x in lines]
+        kept.update((source, seq) for seq in found)
+        return int(found[-1])
+
+    wanted = {(told["source"], told["seq"]) for told in on_disk(tmp_path)}
+    failed: list[BaseException] = []
+
+    def clear() -> None:
+        try:
+            left_behind([tmp_path], deliver, 3, 30.0)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=clear) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert kept == wanted
+
+
+# ---- recording
+
+
+@pytest.fixture
+def options(run_folder: Path, tmp_path: Path) -> recorder.Options:
+    return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG)
+
+
+def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    return [(told["state"], told["detail"]) for told in on_disk(folder) if told["kind"] == "state"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "wanted"),
+    [
+        (
+            RunError("it broke", "mend it"),
+            "failed",
+            {"exit_code": 1, "error": {"type": "RunError", "message": "it broke", "cure": "mend it"}},
+        ),
+        (
+            MachineError("no disk"),
+            "failed",
+            {"exit_code": 3, "error": {"type": "MachineError", "message": "no disk", "cure": ""}},
+        ),
+        (
+            ZeroDivisionError("by 0"),
+            "failed",
+            {"exit_code": 1, "error": {"type": "ZeroDivisionError", "message": "by 0", "cure": ""}},
+        ),
+        (KeyboardInterrupt(), "cancelled", {"exit_code": 130}),
+        (Terminated(), "cancelled", {"exit_code": 143}),
+        (Paused("2 of 3"), "paused", {"exit_code": 75}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_how_a_run_ends_is_its_last_state(error: BaseException, state: str, wanted: Any, tmp_path: Path) -> None:
+    made = new(tmp_path)
+    end = events.subscribe(made.append)
+    with pytest.raises(type(error)) as raised, recorder.stated({"name": "n"}):
+        raise error
+    end()
+    assert raised.value is error
+    assert states(tmp_path) == [("running", {"name": "n"}), (state, wanted)]
+
+
+def test_the_error_told_is_ours_behind_those_that_wrap_it(tmp_path: Path) -> None:
+    made = new(tmp_path)
+    end = events.subscribe(made.append)
+    with pytest.raises(RuntimeError), recorder.stated({}):
+        raise RuntimeError("task failed") from MachineError("no disk", "free some")
+    end()
+    assert states(tmp_path)[-1][1] == {
+        "exit_code": 3,
+        "error": {"type": "MachineError", "message": "no disk", "cure": "free some"},
+    }
+
+
+def test_a_run_that_is_done_says_so_itself(tmp_path: Path) -> None:
+    """`stated` cannot know the exit code: who runs it tells that it is completed."""
+    made = new(tmp_path)
+    end = events.subscribe(made.append)
+    with recorder.stated({}):
+        events.emit(State("completed", {"exit_code": 4}))
+    end()
+    assert states(tmp_path) == [("running", {}), ("completed", {"exit_code": 4})]
+
+
+def test_recording_delivers_everything_at_its_end(
+    options: recorder.Options, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[dict[str, Any]] = []
+    collector_of = recorder.open_collector
+
+    def open_collector(options: recorder.Options, serve: bool = True) -> recorder.Collector:
+        made = collector_of(options, serve)
+        made.record = got.append  # type: ignore[assignment]
+        return made
+
+    monkeypatch.setattr(recorder, "open_collector", open_collector)
+    dead, source = process_of_the_run(3)
+    kill(dead)
+
+    def run() -> None:
+        with recorder.recording(options), recorder.stated({"name": "n"}):
+            logging.getLogger("geopipe.tested").info("at work")
+            raise ZeroDivisionError("by 0")
+
+    with pytest.raises(ZeroDivisionError):
+        run()
+    own = [told for told in got if told["source"] != source]
+    assert [told["seq"] for told in own] == list(range(1, len(own) + 1))
+    assert [told.get("state") or told["message"] for told in own] == ["running", "at work", "by 0", "failed"]
+    assert "ZeroDivisionError: by 0" in own[2]["traceback"]
+    assert [told["seq"] for told in got if told["source"] == source] == [1, 2, 3]
+    assert not run_folder.exists()
+    assert events._sinks == []
+    assert not any(isinstance(h, logs._Emitter) for h in logging.getLogger("geopipe").handlers)
+
+
+def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
+    options: recorder.Options, run_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
+    run_folder.parent.mkdir(parents=True)
+    run_folder.write_text("a file in its place")
+    with recorder.recording(options) as made, recorder.stated({}):
+        assert made is None
+        events.emit(Event("x"))
+    assert [r.message for r in caplog.records if "not recorded" in r.message] == [caplog.records[-1].message]
+    assert len(caplog.records) == 1
+
+
+def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: recorder.Options, run_folder: Path) -> None:
+    def run() -> None:
+        with recorder.recording(options):
+            events.emit(Event("x"))
+            shutil.rmtree(run_folder)
+            run_folder.write_text("a file in its place")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert events._sinks == []
+
+
+def test_records_that_wait_are_told_of_with_their_folder(
+    options: recorder.Options,
+    run_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Away:
+        def write(self, batch: Sequence[Any]) -> None:
+            raise TimeoutError
+
+    monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
+    monkeypatch.setattr(
+        recorder, "open_collector", lambda o, serve: recorder.Collector(o.folder / "counted.json", Away())
+    )
+    with recorder.recording(options):
+        events.emit(Event("x"))
+    assert f"records of the run wait in {run_folder}: TimeoutError" in caplog.messages
+    assert numbers(run_folder) == [1]
+
+
+def test_a_worker_that_joins_another_run_leaves_the_first(options: recorder.Options, run_folder: Path) -> None:
+    """Warm workers outlive a run: what they say later is of the run that they work for, and once."""
+    from dataclasses import replace
+
+    got: dict[str, list[Any]] = {"r": [], "s": []}
+
+    def deliver(run: str) -> Callable[[str, Sequence[str]], int]:
+        def send(source: str, lines: Sequence[str]) -> int:
+            got[run] += map(json.loads, lines)
+            return int(got[run][-1]["seq"])
+
+        return send
+
+    tested = logging.getLogger("geopipe.tested")
+    try:
+        recorder.join(options, deliver("r"))
+        tested.warning("one")
+        recorder.join(replace(options, run_id="s", attempt=1), deliver("s"))
+        tested.warning("two")
+    finally:
+        assert recorder._leave is not None
+        recorder._leave()
+    told = {run: [(x["run_id"], x["attempt"], x["message"]) for x in found] for run, found in got.items()}
+    assert told == {"r": [("r", 2, "one")], "s": [("s", 1, "two")]}
+    assert events._sinks == []
+
+
+def test_a_worker_sends_what_waits_when_it_ends(run_folder: Path, tmp_path: Path) -> None:
+    code = """
+import json, sys, logging
+from pathlib import Path
+from geopipe import recorder
+def deliver(source, lines):
+    with open(sys.argv[1], "a") as file:
+        file.writelines(lines)
+    return json.loads(lines[-1])["seq"]
+recorder.join(recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20), deliver)
+logging.getLogger("geopipe.x").info("last words")
+"""
+    process = script(code, tmp_path / "got")
+    process.communicate()
+    assert process.returncode == 0
+    found = [json.loads(x) for x in (tmp_path / "got").read_text().splitlines()]
+    assert [told["message"] for told in found] == ["last words"]
+    with suppress(FileNotFoundError):
+        assert list(run_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_cancelled_run_and_flushed_records(number: signal.Signals, run_folder: Path) -> None:
+    code = """
+import signal, sys, time
+from pathlib import Path
+from geopipe import recorder
+from geopipe.errors import Terminated
+def stop(*_):
+    raise Terminated
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Store:
+    def write(self, batch):
+        for told in batch:
+            print(told["kind"], told.get("state"), told.get("detail", {}).get("exit_code"), flush=True)
+recorder.open_collector = lambda o, serve=True: recorder.Collector(o.folder / "counted.json", Store())
+with recorder.recording(recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20)):
+    with recorder.stated({}):
+        print("ready", flush=True)
+        time.sleep(30)
+"""
+    process = script(code, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    start = time.monotonic()
+    process.send_signal(number)
+    out, _ = process.communicate()
+    assert time.monotonic() - start < 20
+    code_of = {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert out.splitlines() == ["state running None", f"state cancelled {code_of}"]
