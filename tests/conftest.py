@@ -47,9 +47,11 @@ def postgres_server() -> Iterator[postgres.Server]:
 
 
 @pytest.fixture
-def empty_database(postgres_server: postgres.Server) -> str:
+def empty_database(postgres_server: postgres.Server) -> Iterator[str]:
     """The address of a database of its own for a test, with nothing in it."""
-    return postgres_server.database()
+    address = postgres_server.database()
+    yield address
+    postgres_server.drop(address)
 
 
 @pytest.fixture
