@@ -23,7 +23,7 @@ from geopipe.exporter import Exporter
 from geopipe.home import home
 from geopipe.records import State
 from geopipe.sampler import sampler
-from geopipe.spool import PRESENT, Deliver, Shipper, Spool, left_behind, source_name
+from geopipe.spool import PRESENT, Deliver, Shipper, Spool, left_behind, present, source_name
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ class Recorder:
         self.options = options
         run = {"run_id": options.run_id, "attempt": options.attempt}
         self.spool = Spool(options.folder, source_name(), options.spool_bytes, run)
-        self._present = options.folder / f"{self.spool.source}{PRESENT}"
-        self._present.touch()
+        self._present = present(options.folder, self.spool.source)
         every = [*every]
         if options.metrics_interval is not None:
             every.append(sampler(options.folder, options.output, options.metrics_interval))
@@ -91,8 +90,11 @@ class Recorder:
         """Take no more records, and try for so long to send what waits; returns whether all of it has arrived."""
         self._unsubscribe()
         done = self.shipper.close(seconds)
+        if self._present >= 0:
+            os.close(self._present)
+            self._present = -1
         with suppress(OSError):
-            self._present.unlink(missing_ok=True)
+            (self.options.folder / f"{self.spool.source}{PRESENT}").unlink(missing_ok=True)
         return done
 
 

@@ -373,8 +373,8 @@ def left_behind(
             if not _deliver_all(source, paths, deliver, batch_size, end, keep=lives):
                 return done
             done += 1
-        present = filter(None, map(source_of, folder.glob(f"*{PRESENT}")))
-        if not any(_lives(folder, source) for source in present) and not any(folder.glob("*.jsonl")):
+        known = filter(None, map(source_of, folder.glob(f"*{PRESENT}")))
+        if not any(_lives(folder, source) for source in known) and not any(folder.glob("*.jsonl")):
             shutil.rmtree(folder, ignore_errors=True)
     return done
 
@@ -404,17 +404,25 @@ def process(source: str) -> int | None:
     return int(pid) if host == _host() else None
 
 
+def present(folder: Path, source: str) -> int:
+    """Say that a process is there to send its records by itself, as long as the descriptor that is returned is open."""
+    held = os.open(folder / f"{source}{PRESENT}", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return held
+
+
 def _lives(folder: Path, source: str) -> bool:
     """Whether a process still reports under this name; one of another node, whose disk this is too, may do so."""
-    pid = process(source)
-    if pid is None:
+    if process(source) is None:
         return True
-    return (folder / f"{source}{PRESENT}").exists() and (os.path.exists(f"/proc/{pid}") or _signalled(pid))
-
-
-def _signalled(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
+        file = os.open(folder / f"{source}{PRESENT}", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False

@@ -63,9 +63,11 @@ def prometheus_programs(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def empty_database(postgres_server: postgres.Server) -> str:
+def empty_database(postgres_server: postgres.Server) -> Iterator[str]:
     """The address of a database of its own for a test, with nothing in it."""
-    return postgres_server.database()
+    address = postgres_server.database()
+    yield address
+    postgres_server.drop(address)
 
 
 @pytest.fixture

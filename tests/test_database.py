@@ -1,4 +1,4 @@
-"""The monitor's database as its users meet it: addresses, refusals, proof, pruning, rights, old coordinates, commands."""
+"""The monitor's database as its users meet it: addresses, refusals, proof, pruning, rights, old coordinates."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ def test_the_address_is_told_by_variable_then_file_then_the_embedded_server(
         (f"postgresql:///d?host=/run&user=u&password={PASSWORD}", "postgresql://u@/run/d"),
         (f"service=s password={PASSWORD}", "postgresql://localhost/ (service s)"),
         (f"postgresql://u:{PASSWORD}/x@h", "an address that is not valid"),
+        (f"postgresql://u:p@{PASSWORD}@h/x", "an address that is not valid"),
+        (f"postgresql://u:p/{PASSWORD}@h/x", "an address that is not valid"),
         (f"nonsense {PASSWORD}", "an address that is not valid"),
     ],
 )
@@ -169,9 +171,12 @@ def test_without_any_address_all_ways_to_one_are_named(capsys: pytest.CaptureFix
 
 
 def test_a_statement_has_its_time_and_the_search_path_of_the_address_stays(database: str) -> None:
-    with closing(databases.connect(database, statement_timeout=0.2)) as connected, connected.cursor() as cursor:
-        with pytest.raises(psycopg2.errors.QueryCanceled):
-            cursor.execute("SELECT pg_sleep(5)")
+    with (
+        closing(databases.connect(database, statement_timeout=0.2)) as connected,
+        connected.cursor() as cursor,
+        pytest.raises(psycopg2.errors.QueryCanceled),
+    ):
+        cursor.execute("SELECT pg_sleep(5)")
     query(database, "CREATE SCHEMA other")
     address = f"{database}?options=-csearch_path%3Dother,public"
     with closing(databases.connect(address)) as connected, connected.cursor() as cursor:
@@ -428,8 +433,8 @@ def cells(empty_database: str) -> str:
         "CREATE TABLE resampled_datasets (name text, target_resolution float8, bounds float8[], data_table_name text);"
         "INSERT INTO resampled_datasets VALUES ('rain', 0.1, '{10, 49.2, 10.5, 50}', 'public.resampled_rain'),"
         "('other', 1, '{0, 0, 1, 1}', 'resampled_none');"
-        "CREATE TABLE passthrough_datasets (dataset_name text, resolution jsonb, min_x float8, min_y float8, max_x float8,"
-        "max_y float8); INSERT INTO passthrough_datasets VALUES ('Soil', '[30, 60]', 500, 0, 650, 480)",
+        "CREATE TABLE passthrough_datasets (dataset_name text, resolution jsonb, min_x float8, min_y float8,"
+        "max_x float8, max_y float8); INSERT INTO passthrough_datasets VALUES ('Soil', '[30, 60]', 500, 0, 650, 480)",
     )
     return empty_database
 

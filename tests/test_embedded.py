@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -209,6 +210,21 @@ def test_a_user_without_passwd_entry_is_told_to_name_a_server(home: Path) -> Non
     assert "MachineError: user 54321 has no entry in the passwd file" in done.stderr
     assert "set GEOPIPE_MONITORING_DSN to a Postgres server" in done.stderr
     assert not (home / "postgres").exists()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="all other tests show it where they are not run by root")
+def test_an_ordinary_user_has_a_server_in_a_folder_that_is_closed_to_others(home: Path) -> None:
+    user = pwd.getpwnam("nobody")
+    os.chown(home, user.pw_uid, -1)
+    home.chmod(0o700)
+    load = "import os, re, importlib.util, psycopg2, encodings.ascii, encodings.idna; from geopipe import embedded"
+    code = f"{load}; os.setuid({user.pw_uid}); {START}; print(embedded.stop()); {START.partition(';')[2]}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, stopped, second = done.stdout.split()
+    assert (first, stopped) == (second, "True")
+    assert query(second, "SELECT 1") == [(1,)]
+    assert not (home / "postgres" / "programs").exists()
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="for other users the folder may be closed")

@@ -166,6 +166,22 @@ def test_the_search_path_of_the_address_decides_where_the_tables_are(empty_datab
     assert set(TABLES) <= relations(empty_database)
 
 
+def test_the_owner_of_a_schema_needs_no_other_rights_to_upgrade(postgres_server: Server, empty_database: str) -> None:
+    query(empty_database, "CREATE ROLE owner LOGIN PASSWORD 'p'; CREATE SCHEMA mine AUTHORIZATION owner")
+    parts = psycopg2.extensions.parse_dsn(empty_database)
+    told = {**parts, "user": "owner", "password": "p", "options": "-csearch_path=mine"}
+    owner = psycopg2.extensions.make_dsn(**told)
+    assert databases.upgrade(owner).after == migrations.HEAD
+    with closing(databases.connect(owner)) as connected:
+        store.write(connected, a_run())
+    assert databases.validate(owner).removed
+    stranger = psycopg2.extensions.make_dsn(**{**told, "options": "-csearch_path=public"})
+    query(empty_database, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    with pytest.raises(MachineError, match=r"is not permitted: .*\n  cure: use the role that owns"):
+        databases.upgrade(stranger)
+    query(empty_database, "DROP OWNED BY owner CASCADE; DROP ROLE owner")
+
+
 def test_tables_without_their_revision_are_not_touched(database: str) -> None:
     query(database, "DROP TABLE geopipe_version")
     with pytest.raises(MachineError, match="without the table that has their revision"):
