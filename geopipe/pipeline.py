@@ -125,7 +125,7 @@ def run(
                 with _engine(plan, settings, options, local) as engine:
                     clock.lap("start")
                     if recorder is not None:
-                        recorder.shipper.deliver = engine.receive
+                        recorder.connect(engine.receive, engine.stages)
                     summary = _attempts(settings, plan, engine, options, resume, clock, watch, answers)
                     if recorder is not None:
                         recorder.shipper.ship()

@@ -21,8 +21,8 @@ from geopipe.collector import Collector, Refused
 from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.exporter import Exporter
 from geopipe.home import home
-from geopipe.records import State
-from geopipe.sampler import sampler
+from geopipe.records import Progress, State
+from geopipe.sampler import sampler, speedometer
 from geopipe.spool import PRESENT, Deliver, Shipper, Spool, left_behind, present, source_name
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,12 @@ class Recorder:
         self.shipper = Shipper(self.spool, options.batch_size, options.flush_interval, every)
         self.shipper.deliver = deliver
         self._unsubscribe = events.subscribe(self.spool.append)
+
+    def connect(self, deliver: Deliver, stages: Callable[[], Mapping[str, Progress]]) -> None:
+        """Send to the run's collector from now on, and tell how fast the run is."""
+        self.shipper.deliver = deliver
+        if self.options.metrics_interval is not None:
+            self.shipper.every.append(speedometer(stages, self.options.metrics_interval))
 
     def close(self, seconds: float) -> bool:
         """Take no more records, and try for so long to send what waits; returns whether all of it has arrived."""

@@ -6,14 +6,14 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from geopipe import events
-from geopipe.records import Metric
+from geopipe.records import Metric, Progress
 from geopipe.spool import process, source_of
 
 SHARED = Path("/dev/shm")
@@ -85,3 +85,28 @@ def _spilled() -> int:
     """Bytes of the objects that Ray of this node has put on disk."""
     root = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest"
     return sum(p.stat().st_size for p in root.glob("ray_spilled_objects*/*"))
+
+
+def speedometer(stages: Callable[[], Mapping[str, Progress]], interval: float) -> Callable[[], None]:
+    """A function to be called often: every `interval` seconds it tells how fast each stage of the run has been since.
+
+    Args:
+        stages: progress of the whole run so far, by stage.
+    """
+    last, before = time.monotonic(), dict[str, Progress]()
+
+    def tell() -> None:
+        nonlocal last, before
+        seconds = time.monotonic() - last
+        if seconds < interval:
+            return
+        now = dict(stages())
+        for stage, done in now.items():
+            old = before.get(stage)
+            with events.context(stage=stage):
+                for name in ("cells", "rows"):
+                    made = getattr(done, name) - (getattr(old, name) if old else 0)
+                    events.emit(Metric(f"{name}_per_second", made / seconds, f"{name}/s"))
+        last, before = time.monotonic(), now
+
+    return tell

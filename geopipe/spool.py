@@ -8,6 +8,7 @@ by source and sequence number. What a dead process left is shipped by another on
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import math
@@ -287,7 +288,7 @@ class Shipper:
     def __init__(
         self, spool: Spool, batch_size: int, interval: float, every: Sequence[Callable[[], None]] = ()
     ) -> None:
-        self.spool, self.batch_size, self.interval, self.every = spool, batch_size, interval, every
+        self.spool, self.batch_size, self.interval, self.every = spool, batch_size, interval, list(every)
         self.deliver: Deliver | None = None
         self._ended, self._until, self._failed, self._sent = threading.Event(), math.inf, False, False
         self._turn = threading.Lock()
