@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint chaos bench-memory lock clean
+.PHONY: demo test lint chaos bench-memory bench-monitor lock clean
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -25,13 +25,17 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-# Twenty seeded kills of each engine (tests run two).
+# Twenty seeded kills of each engine, and a minute without Postgres (tests run two, and four seconds).
 chaos: $(READY)
-	GEOPIPE_TRIALS=20 $(BIN)/pytest tests/test_resume.py -k killed
+	GEOPIPE_TRIALS=20 GEOPIPE_OUTAGE=60 $(BIN)/pytest tests/test_resume.py tests/test_monitor.py -k "killed or outage"
 
 # Peak memory of aligned, exchanged and old-way runs on growing grids; takes some ten minutes.
 bench-memory: $(READY)
 	$(BIN)/python bench/memory.py
+
+# Wall time of watched runs against the same runs unwatched, in pairs; takes some ten minutes.
+bench-monitor: $(READY)
+	$(BIN)/python bench/monitor.py
 
 # Pin anew what pyproject.toml asks for. Needs uv.
 lock:

@@ -252,6 +252,10 @@ def demo(folder: Path, flags: tuple[str, ...]) -> int:
     click.echo(_first_rows(settings.run.output))
     out.print(f"\nsettings: {file}\ntable:    parquet and csv in {settings.run.output}")
     out.print(f"next:     geopipe plan {file}   or edit it and   geopipe run {file} --overwrite")
+    if settings.monitoring.enable_database_logging:
+        out.print(
+            "history:  geopipe monitor logs   or   geopipe monitor watch latest   in another terminal during a run"
+        )
     return code
 
 

@@ -99,6 +99,7 @@ def monitor_dsn(monitor_server: postgres.Server) -> str:
     return monitor_server.dsn
 
 
+@pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.ObjectStore]:
     """An S3 server of the tests' own; whoever uses it sets `object_store.ENVIRONMENT`."""
     with s3.server(tmp_path_factory.mktemp("s3")) as running:

@@ -331,7 +331,7 @@ def test_monitoring_keys_shape_what_is_printed(small: Path, capsys: pytest.Captu
 
 
 def test_progress_is_a_line_each_interval(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from geopipe.events import Progress
+    from geopipe.records import Progress
     from geopipe.pipeline import Snapshot
     from geopipe.progress import progress
 
