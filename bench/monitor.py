@@ -2,8 +2,8 @@
 
     python bench/monitor.py [--pairs 7] [--size 4096] [--local]
 
-The runs of a pair follow each other, in an order that turns, so that a machine that others use slows both alike. Told is the
-median of the quotients, and the range that half of them lie in.
+The runs of a pair follow each other, in an order that turns, so that a machine that others use slows both alike. Told
+is the median of the quotients, and the range that half of them lie in.
 """
 
 from __future__ import annotations

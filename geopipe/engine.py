@@ -29,7 +29,7 @@ from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geopipe import events, machine, monitor, points, raster
+from geopipe import events, logs, machine, monitor, points, raster
 from geopipe.errors import MachineError, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
@@ -109,7 +109,7 @@ class _Aligned:
         for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
             if self.stop():
                 return
-            with events.context(tile=tile.key):
+            with events.context(tile=tile.key), logs.failures():
                 rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
                 table = merge_tile(self.plan.spec, tile, rows)
                 yield _finished(self.finish, tile, table)
@@ -135,7 +135,7 @@ def _rows(
     """The block rows, after a marker of each tile: it comes also where nothing follows (see `marker`)."""
     if layer.table is None and not layer.sweeps:
         for key in keys:
-            with events.context(tile=key):
+            with events.context(tile=key), logs.failures():
                 yield from raster.read_rows(plan, [layer], plan.spec.tile(key), readers)
         return
     for key in keys:
@@ -150,7 +150,7 @@ def _merge_group(plan: Plan, watch: Watch | None, finish: Finish | None, group: 
     """Merge the block rows of one tile."""
     _join_run(watch)
     tile = plan.spec.tile(group["tile"][0].as_py())
-    with events.context(tile=tile.key):
+    with events.context(tile=tile.key), logs.failures():
         return _finished(finish, tile, merge_tile(plan.spec, tile, unpack(plan.spec, group)))
 
 

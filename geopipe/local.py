@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from geopipe import events, points, raster
+from geopipe import events, logs, points, raster
 from geopipe.collector import Collector
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
@@ -59,7 +59,7 @@ def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys
         todo = plan.keys if keys is None else keys
         readers, sparse = raster.Readers(), points_of(plan)
         for tile in map(plan.spec.tile, todo.tolist()):
-            with events.context(tile=tile.key):
+            with events.context(tile=tile.key), logs.failures():
                 rows = raster.read_rows(plan, plan.rasters, tile, readers)
                 yield finish(tile, merge_tile(plan.spec, tile, chain(rows, sparse.pop(tile.key, ()))))
         readers.close()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from geopipe import events
+from geopipe.errors import GeopipeError
 from geopipe.records import Event, Log, plain
 
 SHOWN = ("run_id", "stage", "layer", "tile")
@@ -48,6 +49,21 @@ def log_performance(logger: logging.Logger, operation: str, seconds: float, rows
 
 def _traceback(record: logging.LogRecord) -> str | None:
     return _FORMATTER.formatException(record.exc_info) if record.exc_info else None
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an error as text."""
+    return _FORMATTER.formatException((type(error), error, error.__traceback__))
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Put into the records which tile (or layer) it was that an error of geopipe came from; it is raised on."""
+    try:
+        yield
+    except GeopipeError as error:
+        events.emit(Log("ERROR", __name__, error.message))
+        raise
 
 
 class _AddContext(logging.Filter):

@@ -21,7 +21,7 @@ from geopipe.collector import Collector, Refused
 from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.exporter import Exporter
 from geopipe.home import home
-from geopipe.records import Progress, State
+from geopipe.records import Log, Progress, State
 from geopipe.sampler import sampler, speedometer
 from geopipe.spool import PRESENT, Deliver, Shipper, Spool, left_behind, present, source_name
 
@@ -120,7 +120,8 @@ def stated(detail: Mapping[str, Any]) -> Iterator[None]:
         found = find(error)
         told = {"type": type(found or error).__name__, "message": found.message if found else str(error)}
         code = found.exit_code if found else 1
-        log.error("%s", told["message"], exc_info=None if found else error)
+        # into the record only: whoever runs this prints it, once
+        events.emit(Log("ERROR", __name__, told["message"], None if found else logs.traceback_of(error)))
         events.emit(State("failed", {"exit_code": code, "error": told | {"cure": found.cure if found else ""}}))
         raise
 
