@@ -8,6 +8,7 @@ by source and sequence number. What a dead process left is shipped by another on
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import math
