@@ -61,18 +61,42 @@ class Table:
                 self.order.setdefault(told["source"], []).append(told["seq"])
         self.fail("after")
 
+    def close(self) -> None: ...
+
+
+class Heard:
+    """An observer that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.records: list[Mapping[str, Any]] = []
+        self.waiting: list[int] = []
+        self.closed = 0
+
+    @property
+    def numbers(self) -> list[tuple[str, int]]:
+        return [(told["source"], told["seq"]) for told in self.records]
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        self.records.append(record)
+
+    def pending(self, count: int) -> None:
+        self.waiting.append(count)
+
+    def close(self) -> None:
+        self.closed += 1
+
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_batch_that_comes_three_times_counts_once(kept: bool, tmp_path: Path) -> None:
-    heard: list[Mapping[str, Any]] = []
-    table = Table()
-    made = Collector(tmp_path / "note.json", table if kept else None, heard.append)
+    heard, table = Heard(), Table()
+    made = Collector(tmp_path / "note.json", table if kept else None, heard)
     batch = lines("a-1-1", *reads(4))
     assert [made.receive("a-1-1", batch) for _ in range(3)] == [4, 4, 4]
     assert made.receive("a-1-1", [*batch[2:], *lines("a-1-1", *reads(2), first=5)]) == 6
     assert made.receive("a-1-1", batch[:2]) == 6  # a delivery that comes late
     assert made.stages() == {"read": Progress("read", 6, 60, 3.0, 18, 42)}
-    assert [told["seq"] for told in heard] == [1, 2, 3, 4, 5, 6]
+    assert heard.numbers == [("a-1-1", seq) for seq in range(1, 7)]
+    assert set(heard.waiting) == ({0} if kept else set())
     assert sum(table.writes) == (6 if kept else 0)
 
 
@@ -120,11 +144,12 @@ def test_a_line_that_is_no_record_stops_no_other(kept: bool, tmp_path: Path) -> 
 
 
 def test_a_listener_that_fails_does_not_stop_the_count(tmp_path: Path) -> None:
-    def fails(told: Mapping[str, Any]) -> None:
-        raise KeyError("no such metric")
+    class Fails(Heard):
+        def record(self, record: Mapping[str, Any]) -> None:
+            raise KeyError("no such metric")
 
     table = Table()
-    made = Collector(tmp_path / "note.json", table, fails)
+    made = Collector(tmp_path / "note.json", table, Fails())
     for _ in range(2):
         assert made.receive("a-1-1", lines("a-1-1", *reads(3))) == 3
     assert made.stages()["read"].tiles == 3
@@ -283,7 +308,7 @@ def test_what_postgres_calls_no_record_is_refused_and_what_it_calls_away_waits(
         monkeypatch.setitem(sys.modules, f"geopipe.{name}", module)
         monkeypatch.setattr(geopipe, name, module, raising=False)
     monkeypatch.setattr(recorder, "store", module, raising=False)
-    made = recorder._Postgres()
+    made = recorder._Postgres(None)
     made._connection = object()
     with pytest.raises(Refused, match="kind"):
         made.write([ValueError("kind")])  # type: ignore[list-item]
@@ -305,8 +330,8 @@ def test_many_threads_at_once_count_and_keep_each_record_once(kept: bool, tmp_pa
             raise OSError("odd")
 
     table = Table(fail)
-    heard: list[tuple[str, int]] = []
-    made = Collector(tmp_path / "note.json", table if kept else None, lambda t: heard.append((t["source"], t["seq"])))
+    observer = Heard()
+    made = Collector(tmp_path / "note.json", table if kept else None, observer)
 
     def send(source: str, size: int) -> None:
         every, arrived = lines(source, *reads(60)), 0
@@ -318,7 +343,7 @@ def test_many_threads_at_once_count_and_keep_each_record_once(kept: bool, tmp_pa
         thread.start()
     for thread in threads:
         thread.join()
-    wanted = {(f"h-{n}-1", seq) for n in range(4) for seq in range(1, 61)}
+    wanted, heard = {(f"h-{n}-1", seq) for n in range(4) for seq in range(1, 61)}, observer.numbers
     assert made.stages()["read"].tiles == len(heard) == len(wanted) == len(set(heard))
     if kept:
         assert table.order == {f"h-{n}-1": list(range(1, 61)) for n in range(4)}
@@ -349,7 +374,7 @@ class Way(RuleBasedStateMachine):
         self.shippers: list[Shipper] = []
         self.appended: dict[str, int] = {}
         self.answers = 0
-        self.heard: list[tuple[str, int]] = []
+        self.heard = Heard()
         self.plan: list[str] = []
         self.late: list[tuple[str, list[str]]] = []
         self.dies()
@@ -422,9 +447,7 @@ class Way(RuleBasedStateMachine):
 
     @rule()
     def dies(self) -> None:
-        self.collector = Collector(
-            self.folder / "counted.json", self.table, lambda told: self.heard.append((told["source"], told["seq"]))
-        )
+        self.collector = Collector(self.folder / "counted.json", self.table, self.heard)
 
     @invariant()
     def what_has_arrived_is_kept_in_order_and_nothing_else_is_forgotten(self) -> None:
@@ -449,7 +472,7 @@ class Way(RuleBasedStateMachine):
             wanted = {(source, seq) for source, count in self.appended.items() for seq in range(1, count + 1)}
             assert set(self.table.rows) == wanted
             assert all(order == sorted(order) for order in self.table.order.values())
-            assert sorted(self.heard) == sorted(wanted)
+            assert sorted(self.heard.numbers) == sorted(wanted)
             tiles = sum(1 for told in self.table.rows.values() if told["kind"] == "progress")
             stages = self.collector.stages()
             assert (stages["read"].tiles if stages else 0) == tiles

@@ -198,7 +198,8 @@ def test_what_was_appended_outlives_a_kill(seed: int, tmp_path: Path) -> None:
     while read < wanted:
         read = int(process.stdout.readline())
     process.send_signal(signal.SIGKILL)
-    rest, _ = process.communicate()
+    rest = process.stdout.read()  # `communicate` would miss what has been read ahead
+    process.communicate()
     appended = int(([str(read), *rest.split("\n")[:-1]])[-1])
     found = numbers(tmp_path)
     assert found == list(range(1, len(found) + 1))
@@ -670,7 +671,7 @@ import sys
 from pathlib import Path
 from geopipe import recorder, events
 from geopipe.records import Event
-options = recorder.Options("r", 1, Path("."), False, 10, 3600.0, None, None, int(sys.argv[2]))
+options = recorder.Options("r", 1, Path("."), False, 10, 3600.0, None, None, int(sys.argv[2]), recorder.spools())
 made = recorder.Recorder(options)
 for i in range(int(sys.argv[1])):
     events.emit(Event("x", {"i": i}))
@@ -840,7 +841,7 @@ def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) ->
 
 @pytest.fixture
 def options(run_folder: Path, tmp_path: Path) -> recorder.Options:
-    return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG)
+    return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG, run_folder.parent)
 
 
 def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -909,9 +910,17 @@ def test_recording_delivers_everything_at_its_end(
     got: list[dict[str, Any]] = []
     collector_of = recorder.open_collector
 
+    class Observer:
+        def record(self, record: Any) -> None:
+            got.append(record)
+
+        def pending(self, count: int) -> None: ...
+
+        def close(self) -> None: ...
+
     def open_collector(options: recorder.Options, serve: bool = True) -> recorder.Collector:
         made = collector_of(options, serve)
-        made.record = got.append  # type: ignore[assignment]
+        made.observer = Observer()
         return made
 
     monkeypatch.setattr(recorder, "open_collector", open_collector)
@@ -919,7 +928,7 @@ def test_recording_delivers_everything_at_its_end(
     kill(dead)
 
     def run() -> None:
-        with recorder.recording(options), recorder.stated({"name": "n"}):
+        with recorder.recording(options, {}), recorder.stated({"name": "n"}):
             logging.getLogger("geopipe.tested").info("at work")
             raise ZeroDivisionError("by 0")
 
@@ -941,7 +950,7 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
     run_folder.parent.mkdir(parents=True)
     run_folder.write_text("a file in its place")
-    with recorder.recording(options) as made, recorder.stated({}):
+    with recorder.recording(options, {}) as made, recorder.stated({}):
         assert made is None
         events.emit(Event("x"))
     assert [r.message for r in caplog.records if "not recorded" in r.message] == [caplog.records[-1].message]
@@ -950,7 +959,7 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
 
 def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: recorder.Options, run_folder: Path) -> None:
     def run() -> None:
-        with recorder.recording(options):
+        with recorder.recording(options, {}):
             events.emit(Event("x"))
             shutil.rmtree(run_folder)
             run_folder.write_text("a file in its place")
@@ -971,11 +980,13 @@ def test_records_that_wait_are_told_of_with_their_folder(
         def write(self, batch: Sequence[Any]) -> None:
             raise TimeoutError
 
+        def close(self) -> None: ...
+
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
     monkeypatch.setattr(
         recorder, "open_collector", lambda o, serve: recorder.Collector(o.folder / "counted.json", Away())
     )
-    with recorder.recording(options):
+    with recorder.recording(options, {}):
         events.emit(Event("x"))
     assert f"records of the run wait in {run_folder}: TimeoutError" in caplog.messages
     assert numbers(run_folder) == [1]
@@ -1017,7 +1028,8 @@ def deliver(source, lines):
     with open(sys.argv[1], "a") as file:
         file.writelines(lines)
     return json.loads(lines[-1])["seq"]
-recorder.join(recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20), deliver)
+options = recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20, recorder.spools())
+recorder.join(options, deliver)
 logging.getLogger("geopipe.x").info("last words")
 """
     process = script(code, tmp_path / "got")
@@ -1044,8 +1056,11 @@ class Store:
     def write(self, batch):
         for told in batch:
             print(told["kind"], told.get("state"), told.get("detail", {}).get("exit_code"), flush=True)
+    def close(self):
+        pass
 recorder.open_collector = lambda o, serve=True: recorder.Collector(o.folder / "counted.json", Store())
-with recorder.recording(recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20)):
+options = recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20, recorder.spools())
+with recorder.recording(options, {}):
     with recorder.stated({}):
         print("ready", flush=True)
         time.sleep(30)
