@@ -156,6 +156,49 @@ def test_a_listener_that_fails_does_not_stop_the_count(tmp_path: Path) -> None:
     assert len(table.rows) == 3
 
 
+def test_who_observes_hears_how_many_wait_and_both_are_let_go_of(tmp_path: Path) -> None:
+    away = True
+
+    def fail(when: str) -> None:
+        if away:
+            raise ConnectionError
+
+    class Closes(Table):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    heard, table = Heard(), Closes(fail)
+    made = Collector(tmp_path / "note.json", table, heard)
+    made.receive("a-1-1", lines("a-1-1", *reads(3)))
+    made.receive("b-1-1", lines("b-1-1", *reads(2)))
+    away = False
+    made.receive("a-1-1", lines("a-1-1", *reads(3)))
+    made.receive("b-1-1", lines("b-1-1", *reads(4)))
+    assert heard.waiting == [3, 5, 2, 0]
+    made.close()
+    assert (table.closed, heard.closed) == (1, 1)
+
+
+def test_a_problem_that_was_told_is_not_told_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
+    away = True
+
+    def fail(when: str) -> None:
+        if away:
+            raise ConnectionError("refused")
+
+    made, batch = Collector(tmp_path / "note.json", Table(fail), problem="no database"), lines("a-1-1", *reads(1))
+    assert made.receive("a-1-1", batch) == 0
+    assert (caplog.messages, made.problem) == ([], "refused")
+    away = False
+    assert made.receive("a-1-1", batch) == 1
+    assert caplog.messages == ["the monitor's records arrive again"]
+
+
 # ---- successors
 
 

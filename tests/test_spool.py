@@ -745,6 +745,60 @@ def test_a_source_of_another_host_stays(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [1, 2, 3]
 
 
+def test_who_has_the_id_of_a_dead_process_is_another(tmp_path: Path) -> None:
+    """This process lives, and so does the id in these names; only who holds the lock sends by itself."""
+    sources = [f"{spool._host()}-{os.getpid()}-{n}" for n in range(2)]
+    for source in sources:
+        written(tmp_path, source, 3)
+    (tmp_path / f"{sources[0]}.pid").touch()
+    sink = Sink()
+    assert left_behind([tmp_path], sink, 10, 30.0) == 2
+    assert sink.kept == {source: [1, 2, 3] for source in sources}
+    assert not tmp_path.exists()
+
+
+def test_who_holds_its_lock_lives_until_it_lets_go(tmp_path: Path) -> None:
+    source = dead_source()
+    written(tmp_path, source, 3)
+    held = spool.present(tmp_path, source)
+    before, sink = len(os.listdir("/proc/self/fd")), Sink()
+    for _ in range(3):
+        assert left_behind([tmp_path], sink, 10, 30.0) == 0
+    assert sink.kept == {}
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (tmp_path / f"{source}.pid").stat().st_mode & 0o777 == 0o600
+    os.close(held)
+    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert sink.kept == {source: [1, 2, 3]}
+    assert not tmp_path.exists()
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from geopipe.spool import present
+present(Path(sys.argv[1]), sys.argv[2])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_dies_with_its_process_and_not_with_the_name_of_one(tmp_path: Path) -> None:
+    source = dead_source()  # as in another container, which has process ids of its own
+    written(tmp_path, source, 2)
+    process = script(HOLDS, tmp_path, source)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    sink = Sink()
+    assert left_behind([tmp_path], sink, 10, 30.0) == 0
+    assert left_behind([tmp_path], sink, 10, 30.0, living=True) == 1
+    assert numbers(tmp_path) == [1, 2]
+    kill(process)
+    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert sink.kept == {source: [1, 2]}
+    assert not tmp_path.exists()
+
+
 def test_foreign_files_are_no_ones_and_harm_nothing(tmp_path: Path) -> None:
     source = dead_source()
     written(tmp_path, source, 3)
@@ -842,6 +896,19 @@ def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) ->
 @pytest.fixture
 def options(run_folder: Path, tmp_path: Path) -> recorder.Options:
     return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG, run_folder.parent)
+
+
+def test_a_recorder_is_there_until_it_is_closed(options: recorder.Options, run_folder: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    made = recorder.Recorder(options)
+    source = made.spool.source
+    assert [path.name for path in run_folder.iterdir()] == [f"{source}.pid"]
+    assert spool._lives(run_folder, source)
+    for _ in range(2):
+        made.close(0.0)
+        assert not spool._lives(run_folder, source)
+        assert list(run_folder.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
