@@ -20,11 +20,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from helpers import north_up, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe import events, logs, recorder, spool
+from geopipe import events, logs, pipeline, recorder, spool
+from geopipe import settings as config
 from geopipe.errors import MachineError, Paused, RunError, Terminated
 from geopipe.records import Body, Event, Log, Metric, Progress, State
 from geopipe.spool import SEGMENTS, Shipper, Spool, left_behind, source_name
@@ -592,6 +595,44 @@ def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> 
         go.set()
 
 
+@pytest.mark.parametrize("who", ["it", "the thread"])
+@pytest.mark.parametrize("how", ["hangs", "slow"])
+def test_who_ships_waits_no_longer_than_it_says_and_the_rest_arrives_later(who: str, how: str, tmp_path: Path) -> None:
+    """Whoever has the turn at a monitor that is slow."""
+    made, sink, go, inside = new(tmp_path), Sink(), threading.Event(), threading.Event()
+
+    def deliver(source: str, lines: Sequence[str]) -> int:
+        inside.set()
+        go.wait(60 if how == "hangs" else 0.2)
+        return sink(source, lines)
+
+    for _ in range(100):
+        made.append(BODIES["event"])
+    with shipper(made, 1, 0.01 if who == "the thread" else 3600.0) as ships:
+        ships.deliver = deliver
+        if who == "the thread":
+            assert inside.wait(30)
+        start = time.monotonic()
+        assert not ships.ship(0.3)
+        assert 0.3 <= time.monotonic() - start < 10  # the 100 slow ones would take 20 s, the hanging one 60 s
+        assert made.waiting
+        go.set()
+        until(lambda: made.waiting == 0)
+        assert ships.ship(30.0)
+    assert sink.kept == {made.source: list(range(1, 101))}
+
+
+def test_who_ships_in_time_does_not_wait_for_its_seconds(tmp_path: Path) -> None:
+    made, sink, start = new(tmp_path), Sink(), time.monotonic()
+    with shipper(made, 2, 3600.0) as ships:
+        made.append(BODIES["INFO"])
+        assert not ships.ship(60.0)  # to nobody
+        ships.deliver = sink
+        assert ships.ship(60.0)
+    assert time.monotonic() - start < 30
+    assert sink.kept == {made.source: [1]}
+
+
 def test_close_sends_what_waits(tmp_path: Path) -> None:
     made, sink = new(tmp_path), Sink()
     ships = Shipper(made, 3, 3600.0)
@@ -893,6 +934,20 @@ def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) ->
 # ---- recording
 
 
+SETTINGS = """
+[run]
+name = "small"
+output = "out"
+[grid]
+crs = "EPSG:32632"
+resolution = 10
+bounds = [500000, 4999800, 500200, 5000000]
+[[layers]]
+name = "a"
+path = "a.tif"
+"""
+
+
 @pytest.fixture
 def options(run_folder: Path, tmp_path: Path) -> recorder.Options:
     return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG, run_folder.parent)
@@ -1057,6 +1112,29 @@ def test_records_that_wait_are_told_of_with_their_folder(
         events.emit(Event("x"))
     assert f"records of the run wait in {run_folder}: TimeoutError" in caplog.messages
     assert numbers(run_folder) == [1]
+
+
+def test_a_run_does_not_wait_for_a_monitor_that_hangs(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def hangs(self: recorder.Collector, source: str, lines: Sequence[str]) -> int:
+        go.wait(120)
+        return 0
+
+    monkeypatch.setattr(recorder.Collector, "receive", hangs)
+    small = np.ones((20, 20), np.float32)
+    write_raster(tmp_path / "a.tif", small, "EPSG:32632", north_up(500_000, 5_000_000, 10))
+    (tmp_path / "s.toml").write_text(SETTINGS)
+    start = time.monotonic()
+    try:
+        summary = pipeline.run(config.load(tmp_path / "s.toml"), local=True)
+        assert time.monotonic() - start < 60
+    finally:
+        go.set()
+    assert summary.rows == 400
+    assert on_disk(run_folder.parent / summary.run_id)[-1]["state"] == "completed"
 
 
 def test_a_worker_that_joins_another_run_leaves_the_first(options: recorder.Options, run_folder: Path) -> None:
