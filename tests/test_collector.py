@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from psycopg2.errors import NumericValueOutOfRange
+from records import query, record
 
 import geopipe
 from geopipe import collector, recorder, records, spool
@@ -355,8 +358,35 @@ def test_what_postgres_calls_no_record_is_refused_and_what_it_calls_away_waits(
     made._connection = object()
     with pytest.raises(Refused, match="kind"):
         made.write([ValueError("kind")])  # type: ignore[list-item]
+    for error in (psycopg2.DataError("out of range\n"), NumericValueOutOfRange("out of range\n")):
+        with pytest.raises(Refused, match=r"out of range\Z"):
+            made.write([error])  # type: ignore[list-item]
+    assert made._connection is not None  # it has not broken
+    with pytest.raises(psycopg2.OperationalError):
+        made.write([psycopg2.OperationalError("away")])  # type: ignore[list-item]
+    assert made._connection is None
+    made._connection = object()
     with pytest.raises(ConnectionError):
         made.write([ConnectionError("away")])  # type: ignore[list-item]
+
+
+def test_a_number_that_postgres_cannot_hold_costs_its_record_only(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", database)
+    monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
+    run = records.new_run_id()
+    told = [record(run, seq, kind) for seq, kind in enumerate(("state", *["log", "event"] * 4), 1)]
+    told += [record(run, seq, "progress") for seq in range(10, 13)]
+    told[3]["tile"] = told[10]["cells"] = 2**70
+    made = Collector(tmp_path / "note.json", recorder._Postgres(None))
+    assert made.receive("host-1-1", [json.dumps(one) for one in told]) == 12
+    made.close()
+    assert made.problem == ""
+    assert [text.startswith("a record is lost") for text in caplog.messages] == [True, True]
+    kept = query(database, "SELECT seq FROM pipeline_logs UNION SELECT seq FROM pipeline_events ORDER BY seq")
+    assert [seq for (seq,) in kept] == [2, 3, 5, 6, 7, 8, 9]
+    assert query(database, "SELECT tiles, cells FROM pipeline_progress") == [(2, 4)]
 
 
 # ---- many at once
