@@ -128,7 +128,7 @@ def run(
                         recorder.connect(engine.receive, engine.stages)
                     summary = _attempts(settings, plan, engine, options, resume, clock, watch, answers)
                     if recorder is not None:
-                        recorder.shipper.ship()
+                        recorder.shipper.ship(2.0)
                     summary = replace(summary, stages=engine.stages())
                 clock.lap("stop")
             if store is not None and commit.finished(folder) is not None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from psycopg2 import DataError
+
 from geopipe import __version__, connections, embedded, events, logs, requests, store
 from geopipe.collector import Collector, Refused
 from geopipe.errors import MachineError, Paused, Terminated, find
@@ -203,8 +205,8 @@ class _Postgres:
             self._connection = connections.connect(dsn, statement_timeout=5, connect_timeout=3)
         try:
             store.write(self._connection, batch)
-        except ValueError as error:  # said of a record, and not of the connection
-            raise Refused(str(error)) from error
+        except (ValueError, DataError) as error:  # said of a record, and not of the connection
+            raise Refused(str(error).strip()) from error
         except Exception:
             self.close()
             raise

@@ -310,8 +310,18 @@ class Shipper:
             time.sleep(0.05)
         self._sent = sent
 
-    def ship(self) -> bool:
-        """Send what waits; returns whether all of it has arrived."""
+    def ship(self, seconds: float | None = None) -> bool:
+        """Send what waits; returns whether all of it has arrived.
+
+        Args:
+            seconds: to wait for that at most; what takes longer goes on in a thread.
+        """
+        if seconds is not None:
+            sent: list[bool] = []
+            thread = threading.Thread(target=lambda: sent.append(self.ship()), name="geopipe-shipper", daemon=True)
+            thread.start()
+            thread.join(timeout=seconds)
+            return sent == [True]
         with self._turn:
             try:
                 self._failed = not self._ship()

@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from psycopg2.errors import NumericValueOutOfRange
+from records import query, record
 
 import geopipe
 from geopipe import collector, recorder, records, spool
@@ -61,18 +64,42 @@ class Table:
                 self.order.setdefault(told["source"], []).append(told["seq"])
         self.fail("after")
 
+    def close(self) -> None: ...
+
+
+class Heard:
+    """An observer that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.records: list[Mapping[str, Any]] = []
+        self.waiting: list[int] = []
+        self.closed = 0
+
+    @property
+    def numbers(self) -> list[tuple[str, int]]:
+        return [(told["source"], told["seq"]) for told in self.records]
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        self.records.append(record)
+
+    def pending(self, count: int) -> None:
+        self.waiting.append(count)
+
+    def close(self) -> None:
+        self.closed += 1
+
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_batch_that_comes_three_times_counts_once(kept: bool, tmp_path: Path) -> None:
-    heard: list[Mapping[str, Any]] = []
-    table = Table()
-    made = Collector(tmp_path / "note.json", table if kept else None, heard.append)
+    heard, table = Heard(), Table()
+    made = Collector(tmp_path / "note.json", table if kept else None, heard)
     batch = lines("a-1-1", *reads(4))
     assert [made.receive("a-1-1", batch) for _ in range(3)] == [4, 4, 4]
     assert made.receive("a-1-1", [*batch[2:], *lines("a-1-1", *reads(2), first=5)]) == 6
     assert made.receive("a-1-1", batch[:2]) == 6  # a delivery that comes late
     assert made.stages() == {"read": Progress("read", 6, 60, 3.0, 18, 42)}
-    assert [told["seq"] for told in heard] == [1, 2, 3, 4, 5, 6]
+    assert heard.numbers == [("a-1-1", seq) for seq in range(1, 7)]
+    assert set(heard.waiting) == ({0} if kept else set())
     assert sum(table.writes) == (6 if kept else 0)
 
 
@@ -120,15 +147,59 @@ def test_a_line_that_is_no_record_stops_no_other(kept: bool, tmp_path: Path) -> 
 
 
 def test_a_listener_that_fails_does_not_stop_the_count(tmp_path: Path) -> None:
-    def fails(told: Mapping[str, Any]) -> None:
-        raise KeyError("no such metric")
+    class Fails(Heard):
+        def record(self, record: Mapping[str, Any]) -> None:
+            raise KeyError("no such metric")
 
     table = Table()
-    made = Collector(tmp_path / "note.json", table, fails)
+    made = Collector(tmp_path / "note.json", table, Fails())
     for _ in range(2):
         assert made.receive("a-1-1", lines("a-1-1", *reads(3))) == 3
     assert made.stages()["read"].tiles == 3
     assert len(table.rows) == 3
+
+
+def test_who_observes_hears_how_many_wait_and_both_are_let_go_of(tmp_path: Path) -> None:
+    away = True
+
+    def fail(when: str) -> None:
+        if away:
+            raise ConnectionError
+
+    class Closes(Table):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    heard, table = Heard(), Closes(fail)
+    made = Collector(tmp_path / "note.json", table, heard)
+    made.receive("a-1-1", lines("a-1-1", *reads(3)))
+    made.receive("b-1-1", lines("b-1-1", *reads(2)))
+    away = False
+    made.receive("a-1-1", lines("a-1-1", *reads(3)))
+    made.receive("b-1-1", lines("b-1-1", *reads(4)))
+    assert heard.waiting == [3, 5, 2, 0]
+    made.close()
+    assert (table.closed, heard.closed) == (1, 1)
+
+
+def test_a_problem_that_was_told_is_not_told_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
+    away = True
+
+    def fail(when: str) -> None:
+        if away:
+            raise ConnectionError("refused")
+
+    made, batch = Collector(tmp_path / "note.json", Table(fail), problem="no database"), lines("a-1-1", *reads(1))
+    assert made.receive("a-1-1", batch) == 0
+    assert (caplog.messages, made.problem) == ([], "refused")
+    away = False
+    assert made.receive("a-1-1", batch) == 1
+    assert caplog.messages == ["the monitor's records arrive again"]
 
 
 # ---- successors
@@ -283,12 +354,39 @@ def test_what_postgres_calls_no_record_is_refused_and_what_it_calls_away_waits(
         monkeypatch.setitem(sys.modules, f"geopipe.{name}", module)
         monkeypatch.setattr(geopipe, name, module, raising=False)
     monkeypatch.setattr(recorder, "store", module, raising=False)
-    made = recorder._Postgres()
+    made = recorder._Postgres(None)
     made._connection = object()
     with pytest.raises(Refused, match="kind"):
         made.write([ValueError("kind")])  # type: ignore[list-item]
+    for error in (psycopg2.DataError("out of range\n"), NumericValueOutOfRange("out of range\n")):
+        with pytest.raises(Refused, match=r"out of range\Z"):
+            made.write([error])  # type: ignore[list-item]
+    assert made._connection is not None  # it has not broken
+    with pytest.raises(psycopg2.OperationalError):
+        made.write([psycopg2.OperationalError("away")])  # type: ignore[list-item]
+    assert made._connection is None
+    made._connection = object()
     with pytest.raises(ConnectionError):
         made.write([ConnectionError("away")])  # type: ignore[list-item]
+
+
+def test_a_number_that_postgres_cannot_hold_costs_its_record_only(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", database)
+    monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
+    run = records.new_run_id()
+    told = [record(run, seq, kind) for seq, kind in enumerate(("state", *["log", "event"] * 4), 1)]
+    told += [record(run, seq, "progress") for seq in range(10, 13)]
+    told[3]["tile"] = told[10]["cells"] = 2**70
+    made = Collector(tmp_path / "note.json", recorder._Postgres(None))
+    assert made.receive("host-1-1", [json.dumps(one) for one in told]) == 12
+    made.close()
+    assert made.problem == ""
+    assert [text.startswith("a record is lost") for text in caplog.messages] == [True, True]
+    kept = query(database, "SELECT seq FROM pipeline_logs UNION SELECT seq FROM pipeline_events ORDER BY seq")
+    assert [seq for (seq,) in kept] == [2, 3, 5, 6, 7, 8, 9]
+    assert query(database, "SELECT tiles, cells FROM pipeline_progress") == [(2, 4)]
 
 
 # ---- many at once
@@ -305,8 +403,8 @@ def test_many_threads_at_once_count_and_keep_each_record_once(kept: bool, tmp_pa
             raise OSError("odd")
 
     table = Table(fail)
-    heard: list[tuple[str, int]] = []
-    made = Collector(tmp_path / "note.json", table if kept else None, lambda t: heard.append((t["source"], t["seq"])))
+    observer = Heard()
+    made = Collector(tmp_path / "note.json", table if kept else None, observer)
 
     def send(source: str, size: int) -> None:
         every, arrived = lines(source, *reads(60)), 0
@@ -318,7 +416,7 @@ def test_many_threads_at_once_count_and_keep_each_record_once(kept: bool, tmp_pa
         thread.start()
     for thread in threads:
         thread.join()
-    wanted = {(f"h-{n}-1", seq) for n in range(4) for seq in range(1, 61)}
+    wanted, heard = {(f"h-{n}-1", seq) for n in range(4) for seq in range(1, 61)}, observer.numbers
     assert made.stages()["read"].tiles == len(heard) == len(wanted) == len(set(heard))
     if kept:
         assert table.order == {f"h-{n}-1": list(range(1, 61)) for n in range(4)}
@@ -349,7 +447,7 @@ class Way(RuleBasedStateMachine):
         self.shippers: list[Shipper] = []
         self.appended: dict[str, int] = {}
         self.answers = 0
-        self.heard: list[tuple[str, int]] = []
+        self.heard = Heard()
         self.plan: list[str] = []
         self.late: list[tuple[str, list[str]]] = []
         self.dies()
@@ -422,9 +520,7 @@ class Way(RuleBasedStateMachine):
 
     @rule()
     def dies(self) -> None:
-        self.collector = Collector(
-            self.folder / "counted.json", self.table, lambda told: self.heard.append((told["source"], told["seq"]))
-        )
+        self.collector = Collector(self.folder / "counted.json", self.table, self.heard)
 
     @invariant()
     def what_has_arrived_is_kept_in_order_and_nothing_else_is_forgotten(self) -> None:
@@ -449,7 +545,7 @@ class Way(RuleBasedStateMachine):
             wanted = {(source, seq) for source, count in self.appended.items() for seq in range(1, count + 1)}
             assert set(self.table.rows) == wanted
             assert all(order == sorted(order) for order in self.table.order.values())
-            assert sorted(self.heard) == sorted(wanted)
+            assert sorted(self.heard.numbers) == sorted(wanted)
             tiles = sum(1 for told in self.table.rows.values() if told["kind"] == "progress")
             stages = self.collector.stages()
             assert (stages["read"].tiles if stages else 0) == tiles

@@ -20,11 +20,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from helpers import north_up, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe import events, logs, recorder, spool
+from geopipe import events, logs, pipeline, recorder, spool
+from geopipe import settings as config
 from geopipe.errors import MachineError, Paused, RunError, Terminated
 from geopipe.records import Body, Event, Log, Metric, Progress, State
 from geopipe.spool import SEGMENTS, Shipper, Spool, left_behind, source_name
@@ -198,7 +201,8 @@ def test_what_was_appended_outlives_a_kill(seed: int, tmp_path: Path) -> None:
     while read < wanted:
         read = int(process.stdout.readline())
     process.send_signal(signal.SIGKILL)
-    rest, _ = process.communicate()
+    rest = process.stdout.read()  # `communicate` would miss what has been read ahead
+    process.communicate()
     appended = int(([str(read), *rest.split("\n")[:-1]])[-1])
     found = numbers(tmp_path)
     assert found == list(range(1, len(found) + 1))
@@ -591,6 +595,44 @@ def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> 
         go.set()
 
 
+@pytest.mark.parametrize("who", ["it", "the thread"])
+@pytest.mark.parametrize("how", ["hangs", "slow"])
+def test_who_ships_waits_no_longer_than_it_says_and_the_rest_arrives_later(who: str, how: str, tmp_path: Path) -> None:
+    """Whoever has the turn at a monitor that is slow."""
+    made, sink, go, inside = new(tmp_path), Sink(), threading.Event(), threading.Event()
+
+    def deliver(source: str, lines: Sequence[str]) -> int:
+        inside.set()
+        go.wait(60 if how == "hangs" else 0.2)
+        return sink(source, lines)
+
+    for _ in range(100):
+        made.append(BODIES["event"])
+    with shipper(made, 1, 0.01 if who == "the thread" else 3600.0) as ships:
+        ships.deliver = deliver
+        if who == "the thread":
+            assert inside.wait(30)
+        start = time.monotonic()
+        assert not ships.ship(0.3)
+        assert 0.3 <= time.monotonic() - start < 10  # the 100 slow ones would take 20 s, the hanging one 60 s
+        assert made.waiting
+        go.set()
+        until(lambda: made.waiting == 0)
+        assert ships.ship(30.0)
+    assert sink.kept == {made.source: list(range(1, 101))}
+
+
+def test_who_ships_in_time_does_not_wait_for_its_seconds(tmp_path: Path) -> None:
+    made, sink, start = new(tmp_path), Sink(), time.monotonic()
+    with shipper(made, 2, 3600.0) as ships:
+        made.append(BODIES["INFO"])
+        assert not ships.ship(60.0)  # to nobody
+        ships.deliver = sink
+        assert ships.ship(60.0)
+    assert time.monotonic() - start < 30
+    assert sink.kept == {made.source: [1]}
+
+
 def test_close_sends_what_waits(tmp_path: Path) -> None:
     made, sink = new(tmp_path), Sink()
     ships = Shipper(made, 3, 3600.0)
@@ -670,7 +712,7 @@ import sys
 from pathlib import Path
 from geopipe import recorder, events
 from geopipe.records import Event
-options = recorder.Options("r", 1, Path("."), False, 10, 3600.0, None, None, int(sys.argv[2]))
+options = recorder.Options("r", 1, Path("."), False, 10, 3600.0, None, None, int(sys.argv[2]), recorder.spools())
 made = recorder.Recorder(options)
 for i in range(int(sys.argv[1])):
     events.emit(Event("x", {"i": i}))
@@ -742,6 +784,60 @@ def test_a_source_of_another_host_stays(tmp_path: Path) -> None:
     assert left_behind([tmp_path], sink, 10, 30.0) == 0
     assert sink.kept == {}
     assert numbers(tmp_path) == [1, 2, 3]
+
+
+def test_who_has_the_id_of_a_dead_process_is_another(tmp_path: Path) -> None:
+    """This process lives, and so does the id in these names; only who holds the lock sends by itself."""
+    sources = [f"{spool._host()}-{os.getpid()}-{n}" for n in range(2)]
+    for source in sources:
+        written(tmp_path, source, 3)
+    (tmp_path / f"{sources[0]}.pid").touch()
+    sink = Sink()
+    assert left_behind([tmp_path], sink, 10, 30.0) == 2
+    assert sink.kept == {source: [1, 2, 3] for source in sources}
+    assert not tmp_path.exists()
+
+
+def test_who_holds_its_lock_lives_until_it_lets_go(tmp_path: Path) -> None:
+    source = dead_source()
+    written(tmp_path, source, 3)
+    held = spool.present(tmp_path, source)
+    before, sink = len(os.listdir("/proc/self/fd")), Sink()
+    for _ in range(3):
+        assert left_behind([tmp_path], sink, 10, 30.0) == 0
+    assert sink.kept == {}
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (tmp_path / f"{source}.pid").stat().st_mode & 0o777 == 0o600
+    os.close(held)
+    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert sink.kept == {source: [1, 2, 3]}
+    assert not tmp_path.exists()
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from geopipe.spool import present
+present(Path(sys.argv[1]), sys.argv[2])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_dies_with_its_process_and_not_with_the_name_of_one(tmp_path: Path) -> None:
+    source = dead_source()  # as in another container, which has process ids of its own
+    written(tmp_path, source, 2)
+    process = script(HOLDS, tmp_path, source)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    sink = Sink()
+    assert left_behind([tmp_path], sink, 10, 30.0) == 0
+    assert left_behind([tmp_path], sink, 10, 30.0, living=True) == 1
+    assert numbers(tmp_path) == [1, 2]
+    kill(process)
+    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert sink.kept == {source: [1, 2]}
+    assert not tmp_path.exists()
 
 
 def test_foreign_files_are_no_ones_and_harm_nothing(tmp_path: Path) -> None:
@@ -838,9 +934,36 @@ def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) ->
 # ---- recording
 
 
+SETTINGS = """
+[run]
+name = "small"
+output = "out"
+[grid]
+crs = "EPSG:32632"
+resolution = 10
+bounds = [500000, 4999800, 500200, 5000000]
+[[layers]]
+name = "a"
+path = "a.tif"
+"""
+
+
 @pytest.fixture
 def options(run_folder: Path, tmp_path: Path) -> recorder.Options:
-    return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG)
+    return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG, run_folder.parent)
+
+
+def test_a_recorder_is_there_until_it_is_closed(options: recorder.Options, run_folder: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    made = recorder.Recorder(options)
+    source = made.spool.source
+    assert [path.name for path in run_folder.iterdir()] == [f"{source}.pid"]
+    assert spool._lives(run_folder, source)
+    for _ in range(2):
+        made.close(0.0)
+        assert not spool._lives(run_folder, source)
+        assert list(run_folder.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -909,9 +1032,17 @@ def test_recording_delivers_everything_at_its_end(
     got: list[dict[str, Any]] = []
     collector_of = recorder.open_collector
 
+    class Observer:
+        def record(self, record: Any) -> None:
+            got.append(record)
+
+        def pending(self, count: int) -> None: ...
+
+        def close(self) -> None: ...
+
     def open_collector(options: recorder.Options, serve: bool = True) -> recorder.Collector:
         made = collector_of(options, serve)
-        made.record = got.append  # type: ignore[assignment]
+        made.observer = Observer()
         return made
 
     monkeypatch.setattr(recorder, "open_collector", open_collector)
@@ -919,7 +1050,7 @@ def test_recording_delivers_everything_at_its_end(
     kill(dead)
 
     def run() -> None:
-        with recorder.recording(options), recorder.stated({"name": "n"}):
+        with recorder.recording(options, {}), recorder.stated({"name": "n"}):
             logging.getLogger("geopipe.tested").info("at work")
             raise ZeroDivisionError("by 0")
 
@@ -941,7 +1072,7 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
     run_folder.parent.mkdir(parents=True)
     run_folder.write_text("a file in its place")
-    with recorder.recording(options) as made, recorder.stated({}):
+    with recorder.recording(options, {}) as made, recorder.stated({}):
         assert made is None
         events.emit(Event("x"))
     assert [r.message for r in caplog.records if "not recorded" in r.message] == [caplog.records[-1].message]
@@ -950,7 +1081,7 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
 
 def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: recorder.Options, run_folder: Path) -> None:
     def run() -> None:
-        with recorder.recording(options):
+        with recorder.recording(options, {}):
             events.emit(Event("x"))
             shutil.rmtree(run_folder)
             run_folder.write_text("a file in its place")
@@ -971,14 +1102,39 @@ def test_records_that_wait_are_told_of_with_their_folder(
         def write(self, batch: Sequence[Any]) -> None:
             raise TimeoutError
 
+        def close(self) -> None: ...
+
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
     monkeypatch.setattr(
         recorder, "open_collector", lambda o, serve: recorder.Collector(o.folder / "counted.json", Away())
     )
-    with recorder.recording(options):
+    with recorder.recording(options, {}):
         events.emit(Event("x"))
     assert f"records of the run wait in {run_folder}: TimeoutError" in caplog.messages
     assert numbers(run_folder) == [1]
+
+
+def test_a_run_does_not_wait_for_a_monitor_that_hangs(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def hangs(self: recorder.Collector, source: str, lines: Sequence[str]) -> int:
+        go.wait(120)
+        return 0
+
+    monkeypatch.setattr(recorder.Collector, "receive", hangs)
+    small = np.ones((20, 20), np.float32)
+    write_raster(tmp_path / "a.tif", small, "EPSG:32632", north_up(500_000, 5_000_000, 10))
+    (tmp_path / "s.toml").write_text(SETTINGS)
+    start = time.monotonic()
+    try:
+        summary = pipeline.run(config.load(tmp_path / "s.toml"), local=True)
+        assert time.monotonic() - start < 60
+    finally:
+        go.set()
+    assert summary.rows == 400
+    assert on_disk(run_folder.parent / summary.run_id)[-1]["state"] == "completed"
 
 
 def test_a_worker_that_joins_another_run_leaves_the_first(options: recorder.Options, run_folder: Path) -> None:
@@ -1017,7 +1173,8 @@ def deliver(source, lines):
     with open(sys.argv[1], "a") as file:
         file.writelines(lines)
     return json.loads(lines[-1])["seq"]
-recorder.join(recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20), deliver)
+options = recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20, recorder.spools())
+recorder.join(options, deliver)
 logging.getLogger("geopipe.x").info("last words")
 """
     process = script(code, tmp_path / "got")
@@ -1044,8 +1201,11 @@ class Store:
     def write(self, batch):
         for told in batch:
             print(told["kind"], told.get("state"), told.get("detail", {}).get("exit_code"), flush=True)
+    def close(self):
+        pass
 recorder.open_collector = lambda o, serve=True: recorder.Collector(o.folder / "counted.json", Store())
-with recorder.recording(recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20)):
+options = recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20, recorder.spools())
+with recorder.recording(options, {}):
     with recorder.stated({}):
         print("ready", flush=True)
         time.sleep(30)
