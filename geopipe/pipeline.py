@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from geopipe.ledger import finisher
 from geopipe.local import Engine, plain_loop
 from geopipe.objects import Store
 from geopipe.plan import Plan
-from geopipe.recorder import Options, prepare_database, recording, spools, stated
+from geopipe.recorder import Options, Recorder, prepare_database, recording, spools, stated
 from geopipe.records import Event, Progress, State, new_run_id
 from geopipe.settings import Settings
 
@@ -122,10 +122,8 @@ def run(
                 summary = Summary(made, plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
             else:
                 _check(folder, store, overwrite)
-                with _engine(plan, settings, options, local) as engine:
+                with _engine(plan, settings, options, local) as engine, _sending(recorder, engine):
                     clock.lap("start")
-                    if recorder is not None:
-                        recorder.connect(engine.receive, engine.stages)
                     summary = _attempts(settings, plan, engine, options, resume, clock, watch, answers)
                     if recorder is not None:
                         recorder.shipper.ship(2.0)
@@ -137,6 +135,10 @@ def run(
         logs.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
         events.emit(State("completed", {"exit_code": summary.exit_code}))
         return summary
+
+
+def _sending(recorder: Recorder | None, engine: Engine) -> AbstractContextManager[None]:
+    return nullcontext() if recorder is None else recorder.connected(engine.receive, engine.stages)
 
 
 def watching(settings: Settings, run_id: str, attempt: int) -> Options:

@@ -88,11 +88,18 @@ class Recorder:
         self.shipper.deliver = deliver
         self._unsubscribe = events.subscribe(self.spool.append)
 
-    def connect(self, deliver: Deliver, stages: Callable[[], Mapping[str, Progress]]) -> None:
-        """Send to the run's collector from now on, and tell how fast the run is."""
-        self.shipper.deliver = deliver
+    @contextmanager
+    def connected(self, deliver: Deliver, stages: Callable[[], Mapping[str, Progress]]) -> Iterator[None]:
+        """Send to the run's collector while it is there, and tell how fast the run is."""
+        every = self.shipper.every
         if self.options.metrics_interval is not None:
-            self.shipper.every.append(speedometer(stages, self.options.metrics_interval))
+            self.shipper.every = [*every, speedometer(stages, self.options.metrics_interval)]
+        self.shipper.deliver = deliver
+        try:
+            yield
+        finally:
+            self.shipper.every = every
+            self.shipper.disconnect()  # a thread that asked an engine that is gone would start a Ray of its own
 
     def close(self, seconds: float) -> bool:
         """Take no more records, and try for so long to send what waits; returns whether all of it has arrived."""

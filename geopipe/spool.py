@@ -310,6 +310,12 @@ class Shipper:
             time.sleep(0.05)
         self._sent = sent
 
+    def disconnect(self) -> None:
+        """Deliver no more; returns when no delivery is under way."""
+        self.deliver = None
+        with self._turn:
+            pass
+
     def ship(self, seconds: float | None = None) -> bool:
         """Send what waits; returns whether all of it has arrived.
 
@@ -336,9 +342,10 @@ class Shipper:
             return False
         self.spool.urgent = False
         while lines := self.spool.unsent(self.batch_size):
-            if time.monotonic() >= self._until:
+            deliver = self.deliver
+            if deliver is None or time.monotonic() >= self._until:
                 return False
-            seq = _deliver(self.deliver, self.spool.source, lines)
+            seq = _deliver(deliver, self.spool.source, lines)
             self.spool.arrived(seq)
             if seq < lines[-1].seq:
                 return False
