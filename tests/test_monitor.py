@@ -101,7 +101,7 @@ def progress(dsn: str, run_id: str) -> dict[str, int]:
 def test_a_run_leaves_its_whole_story(file: Path, dsn: str) -> None:
     told: list[Body] = []
     unsubscribe = events.subscribe(told.append)
-    made = slowed(0.05, lambda: run(file, "monitoring.metrics_interval=0.1"))
+    made = slowed(0.3, lambda: run(file, "monitoring.metrics_interval=0.1"))
     unsubscribe()
     ((name, state, attempt, code, plan, output, totals, layers),) = ask(
         dsn,
