@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from geopipe import connections, drafting, machine, requests, states, store
 from geopipe.errors import MachineError, PlanError, SettingsError
@@ -43,8 +44,8 @@ def cluster(address: str | None) -> str:
     Raises:
         MachineError: no head can be started here, or the cluster is elsewhere and no token protects it.
     """
-    told = address or os.environ.get("RAY_ADDRESS")
-    if told is None or told in ("auto", "local"):
+    told = address or os.environ.get("RAY_ADDRESS") or "local"
+    if told in ("auto", "local"):
         told = _own_head() or _start_head()
     if _is_here(told):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -57,13 +58,22 @@ def cluster(address: str | None) -> str:
 
 
 def _is_here(address: str) -> bool:
-    host = address.rpartition("//")[2].rpartition(":")[0].strip("[]") or address
+    host = _place(address)[0]
     if host in ("localhost", socket.gethostname()):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _place(address: str) -> tuple[str, int | None]:
+    """Host and port of an address, as those who connect to it understand it."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
 
 
 def _has_token() -> bool:
