@@ -47,9 +47,15 @@ def cluster(address: str | None) -> str:
     told = address or os.environ.get("RAY_ADDRESS") or "local"
     if told in ("auto", "local"):
         told = _own_head() or _start_head()
-    if _is_here(told):
+    if _is_here(told) and _token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    elif not _has_token():
+    asked = os.environ.get("RAY_AUTH_MODE") == "token"
+    if asked and not _token():  # Ray would end this process
+        raise MachineError(
+            "RAY_AUTH_MODE is token, and there is no token",
+            "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has it, or unset RAY_AUTH_MODE",
+        )
+    if not asked and not _is_here(told):
         raise MachineError(
             f"the cluster at {told} is beyond this machine, and no token would protect what is submitted to it",
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has them",
@@ -76,9 +82,8 @@ def _place(address: str) -> tuple[str, int | None]:
         return "", None
 
 
-def _has_token() -> bool:
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        return False
+def _token() -> bool:
+    """Whether there is a token to show."""
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     return any(os.environ.get(name) for name in names) or (Path.home() / ".ray" / "auth_token").exists()
 
@@ -106,7 +111,7 @@ def _start_head() -> str:
         "--disable-usage-stats",
     ]
     environment = os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
-    if environment["RAY_AUTH_MODE"] == "token" and not _has_token():
+    if environment["RAY_AUTH_MODE"] == "token" and not _token():
         subprocess.run([str(ray), "get-auth-token", "--generate"], env=environment, capture_output=True, check=False)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
