@@ -138,6 +138,9 @@ def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient  # loads half of Ray, which asking the database must not
 
     try:
+        host, port = _place(address)
+        if host and port:  # Ray itself would try for a minute
+            socket.create_connection((host, port), timeout=10).close()
         client = JobSubmissionClient(address)
         logging.getLogger("ray").setLevel(logging.WARNING)  # how it packs and sends is of no concern here
         return client
