@@ -273,7 +273,7 @@ def _end_job(client: Any, job: str) -> None:
         end = time.monotonic() + 20
         while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
             time.sleep(0.2)
-    except RuntimeError as error:
+    except Exception as error:
         if "does not exist" not in str(error):
             raise MachineError(f"Ray cannot end job {job}: {_first_line(error)}", "see Ray's dashboard") from None
 
@@ -330,9 +330,9 @@ def output(run: Run, address: str, follow: bool) -> Iterator[str]:
         try:
             ended = client.get_job_status(run.ray_job_id).is_terminal()
             text = client.get_job_logs(run.ray_job_id)
-        except RuntimeError as error:
+        except Exception as error:
             raise MachineError(
-                f"the cluster at {address} has no job of run {run.name}: {_first_line(error)}",
+                f"the cluster at {address} says nothing of the job of run {run.name}: {_first_line(error)}",
                 "see `geopipe monitor logs`, whose records outlive the cluster",
             ) from None
         if text[shown:]:
