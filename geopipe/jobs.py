@@ -173,11 +173,13 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     python = [sys.executable, "-m", "geopipe"] if _is_here(address) else ["geopipe"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
-        command = shlex.join([*python, "run", "settings.toml", "--run-id", run_id, *how])
+        attempt = before.attempt + 1 if before else 1
+        ours = ["--run-id", run_id, "--attempt", str(attempt)]
+        command = shlex.join([*python, "run", "settings.toml", *ours, *how])
         told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output}
         told["ray_job_id"] = job_id(run_id)
         told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
-        _note(run_id, "pending", told, before.attempt + 1 if before else 1)
+        _note(run_id, "pending", told, attempt)
         try:
             _retried(
                 lambda: client.submit_job(
@@ -189,7 +191,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
             )
         except Exception as error:
             message = f"the cluster at {address} did not take the job: {_first_line(error)}"
-            _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}})
+            _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt)
             raise MachineError(message, "see the log of Ray's dashboard agent") from None
     return run_id
 
