@@ -297,15 +297,21 @@ def settings_of(run: Run) -> Settings:
         SettingsError: the database has none of it, or of another version of geopipe.
     """
     with closing(connections.connect(connections.needed_dsn())) as connected, connected.cursor() as cursor:
-        cursor.execute("SELECT settings FROM pipeline_runs WHERE run_id = %s", (run.run_id,))
+        cursor.execute("SELECT settings::text FROM pipeline_runs WHERE run_id = %s", (run.run_id,))
         row = cursor.fetchone()
     try:
-        return Settings.model_validate(row[0] if row else None)
-    except ValueError:
+        return Settings.model_validate(json.loads(row[0], parse_int=_whole) if row else None)
+    except (ValueError, TypeError):
         raise SettingsError(
             f"the settings of run {run.name} are not in the database, or are another version's",
             "go on with the file: geopipe run SETTINGS --resume",
         ) from None
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number of jsonb, which writes -3.4e38 with all its digits."""
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else float(digits)
 
 
 def resume(run: Run, address: str) -> str:
