@@ -6,6 +6,7 @@ is doing, the database knows (`watching`); Ray knows whether its process lives.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import logging
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 
 from geopipe import connections, drafting, machine, requests, states, store
 from geopipe.errors import MachineError, PlanError, SettingsError
-from geopipe.home import home
+from geopipe.home import HOME, home
 from geopipe.recorder import prepare_database
 from geopipe.records import new_run_id
 from geopipe.settings import Settings
@@ -168,14 +169,16 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     Raises:
         MachineError: there is no database to note it in, or no cluster takes it.
     """
-    prepare_database()
+    file = prepare_database()
     client, run_id = _client(address), new_run_id()
-    python = [sys.executable, "-m", "geopipe"] if _is_here(address) else ["geopipe"]
+    here = _is_here(address)
+    python = [sys.executable, "-m", "geopipe"] if here else ["geopipe"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
         attempt = before.attempt + 1 if before else 1
         ours = ["--run-id", run_id, "--attempt", str(attempt)]
         command = shlex.join([*python, "run", "settings.toml", *ours, *how])
+        env_vars = _database_of_job(file) if here else {}
         told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output}
         told["ray_job_id"] = job_id(run_id)
         told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
@@ -185,7 +188,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
                 lambda: client.submit_job(
                     entrypoint=command,
                     submission_id=job_id(run_id),
-                    runtime_env={"working_dir": folder},
+                    runtime_env={"working_dir": folder, "env_vars": env_vars},
                     metadata={"geopipe_run": run_id, "name": settings.run.name},
                 )
             )
@@ -194,6 +197,20 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
             _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt)
             raise MachineError(message, "see the log of Ray's dashboard agent") from None
     return run_id
+
+
+def _database_of_job(file: Path | None) -> dict[str, str]:
+    """What has a job on this machine keep its records in our database: its head may know another, or none.
+
+    An address with its password goes by a file: what a job is told, everybody reads who sees the cluster.
+    """
+    if file is None:
+        dsn = connections.needed_dsn()
+        file = home() / f"job-{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.dsn"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as held:
+            held.write(dsn)
+    return {HOME: str(home()), connections.DSN: "", connections.DSN_FILE: str(file)}
 
 
 def job_id(run_id: str) -> str:
