@@ -28,7 +28,7 @@ from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.home import HOME, home
 from geopipe.recorder import prepare_database
 from geopipe.records import new_run_id
-from geopipe.settings import Settings
+from geopipe.settings import ENV_NESTED, ENV_PREFIX, Settings
 from geopipe.spool import source_name
 from geopipe.watched import Run
 
@@ -111,7 +111,9 @@ def _start_head() -> str:
         f"--object-store-memory={drafting.OBJECT_STORE}",
         "--disable-usage-stats",
     ]
-    environment = os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
+    # settings in the environment of who starts the head are not those of jobs to come, over whose files they would win
+    environment = {k: v for k, v in os.environ.items() if not (k.startswith(ENV_PREFIX) and ENV_NESTED in k)}
+    environment.setdefault("RAY_AUTH_MODE", "token")
     if environment["RAY_AUTH_MODE"] == "token" and not _token():
         subprocess.run([str(ray), "get-auth-token", "--generate"], env=environment, capture_output=True, check=False)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -174,7 +176,9 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     here = _is_here(address)
     python = [sys.executable, "-m", "geopipe"] if here else ["geopipe"]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
+        engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already
+        alone = settings.model_copy(update={"engine": engine})
+        (Path(folder) / "settings.toml").write_text(alone.to_toml(), encoding="utf-8")
         attempt = before.attempt + 1 if before else 1
         ours = ["--run-id", run_id, "--attempt", str(attempt)]
         command = shlex.join([*python, "run", "settings.toml", *ours, *how])
