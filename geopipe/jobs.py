@@ -169,8 +169,14 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
         before: the attempt that it goes on from.
 
     Raises:
+        SettingsError: the run would tell nobody what becomes of it.
         MachineError: there is no database to note it in, or no cluster takes it.
     """
+    if not settings.monitoring.enable_database_logging:
+        raise SettingsError(
+            "a job is watched, paused and stopped by the database, and monitoring.enable_database_logging is false",
+            "set it to true, or use `geopipe run`",
+        )
     file = prepare_database()
     client, run_id = _client(address), new_run_id()
     here = _is_here(address)
