@@ -28,6 +28,7 @@ from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.home import HOME, home
 from geopipe.recorder import prepare_database
 from geopipe.records import new_run_id
+from geopipe.screen import clean
 from geopipe.settings import ENV_NESTED, ENV_PREFIX, Settings
 from geopipe.spool import source_name
 from geopipe.watched import Run
@@ -258,12 +259,12 @@ def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
         PlanError: it is not at work.
         MachineError: it did not answer in time; the request stands.
     """
-    states.check("pause", run.name, run.state)
+    states.check("pause", clean(run.name), run.state, run.run_id)
     requests.ask(run.run_id, "pause")
     found = _until(look, lambda now: now.state != "running", timeout)
     if found is None:
         raise MachineError(
-            f"run {run.name} has not paused in {timeout:g} s: it finishes the tiles at work first",
+            f"run {clean(run.name)} has not paused in {timeout:g} s: it finishes the tiles at work first",
             "the request stands; watch it with `geopipe monitor watch`, or give a longer --timeout",
         )
     return found
@@ -276,7 +277,7 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
         PlanError: it has ended already.
         MachineError: it does not answer and is no job that Ray could end.
     """
-    states.check("stop", run.name, run.state)
+    states.check("stop", clean(run.name), run.state, run.run_id)
     if run.state == "running":
         requests.ask(run.run_id, "cancel")
         found = _until(look, lambda now: now.ended, timeout)
@@ -284,7 +285,7 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
             return found
         if run.ray_job_id is None:
             raise MachineError(
-                f"run {run.name} has not ended in {timeout:g} s, and is no job that could be forced",
+                f"run {clean(run.name)} has not ended in {timeout:g} s, and is no job that could be forced",
                 "the request stands; end its process where it runs",
             )
     if run.state != "paused" and run.ray_job_id is not None:
@@ -330,7 +331,7 @@ def settings_of(run: Run) -> Settings:
         return Settings.model_validate(json.loads(row[0], parse_int=_whole) if row else None)
     except (ValueError, TypeError):
         raise SettingsError(
-            f"the settings of run {run.name} are not in the database, or are another version's",
+            f"the settings of run {clean(run.name)} are not in the database, or are another version's",
             "go on with the file: geopipe run SETTINGS --resume",
         ) from None
 
@@ -347,7 +348,7 @@ def resume(run: Run, address: str) -> str:
     Raises:
         PlanError: it is at work, or complete.
     """
-    states.check("resume", run.name, run.state)
+    states.check("resume", clean(run.name), run.state, run.run_id)
     return start(settings_of(run), address, ["--resume"], run)
 
 
@@ -359,7 +360,7 @@ def output(run: Run, address: str, follow: bool) -> Iterator[str]:
         MachineError: the cluster does not know it (any more).
     """
     if run.ray_job_id is None:
-        raise PlanError(f"run {run.name} was not started as a job", "see `geopipe monitor logs` for its records")
+        raise PlanError(f"run {clean(run.name)} was not started as a job", "see `geopipe monitor logs` for its records")
     client, shown = _client(address), 0
     while True:
         try:
@@ -367,7 +368,7 @@ def output(run: Run, address: str, follow: bool) -> Iterator[str]:
             text = client.get_job_logs(run.ray_job_id)
         except Exception as error:
             raise MachineError(
-                f"the cluster at {address} says nothing of the job of run {run.name}: {_first_line(error)}",
+                f"the cluster at {address} says nothing of the job of run {clean(run.name)}: {_first_line(error)}",
                 "see `geopipe monitor logs`, whose records outlive the cluster",
             ) from None
         if text[shown:]:
