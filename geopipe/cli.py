@@ -159,6 +159,7 @@ def _run(settings: Settings, as_json: bool, **how: Any) -> int:
 @click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
 @click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
 @click.option("--run-id", hidden=True, help="The id under which `geopipe jobs start` has noted the run.")
+@click.option("--attempt", type=int, default=1, hidden=True, help="The attempt under which it has.")
 def run(
     file: Path,
     flags: tuple[str, ...],
@@ -168,6 +169,7 @@ def run(
     address: str | None,
     local: bool,
     run_id: str | None,
+    attempt: int,
 ) -> int:
     """Run the settings: read, resample, merge, and write one table.
 
@@ -177,7 +179,8 @@ def run(
     """
     if address:
         flags = (*flags, f"engine.address={json.dumps(address)}")
-    return _run(_load(file, flags), as_json, overwrite=overwrite, resume=resume, local=local, run_id=run_id)
+    how = {"overwrite": overwrite, "resume": resume, "local": local, "run_id": run_id, "attempt": attempt}
+    return _run(_load(file, flags), as_json, **how)
 
 
 @cli.command()

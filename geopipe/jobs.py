@@ -6,6 +6,7 @@ is doing, the database knows (`watching`); Ray knows whether its process lives.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import logging
@@ -20,13 +21,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from geopipe import connections, drafting, machine, requests, states, store
 from geopipe.errors import MachineError, PlanError, SettingsError
-from geopipe.home import home
+from geopipe.home import HOME, home
 from geopipe.recorder import prepare_database
 from geopipe.records import new_run_id
-from geopipe.settings import Settings
+from geopipe.screen import clean
+from geopipe.settings import ENV_NESTED, ENV_PREFIX, Settings
 from geopipe.spool import source_name
 from geopipe.watched import Run
 
@@ -43,12 +46,18 @@ def cluster(address: str | None) -> str:
     Raises:
         MachineError: no head can be started here, or the cluster is elsewhere and no token protects it.
     """
-    told = address or os.environ.get("RAY_ADDRESS")
-    if told is None or told in ("auto", "local"):
+    told = address or os.environ.get("RAY_ADDRESS") or "local"
+    if told in ("auto", "local"):
         told = _own_head() or _start_head()
-    if _is_here(told):
+    if _is_here(told) and _token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    elif not _has_token():
+    asked = os.environ.get("RAY_AUTH_MODE") == "token"
+    if asked and not _token():  # Ray would end this process
+        raise MachineError(
+            "RAY_AUTH_MODE is token, and there is no token",
+            "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has it, or unset RAY_AUTH_MODE",
+        )
+    if not asked and not _is_here(told):
         raise MachineError(
             f"the cluster at {told} is beyond this machine, and no token would protect what is submitted to it",
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has them",
@@ -57,7 +66,7 @@ def cluster(address: str | None) -> str:
 
 
 def _is_here(address: str) -> bool:
-    host = address.rpartition("//")[2].rpartition(":")[0].strip("[]") or address
+    host = _place(address)[0]
     if host in ("localhost", socket.gethostname()):
         return True
     try:
@@ -66,9 +75,17 @@ def _is_here(address: str) -> bool:
         return False
 
 
-def _has_token() -> bool:
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        return False
+def _place(address: str) -> tuple[str, int | None]:
+    """Host and port of an address, as those who connect to it understand it."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+
+
+def _token() -> bool:
+    """Whether there is a token to show."""
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     return any(os.environ.get(name) for name in names) or (Path.home() / ".ray" / "auth_token").exists()
 
@@ -95,8 +112,10 @@ def _start_head() -> str:
         f"--object-store-memory={drafting.OBJECT_STORE}",
         "--disable-usage-stats",
     ]
-    environment = os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token")}
-    if environment["RAY_AUTH_MODE"] == "token" and not _has_token():
+    # settings in the environment of who starts the head are not those of jobs to come, over whose files they would win
+    environment = {k: v for k, v in os.environ.items() if not (k.startswith(ENV_PREFIX) and ENV_NESTED in k)}
+    environment.setdefault("RAY_AUTH_MODE", "token")
+    if environment["RAY_AUTH_MODE"] == "token" and not _token():
         subprocess.run([str(ray), "get-auth-token", "--generate"], env=environment, capture_output=True, check=False)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -123,6 +142,9 @@ def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient  # loads half of Ray, which asking the database must not
 
     try:
+        host, port = _place(address)
+        if host and port:  # Ray itself would try for a minute
+            socket.create_connection((host, port), timeout=10).close()
         client = JobSubmissionClient(address)
         logging.getLogger("ray").setLevel(logging.WARNING)  # how it packs and sends is of no concern here
         return client
@@ -148,32 +170,58 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
         before: the attempt that it goes on from.
 
     Raises:
+        SettingsError: the run would tell nobody what becomes of it.
         MachineError: there is no database to note it in, or no cluster takes it.
     """
-    prepare_database()
+    if not settings.monitoring.enable_database_logging:
+        raise SettingsError(
+            "a job is watched, paused and stopped by the database, and monitoring.enable_database_logging is false",
+            "set it to true, or use `geopipe run`",
+        )
+    file = prepare_database()
     client, run_id = _client(address), new_run_id()
-    python = [sys.executable, "-m", "geopipe"] if _is_here(address) else ["geopipe"]
+    here = _is_here(address)
+    python = [sys.executable, "-m", "geopipe"] if here else ["geopipe"]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
-        command = shlex.join([*python, "run", "settings.toml", "--run-id", run_id, *how])
+        engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already
+        alone = settings.model_copy(update={"engine": engine})
+        (Path(folder) / "settings.toml").write_text(alone.to_toml(), encoding="utf-8")
+        attempt = before.attempt + 1 if before else 1
+        ours = ["--run-id", run_id, "--attempt", str(attempt)]
+        command = shlex.join([*python, "run", "settings.toml", *ours, *how])
+        env_vars = _database_of_job(file) if here else {}
         told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output}
         told["ray_job_id"] = job_id(run_id)
         told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
-        _note(run_id, "pending", told, before.attempt + 1 if before else 1)
+        _note(run_id, "pending", told, attempt)
         try:
             _retried(
                 lambda: client.submit_job(
                     entrypoint=command,
                     submission_id=job_id(run_id),
-                    runtime_env={"working_dir": folder},
+                    runtime_env={"working_dir": folder, "env_vars": env_vars},
                     metadata={"geopipe_run": run_id, "name": settings.run.name},
                 )
             )
         except Exception as error:
             message = f"the cluster at {address} did not take the job: {_first_line(error)}"
-            _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}})
+            _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt)
             raise MachineError(message, "see the log of Ray's dashboard agent") from None
     return run_id
+
+
+def _database_of_job(file: Path | None) -> dict[str, str]:
+    """What has a job on this machine keep its records in our database: its head may know another, or none.
+
+    An address with its password goes by a file: what a job is told, everybody reads who sees the cluster.
+    """
+    if file is None:
+        dsn = connections.needed_dsn()
+        file = home() / f"job-{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.dsn"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as held:
+            held.write(dsn)
+    return {HOME: str(home()), connections.DSN: "", connections.DSN_FILE: str(file)}
 
 
 def job_id(run_id: str) -> str:
@@ -211,12 +259,12 @@ def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
         PlanError: it is not at work.
         MachineError: it did not answer in time; the request stands.
     """
-    states.check("pause", run.name, run.state)
+    states.check("pause", clean(run.name), run.state, run.run_id)
     requests.ask(run.run_id, "pause")
     found = _until(look, lambda now: now.state != "running", timeout)
     if found is None:
         raise MachineError(
-            f"run {run.name} has not paused in {timeout:g} s: it finishes the tiles at work first",
+            f"run {clean(run.name)} has not paused in {timeout:g} s: it finishes the tiles at work first",
             "the request stands; watch it with `geopipe monitor watch`, or give a longer --timeout",
         )
     return found
@@ -229,7 +277,7 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
         PlanError: it has ended already.
         MachineError: it does not answer and is no job that Ray could end.
     """
-    states.check("stop", run.name, run.state)
+    states.check("stop", clean(run.name), run.state, run.run_id)
     if run.state == "running":
         requests.ask(run.run_id, "cancel")
         found = _until(look, lambda now: now.ended, timeout)
@@ -237,7 +285,7 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
             return found
         if run.ray_job_id is None:
             raise MachineError(
-                f"run {run.name} has not ended in {timeout:g} s, and is no job that could be forced",
+                f"run {clean(run.name)} has not ended in {timeout:g} s, and is no job that could be forced",
                 "the request stands; end its process where it runs",
             )
     if run.state != "paused" and run.ray_job_id is not None:
@@ -255,7 +303,7 @@ def _end_job(client: Any, job: str) -> None:
         end = time.monotonic() + 20
         while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
             time.sleep(0.2)
-    except RuntimeError as error:
+    except Exception as error:
         if "does not exist" not in str(error):
             raise MachineError(f"Ray cannot end job {job}: {_first_line(error)}", "see Ray's dashboard") from None
 
@@ -277,15 +325,21 @@ def settings_of(run: Run) -> Settings:
         SettingsError: the database has none of it, or of another version of geopipe.
     """
     with closing(connections.connect(connections.needed_dsn())) as connected, connected.cursor() as cursor:
-        cursor.execute("SELECT settings FROM pipeline_runs WHERE run_id = %s", (run.run_id,))
+        cursor.execute("SELECT settings::text FROM pipeline_runs WHERE run_id = %s", (run.run_id,))
         row = cursor.fetchone()
     try:
-        return Settings.model_validate(row[0] if row else None)
-    except ValueError:
+        return Settings.model_validate(json.loads(row[0], parse_int=_whole) if row else None)
+    except (ValueError, TypeError):
         raise SettingsError(
-            f"the settings of run {run.name} are not in the database, or are another version's",
+            f"the settings of run {clean(run.name)} are not in the database, or are another version's",
             "go on with the file: geopipe run SETTINGS --resume",
         ) from None
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number of jsonb, which writes -3.4e38 with all its digits."""
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else float(digits)
 
 
 def resume(run: Run, address: str) -> str:
@@ -294,7 +348,7 @@ def resume(run: Run, address: str) -> str:
     Raises:
         PlanError: it is at work, or complete.
     """
-    states.check("resume", run.name, run.state)
+    states.check("resume", clean(run.name), run.state, run.run_id)
     return start(settings_of(run), address, ["--resume"], run)
 
 
@@ -306,15 +360,15 @@ def output(run: Run, address: str, follow: bool) -> Iterator[str]:
         MachineError: the cluster does not know it (any more).
     """
     if run.ray_job_id is None:
-        raise PlanError(f"run {run.name} was not started as a job", "see `geopipe monitor logs` for its records")
+        raise PlanError(f"run {clean(run.name)} was not started as a job", "see `geopipe monitor logs` for its records")
     client, shown = _client(address), 0
     while True:
         try:
             ended = client.get_job_status(run.ray_job_id).is_terminal()
             text = client.get_job_logs(run.ray_job_id)
-        except RuntimeError as error:
+        except Exception as error:
             raise MachineError(
-                f"the cluster at {address} has no job of run {run.name}: {_first_line(error)}",
+                f"the cluster at {address} says nothing of the job of run {clean(run.name)}: {_first_line(error)}",
                 "see `geopipe monitor logs`, whose records outlive the cluster",
             ) from None
         if text[shown:]:

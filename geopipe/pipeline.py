@@ -78,6 +78,7 @@ def run(
     local: bool = False,
     watch: Watch | None = None,
     run_id: str | None = None,
+    attempt: int = 1,
 ) -> Summary:
     """Run the settings to a committed output.
 
@@ -88,6 +89,7 @@ def run(
         local: use the plain loop instead of Ray.
         watch: called a few times a second with how far the run is.
         run_id: by which the run is known to who started it.
+        attempt: which one it is at least; what an earlier one has left counts, too.
 
     Raises:
         Paused: it was asked to, and goes on with `resume`.
@@ -96,7 +98,7 @@ def run(
     run_id, clock, folder = run_id or new_run_id(), _Clock(), settings.run.folder
     store = objects.connect(settings.run.store) if settings.run.store else None
     before = commit.last_unfinished(folder) if resume else None
-    options = watching(settings, run_id, before.attempt + 1 if before else 1)
+    options = watching(settings, run_id, max(attempt, before.attempt + 1 if before else 1))
     answers = {"cancel": requests.cancel}
     told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.store or str(folder)}
     told |= {"settings": settings.model_dump(mode="json"), "versions": versions()}
