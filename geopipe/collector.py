@@ -62,14 +62,14 @@ class Collector:
     """Counts and keeps the records of one run.
 
     Args:
-        note: the file that a successor goes on from.
+        note: the file that a successor goes on from; None where there is no place for it.
         store: None where nothing is kept: what has been counted has arrived.
         observer: None where nobody looks.
         problem: with the store, that has been told already.
     """
 
     def __init__(
-        self, note: Path, store: Store | None = None, observer: Observer | None = None, problem: str = ""
+        self, note: Path | None, store: Store | None = None, observer: Observer | None = None, problem: str = ""
     ) -> None:
         self.note, self.store, self.observer = note, store, observer
         self._counted: dict[str, int] = {}
@@ -149,6 +149,8 @@ class Collector:
             return dict(self._stages)
 
     def _recall(self) -> None:
+        if self.note is None:
+            return
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # there was no predecessor
             told = json.loads(self.note.read_text(encoding="utf-8"))
             stages = {name: Progress(**values) for name, values in told["stages"].items()}
@@ -156,6 +158,8 @@ class Collector:
             self._stages, self._counted = stages, counted
 
     def _write_note(self) -> None:
+        if self.note is None:
+            return
         told = {"counted": self._counted, "stages": {name: asdict(p) for name, p in self._stages.items()}}
         partial = self.note.with_suffix(".tmp")
         try:
