@@ -74,6 +74,7 @@ class Collector:
         self.note, self.store, self.observer = note, store, observer
         self._counted: dict[str, int] = {}
         self._kept: dict[str, int] = {}
+        self._first: dict[str, int] = {}  # what a source sent here first; what lies before had arrived elsewhere
         self._stages: dict[str, Progress] = {}
         self._counting, self._keeping = threading.Lock(), threading.Lock()
         self._due, self._delay = 0.0, RETRY[0]
@@ -85,6 +86,8 @@ class Collector:
         batch = list(filter(None, map(_whole, lines)))
         with self._counting:
             before = self._counted.get(source, 0)
+            if batch:
+                self._first.setdefault(source, batch[0]["seq"])
             for told in batch:
                 if told["seq"] > self._counted.get(source, 0):
                     self._counted[source] = told["seq"]
@@ -96,8 +99,8 @@ class Collector:
             return counted
         arrived = self._keep(self.store, source, batch)
         if self.observer is not None:
-            waiting = sum(seen - self._kept.get(s, 0) for s, seen in self._counted.copy().items())
-            self.observer.pending(max(0, waiting))
+            heard = self._first.copy().items()
+            self.observer.pending(sum(max(0, self._counted.get(s, 0) - self._kept.get(s, n - 1)) for s, n in heard))
         return arrived
 
     def close(self) -> None:
