@@ -62,18 +62,19 @@ class Collector:
     """Counts and keeps the records of one run.
 
     Args:
-        note: the file that a successor goes on from.
+        note: the file that a successor goes on from; None where there is no place for it.
         store: None where nothing is kept: what has been counted has arrived.
         observer: None where nobody looks.
         problem: with the store, that has been told already.
     """
 
     def __init__(
-        self, note: Path, store: Store | None = None, observer: Observer | None = None, problem: str = ""
+        self, note: Path | None, store: Store | None = None, observer: Observer | None = None, problem: str = ""
     ) -> None:
         self.note, self.store, self.observer = note, store, observer
         self._counted: dict[str, int] = {}
         self._kept: dict[str, int] = {}
+        self._first: dict[str, int] = {}  # what a source sent here first; what lies before had arrived elsewhere
         self._stages: dict[str, Progress] = {}
         self._counting, self._keeping = threading.Lock(), threading.Lock()
         self._due, self._delay = 0.0, RETRY[0]
@@ -85,6 +86,8 @@ class Collector:
         batch = list(filter(None, map(_whole, lines)))
         with self._counting:
             before = self._counted.get(source, 0)
+            if batch:
+                self._first.setdefault(source, batch[0]["seq"])
             for told in batch:
                 if told["seq"] > self._counted.get(source, 0):
                     self._counted[source] = told["seq"]
@@ -96,8 +99,8 @@ class Collector:
             return counted
         arrived = self._keep(self.store, source, batch)
         if self.observer is not None:
-            waiting = sum(seen - self._kept.get(s, 0) for s, seen in self._counted.copy().items())
-            self.observer.pending(max(0, waiting))
+            heard = self._first.copy().items()
+            self.observer.pending(sum(max(0, self._counted.get(s, 0) - self._kept.get(s, n - 1)) for s, n in heard))
         return arrived
 
     def close(self) -> None:
@@ -149,6 +152,8 @@ class Collector:
             return dict(self._stages)
 
     def _recall(self) -> None:
+        if self.note is None:
+            return
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # there was no predecessor
             told = json.loads(self.note.read_text(encoding="utf-8"))
             stages = {name: Progress(**values) for name, values in told["stages"].items()}
@@ -156,6 +161,8 @@ class Collector:
             self._stages, self._counted = stages, counted
 
     def _write_note(self) -> None:
+        if self.note is None:
+            return
         told = {"counted": self._counted, "stages": {name: asdict(p) for name, p in self._stages.items()}}
         partial = self.note.with_suffix(".tmp")
         try:

@@ -36,7 +36,7 @@ from geopipe.grid import Tile
 from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
-from geopipe.recorder import Options, join
+from geopipe.recorder import Options, claim, join
 from geopipe.records import Progress
 from geopipe.sparse import SparseRow
 from geopipe.spool import left_behind
@@ -336,7 +336,9 @@ def _collect(watch: Watch) -> None:
 
 def _deliver_rest(watch: Watch) -> None:
     options = watch.options
-    left_behind([options.folder], monitor.deliver(watch.monitor), options.batch_size, 1.0, living=True)
+    with suppress(OSError):  # what lies in a folder of somebody else is not ours
+        claim(options.root)
+        left_behind([options.folder], monitor.deliver(watch.monitor), options.batch_size, 1.0, living=True)
 
 
 def _cluster_machine(here: Machine) -> Machine:

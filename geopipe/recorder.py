@@ -68,7 +68,26 @@ def spools() -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.access(folder, os.W_OK):
             return folder
-    return Path(tempfile.gettempdir()) / f"geopipe-{os.getuid()}" / "spool"
+    return _in_tmp() / "spool"
+
+
+def _in_tmp() -> Path:
+    return Path(tempfile.gettempdir()) / f"geopipe-{os.geteuid()}"
+
+
+def claim(root: Path) -> None:
+    """See that `spools` in the temporary folder, where anybody could have made it, is for nobody but us.
+
+    Raises:
+        OSError: it is somebody else's, who could read our records and put others among them, or it cannot be made.
+    """
+    if root.parent != _in_tmp():
+        return
+    for folder in (root.parent, root):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if (owner := folder.lstat().st_uid) != os.geteuid():
+            raise PermissionError(f"{folder} belongs to user {owner}; set GEOPIPE_HOME to a folder of your own")
+        folder.chmod(0o700)
 
 
 class Recorder:
@@ -77,6 +96,7 @@ class Recorder:
     def __init__(
         self, options: Options, deliver: Deliver | None = None, every: Sequence[Callable[[], None]] = ()
     ) -> None:
+        claim(options.root)
         self.options = options
         run = {"run_id": options.run_id, "attempt": options.attempt}
         self.spool = Spool(options.folder, source_name(), options.spool_bytes, run)
@@ -273,7 +293,10 @@ def open_collector(options: Options, serve: bool = True) -> Collector:
             exporter.serve(options.prometheus_port)
         except MachineError as error:
             log.warning("Prometheus will not see this run: %s", error)
+    note = None
     with suppress(OSError):  # it is needed for the collector's note only, and no run fails for that
+        claim(options.root)
         options.folder.mkdir(parents=True, exist_ok=True)
+        note = options.folder / "counted.json"
     store = _Postgres(options.dsn_file) if options.database else None
-    return Collector(options.folder / "counted.json", store, exporter, options.problem)
+    return Collector(note, store, exporter, options.problem)

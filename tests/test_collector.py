@@ -220,6 +220,25 @@ def test_a_successor_counts_nothing_twice(kept: bool, tmp_path: Path) -> None:
     assert len(table.rows) == (5 if kept else 0)
 
 
+def test_what_arrived_at_a_predecessor_does_not_wait(tmp_path: Path) -> None:
+    away = False
+
+    def fail(when: str) -> None:
+        if away:
+            raise ConnectionError
+
+    table, heard = Table(fail), Heard()
+    first = Collector(tmp_path / "note.json", table)
+    for source in ("a-1-1", "b-1-1"):
+        assert first.receive(source, lines(source, *reads(9))) == 9
+    second = Collector(tmp_path / "note.json", table, heard)
+    away = True
+    assert second.receive("a-1-1", lines("a-1-1", *reads(2), first=10)) < 10
+    away = False
+    assert second.receive("a-1-1", lines("a-1-1", *reads(3), first=10)) == 12
+    assert heard.waiting == [2, 0]
+
+
 @pytest.mark.parametrize(
     "note",
     [

@@ -1137,6 +1137,80 @@ def test_a_run_does_not_wait_for_a_monitor_that_hangs(
     assert on_disk(run_folder.parent / summary.run_id)[-1]["state"] == "completed"
 
 
+# ---- where there is no home
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder among temporary files that is used where there is no home."""
+    (tmp_path / "home").write_text("a file in its place")
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"geopipe-{os.geteuid()}"
+
+
+def without_home(in_tmp: Path) -> recorder.Options:
+    assert recorder.spools() == in_tmp / "spool"
+    return recorder.Options("r", 1, in_tmp / "out", False, 100, 0.05, None, None, BIG, recorder.spools())
+
+
+@pytest.mark.parametrize("before", [None, 0o755, 0o777])
+def test_without_a_home_records_lie_where_only_their_user_goes(before: int | None, in_tmp: Path) -> None:
+    if before is not None:  # of an older version
+        (in_tmp / "spool").mkdir(parents=True)
+        for folder in (in_tmp, in_tmp / "spool"):
+            folder.chmod(before)
+    old = os.umask(0)
+    try:
+        with recorder.recording(without_home(in_tmp), {}) as made:
+            assert made is not None
+            assert [stat.S_IMODE(path.stat().st_mode) for path in (in_tmp, in_tmp / "spool")] == [0o700, 0o700]
+            events.emit(Event("x"))
+            assert numbers(in_tmp / "spool" / "r") == [1]
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.parametrize("what", ["folder", "folder in it", "link", "link to nothing"])
+def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
+    what: str, in_tmp: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
+    options, theirs = without_home(in_tmp), in_tmp / "spool" if what == "folder in it" else in_tmp
+    aim, lstat = tmp_path / "elsewhere", Path.lstat
+    if what == "link":
+        aim.mkdir()
+        (aim / "spool").mkdir()
+    if what.startswith("link"):
+        theirs.symlink_to(aim)
+    else:
+        (in_tmp / "spool").mkdir(parents=True)
+
+    def of_somebody(self: Path) -> Any:
+        found = list(lstat(self))
+        if self == theirs:
+            found[stat.ST_UID] += 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "lstat", of_somebody)
+    write_raster(tmp_path / "a.tif", np.ones((20, 20), np.float32), "EPSG:32632", north_up(500_000, 5_000_000, 10))
+    (tmp_path / "s.toml").write_text(SETTINGS)
+    before = sorted(tmp_path.rglob("geopipe-*/**/*")) + sorted(aim.rglob("*"))
+    with recorder.recording(options, {}) as made:
+        assert made is None
+    recorder.join(options, Sink())
+    assert events._sinks == []
+    assert len(caplog.messages) == 1
+    caplog.clear()
+    summary = pipeline.run(config.load(tmp_path / "s.toml"), local=True)
+    assert summary.rows == 400
+    warned = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert [text.startswith("the run is not recorded: ") for text in warned] == [True]
+    if what != "link to nothing":
+        assert f"{theirs} belongs to user {os.geteuid() + 1}; set GEOPIPE_HOME" in warned[0]
+    assert sorted(tmp_path.rglob("geopipe-*/**/*")) + sorted(aim.rglob("*")) == before
+
+
 def test_a_worker_that_joins_another_run_leaves_the_first(options: recorder.Options, run_folder: Path) -> None:
     """Warm workers outlive a run: what they say later is of the run that they work for, and once."""
     from dataclasses import replace
