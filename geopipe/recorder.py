@@ -274,9 +274,16 @@ def _our_own() -> Path:
         database.upgrade(dsn)
     file = home() / "monitor.dsn"
     partial = file.with_name(f"{file.name}.{os.getpid()}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as held:
-        held.write(dsn)
-    os.replace(partial, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as held:
+            held.write(dsn)
+        os.replace(partial, file)
+    except OSError as error:
+        raise MachineError(
+            f"where the database is cannot be told to workers: {file}: {error.strerror}",
+            "set GEOPIPE_HOME to a folder that can be written",
+        ) from None
     return file
 
 
