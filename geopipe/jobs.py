@@ -290,8 +290,8 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
             )
     if run.state != "paused" and run.ray_job_id is not None:
         _end_job(_client(address()), run.ray_job_id)
-    found = _until(look, lambda now: now.ended, 5.0)
-    if found is None:
+        _until(look, lambda now: now.ended, 5.0)  # its driver may yet have told how it ended
+    if not look().ended:
         _note(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
     return look()
 
