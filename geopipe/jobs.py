@@ -104,10 +104,11 @@ def _own_head() -> str | None:
 def _start_head() -> str:
     """Start a head on this machine, for loopback only as far as Ray lets us, and note where it is."""
     ray = Path(sys.executable).with_name("ray")
-    ports = [_free_port() for _ in range(3)]
+    ports = [_free_port() for _ in range(4)]
     command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}"]
     command += [
+        f"--dashboard-agent-listen-port={ports[3]}",  # without it the second head of a machine would take no jobs
         f"--num-cpus={machine.cpus()}",
         f"--object-store-memory={drafting.OBJECT_STORE}",
         "--disable-usage-stats",

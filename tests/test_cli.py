@@ -331,9 +331,9 @@ def test_monitoring_keys_shape_what_is_printed(small: Path, capsys: pytest.Captu
 
 
 def test_progress_is_a_line_each_interval(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from geopipe.records import Progress
     from geopipe.pipeline import Snapshot
     from geopipe.progress import progress
+    from geopipe.records import Progress
 
     half = Snapshot({"read": Progress("read", 5, 10, 1.0)}, {"read": 10, "write": 10}, 2.0)
     with progress(1000, quiet=False) as show:
