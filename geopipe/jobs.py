@@ -104,10 +104,11 @@ def _own_head() -> str | None:
 def _start_head() -> str:
     """Start a head on this machine, for loopback only as far as Ray lets us, and note where it is."""
     ray = Path(sys.executable).with_name("ray")
-    ports = [_free_port() for _ in range(3)]
+    ports = [_free_port() for _ in range(4)]
     command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}"]
     command += [
+        f"--dashboard-agent-listen-port={ports[3]}",  # without it the second head of a machine would take no jobs
         f"--num-cpus={machine.cpus()}",
         f"--object-store-memory={drafting.OBJECT_STORE}",
         "--disable-usage-stats",
@@ -146,7 +147,8 @@ def _client(address: str) -> Any:
         if host and port:  # Ray itself would try for a minute
             socket.create_connection((host, port), timeout=10).close()
         client = JobSubmissionClient(address)
-        logging.getLogger("ray").setLevel(logging.WARNING)  # how it packs and sends is of no concern here
+        for module in ("dashboard_sdk", "job.sdk"):  # how it packs and sends is of no concern here
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
         return client
     except Exception as error:  # Ray raises what it meets: RuntimeError, ConnectionError, AuthenticationError
         raise MachineError(
@@ -290,8 +292,8 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
             )
     if run.state != "paused" and run.ray_job_id is not None:
         _end_job(_client(address()), run.ray_job_id)
-    found = _until(look, lambda now: now.ended, 5.0)
-    if found is None:
+        _until(look, lambda now: now.ended, 5.0)  # its driver may yet have told how it ended
+    if not look().ended:
         _note(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
     return look()
 

@@ -1,0 +1,609 @@
+"""`geopipe jobs`: where jobs may go, what is asked of runs, and one real head with real jobs on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from helpers import call, north_up, write_raster
+from monitored import HOSTILE, Source, new_id, settle
+from records import query
+
+from geopipe import commit, following, jobs, pipeline, requests, settings, watching
+from geopipe.errors import MachineError, PlanError, SettingsError
+from geopipe.settings import LayerSettings, Settings
+from geopipe.watched import Run
+
+TABLE = """
+[run]
+name = "watched"
+output = "out"
+[grid]
+crs = "EPSG:32633"
+resolution = 5
+bounds = [27600, 4996300, 37840, 5006540]
+[resampling]
+window_size = 512
+[[layers]]
+name = "a"
+path = "a.tif"
+kind = "continuous"
+resampling = ["med", "q1", "q3", "mode"]
+[monitoring]
+log_flush_interval = 0.2
+[engine]
+workers = 1
+"""
+"""16 tiles of quantiles on a tilted grid: a second or two for each, so that there is time to pause between them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(monitor_dsn: str) -> Iterator[Path]:
+    """A home of geopipe's own, a database, and a token; nothing of the user's own."""
+    with tempfile.TemporaryDirectory(prefix="geopipe-home-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEOPIPE_HOME", folder)
+        patch.setenv("HOME", folder)
+        patch.setenv("GEOPIPE_MONITORING_DSN", monitor_dsn)
+        patch.delenv("GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING", raising=False)
+        for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            patch.delenv(name, raising=False)
+        yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def mode(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test sets of Ray's environment is gone after it."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("jobs")
+    y, x = np.ogrid[:4096, :4096]
+    values = ((x * 7 + y * 13 + (x * y) % 31) % 251).astype(np.uint8)
+    tiled = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"}
+    write_raster(folder / "a.tif", values, "EPSG:32632", north_up(500_000, 5_000_000, 5), **tiled)
+    (folder / "s.toml").write_text(TABLE)
+    return folder / "s.toml"
+
+
+def noted(dsn: str, state: str, name: str = "soils", **detail: Any) -> str:
+    """A run as the database knows it; its id."""
+    now = time.time()
+    source = Source(new_id(now, secrets.randbits(60)))
+    source.state(now, state, name=name, output="/data/soils", **detail).write(dsn)
+    return source.run_id
+
+
+def row(dsn: str, run_id: str, columns: str) -> tuple[Any, ...]:
+    ((*found,),) = query(dsn, f"SELECT {columns} FROM pipeline_runs WHERE run_id = %s", run_id)
+    return tuple(found)
+
+
+def known(run_id: str) -> Run:
+    with following.reading() as connected:
+        return watching.run_of(connected, run_id)
+
+
+class Gone:
+    """A cluster that knows no job, or does not answer any more."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def stop_job(self, job: str) -> None:
+        raise self.error
+
+    def get_job_status(self, job: str) -> None:
+        raise self.error
+
+
+# ---------------------------------------------------------------- where jobs may go
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:6379",
+        "127.0.0.9:6379",
+        "127.0.0.1",
+        "localhost",
+        "http://localhost",
+        "http://LOCALHOST:8265/",
+        "ray://127.0.0.1:10001",
+        "[::1]:6379",
+        "[::1]",
+        f"{socket.gethostname()}:6379",
+    ],
+)
+def test_an_address_of_this_machine_needs_no_token(address: str) -> None:
+    assert jobs.cluster(address) == address
+    assert "RAY_AUTH_MODE" not in os.environ, "without a token Ray would end this process"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.7:6379",
+        "0.0.0.0:6379",
+        "http://head.example:8265",
+        "127.0.0.1.example:6379",
+        "localhost.example:6379",
+        "http://127.0.0.1:8265@head.example",
+        "http://head.example//127.0.0.1:8265",
+        "http://head.example:8265/?to=//localhost:1",
+        "[::ffff:10.0.0.7]:6379",
+        "[nonsense",
+    ],
+)
+def test_beyond_this_machine_nothing_goes_without_a_token(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MachineError, match="no token") as caught:
+        jobs.cluster(address)
+    assert "RAY_AUTH_MODE=token" in caught.value.cure
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    with pytest.raises(MachineError, match="no token"):
+        jobs.cluster(address)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert jobs.cluster(address) == address
+
+
+def test_ray_address_is_where_jobs_go_unless_another_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert jobs.cluster(None) == "127.0.0.1:1"
+    assert jobs.cluster("127.0.0.1:2") == "127.0.0.1:2"
+
+
+@pytest.mark.parametrize("told", [None, "auto", "local"])
+def test_without_an_address_it_is_the_head_of_this_machine(told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_own_head", lambda: None)
+    monkeypatch.setattr(jobs, "_start_head", lambda: "127.0.0.1:3")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert jobs.cluster(told) == "127.0.0.1:3"
+
+
+def test_a_token_on_this_machine_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    jobs.cluster("127.0.0.1:1")
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_token_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(MachineError, match="there is no token") as caught:
+        jobs.cluster("127.0.0.1:1")
+    assert "RAY_AUTH_TOKEN" in caught.value.cure
+
+
+@pytest.mark.parametrize("held", ["", "{}", '{"address": "127.0.0.1:1"}', '{"address": "127.0.0.1:x"}'])
+def test_a_head_that_is_gone_or_was_never_noted_is_none(
+    held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
+    assert jobs._own_head() is None
+    (tmp_path / "head.json").write_text(held)
+    assert jobs._own_head() is None
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_wrong_address_is_one_error_and_soon(scheme: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(MachineError, match="no Ray cluster takes jobs at") as caught:
+        jobs._client(f"{scheme}127.0.0.1:{jobs._free_port()}")
+    assert "--address" in caught.value.cure
+    assert capfd.readouterr().err == ""
+
+
+# ---------------------------------------------------------------- settings
+
+
+EVERY_KEY: dict[str, dict[str, Any]] = {
+    "bands": {"bands": [1, "red"], "nodata": -3.4028234663852886e38, "scale": 1e-4, "offset": -1e30, "unit": "m"},
+    "placed": {"path": ["b*.tif", "http://x/c.tif"], "crs": "EPSG:4326", "georeference": "gcps", "nodata": -9999},
+    "bits": {"bits": [2, 3], "kind": "categorical", "resampling": ["mode", "nearest"], "nodata": 2**64 - 1},
+    "classes": {"kind": "categorical", "fractions": True, "valid_fraction": True, "nodata": -(2**63)},
+    "named": {"kind": "categorical", "fractions": [1, 41], "overlap": "last", "on_error": "skip", "min_valid": 0.5},
+    "packed": {"variable": "t2m", "time": [1990, "2000-01-01"], "level": [500, 850.5], "reduce": "mean"},
+    "plain": {"unpack": False, "nodata": 0.0, "kind": "circular", "resampling": "average"},
+    "stac": {"asset": "B04", "sort_by": "-datetime", "nodata": float("inf")},
+    "wells": {"path": "postgres:", "table": "wells", "key": "id", "x": "lon", "y": "lat", "values": ["depth", "ph"]},
+    "asked": {"path": "postgres:", "query": 'SELECT 1 AS "Tief\'e"', "values": "a", "weight": "w", "cells": "centres"},
+    "sums": {"path": "p.csv", "aggregate": ["sum", "mean"], "on_misaligned": "aggregate", "cells": "index"},
+    "missing": {"nodata": float("nan")},
+}
+
+
+def test_settings_come_from_the_database_as_they_were(monitor_dsn: str) -> None:
+    told = Settings(
+        run={"name": "all", "output": "s3://bucket/x", "staging": "/tmp/x"},  # type: ignore[arg-type]
+        layers=tuple({"name": name, "path": "a.tif", **keys} for name, keys in EVERY_KEY.items()),  # type: ignore[arg-type]
+    )
+    plain = LayerSettings(name="x", path=("a.tif",))
+    never = [
+        key for key in LayerSettings.model_fields if all(getattr(y, key) == getattr(plain, key) for y in told.layers)
+    ]
+    assert not never, "each key is told by one layer at least"
+    run_id = noted(monitor_dsn, "pending", settings=told.model_dump(mode="json"))
+    found = jobs.settings_of(known(run_id))
+    assert found.to_toml() == told.to_toml(), "the file of the job, to the last digit"
+    assert found.layers[:-1] == told.layers[:-1]
+    assert [type(y.nodata) for y in found.layers] == [type(y.nodata) for y in told.layers]
+    assert found.model_copy(update={"layers": ()}) == told.model_copy(update={"layers": ()})
+
+
+@pytest.mark.parametrize("kept", [None, {}, {"layers": []}, {"layers": [{"name": "a", "path": ["a"], "old": 1}]}])
+def test_settings_that_are_not_there_name_the_file_as_cure(monitor_dsn: str, kept: Any) -> None:
+    run = known(noted(monitor_dsn, "failed", settings=kept))
+    with pytest.raises(SettingsError, match="not in the database, or are another version's") as caught:
+        jobs.settings_of(run)
+    assert "geopipe run SETTINGS --resume" in caught.value.cure
+
+
+def test_a_job_that_would_write_no_state_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    off = "monitoring.enable_database_logging=false"
+    code, _, err = call(capsys, "jobs", "start", file, "--daemon", "--address", "127.0.0.1:1", "--set", off)
+    assert code == 2
+    assert "monitoring.enable_database_logging" in err
+
+
+# ---------------------------------------------------------------- requests
+
+
+def test_what_is_asked_of_a_run_is_in_its_row_until_it_is_taken_back(monitor_dsn: str) -> None:
+    run_id, other = noted(monitor_dsn, "running"), noted(monitor_dsn, "running")
+    assert requests.asked(run_id) is None
+    requests.ask(run_id, "pause")
+    assert (requests.asked(run_id), requests.asked(other)) == ("pause", None)
+    requests.ask(run_id, None)
+    assert requests.asked(run_id) is None
+    assert requests.asked(new_id(time.time())) is None, "of a run that nobody knows nothing is asked"
+
+
+def test_each_request_is_answered_once_and_waits_for_its_answer(
+    monitor_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "EVERY", 0.0)
+    run_id, met, answers = noted(monitor_dsn, "running"), list[str](), dict[str, Callable[[], None]]()
+    look = requests.listener(run_id, answers)
+    look()
+    requests.ask(run_id, "pause")
+    look()
+    assert not met, "nobody can pause yet"
+    answers |= {what: (lambda what=what: met.append(what)) for what in ("pause", "cancel")}
+    for _ in range(3):
+        look()
+    assert met == ["pause"]
+    requests.ask(run_id, "cancel")
+    for _ in range(3):
+        look()
+    assert met == ["pause", "cancel"]
+
+
+def test_a_listener_looks_now_and_then(monitor_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(requests, "asked", looked.append)
+    look = requests.listener("id", {})
+    for _ in range(100):
+        look()
+    assert looked == ["id"]
+
+
+def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "EVERY", 0.0)
+    run_id, met = noted(monitor_dsn, "running"), list[str]()
+    requests.ask(run_id, "pause")
+    look = requests.listener(run_id, {"pause": lambda: met.append("pause")})
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{jobs._free_port()}/none")
+    look()
+    with pytest.raises(MachineError, match="cannot be reached"):
+        requests.ask(run_id, "cancel")
+    assert not met
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", monitor_dsn)
+    look()
+    assert met == ["pause"], "what was asked meanwhile is answered when it is back"
+
+
+# ---------------------------------------------------------------- runs that nobody drives
+
+
+def test_a_job_whose_driver_was_killed_is_cancelled_by_stop(monitor_dsn: str) -> None:
+    run_id = noted(monitor_dsn, "running", ray_job_id="geopipe-x")
+    settle(monitor_dsn, f"UPDATE pipeline_runs SET heartbeat_at = now() - interval '1 h' WHERE run_id = '{run_id}'")
+    assert known(run_id).stale
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "_client", lambda address: Gone(RuntimeError("Job geopipe-x does not exist")))
+        ended = jobs.stop(known(run_id), lambda: known(run_id), lambda: "127.0.0.1:1", 0.1)
+    assert (ended.state, ended.exit_code, ended.stale, ended.request) == ("cancelled", 137, False, "cancel")
+
+
+@pytest.mark.parametrize("state", ["pending", "paused"])
+def test_what_waits_is_cancelled_by_stop_and_keeps_its_attempt(
+    monitor_dsn: str, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = time.time()
+    source = Source(new_id(now, secrets.randbits(60)), attempt=3)
+    source.state(now, state, name="waits").write(monitor_dsn)
+    code, out, err = call(capsys, "jobs", "stop", source.run_id, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["state"] == "cancelled"
+    assert row(monitor_dsn, source.run_id, "state, attempt") == ("cancelled", 3)
+
+
+def test_a_run_that_is_no_job_is_asked_and_not_forced(monitor_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = noted(monitor_dsn, "running", "alone")
+    code, _, err = call(capsys, "jobs", "stop", "alone", "--timeout", "0.1")
+    assert (code, err.count("error:"), err.count("cure:")) == (3, 1, 1)
+    assert "is no job that could be forced" in err
+    assert row(monitor_dsn, run_id, "state, request") == ("running", "cancel")
+
+
+def test_a_pause_that_is_late_stands(monitor_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = noted(monitor_dsn, "running", "busy")
+    code, _, err = call(capsys, "jobs", "pause", "busy", "--timeout", "0.1")
+    assert code == 3
+    assert "the request stands" in err
+    assert requests.asked(run_id) == "pause"
+    assert "asked to pause" in call(capsys, "jobs", "status", run_id)[1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), ConnectionError("refused"), OSError()])
+def test_a_cluster_that_goes_away_is_one_error(
+    monitor_dsn: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_client", lambda address: Gone(error))
+    run = known(noted(monitor_dsn, "running", ray_job_id="geopipe-x"))
+    with pytest.raises(MachineError) as caught:
+        list(jobs.output(run, "127.0.0.1:1", follow=True))
+    assert "geopipe monitor logs" in caught.value.cure
+    with pytest.raises(MachineError, match="Ray cannot end job"):
+        jobs.stop(run, lambda: known(run.run_id), lambda: "127.0.0.1:1", 0.1)
+
+
+def test_an_attempt_that_finds_nothing_on_disk_still_writes_its_states(
+    monitor_dsn: str, file: Path, tmp_path: Path
+) -> None:
+    """The first one failed before it had done a tile, so that its folder says nothing of it."""
+    loaded = settings.load(file, (f"run.output={tmp_path}/out", "grid.resolution=40"))
+    before = noted(monitor_dsn, "failed")
+    run_id = new_id(time.time(), secrets.randbits(60))
+    told = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
+    jobs._note(run_id, "pending", told, 2)
+    pipeline.run(loaded, local=True, resume=True, run_id=run_id, attempt=2)
+    found = row(monitor_dsn, run_id, "state, attempt, exit_code, ray_job_id, parent_run_id::text")
+    assert found == ("completed", 2, 0, f"geopipe-{run_id}", before)
+
+
+# ---------------------------------------------------------------- mistakes on the command line
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "stop"])
+def test_nothing_is_asked_of_a_run_that_is_complete(
+    monitor_dsn: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = noted(monitor_dsn, "completed", "whole", ray_job_id="geopipe-x")
+    address = [] if verb == "pause" else ["--address", "127.0.0.1:1"]
+    code, out, err = call(capsys, "jobs", verb, "whole", *address)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: run whole is completed; it cannot be ")
+    assert "geopipe jobs start" in err
+    assert row(monitor_dsn, run_id, "request") == (None,)
+
+
+def test_a_cure_is_for_the_run_that_was_meant(monitor_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    older = noted(monitor_dsn, "failed", "twice")
+    noted(monitor_dsn, "completed", "twice")
+    code, _, err = call(capsys, "jobs", "stop", older)
+    assert code == 2
+    assert f"`geopipe jobs resume {older}`" in err
+
+
+@pytest.mark.parametrize("verb", ["status", "pause", "resume", "stop", "logs"])
+def test_an_unknown_name_is_told_with_those_that_are_near(
+    monitor_dsn: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noted(monitor_dsn, "running", "nearby")
+    address = ["--address", "127.0.0.1:1"] if verb in ("resume", "stop", "logs") else []
+    code, out, err = call(capsys, "jobs", verb, "nearbi", *address)
+    assert (code, out) == (2, "")
+    assert "there is no run 'nearbi'" in err
+    assert "nearby?" in err
+
+
+@pytest.mark.parametrize("verb", ["status", "list", "pause", "stop", "resume", "logs"])
+def test_without_a_database_the_cure_says_how_to_get_one(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GEOPIPE_MONITORING_DSN")
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
+    address = ["--address", "127.0.0.1:1"] if verb in ("resume", "stop", "logs") else []
+    code, out, err = call(capsys, "jobs", verb, *address)
+    assert (code, out, err.count("error:"), err.count("cure:")) == (3, "", 1, 1)
+    assert "geopipe db start" in err
+
+
+def test_a_start_needs_a_database_that_answers(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{jobs._free_port()}/none")
+    code, out, err = call(capsys, "jobs", "start", file, "--daemon", "--address", "127.0.0.1:1")
+    assert (code, out, err.count("error:"), err.count("cure:")) == (3, "", 1, 1)
+    assert "cannot be reached" in err
+
+
+def test_only_jobs_are_listed_and_only_they_have_printed_something(
+    monitor_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, alone = noted(monitor_dsn, "running", ray_job_id="geopipe-x"), noted(monitor_dsn, "running", "lonely")
+    listed = [run["run_id"] for run in json.loads(call(capsys, "jobs", "list", "--limit", "500", "--json")[1])]
+    assert job in listed
+    assert alone not in listed
+    with pytest.raises(PlanError, match="was not started as a job"):
+        list(jobs.output(known(alone), "127.0.0.1:1", follow=False))
+
+
+def test_a_hostile_name_cannot_steer_the_terminal(monitor_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = noted(monitor_dsn, "completed", HOSTILE, ray_job_id="geopipe-x")
+    for verb in ("status", "pause", "stop"):
+        _, out, err = call(capsys, "jobs", verb, run_id)
+        assert out + err
+        assert not set("\x1b\x07\u202e") & set(out + err)
+
+
+# ---------------------------------------------------------------- a real head
+
+
+def geopipe(*args: object, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: what Ray keeps of its client stays out of this one."""
+    command = [sys.executable, "-m", "geopipe", "jobs", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+@pytest.fixture(scope="module")
+def head(surroundings: Path) -> Iterator[str]:
+    """A head that `cluster` has started, and found again. It knows a wrong database, and settings that are no job's."""
+    folder = tempfile.mkdtemp(prefix="gj-", dir="/tmp")  # short: Ray makes sockets in it
+    script = "from geopipe import jobs; print(jobs.cluster(None)); print(jobs.cluster('auto'))"
+    wrong = {
+        "GEOPIPE_MONITORING_DSN": "postgresql://nobody@127.0.0.1:1/none",
+        "GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING": "false",
+        "GEOPIPE_RUN__OUTPUT": "elsewhere",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("PYTHONPATH", str(Path(jobs.__file__).parents[1]), prepend=os.pathsep)
+        try:
+            command, told = [sys.executable, "-c", script], os.environ | wrong
+            made = subprocess.run(command, env=told, capture_output=True, text=True, timeout=200, check=False)
+            if made.returncode:
+                pytest.skip(f"no Ray head can be started here: {made.stderr.strip()[-500:]}")
+            first, again = made.stdout.split()
+            assert first == again, "one head serves all jobs"
+            yield first
+        finally:
+            _end(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(folder: str) -> None:
+    """End all that was started with this folder of Ray's: the head, and what it has started."""
+
+    def ours() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get("RAY_TMPDIR") == folder:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    for _ in range(10):
+        if not (left := ours()):
+            return
+        for process in left:
+            try:
+                process.kill()
+            except psutil.Error:
+                continue
+        psutil.wait_procs(left, timeout=3)
+
+
+def until(done: Callable[[], bool], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it has not come to that in time"
+        time.sleep(0.2)
+
+
+def at_work(dsn: str, run_id: str) -> None:
+    """Wait until a run has written a tile."""
+    written = "SELECT coalesce(sum(tiles), 0) FROM pipeline_progress WHERE run_id = %s AND stage = 'write'"
+    until(lambda: query(dsn, written, run_id)[0][0] > 0 or known(run_id).ended)
+    assert known(run_id).state == "running"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name not in (commit.SUCCESS, commit.SETTINGS))
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def started(file: Path, name: str, output: Path) -> str:
+    made = geopipe("start", file, "--name", name, "--daemon", "--json", "--set", f"run.output={output}")
+    assert made.returncode == 0, made.stderr
+    assert made.stderr == ""
+    told = json.loads(made.stdout)
+    assert told["job"] == f"geopipe-{told['run_id']}"
+    return str(told["run_id"])
+
+
+def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
+    head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = started(file, "story", tmp_path / "out")
+    assert row(monitor_dsn, first, "name, attempt, ray_job_id") == ("story", 1, f"geopipe-{first}")
+    at_work(monitor_dsn, first)
+    code, out, err = call(capsys, "jobs", "pause", "story", "--json", "--timeout", "120")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["state"] == "paused"
+    found = row(monitor_dsn, first, "state, exit_code, request, ray_job_id")
+    assert found == ("paused", 75, "pause", f"geopipe-{first}"), "the driver's states keep what the start has noted"
+    (left,) = commit.status(tmp_path / "out").unfinished
+    assert 0 < left.done < left.tiles == 16
+
+    made = geopipe("resume", "story")
+    assert made.returncode == 0, made.stderr
+    again = known(
+        str(query(monitor_dsn, "SELECT run_id::text FROM pipeline_runs WHERE parent_run_id = %s", first)[0][0])
+    )
+    assert (again.name, again.state, again.attempt, again.exit_code) == ("story", "completed", 2, 0)
+    assert 0 < again.done["write"] < 16, "what was done is not done again"
+    printed = geopipe("logs", "story")
+    assert (printed.returncode, printed.stdout) == (0, made.stdout)
+    assert "story is done" in printed.stdout
+    shown = json.loads(call(capsys, "jobs", "status", "story", "--json")[1])
+    assert (shown["run_id"], shown["share"], shown["stale"]) == (again.run_id, 1.0, False)
+    listed = [run["run_id"] for run in json.loads(call(capsys, "jobs", "list", "--limit", "500", "--json")[1])]
+    assert listed.index(again.run_id) < listed.index(first)
+
+    flags = (f"run.output={tmp_path}/plain", "run.name=story", "monitoring.enable_database_logging=false")
+    pipeline.run(settings.load(file, flags), local=True)
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "plain")
+
+
+def test_a_job_is_stopped_by_asking_and_by_force(
+    head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = started(file, "ended", tmp_path / "out")
+    at_work(monitor_dsn, first)
+    code, out, err = call(capsys, "jobs", "stop", "ended", "--json", "--timeout", "60")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["state"] == "cancelled"
+    assert row(monitor_dsn, first, "state, exit_code") == ("cancelled", 143)
+    (left,) = commit.status(tmp_path / "out").unfinished
+    assert left.done > 0, "what was done waits for resume"
+
+    made = geopipe("resume", "ended", "--daemon", "--json")
+    assert made.returncode == 0, made.stderr
+    second = json.loads(made.stdout)["run_id"]
+    until(lambda: known(second).state == "running")
+    (driver,) = [p for p in psutil.process_iter(["cmdline"]) if second in (p.info["cmdline"] or ())]
+    driver.send_signal(signal.SIGSTOP)
+    made = geopipe("stop", "ended", "--timeout", "1")
+    assert made.returncode == 0, made.stderr
+    assert "cancelled" in made.stdout
+    assert row(monitor_dsn, second, "state, exit_code, request, attempt") == ("cancelled", 137, "cancel", 2)
+    assert not driver.is_running()
