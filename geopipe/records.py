@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 from uuid import UUID
-
-import numpy as np
 
 MOST_BITS = 4096
 """Of an integer as a decimal number; Python writes and reads those of 4300 digits at most."""
@@ -123,7 +122,8 @@ def parse(text: str) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A value as JSON knows it: others, and numbers that JSON cannot hold, become text and are never lost."""
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # where it is not loaded nothing is of its types, and `geopipe db` need not wait
+    if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()  # a count of NumPy's is a number, too
     if isinstance(value, Mapping):
         return {_text(k): plain(v) for k, v in value.items()}
