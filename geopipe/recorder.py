@@ -119,7 +119,8 @@ class Recorder:
             yield
         finally:
             self.shipper.every = every
-            self.shipper.disconnect()  # a thread that asked an engine that is gone would start a Ray of its own
+            # A thread that asked an engine that is gone would start a Ray of its own; one that waits has asked already.
+            self.shipper.disconnect(1.0)
 
     def close(self, seconds: float) -> bool:
         """Take no more records, and try for so long to send what waits; returns whether all of it has arrived."""

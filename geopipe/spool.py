@@ -310,11 +310,13 @@ class Shipper:
             time.sleep(0.05)
         self._sent = sent
 
-    def disconnect(self) -> None:
-        """Deliver no more; returns when no delivery is under way."""
+    def disconnect(self, seconds: float) -> bool:
+        """Deliver no more; waits for so long for a delivery to end, and returns whether none is under way."""
         self.deliver = None
-        with self._turn:
-            pass
+        ended = self._turn.acquire(timeout=seconds)
+        if ended:
+            self._turn.release()
+        return ended
 
     def ship(self, seconds: float | None = None) -> bool:
         """Send what waits; returns whether all of it has arrived.

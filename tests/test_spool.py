@@ -633,6 +633,28 @@ def test_who_ships_in_time_does_not_wait_for_its_seconds(tmp_path: Path) -> None
     assert sink.kept == {made.source: [1]}
 
 
+def test_who_disconnects_waits_for_a_delivery_but_not_for_ever(tmp_path: Path) -> None:
+    made, go, calls = new(tmp_path), threading.Event(), []
+
+    def hangs(source: str, lines: Sequence[str]) -> int:
+        calls.append(1)
+        go.wait(60)
+        return int(json.loads(lines[-1])["seq"])
+
+    for _ in range(3):
+        made.append(BODIES["INFO"])
+    with shipper(made, 1, 3600.0) as ships:
+        ships.deliver = hangs
+        until(lambda: bool(calls))
+        start = time.monotonic()
+        assert not ships.disconnect(0.2)
+        assert time.monotonic() - start < 30
+        go.set()
+        assert ships.disconnect(30.0)
+        assert not ships.ship()
+    assert (calls, made.waiting) == ([1], 2)  # the one that was under way has arrived, and no other went
+
+
 def test_close_sends_what_waits(tmp_path: Path) -> None:
     made, sink = new(tmp_path), Sink()
     ships = Shipper(made, 3, 3600.0)
@@ -1133,6 +1155,7 @@ def test_a_run_does_not_wait_for_a_monitor_that_hangs(
         assert time.monotonic() - start < 60
     finally:
         go.set()
+        until(lambda: not any(thread.name == "geopipe-shipper" for thread in threading.enumerate()))
     assert summary.rows == 400
     assert on_disk(run_folder.parent / summary.run_id)[-1]["state"] == "completed"
 
@@ -1166,7 +1189,7 @@ def test_without_a_home_records_lie_where_only_their_user_goes(before: int | Non
             assert made is not None
             assert [stat.S_IMODE(path.stat().st_mode) for path in (in_tmp, in_tmp / "spool")] == [0o700, 0o700]
             events.emit(Event("x"))
-            assert numbers(in_tmp / "spool" / "r") == [1]
+            assert [told["name"] for told in on_disk(in_tmp / "spool" / "r") if told["kind"] == "event"] == ["x"]
     finally:
         os.umask(old)
 
