@@ -147,8 +147,8 @@ def _client(address: str) -> Any:
         if host and port:  # Ray itself would try for a minute
             socket.create_connection((host, port), timeout=10).close()
         client = JobSubmissionClient(address)
-        for module in ("dashboard_sdk", "job.sdk"):  # how it packs and sends is of no concern here
-            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+        for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # how it packs and sends is of no concern here
         return client
     except Exception as error:  # Ray raises what it meets: RuntimeError, ConnectionError, AuthenticationError
         raise MachineError(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,10 @@ def test_a_killed_run_goes_on_and_a_reader_never_meets_a_part(undisturbed: Trial
 def poll(output: Path, ended: threading.Event, unreadable: list[str]) -> None:
     """Read every Parquet file under the folder each 50 ms, as a careless reader does."""
     while not ended.wait(0.05):
-        for path in output.glob("**/*.parquet"):
+        found: list[Path] = []
+        with suppress(FileNotFoundError):  # a folder was moved while it was listed: look again
+            found = list(output.glob("**/*.parquet"))
+        for path in found:
             try:
                 pq.ParquetFile(path).close()
             except FileNotFoundError:
