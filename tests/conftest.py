@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -19,6 +20,16 @@ os.environ["GEOPIPE_HOME"] = HOME.name
 os.environ["GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING"] = "false"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command of a test sets up logging; the next test finds it as it was."""
+    logger = logging.getLogger("geopipe")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -199,7 +199,19 @@ def test_an_age_that_is_none_is_refused_with_an_example(age: str) -> None:
 
 
 RUN = {
-    *("run_id", "name", "state", "stale", "request", "attempt", "output", "plan_hash", "created_at", "started_at"),
+    *(
+        "run_id",
+        "name",
+        "state",
+        "stale",
+        "request",
+        "attempt",
+        "output",
+        "plan_hash",
+        "ray_job_id",
+        "created_at",
+        "started_at",
+    ),
     *("heartbeat_at", "finished_at", "exit_code", "error", "totals", "done", "seconds", "share"),
     "seconds_since_heartbeat",
 }
