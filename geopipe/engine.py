@@ -326,12 +326,15 @@ def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator
 
 def _collect(watch: Watch) -> None:
     """Have every node deliver what the workers of the run have not sent yet; what it misses stays on its disk."""
+    here = ray.get_runtime_context().get_node_id()
     deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_rest)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     calls = [
         deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(watch) for n in nodes
     ]
-    ray.wait(calls, num_returns=len(calls), timeout=5)
+    _deliver_rest(watch)  # of this node, without a process more
+    if calls:
+        ray.wait(calls, num_returns=len(calls), timeout=5)
 
 
 def _deliver_rest(watch: Watch) -> None:
