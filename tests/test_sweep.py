@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from affine import Affine
 from helpers import north_up, plan_of, write_raster
@@ -38,7 +39,7 @@ def tables(plan: Plan, how: str) -> list[Any]:
         readers = raster.Readers()
         if how == "sweep":
             rows = [row for layer in plan.layers for row in sweep(plan, layer, keys, readers)]
-            rows = unpack(plan.spec, pack(rows))  # as through an exchange
+            rows = unpack(plan.spec, pa.concat_tables(map(pack, rows)))  # as through an exchange
         else:
             rows = [
                 row for layer in plan.layers for k in keys for row in read_tile(plan, layer, plan.spec.tile(k), readers)
