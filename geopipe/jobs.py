@@ -205,7 +205,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
                     metadata={"geopipe_run": run_id, "name": settings.run.name},
                 )
             )
-        except Exception as error:
+        except Exception as error:  # as in `_client`
             message = f"the cluster at {address} did not take the job: {_first_line(error)}"
             _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt)
             raise MachineError(message, "see the log of Ray's dashboard agent") from None
@@ -305,7 +305,7 @@ def _end_job(client: Any, job: str) -> None:
         end = time.monotonic() + 20
         while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
             time.sleep(0.2)
-    except Exception as error:
+    except Exception as error:  # as in `_client`
         if "does not exist" not in str(error):
             raise MachineError(f"Ray cannot end job {job}: {_first_line(error)}", "see Ray's dashboard") from None
 
@@ -368,7 +368,7 @@ def output(run: Run, address: str, follow: bool) -> Iterator[str]:
         try:
             ended = client.get_job_status(run.ray_job_id).is_terminal()
             text = client.get_job_logs(run.ray_job_id)
-        except Exception as error:
+        except Exception as error:  # as in `_client`
             raise MachineError(
                 f"the cluster at {address} says nothing of the job of run {clean(run.name)}: {_first_line(error)}",
                 "see `geopipe monitor logs`, whose records outlive the cluster",

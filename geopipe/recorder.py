@@ -235,7 +235,7 @@ class _Postgres:
             store.write(self._connection, batch)
         except (ValueError, DataError) as error:  # said of a record, and not of the connection
             raise Refused(str(error).strip()) from error
-        except Exception:
+        except Exception:  # what it broke at may be the connection itself
             self.close()
             raise
 
