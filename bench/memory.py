@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 4096, 8192, 16_384])
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
-    parser.add_argument("--most", type=int, default=8192, help="the largest grid for the old way")
+    parser.add_argument("--most", type=int, default=16_384, help="the largest grid for the old way")
     parser.add_argument("--world", action="store_true")
     asked = parser.parse_args()
     print(f"{'grid':>15}  {'way':<9}  {'peak MB':>8}  {'predicted MB':>12}  {'seconds':>7}", flush=True)
