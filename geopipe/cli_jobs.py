@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from geopipe.cli_options import json_option, print_json
+from geopipe.errors import MachineError
 
 if TYPE_CHECKING:
     from geopipe.watched import Run
@@ -73,7 +74,7 @@ def start(
     from geopipe import settings
 
     loaded = settings.load(file, (*flags, *([f"run.name={name}"] if name else [])))
-    where = work.cluster(address or loaded.engine.address)
+    where = work.cluster(address or loaded.engine.address, start=True)
     how = [flag for flag, given in (("--overwrite", overwrite), ("--resume", go_on)) if given]
     run_id = work.start(loaded, where, how)
     return _submitted(run_id, where, daemon, as_json)
@@ -98,7 +99,7 @@ def _follow(asked: str, where: str) -> int:
     with _found(asked) as (run, look):
         for text in work.output(run, where, follow=True):
             click.echo(text, nl=False)
-        code = look().exit_code
+        code = work.settled(look(), look, where).exit_code
     return 1 if code is None else code
 
 
@@ -121,10 +122,19 @@ def logs(run: str, follow: bool, address: str | None) -> int:
 
 @jobs.command()
 @run_argument
+@address_option
 @json_option
-def status(run: str, as_json: bool) -> None:
-    """Say what a run is: its state, how much of it is done, what was asked of it."""
-    with _found(run) as (found, _):
+def status(run: str, address: str | None, as_json: bool) -> None:
+    """Say what a run is: its state, how much of it is done, what was asked of it.
+
+    Of a pending one the cluster is asked, too, if it can be: a job may have ended before its run began.
+    """
+    from geopipe import jobs as work
+
+    with _found(run) as (found, look):
+        if found.state == "pending" and found.ray_job_id is not None:
+            with suppress(MachineError):
+                found = work.settled(found, look, work.cluster(address))
         _tell(found, as_json)
 
 
@@ -168,7 +178,7 @@ def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
     from geopipe import jobs as work
 
     with _found(run) as (found, _):
-        where = work.cluster(address)
+        where = work.cluster(address, start=True)
         run_id = work.resume(found, where)
     return _submitted(run_id, where, daemon, as_json)
 

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -83,7 +84,16 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
     try:
         yield address != "local"
     finally:
+        _join_executors(5.0)
         ray.shutdown()
+
+
+def _join_executors(seconds: float) -> None:
+    """Wait for the threads of Ray Data, which ends a process at once in which one of them still wants Ray after it."""
+    end = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor-"):
+            thread.join(timeout=max(end - time.monotonic(), 0))
 
 
 def _reach(address: str) -> None:

@@ -5,6 +5,8 @@ The exit codes are the CLI's contract: 1 the run failed, 2 usage or settings, 3 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class GeopipeError(Exception):
     """Base of all errors that geopipe raises on purpose.
@@ -67,6 +69,20 @@ class Terminated(BaseException):
 
 def find(error: BaseException) -> GeopipeError | None:
     """The geopipe error behind `error`: itself, or in its chain of causes (a Ray task error wraps it)."""
+    for item in _chain(error):
+        # Ray's wrapper is an instance of the class that it wraps, too
+        if isinstance(item, GeopipeError) and getattr(item, "cause", None) is None:
+            return item
+    return None
+
+
+def find_signal(error: BaseException) -> BaseException | None:
+    """The signal behind `error`: compiled code that one arrives in makes a SystemError of it."""
+    return next((item for item in _chain(error) if isinstance(item, KeyboardInterrupt | Terminated)), None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
     seen: set[int] = set()
     stack: list[BaseException | None] = [error]
     while stack:
@@ -74,8 +90,5 @@ def find(error: BaseException) -> GeopipeError | None:
         if item is None or id(item) in seen:
             continue
         seen.add(id(item))
-        inner = getattr(item, "cause", None)  # Ray's wrapper is an instance of the class that it wraps, too
-        if isinstance(item, GeopipeError) and inner is None:
-            return item
-        stack += [item.__cause__, item.__context__, inner]
-    return None
+        yield item
+        stack += [item.__cause__, item.__context__, getattr(item, "cause", None)]

@@ -40,15 +40,23 @@ PATIENCE = 60.0
 # ---------------------------------------------------------------- the cluster
 
 
-def cluster(address: str | None) -> str:
+def cluster(address: str | None, start: bool = False) -> str:
     """The address of the cluster for jobs: what is told, or RAY_ADDRESS, or the head on this machine.
 
+    Args:
+        start: a head here where there is none; else there must be one, because a job of it is meant.
+
     Raises:
-        MachineError: no head can be started here, or the cluster is elsewhere and no token protects it.
+        MachineError: there is none, or it is elsewhere and no token protects it.
     """
     told = address or os.environ.get("RAY_ADDRESS") or "local"
     if told in ("auto", "local"):
-        told = _own_head() or _start_head()
+        found = _own_head() or (_start_head() if start else None)
+        if found is None:
+            raise MachineError(
+                "no Ray head of geopipe runs on this machine (any more)", "name the job's cluster by --address"
+            )
+        told = found
     if _is_here(told) and _token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     asked = os.environ.get("RAY_AUTH_MODE") == "token"
@@ -254,14 +262,44 @@ def _note(run_id: str, state: str, detail: Mapping[str, Any], attempt: int = 1) 
 # ---------------------------------------------------------------- what is asked of a run
 
 
+def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
+    """A run; a pending one whose job has ended has failed, which its process did not live to say.
+
+    Raises:
+        MachineError: no cluster answers, or it does not know the job (any more).
+    """
+    if run.state != "pending" or run.ray_job_id is None:
+        return run
+    try:
+        job = _client(address).get_job_info(run.ray_job_id)
+    except RuntimeError as error:
+        raise MachineError(
+            f"the cluster at {address} says nothing of job {run.ray_job_id}: {_first_line(error)}",
+            "name the job's cluster by --address",
+        ) from None
+    now = look()  # after its job: one that has ended says no more
+    if not job.status.is_terminal() or now.state != "pending":
+        return now
+    reason = (job.message or str(job.status)).strip().splitlines()[0]
+    said = f"its job ended before the run began: {reason}"
+    told = {"type": "MachineError", "message": said, "cure": f"see `geopipe jobs logs {run.run_id}`"}
+    _note(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": told}, run.attempt)
+    return look()
+
+
 def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
     """Ask a run to finish what is in its hands and to wait; returns it when it does.
 
     Raises:
         PlanError: it is not at work.
-        MachineError: it did not answer in time; the request stands.
+        MachineError: nobody has heard of it for a minute; or it did not answer in time, and the request stands.
     """
     states.check("pause", clean(run.name), run.state, run.run_id)
+    if run.stale:
+        raise MachineError(
+            f"run {clean(run.name)} has not been heard of for {run.silent or 0:.0f} s, and would not answer",
+            f"if its process is gone: `geopipe jobs stop {run.run_id}`, which lets it be resumed",
+        )
     requests.ask(run.run_id, "pause")
     found = _until(look, lambda now: now.state != "running", timeout)
     if found is None:
@@ -275,9 +313,12 @@ def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
 def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout: float) -> Run:
     """End a run: ask it, and where it does not answer in time, have Ray end its process.
 
+    One that has not been heard of for a minute is taken for ended where nobody knows its process. If it works after
+    all, it finds the request.
+
     Raises:
         PlanError: it has ended already.
-        MachineError: it does not answer and is no job that Ray could end.
+        MachineError: it does not answer, and is no job that Ray could end.
     """
     states.check("stop", clean(run.name), run.state, run.run_id)
     if run.state == "running":
@@ -285,14 +326,18 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
         found = _until(look, lambda now: now.ended, timeout)
         if found is not None:
             return found
-        if run.ray_job_id is None:
+        if run.ray_job_id is None and not run.stale:
             raise MachineError(
                 f"run {clean(run.name)} has not ended in {timeout:g} s, and is no job that could be forced",
                 "the request stands; end its process where it runs",
             )
     if run.state != "paused" and run.ray_job_id is not None:
-        _end_job(_client(address()), run.ray_job_id)
-        _until(look, lambda now: now.ended, 5.0)  # its driver may yet have told how it ended
+        try:
+            _end_job(_client(address()), run.ray_job_id)
+            _until(look, lambda now: now.ended, 5.0)  # its driver may yet have told how it ended
+        except MachineError:
+            if not (run.stale or (run.state == "pending" and run.age > 60)):
+                raise
     if not look().ended:
         _note(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
     return look()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from geopipe import events
-from geopipe.errors import GeopipeError
+from geopipe.errors import GeopipeError, find_signal
 from geopipe.records import Event, Log, plain
 
 SHOWN = ("run_id", "stage", "layer", "tile")
@@ -27,10 +27,11 @@ def log_stage(logger: logging.Logger, stage: str) -> Iterator[None]:
         events.emit(Event("stage_started"))
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             seconds = time.perf_counter() - start
-            logger.error("%s failed after %.2f s", stage, seconds)
-            events.emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": "failed"}))
+            level, outcome = (logging.WARNING, "cancelled") if find_signal(error) else (logging.ERROR, "failed")
+            logger.log(level, "%s %s after %.2f s", stage, outcome, seconds)
+            events.emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": outcome}))
             raise
         seconds = time.perf_counter() - start
         log_performance(logger, stage, seconds)

@@ -20,7 +20,7 @@ from geopipe import checks, commit, events, logs, objects, requests
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
 from geopipe.drafting import draft, skippable, versions
-from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunError, SourceError
+from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunError, SourceError, find_signal
 from geopipe.ledger import finisher
 from geopipe.local import Engine, plain_loop
 from geopipe.objects import Store
@@ -220,6 +220,7 @@ def _attempts(
     folder, output = settings.run.folder, settings.run.store or settings.run.folder
     if engine.machine is not None:
         plan = draft(settings, engine.machine, plan.skipped)
+    pausing = False
     while True:
         staging = Staging(folder, plan, settings.to_toml(), options.run_id, options.attempt)
         keys = staging.begin(resume)
@@ -230,6 +231,8 @@ def _attempts(
         events.emit(State("running", {"plan_hash": plan.hash, "totals": totals}))
         stop = partial(os.path.exists, staging.pause)
         answers["pause"] = staging.pause.touch
+        if pausing:
+            staging.pause.touch()
         try:
             with logs.log_stage(log, "run"), _watching(totals, engine, watch):
                 for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), stop):
@@ -245,6 +248,7 @@ def _attempts(
             rows, files, size = (totals[name] for name in ("rows", "files", "bytes"))
             return Summary(options.run_id, plan, output, rows, files, size, clock.laps, warnings=warnings)
         except BaseException as error:
+            pausing = stop()
             # with another source, or another version of geopipe, nothing of it could be used again
             if isinstance(error, SourceError | RunError):
                 staging.discard()
@@ -308,7 +312,7 @@ def _engine(plan: Plan, settings: Settings, options: Options, local: bool) -> Ab
 
 @contextmanager
 def _watching(totals: Mapping[str, int], engine: Engine, watch: Watch | None) -> Iterator[None]:
-    """Call `watch` from a thread of its own while the run goes on, and once at its end."""
+    """Call `watch` from a thread of its own while the run goes on, and once after that: never twice at a time."""
     if watch is None:
         yield
         return
@@ -325,10 +329,10 @@ def _watching(totals: Mapping[str, int], engine: Engine, watch: Watch | None) ->
     thread.start()
     try:
         yield
-        watch(snapshot())
     finally:
         ended.set()
         thread.join()
+    watch(snapshot())
 
 
 class _Clock:
@@ -345,7 +349,9 @@ class _Clock:
 
 
 def _as_ours(error: BaseException) -> BaseException:
-    """The error to raise for `error`: one of ours, or itself where it is a signal."""
+    """The error to raise for `error`: one of ours, or the signal that it is, or comes from."""
     if isinstance(error, GeopipeError) or not isinstance(error, Exception):
         return error
-    return RunError(f"the run failed: {type(error).__name__}: {error}", "see the log; nothing was published")
+    return find_signal(error) or RunError(
+        f"the run failed: {type(error).__name__}: {error}", "see the log; nothing was published"
+    )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from psycopg2 import DataError
+from psycopg2 import DataError, IntegrityError
 
 from geopipe import __version__, connections, embedded, events, logs, requests, store
 from geopipe.collector import Collector, Refused
@@ -233,7 +233,7 @@ class _Postgres:
             self._connection = connections.connect(dsn, statement_timeout=5, connect_timeout=3)
         try:
             store.write(self._connection, batch)
-        except (ValueError, DataError) as error:  # said of a record, and not of the connection
+        except (ValueError, DataError, IntegrityError) as error:  # said of a record, and not of the connection
             raise Refused(str(error).strip()) from error
         except Exception:  # what it broke at may be the connection itself
             self.close()

@@ -303,15 +303,20 @@ class Shipper:
             if waited >= self.interval or (soon and not self._failed):
                 last = time.monotonic()
                 self.ship()
-            for call in self.every:
-                with suppress(Exception):
-                    call()
+            self._call()
         while not (sent := self.ship()) and self.deliver is not None and time.monotonic() < self._until:
             time.sleep(0.05)
         self._sent = sent
 
+    def _call(self) -> None:
+        for call in self.every:
+            with self._turn, suppress(Exception):
+                # while one of them waited for its database, the run may have ended
+                if call in self.every and not self._ended.is_set():
+                    call()
+
     def disconnect(self, seconds: float) -> bool:
-        """Deliver no more; waits for so long for a delivery to end, and returns whether none is under way."""
+        """Deliver no more; waits for so long for what is under way to end, and returns whether nothing is."""
         self.deliver = None
         ended = self._turn.acquire(timeout=seconds)
         if ended:
@@ -383,7 +388,7 @@ def left_behind(
     end, done = time.monotonic() + seconds, 0
     for folder in folders:
         sources: dict[str, list[Path]] = {}
-        for path in sorted(folder.glob("*.jsonl")):
+        for path in _files(folder, "*.jsonl"):
             if source := source_of(path):
                 sources.setdefault(source, []).append(path)
         for source, paths in sources.items():
@@ -393,10 +398,18 @@ def left_behind(
             if not _deliver_all(source, paths, deliver, batch_size, end, keep=lives):
                 return done
             done += 1
-        known = filter(None, map(source_of, folder.glob(f"*{PRESENT}")))
-        if not any(_lives(folder, source) for source in known) and not any(folder.glob("*.jsonl")):
+        known = filter(None, map(source_of, _files(folder, f"*{PRESENT}")))
+        if not any(_lives(folder, source) for source in known) and not _files(folder, "*.jsonl"):
             shutil.rmtree(folder, ignore_errors=True)
     return done
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder by name; none where another process has cleared it away."""
+    try:
+        return sorted(folder.glob(pattern))
+    except FileNotFoundError:
+        return []
 
 
 def _deliver_all(source: str, paths: Sequence[Path], deliver: Deliver, most: int, end: float, keep: bool) -> bool:

@@ -64,11 +64,16 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """How long it has worked; a stale run until it was last heard of."""
+        """How long it has worked; a run that is stale or paused until it was last heard of."""
         if self.started_at is None:
             return None
-        end = self.finished_at or (self.heartbeat_at if self.stale and self.heartbeat_at else self.now)
+        end = self.finished_at or ((self.heartbeat_at if self.stale or self.state == "paused" else None) or self.now)
         return max((end - self.started_at).total_seconds(), 0.0)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was noted first."""
+        return (self.now - self.created_at).total_seconds()
 
     @property
     def silent(self) -> float | None:

@@ -377,9 +377,9 @@ def test_what_postgres_calls_no_record_is_refused_and_what_it_calls_away_waits(
     made._connection = object()
     with pytest.raises(Refused, match="kind"):
         made.write([ValueError("kind")])  # type: ignore[list-item]
-    for error in (psycopg2.DataError("out of range\n"), NumericValueOutOfRange("out of range\n")):
+    for kind in (psycopg2.DataError, NumericValueOutOfRange, psycopg2.IntegrityError):
         with pytest.raises(Refused, match=r"out of range\Z"):
-            made.write([error])  # type: ignore[list-item]
+            made.write([kind("out of range\n")])  # type: ignore[list-item]
     assert made._connection is not None  # it has not broken
     with pytest.raises(psycopg2.OperationalError):
         made.write([psycopg2.OperationalError("away")])  # type: ignore[list-item]

@@ -174,7 +174,10 @@ def test_without_an_address_it_is_the_head_of_this_machine(told: str | None, mon
     monkeypatch.setattr(jobs, "_own_head", lambda: None)
     monkeypatch.setattr(jobs, "_start_head", lambda: "127.0.0.1:3")
     monkeypatch.setenv("RAY_ADDRESS", "")
-    assert jobs.cluster(told) == "127.0.0.1:3"
+    assert jobs.cluster(told, start=True) == "127.0.0.1:3"
+    with pytest.raises(MachineError, match="no Ray head of geopipe runs") as caught:
+        jobs.cluster(told)  # a new one would know nothing of the job that is meant
+    assert "--address" in caught.value.cure
 
 
 def test_a_token_on_this_machine_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,13 +324,45 @@ def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pyt
 
 
 def test_a_job_whose_driver_was_killed_is_cancelled_by_stop(monitor_dsn: str) -> None:
-    run_id = noted(monitor_dsn, "running", ray_job_id="geopipe-x")
-    settle(monitor_dsn, f"UPDATE pipeline_runs SET heartbeat_at = now() - interval '1 h' WHERE run_id = '{run_id}'")
-    assert known(run_id).stale
+    run_id = silent(monitor_dsn, ray_job_id="geopipe-x")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "_client", lambda address: Gone(RuntimeError("Job geopipe-x does not exist")))
         ended = jobs.stop(known(run_id), lambda: known(run_id), lambda: "127.0.0.1:1", 0.1)
     assert (ended.state, ended.exit_code, ended.stale, ended.request) == ("cancelled", 137, False, "cancel")
+
+
+def silent(dsn: str, **detail: Any) -> str:
+    """A run that nobody has heard of for an hour."""
+    run_id = noted(dsn, "running", **detail)
+    settle(dsn, f"UPDATE pipeline_runs SET heartbeat_at = now() - interval '1 h' WHERE run_id = '{run_id}'")
+    assert known(run_id).stale
+    return run_id
+
+
+def test_a_run_whose_process_is_gone_without_a_word_is_cancelled_by_stop(
+    monitor_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was no job, or the head of its machine ended with it."""
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
+    for run_id in (silent(monitor_dsn), silent(monitor_dsn, ray_job_id="geopipe-x")):
+        code, out, err = call(capsys, "jobs", "stop", run_id, "--timeout", "0.1", "--json")
+        assert (code, err, json.loads(out)["state"]) == (0, "", "cancelled")
+        assert row(monitor_dsn, run_id, "state, request") == ("cancelled", "cancel")
+    young = noted(monitor_dsn, "pending", ray_job_id="geopipe-x")
+    assert call(capsys, "jobs", "stop", young)[0] == 3
+    assert known(young).state == "pending", "it may begin yet"
+    settle(monitor_dsn, f"UPDATE pipeline_runs SET created_at = now() - interval '1 h' WHERE run_id = '{young}'")
+    assert call(capsys, "jobs", "stop", young)[0] == 0
+    assert known(young).state == "cancelled"
+
+
+def test_nobody_waits_for_a_silent_run_to_pause(monitor_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = silent(monitor_dsn)
+    code, _, err = call(capsys, "jobs", "pause", run_id, "--timeout", "1000")
+    assert code == 3
+    assert "has not been heard of for 36" in err
+    assert f"geopipe jobs stop {run_id}" in err
+    assert requests.asked(run_id) is None
 
 
 @pytest.mark.parametrize("state", ["pending", "paused"])
@@ -476,7 +511,7 @@ def geopipe(*args: object, seconds: float = 240) -> subprocess.CompletedProcess[
 def head(surroundings: Path) -> Iterator[str]:
     """A head that `cluster` has started, and found again. It knows a wrong database, and settings that are no job's."""
     folder = tempfile.mkdtemp(prefix="gj-", dir="/tmp")  # short: Ray makes sockets in it
-    script = "from geopipe import jobs; print(jobs.cluster(None)); print(jobs.cluster('auto'))"
+    script = "from geopipe import jobs; print(jobs.cluster(None, start=True)); print(jobs.cluster('auto'))"
     wrong = {
         "GEOPIPE_MONITORING_DSN": "postgresql://nobody@127.0.0.1:1/none",
         "GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING": "false",
@@ -607,3 +642,25 @@ def test_a_job_is_stopped_by_asking_and_by_force(
     assert "cancelled" in made.stdout
     assert row(monitor_dsn, second, "state, exit_code, request, attempt") == ("cancelled", 137, "cancel", 2)
     assert not driver.is_running()
+
+
+def test_a_job_that_ends_before_its_run_begins_has_failed(
+    head: str, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where geopipe is not installed on the cluster, for instance: nobody is there to say so but Ray."""
+    run_id = noted(monitor_dsn, "pending", "missing", ray_job_id="geopipe-missing")
+    script = (
+        "import sys, time; from geopipe import jobs\n"
+        "client = jobs._client(jobs.cluster(None))\n"
+        "jobs._retried(lambda: client.submit_job(entrypoint='geopipe-that-is-not-there', submission_id=sys.argv[1]))\n"
+        "while not client.get_job_status(sys.argv[1]).is_terminal(): time.sleep(0.1)"
+    )
+    subprocess.run([sys.executable, "-c", script, "geopipe-missing"], check=True, timeout=120)
+    assert known(run_id).state == "pending"
+    shown = geopipe("status", "missing", "--json")
+    assert shown.returncode == 0, shown.stderr
+    told = json.loads(shown.stdout)
+    assert (told["state"], told["exit_code"]) == ("failed", 127)
+    assert "ended before the run began" in told["error"]["message"]
+    assert "not-there: not found" in geopipe("logs", "missing").stdout
+    assert geopipe("logs", "missing", "--follow").returncode == 127

@@ -575,6 +575,18 @@ def test_every_turn_calls_what_is_to_be_called(tmp_path: Path) -> None:
         until(lambda: len(calls) > 2)
 
 
+def test_what_is_called_no_more_is_not_called_after_one_before_it_that_hung(tmp_path: Path) -> None:
+    go, inside, after, calls = threading.Event(), threading.Event(), threading.Event(), []
+    with shipper(new(tmp_path), 1, 0.01, [lambda: (inside.set(), go.wait(30)), lambda: calls.append(1)]) as ships:
+        inside.wait(30)
+        ships.every = [after.set]
+        assert not ships.disconnect(0.1), "one of them is under way"
+        go.set()
+        assert ships.disconnect(30.0)
+        after.wait(30)
+    assert not calls
+
+
 def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> None:
     made, go, inside = new(tmp_path), threading.Event(), threading.Event()
 
@@ -1316,3 +1328,12 @@ with recorder.recording(options, {}):
     assert time.monotonic() - start < 20
     code_of = {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert out.splitlines() == ["state running None", f"state cancelled {code_of}"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
+def test_a_signal_inside_compiled_code_is_still_one(kind: type[BaseException]) -> None:
+    """Numba and other C code make a SystemError of what a signal handler raises inside of them."""
+    told = SystemError("returned a result with an exception set")
+    told.__cause__ = arrived = kind()
+    assert pipeline._as_ours(told) is arrived
+    assert isinstance(pipeline._as_ours(SystemError("without one")), RunError)
