@@ -96,11 +96,13 @@ def _follow(asked: str, where: str) -> int:
     """Print what a job prints until it ends; the exit code of its run."""
     from geopipe import jobs as work
 
-    with _found(asked) as (run, look):
-        for text in work.output(run, where, follow=True):
-            click.echo(text, nl=False)
-        code = work.settled(look(), look, where).exit_code
-    return 1 if code is None else code
+    with _found(asked) as (run, _):
+        printed = work.output(run, where, follow=True)
+    for text in printed:
+        click.echo(text, nl=False)
+    with _found(run.run_id) as (run, look):  # a connection could not have outlived a job of days
+        code = work.settled(run, look, where).exit_code
+    return work.exit_code(run, where) if code is None else code
 
 
 @jobs.command()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from geopipe.cli_options import HELP, json_option, print_json
-from geopipe.errors import Terminated
+from geopipe.errors import Paused, Terminated
 from geopipe.watched import KINDS, LEVELS, SHOWN
 
 if TYPE_CHECKING:
@@ -146,10 +146,10 @@ def runs(name: str | None, states: tuple[str, ...], since: timedelta | None, lim
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each line.")
 def watch(run: str, every: float, as_json: bool) -> int:
-    """Follow a run until it ends.
+    """Follow a run until it ends or pauses.
 
     How far it is, how fast, how long it still needs, what it uses, and its last errors. Exits with 0 when the run is
-    completed, with 1 when it has failed or was cancelled.
+    completed, with 1 when it has failed or was cancelled, with 75 when it has paused.
     """
     from geopipe import following, screen, watching
 
@@ -162,7 +162,7 @@ def watch(run: str, every: float, as_json: bool) -> int:
             state = _watch_lines(out, following.until_done(found), every, as_json)
         else:
             state = _watch_screen(out, following.until_done(found))
-    return 0 if state == "completed" else 1
+    return {"completed": 0, "paused": Paused.exit_code}.get(state, 1)
 
 
 def _watch_screen(out: Console, found: Iterator[Look | Away]) -> str:
@@ -205,7 +205,7 @@ def _watch_lines(out: Console, found: Iterator[Look | Away], every: float, as_js
         paces, away = following.paces(history), False
         fresh = [record for record in look.errors if (record.source, record.seq) not in seen]
         seen.update((record.source, record.seq) for record in fresh)
-        if due <= time.monotonic() or look.run.shown != state or look.run.ended or (fresh and as_json):
+        if due <= time.monotonic() or look.run.shown != state or look.run.over or (fresh and as_json):
             due, state = time.monotonic() + every, look.run.shown
             line = json.dumps(render_watch.look_json(look, paces)) if as_json else render_watch.line(look, paces)
             say(out, line)

@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geopipe import records
-from geopipe.records import Progress
+from geopipe.records import Progress, State
 
 log = logging.getLogger(__name__)
+
+STATES = 4
+"""States of a run that are kept for a successor: the present one, and the last that told how much there is to do."""
 
 RETRY = (1.0, 30.0)
 """Seconds between attempts to reach a store that is away: at first, and at most."""
@@ -54,8 +57,8 @@ class Observer(Protocol):
     def pending(self, count: int) -> None:
         """Hear how many records have been seen that are not kept yet."""
 
-    def close(self) -> None:
-        """Let go of what it holds."""
+    def close(self, wait: float = 0.0) -> None:
+        """Let go of what it holds, after `wait` seconds at most in which others may hear of it."""
 
 
 class Collector:
@@ -76,13 +79,18 @@ class Collector:
         self._kept: dict[str, int] = {}
         self._first: dict[str, int] = {}  # what a source sent here first; what lies before had arrived elsewhere
         self._stages: dict[str, Progress] = {}
+        self._states: list[Mapping[str, Any]] = []  # the last ones, for the observer of a successor
         self._counting, self._keeping = threading.Lock(), threading.Lock()
         self._due, self._delay = 0.0, RETRY[0]
         self.problem = problem
         self._recall()
 
-    def receive(self, source: str, lines: Sequence[str]) -> int:
-        """Take a batch of one source; returns up to which of its records everything is safe."""
+    def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
+        """Take a batch of one source; returns up to which of its records everything is safe.
+
+        Args:
+            keep: else it is counted, and kept when it comes again: records before it are not kept yet.
+        """
         batch = list(filter(None, map(_whole, lines)))
         with self._counting:
             before = self._counted.get(source, 0)
@@ -97,23 +105,32 @@ class Collector:
                 self._write_note()
         if self.store is None:
             return counted
-        arrived = self._keep(self.store, source, batch)
+        arrived = self._keep(self.store, source, batch if keep else ())
         if self.observer is not None:
             heard = self._first.copy().items()
             self.observer.pending(sum(max(0, self._counted.get(s, 0) - self._kept.get(s, n - 1)) for s, n in heard))
         return arrived
 
-    def close(self) -> None:
-        """Let go of Postgres and of Prometheus' port; who calls again gets a new connection."""
-        for held in (self.store, self.observer):
-            if held is not None:
-                held.close()
+    def close(self, wait: float = 0.0) -> None:
+        """Let go of Postgres and of Prometheus' port; who calls again gets a new connection.
+
+        Args:
+            wait: seconds at most for the observer, until others have heard the last of it.
+        """
+        if self.store is not None:
+            self.store.close()
+        if self.observer is not None:
+            self.observer.close(wait)
 
     def _count(self, told: Mapping[str, Any]) -> None:
         if told["kind"] == Progress.kind:
             new = Progress(**{f.name: told[f.name] for f in fields(Progress)})
             old = self._stages.get(new.stage)
             self._stages[new.stage] = new if old is None else added(old, new)
+        if told["kind"] == State.kind:
+            known = {name: told.get(name) for name in ("kind", "ts", "source", "seq", "state")}
+            totals = (told.get("detail") or {}).get("totals")
+            self._states = [*self._states[1 - STATES :], known | {"detail": {"totals": totals}}]
         if self.observer is not None:
             try:
                 self.observer.record(told)
@@ -121,6 +138,8 @@ class Collector:
                 log.debug("%s: %s", error, told)
 
     def _keep(self, store: Store, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
+        if not batch:
+            return self._kept.get(source, 0)
         with self._keeping:
             kept = self._kept.get(source, 0)
             wanted = [told for told in batch if told["seq"] > kept]
@@ -158,12 +177,19 @@ class Collector:
             told = json.loads(self.note.read_text(encoding="utf-8"))
             stages = {name: Progress(**values) for name, values in told["stages"].items()}
             counted = {source: int(seq) for source, seq in told["counted"].items()}
-            self._stages, self._counted = stages, counted
+            self._stages, self._counted, self._states = stages, counted, told["states"]
+            if self.observer is not None:
+                for state in self._states:
+                    self.observer.record(state)
 
     def _write_note(self) -> None:
         if self.note is None:
             return
-        told = {"counted": self._counted, "stages": {name: asdict(p) for name, p in self._stages.items()}}
+        told = {
+            "counted": self._counted,
+            "states": self._states,
+            "stages": {name: asdict(p) for name, p in self._stages.items()},
+        }
         partial = self.note.with_suffix(".tmp")
         try:
             partial.write_text(json.dumps(told), encoding="utf-8")

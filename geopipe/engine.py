@@ -30,17 +30,16 @@ from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geopipe import events, logs, machine, monitor, points, raster
-from geopipe.errors import MachineError, find
+from geopipe import events, exporter, logs, machine, monitor, points, raster
+from geopipe.errors import MachineError, Terminated, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
 from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
-from geopipe.recorder import Options, claim, join
+from geopipe.recorder import Options, deliver_rest, join
 from geopipe.records import Progress
 from geopipe.sparse import SparseRow
-from geopipe.spool import left_behind
 from geopipe.sweep import sweep
 from geopipe.table import BlockRow, marker, merge_tile, pack, unpack
 
@@ -303,6 +302,8 @@ class _RayEngine:
             _collect(self.watch)  # what was counted last is part of the summary
         except Exception as error:
             failure = find(error)
+            with suppress(Exception):
+                _collect(self.watch)  # where a layer is skipped, what was counted until then is told apart
             if failure is None:
                 raise
         if failure is not None:
@@ -327,11 +328,18 @@ def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator
     """Ray as an engine. On a cluster that was there before, `machine` says what that cluster has."""
     with cluster(address, here.object_store) as foreign:
         engine = _RayEngine(_cluster_machine(here) if foreign else None, options)
+        wait = exporter.LAST_SCRAPE
         try:
             yield engine
+        except (KeyboardInterrupt, Terminated):
+            wait = 0.0
+            raise
         finally:
-            _collect(engine.watch)
-            ray.kill(engine.watch.monitor)
+            with suppress(Exception):  # how the run ended counts more than whether the monitor heard it
+                _collect(engine.watch)
+                ray.get(engine.watch.monitor.close.remote(wait), timeout=wait + 2)
+            with suppress(Exception):
+                ray.kill(engine.watch.monitor)
 
 
 def _collect(watch: Watch) -> None:
@@ -342,16 +350,13 @@ def _collect(watch: Watch) -> None:
     calls = [
         deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(watch) for n in nodes
     ]
-    _deliver_rest(watch)  # of this node, without a process more
+    _deliver_rest(watch, others=False)  # of this node, without a process more; of others its driver does it at the end
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=5)
 
 
-def _deliver_rest(watch: Watch) -> None:
-    options = watch.options
-    with suppress(OSError):  # what lies in a folder of somebody else is not ours
-        claim(options.root)
-        left_behind([options.folder], monitor.deliver(watch.monitor), options.batch_size, 1.0, living=True)
+def _deliver_rest(watch: Watch, others: bool = True) -> None:
+    deliver_rest(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
 
 
 def _cluster_machine(here: Machine) -> Machine:

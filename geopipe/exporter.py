@@ -99,6 +99,10 @@ _OF_NODES = {
 """The metric of each name in a metric record. Rates are not here: Prometheus makes them of the counters."""
 
 
+LAST_SCRAPE = 20.0
+"""Seconds that a run waits at its end for a Prometheus that has looked before, which it does every 15 s by default."""
+
+
 class Exporter:
     """The metrics of a run. Several can live in one process; all methods may be called from any thread.
 

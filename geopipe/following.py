@@ -163,15 +163,15 @@ def _wait(connected: connection, run_id: str, start: float, every: float) -> Non
 
 
 def until_done(found: Iterator[Look | Away]) -> Iterator[Look | Away]:
-    """Looks until the run has ended; the last is one look later, when the work that it counted last is there, too."""
+    """Looks until the run has ended or paused; the last is one look later, when what it counted last is there, too."""
     first = closing = True
     for look in found:
-        if isinstance(look, Look) and look.run.ended and not first and closing:
+        if isinstance(look, Look) and look.run.over and not first and closing:
             closing = False
             continue
         yield look
         if isinstance(look, Look):
-            if look.run.ended:
+            if look.run.over:
                 return
             first = False
 
@@ -201,16 +201,16 @@ def tail(run_id: str, asked: Filter, marks: dict[str, int]) -> Callable[[connect
 
 
 def until_end(batches: Iterator[Batch | Away], grace: float = GRACE) -> Iterator[Batch | Away]:
-    """Batches until the run has ended and nothing more came for `grace` seconds."""
+    """Batches until the run has ended or paused, and nothing more came for `grace` seconds."""
     quiet: float | None = None
     for batch in batches:
         yield batch
         if isinstance(batch, Away):
             continue
         now = time.monotonic()
-        if not batch.run.ended or batch.logs or quiet is None:
+        if not batch.run.over or batch.logs or quiet is None:
             quiet = now
-        if batch.run.ended and now - quiet >= grace:
+        if batch.run.over and now - quiet >= grace:
             return
 
 
@@ -232,15 +232,15 @@ def paces(history: Sequence[tuple[float, Look]]) -> dict[str, Pace]:
     for stage in last.stages:
         cells = stage.cells / elapsed if elapsed else None
         units = stage.tiles / elapsed if elapsed else 0.0
-        if not last.run.ended and (before := old.get(stage.stage)) and now - then >= ENOUGH:
+        if not last.run.over and (before := old.get(stage.stage)) and now - then >= ENOUGH:
             cells = max(stage.cells - before.cells, 0) / (now - then)
             units = (stage.tiles - before.tiles) / (now - then) or units
-        elif not last.run.ended:
+        elif not last.run.over:
             cells = last.speeds.get(stage.stage, cells)
         done = bool(stage.of) and stage.tiles >= (stage.of or 0)
-        cells = None if done and not last.run.ended else cells  # its last rate would go on falling
+        cells = None if done and not last.run.over else cells  # its last rate would go on falling
         left = 0.0 if done else (stage.of - stage.tiles) / units if stage.of and units > 0 else None
-        made[stage.stage] = Pace(cells, None if last.run.ended or last.run.stale else left)
+        made[stage.stage] = Pace(cells, None if last.run.over or last.run.stale else left)
     return made
 
 

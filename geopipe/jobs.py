@@ -263,7 +263,9 @@ def _note(run_id: str, state: str, detail: Mapping[str, Any], attempt: int = 1) 
 
 
 def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
-    """A run; a pending one whose job has ended has failed, which its process did not live to say.
+    """A run; a pending one whose job has failed has failed, which its process did not live to say.
+
+    Of a job that did well nothing is noted: its run keeps its records where this database is not.
 
     Raises:
         MachineError: no cluster answers, or it does not know the job (any more).
@@ -278,7 +280,7 @@ def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
             "name the job's cluster by --address",
         ) from None
     now = look()  # after its job: one that has ended says no more
-    if not job.status.is_terminal() or now.state != "pending":
+    if job.status in ("PENDING", "RUNNING", "SUCCEEDED") or now.state != "pending":
         return now
     reason = (job.message or str(job.status)).strip().splitlines()[0]
     said = f"its job ended before the run began: {reason}"
@@ -397,6 +399,12 @@ def resume(run: Run, address: str) -> str:
     """
     states.check("resume", clean(run.name), run.state, run.run_id)
     return start(settings_of(run), address, ["--resume"], run)
+
+
+def exit_code(run: Run, address: str) -> int:
+    """The code that the process of a job has ended with, as Ray knows it; 1 where it does not."""
+    job = _client(address).get_job_info(run.ray_job_id)
+    return 1 if job.driver_exit_code is None else int(job.driver_exit_code)
 
 
 def output(run: Run, address: str, follow: bool) -> Iterator[str]:

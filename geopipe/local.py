@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from geopipe import events, logs, points, raster
 from geopipe.collector import Collector
+from geopipe.errors import Terminated
 from geopipe.estimate import Machine
+from geopipe.exporter import LAST_SCRAPE
 from geopipe.grid import Tile
 from geopipe.plan import Plan
 from geopipe.recorder import Options, open_collector
@@ -46,7 +48,7 @@ class Engine(Protocol):
     def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
         """Merge and finish these tiles; yields their keys as they are done, and begins none once `stop` says so."""
 
-    def receive(self, source: str, lines: Sequence[str]) -> int:
+    def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
         """Take records of a process of the run, as `Collector.receive`."""
 
     def stages(self) -> Mapping[str, Progress]:
@@ -91,11 +93,14 @@ class _InProcess:
 @contextmanager
 def in_process(work: Work, options: Options) -> Iterator[Engine]:
     """A function of this process as an engine."""
-    collector = open_collector(options)
+    collector, wait = open_collector(options), LAST_SCRAPE
     try:
         yield _InProcess(work, collector)
+    except (KeyboardInterrupt, Terminated):
+        wait = 0.0
+        raise
     finally:
-        collector.close()
+        collector.close(wait)
 
 
 def plain_loop(options: Options) -> AbstractContextManager[Engine]:

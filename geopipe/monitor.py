@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from geopipe.collector import Collector
 from geopipe.recorder import Options, open_collector
 from geopipe.records import Progress
-from geopipe.spool import Deliver
+from geopipe.shipping import Deliver
 
 PATIENCE = 10.0
 """Seconds that a process waits for the actor, before it keeps its records and tries again."""
@@ -24,9 +24,13 @@ class Monitor:
     def __init__(self, options: Options) -> None:
         self.collector: Collector = open_collector(options)
 
-    def receive(self, source: str, lines: Sequence[str]) -> int:
+    def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
         """Take a batch; returns up to which record of the source everything is safe."""
-        return self.collector.receive(source, lines)
+        return self.collector.receive(source, lines, keep)
+
+    def close(self, wait: float) -> None:
+        """End; waits for so many seconds at most until Prometheus has seen how the run ended."""
+        self.collector.close(wait)
 
     def stages(self) -> dict[str, Progress]:
         """Progress by stage so far."""
@@ -42,10 +46,10 @@ def start(options: Options) -> ActorHandle:
     return cast(ActorHandle, named.remote(options))
 
 
-def deliver(monitor: ActorHandle) -> Deliver:
+def deliver(monitor: ActorHandle, seconds: float = PATIENCE) -> Deliver:
     """How a process of the run hands records to the actor; it raises where the actor does not answer in time."""
 
-    def send(source: str, lines: Sequence[str]) -> int:
-        return cast(int, ray.get(monitor.receive.remote(source, lines), timeout=PATIENCE))
+    def send(source: str, lines: Sequence[str], keep: bool = True) -> int:
+        return cast(int, ray.get(monitor.receive.remote(source, lines, keep), timeout=seconds))
 
     return send

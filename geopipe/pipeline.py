@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def run(
     with (
         events.context(run_id=run_id, attempt=options.attempt),
         recording(options, answers) as recorder,
-        stated(told),
+        stated(told) as ending,
     ):
         if not resume:
             _check(folder, store, overwrite)
@@ -122,21 +122,29 @@ def run(
                 log.warning("run %s is finished already", done["run_id"])
                 made, output = done["run_id"], settings.run.store or folder
                 summary = Summary(made, plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
+                _send(store, folder, overwrite, clock)
+                _complete(summary)
             else:
                 _check(folder, store, overwrite)
-                with _engine(plan, settings, options, local) as engine, _sending(recorder, engine):
+                with _engine(plan, settings, options, local) as engine, _sending(recorder, engine), ending():
                     clock.lap("start")
-                    summary = _attempts(settings, plan, engine, options, resume, clock, watch, answers)
-                    if recorder is not None:
-                        recorder.shipper.ship(2.0)
-                    summary = replace(summary, stages=engine.stages())
+
+                    def counted() -> Mapping[str, Progress]:
+                        if recorder is not None:
+                            recorder.shipper.ship(2.0)
+                        return engine.stages()
+
+                    summary = _attempts(settings, plan, engine, options, resume, clock, watch, answers, counted)
+                    _send(store, folder, overwrite, clock)
+                    _complete(summary)
                 clock.lap("stop")
-            if store is not None and commit.finished(folder) is not None:
-                _send(store, folder, overwrite)
-                clock.lap("send")
-        logs.log_performance(log, "run", sum(clock.laps.values()), summary.rows, summary.bytes)
-        events.emit(State("completed", {"exit_code": summary.exit_code}))
         return summary
+
+
+def _complete(summary: Summary) -> None:
+    """Say what the run has made; while its engine is there, so that those who watch it hear of it."""
+    logs.log_performance(log, "run", sum(summary.seconds.values()), summary.rows, summary.bytes)
+    events.emit(State("completed", {"exit_code": summary.exit_code}))
 
 
 def _sending(recorder: Recorder | None, engine: Engine) -> AbstractContextManager[None]:
@@ -195,8 +203,10 @@ def _resumed(settings: Settings, done: Mapping[str, Any] | None) -> Plan:
     return draft(settings, skipped=before.skipped if before else None)
 
 
-def _send(store: Store, folder: Path, overwrite: bool) -> None:
-    """Send the finished run in the folder to the store, and remove it from the folder."""
+def _send(store: Store | None, folder: Path, overwrite: bool, clock: _Clock) -> None:
+    """Send a finished run in the folder to the store, if there is one, and remove it from the folder."""
+    if store is None or commit.finished(folder) is None:
+        return
     try:
         with logs.log_stage(log, "send"):
             objects.publish(store, folder, overwrite)
@@ -204,6 +214,7 @@ def _send(store: Store, folder: Path, overwrite: bool) -> None:
         log.warning("the table is whole in %s: `geopipe run --resume` sends it", folder)
         raise
     commit.remove(folder)
+    clock.lap("send")
 
 
 def _attempts(
@@ -215,12 +226,17 @@ def _attempts(
     clock: _Clock,
     watch: Watch | None,
     answers: dict[str, Callable[[], None]],
+    counted: Callable[[], Mapping[str, Progress]],
 ) -> Summary:
-    """Run a plan to its commit; where a bad source may be skipped, start over without it."""
+    """Run a plan to its commit; where a bad source may be skipped, start over without it.
+
+    Args:
+        counted: progress by stage, after what is on its way has arrived. It goes on over all attempts.
+    """
     folder, output = settings.run.folder, settings.run.store or settings.run.folder
     if engine.machine is not None:
         plan = draft(settings, engine.machine, plan.skipped)
-    pausing = False
+    pausing, begin, before = threading.Event(), time.perf_counter(), dict[str, int]()
     while True:
         staging = Staging(folder, plan, settings.to_toml(), options.run_id, options.attempt)
         keys = staging.begin(resume)
@@ -228,13 +244,14 @@ def _attempts(
             log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))
             events.emit(Event("run_resumed", {"tiles_there": len(plan.keys) - len(keys)}))
         totals = {"read": plan.reads(keys), "merge": len(keys), "write": len(keys)}
+        totals = {stage: before.get(stage, 0) + count for stage, count in totals.items()}
         events.emit(State("running", {"plan_hash": plan.hash, "totals": totals}))
         stop = partial(os.path.exists, staging.pause)
-        answers["pause"] = staging.pause.touch
-        if pausing:
+        answers["pause"] = partial(_ask_to_pause, staging, pausing)
+        if pausing.is_set():  # an attempt that is over
             staging.pause.touch()
         try:
-            with logs.log_stage(log, "run"), _watching(totals, engine, watch):
+            with logs.log_stage(log, "run"), _watching(totals, engine, watch, begin):
                 for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), stop):
                     pass
             _refuse_pause(staging, stop)
@@ -246,9 +263,8 @@ def _attempts(
             events.emit(Event("committed", totals))
             clock.lap("commit")
             rows, files, size = (totals[name] for name in ("rows", "files", "bytes"))
-            return Summary(options.run_id, plan, output, rows, files, size, clock.laps, warnings=warnings)
+            return Summary(options.run_id, plan, output, rows, files, size, clock.laps, counted(), warnings)
         except BaseException as error:
-            pausing = stop()
             # with another source, or another version of geopipe, nothing of it could be used again
             if isinstance(error, SourceError | RunError):
                 staging.discard()
@@ -258,7 +274,13 @@ def _attempts(
                 raise _as_ours(error) from error
             reasons = plan.skipped | skippable(settings, error, plan.skipped)
             events.emit(Event("layer_skipped", {"layers": reasons}))
+        before = {stage: done.tiles for stage, done in counted().items()}
         plan = draft(settings, engine.machine, reasons)
+
+
+def _ask_to_pause(staging: Staging, pausing: threading.Event) -> None:
+    pausing.set()
+    staging.pause.touch()
 
 
 def _refuse_pause(staging: Staging, stop: Callable[[], bool]) -> None:
@@ -311,15 +333,15 @@ def _engine(plan: Plan, settings: Settings, options: Options, local: bool) -> Ab
 
 
 @contextmanager
-def _watching(totals: Mapping[str, int], engine: Engine, watch: Watch | None) -> Iterator[None]:
+def _watching(totals: Mapping[str, int], engine: Engine, watch: Watch | None, begin: float) -> Iterator[None]:
     """Call `watch` from a thread of its own while the run goes on, and once after that: never twice at a time."""
     if watch is None:
         yield
         return
-    start, ended = time.perf_counter(), threading.Event()
+    ended = threading.Event()
 
     def snapshot() -> Snapshot:
-        return Snapshot(engine.stages(), totals, time.perf_counter() - start)
+        return Snapshot(engine.stages(), totals, time.perf_counter() - begin)
 
     def tick() -> None:
         while not ended.wait(0.25):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -46,7 +46,8 @@ def without_noise() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stderr.close()
+        with suppress(OSError):  # nobody reads it any more
+            sys.stderr.close()
         sys.stderr = ours
         os.dup2(terminal, 2)
         thread.join(timeout=1)
@@ -85,7 +86,8 @@ def progress(interval: float, quiet: bool) -> Iterator[Callable[[Snapshot], None
                     tasks[stage] = bars.add_task(stage, total=total, cells=0, seconds=0.0)
                 done = snapshot.stages.get(stage)
                 if done:
-                    bars.update(tasks[stage], completed=done.tiles, cells=done.cells, seconds=snapshot.seconds)
+                    cells, seconds = done.cells, snapshot.seconds
+                    bars.update(tasks[stage], total=total, completed=done.tiles, cells=cells, seconds=seconds)
 
         yield show
 

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.exporter import Exporter
 from geopipe.home import home
 from geopipe.records import Log, Progress, State
-from geopipe.sampler import sampler, speedometer
-from geopipe.spool import PRESENT, Deliver, Shipper, Spool, left_behind, present, source_name
+from geopipe.sampler import Sampler, speedometer
+from geopipe.shipping import Deliver, Shipper, left_behind
+from geopipe.spool import PRESENT, Spool, present, source_name
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +102,17 @@ class Recorder:
         run = {"run_id": options.run_id, "attempt": options.attempt}
         self.spool = Spool(options.folder, source_name(), options.spool_bytes, run)
         self._present = present(options.folder, self.spool.source)
-        every = [*every]
+        every, self._sampler = [*every], None
         if options.metrics_interval is not None:
-            every.append(sampler(options.folder, options.output, options.metrics_interval))
+            self._sampler = Sampler(options.folder, options.output, options.metrics_interval)
+            every.append(self._sampler)
         self.shipper = Shipper(self.spool, options.batch_size, options.flush_interval, every)
         self.shipper.deliver = deliver
         self._unsubscribe = events.subscribe(self.spool.append)
 
     @contextmanager
     def connected(self, deliver: Deliver, stages: Callable[[], Mapping[str, Progress]]) -> Iterator[None]:
-        """Send to the run's collector while it is there, and tell how fast the run is."""
+        """Send to the run's collector while it is there, to the last word; and tell how fast the run is."""
         every = self.shipper.every
         if self.options.metrics_interval is not None:
             self.shipper.every = [*every, speedometer(stages, self.options.metrics_interval)]
@@ -119,13 +121,17 @@ class Recorder:
             yield
         finally:
             self.shipper.every = every
+            self.shipper.ship(1.0)
             # A thread that asked an engine that is gone would start a Ray of its own; one that waits has asked already.
             self.shipper.disconnect(1.0)
 
-    def close(self, seconds: float) -> bool:
-        """Take no more records, and try for so long to send what waits; returns whether all of it has arrived."""
+    def close(self, seconds: float, longer: float = 0.0, unless: Callable[[], object] = lambda: False) -> bool:
+        """Take no more records, and send what waits (times: `Shipper.close`); returns whether all arrived."""
         self._unsubscribe()
-        done = self.shipper.close(seconds)
+        done = self.shipper.close(seconds, longer, unless)
+        self.spool.close()
+        if self._sampler is not None:
+            self._sampler.close()
         if self._present >= 0:
             os.close(self._present)
             self._present = -1
@@ -135,25 +141,41 @@ class Recorder:
 
 
 @contextmanager
-def stated(detail: Mapping[str, Any]) -> Iterator[None]:
-    """Tell that the run goes on, and what it came to if it fails, pauses or is cancelled."""
+def stated(detail: Mapping[str, Any]) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Tell that the run goes on, and what it came to if it fails, pauses or is cancelled.
+
+    Yields:
+        a context that tells of it at once, for a part of the run whose end is too late for those who watch.
+    """
+    told: list[BaseException] = []
+
+    @contextmanager
+    def ending() -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            if not told:
+                told.append(error)
+                _tell_end(error)
+            raise
+
     events.emit(State("running", detail))
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated) as error:
+    with ending():
+        yield ending
+
+
+def _tell_end(error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt | Terminated):
         events.emit(State("cancelled", {"exit_code": 130 if isinstance(error, KeyboardInterrupt) else 143}))
-        raise
-    except Paused as error:
+    elif isinstance(error, Paused):
         events.emit(State("paused", {"exit_code": error.exit_code}))
-        raise
-    except BaseException as error:
+    else:
         found = find(error)
-        told = {"type": type(found or error).__name__, "message": found.message if found else str(error)}
+        said = {"type": type(found or error).__name__, "message": found.message if found else str(error)}
         code = found.exit_code if found else 1
         # into the record only: whoever runs this prints it, once
-        events.emit(Log("ERROR", __name__, told["message"], None if found else logs.traceback_of(error)))
-        events.emit(State("failed", {"exit_code": code, "error": told | {"cure": found.cure if found else ""}}))
-        raise
+        events.emit(Log("ERROR", __name__, said["message"], None if found else logs.traceback_of(error)))
+        events.emit(State("failed", {"exit_code": code, "error": said | {"cure": found.cure if found else ""}}))
 
 
 _leave: Callable[[], None] | None = None
@@ -182,7 +204,8 @@ def join(options: Options, deliver: Deliver) -> None:
 def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Iterator[Recorder | None]:
     """Record what this process, which drives a run, says of it; None where the disk does not let it.
 
-    At the end everything that waits on this node is sent, also what workers have left, for two seconds at most.
+    At the end everything that waits on this node is sent, also what workers have left. That takes two seconds at most,
+    or ten more where records arrive one by one: at a database that is far away, and not for a signal.
 
     Args:
         answers: to what people ask of the run (`requests`).
@@ -195,29 +218,43 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
         log.warning("the run is not recorded: %s", error)
         yield None
         return
-    end_logs = logs.record_from_now_on()
+    end_logs, longer = logs.record_from_now_on(), 10.0
     try:
         yield recorder
+    except (KeyboardInterrupt, Terminated):
+        longer = 0.0
+        raise
     finally:
         end_logs()
         collector = open_collector(options, serve=False)
         recorder.shipper.deliver = collector.receive
-        if recorder.close(1.0):
+        if recorder.close(1.0, longer, unless=lambda: collector.problem):
             collector.close()
-            _deliver_rest(options, 1.0)
+            deliver_rest(options, 1.0)
         elif not options.problem:  # what others have left would not arrive, either
             log.warning("records of the run wait in %s: %s", options.folder, collector.problem or "it was cut short")
 
 
-def _deliver_rest(options: Options, seconds: float) -> None:
-    """Deliver what is left on this node: of this run by anybody, of earlier ones by processes that are no more."""
+def deliver_rest(options: Options, seconds: float, deliver: Deliver | None = None, others: bool = True) -> None:
+    """Deliver what is left on this node: of this run by anybody, of earlier ones by processes that are no more.
+
+    Args:
+        deliver: where records of this run go; None for the database, where those of earlier ones go.
+        others: also of earlier runs.
+    """
     end = time.monotonic() + seconds
-    for folder in sorted((p for p in options.root.glob("*") if p.is_dir()), key=lambda p: p != options.folder):
-        if (left := end - time.monotonic()) > 0:
-            collector = open_collector(replace(options, run_id=folder.name), serve=False)
+    with suppress(OSError):  # what lies in a folder of somebody else is not ours
+        claim(options.root)
+        for folder in sorted(options.root.glob("*"), key=lambda p: p != options.folder):
             ours = folder == options.folder
-            left_behind([folder], collector.receive, options.batch_size, left, living=ours)
-            collector.close()
+            # without a database what is left of others would be counted, deleted and kept by nobody
+            if not ours and (not others or not options.database or time.monotonic() > end or not folder.is_dir()):
+                continue
+            # what keeps it is told by those who have records to tell
+            told = replace(options, run_id=folder.name, problem=options.problem or "told")
+            with closing(open_collector(told, serve=False)) as collector:
+                send = deliver if ours and deliver is not None else collector.receive
+                left_behind([folder], send, options.batch_size, max(end - time.monotonic(), 0.1), living=ours)
 
 
 class _Postgres:

@@ -37,7 +37,7 @@ def screen(out: Console, look: Look, paces: Mapping[str, Pace], away: str = "") 
 def _top(look: Look, paces: Mapping[str, Pace], width: int, unicode: bool, away: str) -> list[RenderableType]:
     run, line = look.run, headline(look.run)
     if run.seconds is not None:
-        line.append(f" {'in' if run.ended else 'after' if run.stale else 'for'} {clock(run.seconds)}")
+        line.append(f" {'in' if run.ended else 'after' if run.stale or run.over else 'for'} {clock(run.seconds)}")
     if run.attempt > 1:
         line.append(f", attempt {run.attempt}")
     left = time_left(look, paces)
@@ -60,7 +60,7 @@ def notes(run: Run, away: str = "") -> list[str]:
     made = [retrying(away)] if away else []
     if run.stale and run.silent is not None:
         made.append(f"not heard of for {clock(run.silent)}: its driver may be dead, or cannot reach the database")
-    if run.request and not run.ended:
+    if run.request and not run.over:
         made.append(f"asked to {run.request}")
     return made
 
@@ -170,7 +170,7 @@ def line(look: Look, paces: Mapping[str, Pace]) -> str:
     """A look in one line."""
     run = look.run
     parts = [moment(run.now), f"{run.shown:<9}", *(_part(stage) for stage in look.stages)]
-    if not run.ended:
+    if not run.over:
         rate = next((paces[s.stage].cells for s in reversed(look.stages) if paces[s.stage].cells), None)
         left = time_left(look, paces)
         parts += [f"{short(rate)} cells/s"] if rate else []

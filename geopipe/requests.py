@@ -60,8 +60,8 @@ def listener(run_id: str, answers: dict[str, Callable[[], None]]) -> Callable[[]
         except GeopipeError:
             return  # a database that is away asks nothing
         if found in answers and found not in answered:
+            answers[found]()  # it may fail, and is asked for again
             answered.add(found)
-            answers[found]()
 
     return look
 

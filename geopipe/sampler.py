@@ -19,8 +19,8 @@ from geopipe.spool import process, source_of
 SHARED = Path("/dev/shm")
 
 
-def sampler(folder: Path, output: Path, interval: float) -> Callable[[], None]:
-    """A function to be called often: every `interval` seconds it samples, in one process of the run on each node.
+class Sampler:
+    """To be called often: every `interval` seconds it samples, in one process of the run on each node.
 
     Which one it is, a lock in `folder` says; it dies with its process, and the next one takes over.
 
@@ -28,28 +28,34 @@ def sampler(folder: Path, output: Path, interval: float) -> Callable[[], None]:
         folder: of the run's records on this node.
         output: the folder whose free space is told.
     """
-    lock, due = -1, 0.0
 
-    def sample() -> None:
-        nonlocal lock, due
-        if time.monotonic() < due:
-            return
-        due = time.monotonic() + interval
-        if lock < 0:
-            file = os.open(folder / "sampler.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(file)
-                return
-            lock = file
-            psutil.cpu_percent()  # its first value means nothing: it tells of the time since it was last asked
-            due = time.monotonic() + min(interval, 1.0)
-            return
-        for metric in samples(folder, output):
-            events.emit(metric)
+    def __init__(self, folder: Path, output: Path, interval: float) -> None:
+        self.folder, self.output, self.interval = folder, output, interval
+        self._lock, self._due = -1, 0.0
 
-    return sample
+    def __call__(self) -> None:
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self.interval
+        if self._lock >= 0:
+            for metric in samples(self.folder, self.output):
+                events.emit(metric)
+            return
+        file = os.open(self.folder / "sampler.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return
+        self._lock = file
+        psutil.cpu_percent()  # its first value means nothing: it tells of the time since it was last asked
+        self._due = time.monotonic() + min(self.interval, 1.0)
+
+    def close(self) -> None:
+        """Let another process take over."""
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
 
 def samples(folder: Path, output: Path) -> list[Metric]:

@@ -20,6 +20,13 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-:=+*#"
 
 
+class _Aside(Console):
+    """For what is said beside the result: that nobody reads it any more ends nothing."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 def console(stderr: bool = False) -> Console:
     """A console as wide as the terminal, and wide enough for a table where there is none.
 
@@ -29,7 +36,8 @@ def console(stderr: bool = False) -> Console:
     file = sys.stderr if stderr else sys.stdout
     if not speaks_unicode(file.encoding) and hasattr(file, "reconfigure"):
         file.reconfigure(errors="backslashreplace")
-    return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False, soft_wrap=not file.isatty())
+    kind = _Aside if stderr else Console
+    return kind(file=file, width=None if file.isatty() else WIDTH, highlight=False, soft_wrap=not file.isatty())
 
 
 def speaks_unicode(encoding: str | None) -> bool:

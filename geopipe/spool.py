@@ -1,8 +1,7 @@
-"""Records on their way: on this process's disk until they have arrived, and shipped in batches by a thread of its own.
+"""Records on the disk of the process that made them, until they have arrived (`shipping`).
 
-`append` is a write to the page cache, so that a record outlives a kill -9 of its process; the thread brings it to the
-disk itself, ships it, and forgets it when it has arrived. Delivery is at least once: who receives tells records apart
-by source and sequence number. What a dead process left is shipped by another one of its node (`left_behind`).
+`append` is a write to the page cache, so that a record outlives a kill -9 of its process; a thread brings it to the
+disk itself, ships it, and forgets it when it has arrived. Files are named after their source, which is a process.
 """
 
 from __future__ import annotations
@@ -11,27 +10,23 @@ import errno
 import fcntl
 import json
 import logging
-import math
 import os
 import re
-import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from io import FileIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from geopipe import events, records
 from geopipe.records import Body, Event, Log, Metric
 
 log = logging.getLogger(__name__)
-
-Deliver = Callable[[str, Sequence[str]], int]
-"""Takes a source and lines of its records in their order; returns the sequence number up to which all have arrived."""
 
 SEQ = re.compile(rb'\{"seq": (\d+), ')
 
@@ -44,8 +39,8 @@ SEGMENTS = 8
 PRESENT = ".pid"
 """Ending of the file that says that a process is there to send its records by itself."""
 
-SOON = 1.0
-"""Seconds after which is sent what people watch for."""
+QUIET = 600.0
+"""Seconds after which a process of another host that wrote nothing may be taken for dead."""
 
 GIVEN_UP_FIRST = ("DEBUG", "INFO", "metric", "WARNING", "")
 """What a full disk costs, in this order: levels of logs and kinds of records, in the end everything."""
@@ -91,9 +86,11 @@ class Spool:
         self._seq = self._arrived = 0
         self._given: list[Line] = []  # by `unsent`, and not arrived
         self._next: tuple[Path, int] | None = None  # where the first line lies that has not arrived
+        self._told = 0  # so far all is counted at least
+        self._behind: tuple[Path, int] | None = None  # where that ends
         self._segments: list[_Segment] = []
-        self._file = -1
-        self._full: list[int] = []  # files that are complete, and not yet on the disk itself
+        self._file: FileIO | None = None
+        self._full: list[FileIO] = []  # files that are complete, and not yet on the disk itself
         self._lock = threading.RLock()
 
     @property
@@ -125,8 +122,9 @@ class Spool:
             segment = self._segments[-1] if self._segments else None
             if segment is None or segment.size >= self.limit // SEGMENTS:
                 segment = self._begin()
-            if os.write(self._file, data) < len(data):
-                os.ftruncate(self._file, segment.size)  # half a line would spoil the next one
+            file = cast(FileIO, self._file).fileno()
+            if os.write(file, data) < len(data):
+                os.ftruncate(file, segment.size)  # half a line would spoil the next one
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(segment.path))
         except BaseException:
             self.dropped, self._untold = self.dropped + 1, self._untold + 1
@@ -136,8 +134,8 @@ class Spool:
 
     def _begin(self) -> _Segment:
         path = self.folder / f"{self.source}.{self._seq:012d}.jsonl"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        if self._file >= 0:
+        file = FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        if self._file is not None:
             self._full.append(self._file)
         self._file = file
         self._segments.append(_Segment(path, self._seq, self._seq, 0, 0))
@@ -178,27 +176,50 @@ class Spool:
             self._segments.remove(segment)
         segment.size, segment.waiting = sum(map(len, kept)), len(kept)
         self.dropped, self._untold = self.dropped + gone, self._untold + gone + told
-        self._next, self._given = None, [x for x in self._given if x.path != segment.path]
+        self._next, self._behind, self._given = None, None, [x for x in self._given if x.path != segment.path]
 
     def sync(self) -> None:
         """Bring what was appended to the disk itself."""
         with self._lock:
-            files, self._full = self._full, []
-            if self._file >= 0:
-                files.append(os.dup(self._file))
+            full, self._full = self._full, []
+            if self._file is not None:
+                full.append(FileIO(os.dup(self._file.fileno()), "ab"))
         with ExitStack() as closing:
-            for file in files:
-                closing.callback(os.close, file)
-            for file in files:  # without the lock: a slow disk must not hold up those who append
+            for file in full:
+                closing.enter_context(file)
+            for file in full:  # without the lock: a slow disk must not hold up those who append
                 os.fsync(file)
+
+    def close(self) -> None:
+        """Let go of the files; what waits in them is there for others."""
+        with self._lock:
+            for file in (*self._full, self._file):
+                if file is not None:
+                    file.close()
+            self._file, self._full = None, []
 
     def unsent(self, most: int) -> list[Line]:
         """The first lines that have not arrived."""
         with self._lock:
-            paths = [s.path for s in self._segments if s.last > self._arrived]
-            offset = self._next[1] if self._next and paths and self._next[0] == paths[0] else 0
-            self._given = list(islice((x for x in _lines(paths, offset) if x.seq > self._arrived), most))
+            self._given = self._after(self._arrived, self._next, most)
             return list(self._given)
+
+    def uncounted(self, most: int) -> list[Line]:
+        """The first lines behind all that have arrived or were `counted`."""
+        with self._lock:
+            return self._after(max(self._told, self._arrived), self._behind, most)
+
+    def counted(self, last: Line) -> None:
+        """All lines up to this one have been counted, if not kept."""
+        with self._lock:
+            if last.seq > self._told:
+                self._told, self._behind = last.seq, (last.path, last.end)
+
+    def _after(self, seq: int, place: tuple[Path, int] | None, most: int) -> list[Line]:
+        """The first lines behind a number; `place` is a file, and an offset in it that lies before them."""
+        paths = [s.path for s in self._segments if s.last > seq]
+        offset = place[1] if place and paths and place[0] == paths[0] else 0
+        return list(islice((x for x in lines_of(paths, offset) if x.seq > seq), most))
 
     def arrived(self, seq: int) -> None:
         """Forget what has arrived, up to a sequence number."""
@@ -212,8 +233,8 @@ class Spool:
             self._given = [line for line in self._given if line.seq > self._arrived]
             while self._segments and self._segments[0].last <= self._arrived:
                 if len(self._segments) == 1:
-                    os.close(self._file)
-                    self._file = -1
+                    cast(FileIO, self._file).close()
+                    self._file = None
                 self._segments.pop(0).path.unlink(missing_ok=True)
 
 
@@ -227,7 +248,7 @@ class Line:
     end: int
 
 
-def _lines(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
+def lines_of(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
     """The whole records in the files of one source, of the first from an offset in bytes on.
 
     What is no record is left out, because it could never arrive; a file that is gone was delivered by another process.
@@ -276,155 +297,6 @@ def _replace(path: Path, data: bytes) -> None:
     os.replace(beside, path)
 
 
-class Shipper:
-    """Delivers what is in a spool, from a thread of its own, in batches; what does not arrive is sent again later.
-
-    Args:
-        batch_size: records in a batch; as soon as so many wait they are sent.
-        interval: seconds after which they are sent in any case; progress, events and states after SOON.
-        every: called in the thread at each turn.
-    """
-
-    def __init__(
-        self, spool: Spool, batch_size: int, interval: float, every: Sequence[Callable[[], None]] = ()
-    ) -> None:
-        self.spool, self.batch_size, self.interval, self.every = spool, batch_size, interval, list(every)
-        self.deliver: Deliver | None = None
-        self._ended, self._until, self._failed, self._sent = threading.Event(), math.inf, False, False
-        self._turn = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="geopipe-shipper", daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        last = time.monotonic()
-        while not self._ended.wait(min(0.2, self.interval)):
-            waited = time.monotonic() - last
-            soon = self.spool.waiting >= self.batch_size or (self.spool.urgent and waited >= SOON)
-            if waited >= self.interval or (soon and not self._failed):
-                last = time.monotonic()
-                self.ship()
-            self._call()
-        while not (sent := self.ship()) and self.deliver is not None and time.monotonic() < self._until:
-            time.sleep(0.05)
-        self._sent = sent
-
-    def _call(self) -> None:
-        for call in self.every:
-            with self._turn, suppress(Exception):
-                # while one of them waited for its database, the run may have ended
-                if call in self.every and not self._ended.is_set():
-                    call()
-
-    def disconnect(self, seconds: float) -> bool:
-        """Deliver no more; waits for so long for what is under way to end, and returns whether nothing is."""
-        self.deliver = None
-        ended = self._turn.acquire(timeout=seconds)
-        if ended:
-            self._turn.release()
-        return ended
-
-    def ship(self, seconds: float | None = None) -> bool:
-        """Send what waits; returns whether all of it has arrived.
-
-        Args:
-            seconds: to wait for that at most; what takes longer goes on in a thread.
-        """
-        if seconds is not None:
-            sent: list[bool] = []
-            thread = threading.Thread(target=lambda: sent.append(self.ship()), name="geopipe-shipper", daemon=True)
-            thread.start()
-            thread.join(timeout=seconds)
-            return sent == [True]
-        with self._turn:
-            try:
-                self._failed = not self._ship()
-            except Exception as error:  # a disk that does not read, or an answer that is no number
-                log.debug("records wait: %s", error)
-                self._failed = True
-            return not self._failed
-
-    def _ship(self) -> bool:
-        self.spool.sync()
-        if self.deliver is None:
-            return False
-        self.spool.urgent = False
-        while lines := self.spool.unsent(self.batch_size):
-            deliver = self.deliver
-            if deliver is None or time.monotonic() >= self._until:
-                return False
-            seq = _deliver(deliver, self.spool.source, lines)
-            self.spool.arrived(seq)
-            if seq < lines[-1].seq:
-                return False
-        return True
-
-    def close(self, seconds: float) -> bool:
-        """End the thread, which tries for so long to send what waits; returns whether all of it has arrived."""
-        self._until = time.monotonic() + seconds
-        self._ended.set()
-        self._thread.join(timeout=seconds)
-        return self._sent
-
-
-def _deliver(deliver: Deliver, source: str, lines: Sequence[Line]) -> int:
-    """Deliver, or arrive nowhere: whatever a monitor that is dead or away raises, the records stay where they are."""
-    try:
-        return deliver(source, [x.text for x in lines])
-    except Exception as error:  # Ray, the network and Postgres have no error in common
-        log.debug("records wait: %s", error)
-        return 0
-
-
-def left_behind(
-    folders: Iterable[Path], deliver: Deliver, batch_size: int, seconds: float, living: bool = False
-) -> int:
-    """Deliver what processes of this node have left that are no more; returns how many of them have nothing left.
-
-    Args:
-        folders: one of each run.
-        seconds: to spend on it at most.
-        living: deliver also what living processes have not sent yet; they will send it again.
-    """
-    end, done = time.monotonic() + seconds, 0
-    for folder in folders:
-        sources: dict[str, list[Path]] = {}
-        for path in _files(folder, "*.jsonl"):
-            if source := source_of(path):
-                sources.setdefault(source, []).append(path)
-        for source, paths in sources.items():
-            lives = _lives(folder, source)
-            if lives and not living:
-                continue
-            if not _deliver_all(source, paths, deliver, batch_size, end, keep=lives):
-                return done
-            done += 1
-        known = filter(None, map(source_of, _files(folder, f"*{PRESENT}")))
-        if not any(_lives(folder, source) for source in known) and not _files(folder, "*.jsonl"):
-            shutil.rmtree(folder, ignore_errors=True)
-    return done
-
-
-def _files(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder by name; none where another process has cleared it away."""
-    try:
-        return sorted(folder.glob(pattern))
-    except FileNotFoundError:
-        return []
-
-
-def _deliver_all(source: str, paths: Sequence[Path], deliver: Deliver, most: int, end: float, keep: bool) -> bool:
-    """Deliver files of a source until `end`, each of which is deleted when it has arrived unless it is to be kept."""
-    lines, left = _lines(paths), [] if keep else list(paths)
-    while batch := list(islice(lines, most)):
-        if time.monotonic() > end or _deliver(deliver, source, batch) < batch[-1].seq:
-            return False
-        while left and left[0] != batch[-1].path:
-            left.pop(0).unlink(missing_ok=True)
-    for path in left:
-        path.unlink(missing_ok=True)
-    return True
-
-
 def source_of(path: Path) -> str | None:
     """The source that a file belongs to by its name; None of a file that is none of ours."""
     name = path.name.split(".")[0]
@@ -444,14 +316,25 @@ def present(folder: Path, source: str) -> int:
     return held
 
 
-def _lives(folder: Path, source: str) -> bool:
-    """Whether a process still reports under this name; one of another node, whose disk this is too, may do so."""
+def lives(folder: Path, source: str) -> bool:
+    """Whether a process still reports under this name: it holds a lock.
+
+    One of another host, whose disk this is too, may hold it where this one does not see it; so it must have been quiet,
+    too. Where each container has a name of its own, the dead are of other hosts.
+    """
     if process(source) is None:
-        return True
+        try:
+            last = max((p.stat().st_mtime for p in files(folder, f"{source}.*")), default=0.0)
+        except FileNotFoundError:
+            return True  # somebody is at work on it just now
+        if time.time() - last < QUIET:
+            return True
     try:
         file = os.open(folder / f"{source}{PRESENT}", os.O_RDWR)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -459,3 +342,11 @@ def _lives(folder: Path, source: str) -> bool:
     finally:
         os.close(file)
     return False
+
+
+def files(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder by name; none where another process has cleared it away."""
+    try:
+        return sorted(folder.glob(pattern))
+    except FileNotFoundError:
+        return []

@@ -50,6 +50,11 @@ class Run:
         return self.state in ENDED
 
     @property
+    def over(self) -> bool:
+        """Whether nothing more will be heard of it: it has ended, or waits for an attempt that has another id."""
+        return self.ended or self.state == "paused"
+
+    @property
     def day(self) -> date:
         """The partition of its records: the UTC day in its id, or of its start where that is no UUIDv7."""
         if self.run_id[14] != "7":

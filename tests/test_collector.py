@@ -26,7 +26,8 @@ import geopipe
 from geopipe import collector, recorder, records, spool
 from geopipe.collector import Collector, Refused, added
 from geopipe.records import Event, Log, Progress
-from geopipe.spool import Line, Shipper, Spool
+from geopipe.shipping import Shipper
+from geopipe.spool import Line, Spool
 
 RUN = {"run_id": "r", "attempt": 1}
 
@@ -85,7 +86,7 @@ class Heard:
     def pending(self, count: int) -> None:
         self.waiting.append(count)
 
-    def close(self) -> None:
+    def close(self, wait: float = 0.0) -> None:
         self.closed += 1
 
 
@@ -169,7 +170,7 @@ def test_who_observes_hears_how_many_wait_and_both_are_let_go_of(tmp_path: Path)
     class Closes(Table):
         closed = 0
 
-        def close(self) -> None:
+        def close(self, wait: float = 0.0) -> None:
             self.closed += 1
 
     heard, table = Heard(), Closes(fail)
@@ -527,7 +528,7 @@ class Way(RuleBasedStateMachine):
     def another_sends_it_too(self, which: int, size: int) -> None:
         """As `left_behind` does with what the living have not sent."""
         source = self.spools[which].source
-        found: list[Line] = list(spool._lines(sorted(self.folder.glob(f"{source}.*.jsonl"))))
+        found: list[Line] = list(spool.lines_of(sorted(self.folder.glob(f"{source}.*.jsonl"))))
         for at in range(0, len(found), size):
             self.collector.receive(source, [x.text for x in found[at : at + size]])
 
@@ -547,7 +548,7 @@ class Way(RuleBasedStateMachine):
             order = self.table.order.get(made.source, [])
             assert order == list(range(1, len(order) + 1))
             assert made._arrived <= len(order)
-            left = {x.seq for x in spool._lines(sorted(self.folder.glob(f"{made.source}.*.jsonl")))}
+            left = {x.seq for x in spool.lines_of(sorted(self.folder.glob(f"{made.source}.*.jsonl")))}
             assert left >= set(range(made._arrived + 1, self.appended[made.source] + 1))
             assert made.waiting >= self.appended[made.source] - made._arrived
 

@@ -106,7 +106,7 @@ def test_spilled_objects_are_counted_in_bytes(tmp_path: Path, monkeypatch: pytes
 def test_a_sample_comes_each_interval_however_often_it_is_asked(
     tmp_path: Path, clock: list[float], heard: list[Any]
 ) -> None:
-    sample = sampler.sampler(tmp_path, tmp_path, 10.0)
+    sample = sampler.Sampler(tmp_path, tmp_path, 10.0)
     times = []
     for _ in range(320):
         before = len(heard)
@@ -120,7 +120,7 @@ def test_a_sample_comes_each_interval_however_often_it_is_asked(
 
 
 def test_in_one_process_too_one_samples(tmp_path: Path, clock: list[float], heard: list[Any]) -> None:
-    one, two = (sampler.sampler(tmp_path, tmp_path, 0.5) for _ in range(2))
+    one, two = (sampler.Sampler(tmp_path, tmp_path, 0.5) for _ in range(2))
     for _ in range(3):
         one()
         two()
@@ -130,7 +130,7 @@ def test_in_one_process_too_one_samples(tmp_path: Path, clock: list[float], hear
 
 
 def test_those_who_wait_leave_no_file_open(tmp_path: Path, clock: list[float]) -> None:
-    one, two = (sampler.sampler(tmp_path, tmp_path, 0.5) for _ in range(2))
+    one, two = (sampler.Sampler(tmp_path, tmp_path, 0.5) for _ in range(2))
     one()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
@@ -144,7 +144,7 @@ import os, sys, time
 from pathlib import Path
 from geopipe import events, sampler
 events.subscribe(lambda metric: os.write(1, metric.name.encode() + b"\\n"))
-sample = sampler.sampler(Path(sys.argv[1]), Path(sys.argv[1]), 0.05)
+sample = sampler.Sampler(Path(sys.argv[1]), Path(sys.argv[1]), 0.05)
 print("ready", flush=True)
 while True:
     sample()

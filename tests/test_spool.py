@@ -26,11 +26,12 @@ from helpers import north_up, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe import events, logs, pipeline, recorder, spool
+from geopipe import events, logs, pipeline, recorder, shipping, spool
 from geopipe import settings as config
 from geopipe.errors import MachineError, Paused, RunError, Terminated
 from geopipe.records import Body, Event, Log, Metric, Progress, State
-from geopipe.spool import SEGMENTS, Shipper, Spool, left_behind, source_name
+from geopipe.shipping import Shipper, left_behind
+from geopipe.spool import SEGMENTS, Spool, source_name
 
 RUN = {"run_id": "r", "attempt": 3}
 BIG = 1 << 20
@@ -503,7 +504,7 @@ def test_a_lone_log_goes_after_the_interval(tmp_path: Path) -> None:
 def test_what_people_watch_for_goes_soon_and_takes_the_rest_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "SOON", 0.1)
+    monkeypatch.setattr(shipping, "SOON", 0.1)
     made, sink = new(tmp_path), Sink()
     with shipper(made, 1000, 3600.0) as ships:
         ships.deliver = sink
@@ -802,7 +803,7 @@ def written(folder: Path, source: str, count: int, limit: int = BIG) -> None:
     for i in range(count):
         made.append(Event("x", {"i": i}))
     made.sync()
-    os.close(made._file)
+    made.close()
 
 
 def dead_source(number: int = 1) -> str:
@@ -992,10 +993,10 @@ def test_a_recorder_is_there_until_it_is_closed(options: recorder.Options, run_f
     made = recorder.Recorder(options)
     source = made.spool.source
     assert [path.name for path in run_folder.iterdir()] == [f"{source}.pid"]
-    assert spool._lives(run_folder, source)
+    assert spool.lives(run_folder, source)
     for _ in range(2):
         made.close(0.0)
-        assert not spool._lives(run_folder, source)
+        assert not spool.lives(run_folder, source)
         assert list(run_folder.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -1072,7 +1073,7 @@ def test_recording_delivers_everything_at_its_end(
 
         def pending(self, count: int) -> None: ...
 
-        def close(self) -> None: ...
+        def close(self, wait: float = 0.0) -> None: ...
 
     def open_collector(options: recorder.Options, serve: bool = True) -> recorder.Collector:
         made = collector_of(options, serve)
