@@ -126,6 +126,21 @@ def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, 
     assert not output.exists() or os.listdir(output) == ["_staging"], "at most what --resume can use"
 
 
+@pytest.mark.parametrize("after", [0.0, 1.0])
+def test_who_does_not_read_how_far_it_is_loses_nothing(trial: Path, tmp_path: Path, after: float) -> None:
+    """As in `geopipe run s.toml 2>&1 >summary | head -1`."""
+    flags = ("--set", f"run.output={tmp_path}/output", "--set", "grid.resolution=25")
+    command = [*GEOPIPE, "run", str(trial), "--local", *flags, "--set", "monitoring.progress_interval=0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        time.sleep(after)
+        process.stderr.close()
+        out = process.stdout.read()
+    assert process.returncode == 0
+    assert "is done" in out
+
+
 # ---------------------------------------------------------------- inspect, plan, config show
 
 

@@ -435,6 +435,17 @@ def test_watching_a_run_that_has_ended_says_so_and_exits_by_its_state(
     assert ("completed", "failed", "cancelled")[("completed", "failed", "hostile").index(what)] in done.stdout
 
 
+def test_nobody_watches_a_run_that_has_paused_for_ever(monitor_dsn: str) -> None:
+    """The attempt that goes on with it is another run."""
+    run = young(monitor_dsn, 112).state(time.time(), "paused", exit_code=75)
+    run.write(monitor_dsn)
+    done = process("watch", run.run_id)
+    assert (done.returncode, done.stderr) == (75, "")
+    assert "paused" in done.stdout
+    assert "is paused" in process("logs", run.run_id, "--follow").stderr
+    settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
+
+
 def test_watching_ends_when_the_state_changes_and_errors_are_told_at_once(monitor_dsn: str) -> None:
     run = young(monitor_dsn, 102)
 

@@ -25,7 +25,7 @@ from records import query, record
 import geopipe
 from geopipe import collector, recorder, records, spool
 from geopipe.collector import Collector, Refused, added
-from geopipe.records import Event, Log, Progress
+from geopipe.records import Event, Log, Progress, State
 from geopipe.shipping import Shipper
 from geopipe.spool import Line, Spool
 
@@ -88,6 +88,32 @@ class Heard:
 
     def close(self, wait: float = 0.0) -> None:
         self.closed += 1
+
+
+def test_what_is_only_counted_is_kept_when_it_comes_again(tmp_path: Path) -> None:
+    heard, table = Heard(), Table()
+    made = Collector(tmp_path / "note.json", table, heard)
+    batch = lines("a-1-1", *reads(4))
+    assert made.receive("a-1-1", batch[2:], keep=False) == 0
+    assert (made.stages()["read"].tiles, table.order, heard.waiting) == (2, {}, [2])
+    assert made.receive("a-1-1", batch[:2]) == 2, "late, and not counted any more"
+    assert made.receive("a-1-1", batch) == 4
+    assert table.order == {"a-1-1": [1, 2, 3, 4]}
+
+
+def test_the_observer_of_a_successor_hears_the_state_of_the_run(tmp_path: Path) -> None:
+    first = Collector(tmp_path / "note.json")
+    totals = {"read": 10}
+    states = [State("running", {"name": "a"}), State("running", {"totals": totals}), *[State("running")] * 9]
+    first.receive("a-1-1", lines("a-1-1", *states))
+    heard = Heard()
+    Collector(tmp_path / "note.json", None, heard)
+    assert [told["state"] for told in heard.records] == ["running"] * len(heard.records)
+    assert 0 < len(heard.records) < 11
+    second = Heard()
+    first.receive("a-1-1", lines("a-1-1", State("running", {"totals": totals}), State("paused"), first=12))
+    Collector(tmp_path / "note.json", None, second)
+    assert (second.records[-2]["detail"]["totals"], second.records[-1]["state"]) == (totals, "paused")
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -664,3 +664,9 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
     assert "ended before the run began" in told["error"]["message"]
     assert "not-there: not found" in geopipe("logs", "missing").stdout
     assert geopipe("logs", "missing", "--follow").returncode == 127
+
+    elsewhere = noted(monitor_dsn, "pending", "elsewhere", ray_job_id="geopipe-elsewhere")
+    done = script.replace("geopipe-that-is-not-there", "true")
+    subprocess.run([sys.executable, "-c", done, "geopipe-elsewhere"], check=True, timeout=120)
+    assert geopipe("logs", "elsewhere", "--follow").returncode == 0
+    assert known(elsewhere).state == "pending", "its records may be in a database that the cluster knows"

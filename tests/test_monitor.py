@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,43 @@ def test_metrics_can_be_left_out_and_come_at_their_interval(file: Path, dsn: str
     assert samples("monitoring.metrics_interval=0.01") > 2
 
 
+def test_without_a_database_a_run_is_counted_all_the_same(
+    file: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the batch that is sent again and again, because it is not kept."""
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", dsn.replace("canary-7f3a91", "canary-wrong"))
+    made = run(file, "monitoring.log_batch_size=10")
+    assert {stage: one.tiles for stage, one in made.stages.items()} == {"read": 18, "merge": 9, "write": 9}
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_prometheus_hears_how_a_run_ended(file: Path, dsn: str, works: bool) -> None:
+    from prometheus_server import free_port
+
+    port, seen, ended = free_port(), list[str](), threading.Event()
+    if not works:
+        whole = (file.parent / "b.tif").read_bytes()
+        (file.parent / "b.tif").write_bytes(whole[: len(whole) * 3 // 4])
+
+    def scrape() -> None:
+        while not ended.wait(0.2):
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                seen.append(answer.read().decode())
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        with nullcontext() if works else pytest.raises(SourceError):
+            slowed(0.3, lambda: run(file, f"monitoring.prometheus_port={port}"))
+    finally:
+        ended.set()
+        thread.join()
+    assert any('geopipe_run_state{state="running"} 1.0' in text for text in seen)
+    assert 'geopipe_run_state{state="running"} 0.0' in seen[-1]
+    assert f'geopipe_run_state{{state="{"completed" if works else "failed"}"}} 1.0' in seen[-1]
+    assert ("geopipe_last_success_timestamp_seconds 1." in seen[-1]) == works
+
+
 def test_prometheus_can_look_at_a_run_at_work(file: Path, dsn: str, capfd: pytest.CaptureFixture[str]) -> None:
     from prometheus_server import free_port
 
@@ -233,15 +270,20 @@ def test_a_run_pauses_when_it_is_asked_and_goes_on_as_its_next_attempt(
     assert (made.output / "manifest.jsonl").read_bytes() == (whole.output / "manifest.jsonl").read_bytes()
 
 
-def test_a_pause_outlives_the_skipping_of_a_layer(file: Path) -> None:
+def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "EVERY", 0.05)
     whole = (file.parent / "b.tif").read_bytes()
     (file.parent / "b.tif").write_bytes(whole[: len(whole) // 2])
     file.write_text(SETTINGS + 'on_error = "skip"\n')
 
     def ask_for_it(body: Body) -> None:
         if isinstance(body, Event) and body.name == "stage_ended" and body.detail["outcome"] == "failed":
+            while not (runs := ask(dsn, "SELECT run_id::text FROM pipeline_runs")):
+                time.sleep(0.05)
+            requests.ask(runs[0][0], "pause")
             (plan,) = (file.parent / "out" / commit.STAGING).glob(f"*/{commit.PLAN}")
-            plan.with_name(commit.PAUSE).touch()
+            while not plan.with_name(commit.PAUSE).exists():  # the attempt has failed, and still hears of it
+                time.sleep(0.05)
 
     unsubscribe = events.subscribe(ask_for_it)
     try:
@@ -251,6 +293,18 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path) -> None:
         unsubscribe()
     made = run(file, resume=True, overwrite=False)
     assert (made.exit_code, list(made.skipped)) == (4, ["b"])
+
+
+def test_what_is_to_do_counts_on_where_a_layer_is_skipped(file: Path, dsn: str) -> None:
+    whole = (file.parent / "b.tif").read_bytes()
+    (file.parent / "b.tif").write_bytes(whole[: len(whole) * 3 // 4])
+    file.write_text(SETTINGS + 'on_error = "skip"\n')
+    seen: list[pipeline.Snapshot] = []
+    made = run(file, watch=seen.append)
+    done = {stage: one.tiles for stage, one in made.stages.items()}
+    assert done["write"] > 9, "an attempt has been given up, which worked, too"
+    assert done == progress(dsn, made.run_id) == seen[-1].totals
+    assert ask(dsn, "SELECT totals FROM pipeline_runs") == [(done,)]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -17,7 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -694,6 +696,59 @@ def test_close_tries_again_within_its_seconds(tmp_path: Path) -> None:
     assert ships.close(30.0)
 
 
+def test_close_has_longer_unless_it_is_hopeless(tmp_path: Path) -> None:
+    hopeless: list[int] = []
+
+    def far(source: str, lines: Sequence[str]) -> int:
+        time.sleep(0.1)
+        return int(json.loads(lines[-1])["seq"])
+
+    for wanted in (True, False):
+        made = new(tmp_path / str(wanted))
+        ships = Shipper(made, 1, 3600.0)
+        for _ in range(8):
+            made.append(BODIES["INFO"])
+        ships.deliver = far
+        start = time.monotonic()
+        assert ships.close(0.2, 30.0, unless=lambda: hopeless) == wanted
+        assert wanted or time.monotonic() - start < 20
+        hopeless.append(1)
+
+
+def test_behind_what_is_received_and_not_kept_all_is_counted_once(tmp_path: Path) -> None:
+    made, calls, away = new(tmp_path), list[tuple[list[int], bool]](), True
+
+    def collect(source: str, lines: Sequence[str], keep: bool = True) -> int:
+        calls.append(([json.loads(x)["seq"] for x in lines], keep))
+        return calls[-1][0][-1] if keep and not away else 0
+
+    with shipper(made, 100, 3600.0) as ships:
+        ships.batch_size, ships.deliver = 2, collect
+        for _ in range(5):
+            made.append(BODIES["INFO"])
+        assert not ships.ship()
+        assert calls == [([1, 2], True), ([3, 4], False), ([5], False)]
+        calls.clear()
+        made.append(BODIES["INFO"])
+        assert not ships.ship()
+        assert calls == [([1, 2], True), ([6], False)]
+        calls.clear()
+        away = False
+        assert ships.ship()
+        assert calls == [([1, 2], True), ([3, 4], True), ([5, 6], True)]
+
+
+def test_a_recorder_that_is_closed_leaves_no_file_open(options: recorder.Options) -> None:
+    def once() -> int:
+        made = recorder.Recorder(replace(options, metrics_interval=0.01))
+        events.emit(Event("x"))
+        until(lambda: made._sampler is not None and made._sampler._lock >= 0)
+        made.close(0.1)
+        return len(os.listdir("/proc/self/fd"))
+
+    assert once() == once()
+
+
 @pytest.mark.parametrize("how", ["hangs", "raises", "slow", "nobody"])
 def test_close_ends_in_time_and_says_that_records_wait(how: str, tmp_path: Path) -> None:
     made, go = new(tmp_path), threading.Event()
@@ -812,13 +867,53 @@ def dead_source(number: int = 1) -> str:
     return f"{spool._host()}-{process.pid}-{number}"
 
 
-def test_a_source_of_another_host_stays(tmp_path: Path) -> None:
+def test_a_source_of_another_host_stays_until_it_has_been_quiet_and_holds_no_lock(tmp_path: Path) -> None:
+    """A container that is gone had a host name that never comes again."""
     written(tmp_path, "elsewhere-1-1", 3)
-    (tmp_path / "elsewhere-1-1.pid").touch()
+    held = spool.present(tmp_path, "elsewhere-1-1")
     sink = Sink()
-    assert left_behind([tmp_path], sink, 10, 30.0) == 0
-    assert sink.kept == {}
-    assert numbers(tmp_path) == [1, 2, 3]
+    for quiet in (False, True):
+        if quiet:
+            for path in tmp_path.iterdir():
+                os.utime(path, (0, time.time() - 2 * spool.QUIET))
+        assert left_behind([tmp_path], sink, 10, 30.0) == 0
+        assert sink.kept == {}
+        assert numbers(tmp_path) == [1, 2, 3]
+    os.close(held)
+    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert list(sink.kept.values()) == [[1, 2, 3]]
+    assert not tmp_path.exists()
+
+
+def test_what_is_not_kept_is_counted_and_stays(tmp_path: Path) -> None:
+    for n in (1, 2):
+        written(tmp_path, dead_source(n), 5)
+    counted = []
+
+    def full(source: str, lines: Sequence[str], keep: bool = True) -> int:
+        counted.append((source, len(lines), keep))
+        return 0
+
+    assert left_behind([tmp_path], full, 2, 30.0) == 0
+    told = [(2, True), (2, False), (1, False)]
+    assert [(n, keep) for _, n, keep in counted] == told * 2
+    assert len(numbers(tmp_path)) == 10
+
+
+@pytest.mark.parametrize("database", [False, True])
+def test_what_earlier_runs_left_goes_to_a_database_or_nowhere(
+    database: bool, options: recorder.Options, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Sink()
+    monkeypatch.setattr(
+        recorder, "open_collector", lambda o, serve: SimpleNamespace(receive=sink, close=lambda wait=0.0: None)
+    )
+    earlier = options.root / "earlier"
+    written(earlier, dead_source(1), 3)
+    written(run_folder, dead_source(2), 2)
+    recorder.deliver_rest(replace(options, database=database), 30.0)
+    assert sorted(len(seqs) for seqs in sink.kept.values()) == ([2, 3] if database else [2])
+    assert earlier.exists() != database
 
 
 def test_who_has_the_id_of_a_dead_process_is_another(tmp_path: Path) -> None:
