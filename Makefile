@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint chaos bench-memory bench-monitor lock clean
+.PHONY: demo test lint chaos bench bench-memory bench-monitor lock clean
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -28,6 +28,9 @@ $(READY): requirements.lock pyproject.toml
 # Twenty seeded kills of each engine, and a minute without Postgres (tests run two, and four seconds).
 chaos: $(READY)
 	GEOPIPE_TRIALS=20 GEOPIPE_OUTAGE=60 $(BIN)/pytest tests/test_resume.py tests/test_monitor.py -k "killed or outage"
+
+# All that README quotes.
+bench: bench-memory bench-monitor
 
 # Peak memory of aligned, exchanged and old-way runs on growing grids; takes some ten minutes.
 bench-memory: $(READY)
