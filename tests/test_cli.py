@@ -129,8 +129,8 @@ def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, 
 @pytest.mark.parametrize("after", [0.0, 1.0])
 def test_who_does_not_read_how_far_it_is_loses_nothing(trial: Path, tmp_path: Path, after: float) -> None:
     """As in `geopipe run s.toml 2>&1 >summary | head -1`."""
-    flags = ("--set", f"run.output={tmp_path}/output", "--set", "grid.resolution=25")
-    command = [*GEOPIPE, "run", str(trial), "--local", *flags, "--set", "monitoring.progress_interval=0.1"]
+    flags = ("--set", f"run.output={tmp_path}/output", "--set", "monitoring.progress_interval=0.1")
+    command = [*GEOPIPE, "run", str(trial), "--local", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stdout is not None
