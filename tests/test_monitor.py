@@ -378,7 +378,7 @@ def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.Mon
     dsn = embedded.start()
     database.upgrade(dsn)
     run_id = "01a20da6-9a60-74ae-a0f4-93a5bf6fa04d"
-    options = Options(run_id, 1, home, True, 500, 0.2, None, None, 64 * 2**20, home / "spool")
+    options = Options(run_id, 1, home, True, 500, 0.2, None, None, 2**30, home / "spool")
     watcher = Recorder(options, recorder.open_collector(options).receive)
     ended, emitted = threading.Event(), 0
 
