@@ -272,13 +272,7 @@ def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
     """
     if run.state != "pending" or run.ray_job_id is None:
         return run
-    try:
-        job = _client(address).get_job_info(run.ray_job_id)
-    except RuntimeError as error:
-        raise MachineError(
-            f"the cluster at {address} says nothing of job {run.ray_job_id}: {_first_line(error)}",
-            "name the job's cluster by --address",
-        ) from None
+    job = _info(run, address)
     now = look()  # after its job: one that has ended says no more
     if job.status in ("PENDING", "RUNNING", "SUCCEEDED") or now.state != "pending":
         return now
@@ -402,9 +396,25 @@ def resume(run: Run, address: str) -> str:
 
 
 def exit_code(run: Run, address: str) -> int:
-    """The code that the process of a job has ended with, as Ray knows it; 1 where it does not."""
-    job = _client(address).get_job_info(run.ray_job_id)
-    return 1 if job.driver_exit_code is None else int(job.driver_exit_code)
+    """The code that the process of a job has ended with, as Ray knows it; 1 where it does not.
+
+    Raises:
+        MachineError: as `settled`.
+    """
+    code = _info(run, address).driver_exit_code
+    return 1 if code is None else int(code)
+
+
+def _info(run: Run, address: str) -> Any:
+    """What Ray knows of the job of a run."""
+    client = _client(address)
+    try:
+        return client.get_job_info(run.ray_job_id)
+    except Exception as error:  # as in `_client`
+        raise MachineError(
+            f"the cluster at {address} says nothing of job {run.ray_job_id}: {_first_line(error)}",
+            "name the job's cluster by --address",
+        ) from None
 
 
 def output(run: Run, address: str, follow: bool) -> Iterator[str]:

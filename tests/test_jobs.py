@@ -113,6 +113,9 @@ class Gone:
     def get_job_status(self, job: str) -> None:
         raise self.error
 
+    def get_job_info(self, job: str) -> None:
+        raise self.error
+
 
 # ---------------------------------------------------------------- where jobs may go
 
@@ -404,6 +407,12 @@ def test_a_cluster_that_goes_away_is_one_error(
     with pytest.raises(MachineError) as caught:
         list(jobs.output(run, "127.0.0.1:1", follow=True))
     assert "geopipe monitor logs" in caught.value.cure
+    pending = known(noted(monitor_dsn, "pending", ray_job_id="geopipe-x"))
+    with pytest.raises(MachineError, match="says nothing of job geopipe-x") as caught:
+        jobs.settled(pending, lambda: known(pending.run_id), "127.0.0.1:1")
+    assert "--address" in caught.value.cure
+    with pytest.raises(MachineError, match="says nothing of job geopipe-x"):
+        jobs.exit_code(run, "127.0.0.1:1")
     with pytest.raises(MachineError, match="Ray cannot end job"):
         jobs.stop(run, lambda: known(run.run_id), lambda: "127.0.0.1:1", 0.1)
 
