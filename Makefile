@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint chaos bench bench-memory bench-monitor lock clean
+.PHONY: demo test test-outside lint chaos bench bench-memory bench-monitor lock clean
 
 demo: $(READY)
 	$(BIN)/geopipe demo
 
 test: $(READY)
 	$(BIN)/pytest
+
+# Only the tests that need the rasters of other projects: in $$GEOPIPE_TEST_DATA, else in ../shared. They skip without.
+test-outside: $(READY)
+	$(BIN)/pytest -m outside
 
 lint: $(READY)
 	$(BIN)/ruff check .

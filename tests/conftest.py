@@ -9,17 +9,35 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import object_store as s3
-import postgres_server as postgres
-import prometheus_server as prometheus
-import pytest
+import surroundings
 
-# Nothing of a test goes to the user's own monitor; those of the monitor switch it on for themselves.
-HOME = tempfile.TemporaryDirectory(prefix="geopipe-home-")
-os.environ["GEOPIPE_HOME"] = HOME.name
-os.environ["GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING"] = "false"
+FOLDER = surroundings.folder()
+surroundings.isolate(FOLDER)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+import object_store as s3  # noqa: E402
+import postgres_server as postgres  # noqa: E402
+import prometheus_server as prometheus  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m outside` are the tests that need the rasters of other projects."""
+    for item in items:
+        if "outside" in getattr(item, "fixturenames", ()):
+            item.add_marker("outside")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much of the suite has not run."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "outside" in report.keywords]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests skipped: {surroundings.MISSING}")
 
 
 @pytest.fixture(autouse=True)
@@ -33,22 +51,27 @@ def logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Real rasters beside the repository."""
-    folder = SHARED / "data"
-    if not folder.is_dir():
-        pytest.skip("the real rasters (../shared/data) are not here")
-    return folder
+def outside() -> Path:
+    """The folder of rasters and oracles of other projects."""
+    known = ("data/zion/srtm.tif", "oracles/CASES.md")  # any folder may be called "shared"
+    if not all((surroundings.OUTSIDE / name).is_file() for name in known):
+        pytest.skip(surroundings.MISSING)
+    return surroundings.OUTSIDE
+
+
+@pytest.fixture(scope="session")
+def shared_data(outside: Path) -> Path:
+    """Real rasters of other projects."""
+    return outside / "data"
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Ray on two CPUs with a small object store, as on a laptop."""
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    """Ray on two CPUs with a small object store, as on a laptop; never one that is there already."""
     import ray
 
-    ray.init(num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False, logging_level="error")
+    own = {"num_cpus": 2, "object_store_memory": 300 * 2**20, "include_dashboard": False}
+    ray.init("local", logging_level="error", **own)
     yield
     ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""Inputs of other projects, and what those projects state of them (../shared/oracles/CASES.md), through whole runs.
+"""Inputs of other projects, and what those projects state of them, through whole runs: oracles/CASES.md of `outside`.
 
 Every grid is one run on Ray: settings, plan, actors, the committed Parquet read back. The cases check its table.
 """
@@ -18,7 +18,6 @@ import pytest
 import rasterio
 import tomli_w
 from affine import Affine
-from conftest import SHARED
 from helpers import write_raster
 from pyproj import Transformer
 from rasterio.enums import Resampling
@@ -214,11 +213,8 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
-def oracles() -> Path:
-    folder = SHARED / "oracles"
-    if not folder.is_dir():
-        pytest.skip("the oracles of other projects (../shared/oracles) are not here")
-    return folder
+def oracles(outside: Path) -> Path:
+    return outside / "oracles"
 
 
 @pytest.fixture(scope="module")

@@ -12,26 +12,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import SHARED
 from exactextract import exact_extract
 from exactextract.feature import JSONFeatureSource
 from exactextract.raster import NumPyRasterSource
 from helpers import plan_of, table_of
 from pyproj import CRS, Transformer
 from scipy.ndimage import map_coordinates, maximum_filter
+from surroundings import OUTSIDE
 
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
 from geopipe.resampling import Way
 
-DATA = SHARED / "data"
+DATA = OUTSIDE / "data"
+
+pytestmark = pytest.mark.usefixtures("outside")
 
 EXCLUDED = {
     "odd/au-gcp.tif": "ground control points only: no transform, no CRS of its own",
@@ -177,7 +178,7 @@ def close(found: np.ndarray, expected: np.ndarray, tolerance: np.ndarray | float
     return near | (np.isnan(found) & np.isnan(expected))
 
 
-def test_no_file_is_forgotten(shared_data: Path) -> None:
+def test_no_file_is_forgotten() -> None:
     assert set(EXCLUDED) < set(names())
     assert len(CASES) + len(EXCLUDED) == 51
 
