@@ -30,6 +30,9 @@ BLOCK = 512
 MAX_CELLS = 2**31 - 1
 """Rows and columns are int32 in the table."""
 
+ROUNDING = 2.0**-48
+"""Share of the largest coordinate by which a coordinate may be off for rounding: 16 steps of float64."""
+
 Bounds = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax."""
 
@@ -79,6 +82,25 @@ def apply(
     """An affine transform of arrays: of (col, row) to (x, y), or back by its inverse."""
     t = transform
     return t.a * first + t.b * second + t.c, t.d * first + t.e * second + t.f
+
+
+def rounding(bounds: Iterable[Bounds], step: float) -> float:
+    """Share of a pixel or cell of size `step` by which rounding may move places within `bounds`.
+
+    It is one number for a whole axis, so that neighbours on edges cannot differ.
+    """
+    largest = max(abs(value) for numbers in bounds for value in numbers)
+    return float(min(ROUNDING * largest / step, 0.01))
+
+
+def snapped(places: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Places in pixels or cells, those within `tolerance` of an edge or a middle moved onto it.
+
+    The floor of a place is then the pixel or cell that it belongs to: on an edge that is the right or lower one.
+    """
+    with np.errstate(invalid="ignore"):
+        halves = np.rint(places * 2) / 2
+        return np.where(np.abs(places - halves) <= tolerance, halves, places)
 
 
 @lru_cache(maxsize=256)

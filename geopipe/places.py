@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from geopipe import kernels
-from geopipe.grid import BLOCK, Grid, Tile, Transform, blocks_of, same_crs
+from geopipe.grid import BLOCK, Grid, Tile, Transform, blocks_of, rounding, same_crs, snapped
 from geopipe.layer import Source
 from geopipe.resampling import (
     RADIUS,
@@ -190,7 +190,7 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
     if off > 0 and not same_crs(grid.crs, source.crs):
         found = _polynomial(to_pixels, source, col, row, off)
     if found is None:
-        return _home(Lattice(*to_pixels(*np.meshgrid(col, row))), source)
+        return _snapped(_home(Lattice(*to_pixels(*np.meshgrid(col, row))), source), grid, source)
     if exact:
         near = [np.argwhere(np.abs(v - np.rint(v)) < 10 * NEAR) for v in (found.cols, found.rows)]
         i, j = np.concatenate(near).T
@@ -199,7 +199,21 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
         if degrees is not None:
             cols += degrees * np.round((found.cols[i, j] - cols) / degrees)
         found.cols[i, j], found.rows[i, j] = cols, rows
-    return _home(found, source)
+    return _snapped(_home(found, source), grid, source)
+
+
+def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
+    """The same places, on edges and middles of pixels where only rounding keeps them off."""
+    t = source.transform
+    corners = [t @ (col, row) for col in (0, source.width) for row in (0, source.height)]
+    bounds = [(*corners[0], *corners[3]), (*corners[1], *corners[2])]
+    if same_crs(grid.crs, source.crs):
+        bounds.append(grid.bounds)
+    steps = float(np.hypot(t.a, t.d)), float(np.hypot(t.b, t.e))
+    cols, rows = (
+        snapped(v, rounding(bounds, step)) for v, step in zip((lattice.cols, lattice.rows), steps, strict=True)
+    )
+    return Lattice(cols, rows)
 
 
 def _home(lattice: Lattice, source: Source) -> Lattice:
