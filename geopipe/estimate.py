@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geopipe.choice import Reach
-from geopipe.errors import PlanError
+from geopipe.errors import MachineError, PlanError
 from geopipe.grid import BLOCK, Grid
 from geopipe.places import canonical_blocks
 from geopipe.resampling import WINDOW_PIXELS, Decision, Way
@@ -152,7 +152,12 @@ def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
 
 
 def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
-    """Raise PlanError for what cannot fit, with the numbers and what to change."""
+    """Refuse what cannot fit, with the numbers and what to change.
+
+    Raises:
+        PlanError: the run needs more memory than it may use.
+        MachineError: the disk has too little room.
+    """
     if needed.wave_bytes > 0.7 * machine.object_store:
         raise PlanError(
             f"a wave of {needed.wave_tiles:,} tiles would exchange {needed.wave_bytes / MB:,.0f} MB; "
@@ -168,7 +173,7 @@ def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
             f"{smaller}fewer engine.workers, or a larger engine.memory",
         )
     if needed.output_bytes > machine.free_disk:
-        raise PlanError(
+        raise MachineError(
             f"the output would take up to {needed.output_bytes / MB:,.0f} MB; "
             f"{machine.free_disk / MB:,.0f} MB are free",
             "choose another run.output (with an object store: run.staging), fewer export.formats, or a coarser grid",

@@ -31,7 +31,8 @@ class Layout:
     """How the table lies in files, and which columns follow from a cell's place.
 
     `csv_files` is "tiles" or "one"; `partition_by` a variable of classes or "tile": a folder for each of its values;
-    `geometry` "point" for GeoParquet; `lonlat` and `h3` (a resolution) ask for columns.
+    `geometry` "point" for GeoParquet; `lonlat` and `h3` (a resolution) ask for columns; `encoding` "plain" is Parquet
+    for readers that do not know the encoding of floats by bytes.
     """
 
     csv_files: str = "tiles"
@@ -39,6 +40,7 @@ class Layout:
     geometry: str | None = None
     lonlat: bool = False
     h3: int | None = None
+    encoding: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,7 @@ def _attempts(
                 _leave(staging)
             if not isinstance(error, SourceError):
                 raise _as_ours(error) from error
+            error.exit_code = RunError.exit_code  # the settings were sound: what failed is the run
             reasons = plan.skipped | skippable(settings, error, plan.skipped)
             events.emit(Event("layer_skipped", {"layers": reasons}))
         before = {stage: done.tiles for stage, done in counted().items()}

@@ -193,11 +193,25 @@ def make_plan(
         mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
     )
     refuse(predicted, machine, options.window_size)
-    notes = [note for p in plans for note in p.notes] + list(masked.notes if masked else ())
+    notes = _united([note for p in plans for note in p.notes] + list(masked.notes if masked else ()))
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
     if options.drop == "any" and skipped:
         notes.append("merge.drop: skipped layers do not count")
     return Plan(name, spec, plans, options, strategy, why, machine, predicted, digest, tuple(notes), masked)
+
+
+def _united(notes: Sequence[str]) -> list[str]:
+    """Notes that say the same of several layers as one: of their datum shift, for example."""
+    layers: dict[str, list[str]] = {}
+    for note in notes:
+        subject, _, text = note.partition(": ")
+        names = layers.setdefault(text, [])
+        names.extend(name for name in [subject.removeprefix("layer ")] if name not in names)
+    united = []
+    for text, names in layers.items():
+        word = "" if names == ["grid.mask"] else "layer " if len(names) == 1 else "layers "
+        united.append(f"{word}{', '.join(names)}: {text}")
+    return united
 
 
 def _cells(spec: TableSpec, mask: MaskPlan | None) -> dict[str, Any]:
@@ -261,6 +275,7 @@ def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> N
         "csv_files": ("csv", layout.csv_files if layout.csv_files != "tiles" else None),
         "partition_by": ("parquet", layout.partition_by),
         "geometry": ("parquet", layout.geometry),
+        "encoding": ("parquet", layout.encoding if layout.encoding != "auto" else None),
     }
     for key, (form, value) in asked.items():
         if value is not None and form not in formats:

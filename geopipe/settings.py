@@ -221,6 +221,7 @@ class ExportSettings(Section):
     geometry: Literal["point"] | None = None
     lonlat: bool = False
     h3: int | None = Field(None, ge=0, le=15)
+    encoding: Literal["auto", "plain"] = "auto"
 
     @field_validator("enable_streaming")
     @classmethod

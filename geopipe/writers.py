@@ -113,7 +113,7 @@ def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> 
 
 
 def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The columns to code by a dictionary, and those to split by byte."""
+    """The columns to code by a dictionary, and those to split by byte: none of these for readers that cannot."""
     categorical = {p.layer.name for p in plan.layers if p.kind is Kind.CATEGORICAL}
     coded, split = ["row", "col", "x", "y", "h3"], list[str]()
     (coded if is_lonlat(plan.grid.crs) else split).extend(("lon", "lat"))  # few values, or one for each cell
@@ -122,7 +122,8 @@ def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], list[str]]:
             coded.append(v.name)
         elif np.dtype(v.dtype).kind == "f":
             split.append(v.name)
-    return [n for n in coded if n in names], [n for n in split if n in names]
+    plain = plan.options.layout.encoding == "plain"
+    return [n for n in coded if n in names], [n for n in split if n in names and not plain]
 
 
 def _extent(table: pa.Table, rows: Rows) -> tuple[float, float, float, float] | None:

@@ -231,6 +231,29 @@ def test_a_bad_source_is_one_error_before_anything_is_written(
     assert set(small.parent.iterdir()) == before
 
 
+def test_a_block_that_breaks_at_work_is_a_failed_run(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The header is sound, so that the plan is made; exit code 1, as README says, where a bad setting would be 2."""
+    noise = np.random.default_rng(1).random((300, 400), "float32")
+    transform = Affine(10, 0, 500000, 0, -10, 5000000)
+    file = write_raster(small.parent / "a.tif", noise, "EPSG:32632", transform, compress="deflate", tiled=True)
+    spoilt = bytearray(file.read_bytes())
+    middle = len(spoilt) * 3 // 4
+    spoilt[len(spoilt) // 8 : len(spoilt) // 8 + middle] = bytes(middle)
+    file.write_bytes(spoilt)
+    code, _, err = call(capsys, "run", small, "--local")
+    assert code == 1, err
+    assert "cannot be read" in err
+
+
+def test_too_little_disk_is_of_the_environment(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geopipe.commit.free_bytes", lambda folder: 100)
+    code, _, err = call(capsys, "run", small, "--local")
+    assert code == 3, err
+    assert "the output would take up to" in err
+
+
 @pytest.mark.parametrize("output", ["/proc/nowhere/out", "a.tif/out", "a.tif"])
 def test_an_output_that_cannot_be_written_is_refused_at_once(
     small: Path, capsys: pytest.CaptureFixture[str], output: str

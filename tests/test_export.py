@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +27,7 @@ from geopipe.errors import GeopipeError, PlanError
 from geopipe.export import Receipt
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
+from geopipe.layerplan import Layout
 from geopipe.ledger import finisher
 from geopipe.local import run_local
 from geopipe.plan import Plan
@@ -319,3 +321,30 @@ def test_an_error_at_any_step_of_the_commit_loses_no_run(
             staging.discard()
     recover(output)
     assert finished(output) in (old.hash, new.hash)
+
+
+def encodings(file: Path) -> set[str]:
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    return {name for i in range(group.num_columns) for name in group.column(i).encodings}
+
+
+def test_plain_files_are_for_readers_that_do_not_split_floats_by_byte(
+    make: Callable[..., Plan], tmp_path: Path
+) -> None:
+    """fastparquet knows no BYTE_STREAM_SPLIT (encoding 9); of a plain file it reads every value."""
+    fastparquet = pytest.importorskip("fastparquet")
+    plain = make(formats=("parquet",), layout=Layout(encoding="plain"))
+    finish(tmp_path / "split", make(formats=("parquet",)))
+    finish(tmp_path / "plain", plain)
+    parts = []
+    for tile in (0, 1):
+        name = f"parquet/tile-r0-c{tile}.parquet"
+        assert "BYTE_STREAM_SPLIT" in encodings(tmp_path / "split" / name)
+        assert "BYTE_STREAM_SPLIT" not in encodings(tmp_path / "plain" / name)
+        assert pq.read_table(tmp_path / "split" / name).equals(pq.read_table(tmp_path / "plain" / name))
+        parts.append(fastparquet.ParquetFile(str(tmp_path / "plain" / name)).to_pandas())
+    table = table_of(plain)
+    frame = pd.concat(parts)
+    for column in table.column_names:
+        values = table[column].to_pandas().to_numpy()
+        np.testing.assert_array_equal(frame[column].to_numpy(values.dtype), values, column)

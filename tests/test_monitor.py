@@ -241,7 +241,7 @@ def test_a_failed_run_says_why(file: Path, dsn: str) -> None:
     with pytest.raises(SourceError) as caught:
         run(file)
     ((state, code, error),) = ask(dsn, "SELECT state, exit_code, error FROM pipeline_runs")
-    assert (state, code) == ("failed", 2)
+    assert (state, code) == ("failed", 1)
     assert error == {"type": "SourceError", "message": caught.value.message, "cure": caught.value.cure}
     ((level, message),) = ask(dsn, "SELECT level, message FROM pipeline_logs WHERE level_no >= 40 AND stage IS NULL")
     assert (level, message) == ("ERROR", caught.value.message)

@@ -12,7 +12,7 @@ import pytest
 from affine import Affine
 from helpers import GENEROUS, VERSIONS, header, north_up
 
-from geopipe.errors import PlanError, SettingsError, SourceError
+from geopipe.errors import MachineError, PlanError, SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid, crs_transform, projected_bounds
 from geopipe.layer import Band, Header, Kind, Layer, Overlap
@@ -194,9 +194,23 @@ def test_too_little_memory_is_refused_with_the_numbers() -> None:
 
 def test_too_little_disk_is_refused_with_the_numbers() -> None:
     need = plan_from((Layer("a", ()), header())).estimate.output_bytes
-    with pytest.raises(PlanError, match=r"would take up to .* MB; 0 MB are free") as caught:
+    with pytest.raises(MachineError, match=r"would take up to .* MB; 0 MB are free") as caught:
         plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, free_disk=need - 1))
     assert "run.output" in caught.value.cure
+    assert caught.value.exit_code == 3
+
+
+def test_a_note_on_a_datum_shift_stands_once_for_all_layers_that_it_is_about() -> None:
+    """Three layers of one CRS and one of another; two files of a layer on lattices of their own."""
+    shifted = header(crs="EPSG:26712", uri="/data/b.tif")
+    plan = plan_from(
+        (Layer("a", ()), shifted),
+        (Layer("b", ()), shifted),
+        (Layer("c", ()), header()),
+        (Layer("d", ()), header(crs="EPSG:26712", uri="/data/d.tif", transform=north_up(500_010, 4_000_010, 30))),
+    )
+    assert [note.partition(": ")[0] for note in plan.notes] == ["layers a, b, d"]
+    assert "datum shift" in plan.notes[0]
 
 
 def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
