@@ -282,6 +282,11 @@ def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
     return np.ma.getmaskarray(values)
 
 
+def _placeless(coordinates: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where coordinates are missing or infinite."""
+    return _missing(coordinates) | ~np.isfinite(np.asarray(coordinates))
+
+
 # ---------------------------------------------------------------- offsets
 
 
@@ -289,7 +294,7 @@ def measured(layer: Layer, found: Sequence[TableHeader], grid: Grid) -> list[Tab
     """The headers of a layer; where its rows are cells, with how far these are off the grid's: reads x and y once.
 
     Raises:
-        SourceError: a table cannot be read, or has rows without x and y.
+        SourceError: a table cannot be read, or has rows without finite x and y.
     """
     if layer.cells not in ("centres", "corners"):
         return list(found)
@@ -307,7 +312,7 @@ def _offset(layer: Layer, header: TableHeader, grid: Grid, crs: str) -> Offset:
     for part in header.parts:
         for batch in _rows(layer.name, header, part, place_only, dict.fromkeys(place_only.names, "float64")):
             x, y = batch[columns.x], batch[columns.y]
-            gone = _missing(x) | _missing(y)
+            gone = _placeless(x) | _placeless(y)
             if gone.any():
                 _refuse_missing(layer.name, header.uri, int(gone.sum()), start + int(np.argmax(gone)), start + len(x))
             off = offsets(grid, crs, str(layer.cells), np.asarray(x), np.asarray(y))
@@ -365,7 +370,7 @@ def read(plan: Plan, layer: LayerPlan, partition: Partition, tiles: Sequence[int
         tiles: keys of tiles, in any order.
 
     Raises:
-        SourceError: the table cannot be read, has rows without x or y, or with weights below 0.
+        SourceError: the table cannot be read, has rows without finite x or y, or with weights below 0.
     """
     table = layer.table
     assert table is not None
@@ -390,8 +395,8 @@ def read(plan: Plan, layer: LayerPlan, partition: Partition, tiles: Sequence[int
 
 def _refuse_missing(layer: str, uri: str, count: int, first: int, rows: int) -> NoReturn:
     raise SourceError(
-        f"layer {layer}: {count:,} of {rows:,} rows of {uri} have no x or y; the first is row {first:,} (from 0) "
-        "of the part that was read",
+        f"layer {layer}: {count:,} of {rows:,} rows of {uri} have no finite x or y; the first is row {first:,} "
+        "(from 0) of the part that was read",
         "take these rows out: nothing says which cell they belong to",
         layer,
     )
@@ -409,7 +414,7 @@ def _sparse(
 ) -> Iterator[SparseRow]:
     """The sparse block rows of a batch, whose first row has the place `first` in the source."""
     columns = table.columns
-    missing = _missing(batch[columns.x]) | _missing(batch[columns.y])
+    missing = _placeless(batch[columns.x]) | _placeless(batch[columns.y])
     tally.count("missing", missing)
     x, y = (np.asarray(batch[name], np.float64) for name in (columns.x, columns.y))
     row, col, keep = place(plan.grid, table, x, y)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid import Grid, crs_transform, horizontal
+from geopipe.grid import Grid, crs_transform, horizontal, is_lonlat, rounding, snapped
 from geopipe.layer import Band, Kind, Layer, Variable
 from geopipe.sparse import STATISTICS, WEIGHTED, statistic_type
 
@@ -418,8 +418,8 @@ def _label(name: str, index: int) -> str:
 
 def offsets(grid: Grid, crs: str, cells: str, x: Floats, y: Floats) -> Floats:
     """How far each point is off the nearest cell's centre or corner, in cells; 0 where it has no image in the grid."""
-    u, v = _in_cells(grid, crs, x, y)
     half = 0.5 if cells == "centres" else 0.0
+    u, v = _in_cells(grid, crs, x, y, half - 0.5)
     with np.errstate(invalid="ignore"):
         off = np.maximum(np.abs(u - half - np.rint(u - half)), np.abs(v - half - np.rint(v - half)))
     return np.asarray(np.where(np.isfinite(off), off, 0.0))
@@ -429,22 +429,34 @@ def place(
     grid: Grid, table: TablePlan, x: Floats, y: Floats
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Row and column of each point, and whether it is in the grid; an edge belongs to the cell right of it or below."""
+    half = 0.0 if table.cells == "corners" else 0.5
     if table.cells == "index":
         u, v = x, y
     else:
-        u, v = _in_cells(grid, table.crs, x + table.shift[0], y + table.shift[1])
+        u, v = _in_cells(grid, table.crs, x + table.shift[0], y + table.shift[1], half - 0.5)
     if table.cells in ("centres", "corners"):
-        half = 0.5 if table.cells == "centres" else 0.0
         u, v = np.rint(u - half), np.rint(v - half)
     u, v = np.floor(u), np.floor(v)
     inside = (u >= 0) & (u < grid.width) & (v >= 0) & (v < grid.height)
     return np.where(inside, v, 0).astype(np.int64), np.where(inside, u, 0).astype(np.int64), inside
 
 
-def _in_cells(grid: Grid, crs: str, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Places in the grid, counted in cells from its upper left corner."""
+def _in_cells(grid: Grid, crs: str, x: Floats, y: Floats, left: float) -> tuple[Floats, Floats]:
+    """Places in the grid, counted in cells from its upper left corner; on edges where only rounding keeps them off.
+
+    Columns begin at `left`. In a grid of longitudes a place that is not among them is moved by whole turns, where that
+    brings it there.
+    """
     gx, gy = crs_transform(crs, grid.crs)(x, y)
-    return (gx - grid.x0) / grid.dx, (grid.y0 - gy) / grid.dy
+    across, down = rounding([grid.bounds], grid.dx), rounding([grid.bounds], grid.dy)
+    u, v = snapped((gx - grid.x0) / grid.dx, across), snapped((grid.y0 - gy) / grid.dy, down)
+    if is_lonlat(grid.crs):
+        turn = 360.0 / grid.dx
+        start, end = left - across, left + grid.width
+        with np.errstate(invalid="ignore"):
+            home = snapped(np.mod(u - start, turn) + start, across)
+            u = np.where(((u < left) | (u >= end)) & (home < end), home, u)
+    return u, v
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
 import pytest
 from affine import Affine
-from helpers import plan_of, raster_of, write_raster
+from helpers import GENEROUS, VERSIONS, plan_of, raster_of, write_raster
 
+from geopipe import points
 from geopipe.grid import Grid
 from geopipe.layer import Layer
+from geopipe.layerplan import Options
+from geopipe.plan import make_plan
 
 LONLAT, UTM = "EPSG:4326", "EPSG:32633"
 
@@ -42,3 +47,15 @@ def test_centres_on_the_outer_edges_are_in_the_source_to_the_left_and_above_alon
     assert (found[:-1, :-1] == 1).all()
     assert (found[-1] == -1).all()
     assert (found[:, -1] == -1).all()
+
+
+@pytest.mark.parametrize("lattice", LATTICES)
+def test_points_on_corners_are_in_the_cell_to_the_right_and_below(tmp_path: Path, lattice: str) -> None:
+    crs, x0, y0, size, _ = LATTICES[lattice]
+    x, y = (v.ravel() for v in np.meshgrid(x0 + np.arange(60) * size, y0 - np.arange(60) * size))
+    csv.write_csv(pa.table({"x": np.round(x, 8), "y": np.round(y, 8)}), tmp_path / "p.csv")
+    layer = Layer("p", (str(tmp_path / "p.csv"),), crs=crs, aggregate="count")
+    plan = make_plan(
+        "test", Grid(crs, x0, y0, size, size, 60, 60), [(layer, points.headers(layer))], Options(), GENEROUS, VERSIONS
+    )
+    assert (raster_of(plan, "p", 0) == 1).all()

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from helpers import north_up, plan_of, raster_of, write_raster
+from helpers import GENEROUS, VERSIONS, north_up, plan_of, raster_of, table_of, write_raster
 
+from geopipe import points
 from geopipe.grid import Grid, crs_transform
 from geopipe.layer import Layer
+from geopipe.layerplan import Options
+from geopipe.plan import make_plan
 
 LONLAT = "EPSG:4326"
 
@@ -73,3 +78,32 @@ def test_a_region_counted_from_0_meets_a_grid_counted_from_minus_180(tmp_path: P
     path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(200, 23, 0.53))
     grid = Grid(LONLAT, -160, 23, 0.53, 0.53, width=10, height=10)
     assert raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="nearest")]), "a").tolist() == pixels.tolist()
+
+
+def columns_of(folder: Path, grid: Grid, lon: list[float], cells: str | None = None) -> list[int | None]:
+    """The column in which each point of a table lies, None where it is not in the grid."""
+    path = folder / "p.parquet"
+    pq.write_table(pa.table({"lon": lon, "lat": [grid.y0 - grid.dy / 2] * len(lon), "value": range(len(lon))}), path)
+    layer = Layer("p", (str(path),), crs=LONLAT, aggregate="first", cells=cells)
+    found = [(layer, points.measured(layer, points.headers(layer), grid))]
+    rows = table_of(make_plan("test", grid, found, Options(), GENEROUS, VERSIONS)).to_pylist()
+    columns = {row["p"]: row["col"] for row in rows}
+    return [columns.get(value) for value in range(len(lon))]
+
+
+def test_points_come_to_the_grid_from_any_turn_of_longitudes(tmp_path: Path) -> None:
+    fiji = Grid(LONLAT, 178, -10, 0.1, 0.1, 40, 2)
+    lon = [178.05, 180, -180 + 0.1, -179.05, -178.05, -181.85, -178, 177.95]  # the last two: its right edge, left of it
+    assert columns_of(tmp_path, fiji, lon) == [0, 20, 21, 29, 39, 1, None, None]
+    assert columns_of(tmp_path, Grid(LONLAT, -20, 10, 0.1, 0.1, 400, 2), [350.05, 340, 19.95, 20, 380.05]) == [
+        *(100, 0, 399, None, None)
+    ]
+    assert columns_of(tmp_path, Grid(LONLAT, -180, 10, 0.1, 0.1, 3600, 2), [180, 180.25, 179.95]) == [0, 2, 3599]
+
+
+def test_a_table_of_cells_may_reach_beyond_the_grid_where_cells_are_no_part_of_360(tmp_path: Path) -> None:
+    grid = Grid(LONLAT, 10, 10, 0.7, 0.7, 5, 2)
+    assert columns_of(tmp_path, grid, [10 + 0.7 * (k + 0.5) for k in range(-3, 7)], "centres") == [
+        *(None, None, None, 0, 1, 2, 3, 4, None, None)
+    ]
+    assert columns_of(tmp_path, grid, [370.35, -348.25], "centres") == [0, 2]

@@ -134,10 +134,14 @@ def test_points_outside_are_counted_in_the_log(few: Path, caplog: pytest.LogCapt
     assert f"layer p: 1 of 6 rows of {few} lie outside the grid" in caplog.text
 
 
-def test_rows_without_coordinates_are_an_error_with_their_number(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.parquet", x=[500_001.0, None, float("nan")], y=[3_999_999.0] * 3, value=[1, 2, 3])
-    with pytest.raises(SourceError, match=r"2 of 3 rows of .*a.parquet have no x or y; the first is row 1") as caught:
-        table_of(plan_for([layer(file)]))
+@pytest.mark.parametrize("cells", [None, "index", "centres"])
+def test_rows_without_finite_coordinates_are_an_error_with_their_number(tmp_path: Path, cells: str | None) -> None:
+    x = [0.0 if cells == "index" else CENTRE_X[0], None, float("nan"), float("inf"), -float("inf")]
+    file = write(tmp_path / "a.parquet", x=x, y=[0.0 if cells == "index" else CENTRE_Y[0]] * 5, value=[1, 2, 3, 4, 5])
+    given = {"cells": cells, "x": "x", "y": "y"}
+    with pytest.raises(SourceError, match=r"4 of 5 rows of .*a.parquet have no finite x or y; the first is") as caught:
+        table_of(plan_for([layer(file, **given)]))
+    assert "row 1 (from 0)" in str(caught.value)
     assert caught.value.layer == "p"
 
 
