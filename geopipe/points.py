@@ -284,7 +284,7 @@ def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _placeless(coordinates: NDArray[Any]) -> NDArray[np.bool_]:
     """Where coordinates are missing or infinite."""
-    return _missing(coordinates) | ~np.isfinite(np.asarray(coordinates))
+    return np.asarray(_missing(coordinates) | ~np.isfinite(np.asarray(coordinates)))
 
 
 # ---------------------------------------------------------------- offsets

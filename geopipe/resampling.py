@@ -330,6 +330,8 @@ def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
         px = px - pixels * np.round((px - source.width / 2) / pixels)
     x, y = crs_transform(source.crs, grid.crs)(*outline(source.transform, source.width, source.height, places))
     left, bottom, right, top = grid.bounds
+    if is_lonlat(grid.crs):
+        x = x - 360.0 * np.round((x - (left + right) / 2) / 360.0)
     with np.errstate(invalid="ignore"):
         in_source = (px > 0) & (px < source.width) & (py > 0) & (py < source.height)
         in_grid = (x > left) & (x < right) & (y > bottom) & (y < top)

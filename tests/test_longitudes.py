@@ -80,6 +80,19 @@ def test_a_region_counted_from_0_meets_a_grid_counted_from_minus_180(tmp_path: P
     assert raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="nearest")]), "a").tolist() == pixels.tolist()
 
 
+@pytest.mark.parametrize("bounds", [(100, -60, 260, 60), (170, -20, 190, 20), (-200, -60, -100, 60)])
+def test_a_small_source_beyond_180_degrees_is_in_a_wide_grid(tmp_path: Path, bounds: tuple[int, ...]) -> None:
+    """10 x 10 km in Fiji's east, which PROJ calls -177 degrees."""
+    path = write_raster(tmp_path / "a.tif", np.ones((100, 100), "uint8"), "EPSG:32701", north_up(5e5, 8e6, 100))
+    west, south, east, north = bounds
+    grid = Grid(LONLAT, west, north, 0.05, 0.05, (east - west) * 20, (north - south) * 20)
+    found = raster_of(plan_of(grid, [Layer("a", (str(path),))]), "a", 0)
+    x, y = crs_transform("EPSG:32701", LONLAT)(np.array([505_000.0]), np.array([7_995_000.0]))
+    row, col = int((north - y[0]) * 20), int((x[0] - west) % 360 * 20)
+    assert found[row, col] == 1
+    assert 1 <= found.sum() <= 9
+
+
 def columns_of(folder: Path, grid: Grid, lon: list[float], cells: str | None = None) -> list[int | None]:
     """The column in which each point of a table lies, None where it is not in the grid."""
     path = folder / "p.parquet"
