@@ -8,12 +8,17 @@ from pathlib import Path
 
 import rasterio
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from geopipe import steps
 from geopipe.errors import SourceError
+from geopipe.gdalmessages import listening, refusing_damage
 from geopipe.uris import Subdataset, file_of, in_gdal, is_remote, subdataset
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+"""What rasterio raises of GDAL's errors; of the second kind it does not mean to let any out, and does."""
 
 NETWORK = {
     "GDAL_HTTP_CONNECTTIMEOUT": 5,  # seconds
@@ -47,11 +52,12 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
     """
     inner = subdataset(uri)
     name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
+    refuse_special(uri, where, layer)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", layer):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
             return rasterio.open(name)
-    except RasterioError as error:
+    except GDAL_ERRORS as error:
         file = file_of(uri)
         if file is not None and not os.path.exists(file):
             raise SourceError(
@@ -67,6 +73,19 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
         elif inner is not None:
             cure = f"correct the name after the file; geopipe inspect {file} shows its variables"
         raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", cure, layer) from None
+
+
+def refuse_special(uri: str, where: str, layer: str | None) -> None:
+    """Refuse what is neither a file nor a folder: to open a FIFO waits for ever for somebody who writes to it.
+
+    Raises:
+        SourceError: names it.
+    """
+    file = file_of(uri)
+    if file is not None and os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        raise SourceError(
+            f"{where}{file} is a pipe, a socket or a device", "give a file or a folder: copy what comes there", layer
+        )
 
 
 def open_variable(uri: str, variable: str | None, where: str, layer: str | None) -> tuple[DatasetReader, str]:
@@ -118,10 +137,10 @@ def _as_netcdf(ds: DatasetReader, uri: str) -> tuple[DatasetReader, str]:
     inner = subdataset(uri) or Subdataset("HDF5", uri, "")
     other = str(Subdataset("NETCDF", in_gdal(inner.file), f"/{inner.name}" if inner.name else ""))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), listening():  # what it cannot open stays as it was
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             candidate = rasterio.open(other)
-    except RasterioError:
+    except GDAL_ERRORS:
         return ds, uri
     if not (candidate.count == ds.count and candidate.shape == ds.shape and _placed(candidate)):
         candidate.close()
@@ -148,11 +167,11 @@ def _calendars(uri: str, band: steps.Tags) -> steps.Tags:
         if key.startswith("DIM_") and key.endswith("_UNIT") and steps.SINCE.fullmatch(unit):
             axis = key[4:-5]
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), listening():
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)
                     with rasterio.open(str(Subdataset("ZARR", inner.file, f"{group}/{axis}"))) as ds:
                         found[f"{axis}#calendar"] = ds.tags().get("calendar", "")
-            except RasterioError:
+            except GDAL_ERRORS:
                 continue  # an axis without an array of its own
     return found
 

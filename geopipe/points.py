@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from geopipe import events, postgres
 from geopipe.errors import SourceError
+from geopipe.files import refuse_special
 from geopipe.grid import Grid
 from geopipe.layer import Layer
 from geopipe.layerplan import LayerPlan
@@ -118,6 +119,7 @@ def header(path: str, layer: Layer | None = None) -> TableHeader:
     name = layer.name if layer else None
     if path.startswith(SERVER):
         return postgres.header(path, layer)
+    refuse_special(path, where, name)
     try:
         stat = os.stat(path)
         if path.lower().endswith((".csv", ".csv.gz")):

@@ -22,7 +22,6 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import RPCTransformer
 from rasterio.windows import Window as RioWindow
@@ -30,7 +29,17 @@ from rasterio.windows import Window as RioWindow
 from geopipe import events
 from geopipe.errors import SourceError
 from geopipe.estimate import READ_CACHE
-from geopipe.files import coordinates, is_store, network, open_raster, open_variable, size_and_time, variables
+from geopipe.files import (
+    GDAL_ERRORS,
+    coordinates,
+    is_store,
+    network,
+    open_raster,
+    open_variable,
+    size_and_time,
+    variables,
+)
+from geopipe.gdalmessages import REPAIR, refusing_damage
 from geopipe.grid import Tile
 from geopipe.layer import Band, Georeference, Header, Overlap, Placed, Source, Variable
 from geopipe.layerplan import LayerPlan
@@ -87,9 +96,13 @@ def inspect(uri: str, layer: str | None = None, variable: str | None = None) -> 
         SourceError: the file is missing, unreadable or no raster, or has no such variable.
     """
     with environment():
-        opened, uri = open_variable(uri, variable, f"layer {layer}: " if layer else "", layer)
-        with opened as ds:
-            return _header(ds, uri)
+        where = f"layer {layer}: " if layer else ""
+        opened, uri = open_variable(uri, variable, where, layer)
+        with opened as ds, refusing_damage(f"{where}{uri}", layer):
+            try:
+                return _header(ds, uri)
+            except GDAL_ERRORS as error:
+                raise SourceError(f"{where}the header of {uri} is damaged: {error}", REPAIR, layer) from None
 
 
 def _header(ds: DatasetReader, uri: str) -> Header:
@@ -367,18 +380,20 @@ def _read_bands(
     count = max(1, most // window.pixels)
     for batch in (bands[start : start + count] for start in range(0, len(bands), count)):
         indexes = [band.index for band in batch]
+        place = f"row {window.row}, column {window.col}, {window.height} x {window.width} pixels"
+        what = ", ".join(map(str, indexes))
         try:
-            stack = ds.read(indexes, window=area)
-            masked = any("per_dataset" in band.mask for band in batch)
-            masks = ds.read_masks(indexes, window=area) != 0 if masked else [None] * len(batch)
-        except RasterioError as error:
+            with refusing_damage(f"layer {name}: band {what} of {uri}, read at {place},", name):
+                stack = ds.read(indexes, window=area)
+                masked = any("per_dataset" in band.mask for band in batch)
+                masks = ds.read_masks(indexes, window=area) != 0 if masked else [None] * len(batch)
+        except GDAL_ERRORS as error:
             if len(batch) > 1:  # one by one, to find the band that is broken
                 yield from _read_bands(uri, batch, window, name, readers, most=1)
                 continue
             cause = error.__cause__ or error
             raise SourceError(
-                f"layer {name}: band {indexes[0]} of {uri} cannot be read at row {window.row}, column {window.col}, "
-                f"{window.height} x {window.width} pixels: {cause}",
+                f"layer {name}: band {indexes[0]} of {uri} cannot be read at {place}: {cause}",
                 f'repair the file, or leave it out with on_error = "skip" in the layer {name}',
                 name,
             ) from None

@@ -114,7 +114,9 @@ def absolute(path: str, folder: Path) -> str:
 
 
 def file_of(uri: str) -> str | None:
-    """The local file or folder that a name reads, or None where there is none on this machine."""
+    """The local file, folder or archive that a name reads, or None where there is none on this machine."""
     inner = subdataset(uri)
     path = inner.file if inner else uri
+    archive = re.match("(zip|tar|gzip)://(/?[^!]+)", path)
+    path = archive[2] if archive else path
     return None if is_remote(path) else path

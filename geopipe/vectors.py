@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SourceError
-from geopipe.files import network
+from geopipe.files import network, refuse_special
 from geopipe.grid import horizontal
 from geopipe.polygons import Shapes
 from geopipe.uris import file_of, in_gdal
@@ -33,6 +33,7 @@ def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
     Raises:
         SourceError: it cannot be opened, has several layers, no CRS, or other geometries than polygons.
     """
+    refuse_special(uri, "grid.mask = ", None)
     geometries, said = _geometries(uri, layer)
     told = crs or said
     if told is None:

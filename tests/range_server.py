@@ -1,7 +1,7 @@
 """A web server with range requests for one folder, in a process of its own: GDAL holds the GIL while it waits for it.
 
 Run as a script with a folder; the first line that it prints is its port. /account is taken for the same folder, as an
-Azure blob endpoint has it.
+Azure blob endpoint has it. With ?short=N the last N bytes of a file are promised and not sent.
 """
 
 import re
@@ -15,24 +15,27 @@ root = Path(sys.argv[1])
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def answer(self, code: int, body: bytes = b"", **headers: str) -> None:
+    def answer(self, code: int, body: bytes = b"", short: int = 0, **headers: str) -> None:
         self.send_response(code)
         for name, value in {"Content-Length": str(len(body)), "Accept-Ranges": "bytes", **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) - short] if short else body)
+        self.close_connection = short > 0
 
     def do_GET(self) -> None:
         path = root / re.sub(r"^/(account/)?", "", self.path.partition("?")[0])
         if not path.is_file():
             return self.answer(404)
         data = path.read_bytes()
+        short = int((re.search(r"short=(\d+)", self.path) or [0, 0])[1])
         asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not asked:
-            return self.answer(200, data)
+            return self.answer(200, data, short)
         first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
-        return self.answer(206, data[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(data)}")
+        lacks = min(max(0, last + 1 - (len(data) - short)), last + 1 - first)
+        return self.answer(206, data[first : last + 1], lacks, Content_Range=f"bytes {first}-{last}/{len(data)}")
 
     do_HEAD = do_GET  # noqa: N815
 
