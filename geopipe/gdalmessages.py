@@ -120,9 +120,7 @@ def refusing_damage(what: str, layer: str | None) -> Iterator[None]:
     with listening() as messages:
         yield
     for text in damages(messages):
-        raise SourceError(
-            f"{what} is damaged or incomplete. GDAL says: {text[:300]}", REPAIR, layer
-        )
+        raise SourceError(f"{what} is damaged or incomplete. GDAL says: {text[:300]}", REPAIR, layer)
     for _, text in dict.fromkeys(messages):
         if not HARMLESS.search(text):
             log.warning("%s: GDAL says: %s", what, text[:300])

@@ -177,7 +177,8 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
     shown = CliRunner().invoke(cli, ["inspect", str(pipe)])
     assert isinstance(shown.exception, SourceError)
     packed(tmp_path / "b.tif")
-    (tmp_path / "m.toml").write_text(f'[grid]\nlike = "b.tif"\nmask = "{name}"\n[[layers]]\nname = "b"\npath = "b.tif"\n')
+    masked = f'[grid]\nlike = "b.tif"\nmask = "{name}"\n[[layers]]\nname = "b"\npath = "b.tif"\n'
+    (tmp_path / "m.toml").write_text(masked)
     with pytest.raises(SourceError, match=rf"grid\.mask.*{name}.* is a pipe, a socket or a device"):
         pipeline.run(settings.load(tmp_path / "m.toml"), local=True)
 
