@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-outside lint chaos bench bench-memory bench-monitor lock clean
+.PHONY: demo test test-outside lint chaos fuzz bench bench-memory bench-monitor lock clean
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -32,6 +32,10 @@ $(READY): requirements.lock pyproject.toml
 # Twenty seeded kills of each engine, and a minute without Postgres (tests run two, and four seconds).
 chaos: $(READY)
 	GEOPIPE_TRIALS=20 GEOPIPE_OUTAGE=60 $(BIN)/pytest tests/test_resume.py tests/test_monitor.py -k "killed or outage"
+
+# Five thousand damaged inputs and state files, each to be worked on or refused (tests try three hundred).
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --count 5000
 
 # All that README quotes.
 bench: bench-memory bench-monitor

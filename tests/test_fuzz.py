@@ -1,0 +1,25 @@
+"""Damaged inputs are worked on or refused: a part of what `make fuzz` tries, see fuzz.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fuzz
+import fuzz_inputs
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz") / "bases"
+    fuzz_inputs.make_bases(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", fuzz_inputs.BASES)
+def test_what_the_harness_damages_is_valid_before(
+    kind: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fuzz_inputs.DAMAGE, kind, [lambda data, rng: data])
+    ends = [fuzz.try_input(bases, tmp_path / str(seed), kind, seed) for seed in range(6)]
+    assert ends == [(True, None)] * 6
