@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from geopipe import steps
 from geopipe.errors import SourceError
 from geopipe.layer import Band, Header, Layer
@@ -47,10 +49,13 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
                 "write its amplitude or phase to a real band first",
                 layer.name,
             )
+        if layer.bits is not None:
+            _check_bits(layer, header, band, layer.bits)
     mended = [
         replace(
             band,
             nodata=layer.nodata if layer.nodata is not None else band.nodata,
+            missing=() if layer.nodata is not None else band.missing,
             scale=layer.scale if layer.scale is not None else band.scale if layer.unpack else 1.0,
             offset=layer.offset if layer.offset is not None else band.offset if layer.unpack else 0.0,
             unit=layer.unit if layer.unit is not None else band.unit,
@@ -59,6 +64,20 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
         for band in chosen
     ]
     return tuple(_reduced(layer, mended, layer.reduce) if layer.reduce else mended)
+
+
+def _check_bits(layer: Layer, header: Header, band: Band, bits: tuple[int, int]) -> None:
+    own = np.dtype(band.dtype)
+    if own.kind not in "iu" or not 0 <= bits[0] <= bits[1] < 8 * own.itemsize:
+        allowed = (
+            f"from 0 to {8 * own.itemsize - 1}, the lower one first" if own.kind in "iu" else "of whole numbers only"
+        )
+        raise SourceError(
+            f"layer {layer.name}: bits = {list(bits)} cannot be taken out of band {band.index} of {header.uri}, "
+            f"which is {band.dtype}",
+            f"correct bits = of the layer {layer.name}: they are {allowed}",
+            layer.name,
+        )
 
 
 def named(layer: Layer, header: Header, wanted: int | str) -> Band:

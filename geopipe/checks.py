@@ -177,9 +177,6 @@ def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | 
     methods, ways = {d.method for d in mine}, {d.way for d in mine}
     if not methods <= set(CONVEX) and ("rms" in methods or ways != {Way.COPY}):
         return None
-    if layer.layer.bits is not None:
-        first, last = layer.layer.bits
-        return 0, 2 ** (last - first + 1) - 1
     bands = [placed.bands[variable.index] for d in layer.decisions for placed in d.source.files]
     ranges = [_band_range(part) for band in bands for part in (band, *band.more)]
     known = [r for r in ranges if r is not None]
@@ -194,6 +191,8 @@ def _band_range(band: Band) -> tuple[float, float] | None:
         return None
     low, high = int(np.iinfo(own).min), int(np.iinfo(own).max)
     low, high = low + (band.nodata == low), high - (band.nodata == high)
+    if band.bits is not None:
+        low, high = 0, 2 ** (band.bits[1] - band.bits[0] + 1) - 1
     if band.scale == 1.0 and band.offset == 0.0:
         return low, high
     ends = low * band.scale + band.offset, high * band.scale + band.offset

@@ -40,7 +40,9 @@ class Band:
     `variable` is its name in a NetCDF, Zarr or GRIB file, `step` its time (an ISO date or datetime), `level` its place
     on any other axis: empty where the file says none. Where a layer reduces several steps to one column, `more` has the
     other bands and `reduce` the rule: mean, min, max or sum. `bits` are the first and last bit of the field that is
-    taken out of it.
+    taken out of it. `alpha_band` is the number of an alpha band that hides pixels beside `nodata`; 0 where GDAL's mask
+    has it, or there is none. `missing` are numbers that stand for no value beside `nodata`, and `limits` the least and
+    the greatest stored number that is a value, as NetCDF files say them.
     """
 
     index: int
@@ -59,6 +61,9 @@ class Band:
     more: tuple[Band, ...] = ()
     reduce: str = ""
     bits: tuple[int, int] | None = None
+    alpha_band: int = 0
+    missing: tuple[float | int, ...] = ()
+    limits: tuple[float | int | None, float | int | None] = (None, None)
 
     @property
     def place(self) -> dict[str, str]:

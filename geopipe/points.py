@@ -26,6 +26,7 @@ from geopipe.files import refuse_special
 from geopipe.grid import Grid
 from geopipe.layer import Layer
 from geopipe.layerplan import LayerPlan
+from geopipe.missing import find_missing
 from geopipe.plan import Plan
 from geopipe.records import Progress
 from geopipe.relation import (
@@ -460,6 +461,6 @@ def _valued(
     if not name:
         return np.ones(len(group), np.uint8), np.ones(len(group), bool)
     values = batch[name][group]
-    valid = ~_missing(values)
     plain = np.asarray(values)
-    return plain, valid if nodata is None else valid & (plain != nodata)
+    missing = find_missing(plain, nodata)
+    return plain, ~_missing(values) if missing is None else ~(_missing(values) | missing)

@@ -7,14 +7,12 @@ packed values unpacked there, and GDAL then resamples that array, in which missi
 from __future__ import annotations
 
 import glob
-import math
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +41,7 @@ from geopipe.gdalmessages import REPAIR, refusing_damage
 from geopipe.grid import Tile
 from geopipe.layer import Band, Georeference, Header, Overlap, Placed, Source, Variable
 from geopipe.layerplan import LayerPlan
+from geopipe.missing import declared, missing_in
 from geopipe.places import canonical_blocks
 from geopipe.plan import Plan
 from geopipe.polygons import covered
@@ -55,6 +54,9 @@ from geopipe.warp import place, to_cells
 
 COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr", ".txt", ".md", ".json", ".toml")
 """Endings of files that lie beside rasters in a folder and are none."""
+
+CF_DRIVERS = ("netCDF", "HDF5", "HDF5Image", "Zarr")
+"""Drivers whose bands have the attributes of the CF conventions."""
 
 OPEN_FILES = 128
 """Datasets that a worker keeps open."""
@@ -167,23 +169,29 @@ def georeferenced(header: Header, by: str, layer: str) -> Header:
 def _bands(ds: DatasetReader, places: Sequence[Place]) -> Iterator[Band]:
     """The bands as the header declares them. rasterio makes each list anew when it is asked for it: ask once."""
     masks = ds.mask_flag_enums
+    alpha = ds.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in ds.colorinterp else 0
     lists = (ds.dtypes, ds.nodatavals, ds.scales, ds.offsets, ds.units, ds.descriptions, ds.colorinterp)
     for index, (here, flags, values) in enumerate(zip(places, masks, zip(*lists, strict=True), strict=True), 1):
         dtype, nodata, scale, offset, unit, description, color = values
+        tags, mask = ds.tags(index), "+".join(flag.name for flag in flags)
+        missing, limits = declared(tags, dtype) if ds.driver in CF_DRIVERS else ((), (None, None))
         yield Band(
             index=index,
             dtype=dtype,
             nodata=nodata,
             scale=scale,
             offset=offset,
-            unit=unit or ds.tags(index).get("GRIB_UNIT", "").strip("[]"),
+            unit=unit or tags.get("GRIB_UNIT", "").strip("[]"),
             description=description or "",
             paletted=color is ColorInterp.palette,
             alpha=color is ColorInterp.alpha,
-            mask="+".join(flag.name for flag in flags),
+            mask=mask,
             variable=here.variable,
             step=here.step,
             level=here.level,
+            alpha_band=alpha if index != alpha and "nodata" in mask else 0,
+            missing=missing,
+            limits=limits,
         )
 
 
@@ -346,17 +354,21 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
     parts = []
     around = whole_turn(source)
     turns = (0,) if around is None else (0, -around, around)  # where longitudes go round, so do the columns
-    for placed, shift in product(source.files, turns):
-        row, col = placed.row, placed.col + shift
-        local = clip(
-            Window(window.row - row, window.col - col, window.height, window.width),
-            placed.header.height,
-            placed.header.width,
-        )
-        if local is not None:
-            values, valid = _read_file(placed, index, local, layer, readers)
-            here = Window(local.row + row, local.col + col, local.height, local.width)
-            parts.append((values, valid) if here == window else place(values, valid, here, window))
+    for placed in source.files:
+        own: list[Column] = []
+        for shift in turns:
+            row, col = placed.row, placed.col + shift
+            local = clip(
+                Window(window.row - row, window.col - col, window.height, window.width),
+                placed.header.height,
+                placed.header.width,
+            )
+            if local is not None:
+                values, valid = _read_file(placed, index, local, layer, readers)
+                here = Window(local.row + row, local.col + col, local.height, local.width)
+                own.append((values, valid) if here == window else place(values, valid, here, window))
+        if own:  # what a file has twice, beyond 360 degrees, counts once
+            parts.append(overlay(own, Overlap.FIRST))
     if not parts:
         shape = (window.height, window.width)
         return np.zeros(shape, source.files[0].bands[index].dtype), np.zeros(shape, bool)
@@ -387,6 +399,8 @@ def _read_bands(
                 stack = ds.read(indexes, window=area)
                 masked = any("per_dataset" in band.mask for band in batch)
                 masks = ds.read_masks(indexes, window=area) != 0 if masked else [None] * len(batch)
+                hiding = max(band.alpha_band for band in batch)
+                alpha = ds.read(hiding, window=area) != 0 if hiding else None
         except GDAL_ERRORS as error:
             if len(batch) > 1:  # one by one, to find the band that is broken
                 yield from _read_bands(uri, batch, window, name, readers, most=1)
@@ -398,35 +412,19 @@ def _read_bands(
                 name,
             ) from None
         for band, values, mask in zip(batch, stack, masks, strict=True):
-            yield _cleaned(band, values, mask if "per_dataset" in band.mask else None)
+            hidden = mask if "per_dataset" in band.mask else alpha if band.alpha_band else None
+            yield _cleaned(band, values, hidden)
 
 
 def _cleaned(band: Band, values: Values, valid: Mask | None) -> Column:
     """What a band's stored numbers mean: missing ones found, its bits taken out, unpacked."""
-    missing = find_missing(values, band.nodata)
+    missing = missing_in(values, band)
     if missing is not None:
         valid = ~missing if valid is None else valid & ~missing
     if band.bits is not None:
         first, last = band.bits
-        values = (values >> first) & ((1 << (last - first + 1)) - 1)
+        unsigned = values.view(f"u{values.dtype.itemsize}")
+        values = (unsigned >> first) & unsigned.dtype.type(2 ** (last - first + 1) - 1)
     if band.scale != 1.0 or band.offset != 0.0:
         values = values.astype(np.float64) * band.scale + band.offset
     return values, valid
-
-
-def find_missing(values: Values, nodata: float | int | None) -> Mask | None:
-    """Where `values` are missing: equal to nodata, or NaN. None where no value can be.
-
-    A float nodata beyond 1e30 counts with its first five digits: writers differ in the last digits of 3.4e38.
-    """
-    if values.dtype.kind == "f":
-        missing: Mask = np.isnan(values)
-        if nodata is not None and abs(nodata) > 1e30:
-            missing |= np.isclose(values, nodata, rtol=1e-5, atol=0.0)
-        elif nodata is not None:
-            missing |= values == values.dtype.type(nodata)
-        return missing
-    if nodata is None or not math.isfinite(nodata) or int(nodata) != nodata:
-        return None
-    limits = np.iinfo(values.dtype)
-    return values == values.dtype.type(int(nodata)) if limits.min <= nodata <= limits.max else None

@@ -74,16 +74,19 @@ def told_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
 def dtype_of(kind: Kind, band: Band, untouched: bool) -> str:
     """The column's type: the source's own where its values are kept as they are, else the float that holds them."""
     own = np.dtype(band.dtype)
+    if own.kind == "i" and band.bits == (0, 8 * own.itemsize - 1):
+        own = np.dtype(f"u{own.itemsize}")  # all bits, as a number without a sign
     untouched = untouched and band.reduce not in ("mean", "sum")
     addends = 1 + len(band.more) if band.reduce == "sum" else 1
     packed = band.scale != 1.0 or band.offset != 0.0
     if not packed and (kind is Kind.CATEGORICAL or untouched):
-        return band.dtype
+        return str(own)
     if own == np.float16:
         return "float32"
-    if packed and own.kind in "iu" and own.itemsize <= 2 and band.scale:
+    if packed and own.kind in "iu" and own.itemsize <= 2:
         # float32 has 24 bits: enough while each packed step still changes the unpacked number
-        levels = abs(band.offset / band.scale) + max(abs(np.iinfo(own).min), np.iinfo(own).max)
+        steps = abs(band.offset / band.scale) if band.scale else np.inf
+        levels = steps + max(abs(np.iinfo(own).min), np.iinfo(own).max)
         return "float32" if addends * levels < 2**22 else "float64"
     if kind is Kind.CIRCULAR and not untouched:
         return "float32"

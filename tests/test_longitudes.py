@@ -12,7 +12,7 @@ from helpers import GENEROUS, VERSIONS, north_up, plan_of, raster_of, table_of, 
 
 from geopipe import points
 from geopipe.grid import Grid, crs_transform
-from geopipe.layer import Layer
+from geopipe.layer import Layer, Overlap
 from geopipe.layerplan import Options
 from geopipe.plan import make_plan
 
@@ -78,6 +78,19 @@ def test_a_region_counted_from_0_meets_a_grid_counted_from_minus_180(tmp_path: P
     path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(200, 23, 0.53))
     grid = Grid(LONLAT, -160, 23, 0.53, 0.53, width=10, height=10)
     assert raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="nearest")]), "a").tolist() == pixels.tolist()
+
+
+@pytest.mark.parametrize("rule", [Overlap.SUM, Overlap.MEAN])
+def test_a_column_that_a_global_file_repeats_counts_once(tmp_path: Path, rule: Overlap) -> None:
+    """Centres from -180 to 180 degrees: the first column is the last one again."""
+    pixels = np.ones((18, 37), "float32")
+    path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(-185, 90, 10))
+    grid = Grid(LONLAT, -185, 90, 10, 10, width=36, height=18)
+    other = write_raster(tmp_path / "b.tif", pixels[:, :5], LONLAT, north_up(-185, 90, 10))
+    for files, expected in (((path,), 1), ((path, other), 2 if rule is Overlap.SUM else 1)):
+        layer = Layer("a", tuple(map(str, files)), overlap=rule)
+        found = raster_of(plan_of(grid, [layer]), "a")
+        assert found[0].tolist() == [expected] * 5 + [1] * 31
 
 
 @pytest.mark.parametrize("bounds", [(100, -60, 260, 60), (170, -20, 190, 20), (-200, -60, -100, 60)])

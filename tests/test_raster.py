@@ -13,6 +13,7 @@ from geopipe import raster
 from geopipe.errors import SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer, Overlap
+from geopipe.missing import find_missing
 
 UTM = "EPSG:32612"
 T = north_up(500_000, 4_000_000, 10)
@@ -40,6 +41,7 @@ def values_of(path: Path, grid: Grid = GRID, **layer: Any) -> list[Any]:
         ("float32", [0, np.float32(-9999.9), 1, 2, 3, 4], -9999.9, None, [0, None, 1, 2, 3, 4]),  # no float32 is it
         ("float32", [0, -3.4028231e38, LOWEST, -3e38, 3, 4], LOWEST, None, [0, None, None, np.float32(-3e38), 3, 4]),
         ("float32", [0, -3.4028235e38, 1, 2, 3, 4], None, -3.402823e38, [0, None, 1, 2, 3, 4]),
+        ("float32", [0, LOWEST, 1, 2, 1, 4], None, -3.4028235677973366e38, [0, None, 1, 2, 1, 4]),
         ("float64", [0, 1e-300, -1.797e308, 2, 3, 4], -1.797e308, None, [0, 1e-300, None, 2, 3, 4]),
     ],
 )  # fmt: skip
@@ -75,10 +77,13 @@ def test_missing_pixels_stay_out_of_a_warp(tmp_path: Path, method: str) -> None:
         (np.array([0.1, 0.2], "float32"), 0.1, [True, False]),
         (np.array([3.4e38, 3.3e38], "float32"), 3.4e38, [True, False]),
         (np.array([1e-3, 0], "float32"), 0, [False, True]),
+        (np.array([3.4028234663852886e38, np.inf], "float32"), 3.4028235677973366e38, [True, False]),  # ESRI's
+        (np.array([-1.797e308, -np.inf], "float64"), -1.7976931348623157e308, [False, False]),
+        (np.array([3.4028234663852886e38], "float32"), 1e39, [False]),
     ],
 )
 def test_find_missing(values: np.ndarray, nodata: Any, missing: list[bool] | None) -> None:
-    found = raster.find_missing(values, nodata)
+    found = find_missing(values, nodata)
     assert (None if found is None else found.tolist()) == missing
 
 
@@ -96,12 +101,26 @@ def test_an_alpha_band_hides_pixels_and_is_no_column(tmp_path: Path) -> None:
     assert table_of(plan)["a"].to_pylist() == [0, None, 2, 0, 4, None]
 
 
+def test_an_alpha_band_hides_pixels_beside_nodata(tmp_path: Path) -> None:
+    colours = np.array([[[0, 1, 2], [3, 4, 5]]] * 3 + [[[255, 0, 255], [1, 255, 0]]], "uint8")
+    path = write_raster(tmp_path / "a.tif", colours, UTM, T, nodata=0, photometric="RGB", alpha="YES")
+    assert values_of(path, bands=(2,)) == [None, None, 2, 3, 4, None]
+    alone = values_of(path, bands=(4,))
+    assert alone == [255, None, 255, 1, 255, None], "as a band of its own it has its numbers and its nodata"
+
+
 def test_packed_values_are_unpacked_after_nodata_was_found(tmp_path: Path) -> None:
     pixels = np.array([[-32768, 0, 1000], [100, -100, 5]], "int16")
     path = write_raster(tmp_path / "a.tif", pixels, UTM, T, nodata=-32768, scales=(0.01,), offsets=(273.15,))
     expected = [None, 273.15, 283.15, 274.15, 272.15, 273.2]
     assert values_of(path) == [v if v is None else float(np.float32(v)) for v in expected]
     assert values_of(path, scale=2.0, offset=1.0) == [None, 1, 2001, 201, -199, 11], "the layer overrides the file"
+
+
+def test_a_constant_that_float32_does_not_hold_is_float64(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 3), "uint8")
+    path = write_raster(tmp_path / "a.tif", pixels, UTM, T, scales=(0.0,), offsets=(120_000_001.0,))
+    assert values_of(path) == [120_000_001.0] * 6
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])

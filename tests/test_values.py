@@ -121,6 +121,35 @@ def test_bits_are_taken_out_of_whole_numbers(tmp_path: Path) -> None:
         plan_of(grid, [Layer("a", (str(path),), bits=(3, 4), resampling="bilinear")])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bits", "column", "expected"),
+    [
+        ("int16", (0, 15), "uint16", [0, 1, 65_535, 32_768]),
+        ("int16", (0, 14), "int16", [0, 1, 32_767, 0]),
+        ("int16", (15, 15), "int16", [0, 0, 1, 1]),
+        ("int32", (0, 31), "uint32", [0, 1, 2**32 - 1, 2**31]),
+        ("int64", (0, 63), "uint64", [0, 1, 2**64 - 1, 2**63]),
+        ("uint64", (0, 63), "uint64", [0, 1, 2**64 - 1, 0]),
+    ],
+)
+def test_all_bits_of_a_number_are_a_number_without_a_sign(
+    tmp_path: Path, dtype: str, bits: tuple[int, int], column: str, expected: list[int]
+) -> None:
+    ends = np.iinfo(dtype)
+    pixels = np.array([[0, 1], [-1 if ends.min else ends.max, ends.min]], dtype)
+    grid = Grid(UTM, 500_000, 5_000_000, 50, 50, width=2, height=2)
+    path = write_raster(tmp_path / "a.tif", pixels, UTM, WAYS["decimate"])
+    found = table_of(plan_of(grid, [Layer("a", (str(path),), bits=bits)]))["a"]
+    assert (str(found.type), found.to_pylist()) == (column, expected)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("uint8", (0, 8)), ("uint8", (4, 3)), ("float32", (0, 1))])
+def test_bits_that_a_band_does_not_have_are_refused(tmp_path: Path, dtype: str, bits: tuple[int, int]) -> None:
+    path = write_raster(tmp_path / "a.tif", np.zeros((2, 2), dtype), UTM, WAYS["decimate"])
+    with pytest.raises(SourceError, match=rf"layer a: bits = \[.*cannot be taken out of band 1 of .*a.tif, .* {dtype}"):
+        plan_of(GRID, [Layer("a", (str(path),), bits=bits)])
+
+
 def test_unpack_false_keeps_the_numbers_of_the_file(tmp_path: Path) -> None:
     pixels = np.array([[1, 2], [3, 4]], "int16")
     path = write_raster(tmp_path / "a.tif", pixels, UTM, WAYS["decimate"], scales=(0.1,), offsets=(5.0,))
