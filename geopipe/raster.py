@@ -412,8 +412,8 @@ def _read_bands(
                 name,
             ) from None
         for band, values, mask in zip(batch, stack, masks, strict=True):
-            hidden = mask if "per_dataset" in band.mask else alpha if band.alpha_band else None
-            yield _cleaned(band, values, hidden)
+            valid = mask if "per_dataset" in band.mask else alpha if band.alpha_band else None
+            yield _cleaned(band, values, valid)
 
 
 def _cleaned(band: Band, values: Values, valid: Mask | None) -> Column:
