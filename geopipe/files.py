@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import rasterio
 from affine import Affine
 from rasterio._err import CPLE_BaseError
@@ -174,6 +176,36 @@ def _calendars(uri: str, band: steps.Tags) -> steps.Tags:
             except GDAL_ERRORS:
                 continue  # an axis without an array of its own
     return found
+
+
+Y_NAMES = ("latitude", "projection_y_coordinate")
+Y_UNITS = re.compile(r"degrees?_?n(orth)?", re.I)
+"""Standard names and units of the coordinates that run along y."""
+
+
+def is_transposed(ds: DatasetReader, uri: str) -> bool:
+    """Whether the columns of a NetCDF variable run along y: GDAL takes its last dimension for x, whatever that is.
+
+    Nothing in its tags tells the order of dimensions; the values of the coordinate of y do.
+    """
+    tags = ds.tags()
+    names = [key[:-14] for key, text in tags.items() if key.endswith("#standard_name") and text in Y_NAMES]
+    names += [key[:-6] for key, text in tags.items() if key.endswith("#units") and Y_UNITS.fullmatch(text)]
+    inner, t = subdataset(uri) or Subdataset("NETCDF", uri, ""), ds.transform
+    if ds.driver != "netCDF" or not names or t.b or t.d or not _placed(ds):
+        return False
+    try:
+        with open_raster(str(Subdataset("NETCDF", inner.file, names[0])), "", None) as axis:
+            ends = axis.read(1).ravel()[[0, -1]]
+            count = axis.width * axis.height
+    except (SourceError, RasterioError):
+        return False  # its coordinates are not one-dimensional, or in another group
+
+    def runs_along(start: float, step: float, pixels: int) -> bool:
+        places = sorted((start + step / 2, start + step * (pixels - 0.5)))
+        return count == pixels and bool(np.abs(np.sort(ends) - places).max() < abs(step) / 4)
+
+    return runs_along(t.c, t.a, ds.width) and not runs_along(t.f, t.e, ds.height)
 
 
 def size_and_time(uri: str) -> tuple[int, int]:

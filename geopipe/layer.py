@@ -86,7 +86,10 @@ class Georeference:
 
 @dataclass(frozen=True)
 class Header:
-    """A raster file as its header tells it, without a pixel read. `crs` is an authority code or WKT."""
+    """A raster file as its header tells it, without a pixel read. `crs` is an authority code or WKT.
+
+    Where it is `transposed`, its columns are GDAL's rows: width, height, block and transform are those of its columns.
+    """
 
     uri: str
     driver: str
@@ -103,6 +106,7 @@ class Header:
     has_gcps: bool = False
     has_rpcs: bool = False
     georeference: Georeference | None = None
+    transposed: bool = False
     size: int = 0
     mtime_ns: int = 0
 

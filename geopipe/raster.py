@@ -31,6 +31,7 @@ from geopipe.files import (
     GDAL_ERRORS,
     coordinates,
     is_store,
+    is_transposed,
     network,
     open_raster,
     open_variable,
@@ -112,7 +113,7 @@ def _header(ds: DatasetReader, uri: str) -> Header:
     gcps, _ = ds.gcps
     size, mtime_ns = size_and_time(uri)
     structure = ds.tags(ns="IMAGE_STRUCTURE")
-    return Header(
+    header = Header(
         uri=uri,
         driver=ds.driver,
         crs=_crs_text(ds.crs),
@@ -130,6 +131,12 @@ def _header(ds: DatasetReader, uri: str) -> Header:
         size=size,
         mtime_ns=mtime_ns,
     )
+    if not is_transposed(ds, uri):
+        return header
+    t, block = header.transform, header.block
+    transform = Affine(t.e, t.d, t.f, t.b, t.a, t.c)
+    width, height = header.height, header.width
+    return replace(header, transform=transform, width=width, height=height, block=(block[1], block[0]), transposed=True)
 
 
 def georeferenced(header: Header, by: str, layer: str) -> Header:
@@ -379,16 +386,18 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
 def _read_file(placed: Placed, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:
     """Pixels of one file for the variable `index`; where it has several bands, reduced before any resampling."""
     band = placed.bands[index]
-    columns = _read_bands(placed.header.uri, (band, *band.more), window, layer.layer.name, readers)
+    columns = _read_bands(placed.header, (band, *band.more), window, layer.layer.name, readers)
     return reduce_columns(columns, Overlap(band.reduce)) if band.reduce else next(columns)
 
 
 def _read_bands(
-    uri: str, bands: Sequence[Band], window: Window, name: str, readers: Readers, most: int = AT_ONCE
+    header: Header, bands: Sequence[Band], window: Window, name: str, readers: Readers, most: int = AT_ONCE
 ) -> Iterator[Column]:
     """Pixels of each band, unpacked, and where they are valid; at most about `most` pixels are read at once."""
-    ds = readers.get(uri, name)
+    uri, ds = header.uri, readers.get(header.uri, name)
     area = RioWindow(window.col, window.row, window.width, window.height)
+    if header.transposed:
+        area = RioWindow(window.row, window.col, window.height, window.width)
     count = max(1, most // window.pixels)
     for batch in (bands[start : start + count] for start in range(0, len(bands), count)):
         indexes = [band.index for band in batch]
@@ -403,7 +412,7 @@ def _read_bands(
                 alpha = ds.read(hiding, window=area) != 0 if hiding else None
         except GDAL_ERRORS as error:
             if len(batch) > 1:  # one by one, to find the band that is broken
-                yield from _read_bands(uri, batch, window, name, readers, most=1)
+                yield from _read_bands(header, batch, window, name, readers, most=1)
                 continue
             cause = error.__cause__ or error
             raise SourceError(
@@ -413,6 +422,8 @@ def _read_bands(
             ) from None
         for band, values, mask in zip(batch, stack, masks, strict=True):
             valid = mask if "per_dataset" in band.mask else alpha if band.alpha_band else None
+            if header.transposed:
+                values, valid = np.ascontiguousarray(values.T), None if valid is None else valid.T
             yield _cleaned(band, values, valid)
 
 

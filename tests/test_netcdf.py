@@ -89,3 +89,29 @@ def test_bytes_may_be_unsigned(tmp_path: Path) -> None:
     result = found(path)
     assert np.array_equal(result[0], [255, np.nan, np.nan, 128, np.nan, 1], equal_nan=True)
     assert np.array_equal(result[1:], NUMBERS[1:])
+
+
+@pytest.mark.parametrize("dims", [("lon", "lat"), ("time", "lon", "lat"), ("lat", "lon"), ("time", "lat", "lon")])
+def test_axes_may_be_stored_in_any_order(tmp_path: Path, dims: tuple[str, ...]) -> None:
+    values = NUMBERS if dims[-1] == "lon" else NUMBERS.T
+    stored = np.stack([values, values + 100]) if len(dims) == 3 else values
+    path = write(tmp_path / "a.nc", stored, *dims, missing_value=short(7))
+    header = raster.inspect(str(path))
+    assert (header.width, header.height) == (6, 4)
+    assert header.bounds == (10, 46, 16, 50)
+    assert header.transposed == (dims[-1] == "lat")
+    assert np.array_equal(found(path, bands=(1,)), without(7), equal_nan=True)
+
+
+def test_a_transposed_file_is_a_ring_of_longitudes_like_any_other(tmp_path: Path) -> None:
+    """Degrees 0..360 by 10, stored (lon, lat), come to a grid from -180."""
+    values = np.arange(36 * 18, dtype="int16").reshape(18, 36)
+    with netcdf_file(tmp_path / "a.nc", "w") as file:
+        for name, places in (("lon", np.arange(36) * 10 + 5.0), ("lat", 85 - np.arange(18) * 10.0)):
+            file.createDimension(name, len(places))
+            axis = file.createVariable(name, "d", (name,))
+            axis[:], axis.units = places, UNITS[name]
+        file.createVariable("v", "h", ("lon", "lat"))[:] = values.T
+    grid = Grid("EPSG:4326", -180, 90, 10, 10, 36, 18)
+    layer = Layer("a", (str(tmp_path / "a.nc"),), crs="EPSG:4326", resampling="nearest")
+    assert raster_of(plan_of(grid, [layer]), "a", -1).tolist() == np.roll(values, 18, axis=1).tolist()
