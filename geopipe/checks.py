@@ -129,6 +129,10 @@ class Facts:
         """
         x0, dx, _, y0, _, dy = data["grid"]["transform"]
         height, width = data["grid"]["shape"]
+        layout = Layout(**data.get("layout", {}))  # outputs of before there was one have the default
+        folders, zooms = (None, "tile", *data["variables"]), (None, *range(16))
+        if layout.csv_files not in ("tiles", "one") or layout.partition_by not in folders or layout.h3 not in zooms:
+            raise ValueError(f"there is no such layout: {layout}")
         return cls(
             grid=Grid(json.dumps(data["grid"]["crs"]), x0, y0, dx, -dy, width, height),
             window_size=int(data["window_size"]),
@@ -139,7 +143,7 @@ class Facts:
             },
             required=frozenset(map(str, data["required"])),
             mask=Reach.parse(data["mask"]) if data["mask"] is not None else None,
-            layout=Layout(**data.get("layout", {})),  # outputs of before there was one have the default
+            layout=layout,
         )
 
 

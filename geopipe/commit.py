@@ -7,18 +7,18 @@ reader of OUTPUT sees the old table, or the new one. What a killed run left is t
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +28,18 @@ from geopipe.choice import keys_of, runs_of
 from geopipe.errors import MachineError, PlanError
 from geopipe.export import CSV_PARTS, FORMATS, Receipt, existing, fault, is_ours, join_csv, sync
 from geopipe.ledger import JOURNALS, Ledger, differences, ranges
+from geopipe.lock import LOCK, STAGING, holder
 from geopipe.plan import Plan
 
-STAGING, SUCCESS, MANIFEST, SETTINGS, LOCK = "_staging", "_SUCCESS", "manifest.jsonl", "settings.toml", "_lock"
-PLAN, PAUSE = "plan.json", "pause"
+SUCCESS, MANIFEST, SETTINGS = "_SUCCESS", "manifest.jsonl", "settings.toml"
+PLAN, PAUSE, OLD = "plan.json", "pause", "old"
 
 
 def free_bytes(output: Path) -> int:
     """Free space where the output will be."""
-    return shutil.disk_usage(existing(output)).free
+    while True:
+        with suppress(FileNotFoundError):  # a run that ended has removed the folder between two looks
+            return shutil.disk_usage(existing(output)).free
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -48,20 +51,28 @@ def check_output(output: Path, overwrite: bool) -> None:
     """
     if output.exists() and not output.is_dir():
         raise PlanError(f"{output} is a file", "give a folder")
-    if output.is_dir():
-        entries = {p.name for p in output.iterdir()}
-        done = finished(output) is not None
-        inside = (p for form in FORMATS for p in (output / form).rglob("*") if not p.is_dir())
-        files = {p.relative_to(output).as_posix() for p in inside}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        entries = set(os.listdir(output))
+        done = is_finished(output)
+        files = {
+            Path(folder, name).relative_to(output).as_posix()
+            for form in FORMATS
+            for folder, _, names in os.walk(output / form)
+            for name in names
+        }
         refuse(output, done, () if done or STAGING in entries else entries, files, overwrite)
-    try:
-        with tempfile.TemporaryFile(dir=existing(output)):
-            pass
-    except OSError as error:
-        raise MachineError(
-            f"{output} cannot be written: {error.strerror} in {existing(output)}",
-            "choose another folder, or permit this user to write there",
-        ) from None
+    for left in reversed(range(3)):
+        folder = existing(output)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+            break
+        except OSError as error:
+            if left and isinstance(error, FileNotFoundError):  # removed meanwhile by a run that ended
+                continue
+            raise MachineError(
+                f"{output} cannot be written: {error.strerror} in {folder}",
+                "choose another folder, or permit this user to write there",
+            ) from None
 
 
 def refuse(output: Path | str, done: bool, strange: Collection[str], files: Collection[str], overwrite: bool) -> None:
@@ -92,56 +103,67 @@ def refuse(output: Path | str, done: bool, strange: Collection[str], files: Coll
 
 
 def finished(output: Path) -> dict[str, Any] | None:
-    """What `_SUCCESS` says, where a finished run of geopipe is here; others write such files, too."""
-    try:
-        return success_of((output / SUCCESS).read_bytes())
-    except OSError:
-        return None
-
-
-def success_of(text: bytes) -> dict[str, Any] | None:
-    """What a `_SUCCESS` says; None where it is not geopipe's."""
-    try:
-        success = json.loads(text)
-    except ValueError:
-        return None
-    return success if isinstance(success, dict) and "plan_hash" in success else None
-
-
-@contextmanager
-def locked(output: Path, run_id: str) -> Iterator[None]:
-    """Hold the output folder for one run; the lock dies with the process.
-
-    At the end the folder is as it was before, but for a table or a staged run that stands in it.
+    """What `_SUCCESS` says, where a finished run of geopipe is here; others write such files, too.
 
     Raises:
-        MachineError: another run holds it, or the folder cannot be made.
+        PlanError: it is geopipe's, and damaged.
+        MachineError: it cannot be read.
     """
-    made = [p for p in (output, *output.parents) if not p.exists()]
+    text = _read(output / SUCCESS)
+    return None if text is None else success_of(text, str(output / SUCCESS))
+
+
+def is_finished(output: Path) -> bool:
+    """Whether a finished run of geopipe is here, though its `_SUCCESS` may be damaged."""
     try:
-        (output / STAGING).mkdir(parents=True, exist_ok=True)
-        lock = open(output / STAGING / LOCK, "a+")  # noqa: SIM115 - closed below, where errors mean something else
+        return finished(output) is not None
+    except PlanError:
+        return True
+
+
+def success_of(text: bytes, where: str) -> dict[str, Any] | None:
+    """What a `_SUCCESS` says; None where it is not geopipe's.
+
+    Raises:
+        PlanError: it is geopipe's, and damaged.
+    """
+    try:
+        success = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(success, dict) or "plan_hash" not in success:
+        return None
+    types = {"plan_hash": str, "rows": int, "files": int, "bytes": int, "formats": list, "schema": dict}
+    types |= {key: kind for key, kind in (("run_id", str), ("name", str), ("skipped", dict)) if key in success}
+    for key, kind in types.items():
+        if not isinstance(success.get(key), kind) or (key == "formats" and not _are_formats(success[key])):
+            raise PlanError(
+                f"{where} is damaged: {key} is {json.dumps(success.get(key))[:60]}",
+                "run its settings again with --overwrite",
+            )
+    return success
+
+
+def _are_formats(names: list[Any]) -> bool:
+    return all(name in FORMATS for name in names)
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a state file; None where there is none.
+
+    Raises:
+        MachineError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:
-        raise fault(error, output) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise MachineError(
-                f"{output} is in use by {lock.read().strip() or 'another run'}",
-                "wait for that run to end, or choose another folder",
-            ) from None
-        lock.truncate(0)
-        lock.write(f"run {run_id}, process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        try:
-            yield
-        finally:
-            (output / STAGING / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # not empty: there is something to keep
-                for folder in (output / STAGING, *made):
-                    folder.rmdir()
+        raise _unreadable(error, path) from None
+
+
+def _unreadable(error: OSError, path: Path) -> MachineError:
+    return MachineError(f"{path} cannot be read: {error.strerror}", "permit this user to read it, or mend it")
 
 
 class Staging:
@@ -168,15 +190,14 @@ class Staging:
                 "run_id": self.run_id,
                 "attempt": self.attempt,
                 "runs": runs_of(self.plan.keys),
-                "all": self.plan.estimate.tiles,
                 "skipped": self.plan.skipped,
                 "identity": self.plan.identity,
             }
             self.pause.unlink(missing_ok=True)
             _write_durably(self.folder / PLAN, [json.dumps(about)])
+            return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
         except OSError as error:
-            raise fault(error, self.folder) from error
-        return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
+            raise fault(error, Path(error.filename or self.folder)) from error
 
     @property
     def pause(self) -> Path:
@@ -277,46 +298,83 @@ def status(output: Path) -> Status:
     """What is in an output folder.
 
     Raises:
-        PlanError: there is no run of geopipe, finished or not.
+        PlanError: there is no run of geopipe, finished or not; or a state file is damaged.
+        MachineError: a state file cannot be read.
     """
+    unfinished = unfinished_runs(output)  # first: a run that is published meanwhile is met as a finished one
     done = finished(output)
-    unfinished = unfinished_runs(output)
+    if done is not None:
+        unfinished = tuple(run for run in unfinished if run.run_id != done.get("run_id"))
     if done is None and not unfinished:
         raise PlanError(
             f"{output} holds no run of geopipe" if output.exists() else f"{output} does not exist",
             "give the output folder of a run (run.output in its settings)",
         )
-    return Status(output, done, unfinished, _holder(output))
+    return Status(output, done, unfinished, holder(output))
 
 
 def unfinished_runs(output: Path) -> tuple[Unfinished, ...]:
-    """The runs that were cut short in a folder, or are at work there; the newest last."""
-    plans = sorted((output / STAGING).glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime_ns)
-    return tuple(_unfinished(path.parent) for path in plans)
+    """The runs that were cut short in a folder, or are at work there; the newest last.
+
+    Raises:
+        PlanError, MachineError: a state file is damaged, or cannot be read.
+    """
+    found = []
+    for folder in _staged(output):
+        with suppress(FileNotFoundError):  # published, or taken back, between two looks
+            text = _read(folder / PLAN)
+            if text is not None:
+                found.append(((folder / PLAN).stat().st_mtime_ns, _unfinished(folder, text)))
+    return tuple(run for _, run in sorted(found, key=lambda pair: pair[0]))
 
 
-def _unfinished(folder: Path) -> Unfinished:
-    about = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    noted = Ledger.read(folder, about["all"])
-    done = int(noted.done.sum())
-    size = sum(f.bytes for receipt in noted.receipts() for f in receipt.files)
-    keys = keys_of(about["runs"])
-    missing = ranges(keys[~noted.done[keys]].tolist())
-    names = ("run_id", "attempt", "plan_hash", "name", "tiles", "skipped", "identity")
-    return Unfinished(done=done, missing=missing, bytes=size, **{name: about[name] for name in names})
-
-
-def _holder(output: Path) -> str:
-    """The run that holds the folder now, as its lock says; empty where none does."""
+def _staged(output: Path) -> list[Path]:
+    """The folders of staged runs."""
     try:
-        with open(output / STAGING / LOCK) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return lock.read().strip()
-    except OSError:
-        pass
-    return ""
+        names = sorted(os.listdir(output / STAGING))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [output / STAGING / name for name in names if name not in (LOCK, OLD)]
+
+
+def _unfinished(folder: Path, text: bytes) -> Unfinished:
+    try:
+        about = json.loads(text)
+        runs, tiles, attempt = about["runs"], about["tiles"], about["attempt"]
+        ends = [-1, *(end for run in runs for end in run)]  # they rise, so that no array is larger than the tiles
+        if not all(isinstance(n, int) for n in (tiles, attempt, *ends)) or not 0 < attempt < 1 << 31:
+            raise ValueError("a count is no whole number")
+        if sum(end - start for start, end in runs) != tiles or any(a > b for a, b in pairwise(ends)):
+            raise ValueError("its tiles are not what they were")
+        run_id, plan_hash, name = (about[key] for key in ("run_id", "plan_hash", "name"))
+        if not all(isinstance(text, str) for text in (run_id, plan_hash, name)):
+            raise ValueError("a name is no text")
+        if run_id:
+            UUID(run_id)
+        skipped, identity = dict(about["skipped"]), dict(about["identity"])
+        noted = Ledger.read(folder, ends[-1])
+        keys = keys_of(runs)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unreadable(error, Path(error.filename or folder)) from None
+    except (AttributeError, KeyError, MemoryError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise PlanError(
+            f"{folder / PLAN} is damaged ({type(error).__name__}: {str(error)[:100]})",
+            f"run without --resume, which keeps the whole tiles of the same plan; or delete {folder}",
+        ) from None
+    return Unfinished(
+        run_id,
+        attempt,
+        plan_hash,
+        name,
+        tiles,
+        done=int(noted.done.sum()),
+        missing=ranges(keys[~noted.done[keys]].tolist()),
+        bytes=sum(f.bytes for receipt in noted.receipts() for f in receipt.files),
+        skipped=skipped,
+        identity=identity,
+    )
 
 
 def last_unfinished(output: Path) -> Unfinished | None:
@@ -345,8 +403,15 @@ def refuse_resume(output: Path, plan: Plan) -> None:
 
 def recover(output: Path) -> None:
     """Finish a publication that a crash cut short: the staged run was complete already."""
-    for success in (output / STAGING).glob(f"*/{SUCCESS}"):
-        publish(output, success.parent)
+    for folder in _staged(output):
+        text = _read(folder / SUCCESS)
+        if text is None:
+            continue
+        with suppress(PlanError):
+            if success_of(text, str(folder / SUCCESS)) is not None:
+                publish(output, folder)
+                continue
+        (folder / SUCCESS).unlink()  # damaged: its tiles have receipts, and are committed once more
 
 
 def publish(output: Path, staged: Path) -> None:
@@ -356,7 +421,7 @@ def publish(output: Path, staged: Path) -> None:
     is moved aside, and deleted when the new run stands.
     """
     formats = json.loads((staged / SUCCESS).read_text(encoding="utf-8"))["formats"]
-    aside = output / STAGING / "old"
+    aside = output / STAGING / OLD
     aside.mkdir(exist_ok=True)
     (output / SUCCESS).unlink(missing_ok=True)
     for name in (*FORMATS, MANIFEST, SETTINGS):

@@ -63,9 +63,26 @@ class Receipt:
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def parse(cls, line: str) -> Receipt:
-        data = json.loads(line)
-        return cls(data["tile"], data["rows"], tuple(File(**f) for f in data["files"]), data["columns"])
+    def parse(cls, line: str | bytes) -> Receipt:
+        """The receipt that `line` gave.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            data = json.loads(line)
+            receipt = cls(data["tile"], data["rows"], tuple(File(**f) for f in data["files"]), data["columns"])
+            counts = [receipt.tile, receipt.rows, *(n for f in receipt.files for n in (f.bytes, f.offset))]
+            for column in receipt.columns.values():
+                counts.append(column["nulls"])
+                _ = [float(column[end]) for end in ("min", "max") if column[end] is not None]
+            if not all(isinstance(count, int) and 0 <= count < 1 << 63 for count in counts):
+                raise ValueError("a count is no whole number")
+            if not all(isinstance(f.path, str) and isinstance(f.sha256, str) for f in receipt.files):
+                raise ValueError("a path or a checksum is no text")
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        return receipt
 
 
 def tile_name(plan: Plan, tile: Tile) -> str:

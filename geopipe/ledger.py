@@ -1,17 +1,18 @@
 """Receipts of a run at work: every process notes its own, durably, so that a run may die at any moment and go on.
 
-A journal is a file of one process, with a receipt per line. The last line of a journal whose process died may be torn;
-it is dropped, and its tile is done again.
+A journal is a file of one process, with a receipt per line, behind the line's CRC-32. The last line of a journal whose
+process died may be torn, and a disk may damage any: such a line is dropped, and its tile is done again.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import time
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from geopipe.export import Receipt, fault, sync, write_tile
+from geopipe.export import CSV_PARTS, FORMATS, File, Receipt, fault, sync, write_tile
 from geopipe.grid import Tile
 from geopipe.plan import Plan
 
 JOURNALS = "receipts"
-TILE = re.compile(rb'\{"tile": (\d+), ')
 
 
 def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, table: pa.Table) -> None:
@@ -59,7 +59,8 @@ def note(folder: Path, receipt: Receipt) -> None:
         except OSError as error:
             raise fault(error, folder / JOURNALS / name) from error
     try:
-        journal.write(receipt.line())
+        line = receipt.line()
+        journal.write(f"{zlib.crc32(line.encode()):08x} {line}")
         journal.flush()
         os.fsync(journal.fileno())
     except OSError as error:
@@ -85,16 +86,21 @@ class Ledger:
 
     @classmethod
     def read(cls, folder: Path, tiles: int) -> Ledger:
-        """The ledger of a staged run of so many tiles."""
+        """The ledger of a staged run of so many tiles; a line that is no receipt counts for nothing.
+
+        Raises:
+            OSError: a journal cannot be read, or is gone.
+        """
         journals = tuple(sorted((folder / JOURNALS).glob("*.jsonl")))
         made = cls(journals, np.full(tiles, -1, np.int32), np.zeros(tiles, np.int64))
         for number, path in enumerate(journals):
             offset = 0
             with open(path, "rb") as lines:
                 for line in lines:
-                    key = TILE.match(line)
-                    if key and line.endswith(b"}\n") and int(key[1]) < tiles:
-                        made.journal[int(key[1])], made.offset[int(key[1])] = number, offset
+                    with suppress(ValueError):
+                        tile = _parse(line).tile
+                        if tile < tiles:
+                            made.journal[tile], made.offset[tile] = number, offset
                     offset += len(line)
         return made
 
@@ -105,16 +111,12 @@ class Ledger:
 
     def receipts(self) -> Iterator[Receipt]:
         """In the order of the tiles, one at a time."""
-        for line in self._lines():
-            yield Receipt.parse(line)
-
-    def _lines(self) -> Iterator[str]:
         files = [open(path, "rb") for path in self.journals]  # noqa: SIM115 - closed below
         try:
             for key in np.flatnonzero(self.done):
                 file = files[self.journal[key]]
                 file.seek(self.offset[key])
-                yield file.readline().decode()
+                yield _parse(file.readline())
         finally:
             for file in files:
                 file.close()
@@ -122,13 +124,34 @@ class Ledger:
     def intact(self, folder: Path) -> NDArray[np.bool_]:
         """By tile: whether every file of its receipt is there, with its size."""
         found = self.done.copy()
-        for key, line in zip(np.flatnonzero(self.done), self._lines(), strict=True):
-            try:
-                receipt = Receipt.parse(line)
-                found[key] = all(os.stat(folder / f.path).st_size == f.bytes for f in receipt.files)
-            except (OSError, ValueError, KeyError, TypeError):
-                found[key] = False
+        for receipt in self.receipts():
+            found[receipt.tile] = all(_is_whole(folder, file) for file in receipt.files)
         return found
+
+
+def _parse(line: bytes) -> Receipt:
+    """The receipt of a line of a journal.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    told, _, text = line.partition(b" ")
+    if int(told, 16) != zlib.crc32(text):
+        raise ValueError("the line has another checksum")
+    return Receipt.parse(text)
+
+
+def _is_whole(folder: Path, file: File) -> bool:
+    """Whether a file of a receipt is where a tile's files are, with its size."""
+    parts = Path(file.path).parts
+    try:
+        return (
+            ".." not in parts
+            and parts[0] in (*FORMATS, CSV_PARTS)
+            and os.stat(folder / file.path).st_size == file.bytes
+        )
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def ranges(keys: Iterable[int], most: int = 5) -> str:

@@ -28,6 +28,8 @@ CHUNK = 10 * 2**20
 THREADS = 4
 """Files that are sent at a time; each holds about two chunks in memory."""
 
+AGAIN = "run its settings again with --overwrite"
+
 GIVE_UP = "retry_limit_seconds"
 """pyarrow's option of a gs:// URI; without it Google's library tries for a quarter of an hour."""
 
@@ -82,7 +84,7 @@ def check(store: Store, overwrite: bool) -> None:
         PlanError: it holds a finished run (without `overwrite`), or objects that are not geopipe's.
         MachineError: it cannot be listed.
     """
-    found, done = listing(store), finished(store) is not None
+    found, done = listing(store), is_finished(store)
     files = _files(found)
     # what a run that was not sent to its end has left may be taken over; others have a settings.toml, too
     ours = files | ({MANIFEST, SETTINGS} if files else set())
@@ -108,14 +110,23 @@ def finished(store: Store) -> dict[str, Any] | None:
     """What `_SUCCESS` says, where a finished run of geopipe is here.
 
     Raises:
+        PlanError: it is geopipe's, and damaged.
         MachineError: the store does not answer.
     """
     with _reported(store.uri):
         try:
             with store.fs.open_input_stream(store.path(SUCCESS), compression=None) as stream:
-                return commit.success_of(stream.read())
+                return commit.success_of(stream.read(), store.path(SUCCESS))
         except FileNotFoundError:
             return None
+
+
+def is_finished(store: Store) -> bool:
+    """Whether a finished run of geopipe is here, though its `_SUCCESS` may be damaged."""
+    try:
+        return finished(store) is not None
+    except PlanError:
+        return True
 
 
 def publish(store: Store, folder: Path, overwrite: bool) -> None:
@@ -128,9 +139,15 @@ def publish(store: Store, folder: Path, overwrite: bool) -> None:
         PlanError: meanwhile another run has finished there (without `overwrite`).
         MachineError: the store does not take an object. The folder is as it was.
     """
-    with open(folder / MANIFEST, encoding="utf-8") as lines:
-        sizes = _sizes(lines)
-    there = finished(store)
+    try:
+        with open(folder / MANIFEST, "rb") as lines:
+            sizes = _sizes(lines, str(folder / MANIFEST))
+    except OSError as error:
+        raise MachineError(f"{folder / MANIFEST} cannot be read: {error.strerror}", AGAIN) from error
+    try:
+        there = finished(store)
+    except PlanError:
+        there = {}  # damaged
     if there is None or there != commit.finished(folder):
         commit.refuse(store.uri, there is not None, (), (), overwrite)
         if there is not None:
@@ -164,7 +181,7 @@ def status(uri: str) -> Stored:
         lacking = (MANIFEST,)
     elif done is not None:
         with _reported(uri), store.fs.open_input_stream(store.path(MANIFEST), compression=None) as stream:
-            lacking = missing(_sizes(io.TextIOWrapper(stream, encoding="utf-8")), found)
+            lacking = missing(_sizes(io.BufferedReader(stream), store.path(MANIFEST)), found)
     return Stored(uri, done, len(found), lacking)
 
 
@@ -173,11 +190,19 @@ def missing(sizes: Mapping[str, int], found: Mapping[str, int]) -> tuple[str, ..
     return tuple(name for name, size in sizes.items() if found.get(name) != size)
 
 
-def _sizes(lines: Iterable[str]) -> dict[str, int]:
-    """The files that a manifest names with their sizes; one that tiles share is as long as its last part reaches."""
+def _sizes(lines: Iterable[bytes], where: str) -> dict[str, int]:
+    """The files that a manifest names with their sizes; one that tiles share is as long as its last part reaches.
+
+    Raises:
+        PlanError: it is damaged.
+    """
     sizes: dict[str, int] = {}
-    for line in lines:
-        for file in Receipt.parse(line).files:
+    for number, line in enumerate(lines, 1):
+        try:
+            receipt = Receipt.parse(line)
+        except ValueError as error:
+            raise PlanError(f"{where} is damaged: line {number} is no receipt: {error}", AGAIN) from None
+        for file in receipt.files:
             sizes[file.path] = max(sizes.get(file.path, 0), file.offset + file.bytes)
     return sizes
 

@@ -23,6 +23,7 @@ from geopipe.drafting import draft, skippable, versions
 from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunError, SourceError, find_signal
 from geopipe.ledger import finisher
 from geopipe.local import Engine, plain_loop
+from geopipe.lock import locked
 from geopipe.objects import Store
 from geopipe.plan import Plan
 from geopipe.recorder import Options, Recorder, prepare_database, recording, spools, stated
@@ -115,12 +116,13 @@ def run(
         if resume:
             commit.refuse_resume(folder, plan)
         clock.lap("plan")
-        with commit.locked(folder, run_id):
+        with locked(folder, run_id):
             commit.recover(folder)
-            done = _finished(folder, store)
-            if resume and done is not None and done["plan_hash"] == plan.hash:
-                log.warning("run %s is finished already", done["run_id"])
-                made, output = done["run_id"], settings.run.store or folder
+            done = _finished(folder, store) if resume else None
+            if done is not None and done["plan_hash"] == plan.hash:
+                made = done.get("run_id", "")
+                log.warning("run %s is finished already", made)
+                output = settings.run.store or folder
                 summary = Summary(made, plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
                 _send(store, folder, overwrite, clock)
                 _complete(summary)
@@ -179,7 +181,7 @@ def _check(folder: Path, store: Store | None, overwrite: bool) -> None:
     """Refuse an output, and the folder where the run works, before anything is done."""
     if store is not None:
         objects.check(store, overwrite)
-        if commit.finished(folder) is not None and not overwrite:
+        if commit.is_finished(folder) and not overwrite:
             raise PlanError(
                 f"run.staging = {folder} holds a finished run that was not sent to the end",
                 "send it with --resume, replace it with --overwrite, or choose another run.staging",

@@ -22,7 +22,7 @@ import pytest
 from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe import export
-from geopipe.commit import Staging, check_output, locked, recover
+from geopipe.commit import Staging, check_output, recover
 from geopipe.errors import GeopipeError, PlanError
 from geopipe.export import Receipt
 from geopipe.grid import Grid
@@ -30,6 +30,7 @@ from geopipe.layer import Kind, Layer
 from geopipe.layerplan import Layout
 from geopipe.ledger import finisher
 from geopipe.local import run_local
+from geopipe.lock import locked
 from geopipe.plan import Plan
 from geopipe.writers import write_parquet
 

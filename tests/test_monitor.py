@@ -25,6 +25,7 @@ from helpers import north_up, write_raster
 from geopipe import commit, connections, database, embedded, events, pipeline, recorder, requests, settings
 from geopipe.collector import Collector
 from geopipe.errors import Paused, SourceError
+from geopipe.lock import STAGING
 from geopipe.recorder import Options, Recorder
 from geopipe.records import Body, Event, Log, State
 
@@ -282,7 +283,7 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypa
             while not (runs := ask(dsn, "SELECT run_id::text FROM pipeline_runs")):
                 time.sleep(0.05)
             requests.ask(runs[0][0], "pause")
-            (plan,) = (file.parent / "out" / commit.STAGING).glob(f"*/{commit.PLAN}")
+            (plan,) = (file.parent / "out" / STAGING).glob(f"*/{commit.PLAN}")
             while not plan.with_name(commit.PAUSE).exists():  # the attempt has failed, and still hears of it
                 time.sleep(0.05)
 

@@ -13,12 +13,13 @@ import pytest
 from helpers import north_up, plan_of, write_raster
 
 from geopipe import export
-from geopipe.commit import Staging, check_output, locked
+from geopipe.commit import Staging, check_output
 from geopipe.errors import MachineError, PlanError
 from geopipe.grid import Grid
 from geopipe.layer import Layer
 from geopipe.ledger import finisher
 from geopipe.local import run_local
+from geopipe.lock import locked
 from geopipe.plan import Plan
 
 UTM = "EPSG:32612"

@@ -23,6 +23,7 @@ from helpers import call, north_up, write_raster
 from geopipe import commit, ledger, pipeline, settings
 from geopipe.errors import MachineError, PlanError
 from geopipe.ledger import Ledger, differences, ranges
+from geopipe.lock import locked
 
 UTM = "EPSG:32632"
 TRIALS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
@@ -278,7 +279,7 @@ def test_status_tells_what_is_there(file: Path, stops_after: Any, capsys: pytest
     told = json.loads(call(capsys, "status", output, "--json")[1])
     assert told["unfinished"][0]["done"] == 5
     assert told["finished"] is None
-    with commit.locked(output, "run-7"):
+    with locked(output, "run-7"):
         assert "run run-7" in call(capsys, "status", output)[1]
     stops_after(99, StopError())
     run(file, resume=True)

@@ -459,7 +459,7 @@ MANIFEST_DAMAGE: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], str, str
     "a receipt less": (lambda r: r.pop(0), "manifest", "tiles without a receipt: 0; planned are 2"),
     "a receipt twice": (lambda r: r.append(r[1]), "manifest", "tiles with several receipts: 1; planned are 2"),
     "another tile": (tell(1, tile=7), "manifest", "tiles that are not in the plan: 7; planned are 2"),
-    "no number": (tell(1, rows="many"), "manifest", "line 2 of manifest.jsonl is no receipt: ValueError"),
+    "no number": (tell(1, rows="many"), "manifest", "line 2 of manifest.jsonl is no receipt: a count"),
     "no columns": (lambda r: r[0].pop("columns"), "manifest", "line 1 of manifest.jsonl is no receipt: KeyError"),
     "a variable less": (lambda r: r[0]["columns"].pop("big"), "manifest", "tile 0 lacks the variables big"),
     "a file less": (lambda r: r[0]["files"].pop(0), "files", "1 tiles have no parquet file: 0"),
