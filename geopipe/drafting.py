@@ -114,7 +114,7 @@ def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
     return vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
 
 
-def _classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...] | None:
+def _classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...] | None:
     """The classes whose fractions the layer asks for without naming them: its pixels must be read for that."""
     if layer.layer.fractions is not True or layer.skipped:
         return None

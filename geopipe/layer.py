@@ -198,7 +198,7 @@ class Layer:
     unpack: bool = True
     georeference: str | None = None
     bits: tuple[int, int] | None = None
-    fractions: tuple[int, ...] | bool = False
+    fractions: tuple[float, ...] | bool = False
     valid_fraction: bool = False
     min_valid: float = 0.0
     asset: str | None = None
@@ -236,7 +236,7 @@ class Variable:
     unit: str = ""
     index: int = 0
     word: str = ""
-    part: int | None = None
+    part: float | None = None
 
 
 def check_files(layer: Layer, headers: Sequence[Header]) -> None:

@@ -328,13 +328,13 @@ class _Part:
 MOST_CLASSES = 256
 
 
-def classes(plan: Plan, layer: LayerPlan) -> tuple[int, ...]:
+def classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...]:
     """The classes that occur in the pixels of a categorical layer that the grid needs. Reads each of them once.
 
     Raises:
         SourceError: there are more than MOST_CLASSES: it can be no layer of classes.
     """
-    found: set[int] = set()
+    found: set[float] = set()
     readers = Readers()
     with environment():
         for decision in layer.decisions:

@@ -38,7 +38,7 @@ def variables_of(
             about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "word": word}
             if word == FRACTION:
                 classes = layer.fractions if isinstance(layer.fractions, tuple) else ()
-                made += [Variable(f"{base}_{c}", "float32", part=c, **about) for c in classes]
+                made += [Variable(f"{base}_{_class_word(c, band)}", "float32", part=c, **about) for c in classes]
             elif word == VALID:
                 made.append(Variable(f"{layer.name}_valid", "float32", **about))
             else:
@@ -46,6 +46,14 @@ def variables_of(
                 name = f"{base}_{word}" if len(plain) > 1 else base
                 made.append(Variable(name, str(dtype), unit=band.unit, **about))
     return tuple(made)
+
+
+def _class_word(value: float, band: Band) -> str:
+    """A class in a column's name, which is letters, digits and _ alone: -2 is minus2, 0.5 is 0_5."""
+    own = np.dtype(band.dtype)
+    stored = own.kind == "f" and band.scale == 1.0 and band.offset == 0.0
+    text = str(own.type(value) if stored else value).removesuffix(".0")  # as few digits as the type needs
+    return text.replace("-", "minus").replace("+", "").replace(".", "_")
 
 
 def kind_of(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:

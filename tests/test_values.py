@@ -81,6 +81,29 @@ def test_fractions_true_finds_the_classes_that_the_grid_meets(tmp_path: Path) ->
         drafting.draft(settings.load(file))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "classes", "words"),
+    [
+        ("int16", (-2, 0, 7), ["minus2", "0", "7"]),
+        ("float32", (-2.5, 0.1, 7), ["minus2_5", "0_1", "7"]),
+        ("float64", (0.1, 1e-7, 1e30), ["0_1", "1eminus07", "1e30"]),
+    ],
+)
+def test_columns_of_fractions_are_letters_digits_and_underscores(
+    tmp_path: Path, dtype: str, classes: tuple[float, ...], words: list[str]
+) -> None:
+    path = write_raster(tmp_path / "a.tif", np.resize(np.array(classes, dtype), (4, 4)), UTM, WAYS["decimate"])
+    file = tmp_path / "s.toml"
+    file.write_text(
+        f'[grid]\ncrs = "{UTM}"\nresolution = 200\nbounds = [500000, 4999800, 500200, 5000000]\n'
+        f'[[layers]]\nname = "a"\npath = "{path.name}"\nkind = "categorical"\nfractions = true\n'
+    )
+    plan = drafting.draft(settings.load(file))
+    found = {v.name: raster_of(plan, v.name)[0, 0] for v in plan.spec.variables if v.part is not None}
+    assert set(found) == {f"a_{word}" for word in words}
+    assert [found[f"a_{word}"] for word in words] == pytest.approx([6 / 16, 5 / 16, 5 / 16])
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_the_valid_share_of_a_cell_and_the_least_that_counts(tmp_path: Path, way: str) -> None:
     pixels = PIXELS.astype("float32")
