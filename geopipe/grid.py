@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ def crs_transform(source: str, target: str) -> Transform:
     """The transformation of x, y from one CRS to another, in x, y (lon, lat) order."""
     if same_crs(source, target):
         return lambda x, y: (x, y)
+    if through_wgs84(source, target):
+        there, back = crs_transform(source, WGS84), crs_transform(WGS84, target)
+        return lambda x, y: back(*there(x, y))
     try:
         transformer = Transformer.from_crs(crs_of(source), crs_of(target), always_xy=True)
     except ProjError as error:
@@ -140,9 +144,57 @@ NO_DATUM = ("unknown", "unnamed", "not specified", "not_specified")
 """What writers call a datum that they do not know."""
 
 
+WGS84 = "EPSG:4326"
+
+
 @lru_cache(maxsize=256)
 def operation(source: str, target: str, area: Bounds | None) -> Operation:
-    """The best operation between two CRS, in an area given in longitude and latitude."""
+    """The best operation between two CRS, in an area given in longitude and latitude; what `crs_transform` does."""
+    if not through_wgs84(source, target):
+        return _operation(source, target, area)
+    there, back = _operation(source, WGS84, area), _operation(WGS84, target, area)
+    known = [way.accuracy for way in (there, back) if way.accuracy is not None]
+    return Operation(
+        name=f"{there.name} + {back.name}",
+        accuracy=sum(known) if len(known) == 2 else None,
+        ballpark=there.ballpark or back.ballpark,
+        unnamed=False,
+        better=_operation(source, target, area).better,
+    )
+
+
+@lru_cache(maxsize=256)
+def through_wgs84(source: str, target: str) -> bool:
+    """Whether PROJ leaves the datum shift between two CRS out, and knows it by way of WGS 84.
+
+    It does not look that way where a better one is known whose grid files are not installed.
+    """
+    if same_crs(source, target) or ellipsoids_apart(source, target) is not None:
+        return False
+    if same_crs(source, WGS84) or same_crs(target, WGS84):
+        return False
+    direct = _operation(source, target, None)
+    if not direct.ballpark or direct.unnamed:
+        return False
+    return not (_operation(source, WGS84, None).ballpark or _operation(WGS84, target, None).ballpark)
+
+
+@lru_cache(maxsize=256)
+def ellipsoids_apart(one: str, other: str) -> float | None:
+    """Metres by which the ellipsoids of two CRS differ; None where the two have not one datum, by its code or name."""
+    here, there = crs_of(one), crs_of(other)
+    if here.datum is None or there.datum is None or here.ellipsoid is None or there.ellipsoid is None:
+        return None
+    codes = [datum.to_json_dict().get("id") for datum in (here.datum, there.datum)]
+    names = [re.sub("[ _]", "", d.name.lower()).removesuffix("ensemble") for d in (here.datum, there.datum)]
+    unnamed = any(word in d.name.lower() for d in (here.datum, there.datum) for word in NO_DATUM)
+    if unnamed or not (names[0] == names[1] or (codes[0] is not None and codes[0] == codes[1])):
+        return None
+    axes = [(e.semi_major_metre, e.semi_minor_metre) for e in (here.ellipsoid, there.ellipsoid)]
+    return float(max(abs(p - q) for p, q in zip(*axes, strict=True)))
+
+
+def _operation(source: str, target: str, area: Bounds | None) -> Operation:
     if same_crs(source, target):
         return Operation("the same CRS", 0.0, False, False)
     aoi = None

@@ -13,7 +13,7 @@ import numpy as np
 from geopipe.bands import choose, columns, of_file
 from geopipe.choice import Reach, reach_of
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid import Grid, apply, crs_of, horizontal, operation, projected_bounds, radius
+from geopipe.grid import Grid, apply, crs_of, ellipsoids_apart, horizontal, operation, projected_bounds, radius
 from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.places import read_amplification
 from geopipe.polygons import Polygons, Shapes, polygons_of
@@ -24,6 +24,10 @@ from geopipe.variables import dtype_of, kind_of, told_kind, variables_of
 
 MASK = "grid.mask"
 """In place of a layer's name, in what is told of the mask; no layer can be named so."""
+
+
+ONE_DATUM = 10.0
+"""Metres by which the ellipsoids of two CRS of one datum may differ and no datum shift be missed between them."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,10 @@ def _check_way(grid: Grid, layer: str, source: str, crs: str, options: Options) 
     area = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, "OGC:CRS84") if on_earth else None
     way = operation(grid.crs, crs, area)
     names = f"{crs_of(crs).name} and {crs_of(grid.crs).name}"
+    apart = ellipsoids_apart(crs, grid.crs)
+    if way.ballpark and apart is not None and apart <= ONE_DATUM:
+        differ = f"have one datum, and ellipsoids that differ by {apart:.3g} m"
+        return [f"layer {layer}: {names} {differ}: places may be off by as much"]
     if way.ballpark and not way.unnamed and not options.allow_ballpark:
         raise SourceError(
             f"layer {layer}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",

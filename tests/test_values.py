@@ -12,7 +12,7 @@ from helpers import north_up, plan_of, raster_of, table_of, write_raster
 
 from geopipe import drafting, raster, settings
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid import Grid
+from geopipe.grid import Grid, crs_transform
 from geopipe.layer import Kind, Layer
 
 UTM = "EPSG:32632"
@@ -233,6 +233,62 @@ def test_a_datum_shift_that_proj_does_not_know_is_refused_unless_allowed(tmp_pat
     assert "allow_ballpark" in caught.value.cure
     allowed = plan_of(GRID, [layer], allow_ballpark=True)
     assert any("no datum shift between Atlantis" in note for note in allowed.notes)
+
+
+USGS = (
+    'GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378140,298.2569999999957,AUTHORITY["EPSG","7030"]],'
+    'AUTHORITY["EPSG","6326"]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]{}]'
+)
+ALBERS = (
+    'PROJCS["WGS_1984_Albers",{},PROJECTION["Albers_Conic_Equal_Area"],PARAMETER["standard_parallel_1",29.5],'
+    'PARAMETER["standard_parallel_2",45.5],PARAMETER["latitude_of_center",23],PARAMETER["longitude_of_center",-96],'
+    'PARAMETER["false_easting",0],PARAMETER["false_northing",0],UNIT["metre",1]]'
+)
+
+
+@pytest.mark.parametrize("datum", [USGS, USGS.replace(',AUTHORITY["EPSG","6326"]', "")], ids=["code", "name"])
+def test_one_datum_with_a_slightly_other_ellipsoid_is_a_note_with_the_size_of_the_error(
+    tmp_path: Path, datum: str
+) -> None:
+    """As files of the USGS have it (Analysis Ready Data): WGS 84, and 3 m more of radius."""
+    file = ALBERS.format(datum.format(""))
+    x, y = crs_transform("EPSG:32612", file)(np.array([320_100.0]), np.array([4_120_000.0]))
+    grid = Grid("EPSG:32612", 320_000, 4_120_100, 100, 100, 2, 2)
+    plan = plan_of(grid, [layer_in(tmp_path, file, north_up(x[0] - 2000, y[0] + 2000, 1000))])
+    assert any("one datum, and ellipsoids that differ by 3 m: places may be off by" in note for note in plan.notes)
+    other = datum.format("").replace("6378140", "6378200")
+    with pytest.raises(SourceError, match="PROJ knows no datum shift between WGS 84 and WGS 84"):
+        plan_of(GRID, [layer_in(tmp_path, UTM, north_up(8.999, 45.1547, 0.001), crs=other)])
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "place", "expected", "accuracy", "metres"),
+    [
+        ("EPSG:21781", "EPSG:2056", (833_000, 166_000), (2_833_000, 1_166_000), 2.5, 2.5),
+        # lat' = lat - 1.0695e-4 lat + 1.7464e-5 lon + 0.0046017, lon' = lon - 4.6038e-5 lat - 8.3043e-5 lon + 0.01004:
+        # the approximation that Japanese maps use
+        ("EPSG:4301", "EPSG:6668", (139.7700, 35.6777), (139.766791, 35.680927), 10, 10),
+    ],
+)
+def test_a_datum_shift_whose_grid_files_are_missing_goes_through_wgs_84(
+    tmp_path: Path,
+    source: str,
+    target: str,
+    place: tuple[float, float],
+    expected: tuple[float, float],
+    accuracy: float,
+    metres: float,
+) -> None:
+    """PROJ would leave the shift out; its accuracy is that of both parts."""
+    found = crs_transform(source, target)(*(np.array([float(v)]) for v in place))
+    unit = 1.0 if target == "EPSG:2056" else 111_000.0
+    assert np.hypot(*(np.array(found)[:, 0] - expected)) * unit < metres
+    size = 1000 / unit
+    grid = Grid(target, expected[0] - size, expected[1] + size, size, size, 2, 2)
+    plan = plan_of(grid, [layer_in(tmp_path, source, north_up(place[0] - 4 * size, place[1] + 4 * size, 2 * size))])
+    (note,) = [note for note in plan.notes if "datum shift" in note]
+    assert f"good to {accuracy:g} m; better, but its grid files are not installed: " in note
+    assert raster_of(plan, "a").tolist() == [[1, 1], [1, 1]]
 
 
 def test_the_plan_names_the_datum_shift_that_is_used(tmp_path: Path) -> None:
