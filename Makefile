@@ -29,9 +29,11 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
 
-# Twenty seeded kills of each engine, and a minute without Postgres (tests run two, and four seconds).
+# Twenty seeded trials of each thing that can break a run, twenty healthy runs, and a minute without Postgres (tests run
+# two, four, and four seconds). Ends with a table.
 chaos: $(READY)
-	GEOPIPE_TRIALS=20 GEOPIPE_OUTAGE=60 $(BIN)/pytest tests/test_resume.py tests/test_monitor.py -k "killed or outage"
+	GEOPIPE_TRIALS=20 GEOPIPE_OUTAGE=60 $(BIN)/pytest tests/test_chaos.py tests/test_lock.py tests/test_healthy.py tests/test_monitor.py \
+		-k "test_chaos or test_lock or test_healthy or outage"
 
 # Five thousand damaged inputs and state files, each to be worked on or refused (tests try three hundred).
 fuzz: $(READY)

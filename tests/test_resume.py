@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import threading
-import time
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +14,10 @@ from helpers import call, north_up, write_raster
 
 from geopipe import commit, ledger, pipeline, settings
 from geopipe.errors import MachineError, PlanError
-from geopipe.ledger import Ledger, differences, ranges
+from geopipe.ledger import differences, ranges
 from geopipe.lock import locked
 
 UTM = "EPSG:32632"
-TRIALS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
-"""Seeded kills of each engine; `make chaos` asks for twenty."""
-
 SETTINGS = """
 [run]
 name = "trial"
@@ -48,16 +37,6 @@ path = "a.tif"
 name = "b"
 path = "b.tif"
 """
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A run to be killed."""
-
-    folder: Path
-    command: list[str]
-    hashes: list[str]
-    seconds: float
 
 
 def make_trial(folder: Path) -> Path:
@@ -193,72 +172,6 @@ def test_a_layer_that_was_skipped_stays_skipped(file: Path, stops_after: Any) ->
     assert done == list(range(5, 12)), "b is not tried again"
     assert summary.exit_code == 4
     assert hashes(summary.output) == hashes(file.parent / "reference")
-
-
-# ---------------------------------------------------------------- kill -9
-
-
-@pytest.fixture(scope="module", params=["local", "ray", "exchange"])
-def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """The command of a run, the hashes of its table and how long it takes."""
-    file = make_trial(tmp_path_factory.mktemp("trial"))
-    exchange = ["--set", "merge.strategy=groupby", "--set", "merge.wave_tiles=4"]
-    flags = {"local": ["--local"], "exchange": exchange}.get(request.param, [])
-    command = [str(Path(sys.executable).with_name("geopipe")), "run", str(file), *flags]
-    start = time.monotonic()
-    output = file.parent / "reference"
-    subprocess.run([*command, "--set", f"run.output={output}"], check=True, capture_output=True, timeout=240)
-    return Trial(file.parent, command, hashes(output), time.monotonic() - start)
-
-
-@pytest.mark.parametrize("seed", range(TRIALS))
-def test_a_killed_run_goes_on_and_a_reader_never_meets_a_part(undisturbed: Trial, seed: int) -> None:
-    """SIGKILL of the driver at a seeded moment, then --resume; meanwhile a reader polls the folder."""
-    output = undisturbed.folder / f"out{seed}"
-    moment = random.Random(seed).uniform(0.2, 1.0) * undisturbed.seconds
-    unreadable: list[str] = []
-    ended = threading.Event()
-    reader = threading.Thread(target=poll, args=(output, ended, unreadable))
-    reader.start()
-    told = [*undisturbed.command, "--set", f"run.output={output}"]
-    victim = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        victim.wait(moment)
-    except subprocess.TimeoutExpired:
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-    lost = written_without_receipt(output)
-    again = subprocess.run([*told, "--resume"], capture_output=True, text=True, timeout=200)
-    ended.set()
-    reader.join()
-    assert again.returncode == 0, (moment, again.stderr)
-    assert hashes(output) == undisturbed.hashes, moment
-    assert lost <= 2, moment  # a tile in the hands of each of two workers
-    assert unreadable == [], moment
-
-
-def poll(output: Path, ended: threading.Event, unreadable: list[str]) -> None:
-    """Read every Parquet file under the folder each 50 ms, as a careless reader does."""
-    while not ended.wait(0.05):
-        found: list[Path] = []
-        with suppress(FileNotFoundError):  # a folder was moved while it was listed: look again
-            found = list(output.glob("**/*.parquet"))
-        for path in found:
-            try:
-                pq.ParquetFile(path).close()
-            except FileNotFoundError:
-                continue  # moved into place, or taken back, between the listing and the look
-            except Exception as error:
-                unreadable.append(f"{path}: {error}")
-
-
-def written_without_receipt(output: Path) -> int:
-    """Tiles whose work a kill has thrown away, though a file of theirs was there."""
-    staged = list((output / "_staging").glob("*/plan.json"))
-    if not staged:
-        return 0
-    done = Ledger.read(staged[0].parent, 12).done
-    return len(list((staged[0].parent / "parquet").glob("*.parquet"))) - int(done.sum())
 
 
 # ---------------------------------------------------------------- status

@@ -357,7 +357,7 @@ def test_a_notification_makes_the_next_look_come_sooner(connected: connection, m
     run.state(at + 1, "completed").write(monitor_dsn)
     start = time.monotonic()
     assert next(found) == "completed"
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
