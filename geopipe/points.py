@@ -134,7 +134,7 @@ def header(path: str, layer: Layer | None = None) -> TableHeader:
         return TableHeader(
             path, "Parquet", columns, sum(groups), tuple(_parts(groups)), crs, stat.st_size, stat.st_mtime_ns
         )
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # of a column's name, say
         raise SourceError(
             f"{where}{path} cannot be read as a table: {_first_line(error)}", "correct path =, or repair the file", name
         ) from None

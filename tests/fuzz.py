@@ -127,8 +127,8 @@ def batch(bases: Path, kind: str, seeds: range) -> Report:
                 report.done += told["done"]
                 if told["wrong"]:
                     report.findings.append(f"{kind} {told['end']}: {told['wrong']}")
-        if last is None:
-            raise RuntimeError(f"no input was tried: {made.stderr}")
+        if last is None or (made.returncode == 1 and "Timeout (" not in made.stderr):
+            raise RuntimeError(f"the harness itself failed: {made.stderr}")
         if "end" in last:
             break
         died = made.stderr[made.stderr.find("Timeout (") :] if "Timeout (" in made.stderr else made.stderr[-2000:]

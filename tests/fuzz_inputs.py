@@ -276,7 +276,7 @@ def damage_directory(data: bytes, rng: random.Random) -> bytes:
     """Change the tag, type, count or value of an entry of a TIFF's first directory."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
-    with suppress(struct.error):
+    with suppress(struct.error, ValueError):  # damaged already
         start = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
         count = struct.unpack_from(order + ("Q" if big else "H"), data, start)[0]
         entry = start + (8 if big else 2) + (20 if big else 12) * rng.randrange(count)

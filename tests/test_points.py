@@ -364,6 +364,10 @@ def test_a_file_that_was_changed_or_is_broken_is_named(few: Path, tmp_path: Path
         points.headers(layer(broken))
     with pytest.raises(SourceError, match=r"absent.csv cannot be read as a table: .*No such file"):
         points.headers(layer(tmp_path / "absent.csv"))
+    named = tmp_path / "latin.csv"
+    named.write_bytes(b"x,y,h\xf6he\n1,2,3\n")
+    with pytest.raises(SourceError, match=r"latin.csv cannot be read as a table: 'utf-8' codec can't decode"):
+        points.header(str(named))
 
 
 def test_an_empty_table_is_null_everywhere(tmp_path: Path) -> None:
