@@ -84,7 +84,7 @@ def statistic_type(statistic: str, dtype: str, weighted: bool) -> str:
     return dtype
 
 
-def statistic(points: Points, name: str, where: str) -> tuple[Values, NDArray[np.bool_]]:
+def statistic(points: Points, name: str, layer: str, where: str) -> tuple[Values, NDArray[np.bool_]]:
     """A statistic of the points of each cell of `points.cells`, and where there is one.
 
     Sums are sequential in float64, in the order of the source. Of values that are equally frequent the least is the
@@ -93,7 +93,8 @@ def statistic(points: Points, name: str, where: str) -> tuple[Values, NDArray[np
     Args:
         points: of one column in one tile.
         name: one of STATISTICS.
-        where: layer and tile, for the message.
+        layer: its name, for the error.
+        where: column and tile, for the message.
 
     Raises:
         SourceError: a sum of whole numbers does not fit in 64 bits.
@@ -109,7 +110,7 @@ def statistic(points: Points, name: str, where: str) -> tuple[Values, NDArray[np
     if name == "mode":
         return _mode(points), always
     if name == "sum" and points.weights is None and points.values.dtype.kind in "iu":
-        return _whole_sum(points, where), always
+        return _whole_sum(points, layer, where), always
     values = points.values.astype(np.float64)
     weights = points.weights
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # infinities are values, too
@@ -119,7 +120,7 @@ def statistic(points: Points, name: str, where: str) -> tuple[Values, NDArray[np
     return total, ~np.isnan(total)
 
 
-def _whole_sum(points: Points, where: str) -> Values:
+def _whole_sum(points: Points, layer: str, where: str) -> Values:
     """Sums of whole numbers, exact; in Python's integers where 64 bits might overflow on the way."""
     magnitude = np.bincount(points.group, np.abs(points.values.astype(np.float64)))
     if magnitude.max() < 2.0**62:
@@ -127,8 +128,9 @@ def _whole_sum(points: Points, where: str) -> Values:
     sums = np.add.reduceat(points.values.astype(object), points.starts)
     if max(sums) > np.iinfo(np.int64).max or min(sums) < np.iinfo(np.int64).min:
         raise SourceError(
-            f"{where}: a sum of whole numbers is {max(sums, key=abs):,}, which does not fit in 64 bits",
+            f"layer {layer}, {where}: a sum of whole numbers is {max(sums, key=abs):,}, which does not fit in 64 bits",
             'use aggregate = "mean" and "count", or store the column as floating point numbers',
+            layer,
         )
     return sums.astype(np.int64)
 

@@ -159,7 +159,7 @@ def _aggregate(spec: TableSpec, tile: Tile, first: int, rows: Sequence[SparseRow
         if (variable.layer, variable.index) == (told.layer, told.index):
             values, valid = np.zeros(tile.cells, variable.dtype), np.zeros(tile.cells, bool)
             values[points.cells], valid[points.cells] = statistic(
-                points, variable.word, f"layer {variable.layer}, column {variable.name}, tile {tile.key}"
+                points, variable.word, variable.layer, f"column {variable.name}, tile {tile.key}"
             )
             shape = (tile.height, tile.width)
             yield n, (values.reshape(shape), valid.reshape(shape))

@@ -466,7 +466,7 @@ def test_any_split_and_order_of_rows_gives_the_same_bytes(data: st.DataObject) -
     whole = gather([SparseRow(0, 0, cells, order, values, weights)])
     split = gather([SparseRow(0, 0, cells[p], order[p], values[p], weights[p]) for p in pieces])
     for name in sparse.STATISTICS:
-        (one, valid), (other, also) = statistic(whole, name, ""), statistic(split, name, "")
+        (one, valid), (other, also) = statistic(whole, name, "", ""), statistic(split, name, "", "")
         assert one.tobytes() == other.tobytes()
         assert valid.tobytes() == also.tobytes()
 
@@ -760,6 +760,27 @@ def test_a_broken_table_is_skipped_on_request(few: Path, tmp_path: Path, capsys:
     table = pq.read_table(tmp_path / "out" / "parquet")
     assert table["q"].null_count == table["r"].null_count == table.num_rows == 2
     assert "1 of 2 rows of" in out
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_layer_whose_sum_needs_more_than_64_bits_is_skipped_on_request(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str
+) -> None:
+    write(tmp_path / "big.parquet", x=[500_003.0] * 2, y=[3_999_993.0] * 2, value=[2**62, 2**62])
+    text = (
+        f'[run]\noutput = "out"\n[grid]\ncrs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999970, 500040, 4000000]\n'
+    )
+    for name, path in (("p", "few.parquet"), ("q", "big.parquet")):
+        text += f'[[layers]]\nname = "{name}"\npath = "{path}"\ncrs = "{UTM}"\nvalues = "value"\naggregate = "sum"\n'
+    (tmp_path / "s.toml").write_text(text)
+    local = ["--local"] if engine == "local" else []
+    code, _, err = call(capsys, "run", *local, tmp_path / "s.toml")
+    assert (code, "layer q, column q, tile 0: a sum of whole numbers is 9,223,372,036,854,775,808" in err) == (1, True)
+    (tmp_path / "s.toml").write_text(text + 'on_error = "skip"\n')
+    code, _, err = call(capsys, "run", *local, tmp_path / "s.toml")
+    assert code == 4, err
+    table = pq.read_table(tmp_path / "out" / "parquet")
+    assert table["q"].null_count == table.num_rows == 2
 
 
 def test_a_union_needs_a_raster(few: Path, tmp_path: Path) -> None:
