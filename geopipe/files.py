@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -206,12 +205,3 @@ def is_transposed(ds: DatasetReader, uri: str) -> bool:
         return count == pixels and bool(np.abs(np.sort(ends) - places).max() < abs(step) / 4)
 
     return runs_along(t.c, t.a, ds.width) and not runs_along(t.f, t.e, ds.height)
-
-
-def size_and_time(uri: str) -> tuple[int, int]:
-    """Bytes and time of the last change (ns) of a local file or of all files of a folder; 0, 0 for what is remote."""
-    file = file_of(uri)
-    if file is None or not os.path.exists(file):
-        return 0, 0
-    parts = [p.stat() for p in Path(file).rglob("*") if p.is_file()] if os.path.isdir(file) else [os.stat(file)]
-    return sum(p.st_size for p in parts), max((p.st_mtime_ns for p in parts), default=0)

@@ -89,6 +89,7 @@ class Header:
     """A raster file as its header tells it, without a pixel read. `crs` is an authority code or WKT.
 
     Where it is `transposed`, its columns are GDAL's rows: width, height, block and transform are those of its columns.
+    `size`, `mtime_ns` and `tag` are its stamp (`stamps.Stamp`), with that of the local files `beside` it.
     """
 
     uri: str
@@ -109,6 +110,8 @@ class Header:
     transposed: bool = False
     size: int = 0
     mtime_ns: int = 0
+    tag: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def variables(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geopipe import checks, commit, events, logs, objects, requests
+from geopipe import checks, commit, events, logs, objects, raster, requests, stamps
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
 from geopipe.drafting import draft, skippable, versions
@@ -258,6 +258,8 @@ def _attempts(
                     pass
             _refuse_pause(staging, stop)
             clock.lap("run")
+            with raster.environment():
+                stamps.refuse_changes(plan)
             report = {"run_id": options.run_id, "name": plan.name, "skipped": plan.skipped}
             checked, warnings = _checked(plan, staging, settings.merge.enable_validation)
             with logs.log_stage(log, "commit"):

@@ -219,7 +219,7 @@ def _cells(spec: TableSpec, mask: MaskPlan | None) -> dict[str, Any]:
     told: dict[str, Any] = {"merge": {"how": spec.how, "drop": sorted(spec.required)}}
     if mask is not None:
         headers = [f.header for d in mask.raster.decisions for f in d.source.files] if mask.raster else []
-        told["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns] for h in headers]}
+        told["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns, h.tag] for h in headers]}
     return told
 
 
@@ -239,7 +239,7 @@ def _identity(
         "layers": {p.layer.name: {**asdict(p.layer), "plan": describe_layer(p), **_details(p)} for p in plans},
         "order": [p.layer.name for p in plans],
         "sources": {
-            f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns}
+            f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns, "tag": f.header.tag}
             for p in plans
             for d in p.decisions
             for f in d.source.files

@@ -48,6 +48,7 @@ from geopipe.relation import (
     told_crs,
 )
 from geopipe.sparse import SparseRow
+from geopipe.stamps import refuse_change
 
 log = logging.getLogger(__name__)
 
@@ -239,9 +240,7 @@ def _rows(layer: str, header: TableHeader, part: Part, columns: Columns, dtypes:
         yield from postgres.rows(layer, header, part, columns, dtypes)
         return
     try:
-        stat = os.stat(header.uri)
-        if (stat.st_size, stat.st_mtime_ns) != (header.size, header.mtime_ns):
-            raise SourceError(f"layer {layer}: {header.uri} was changed since the plan was made", "run it again", layer)
+        refuse_change(header, layer)
         for batch in _file_batches(header, part, columns, dtypes):
             yield {name: _numbers(batch.column(name), dtype) for name, dtype in dtypes.items()}
     except (OSError, pa.ArrowException) as error:

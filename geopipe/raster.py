@@ -35,7 +35,6 @@ from geopipe.files import (
     network,
     open_raster,
     open_variable,
-    size_and_time,
     variables,
 )
 from geopipe.gdalmessages import REPAIR, refusing_damage
@@ -48,6 +47,7 @@ from geopipe.plan import Plan
 from geopipe.polygons import covered
 from geopipe.records import Progress
 from geopipe.resampling import Decision, Window, clip, whole_turn
+from geopipe.stamps import Stamp, local_file, refuse_change, stamp_of
 from geopipe.steps import Place
 from geopipe.table import BlockRow, Column, Mask, Values, marker, overlay, reduce_columns
 from geopipe.uris import is_remote
@@ -100,18 +100,22 @@ def inspect(uri: str, layer: str | None = None, variable: str | None = None) -> 
     """
     with environment():
         where = f"layer {layer}: " if layer else ""
+        stamp = stamp_of(uri)  # before it is read: a change meanwhile is one, too
         opened, uri = open_variable(uri, variable, where, layer)
         with opened as ds, refusing_damage(f"{where}{uri}", layer):
             try:
-                return _header(ds, uri)
+                return _header(ds, uri, stamp)
             except GDAL_ERRORS as error:
                 raise SourceError(f"{where}the header of {uri} is damaged: {error}", REPAIR, layer) from None
 
 
-def _header(ds: DatasetReader, uri: str) -> Header:
+def _header(ds: DatasetReader, uri: str, stamp: Stamp) -> Header:
     bands = tuple(_bands(ds, coordinates(ds, uri)))
     gcps, _ = ds.gcps
-    size, mtime_ns = size_and_time(uri)
+    beside: tuple[str, ...] = ()
+    if (file := local_file(uri)) is not None and not os.path.isdir(file):
+        beside = tuple(sorted({p for p in ds.files if os.path.isfile(p) and not os.path.samefile(p, file)}))
+        stamp = stamp_of(uri, beside) if beside else stamp
     structure = ds.tags(ns="IMAGE_STRUCTURE")
     header = Header(
         uri=uri,
@@ -128,8 +132,10 @@ def _header(ds: DatasetReader, uri: str) -> Header:
         subdatasets=tuple(variables(ds).values()),
         has_gcps=bool(gcps),
         has_rpcs=ds.rpcs is not None,
-        size=size,
-        mtime_ns=mtime_ns,
+        size=stamp.size,
+        mtime_ns=stamp.mtime_ns,
+        tag=stamp.tag,
+        beside=beside,
     )
     if not is_transposed(ds, uri):
         return header
@@ -216,10 +222,17 @@ class Readers:
     def __init__(self) -> None:
         self._open: OrderedDict[str, DatasetReader] = OrderedDict()
 
-    def get(self, uri: str, layer: str) -> DatasetReader:
+    def get(self, header: Header, layer: str) -> DatasetReader:
+        """The open dataset of a header.
+
+        Raises:
+            SourceError: the file cannot be opened, or is not what it was when the header was read.
+        """
+        uri = header.uri
         if uri in self._open:
             self._open.move_to_end(uri)
         else:
+            refuse_change(header, layer)
             self._open[uri] = open_raster(uri, f"layer {layer}: ", layer)
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
@@ -394,7 +407,7 @@ def _read_bands(
     header: Header, bands: Sequence[Band], window: Window, name: str, readers: Readers, most: int = AT_ONCE
 ) -> Iterator[Column]:
     """Pixels of each band, unpacked, and where they are valid; at most about `most` pixels are read at once."""
-    uri, ds = header.uri, readers.get(header.uri, name)
+    ds, uri = readers.get(header, name), header.uri
     area = RioWindow(window.col, window.row, window.width, window.height)
     if header.transposed:
         area = RioWindow(window.row, window.col, window.height, window.width)

@@ -1,9 +1,11 @@
 """A web server with range requests for one folder, in a process of its own: GDAL holds the GIL while it waits for it.
 
 Run as a script with a folder; the first line that it prints is its port. /account is taken for the same folder, as an
-Azure blob endpoint has it. With ?short=N the last N bytes of a file are promised and not sent.
+Azure blob endpoint has it. With ?short=N the last N bytes of a file are promised and not sent;
+with ?bare there is no ETag.
 """
 
+import hashlib
 import re
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,13 +31,14 @@ class Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             return self.answer(404)
         data = path.read_bytes()
+        tag = {} if "bare" in self.path else {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
         short = int((re.search(r"short=(\d+)", self.path) or [0, 0])[1])
         asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not asked:
-            return self.answer(200, data, short)
+            return self.answer(200, data, short, **tag)
         first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
         lacks = min(max(0, last + 1 - (len(data) - short)), last + 1 - first)
-        return self.answer(206, data[first : last + 1], lacks, Content_Range=f"bytes {first}-{last}/{len(data)}")
+        return self.answer(206, data[first : last + 1], lacks, Content_Range=f"bytes {first}-{last}/{len(data)}", **tag)
 
     do_HEAD = do_GET  # noqa: N815
 

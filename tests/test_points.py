@@ -356,7 +356,7 @@ def test_types_that_no_type_holds_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_was_changed_or_is_broken_is_named(few: Path, tmp_path: Path) -> None:
     made = plan_for([layer(few, values=("value",))])
     few.touch()
-    with pytest.raises(SourceError, match=r"few.parquet was changed since the plan was made"):
+    with pytest.raises(SourceError, match=r"few.parquet was changed since the run was planned"):
         table_of(made)
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 nothing")
