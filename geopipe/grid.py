@@ -97,16 +97,6 @@ def rounding(bounds: Iterable[Bounds], step: float) -> float:
     return float(min(ROUNDING * largest / step, 0.01))
 
 
-def snapped(places: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """Places in pixels or cells, those within `tolerance` of an edge or a middle moved onto it.
-
-    The floor of a place is then the pixel or cell that it belongs to: on an edge that is the right or lower one.
-    """
-    with np.errstate(invalid="ignore"):
-        halves = np.rint(places * 2) / 2
-        return np.where(np.abs(places - halves) <= tolerance, halves, places)
-
-
 @lru_cache(maxsize=256)
 def horizontal(text: str) -> tuple[str, str]:
     """The horizontal part of a CRS, and the name of the vertical part that is left out ("" where there is none)."""

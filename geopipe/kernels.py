@@ -53,6 +53,23 @@ def polynomial(coefficients: Floats, down: Floats, across: Floats) -> Floats:
     return result
 
 
+@_compiled
+def snapped(places: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Places in pixels or cells, those within `tolerance` of an edge or a middle moved onto it.
+
+    The floor of a place is then the pixel or cell that it belongs to: on an edge that is the right or lower one.
+
+    Args:
+        places: one-dimensional; not finite where there is none.
+        tolerance: share of a pixel or cell by which rounding may move places (`grid.rounding`).
+    """
+    result = np.empty(places.size)
+    for i in range(places.size):
+        half = np.rint(places[i] * 2.0) / 2.0
+        result[i] = half if abs(places[i] - half) <= tolerance else places[i]
+    return result
+
+
 # ---------------------------------------------------------------- interpolation
 
 

@@ -13,7 +13,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from geopipe import kernels
-from geopipe.grid import BLOCK, Grid, Tile, Transform, blocks_of, rounding, same_crs, snapped
+from geopipe.grid import BLOCK, Grid, Tile, Transform, blocks_of, rounding, same_crs
 from geopipe.layer import Source
 from geopipe.resampling import (
     RADIUS,
@@ -210,10 +210,9 @@ def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
     if same_crs(grid.crs, source.crs):
         bounds.append(grid.bounds)
     steps = float(np.hypot(t.a, t.d)), float(np.hypot(t.b, t.e))
-    cols, rows = (
-        snapped(v, rounding(bounds, step)) for v, step in zip((lattice.cols, lattice.rows), steps, strict=True)
-    )
-    return Lattice(cols, rows)
+    shape, places = lattice.cols.shape, (lattice.cols, lattice.rows)
+    cols, rows = (kernels.snapped(v.ravel(), rounding(bounds, step)) for v, step in zip(places, steps, strict=True))
+    return Lattice(cols.reshape(shape), rows.reshape(shape))
 
 
 def _home(lattice: Lattice, source: Source) -> Lattice:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geopipe import kernels
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid import Grid, crs_transform, horizontal, is_lonlat, rounding, snapped
+from geopipe.grid import Grid, crs_transform, horizontal, is_lonlat, rounding
 from geopipe.layer import Band, Kind, Layer, Variable
 from geopipe.sparse import STATISTICS, WEIGHTED, statistic_type
 
@@ -449,12 +450,12 @@ def _in_cells(grid: Grid, crs: str, x: Floats, y: Floats, left: float) -> tuple[
     """
     gx, gy = crs_transform(crs, grid.crs)(x, y)
     across, down = rounding([grid.bounds], grid.dx), rounding([grid.bounds], grid.dy)
-    u, v = snapped((gx - grid.x0) / grid.dx, across), snapped((grid.y0 - gy) / grid.dy, down)
+    u, v = kernels.snapped((gx - grid.x0) / grid.dx, across), kernels.snapped((grid.y0 - gy) / grid.dy, down)
     if is_lonlat(grid.crs):
         turn = 360.0 / grid.dx
         start, end = left - across, left + grid.width
         with np.errstate(invalid="ignore"):
-            home = snapped(np.mod(u - start, turn) + start, across)
+            home = kernels.snapped(np.mod(u - start, turn) + start, across)
             u = np.where(((u < left) | (u >= end)) & (home < end), home, u)
     return u, v
 
