@@ -329,7 +329,7 @@ _SETTINGS = """\
 # Settings of a geopipe run: those of the demo, and the reference of every key there is.
 # A value is the default unless its comment says otherwise; a key behind "# " is optional and shows an example.
 # Relative paths start at the folder of this file. GEOPIPE_SECTION__KEY in the environment wins over this file, and
-# --set section.key=value over both.
+# --set section.key=value (of a layer, layers.NAME.key=value) over both.
 
 [run]
 name = "demo"  # a label: letters, digits, . _ - (default "run")
@@ -432,6 +432,7 @@ skip_data_loading_for_passthrough = true  # copy pixels that are cells already; 
 enable_memory_aware_processing = true  # false (deprecated): read rasters whole, in one process; for comparison only
 use_legacy_resampling = false  # deprecated: true does the same as enable_memory_aware_processing = false
 use_legacy_passthrough = false  # deprecated: true does so, too
+# window_overlap = 128  # deprecated, without effect: each window is read as far around as its method reaches
 allow_ballpark = false  # true: leave out a datum shift that PROJ does not know, instead of refusing the layer
 
 [merge]
@@ -441,6 +442,8 @@ strategy = "auto"  # aligned (tile by tile) or groupby (a shuffle of tiles); the
 # wave_tiles = 16  # tiles that are shuffled at a time (left out: what takes a fifth of the object store)
 alignment_tolerance = 0.01  # how far, in pixels, a pixel may be off a cell and still be copied to it
 enable_validation = true  # check rows, nulls and ranges before the table is published; false: publish it unchecked
+# enable_chunked_processing = true  # deprecated, without effect: tables are merged tile by tile (window_size)
+# chunk_size = 5000  # deprecated, without effect: see window_size and wave_tiles
 
 [export]
 formats = ["parquet", "csv"]  # one or both (default: Parquet alone)
@@ -450,6 +453,7 @@ chunk_size = 100000  # rows of CSV to format at a time
 csv_files = "tiles"  # a CSV file for each tile, or "one" for all of them: csv/table.csv.gz
 # partition_by = "landcover"  # folders of Parquet, landcover=20 and so on, by a variable of classes; or by "tile"
 # geometry = "point"  # GeoParquet 1.1: a column geometry with the centre of the cell
+encoding = "auto"  # of floats in Parquet: small files; "plain" for readers that fail with "encoding 9" (fastparquet)
 lonlat = false  # true: columns lon and lat of the cell's centre, in degrees on WGS 84
 # h3 = 9  # a column h3 with the H3 cell of the centre at a resolution of 0 to 15, as a number (pip install geopipe[h3])
 

@@ -23,6 +23,7 @@ from pyproj.aoi import AreaOfInterest
 from pyproj.exceptions import CRSError, ProjError
 from pyproj.transformer import TransformerGroup
 
+from geopipe import proposals
 from geopipe.errors import SettingsError
 
 BLOCK = 512
@@ -51,9 +52,11 @@ def crs_of(text: str) -> CRS:
     try:
         return CRS.from_user_input(text)
     except CRSError as error:
+        alike = proposals.crs(text) if len(text) < 80 else ()
+        reason = "" if alike or len(text) < 30 else f" ({str(error).splitlines()[0][:120]})"
         raise SettingsError(
-            f"{text[:80]!r} is no CRS that PROJ knows ({str(error).splitlines()[0][:120]})",
-            "give an authority code such as EPSG:32612, or WKT",
+            f"{text[:80]!r} is no CRS that PROJ knows{reason}",
+            f"did you mean {' or '.join(alike)}?" if alike else "give an authority code such as EPSG:32612, or WKT",
         ) from None
 
 

@@ -1,9 +1,126 @@
-"""Where the keys of a TOML text stand, for messages: its parser does not tell."""
+"""TOML as text: a file that is read with every way in which it may be none, and the lines where its keys stand."""
 
 from __future__ import annotations
 
+import codecs
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
+
+from geopipe import proposals
+from geopipe.errors import SettingsError
+
+
+def read(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a TOML file, and its values.
+
+    Raises:
+        SettingsError: it cannot be read, is no UTF-8 text or no TOML; names the line and what it looks like instead.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        cure = proposals.path(str(path.absolute()), "the name") if isinstance(error, FileNotFoundError) else ""
+        raise SettingsError(
+            f"the settings file {path} cannot be read: {error.strerror}",
+            cure if cure.startswith("did you mean") else "name a TOML file; `geopipe demo` writes one",
+        ) from None
+    text = _decoded(path, data)
+    try:
+        return text, tomllib.loads(text)
+    except ValueError as error:  # of a number with too many digits it is no TOMLDecodeError
+        raise _no_toml(path, text, str(error)) from None
+    except RecursionError:
+        raise SettingsError(
+            f"{path}: lists or tables are nested too deeply", "no setting needs more than two"
+        ) from None
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    """The bytes as text; a byte order mark of UTF-8 is left out."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
+        raise SettingsError(
+            f"the settings file {path} is UTF-16 (as Windows' Notepad and PowerShell write it); TOML is UTF-8",
+            f"save it as UTF-8, or: iconv -f utf-16 -t utf-8 {path} > new.toml",
+        )
+    try:
+        text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].split(b"\n")
+        line = (before[-1] + data[error.start :].split(b"\n")[0]).decode("cp1252", "replace")
+        raise SettingsError(
+            f"{path}:{len(before)}: the byte 0x{data[error.start]:02x} is no UTF-8; as Latin-1 (or Windows-1252) the "
+            f"line is: {_shown(line)}",
+            f"save the file as UTF-8, or: iconv -f latin1 -t utf-8 {path} > new.toml",
+        ) from None
+    lone = re.search(r"\r(?!\n)", text)
+    if lone:
+        number = text[: lone.start()].count("\n") + 1
+        raise SettingsError(
+            f"{path}:{number}: a carriage return without a line feed",
+            "save the file with line ends of Unix (LF) or Windows (CR LF)",
+        )
+    return text.replace("\r\n", "\n")
+
+
+def _no_toml(path: Path, text: str, error: str) -> SettingsError:
+    """What is wrong with a text that is no TOML: the mistakes that people make, else the parser's own words."""
+    number = re.search(r"line (\d+)", error)
+    lines = text.split("\n")
+    at = min(int(number[1]) if number else len(lines), len(lines))
+    where, line = f"{path}:{at}", lines[at - 1].strip()
+    shown = f"{where}: {_shown(line)}" if line else where
+    if "overwrite" in error or "twice" in error:
+        return SettingsError(f"{shown}: this key or table is there twice", "keep one of the two")
+    if re.search(r'"[^"]*\\', line):
+        plain = re.sub(r'"([^"]*)"', r"'\1'", line)
+        return SettingsError(
+            f"{shown}: a backslash in double quotes has a meaning of its own (\\t is a tab)",
+            f"write slashes, or single quotes: {_shown(plain)}",
+        )
+    if quotes := re.search("[\u2018-\u201f\u00ab\u00bb]", line):
+        return SettingsError(f"{shown}: {quotes[0]} is no quote of TOML", 'write "straight" quotes, as on a keyboard')
+    if re.match(r"[\w.-]+\s*:", line) and "=" not in line:
+        key, _, value = line.partition(":")
+        return SettingsError(f"{shown}: that is YAML; TOML has = after a key", f"write {key.strip()} = {value.strip()}")
+    if comma := re.fullmatch(r"([\w.-]+)\s*=\s*(-?\d+),(\d+)", line):
+        return SettingsError(
+            f"{shown}: a number has a point, a list has brackets",
+            f"write {comma[1]} = {comma[2]}.{comma[3]}, or {comma[1]} = [{comma[2]}, {comma[3]}]",
+        )
+    bare = re.fullmatch(r"([\w.-]+)\s*=\s*([^\s\"'\[{#][^#]*?)\s*(#.*)?", line)
+    if bare and "Invalid" in error:
+        words = {"true": "true", "false": "false", "yes": "true", "no": "false"}
+        value = words.get(bare[2].casefold(), f'"{bare[2]}"')
+        return SettingsError(f"{shown}: the value is no TOML; text needs quotes", f"write {bare[1]} = {value}")
+    if re.fullmatch(r"([\w.-]+)\s*=", line):
+        return SettingsError(f"{shown}: there is no value", "give one, or put # before the key")
+    reason = re.sub(r" \(at .*\)", "", error)
+    return SettingsError(f"{shown}: no valid TOML ({reason})", "correct that line, or the one before it")
+
+
+def _shown(line: str) -> str:
+    """A line of a file in a message; of one with an address, which may have a password in it, the key alone."""
+    line = line.strip()
+    return f"{line.partition('=')[0].strip()} = ..." if "://" in line else line[:80]
+
+
+def value_of(text: str, is_list: bool) -> Any:
+    """The value that a word of the command line or the environment means: as in TOML, but text needs no quotes.
+
+    Args:
+        is_list: whether parts between commas are a list: 1,2,3,4.
+    """
+    text = text.strip()
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        pass
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if is_list and ("," in inner or inner is not text):
+        return [value_of(part, False) for part in inner.split(",") if part.strip()]
+    return text
 
 
 def line_of(text: str, keys: tuple[Any, ...]) -> int:
@@ -11,12 +128,12 @@ def line_of(text: str, keys: tuple[Any, ...]) -> int:
     section, index = (str(keys[0]) if keys else ""), keys[1] if len(keys) > 1 and isinstance(keys[1], int) else None
     name = next((str(k) for k in keys[1:] if isinstance(k, str)), None)
     current, count, at = "", -1, 1
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         header = re.match(r"\s*\[\[?\s*([\w.-]+)\s*\]\]?", line)
         if header:
             current = header[1]
             count += current == section
-            if current == section and (index is None or count == index):
+            if current.partition(".")[0] == section and (index is None or count == index):
                 at = number
             continue
         here = current == section and (index is None or count == index)
@@ -25,9 +142,3 @@ def line_of(text: str, keys: tuple[Any, ...]) -> int:
         if here and name and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
             return number
     return at
-
-
-def line_of_value(text: str, key: str, value: str) -> int:
-    """The last line that gives `key` this text."""
-    found = [n for n, line in enumerate(text.splitlines(), 1) if re.match(rf"\s*{key}\s*=\s*[\"']{value}[\"']", line)]
-    return found[-1] if found else 1

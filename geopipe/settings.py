@@ -1,23 +1,20 @@
 """Settings: one TOML file, `GEOPIPE_SECTION__KEY` in the environment, and `--set section.key=value`.
 
 Flags win over the environment, the environment over the file, the file over the defaults below. Every error names the
-place, the value and the nearest valid key.
+place, the value, what may be there instead, and an example; all errors are told at once.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import tomllib
 import warnings
 from dataclasses import fields
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,21 +24,27 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
 
 from geopipe import uris
 from geopipe.errors import SettingsError
+from geopipe.fields import (
+    CRS_RULE,
+    Crs,
+    Method,
+    PathText,
+    Statistic,
+    as_list,
+    cell_sizes,
+    describe,
+    in_order,
+    pair,
+    texts,
+)
 from geopipe.grid import BLOCK
 from geopipe.layer import Kind, Layer, Overlap
 from geopipe.layerplan import Layout, Options
-from geopipe.lines import line_of, line_of_value
+from geopipe.lines import line_of, read, value_of
+from geopipe.mistakes import Explainer, Keys, refusal, united
 
 ENV_PREFIX, ENV_NESTED = "GEOPIPE_", "__"
 
@@ -52,46 +55,42 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _pair(value: Any) -> Any:
-    return [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str | int) else value
-
-
-def _texts(value: Any) -> Any:
-    """Dates, numbers and texts as texts; one of them may stand alone."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return [v.isoformat() if isinstance(v, date) else str(v) if isinstance(v, int | float) else v for v in values]
-
-
 class Run(Section):
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
-    output: str = "output"
-    staging: str | None = Field(None, min_length=1, validate_default=True)
+    name: str = describe(
+        "run",
+        "a label of letters, digits, . _ - that begins with a letter or digit",
+        "soils-2024",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
+    )
+    output: PathText = "output"
+    staging: PathText | None = describe(
+        None, "the path of a folder in quotes", "work", min_length=1, validate_default=True
+    )
 
     @field_validator("output")
     @classmethod
     def _output_is_a_folder_or_a_store(cls, value: str) -> str:
         if uris.is_store(value) and (problem := uris.store_problem(value)):
-            raise ValueError(problem)
+            raise refusal(problem, "correct run.output")
         return value
 
     @field_validator("staging")
     @classmethod
     def _staging_is_for_a_store(cls, value: str | None, info: ValidationInfo) -> str | None:
-        store = uris.is_store(info.data.get("output", ""))
+        if "output" not in info.data:  # it is refused itself
+            return value
+        store = uris.is_store(info.data["output"])
         if store and value is None:
-            raise PydanticCustomError(
-                "staging",
+            raise refusal(
                 "run.output is an object store, which has no rename; a run needs a folder to work in",
-                {"cure": 'add staging = "<a folder>", on a file system that all nodes share'},
+                'add staging = "<a folder>", on a file system that all nodes share',
             )
         if value is not None and uris.is_store(value):
-            raise ValueError("it must be a folder: a run works there and renames its files")
+            raise refusal(
+                "it must be a folder: a run works there and renames its files", 'for example staging = "work"'
+            )
         if value is not None and not store:
-            raise ValueError("run.output is a folder, and a run works there: leave staging out")
+            raise refusal("run.output is a folder, and a run works there", "leave staging out")
         return value
 
     @property
@@ -106,55 +105,82 @@ class Run(Section):
 
 
 class GridSettings(Section):
-    crs: str | None = None
-    resolution: Annotated[tuple[float, float] | None, BeforeValidator(_pair)] = None
-    bounds: Literal["union", "intersection"] | tuple[float, float, float, float] | None = None
-    like: str | None = None
+    crs: Crs | None = describe(None, CRS_RULE, "EPSG:32612")
+    resolution: Annotated[tuple[float, float] | None, BeforeValidator(pair), AfterValidator(cell_sizes)] = describe(
+        None, "a number, or [width, height]", 90, "it counts in units of grid.crs, without a name of the unit"
+    )
+    bounds: Annotated[
+        Literal["union", "intersection"] | tuple[float, float, float, float] | None, AfterValidator(in_order)
+    ] = describe(
+        None,
+        '"union", "intersection" or four numbers',
+        [600000, 5130000, 650000, 5170000],
+        "they are xmin, ymin, xmax, ymax in units of grid.crs",
+    )
+    like: PathText | None = describe(None, "the path of a raster in quotes", "dem.tif")
     snap: bool | None = None
-    mask: str | None = Field(None, min_length=1)
-    mask_layer: str | None = Field(None, min_length=1)
-    mask_crs: str | None = None
+    mask: PathText | None = describe(None, "the path of a vector file or raster in quotes", "park.gpkg", min_length=1)
+    mask_layer: str | None = describe(None, "the name of a layer of grid.mask in quotes", "core_zone", min_length=1)
+    mask_crs: Crs | None = describe(None, CRS_RULE, "EPSG:4326")
 
-    @model_validator(mode="after")
-    def _mask_is_there(self) -> GridSettings:
-        if self.mask is None and (self.mask_layer or self.mask_crs):
-            raise ValueError("mask_layer and mask_crs say something of a mask, but there is no mask")
-        return self
+    @field_validator("mask_layer", "mask_crs")
+    @classmethod
+    def _mask_is_there(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("mask", "") is None:
+            raise refusal("it says something of a mask, but there is no grid.mask", "add mask =, or leave it out")
+        return value
 
 
 class LayerSettings(Section):
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
-    path: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(min_length=1)
-    asset: str | None = Field(None, min_length=1)
+    name: str = describe(
+        ...,
+        "a name for the column: letters, digits and _, no digit first",
+        "elevation",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
+    )
+    path: Annotated[tuple[PathText, ...], BeforeValidator(as_list)] = describe(
+        ..., "a file, folder, pattern or URI in quotes, or a list of them", "dem.tif", min_length=1
+    )
+    asset: str | None = describe(None, "the name of an asset in quotes", "B04", min_length=1)
     sort_by: Literal["datetime", "-datetime", "cloud_cover", "-cloud_cover"] | None = None
-    variable: str | None = Field(None, min_length=1)
-    bands: Annotated[tuple[int | str, ...], BeforeValidator(_listed)] = ()
-    time: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
-    level: Annotated[tuple[str, ...], BeforeValidator(_texts)] = ()
+    variable: str | None = describe(None, "the name of a variable in quotes", "tas", min_length=1)
+    bands: Annotated[tuple[int | str, ...], BeforeValidator(as_list)] = describe(
+        (), "numbers of bands from 1 on, or words of their descriptions", [1, 2]
+    )
+    time: Annotated[tuple[str, ...], BeforeValidator(texts)] = describe(
+        (), "a day, month, year, or a range of them, or a list of such", "1999-03/1999-05"
+    )
+    level: Annotated[tuple[str, ...], BeforeValidator(texts)] = describe(
+        (), "a level, a range of them, or a list of such", 850
+    )
     reduce: Literal["mean", "min", "max", "sum"] | None = None
     kind: Kind | None = None
-    resampling: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(("auto",), min_length=1)
-    nodata: int | float | None = None
-    crs: str | None = None
-    scale: float | None = None
-    offset: float | None = None
-    unit: str | None = None
+    resampling: Annotated[tuple[Method, ...], BeforeValidator(as_list)] = Field(("auto",), min_length=1)
+    nodata: int | float | None = describe(
+        None, "a number", -9999, "leave it out where the file says it, or where there is none"
+    )
+    crs: Crs | None = describe(None, CRS_RULE, "EPSG:32612")
+    scale: float | None = describe(None, "a number", 0.1)
+    offset: float | None = describe(None, "a number", -273.15)
+    unit: str | None = describe(None, "text in quotes", "m")
     unpack: bool = True
     georeference: Literal["gcps", "rpcs"] | None = None
-    bits: tuple[int, int] | None = None
-    fractions: bool | tuple[int, ...] = False
+    bits: tuple[int, int] | None = describe(None, "the first and the last bit", [3, 4])
+    fractions: bool | tuple[int, ...] = describe(False, "true, false or a list of classes", [10, 20])
     valid_fraction: bool = False
-    min_valid: float = Field(0.0, ge=0, le=1)
+    min_valid: float = describe(0.0, "a share from 0 to 1", 0.5, ge=0, le=1)
     overlap: Overlap = Overlap.FIRST
     on_error: Literal["fail", "skip"] = "fail"
-    table: str | None = Field(None, min_length=1)
-    query: str | None = Field(None, min_length=1)
-    key: str | None = Field(None, min_length=1)
-    x: str | None = Field(None, min_length=1)
-    y: str | None = Field(None, min_length=1)
-    values: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    weight: str | None = Field(None, min_length=1)
-    aggregate: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(("auto",), min_length=1)
+    table: str | None = describe(None, "the name of a table in quotes", "public.wells", min_length=1)
+    query: str | None = describe(None, "a query in quotes", "select * from wells where depth > 10", min_length=1)
+    key: str | None = describe(None, "the name of a column of whole numbers in quotes", "id", min_length=1)
+    x: str | None = describe(None, "the name of a column in quotes", "lon", min_length=1)
+    y: str | None = describe(None, "the name of a column in quotes", "lat", min_length=1)
+    values: Annotated[tuple[str, ...], BeforeValidator(as_list)] = describe(
+        (), "names of columns in quotes", ["depth", "yield"]
+    )
+    weight: str | None = describe(None, "the name of a column in quotes", "area", min_length=1)
+    aggregate: Annotated[tuple[Statistic, ...], BeforeValidator(as_list)] = Field(("auto",), min_length=1)
     cells: Literal["centres", "corners", "index"] | None = None
     on_misaligned: Literal["fail", "aggregate"] = "fail"
 
@@ -162,22 +188,27 @@ class LayerSettings(Section):
     @classmethod
     def _scale_is_not_zero(cls, value: float | None) -> float | None:
         if value == 0:
-            raise ValueError("a scale of 0 would make every value the same")
+            raise refusal("a scale of 0 would make every value the same", "leave scale out, or give another number")
         return value
 
     @field_validator("path")
     @classmethod
     def _path_has_no_password(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(map(uris.has_password, value)):
-            raise ValueError(
-                "there is a password in it; settings are copied to the output. Give it in GEOPIPE_POSTGRES_DSN, "
-                "PGPASSWORD or a password file"
+            raise refusal(
+                "there is a password in it, and settings are copied to the output",
+                "give it in GEOPIPE_POSTGRES_DSN, PGPASSWORD or a password file",
             )
         return value
 
 
+def _deprecate(key: str, why: str) -> None:
+    warnings.warn(f"{key} is deprecated: {why}", DeprecationWarning, stacklevel=2)
+
+
 class ResamplingSettings(Section):
     window_size: int = Field(2048, ge=BLOCK, multiple_of=BLOCK)
+    window_overlap: int | None = Field(None, ge=0)
     tolerance: Literal["auto", "exact"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     skip_data_loading_for_passthrough: bool = True
     allow_ballpark: bool = False
@@ -190,8 +221,11 @@ class ResamplingSettings(Section):
         named = [f"{key} = true" for key in ("use_legacy_resampling", "use_legacy_passthrough") if getattr(self, key)]
         named += [] if self.enable_memory_aware_processing else ["enable_memory_aware_processing = false"]
         for key in named:
-            text = f"resampling.{key} is deprecated: it reads rasters whole, in one process; use window_size instead"
-            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            _deprecate(
+                f"resampling.{key}", "it reads rasters whole, in one process; use resampling.window_size instead"
+            )
+        if self.window_overlap is not None:
+            _deprecate("resampling.window_overlap", "each window is read as far around as its method reaches")
         return self
 
     @property
@@ -204,33 +238,44 @@ class MergeSettings(Section):
     how: Literal["outer", "inner", "grid"] = "outer"
     drop: Literal["any", "all"] | tuple[str, ...] = ()
     strategy: Literal["auto", "aligned", "groupby"] = "auto"
-    wave_tiles: int | None = Field(None, ge=1)
+    wave_tiles: int | None = describe(None, "a whole number of at least 1", 16, ge=1)
     alignment_tolerance: float = Field(0.01, ge=0, lt=0.5)
     enable_validation: bool = True
+    enable_chunked_processing: bool | None = None
+    chunk_size: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _tiles_are_the_chunks(self) -> MergeSettings:
+        instead = "tables are merged tile by tile; resampling.window_size is the edge of a tile, and merge.wave_tiles"
+        for key in ("enable_chunked_processing", "chunk_size"):
+            if getattr(self, key) is not None:
+                _deprecate(f"merge.{key}", f"{instead} how many are exchanged at a time")
+        return self
 
 
 class ExportSettings(Section):
-    formats: Annotated[tuple[Literal["parquet", "csv"], ...], BeforeValidator(_listed)] = Field(
-        ("parquet",), min_length=1
+    formats: Annotated[tuple[Literal["parquet", "csv"], ...], BeforeValidator(as_list)] = describe(
+        ("parquet",),
+        '"parquet" or "csv", or a list of them',
+        ["parquet", "csv"],
+        "the output is a table, not a raster",
+        min_length=1,
     )
     compress: bool | Literal["gzip", "zstd"] = True
     enable_streaming: bool = True
     chunk_size: int = Field(100_000, ge=1)
     csv_files: Literal["tiles", "one"] = "tiles"
-    partition_by: str | None = Field(None, min_length=1)
+    partition_by: str | None = describe(None, 'the name of a variable of classes, or "tile"', "landcover", min_length=1)
     geometry: Literal["point"] | None = None
     lonlat: bool = False
-    h3: int | None = Field(None, ge=0, le=15)
+    h3: int | None = describe(None, "a resolution of H3 from 0 to 15", 9, ge=0, le=15)
     encoding: Literal["auto", "plain"] = "auto"
 
     @field_validator("enable_streaming")
     @classmethod
     def _streaming_is_the_way(cls, value: bool) -> bool:
         if not value:
-            text = (
-                "export.enable_streaming = false is deprecated: it formats a whole tile at once; set export.chunk_size"
-            )
-            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            _deprecate("export.enable_streaming = false", "it formats a whole tile at once; set export.chunk_size")
         return value
 
     @property
@@ -253,23 +298,21 @@ class MonitoringSettings(Section):
     log_flush_interval: float = Field(5.0, gt=0)
     enable_metrics: bool = True
     metrics_interval: float = Field(10.0, gt=0)
-    prometheus_port: int | None = Field(None, ge=1, le=65_535)
+    prometheus_port: int | None = describe(None, "a port from 1 to 65535", 9490, ge=1, le=65_535)
     spool_bytes: int = Field(64 * 2**20, ge=2**20)
 
 
 class EngineSettings(Section):
-    address: str | None = None
-    workers: int | None = Field(None, ge=1)
-    memory: int | None = Field(None, ge=1)
-    object_store_memory: int | None = Field(None, ge=80 * 2**20)
-
-
-class Settings(BaseSettings):
-    """All that a run is told. `where` has the origin of each value that is not a default, by dotted key."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_NESTED, case_sensitive=False
+    address: str | None = describe(None, "the address of a Ray cluster in quotes", "auto")
+    workers: int | None = describe(None, "a whole number of at least 1", 4, ge=1)
+    memory: int | None = describe(None, "a number of bytes, without a name of the unit", 8_000_000_000, ge=1)
+    object_store_memory: int | None = describe(
+        None, f"a number of bytes of at least {80 * 2**20:,}", 500_000_000, ge=80 * 2**20
     )
+
+
+class Settings(Section):
+    """All that a run is told."""
 
     run: Run = Run()
     grid: GridSettings = GridSettings()
@@ -279,27 +322,6 @@ class Settings(BaseSettings):
     export: ExportSettings = ExportSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     engine: EngineSettings = EngineSettings()
-
-    toml_file: ClassVar[Path | None] = None
-
-    @model_validator(mode="after")
-    def _layer_names_differ(self) -> Settings:
-        names = [layer.name for layer in self.layers]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two layers are named {name!r}; give each layer a name of its own")
-        return self
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, cls.toml_file)
 
     def layer_values(self) -> tuple[Layer, ...]:
         """The layers as the core knows them."""
@@ -331,62 +353,106 @@ class Settings(BaseSettings):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: LayerSettings if name == "layers" else field.annotation  # type: ignore[misc]
+    for name, field in Settings.model_fields.items()
+}
+
+
+class _Given:
+    """What a file, the environment and flags give together, and where each value of it comes from."""
+
+    def __init__(self, path: Path, flags: tuple[str, ...]) -> None:
+        self.path = path
+        self.text, self.values = read(path)
+        self.sections = set(self.values)
+        self.origins: dict[Keys, str] = {}
+        self.explainer = Explainer(SECTIONS, self.where, self.line, self.values)
+        for variable, value in sorted(os.environ.items()):
+            section, nested, key = variable.removeprefix(ENV_PREFIX).lower().partition(ENV_NESTED)
+            if variable.startswith(ENV_PREFIX) and nested:
+                if section == "layers":
+                    raise SettingsError(
+                        f"{variable}: layers are not set in the environment", "use --set layers.NAME.key=value"
+                    )
+                self._set([section, key], value, variable)
+        for flag in flags:
+            key, equals, value = flag.partition("=")
+            parts = key.strip().split(".")
+            if not equals or len(parts) != (3 if parts[0] == "layers" else 2) or not all(parts):
+                raise SettingsError(
+                    f"--set {flag!r} is neither section.key=value nor layers.NAME.key=value",
+                    "for example --set grid.resolution=90, or --set layers.elevation.kind=continuous",
+                )
+            self._set(parts, value, f"--set {key.strip()}")
+
+    def _set(self, parts: list[str], text: str, origin: str) -> None:
+        """Put a value in; of a layer, into the one of that name."""
+        value = value_of(text, self.explainer.is_list(parts[0], parts[-1]))
+        table, keys = self._table(parts, origin)
+        table[parts[-1]] = value
+        self.origins[keys] = origin
+
+    def _table(self, parts: list[str], origin: str) -> tuple[dict[str, Any], Keys]:
+        """The table that a value goes into, and the value's place."""
+        section, key = parts[0], parts[-1]
+        if section != "layers":
+            table = self.values.setdefault(section, {})
+            # what is no table is refused with the rest of the file
+            return table if isinstance(table, dict) else {}, (section, key)
+        layers = self.values.get("layers")
+        layers = [y for y in layers if isinstance(y, dict)] if isinstance(layers, list) else []
+        names = [str(y.get("name")) for y in layers]
+        if len(parts) < 3 or parts[1] not in names:
+            raise SettingsError(
+                f"{origin}: there is no layer {parts[1]!r}",
+                f"the layers are {', '.join(names) or 'none'}; say layers.NAME.key (a layer is added in the file)",
+            )
+        index = names.index(parts[1])
+        return layers[index], ("layers", index, key)
+
+    def where(self, keys: Keys) -> str:
+        """Where a value is: a flag, a variable of the environment, or a line."""
+        if len(keys) == 1 and keys[0] not in self.sections and self.origins:  # what only a flag or variable has
+            for place, origin in self.origins.items():
+                if place[0] == keys[0]:
+                    return origin
+        return self.origins.get(keys) or f"{self.path}:{line_of(self.text, keys)}"
+
+    def line(self, keys: Keys) -> int:
+        """The line of a value; 0 for what is not of the file."""
+        return 0 if keys in self.origins else line_of(self.text, keys)
+
+    def same_names(self) -> list[SettingsError]:
+        """An error for each layer that has the name of one before it."""
+        layers, seen, found = self.values.get("layers"), set[str](), []
+        for index, layer in enumerate(layers if isinstance(layers, list) else []):
+            name = layer.get("name") if isinstance(layer, dict) else None
+            if isinstance(name, str) and name in seen:
+                where = self.where(("layers", index, "name"))
+                found.append(SettingsError(f"{where}: two layers are named {name!r}", "rename one of the two"))
+            seen |= {name} if isinstance(name, str) else set()
+        return found
+
+
 def load(path: Path, flags: tuple[str, ...] = ()) -> Settings:
     """Read settings; relative paths in them are taken from the folder of the file.
 
     Args:
-        flags: "section.key=value", the value as TOML (bare words are text).
+        flags: "section.key=value" or "layers.NAME.key=value", the value as TOML (bare words are text).
 
     Raises:
-        SettingsError: names file, line, key, value and cure.
+        SettingsError: every mistake with file, line, key, value, and what to write instead.
     """
-    text = _read(path)
-    given = _flag_values(flags)
-
-    class Sourced(Settings):
-        toml_file = path
-
+    given = _Given(path, flags)
+    mistakes = given.same_names()
     try:
-        settings = Sourced(**given)
+        settings = Settings(**given.values)
     except ValidationError as error:
-        raise _explain(error, path, text, given) from None
+        mistakes = given.explainer.explain(error) + mistakes
+    if mistakes:
+        raise united(mistakes)
     return _absolute(settings, path.resolve().parent)
-
-
-def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(
-            f"the settings file {path} cannot be read: {error.strerror}", "name a TOML file; geopipe demo writes one"
-        ) from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"the settings file {path} is no UTF-8 text", "name a TOML file") from None
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        where = f"{path}:{line[1]}" if line else str(path)
-        if "overwrite" in str(error) or "twice" in str(error):
-            raise SettingsError(f"{where}: a key or table is there twice ({error})", "keep one of the two") from None
-        raise SettingsError(f"{where}: no valid TOML: {error}", "correct that line") from None
-    return text
-
-
-def _flag_values(flags: tuple[str, ...]) -> dict[str, Any]:
-    """Nested values of "section.key=value" flags. `layers.NAME.key` is not one: layers are in the file."""
-    given: dict[str, Any] = {}
-    for flag in flags:
-        key, equals, value = flag.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (equals and dot and name) or section == "layers":
-            raise SettingsError(f"--set {flag!r} is not section.key=value", "for example --set grid.resolution=90")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value.strip()
-        given.setdefault(section, {})[name] = parsed
-    return given
 
 
 def _absolute(settings: Settings, folder: Path) -> Settings:
@@ -404,74 +470,15 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"layers": layers, "run": run, "grid": grid})
 
 
-def _explain(error: ValidationError, path: Path, text: str, given: dict[str, Any]) -> SettingsError:
-    """The first problem that pydantic found, as one message with file, line and cure."""
-    first = error.errors()[0]
-    keys = _keys(first["loc"])
-    dotted = re.sub(r"^layers\.(\d+)", r"layers[\1]", ".".join(str(k) for k in keys))
-    section, name = (str(keys[0]) if keys else ""), str(keys[-1]) if keys else ""
-    if len(keys) >= 2 and keys[1] in given.get(section, {}):
-        where = f"--set {dotted}"
-    elif len(keys) >= 2 and f"{ENV_PREFIX}{section}{ENV_NESTED}{keys[1]}".upper() in map(str.upper, os.environ):
-        where = f"{ENV_PREFIX}{section}{ENV_NESTED}{keys[1]}".upper()
-    else:
-        where = f"{path}:{line_of(text, tuple(keys))}"
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(keys[:-1])
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        cure = f"did you mean {near[0]!r}? " if near else ""
-        return SettingsError(f"{where}: unknown key {dotted!r}", f"{cure}valid keys: {', '.join(known)}")
-    if first["type"] == "missing":
-        if name == "layers":
-            return SettingsError(f"{path}: there is no [[layers]]", "add at least one, with name and path")
-        return SettingsError(f"{where}: {dotted} is missing", f"add {name} = ...")
-    message = first["msg"].removeprefix("Value error, ")
-    plain = keys and not isinstance(first["input"], dict | list | Settings | None) and "password" not in message
-    shown = f" = {first['input']!r}" if plain else ""
-    if not keys:
-        twice = re.search(r"named '(\w+)'", message)
-        line = line_of_value(text, "name", twice[1]) if twice else 1
-        return SettingsError(f"{path}:{line}: {message}", "rename one of the two")
-    # a value may be of one of several types: say all that would do
-    alike = [e["msg"] for e in error.errors() if _keys(e["loc"]) == keys]
-    cure = first.get("ctx", {}).get("cure", f"correct {dotted}")
-    return SettingsError(f"{where}: {dotted}{shown}: {' or '.join(dict.fromkeys([message, *alike[1:]]))}", cure)
-
-
-def _keys(loc: tuple[int | str, ...]) -> list[int | str]:
-    """The place of an error as keys of the file: section and key, or layers, index and key; pydantic adds types."""
-    return list(loc[: 3 if loc and loc[0] == "layers" else 2])
-
-
-def _known_keys(loc: list[Any]) -> list[str]:
-    """Valid keys of the table at `loc`."""
-    model: type[BaseModel] = Settings
-    if loc:
-        field = Settings.model_fields[str(loc[0])].annotation
-        model = LayerSettings if loc[0] == "layers" else field  # type: ignore[assignment]
-    return list(model.model_fields)
-
-
 def origins(settings: Settings, path: Path, flags: tuple[str, ...]) -> list[tuple[str, Any, str]]:
     """Every effective value with where it comes from: a flag, the environment, file and line, or the default."""
-    text = _read(path)
-    file, given = tomllib.loads(text), _flag_values(flags)
-    environment = EnvSettingsSource(Settings)()
+    given = _Given(path, flags)
     rows = []
     for section, values in settings.model_dump(mode="json").items():
         tables = enumerate(values) if isinstance(values, list) else [(None, values)]
         for index, table in tables:
+            own = given.values.get(section, {}) if index is None else given.values[section][index]
             for key, value in table.items():
-                dotted = f"{section}.{key}" if index is None else f"{section}[{index}].{key}"
-                told = file.get(section, {}) if index is None else file[section][index]
-                if key in given.get(section, {}):
-                    origin = "--set"
-                elif index is None and key in environment.get(section, {}):
-                    origin = f"{ENV_PREFIX}{section}{ENV_NESTED}{key}".upper()
-                elif key in told:
-                    keys = (section, key) if index is None else (section, index, key)
-                    origin = f"{path}:{line_of(text, keys)}"
-                else:
-                    origin = "default"
-                rows.append((dotted, value, origin))
+                keys: Keys = (section, key) if index is None else (section, index, key)
+                rows.append((given.explainer.name(keys), value, given.where(keys) if key in own else "default"))
     return rows

@@ -428,7 +428,7 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, small: Path) -> None:
     assert "is neither a raster nor a vector file that GDAL can open" in refused(file)[0]
     write_raster(tmp_path / "two.tif", np.ones((2, 4, 6), "uint8"), UTM, north_up(WEST, NORTH, 10))
     assert "two.tif has 2 bands: which of them is the mask?" in refused(file, f'grid.mask="{tmp_path}/two.tif"')[0]
-    with pytest.raises(SettingsError, match="there is no mask"):
+    with pytest.raises(SettingsError, match=r"there is no grid\.mask"):
         settings.load(settings_of(tmp_path, 6, 4, {"a": small}, 'mask_crs = "EPSG:4326"'))
 
 

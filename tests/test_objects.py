@@ -465,10 +465,10 @@ def test_an_option_that_does_not_exist_is_an_error_of_the_settings(file: Path) -
     ("output", "staging", "message", "cure"),
     [
         ("s3://b/p", None, "run.staging: run.output is an object store", 'add staging = "<a folder>"'),
-        ("folder", "work", "run.staging = 'work': run.output is a folder", "correct run.staging"),
-        ("s3://b/p", "s3://b/q", "run.staging = 's3://b/q': it must be a folder", "correct run.staging"),
-        ("ftp://b/p", "work", "run.output = 'ftp://b/p': the output is a folder, s3://", "correct run.output"),
-        ("s3:///p", "work", "run.output = 's3:///p': the output is a folder, s3://", "correct run.output"),
+        ("folder", "work", 'run.staging = "work": run.output is a folder', "leave staging out"),
+        ("s3://b/p", "s3://b/q", 'run.staging = "s3://b/q": it must be a folder', "for example staging ="),
+        ("ftp://b/p", "work", 'run.output = "ftp://b/p": the output is a folder, s3://', "correct run.output"),
+        ("s3:///p", "work", 'run.output = "s3:///p": the output is a folder, s3://', "correct run.output"),
     ],
 )
 def test_a_mistake_about_output_and_staging_gets_one_error_with_its_cure(

@@ -597,7 +597,7 @@ def test_a_password_in_the_settings_is_refused_and_not_repeated(tmp_path: Path) 
         file.write_text(
             f'[grid]\ncrs = "EPSG:4326"\nresolution = 1\n[[layers]]\nname = "a"\ntable = "t"\npath = "{path}"\n'
         )
-        with pytest.raises(SettingsError, match=r"s.toml:7: layers\[0\].path: there is a password in it") as caught:
+        with pytest.raises(SettingsError, match=r"s.toml:7: layers\.a\.path: there is a password in it") as caught:
             settings.load(file)
         assert "geheim" not in str(caught.value)
 

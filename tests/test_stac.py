@@ -167,5 +167,5 @@ def test_items_and_rasters_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_wrong_order_is_refused_by_the_settings(tmp_path: Path) -> None:
-    with pytest.raises(settings.SettingsError, match=r"layers\[0\]\.sort_by = 'cloudcover'"):
+    with pytest.raises(settings.SettingsError, match=r'layers\.red\.sort_by = "cloudcover"'):
         column(tmp_path, 'path = "i.json"\nsort_by = "cloudcover"')

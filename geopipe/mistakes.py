@@ -1,0 +1,317 @@
+"""Mistakes in settings, in the settings' own words: what is there, what may be there, and an example."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from geopipe.errors import SettingsError
+from geopipe.proposals import near
+
+Keys = tuple[int | str, ...]
+"""The place of a value: section and key, or "layers", index and key."""
+
+KEY_WORDS = {
+    "file": "path", "files": "path", "filename": "path", "uri": "path", "url": "path", "src": "path", "source": "path",
+    "paths": "path", "input": "path", "id": "name", "layer_name": "name",
+    "no_data": "nodata", "missing": "nodata", "missing_value": "nodata", "fill_value": "nodata", "na": "nodata",
+    "method": "resampling", "resample": "resampling", "interpolation": "resampling", "type": "kind", "band": "bands",
+    "epsg": "crs", "srs": "crs", "projection": "crs", "proj": "crs", "res": "resolution", "cellsize": "resolution",
+    "cell_size": "resolution", "pixel_size": "resolution", "extent": "bounds", "bbox": "bounds",
+    "format": "formats", "compression": "compress", "output_dir": "output", "out": "output", "output_path": "output",
+    "lon": "x", "longitude": "x", "lat": "y", "latitude": "y", "column": "values", "columns": "values",
+    "sql": "query", "threads": "workers", "cpus": "workers", "join": "how", "tile_size": "window_size",
+    "input_layers": "layers", "inputs": "layers", "sources": "layers", "rasters": "layers", "datasets": "layers",
+    "target": "grid", "logging": "monitoring", "ray": "engine",
+}  # fmt: skip
+"""Keys of other programs, and words that people try, each with the key that is meant."""
+
+VALUE_WORDS = {
+    "classes": "categorical", "class": "categorical", "classified": "categorical", "discrete": "categorical",
+    "category": "categorical", "nominal": "categorical", "numeric": "continuous", "float": "continuous",
+    "real": "continuous", "angle": "circular", "direction": "circular", "degrees": "circular", "counts": "count",
+    "nearest_neighbour": "nearest", "nearest_neighbor": "nearest", "nn": "nearest", "near": "nearest",
+    "linear": "bilinear", "majority": "mode", "median": "med", "maximum": "max", "minimum": "min", "avg": "mean",
+    "average": "mean", "total": "sum", "cubicspline": "cubic_spline", "full": "outer", "all": "grid", "left": "outer",
+    "geoparquet": "parquet", "pq": "parquet", "gz": "gzip", "zst": "zstd", "ignore": "skip", "raise": "fail",
+    "warn": "WARNING", "center": "centres", "centers": "centres", "centre": "centres", "corner": "corners",
+    "points": "point", "newest": "-datetime", "oldest": "datetime", "single": "one", "exchange": "groupby",
+}  # fmt: skip
+"""Values of other programs, each with the value that is meant."""
+
+
+UNITS = {
+    "m": 1, "km": 1000, "cm": 0.01, "mm": 0.001, "metre": 1, "meter": 1, "metres": 1, "meters": 1,
+    "deg": 1, "degree": 1, "degrees": 1, "°": 1, "arcmin": 1 / 60, "arcsec": 1 / 3600,
+    "b": 1, "kb": 1000, "mb": 10**6, "gb": 10**9, "tb": 10**12, "k": 1000, "g": 10**9,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+"""Units by their names, in metres, degrees or bytes."""
+
+
+def refusal(message: str, cure: str) -> PydanticCustomError:
+    """The error of a validator, with a cure of its own."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "cure": cure})
+
+
+def united(mistakes: Sequence[SettingsError]) -> SettingsError:
+    """One error of several."""
+    if len(mistakes) == 1:
+        return mistakes[0]
+    return SettingsError(f"{len(mistakes)} mistakes in the settings\n" + "\n".join(map(str, mistakes)))
+
+
+def listed(words: Sequence[str], last: str = "or") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def shown(value: Any) -> str:
+    """A value as TOML has it, shortened; an address that may hold a secret is not shown."""
+    if isinstance(value, str) and "://" in value and re.search("[@?#]", value):
+        return '"..."'
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(map(shown, value))}]"
+    elif isinstance(value, dict):
+        text = "a table"
+    elif isinstance(value, float) and not math.isfinite(value):
+        text = str(value)
+    else:
+        text = str(value) if isinstance(value, date) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+class Explainer:
+    """What may stand at each place of a model's tables.
+
+    Args:
+        sections: the model of each section; of `layers`, that of one layer.
+        where: says where in the file, the environment or the flags a place is, for the start of a message.
+        line: of a place in the file; what is not from the file has 0.
+        values: everything that the settings give, by section.
+    """
+
+    def __init__(
+        self,
+        sections: dict[str, type[BaseModel]],
+        where: Callable[[Keys], str],
+        line: Callable[[Keys], int],
+        values: dict[str, Any],
+    ) -> None:
+        self.where, self.line, self.values = where, line, values
+        self.schemas = {name: model.model_json_schema() for name, model in sections.items()}
+        self.keys = {name: list(model.model_fields) for name, model in sections.items()}
+
+    def explain(self, error: ValidationError) -> list[SettingsError]:
+        """Every mistake, in the order of the lines; a value that may have several types is one."""
+        by_keys: dict[Keys, list[ErrorDetails]] = {}
+        for found in error.errors():
+            loc = found["loc"]
+            by_keys.setdefault(loc[: 3 if loc and loc[0] == "layers" else 2], []).append(found)
+        others = [keys for keys in by_keys if keys != ("layers",)]
+        if any(keys[0] == "layers" or near(str(keys[0]), ["layers"], KEY_WORDS) for keys in others):
+            by_keys.pop(("layers",), None)  # there are layers, if not sound ones
+        return [self._one(keys, found) for keys, found in sorted(by_keys.items(), key=lambda i: self.line(i[0]))]
+
+    def name(self, keys: Keys) -> str:
+        """A place as `--set` has it: section.key, or layers.NAME.key."""
+        if len(keys) < 2 or keys[0] != "layers":
+            return ".".join(map(str, keys))
+        layers = self.values.get("layers")
+        layer = layers[int(keys[1])] if isinstance(layers, list) else None
+        own = layer.get("name") if isinstance(layer, dict) else None
+        which = own if isinstance(own, str) and own.isidentifier() else str(int(keys[1]) + 1)
+        return ".".join(["layers", which, *map(str, keys[2:])])
+
+    def _one(self, keys: Keys, found: Sequence[ErrorDetails]) -> SettingsError:
+        where, kinds = self.where(keys), [f["type"] for f in found if len(f["loc"]) == len(keys)]
+        section, key = str(keys[0]), str(keys[-1])
+        if refused := [f for f in found if f["type"] == "refused"]:
+            context, value = refused[0]["ctx"], refused[0]["input"]
+            message = context["message"]
+            own = "" if value is None or "password" in message or str(value) in message else f" = {shown(value)}"
+            return SettingsError(f"{where}: {self.name(keys)}{own}: {message}", context["cure"])
+        if "extra_forbidden" in kinds:
+            return self._unknown(keys)
+        if kinds == ["missing"]:
+            if section == "layers" and len(keys) == 1:
+                return SettingsError(
+                    f"{where}: there is no layer", 'add one: [[layers]] and below it name = "..." and path = "..."'
+                )
+            example = self._example(section, key)
+            return SettingsError(f"{where}: {self.name(keys)} is missing", f"add it, for example {key} = {example}")
+        if len(keys) == 1 or (section == "layers" and len(keys) == 2):
+            return self._no_table(keys)
+        schema = self._schema(section, key)
+        value = self._value(keys)
+        message = f"{where}: {self.name(keys)} = {shown(value)} must be {self._allowed(section, schema)}"
+        return SettingsError(message, self._proposal(section, key, value, schema))
+
+    def _proposal(self, section: str, key: str, value: Any, schema: dict[str, Any]) -> str:
+        """What to write instead."""
+        words = value if isinstance(value, list) else [value]
+        choices = self._choices(section, schema)
+        meant = [near(w, choices, VALUE_WORDS) if isinstance(w, str) else None for w in words]
+        if choices and any(meant):
+            text = [json.dumps(m or w) for m, w in zip(meant, words, strict=True) if m or w in choices]
+            return f"did you mean {key} = {text[0] if not isinstance(value, list) else '[' + ', '.join(text) + ']'}?"
+        if key in ("crs", "mask_crs") and isinstance(value, int) and not isinstance(value, bool):
+            return f'did you mean {key} = "EPSG:{value}"?'
+        if key == "name" and isinstance(value, str) and value.strip():
+            plain = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in value.strip())[:63]
+            plain = plain if plain[:1].isalpha() or plain[:1] == "_" or section == "run" else f"_{plain}"
+            return f'did you mean name = "{plain}"?'
+        hint = schema.get("hint", "")
+        numeric = any(p.get("type") in ("number", "integer", "array") for p in [schema, *schema.get("anyOf", ())])
+        if numeric and isinstance(value, str) and (number := _without_unit(value)) is not None:
+            return f"{hint + '; ' if hint else ''}did you mean {key} = {number}?"
+        example = f"for example {key} = {self._example(section, key)}"
+        return f"{hint}; {example}" if hint else example
+
+    def _unknown(self, keys: Keys) -> SettingsError:
+        where, key = self.where(keys), str(keys[-1])
+        section = str(keys[0]) if len(keys) > 1 else ""
+        homes = [name for name, known in self.keys.items() if key in known and name != section]
+        if not section:
+            meant = near(key, self.keys, KEY_WORDS)
+            if meant:
+                return SettingsError(f"{where}: unknown section {key!r}", f"did you mean {_header(meant)}?")
+            meant = key if homes else near(key, {k for known in self.keys.values() for k in known}, KEY_WORDS)
+            homes = homes or [name for name, known in self.keys.items() if meant in known]
+            cure = f"sections: {', '.join(self.keys)}"
+            if meant and homes:
+                cure = (
+                    f"did you mean {meant} in {listed([f'[{h}]' if h != 'layers' else '[[layers]]' for h in homes])}?"
+                )
+            return SettingsError(f"{where}: {key!r} is no section", cure)
+        known = self.keys[section]
+        meant = near(key, known, KEY_WORDS)
+        cure = f"did you mean {meant!r}?" if meant else f"valid keys: {', '.join(known)}"
+        if homes and not (meant and key in KEY_WORDS):
+            cure = f"it belongs in {listed([_header(h) for h in homes])}"
+        return SettingsError(f"{where}: unknown key {self.name(keys)!r}", cure)
+
+    def _no_table(self, keys: Keys) -> SettingsError:
+        """A section that is no section, or layers that are no list of tables."""
+        where, section, value = self.where(keys), str(keys[0]), self._value(keys)
+        if section != "layers":
+            got = "is a list of tables" if isinstance(value, list) else f"= {shown(value)} is no section"
+            return SettingsError(
+                f"{where}: {section} {got}", f"write [{section}] on a line of its own, and its keys below it"
+            )
+        if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
+            name = next(iter(value))
+            return SettingsError(
+                f"{where}: [layers.{name}] is a table; layers are a list",
+                f'write [[layers]] for each, and below it name = "{name}"',
+            )
+        if isinstance(value, dict):
+            return SettingsError(f"{where}: [layers] is one table; layers are a list", "write [[layers]] for each")
+        if not value:
+            return SettingsError(
+                f"{where}: there is no layer", 'add one: [[layers]] and below it name = "..." and path = "..."'
+            )
+        return SettingsError(
+            f"{where}: {self.name(keys)} = {shown(value)} is no table",
+            'write [[layers]] for each layer, and below it name = "..." and path = "..."',
+        )
+
+    # ---- what a schema says
+
+    def _value(self, keys: Keys) -> Any:
+        value: Any = self.values
+        for key in keys:
+            value = value[key]
+        return value
+
+    def _schema(self, section: str, key: str) -> dict[str, Any]:
+        schema: dict[str, Any] = self.schemas[section]["properties"][key]
+        return schema
+
+    def _resolved(self, section: str, schema: dict[str, Any]) -> dict[str, Any]:
+        reference = schema.get("$ref")
+        return self.schemas[section]["$defs"][reference.rpartition("/")[2]] if reference else schema
+
+    def is_list(self, section: str, key: str) -> bool:
+        """Whether a list may stand there."""
+        if key not in self.keys.get(section, ()):
+            return False
+        schema = self._schema(section, key)
+        return any(part.get("type") == "array" for part in [schema, *schema.get("anyOf", ())])
+
+    def _choices(self, section: str, schema: dict[str, Any]) -> list[str]:
+        """The words of which one may stand there."""
+        schema = self._resolved(section, schema)
+        parts = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
+        own = [schema["const"]] if "const" in schema else schema.get("enum", [])
+        return [*map(str, own), *(word for part in parts for word in self._choices(section, part))]
+
+    def _allowed(self, section: str, schema: dict[str, Any]) -> str:
+        """What may stand there, in words."""
+        if "allowed" in schema:
+            return str(schema["allowed"])
+        schema = self._resolved(section, schema)
+        if parts := [p for p in schema.get("anyOf", ()) if p.get("type") != "null"]:
+            return listed(list(dict.fromkeys(self._allowed(section, p) for p in parts)))
+        if "const" in schema or "enum" in schema:
+            return listed([json.dumps(w) for w in self._choices(section, schema)])
+        kind = schema["type"]
+        if kind == "array":
+            if "prefixItems" in schema:
+                return f"a list of {len(schema['prefixItems'])} numbers"
+            return f"{self._allowed(section, schema['items'])}, or a list of them"
+        if kind in ("integer", "number"):
+            return _number(schema)
+        return {"boolean": "true or false", "string": "text in quotes"}[kind]
+
+    def _example(self, section: str, key: str) -> str:
+        schema = self._schema(section, key)
+        if "example" in schema:
+            return shown(schema["example"])
+        words = self._choices(section, schema)
+        if words:
+            return json.dumps(words[:2] if schema.get("type") == "array" else words[0])
+        default = schema.get("default")
+        if default is not None:
+            return shown(default)
+        types = [part.get("type") for part in [schema, *schema.get("anyOf", ())]]
+        return "true" if "boolean" in types else "1"
+
+
+def _header(section: str) -> str:
+    return "[[layers]]" if section == "layers" else f"[{section}]"
+
+
+def _without_unit(text: str) -> float | None:
+    """The number that a text with a unit means, in metres, degrees or bytes."""
+    found = re.fullmatch(r"([\d.,_]+)\s*([A-Za-z°\"']+)", text.strip())
+    if found is None or found[2].casefold() not in UNITS:
+        return None
+    try:
+        number = float(found[1].replace(",", "").replace("_", "")) * UNITS[found[2].casefold()]
+    except ValueError:
+        return None
+    return int(number) if number == int(number) else round(number, 12)
+
+
+def _number(schema: dict[str, Any]) -> str:
+    """A number with its limits."""
+    text = "a whole number" if schema["type"] == "integer" else "a number"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        text += f" from {low:,} to {high:,}"
+    elif low is not None:
+        text += f" of at least {low:,}"
+    if "exclusiveMinimum" in schema:
+        text += f" above {schema['exclusiveMinimum']:g}"
+    if "exclusiveMaximum" in schema:
+        text += f" and below {schema['exclusiveMaximum']:g}"
+    if "exclusiveMinimum" in schema and high is not None:
+        text += f" and at most {high:g}"
+    return text + (f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else "")
