@@ -32,8 +32,8 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
-LIMIT = 60
-"""Seconds for all commands of an input; they take a tenth of one on a quiet machine."""
+LIMIT = 180
+"""Seconds for all commands of an input, on a machine that has other work, too; most take a tenth of one."""
 MEMORY = 12 << 30
 """Bytes of address space of a process; what is asked for beyond it is an allocation that fails."""
 BATCH = 100
