@@ -82,7 +82,7 @@ class Collector:
         self._states: list[Mapping[str, Any]] = []  # the last ones, for the observer of a successor
         self._counting, self._keeping = threading.Lock(), threading.Lock()
         self._due, self._delay = 0.0, RETRY[0]
-        self.problem = problem
+        self.problem, self._warned = problem, False
         self._recall()
 
     def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
@@ -161,8 +161,10 @@ class Collector:
     def _tell(self, problem: str) -> None:
         if problem and not self.problem:
             log.warning("the monitor's records wait, the run goes on: %s", problem)
-        elif self.problem and not problem:
-            log.warning("the monitor's records arrive again")
+            self._warned = True
+        elif self._warned and not problem:  # who was not told of a problem need not hear of its end
+            log.info("the monitor's records arrive again")
+            self._warned = False
         self.problem = problem
 
     def stages(self) -> dict[str, Progress]:

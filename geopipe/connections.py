@@ -57,6 +57,11 @@ def dsn(file: Path | None = None) -> str | None:
     return held
 
 
+def named() -> bool:
+    """Whether the environment says where the database is."""
+    return any(os.environ.get(name, "").strip() for name in (DSN, DSN_FILE))
+
+
 def needed_dsn(file: Path | None = None) -> str:
     """`dsn`, where nothing can be done without.
 

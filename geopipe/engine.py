@@ -30,14 +30,14 @@ from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geopipe import events, exporter, logs, machine, monitor, points, raster
+from geopipe import events, exporter, ledger, logs, machine, monitor, points, raster
 from geopipe.errors import MachineError, Terminated, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
 from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
-from geopipe.recorder import Options, deliver_rest, join
+from geopipe.recorder import Options, deliver_rest, dismiss, forget, join
 from geopipe.records import Progress
 from geopipe.sparse import SparseRow
 from geopipe.sweep import sweep
@@ -186,8 +186,14 @@ def _join_run(watch: Watch | None) -> raster.Readers:
     """The readers of this worker process, which learns once which run it works for and where to report."""
     raster.environment().__enter__()  # for the life of the process
     if watch is not None:
-        join(watch.options, monitor.deliver(watch.monitor))
+        join(watch.options, monitor.deliver(watch.monitor), _let_go)
     return raster.Readers()
+
+
+def _let_go() -> None:
+    """Close what this worker process holds of a run that is over: it may live on, idle, as long as the cluster."""
+    _join_run.cache_clear()
+    ledger.close()
 
 
 def never() -> bool:
@@ -336,27 +342,34 @@ def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator
             raise
         finally:
             with suppress(Exception):  # how the run ended counts more than whether the monitor heard it
-                _collect(engine.watch)
+                _collect(engine.watch, over=True)
                 ray.get(engine.watch.monitor.close.remote(wait), timeout=wait + 2)
             with suppress(Exception):
                 ray.kill(engine.watch.monitor)
 
 
-def _collect(watch: Watch) -> None:
-    """Have every node deliver what the workers of the run have not sent yet; what it misses stays on its disk."""
+def _collect(watch: Watch, over: bool = False) -> None:
+    """Have every node deliver what the workers of the run have not sent yet; what it misses stays on its disk.
+
+    Args:
+        over: the workers are to let go of the run.
+    """
     here = ray.get_runtime_context().get_node_id()
     deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_rest)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    calls = [
-        deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(watch) for n in nodes
-    ]
-    _deliver_rest(watch, others=False)  # of this node, without a process more; of others its driver does it at the end
+    there = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
+    calls = [one.remote(watch, over) for one in there]
+    _deliver_rest(watch, over, others=False)  # of this node, without a process more; of others its driver does it at the end
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=5)
 
 
-def _deliver_rest(watch: Watch, others: bool = True) -> None:
+def _deliver_rest(watch: Watch, over: bool, others: bool = True) -> None:
+    if over:
+        dismiss(watch.options, 1.0)
     deliver_rest(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
+    if over and others:  # the driver does it on its own node
+        forget(watch.options)
 
 
 def _cluster_machine(here: Machine) -> Machine:

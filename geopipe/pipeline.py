@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geopipe import checks, commit, events, logs, objects, raster, requests, stamps
+from geopipe import checks, commit, connections, events, logs, objects, raster, requests, stamps
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
 from geopipe.drafting import draft, skippable, versions
@@ -156,16 +156,17 @@ def _sending(recorder: Recorder | None, engine: Engine) -> AbstractContextManage
 def watching(settings: Settings, run_id: str, attempt: int) -> Options:
     """How a run of these settings is watched; starts a database of our own where there is to be one."""
     asked, dsn_file, problem = settings.monitoring, None, ""
-    if asked.enable_database_logging:
+    database = asked.enable_database_logging
+    if database:
         try:
             dsn_file = prepare_database()
         except MachineError as error:
-            problem = str(error)
+            problem, database = str(error), connections.named()  # that one may answer before the run has ended
     return Options(
         run_id=run_id,
         attempt=attempt,
         output=settings.run.folder,
-        database=asked.enable_database_logging,
+        database=database,
         batch_size=asked.log_batch_size,
         flush_interval=asked.log_flush_interval,
         metrics_interval=asked.metrics_interval if asked.enable_metrics else None,

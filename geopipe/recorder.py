@@ -8,7 +8,9 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -26,9 +28,18 @@ from geopipe.home import home
 from geopipe.records import Log, Progress, State
 from geopipe.sampler import Sampler, speedometer
 from geopipe.shipping import Deliver, Shipper, left_behind
-from geopipe.spool import PRESENT, Spool, present, source_name
+from geopipe.spool import PRESENT, Spool, living, present, source_name
 
 log = logging.getLogger(__name__)
+
+OVER = "over"
+"""File in a run's folder that tells the processes of this node that the run is over, so that they let go of it."""
+
+KEPT_SECONDS = 14 * 86_400.0
+"""How long records of a run that never arrived are kept on this node."""
+
+KEPT_BYTES = 256 * 2**20
+"""How many bytes of such records are kept; the newest runs first."""
 
 
 @dataclass(frozen=True)
@@ -179,17 +190,29 @@ def _tell_end(error: BaseException) -> None:
 
 
 _leave: Callable[[], None] | None = None
+_joining = threading.RLock()
 
 
-def join(options: Options, deliver: Deliver) -> None:
-    """Record what this worker process says, for the rest of its life, or until it joins another run."""
+def join(options: Options, deliver: Deliver, let_go: Callable[[], None] = lambda: None) -> None:
+    """Record what this worker process says, until its run is over, it joins another run, or it ends.
+
+    Args:
+        let_go: called when the run is over, for what else the process holds of it.
+    """
     global _leave
-    if _leave is not None:
-        atexit.unregister(_leave)
-        _leave()
-        _leave = None
-    with suppress(OSError):  # a disk that holds no records does not stop a run
-        recorder = Recorder(options, deliver)
+    with _joining, suppress(OSError):  # a disk that holds no records does not stop a run
+        _leave_run(_leave)
+        mark = options.folder / OVER
+
+        def leave_and_let_go() -> None:
+            if _leave_run(leave):
+                let_go()
+
+        def leave_when_over() -> None:
+            if mark.exists() or not options.folder.exists():  # in a thread of its own: leaving waits for the one that calls this
+                threading.Thread(target=leave_and_let_go, daemon=True).start()
+
+        recorder = Recorder(options, deliver, [leave_when_over])
         end_logs = logs.record_from_now_on()
 
         def leave() -> None:
@@ -198,6 +221,18 @@ def join(options: Options, deliver: Deliver) -> None:
 
         _leave = leave
         atexit.register(leave)
+
+
+def _leave_run(leave: Callable[[], None] | None) -> bool:
+    """Leave the run that this process has joined, if it is still the one that `leave` belongs to."""
+    global _leave
+    with _joining:
+        if leave is None or _leave is not leave:
+            return False
+        _leave = None
+        atexit.unregister(leave)
+        leave()
+        return True
 
 
 @contextmanager
@@ -210,8 +245,11 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
     Args:
         answers: to what people ask of the run (`requests`).
     """
-    if options.problem:
-        log.warning("the run's records will wait on disk, the run goes on: %s", options.problem)
+    if options.problem and options.database:
+        log.warning("the run goes on, and is recorded only if its database answers before its end: %s", options.problem)
+    elif options.problem:  # a plain installation is nothing to warn of
+        level = logging.WARNING if embedded.installed() else logging.INFO
+        log.log(level, "the run is in no database: %s", options.problem)
     try:
         recorder = Recorder(options, every=[requests.listener(options.run_id, answers)] if options.database else [])
     except OSError as error:
@@ -231,8 +269,47 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
         if recorder.close(1.0, longer, unless=lambda: collector.problem):
             collector.close()
             deliver_rest(options, 1.0)
-        elif not options.problem:  # what others have left would not arrive, either
+        elif not options.problem or recorder.spool.reached:  # what others have left would not arrive, either
             log.warning("records of the run wait in %s: %s", options.folder, collector.problem or "it was cut short")
+        else:  # of a run that no database has heard of nothing stays
+            log.info("the run was not recorded: %s", collector.problem)
+            options = replace(options, database=False)
+        forget(options)
+        prune(options)
+
+
+def forget(options: Options) -> None:
+    """Delete what is left here of a run that is over, where no database would ever have it."""
+    if not options.database:
+        shutil.rmtree(options.folder, ignore_errors=True)
+
+
+def prune(options: Options) -> None:
+    """Delete what earlier runs left here long ago, or beyond KEPT_BYTES the oldest of it; not what a process holds."""
+    with suppress(OSError):
+        claim(options.root)
+        left = []
+        for folder in options.root.iterdir():
+            if folder.is_dir() and folder != options.folder and not living(folder):
+                found = [file.stat() for file in folder.iterdir()]
+                newest = max((file.st_mtime for file in (folder.stat(), *found)))
+                left.append((newest, sum(file.st_size for file in found), folder))
+        size = 0
+        for newest, bytes_, folder in sorted(left, reverse=True):
+            size += bytes_
+            if size > KEPT_BYTES or time.time() - newest > KEPT_SECONDS:
+                log.info("records of run %s never arrived, and are deleted: %s bytes", folder.name, bytes_)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def dismiss(options: Options, seconds: float) -> None:
+    """Tell the workers of this node that their run is over, and wait so long at most until they have left it."""
+    with suppress(OSError):
+        claim(options.root)
+        (options.folder / OVER).touch(mode=0o600)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and living(options.folder):
+            time.sleep(0.02)
 
 
 def deliver_rest(options: Options, seconds: float, deliver: Deliver | None = None, others: bool = True) -> None:

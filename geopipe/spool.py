@@ -99,6 +99,11 @@ class Spool:
         with self._lock:
             return sum(s.waiting for s in self._segments)
 
+    @property
+    def reached(self) -> bool:
+        """Whether any record has arrived."""
+        return self._arrived > 0
+
     def append(self, body: Body) -> None:
         """Keep a record; a sink for `events.subscribe`.
 
@@ -342,6 +347,12 @@ def lives(folder: Path, source: str) -> bool:
     finally:
         os.close(file)
     return False
+
+
+def living(folder: Path) -> list[str]:
+    """The sources in a folder whose processes report there; this process is not one of them."""
+    known = [source for path in files(folder, f"*{PRESENT}") if (source := source_of(path))]
+    return [source for source in known if process(source) != os.getpid() and lives(folder, source)]
 
 
 def files(folder: Path, pattern: str) -> list[Path]:

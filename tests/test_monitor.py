@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import json
 import os
 import re
 import signal
@@ -128,7 +130,7 @@ def test_a_run_leaves_its_whole_story(file: Path, dsn: str) -> None:
     ((arrived,),) = ask(dsn, "SELECT seq FROM pipeline_sources WHERE run_id = %s", made.run_id)
     completed = max(i for i, body in enumerate(told, 1) if isinstance(body, State))
     assert completed <= arrived <= len(told), "every record has arrived; a last sample may be told to nobody"
-    assert not list((Path(os.environ["GEOPIPE_HOME"]) / "spool").glob("*/*"))
+    assert not left_on_disk()
 
 
 def test_without_database_logging_nothing_goes_there(file: Path, dsn: str) -> None:
@@ -344,7 +346,7 @@ def test_a_signal_ends_as_cancelled_with_its_records_in_place(
     ],
     ids=["password", "port", "database", "schema"],
 )
-def test_a_database_that_cannot_be_used_is_told_once_and_costs_nothing(
+def test_a_database_that_cannot_be_used_is_told_once_and_leaves_nothing(
     file: Path,
     dsn: str,
     broken: Callable[[str], str],
@@ -358,11 +360,104 @@ def test_a_database_that_cannot_be_used_is_told_once_and_costs_nothing(
     (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert re.search(said, told)
     assert "canary" not in caplog.text
-    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", dsn)
-    second = run(file)
-    for made in (first, second):  # what waited has arrived with the next run, and only once
-        assert progress(dsn, made.run_id) == {"read": 18, "merge": 9, "write": 9}
-        assert ask(dsn, "SELECT state FROM pipeline_runs WHERE run_id = %s", made.run_id) == [("completed",)]
+    assert first.stages["write"].tiles == 9
+    assert not left_on_disk()
+
+
+def test_a_database_that_answers_before_the_end_has_all_of_the_run(
+    file: Path, dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", dsn.rpartition("/")[0] + "/nothing")
+
+    def mend(snapshot: pipeline.Snapshot) -> None:
+        monkeypatch.setenv("GEOPIPE_MONITORING_DSN", dsn)
+
+    with caplog.at_level("WARNING"):
+        made = slowed(0.2, lambda: run(file, watch=mend))
+    assert [r.getMessage()[:16] for r in caplog.records if r.levelname == "WARNING"] == ["the run goes on,"]
+    assert progress(dsn, made.run_id) == {"read": 18, "merge": 9, "write": 9}
+    assert ask(dsn, "SELECT state FROM pipeline_runs WHERE run_id = %s", made.run_id) == [("completed",)]
+    assert not left_on_disk()
+
+
+def test_where_no_database_can_be_started_there_is_none_and_no_warning(
+    file: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a plain `pip install geopipe`."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "pgserver" in name else found(name))
+    with caplog.at_level("INFO"):
+        made = run(file)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
+    (told,) = [r.getMessage() for r in caplog.records if "no database" in r.getMessage()]
+    assert "pip install 'geopipe[postgres]'" in told
+    assert made.stages["write"].tiles == 9
+    assert not left_on_disk()
+
+
+def test_a_healthy_run_warns_of_nothing_though_a_dead_worker_left_records(
+    file: Path, dsn: str, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = f"{os.uname().nodename}-1-1"
+    folder = home / "spool" / "01890000-0000-7000-8000-000000000000"
+    folder.mkdir(parents=True)
+    left = {"seq": 1, "source": dead, "run_id": folder.name, "ts": 1.7e9, "kind": "event", "name": "x", "detail": {}}
+    (folder / f"{dead}.000000000001.jsonl").write_text(json.dumps(left) + "\n")
+    with caplog.at_level("INFO"):
+        run(file)
+    assert ask(dsn, "SELECT count(*) FROM pipeline_events WHERE run_id = %s", folder.name) == [(1,)]
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING" or "again" in r.getMessage()] == []
+
+
+def test_what_earlier_runs_left_is_pruned_by_age_and_size(
+    file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "KEPT_BYTES", 2500)
+    days = {"old": 15.0, "middle": 3.0, "young": 2.0, "newest": 1.0, "held": 30.0}
+    for name, age in days.items():
+        folder = home / "spool" / name
+        folder.mkdir(parents=True)
+        path = folder / "elsewhere-1-1.000000000001.jsonl"
+        path.write_bytes(b"x" * 999 + b"\n")
+        for one in (path, folder):
+            os.utime(one, (time.time() - age * 86_400,) * 2)
+    lock = subprocess.Popen(["flock", home / "spool" / "held" / f"{os.uname().nodename}-1-1.pid", "sleep", "60"])
+    try:
+        while not (home / "spool" / "held" / f"{os.uname().nodename}-1-1.pid").exists():
+            time.sleep(0.01)
+        run(file, "monitoring.enable_database_logging=false")
+    finally:
+        lock.kill()
+        lock.wait()
+    assert {path.name for path in (home / "spool").iterdir()} == {"young", "newest", "held"}
+
+
+@pytest.mark.parametrize("strategy", ["aligned", "groupby"])
+def test_no_process_of_a_cluster_that_lives_on_holds_a_file_of_a_run_that_is_over(
+    file: Path, home: Path, ray_session: None, strategy: str
+) -> None:
+    for number in range(3):
+        flags = ("monitoring.enable_database_logging=false", f"merge.strategy={strategy}", f"run.output=out{number}")
+        run(file, *flags, local=False)
+        end = time.monotonic() + 10
+        while (held := open_below(file.parent, home)) and time.monotonic() < end:
+            time.sleep(0.1)  # a worker of the ended Dataset may be on its way out
+        assert not held
+        assert not left_on_disk()
+
+
+def left_on_disk() -> list[Path]:
+    """What waits on this node, of any run."""
+    return list((Path(os.environ["GEOPIPE_HOME"]) / "spool").glob("*/*"))
+
+
+def open_below(*folders: Path) -> list[str]:
+    """The files in these folders that any process has open."""
+    links = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            links.append(os.readlink(link))
+    return [link for link in links if link.startswith(tuple(f"{folder}/" for folder in folders))]
 
 
 def test_nobody_needs_to_start_a_database(file: Path, home: Path) -> None:
