@@ -32,8 +32,8 @@ def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
 def jobs() -> None:
     """Start runs as jobs of a Ray cluster; pause, resume and stop them.
 
-    Without a cluster a Ray head is started on this machine; it stays for the next job until `ray stop`. RUN is a run's
-    id, the start of one, its name, or latest.
+    Without a cluster a Ray head is started on this machine; it stays for the next job until `geopipe jobs shutdown`.
+    RUN is a run's id, the start of one, its name, or latest.
     """
 
 
@@ -74,10 +74,23 @@ def start(
     from geopipe import settings
 
     loaded = settings.load(file, (*flags, *([f"run.name={name}"] if name else [])))
-    where = work.cluster(address or loaded.engine.address, start=True)
+    work.prepare(loaded)
+    where = _cluster(address or loaded.engine.address)
     how = [flag for flag, given in (("--overwrite", overwrite), ("--resume", go_on)) if given]
     run_id = work.start(loaded, where, how)
     return _submitted(run_id, where, daemon, as_json)
+
+
+def _cluster(address: str | None) -> str:
+    """The cluster for a job; a head here where there is none, which is said."""
+    from geopipe import heads
+    from geopipe import jobs as work
+
+    before = heads.own()
+    where = work.cluster(address, start=True)
+    if before is None and where == heads.own():
+        click.echo(f"started a Ray head on this machine ({where}); end it: geopipe jobs shutdown", err=True)
+    return where
 
 
 def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
@@ -88,7 +101,7 @@ def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
     else:
         click.echo(f"run {run_id} is job {work.job_id(run_id)} of {where}", err=not daemon)
         if daemon:
-            click.echo("watch it: geopipe monitor watch latest   stop it: geopipe jobs stop latest")
+            click.echo(f"watch it: geopipe monitor watch {run_id}   stop it: geopipe jobs stop {run_id}")
     return 0 if daemon or as_json else _follow(run_id, where)
 
 
@@ -180,7 +193,7 @@ def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
     from geopipe import jobs as work
 
     with _found(run) as (found, _):
-        where = work.cluster(address, start=True)
+        where = _cluster(address)
         run_id = work.resume(found, where)
     return _submitted(run_id, where, daemon, as_json)
 
@@ -196,6 +209,20 @@ def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
 
     with _found(run) as (found, look):
         _tell(work.stop(found, look, lambda: work.cluster(address), timeout), as_json)
+
+
+@jobs.command()
+@click.option("--force", is_flag=True, help="Also while jobs are at work on it, which end.")
+@json_option
+def shutdown(force: bool, as_json: bool) -> None:
+    """End the Ray head that `geopipe jobs start` has started on this machine, and no other Ray."""
+    from geopipe import jobs as work
+
+    ended = work.shutdown(force)
+    if as_json:
+        print_json({"processes": ended})
+    else:
+        click.echo(f"ended the Ray head, {ended} processes" if ended else "no Ray head of geopipe runs on this machine")
 
 
 def _told(run: Run) -> dict[str, object]:

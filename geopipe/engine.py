@@ -26,11 +26,12 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
+from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geopipe import events, exporter, ledger, logs, machine, monitor, points, raster
+from geopipe import events, exporter, heads, ledger, logs, machine, monitor, points, raster
 from geopipe.errors import MachineError, Terminated, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
@@ -67,6 +68,12 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _reach(address)
+    heads.use_token(address)
+    Config.initialize("")  # as Ray does it itself: what the environment said was read when Ray was imported
+    if address == "local":
+        heads.make_token()
+    # of calls whose answer nobody waits for: Ray Data's statistics, of which a dead actor forgets all that it was told
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     own: dict[str, Any] = {}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -359,7 +366,7 @@ def _collect(watch: Watch, over: bool = False) -> None:
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     there = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
     calls = [one.remote(watch, over) for one in there]
-    _deliver_rest(watch, over, others=False)  # of this node, without a process more; of others its driver does it at the end
+    _deliver_rest(watch, over, others=False)  # without a process more; what earlier runs left its driver delivers
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=5)
 

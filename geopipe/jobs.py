@@ -7,29 +7,26 @@ is doing, the database knows (`watching`); Ray knows whether its process lives.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import logging
 import os
 import shlex
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from geopipe import connections, drafting, machine, requests, states, store
+from geopipe import commit, connections, drafting, heads, requests, states, store
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.home import HOME, home
 from geopipe.recorder import prepare_database
 from geopipe.records import new_run_id
 from geopipe.screen import clean
-from geopipe.settings import ENV_NESTED, ENV_PREFIX, Settings
+from geopipe.settings import Settings
 from geopipe.spool import source_name
 from geopipe.watched import Run
 
@@ -51,95 +48,25 @@ def cluster(address: str | None, start: bool = False) -> str:
     """
     told = address or os.environ.get("RAY_ADDRESS") or "local"
     if told in ("auto", "local"):
-        found = _own_head() or (_start_head() if start else None)
+        found = heads.own() or (heads.start(drafting.OBJECT_STORE) if start else None)
         if found is None:
             raise MachineError(
                 "no Ray head of geopipe runs on this machine (any more)", "name the job's cluster by --address"
             )
         told = found
-    if _is_here(told) and _token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    heads.use_token(told)
     asked = os.environ.get("RAY_AUTH_MODE") == "token"
-    if asked and not _token():  # Ray would end this process
+    if asked and not heads.has_token():  # Ray would end this process
         raise MachineError(
             "RAY_AUTH_MODE is token, and there is no token",
             "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has it, or unset RAY_AUTH_MODE",
         )
-    if not asked and not _is_here(told):
+    if not asked and not heads.is_here(told):
         raise MachineError(
             f"the cluster at {told} is beyond this machine, and no token would protect what is submitted to it",
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has them",
         )
     return told
-
-
-def _is_here(address: str) -> bool:
-    host = _place(address)[0]
-    if host in ("localhost", socket.gethostname()):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _place(address: str) -> tuple[str, int | None]:
-    """Host and port of an address, as those who connect to it understand it."""
-    try:
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        return parts.hostname or "", parts.port
-    except ValueError:
-        return "", None
-
-
-def _token() -> bool:
-    """Whether there is a token to show."""
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    return any(os.environ.get(name) for name in names) or (Path.home() / ".ray" / "auth_token").exists()
-
-
-def _own_head() -> str | None:
-    """The address of our own head, where it answers."""
-    try:
-        address = str(json.loads((home() / "head.json").read_text(encoding="utf-8"))["address"])
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), timeout=2).close()
-        return address
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _start_head() -> str:
-    """Start a head on this machine, for loopback only as far as Ray lets us, and note where it is."""
-    ray = Path(sys.executable).with_name("ray")
-    ports = [_free_port() for _ in range(4)]
-    command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}"]
-    command += [
-        f"--dashboard-agent-listen-port={ports[3]}",  # without it the second head of a machine would take no jobs
-        f"--num-cpus={machine.cpus()}",
-        f"--object-store-memory={drafting.OBJECT_STORE}",
-        "--disable-usage-stats",
-    ]
-    # settings in the environment of who starts the head are not those of jobs to come, over whose files they would win
-    environment = {k: v for k, v in os.environ.items() if not (k.startswith(ENV_PREFIX) and ENV_NESTED in k)}
-    environment.setdefault("RAY_AUTH_MODE", "token")
-    if environment["RAY_AUTH_MODE"] == "token" and not _token():
-        subprocess.run([str(ray), "get-auth-token", "--generate"], env=environment, capture_output=True, check=False)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-1:]
-        raise MachineError(f"no Ray head could be started here: {' '.join(last)}", "see /tmp/ray/session_latest/logs")
-    address = f"127.0.0.1:{ports[0]}"
-    home().mkdir(parents=True, exist_ok=True)
-    (home() / "head.json").write_text(json.dumps({"address": address, "dashboard": f"http://127.0.0.1:{ports[1]}"}))
-    return address
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _client(address: str) -> Any:
@@ -151,7 +78,7 @@ def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient  # loads half of Ray, which asking the database must not
 
     try:
-        host, port = _place(address)
+        host, port = heads.place(address)
         if host and port:  # Ray itself would try for a minute
             socket.create_connection((host, port), timeout=10).close()
         client = JobSubmissionClient(address)
@@ -169,7 +96,46 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def shutdown(force: bool) -> int:
+    """End our own head on this machine; how many processes it had.
+
+    Args:
+        force: also where jobs are at work on it.
+
+    Raises:
+        PlanError: jobs are at work on it.
+        MachineError: an older geopipe started it.
+    """
+    address = heads.own()
+    if address is not None and not force:
+        with suppress(MachineError):  # one that does not answer has no jobs that could be saved
+            at_work = [
+                job.submission_id for job in _client(cluster(address)).list_jobs() if not job.status.is_terminal()
+            ]
+            if at_work:
+                raise PlanError(
+                    f"{len(at_work)} jobs are at work on the head at {address}: {', '.join(map(str, at_work[:3]))}",
+                    "wait, stop them with `geopipe jobs stop`, or give --force",
+                )
+    return heads.shutdown()
+
+
 # ---------------------------------------------------------------- start
+
+
+def prepare(settings: Settings) -> Path | None:
+    """See that a run of these settings can be noted, as `prepare_database`; before a head is started for it.
+
+    Raises:
+        SettingsError: the run would tell nobody what becomes of it.
+        MachineError: there is no database to note it in.
+    """
+    if not settings.monitoring.enable_database_logging:
+        raise SettingsError(
+            "a job is watched, paused and stopped by the database, and monitoring.enable_database_logging is false",
+            "set it to true, or use `geopipe run`",
+        )
+    return prepare_database()
 
 
 def start(settings: Settings, address: str, how: list[str], before: Run | None = None) -> str:
@@ -181,16 +147,12 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
 
     Raises:
         SettingsError: the run would tell nobody what becomes of it.
-        MachineError: there is no database to note it in, or no cluster takes it.
+        MachineError: another run is at work in its output, there is no database to note it in, or no cluster takes it.
     """
-    if not settings.monitoring.enable_database_logging:
-        raise SettingsError(
-            "a job is watched, paused and stopped by the database, and monitoring.enable_database_logging is false",
-            "set it to true, or use `geopipe run`",
-        )
-    file = prepare_database()
+    file, here = prepare(settings), heads.is_here(address)
+    if here:
+        commit.check_free(settings.run.folder)
     client, run_id = _client(address), new_run_id()
-    here = _is_here(address)
     python = [sys.executable, "-m", "geopipe"] if here else ["geopipe"]
     with tempfile.TemporaryDirectory() as folder:
         engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already

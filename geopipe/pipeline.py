@@ -96,10 +96,11 @@ def run(
         Paused: it was asked to, and goes on with `resume`.
         GeopipeError: and nothing that was there before is lost.
     """
+    job = run_id is not None
     run_id, clock, folder = run_id or new_run_id(), _Clock(), settings.run.folder
     store = objects.connect(settings.run.store) if settings.run.store else None
     before = commit.last_unfinished(folder) if resume else None
-    options = watching(settings, run_id, max(attempt, before.attempt + 1 if before else 1))
+    options = watching(settings, run_id, max(attempt, before.attempt + 1 if before else 1), job)
     answers = {"cancel": requests.cancel}
     told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.store or str(folder)}
     told |= {"settings": settings.model_dump(mode="json"), "versions": versions()}
@@ -153,7 +154,7 @@ def _sending(recorder: Recorder | None, engine: Engine) -> AbstractContextManage
     return nullcontext() if recorder is None else recorder.connected(engine.receive, engine.stages)
 
 
-def watching(settings: Settings, run_id: str, attempt: int) -> Options:
+def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -> Options:
     """How a run of these settings is watched; starts a database of our own where there is to be one."""
     asked, dsn_file, problem = settings.monitoring, None, ""
     database = asked.enable_database_logging
@@ -175,6 +176,7 @@ def watching(settings: Settings, run_id: str, attempt: int) -> Options:
         root=spools(),
         dsn_file=dsn_file,
         problem=problem,
+        job=job,
     )
 
 
@@ -257,7 +259,7 @@ def _attempts(
             with logs.log_stage(log, "run"), _watching(totals, engine, watch, begin):
                 for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), stop):
                     pass
-            _refuse_pause(staging, stop)
+            _refuse_pause(staging, stop, options.goes_on_by)
             clock.lap("run")
             with raster.environment():
                 stamps.refuse_changes(plan)
@@ -274,7 +276,7 @@ def _attempts(
             if isinstance(error, SourceError | RunError):
                 staging.discard()
             else:
-                _leave(staging)
+                _leave(staging, options.goes_on_by)
             if not isinstance(error, SourceError):
                 raise _as_ours(error) from error
             error.exit_code = RunError.exit_code  # the settings were sound: what failed is the run
@@ -289,18 +291,18 @@ def _ask_to_pause(staging: Staging, pausing: threading.Event) -> None:
     staging.pause.touch()
 
 
-def _refuse_pause(staging: Staging, stop: Callable[[], bool]) -> None:
+def _refuse_pause(staging: Staging, stop: Callable[[], bool], command: str) -> None:
     """Raise Paused where the run was asked to pause, and tiles are left to do."""
     done, all_of_them = int(staging.ledger().done.sum()), len(staging.plan.keys)
     if stop() and done < all_of_them:
-        raise Paused(f"paused: {done:,} of {all_of_them:,} tiles are done", "`geopipe run --resume` goes on")
+        raise Paused(f"paused: {done:,} of {all_of_them:,} tiles are done", f"{command} goes on")
 
 
-def _leave(staging: Staging) -> None:
+def _leave(staging: Staging, command: str) -> None:
     """Leave what a failed run has done, and say how to go on."""
     done = staging.leave()
     if done:
-        log.warning("%s of %s tiles are done: `geopipe run --resume` goes on", done, len(staging.plan.keys))
+        log.warning("%s of %s tiles are done: %s goes on", done, len(staging.plan.keys), command)
 
 
 def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, object], tuple[checks.Finding, ...]]:

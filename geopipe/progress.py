@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -17,13 +18,17 @@ from rich.text import Text
 from geopipe.pipeline import Snapshot
 from geopipe.render import console
 
-NOISE = b"has constructor arguments in the object store and max_restarts"
-"""Of a line that Ray's core prints for every actor pool that may restart: advice to the authors of Ray Data."""
+NOISE = re.compile(
+    rb"has constructor arguments in the object store and max_restarts"
+    rb"|^\[[^]]* [DIWE] \d+ \d+\] (gcs_client|gcs_rpc_client|rpc_client)\b"
+)
+"""Lines that Ray's core prints: advice to the authors of Ray Data for every actor pool that may restart, and each
+attempt to reach a cluster that does not answer, which is one error of ours in the end."""
 
 
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Keep that one line from the terminal; everything else that is written to standard error gets there."""
+    """Keep NOISE from the terminal; everything else that is written to standard error gets there."""
     ours = sys.__stderr__
     if ours is None or sys.stderr is not ours:
         yield  # somebody has replaced standard error already
@@ -38,7 +43,7 @@ def without_noise() -> Iterator[None]:
     def pass_on() -> None:
         with os.fdopen(source, "rb") as lines:
             for line in lines:
-                if NOISE not in line:
+                if not NOISE.search(line):
                     os.write(terminal, line)
 
     thread = threading.Thread(target=pass_on, daemon=True)

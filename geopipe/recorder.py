@@ -52,6 +52,7 @@ class Options:
         root: where records wait, in a folder for each run.
         dsn_file: that tells where Postgres is; None where each process knows it from its environment.
         problem: what keeps records from Postgres from the start, and has been told.
+        job: whether `geopipe jobs` started it.
     """
 
     run_id: str
@@ -66,6 +67,12 @@ class Options:
     root: Path
     dsn_file: Path | None = None
     problem: str = ""
+    job: bool = False
+
+    @property
+    def goes_on_by(self) -> str:
+        """The command that goes on with the run where it was cut short."""
+        return f"`geopipe jobs resume {self.run_id}`" if self.job else "`geopipe run --resume`"
 
     @property
     def folder(self) -> Path:
@@ -209,7 +216,8 @@ def join(options: Options, deliver: Deliver, let_go: Callable[[], None] = lambda
                 let_go()
 
         def leave_when_over() -> None:
-            if mark.exists() or not options.folder.exists():  # in a thread of its own: leaving waits for the one that calls this
+            if mark.exists() or not options.folder.exists():
+                # in a thread of its own, because leaving waits for the one that calls this
                 threading.Thread(target=leave_and_let_go, daemon=True).start()
 
         recorder = Recorder(options, deliver, [leave_when_over])
@@ -292,7 +300,7 @@ def prune(options: Options) -> None:
         for folder in options.root.iterdir():
             if folder.is_dir() and folder != options.folder and not living(folder):
                 found = [file.stat() for file in folder.iterdir()]
-                newest = max((file.st_mtime for file in (folder.stat(), *found)))
+                newest = max(file.st_mtime for file in (folder.stat(), *found))
                 left.append((newest, sum(file.st_size for file in found), folder))
         size = 0
         for newest, bytes_, folder in sorted(left, reverse=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import secrets
@@ -24,7 +25,7 @@ from helpers import call, north_up, write_raster
 from monitored import HOSTILE, Source, new_id, settle
 from records import query
 
-from geopipe import commit, following, jobs, pipeline, requests, settings, watching
+from geopipe import commit, following, heads, jobs, pipeline, requests, settings, watching
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.settings import LayerSettings, Settings
 from geopipe.watched import Run
@@ -174,8 +175,8 @@ def test_ray_address_is_where_jobs_go_unless_another_is_told(monkeypatch: pytest
 
 @pytest.mark.parametrize("told", [None, "auto", "local"])
 def test_without_an_address_it_is_the_head_of_this_machine(told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_own_head", lambda: None)
-    monkeypatch.setattr(jobs, "_start_head", lambda: "127.0.0.1:3")
+    monkeypatch.setattr(heads, "own", lambda: None)
+    monkeypatch.setattr(heads, "start", lambda store: "127.0.0.1:3")
     monkeypatch.setenv("RAY_ADDRESS", "")
     assert jobs.cluster(told, start=True) == "127.0.0.1:3"
     with pytest.raises(MachineError, match="no Ray head of geopipe runs") as caught:
@@ -201,15 +202,15 @@ def test_a_head_that_is_gone_or_was_never_noted_is_none(
     held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
-    assert jobs._own_head() is None
+    assert heads.own() is None
     (tmp_path / "head.json").write_text(held)
-    assert jobs._own_head() is None
+    assert heads.own() is None
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
 def test_a_wrong_address_is_one_error_and_soon(scheme: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MachineError, match="no Ray cluster takes jobs at") as caught:
-        jobs._client(f"{scheme}127.0.0.1:{jobs._free_port()}")
+        jobs._client(f"{scheme}127.0.0.1:{heads.free_port()}")
     assert "--address" in caught.value.cure
     assert capfd.readouterr().err == ""
 
@@ -313,7 +314,7 @@ def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pyt
     run_id, met = noted(monitor_dsn, "running"), list[str]()
     requests.ask(run_id, "pause")
     look = requests.listener(run_id, {"pause": lambda: met.append("pause")})
-    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{jobs._free_port()}/none")
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{heads.free_port()}/none")
     look()
     with pytest.raises(MachineError, match="cannot be reached"):
         requests.ask(run_id, "cancel")
@@ -482,10 +483,53 @@ def test_without_a_database_the_cure_says_how_to_get_one(
 def test_a_start_needs_a_database_that_answers(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{jobs._free_port()}/none")
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{heads.free_port()}/none")
     code, out, err = call(capsys, "jobs", "start", file, "--daemon", "--address", "127.0.0.1:1")
     assert (code, out, err.count("error:"), err.count("cure:")) == (3, "", 1, 1)
     assert "cannot be reached" in err
+
+
+def test_no_head_is_started_for_a_job_that_has_no_database(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a plain `pip install geopipe`."""
+    find, begun = importlib.util.find_spec, list[int]()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "pgserver" in name else find(name))
+    monkeypatch.setattr(heads, "start", begun.append)
+    monkeypatch.delenv("GEOPIPE_MONITORING_DSN")
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
+    code, out, err = call(capsys, "jobs", "start", file, "--daemon")
+    assert (code, out, err.count("error:")) == (3, "", 1)
+    assert "pip install 'geopipe[postgres]'" in err
+    assert not begun
+
+
+def test_a_job_onto_an_output_in_use_is_refused_at_start(file: Path, tmp_path: Path) -> None:
+    loaded = settings.load(file, (f"run.output={tmp_path}/out",))
+    with commit.locked(tmp_path / "out", "another"), pytest.raises(MachineError, match="in use by run another"):
+        jobs.start(loaded, "127.0.0.1:1", [])
+
+
+def test_without_a_head_there_is_none_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
+    assert call(capsys, "jobs", "shutdown") == (0, "no Ray head of geopipe runs on this machine\n", "")
+
+
+def test_the_token_that_geopipe_makes_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0o000)
+    try:
+        heads.make_token()
+    finally:
+        os.umask(before)
+    made = tmp_path / ".ray" / "auth_token"
+    assert made.stat().st_mode & 0o777 == 0o600
+    text = made.read_text()
+    assert len(text) >= 32
+    heads.make_token()
+    assert made.read_text() == text, "one that is there stays"
 
 
 def test_only_jobs_are_listed_and_only_they_have_printed_something(
@@ -679,3 +723,52 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
     subprocess.run([sys.executable, "-c", done, "geopipe-elsewhere"], check=True, timeout=120)
     assert geopipe("logs", "elsewhere", "--follow").returncode == 0
     assert known(elsewhere).state == "pending", "its records may be in a database that the cluster knows"
+
+
+def test_a_paused_job_says_how_a_job_goes_on(
+    head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = geopipe("start", file, "--name", "waits", "--daemon", "--set", f"run.output={tmp_path}/out")
+    run_id = known_by_name(monitor_dsn, "waits")
+    assert made.stdout.splitlines()[1].count(run_id) == 2, "advice names the run that was started"
+    at_work(monitor_dsn, run_id)
+    assert call(capsys, "jobs", "pause", run_id, "--timeout", "120")[0] == 0
+    until(lambda: "paused" in geopipe("logs", run_id).stdout, 20)
+    assert f"`geopipe jobs resume {run_id}` goes on" in geopipe("logs", run_id).stdout
+
+
+def known_by_name(dsn: str, name: str) -> str:
+    return str(query(dsn, "SELECT run_id::text FROM pipeline_runs WHERE name = %s", name)[0][0])
+
+
+def test_a_run_joins_the_head_of_this_machine_by_its_token(head: str, surroundings: Path, file: Path) -> None:
+    assert (surroundings / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+    command = [sys.executable, "-m", "geopipe", "run", file, "--overwrite", "--address", head]
+    command += ["--set", f"run.output={surroundings}/joined", "--set", "grid.resolution=40"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert made.returncode == 0, made.stderr
+    assert "gcs_client" not in made.stderr
+
+
+def test_shutdown_ends_our_head_and_nothing_else(
+    head: str, file: Path, monitor_dsn: str, tmp_path: Path, surroundings: Path
+) -> None:
+    """The last one: after it there is no head."""
+    mark = json.loads((surroundings / "head.json").read_text())["mark"]
+    assert len(heads._marked(mark)) > 5
+    run_id = started(file, "busy-head", tmp_path / "out")
+    at_work(monitor_dsn, run_id)
+    refused = geopipe("shutdown")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"geopipe-{run_id}" in refused.stderr
+    stranger = subprocess.Popen(["sleep", "120"], env=os.environ | {heads.MARK: "another"})
+    try:
+        done = geopipe("shutdown", "--force")
+        assert done.returncode == 0, done.stderr
+        assert "ended the Ray head" in done.stdout
+        assert heads._marked(mark) == []
+        assert stranger.poll() is None
+        assert not (surroundings / "head.json").exists()
+    finally:
+        stranger.kill()
+        stranger.wait()

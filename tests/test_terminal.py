@@ -1,0 +1,82 @@
+"""What a run on Ray prints: its progress, and not a word of Ray's that nobody can act on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import north_up, write_raster
+
+from geopipe import progress
+
+SETTINGS = """
+[run]
+name = "quiet"
+output = "out"
+[grid]
+crs = "EPSG:32632"
+resolution = 10
+bounds = [500000, 4989760, 510240, 5000000]
+[resampling]
+window_size = 512
+[[layers]]
+name = "a"
+path = "a.tif"
+"""
+
+PROGRESS = re.compile(r" *[\d.]+ s  .*")
+
+KILLED = """
+import ray
+from geopipe import cli, engine
+
+done = engine._done
+
+def kill_statistics(dataset):
+    for key in done(dataset):
+        yield key
+        try:
+            ray.kill(ray.get_actor("datasets_stats_actor", namespace="_dataset_stats_actor"))
+        except ValueError:
+            pass
+
+engine._done = kill_statistics
+cli.main()
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Settings of a run of four tiles."""
+    values = np.add.outer(np.arange(1024), np.arange(1024)).astype("float32")
+    write_raster(tmp_path / "a.tif", values, "EPSG:32632", north_up(500000, 5000000, 10))
+    (tmp_path / "s.toml").write_text(SETTINGS)
+    return tmp_path / "s.toml"
+
+
+def test_ray_tells_nothing_of_statistics_that_it_has_lost(file: Path) -> None:
+    """Its actor of statistics dies of memory pressure, say; the next one knows no Dataset (KeyError)."""
+    command = [sys.executable, "-c", KILLED, "run", str(file), "--set", "engine.workers=1"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=file.parent)
+    assert made.returncode == 0, made.stderr
+    assert [line for line in made.stderr.splitlines() if not PROGRESS.fullmatch(line)] == []
+
+
+def test_attempts_to_reach_a_cluster_are_noise_and_its_death_is_not() -> None:
+    stamp = "[2026-11-28 15:55:05,376 {} 19568 19568] "
+    for line in (
+        stamp.format("W") + "rpc_client.h:153: Failed to connect to GCS at address 192.0.2.2:55701 within 5 seconds.",
+        stamp.format("W") + "gcs_client.cc:210: Failed to get cluster ID from GCS server: TimedOut",
+        stamp.format("E") + "gcs_client.cc:164: Failed to get cluster ID: Unauthenticated",
+    ):
+        assert progress.NOISE.search(line.encode()), line
+    for line in (
+        stamp.format("C")
+        + "gcs_rpc_client.h:640: Failed to connect to GCS within 60 seconds. GCS may have been killed.",
+        "error: no Ray cluster at '127.0.0.1:1': gcs_client",
+    ):
+        assert not progress.NOISE.search(line.encode()), line
