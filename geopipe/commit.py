@@ -377,18 +377,6 @@ def _unfinished(folder: Path, text: bytes) -> Unfinished:
     )
 
 
-def check_free(output: Path) -> None:
-    """Refuse a folder in which a run is at work.
-
-    Raises:
-        MachineError: with the run that holds it.
-    """
-    if holder := _holder(output):
-        raise MachineError(
-            f"{output} is in use by {holder}", "wait for that run to end, stop it, or choose another run.output"
-        )
-
-
 def last_unfinished(output: Path) -> Unfinished | None:
     """The run that `--resume` would go on with."""
     found = unfinished_runs(output)

@@ -20,7 +20,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from geopipe import commit, connections, drafting, heads, requests, states, store
+from geopipe import connections, drafting, heads, lock, requests, states, store
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.home import HOME, home
 from geopipe.recorder import prepare_database
@@ -151,7 +151,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     """
     file, here = prepare(settings), heads.is_here(address)
     if here:
-        commit.check_free(settings.run.folder)
+        lock.check_free(settings.run.folder)
     client, run_id = _client(address), new_run_id()
     python = [sys.executable, "-m", "geopipe"] if here else ["geopipe"]
     with tempfile.TemporaryDirectory() as folder:

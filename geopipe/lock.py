@@ -116,3 +116,15 @@ def _stands(lock: TextIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def check_free(output: Path) -> None:
+    """Refuse a folder in which a run is at work.
+
+    Raises:
+        MachineError: with the run that holds it.
+    """
+    if found := holder(output):
+        raise MachineError(
+            f"{output} is in use by {found}", "wait for that run to end, stop it, or choose another run.output"
+        )

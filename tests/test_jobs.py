@@ -25,7 +25,7 @@ from helpers import call, north_up, write_raster
 from monitored import HOSTILE, Source, new_id, settle
 from records import query
 
-from geopipe import commit, following, heads, jobs, pipeline, requests, settings, watching
+from geopipe import commit, following, heads, jobs, lock, pipeline, requests, settings, watching
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.settings import LayerSettings, Settings
 from geopipe.watched import Run
@@ -506,7 +506,7 @@ def test_no_head_is_started_for_a_job_that_has_no_database(
 
 def test_a_job_onto_an_output_in_use_is_refused_at_start(file: Path, tmp_path: Path) -> None:
     loaded = settings.load(file, (f"run.output={tmp_path}/out",))
-    with commit.locked(tmp_path / "out", "another"), pytest.raises(MachineError, match="in use by run another"):
+    with lock.locked(tmp_path / "out", "another"), pytest.raises(MachineError, match="in use by run another"):
         jobs.start(loaded, "127.0.0.1:1", [])
 
 
