@@ -57,7 +57,7 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
     try:
         with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", layer):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
-            return rasterio.open(name)
+            return _with_all_values(rasterio.open(name))
     except GDAL_ERRORS as error:
         file = file_of(uri)
         if file is not None and not os.path.exists(file):
@@ -74,6 +74,20 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
         elif inner is not None:
             cure = f"correct the name after the file; geopipe inspect {file} shows its variables"
         raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", cure, layer) from None
+
+
+def _with_all_values(ds: DatasetReader) -> DatasetReader:
+    """The same dataset, of NetCDF without GDAL's look at valid ranges: `missing` knows them all.
+
+    GDAL makes all values the same where a range does not fit in the type, as the shorts 0, 254 for unsigned bytes. But
+    0, 255 tells it by itself that bytes are unsigned.
+    """
+    ends = ("#valid_range", "#valid_min", "#valid_max")
+    if ds.driver != "netCDF" or all(text == "{0,255}" for key, text in ds.tags().items() if key.endswith(ends)):
+        return ds
+    name = ds.name
+    ds.close()
+    return rasterio.open(name, driver="netCDF", HONOUR_VALID_RANGE="NO")
 
 
 def refuse_special(uri: str, where: str, layer: str | None) -> None:
@@ -147,7 +161,7 @@ def _as_netcdf(ds: DatasetReader, uri: str) -> tuple[DatasetReader, str]:
         candidate.close()
         return ds, uri
     ds.close()
-    return candidate, other
+    return _with_all_values(candidate), other
 
 
 def coordinates(ds: DatasetReader, uri: str) -> list[steps.Place]:

@@ -37,6 +37,7 @@ HARMLESS = re.compile(
             r"used to have optimizations in its layout",
             r"got from GeoTIFF keys is not the same as the one from the EPSG registry",
             r"PROJ: .*(grid|\.gsb|\.gtx|\.tif|network)",  # places go through pyproj, which says what it used
+            r"valid_range: min > max",  # of unsigned bytes, of which `missing` knows better
             r"Retrying again in",  # what comes of the last try is an error, or nothing
             r"Unable to save auxiliary information",
             r"fill_value = null is invalid",  # GDAL writes it itself where a Zarr array has none

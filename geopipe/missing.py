@@ -51,7 +51,7 @@ def missing_in(values: Values, band: Band) -> Mask | None:
 def declared(tags: Mapping[str, str], dtype: str) -> tuple[tuple[Number, ...], tuple[Number | None, Number | None]]:
     """What the attributes of a NetCDF variable say beside its nodata: other numbers for no value, least and greatest.
 
-    GDAL takes one number for nodata, and a range only where it has both ends.
+    GDAL takes one number for nodata, and a range only where it has both ends. A range that is none says nothing.
     """
     own = np.dtype(dtype)
 
@@ -64,10 +64,10 @@ def declared(tags: Mapping[str, str], dtype: str) -> tuple[tuple[Number, ...], t
 
     missing = tuple(dict.fromkeys(numbers("_FillValue") + numbers("missing_value")))
     ends = numbers("valid_range")
-    if len(ends) == 2:
-        return missing, (ends[0], ends[1])
-    least, most = numbers("valid_min"), numbers("valid_max")
-    return missing, (least[0] if len(least) == 1 else None, most[0] if len(most) == 1 else None)
+    if len(ends) != 2:
+        least, most = numbers("valid_min"), numbers("valid_max")
+        return missing, (least[0] if len(least) == 1 else None, most[0] if len(most) == 1 else None)
+    return missing, (ends[0], ends[1]) if ends[0] <= ends[1] else (None, None)
 
 
 def _number(text: str) -> Number | None:

@@ -91,6 +91,30 @@ def test_bytes_may_be_unsigned(tmp_path: Path) -> None:
     assert np.array_equal(result[1:], NUMBERS[1:])
 
 
+@pytest.mark.parametrize(
+    ("about", "missing"),
+    [
+        ({"valid_range": short(1, 254)}, (0, 255)),
+        ({"valid_range": np.array([1.0, 254.0], "float32")}, (0, 255)),
+        ({"valid_min": short(1), "valid_max": short(254)}, (0, 255)),
+        ({"valid_range": np.array([1, -2], "int8")}, (0, 255)),
+        ({"valid_range": short(0, 255)}, ()),
+        ({"valid_range": short(0, 255), "_Unsigned": None}, ()),  # which says by itself that they are unsigned
+        ({"valid_range": short(9, 3)}, ()),
+    ],
+    ids=str,
+)
+def test_a_range_of_unsigned_bytes_may_have_any_type(
+    tmp_path: Path, about: dict[str, Any], missing: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = np.array([[0, 1, 127, 128, 254, 255]] * 4)
+    given = {k: v for k, v in ({"_Unsigned": "true"} | about).items() if v is not None}
+    path = write(tmp_path / "a.nc", numbers.astype("uint8").view("int8"), "lat", "lon", **given)
+    expected = [np.nan if n in missing else n for n in numbers[0]]
+    assert np.array_equal(found(path)[0], expected, equal_nan=True)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("dims", [("lon", "lat"), ("time", "lon", "lat"), ("lat", "lon"), ("time", "lat", "lon")])
 def test_axes_may_be_stored_in_any_order(tmp_path: Path, dims: tuple[str, ...]) -> None:
     values = NUMBERS if dims[-1] == "lon" else NUMBERS.T
