@@ -64,10 +64,10 @@ def declared(tags: Mapping[str, str], dtype: str) -> tuple[tuple[Number, ...], t
 
     missing = tuple(dict.fromkeys(numbers("_FillValue") + numbers("missing_value")))
     ends = numbers("valid_range")
-    if len(ends) != 2:
-        least, most = numbers("valid_min"), numbers("valid_max")
-        return missing, (least[0] if len(least) == 1 else None, most[0] if len(most) == 1 else None)
-    return missing, (ends[0], ends[1]) if ends[0] <= ends[1] else (None, None)
+    least, most = (ends[:1], ends[1:]) if len(ends) == 2 else (numbers("valid_min"), numbers("valid_max"))
+    low, high = (number[0] if len(number) == 1 else None for number in (least, most))
+    backwards = low is not None and high is not None and low > high
+    return missing, (None, None) if backwards else (low, high)
 
 
 def _number(text: str) -> Number | None:

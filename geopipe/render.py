@@ -123,6 +123,10 @@ def _header(out: Console, h: Header) -> None:
 
 def _band(band: Band) -> str:
     parts = [band.dtype, "nodata " + ("none" if band.nodata is None else f"{band.nodata:g}")]
+    others = [f"{number:g}" for number in band.missing if number != band.nodata]
+    parts += [f"missing {' '.join(others)}"] if others else []
+    ends = ["" if end is None else f"{end:g}" for end in band.limits]
+    parts += [f"valid {'..'.join(ends)}"] if any(ends) else []
     if band.scale != 1 or band.offset != 0:
         parts.append(f"scale {band.scale:g}, offset {band.offset:g}")
     parts += [f"unit {band.unit}"] if band.unit else []
@@ -130,6 +134,7 @@ def _band(band: Band) -> str:
     parts += [f"{key} {text}" for key, text in band.place.items()]
     parts += ["colour table"] if band.paletted else []
     parts += [f"mask {band.mask}"] if "per_dataset" in band.mask or band.alpha else []
+    parts += [f"alpha in band {band.alpha_band}"] if band.alpha_band else []
     return ", ".join(parts)
 
 

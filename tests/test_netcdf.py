@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import plan_of, raster_of
+from helpers import call, plan_of, raster_of
 from scipy.io import netcdf_file
 
 from geopipe import raster
@@ -66,6 +66,12 @@ def without(*gone: range | int) -> np.ndarray:
 def test_what_is_no_value_is_missing(tmp_path: Path, attributes: dict[str, Any], expected: np.ndarray) -> None:
     path = write(tmp_path / "a.nc", NUMBERS, "lat", "lon", **attributes)
     assert np.array_equal(found(path), expected, equal_nan=True)
+
+
+def test_inspect_shows_what_is_no_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = {"_FillValue": short(5), "missing_value": short(7, 8), "valid_max": short(20)}
+    code, out, _ = call(capsys, "inspect", write(tmp_path / "a.nc", NUMBERS, "lat", "lon", **about))
+    assert (code, "int16, nodata 5, missing 7 8, valid ..20, variable v" in out) == (0, True)
 
 
 def test_limits_count_before_numbers_are_unpacked(tmp_path: Path) -> None:
