@@ -45,7 +45,7 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except GeopipeError as error:
-        click.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; nothing was published", err=True)
@@ -56,6 +56,13 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(text: str) -> None:
+    """Print an error or a warning; it may have names of files in it."""
+    from geopipe.screen import message
+
+    click.echo(message(text), err=True)
 
 
 @click.group(context_settings=HELP)
@@ -75,7 +82,7 @@ def _load(file: Path, flags: tuple[str, ...]) -> Settings:
         warnings.simplefilter("always", DeprecationWarning)
         loaded = settings.load(file, flags)
     for one in told:
-        click.echo(f"warning: {one.message}", err=True)
+        _say(f"warning: {one.message}")
     logs.configure_logging(loaded.monitoring.log_level, loaded.monitoring.log_format)
     return loaded
 
@@ -117,7 +124,7 @@ def inspect(paths: tuple[str, ...], as_json: bool) -> None:
             if found[table]:
                 show(out, found[table])
     for met in errors:
-        click.echo(f"error: {met}", err=True)
+        _say(f"error: {met}")
     if errors:
         sys.exit(SourceError.exit_code)
 
@@ -243,7 +250,7 @@ def demo(folder: Path, flags: tuple[str, ...]) -> int:
     out = render.console()
     file = demonstration.generate(folder)
     settings = _load(file, flags)
-    out.print(f"[bold]rasters in {folder / 'data'}[/bold]")
+    render.headline(out, f"rasters in {folder / 'data'}")
     from geopipe import raster
 
     render.headers(out, [raster.inspect(f) for f in raster.expand(str(folder / "data"))])
@@ -251,7 +258,8 @@ def demo(folder: Path, flags: tuple[str, ...]) -> int:
     render.plan(out, drafting.draft(settings), settings.run)
     out.print()
     code = _run(settings, as_json=False, overwrite=True)
-    out.print("\n[bold]first rows[/bold]")
+    out.print()
+    render.headline(out, "first rows")
     click.echo(_first_rows(settings.run.output))
     out.print(f"\nsettings: {file}\ntable:    parquet and csv in {settings.run.output}")
     out.print(f"next:     geopipe plan {file}   or edit it and   geopipe run {file} --overwrite")
@@ -284,6 +292,7 @@ def config() -> None:
 def show(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
     """Print the effective settings, and where each value comes from."""
     from geopipe import settings
+    from geopipe.screen import clean
 
     rows = settings.origins(_load(file, flags), file, flags)
     if as_json:
@@ -292,4 +301,4 @@ def show(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
     wide = max(len(key) for key, _, _ in rows)
     for key, value, origin in rows:
         shown = "" if value is None else json.dumps(value)
-        click.echo(f"{key:<{wide}}  {shown:<40}  {origin}")
+        click.echo(f"{key:<{wide}}  {shown:<40}  {clean(origin)}")

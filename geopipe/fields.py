@@ -63,8 +63,8 @@ def in_order(value: Any) -> Any:
     ):
         raise refusal(
             f"{list(value)} are empty: bounds are xmin, ymin, xmax, ymax",
-            f"did you mean [{min(value[0], value[2]):g}, {min(value[1], value[3]):g}, "
-            f"{max(value[0], value[2]):g}, {max(value[1], value[3]):g}]?",
+            f"did you mean [{min(value[0], value[2]):.12g}, {min(value[1], value[3]):.12g}, "
+            f"{max(value[0], value[2]):.12g}, {max(value[1], value[3]):.12g}]?",
         )
     return value
 

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from geopipe import events
 from geopipe.errors import GeopipeError, find_signal
 from geopipe.records import Event, Log, plain
+from geopipe.screen import message
 
 SHOWN = ("run_id", "stage", "layer", "tile")
 _FORMATTER = logging.Formatter()
@@ -98,9 +99,9 @@ class _Text(logging.Formatter):
             f"{name}={getattr(record, name)}" for name in SHOWN[1:] if getattr(record, name, None) is not None
         )
         text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname.lower():7} "
-        text += record.getMessage() + (f"  [{where}]" if where else "")
+        text += message(record.getMessage()) + (f"  [{where}]" if where else "")
         traceback = _traceback(record)
-        return text + (f"\n{traceback}" if traceback else "")
+        return text + (f"\n{message(traceback)}" if traceback else "")
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

@@ -65,7 +65,8 @@ def united(mistakes: Sequence[SettingsError]) -> SettingsError:
     """One error of several."""
     if len(mistakes) == 1:
         return mistakes[0]
-    return SettingsError(f"{len(mistakes)} mistakes in the settings\n" + "\n".join(map(str, mistakes)))
+    lines = "\n".join(map(str, mistakes)).split("\n")
+    return SettingsError("\n  ".join([f"{len(mistakes)} mistakes in the settings", *lines]))
 
 
 def listed(words: Sequence[str], last: str = "or") -> str:

@@ -22,6 +22,7 @@ from geopipe.plan import Plan
 from geopipe.relation import TableHeader, TablePlan
 from geopipe.resampling import Way
 from geopipe.screen import console as console
+from geopipe.screen import headline as headline
 from geopipe.screen import size as size
 from geopipe.settings import Run
 from geopipe.validate import Report
@@ -118,7 +119,7 @@ def _header(out: Console, h: Header) -> None:
         facts["variables"] = "\n".join(f"{n}  (path = '{u}')" for n, u in zip(h.variables, h.subdatasets, strict=True))
     _facts(out, facts)
     for band in h.bands:
-        out.print(f"  band {band.index}: {_band(band)}", markup=False)
+        out.print(f"  band {band.index}: {_band(band)}")
 
 
 def _band(band: Band) -> str:
@@ -141,9 +142,9 @@ def _band(band: Band) -> str:
 def _facts(out: Console, facts: dict[str, str]) -> None:
     for name, text in facts.items():
         first, *rest = text.splitlines() or [""]
-        out.print(f"  {name:<12} {first}", markup=False)
+        out.print(f"  {name:<12} {first}")
         for line in rest:
-            out.print(f"  {'':<12} {line}", markup=False)
+            out.print(f"  {'':<12} {line}")
 
 
 def table_json(header: TableHeader) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def tables(out: Console, found: Sequence[TableHeader]) -> None:
 def plan(out: Console, made: Plan, run: Run) -> None:
     """The whole plan: grid, layers, strategy, predictions, and where the table is made and goes to."""
     grid, estimate, machine = made.grid, made.estimate, made.machine
-    out.print(f"[bold]plan {made.name}[/bold]  {made.hash[:16]}")
+    headline(out, f"plan {made.name}", f"  {made.hash[:16]}")
     _facts(
         out,
         {
@@ -191,7 +192,7 @@ def plan(out: Console, made: Plan, run: Run) -> None:
     )
     for layer in made.layers:
         _layer(out, layer)
-    out.print("[bold]run[/bold]")
+    headline(out, "run")
     _facts(
         out,
         {
@@ -209,7 +210,7 @@ def plan(out: Console, made: Plan, run: Run) -> None:
         text += f"{size(estimate.wave_bytes)} each, through {size(machine.object_store)} of object store"
         _facts(out, {"exchanged": text})
     for note in made.notes:
-        out.print(f"  [yellow]note[/yellow]         {note}")
+        headline(out, "  note", f"         {note}", "yellow")
 
 
 def places(run: Run) -> dict[str, str | None]:
@@ -252,7 +253,7 @@ def _column(v: Variable) -> str:
 
 
 def _layer(out: Console, layer: LayerPlan) -> None:
-    out.print(f"[bold]layer {layer.layer.name}[/bold]  {layer.kind.value} ({layer.kind_why})")
+    headline(out, f"layer {layer.layer.name}", f"  {layer.kind.value} ({layer.kind_why})")
     columns = [_column(v) for v in layer.variables]
     _facts(out, {"columns": ", ".join(columns)})
     if layer.skipped:
@@ -289,7 +290,7 @@ def _table_facts(layer: LayerPlan, table: TablePlan) -> dict[str, str]:
 
 def summary(out: Console, made: Summary) -> None:
     """What a run has made, and how long each step took."""
-    out.print(f"[bold]{made.plan.name} is done[/bold]  run {made.run_id}")
+    headline(out, f"{made.plan.name} is done", f"  run {made.run_id}")
     wall = sum(made.seconds.values())
     steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in made.seconds.items())
     work = ", ".join(f"{p.stage} {p.seconds:.1f}" for p in made.stages.values())
@@ -303,20 +304,20 @@ def summary(out: Console, made: Summary) -> None:
         },
     )
     for name, reason in made.skipped.items():
-        out.print(f"  [yellow]skipped[/yellow]      layer {name}, null in every row: {reason}")
+        headline(out, "  skipped", f"      layer {name}, null in every row: {reason}", "yellow")
     for finding in made.warnings:
-        out.print(f"  [yellow]note[/yellow]         {finding.message}")
+        headline(out, "  note", f"         {finding.message}", "yellow")
 
 
 def status(out: Console, found: Status) -> None:
     """What an output folder holds."""
     done = found.finished
     if done is not None:
-        out.print(f"[bold]{done.get('name', 'a run')} is finished[/bold]  run {done.get('run_id', '')}")
+        headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
         counts = f"{done['rows']:,} in {done['files']:,} files, {size(done['bytes'])}"
         _facts(out, {"rows": counts, "plan": done["plan_hash"][:16], "output": str(found.output)})
     for run in found.unfinished:
-        out.print(f"[bold]{run.name} is {'at work' if found.holder else 'unfinished'}[/bold]  {found.holder}")
+        headline(out, f"{run.name} is {'at work' if found.holder else 'unfinished'}", f"  {found.holder}")
         told = {"tiles": f"{run.done:,} of {run.tiles:,} are done, {size(run.bytes)}", "plan": run.plan_hash[:16]}
         if run.missing:
             told["missing"] = f"tiles {run.missing}"
@@ -329,11 +330,11 @@ def stored(out: Console, found: Stored) -> None:
     """What is under a prefix of an object store."""
     done, told = found.finished, {"output": found.uri}
     if done is None:
-        out.print("[bold]a table is on its way here, or was cut short[/bold]")
+        headline(out, "a table is on its way here, or was cut short")
         told["next"] = "geopipe run SETTINGS --resume, if nobody is sending it"
         _facts(out, {"objects": f"{found.objects:,}, and no _SUCCESS"} | told)
         return
-    out.print(f"[bold]{done.get('name', 'a run')} is finished[/bold]  run {done.get('run_id', '')}")
+    headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
     if found.missing:
         more = f" and {len(found.missing) - SHOWN:,} more" if len(found.missing) > SHOWN else ""
         told["missing"] = f"{', '.join(found.missing[:SHOWN])}{more} (not there, or of another size)"
@@ -380,10 +381,10 @@ def report(out: Console, made: Report) -> None:
     colours = {"ok": "green", "warning": "yellow", "error": "red"}
     for check, text in made.numbers.items():
         level = made.level(check)
-        out.print(f"[{colours[level]}]{level:<8}[/{colours[level]}] {check:<12} {text}")
+        headline(out, f"{level:<8}", f" {check:<12} {text}", colours[level])
         found = [f for f in made.findings if f.check == check]
         for finding in found[:SHOWN]:
-            out.print(f"  {finding.level}: {finding.message}", markup=False)
+            out.print(f"  {finding.level}: {finding.message}")
         if len(found) > SHOWN:
             out.print(f"  and {len(found) - SHOWN:,} more (--json shows all)")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -397,7 +398,6 @@ def report(out: Console, made: Report) -> None:
         out.print(
             f"{made.output} is not what its run wrote or planned\n"
             f"  cure: copy the files from a backup, or run {made.output}/settings.toml again with --overwrite",
-            markup=False,
         )
 
 

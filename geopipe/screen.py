@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -20,7 +21,14 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-:=+*#"
 
 
-class _Aside(Console):
+class _Plain(Console):
+    """A console to which every text is text: nothing is markup, and what a terminal would obey is spelled out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(map(clean, text.split("\n"))), **options)
+
+
+class _Aside(_Plain):
     """For what is said beside the result: that nobody reads it any more ends nothing."""
 
     def on_broken_pipe(self) -> None:
@@ -36,8 +44,9 @@ def console(stderr: bool = False) -> Console:
     file = sys.stderr if stderr else sys.stdout
     if not speaks_unicode(file.encoding) and hasattr(file, "reconfigure"):
         file.reconfigure(errors="backslashreplace")
-    kind = _Aside if stderr else Console
-    return kind(file=file, width=None if file.isatty() else WIDTH, highlight=False, soft_wrap=not file.isatty())
+    kind, terminal = _Aside if stderr else _Plain, file.isatty()
+    width = None if terminal else WIDTH
+    return kind(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not terminal)
 
 
 def speaks_unicode(encoding: str | None) -> bool:
@@ -62,6 +71,12 @@ def clean(text: object) -> str:
 def clean_lines(text: object) -> list[str]:
     """The lines of `text`, each made harmless; at least one."""
     return [clean(line.expandtabs(4)) for line in str(text).splitlines()] or [""]
+
+
+def message(text: object) -> str:
+    """An error or warning as it is printed: its further lines set in, so that none can pass for another message."""
+    first, *rest = str(text).split("\n")
+    return "\n".join([clean(first), *(line if line.startswith("  ") else f"  {line}" for line in map(clean, rest))])
 
 
 def tail(text: str, width: int, unicode: bool = True) -> str:
@@ -182,6 +197,11 @@ def padded(text: str, width: int, right: bool = False) -> str:
     """`text` in `width` columns, whatever its characters take."""
     gap = " " * (width - cell_len(text))
     return gap + text if right else text + gap
+
+
+def headline(out: Console, words: str, rest: str = "", style: str = "bold") -> None:
+    """Write a line whose first words have a style."""
+    out.print(Text.assemble((clean(words), style), clean(rest)))
 
 
 def say(out: Console, text: str | Text, style: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,6 +193,38 @@ def test_config_show_gives_every_value_its_origin(trial: Path, capsys: pytest.Ca
     assert lines["merge.how"].endswith("--set merge.how")
     assert "settings.toml:" in lines["grid.crs"]
     assert lines["engine.workers"].endswith("default")
+
+
+def test_nothing_of_a_file_is_obeyed_by_a_terminal(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files, descriptions and units of bands; what looks like markup stays as it is."""
+    evil = "\x1b]0;title\x07\x1b[2J[bold]\u202e"
+    name = f"{evil}.tif"
+    values = np.ones((30, 40), "float32")
+    transform = Affine(10, 0, 500000, 0, -10, 5000000)
+    write_raster(
+        small.parent / name, values, "EPSG:32632", transform, descriptions=[f"d{evil}"], units=[f"u{evil}"], count=1
+    )
+    (small.parent / f"broken{evil}.tif").write_text("no raster")
+    small.write_text(small.read_text().replace('path = "a.tif"', 'path = "*le*.tif"\nbands = [1]'))
+    calls = [
+        ("inspect", small.parent / name),
+        ("inspect", small.parent),
+        ("plan", small),
+        ("plan", small, "--set", "layers.a.path=?]*.tif"),
+        ("plan", small, "--set", "layers.a.path=broken*.tif"),
+        ("run", small, "--local", "--set", "layers.a.path=?]*.tif", "--set", "monitoring.log_level=DEBUG"),
+        ("status", small.parent / "output"),
+        ("validate", small.parent / "output"),
+        ("config", "show", small),
+        ("plan", small.parent / f"absent{evil}.toml"),
+    ]
+    shown = ""
+    for arguments in calls:
+        _, out, err = call(capsys, *arguments)
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out + err), (arguments, out, err)
+        shown += out + err
+    assert r"\x1b]0;title\x07\x1b[2J[bold]\u202e.tif" in shown
+    assert r"unit u]0;title[2J[bold]\u202e" in shown, "GDAL drops control characters of its XML, and nothing else"
 
 
 # ---------------------------------------------------------------- mistakes

@@ -126,13 +126,13 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> Non
     text += "[[layers]]\nname = 'a'\npath = 'b.tif'\ncrs = 'UTM 32'\n[merge]\nhoww = 1\n"
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text, "engine.workers=none")
-    lines = [line for line in str(caught.value).splitlines()[1:] if not line.startswith("  cure: ")]
+    lines = [line for line in str(caught.value).splitlines()[1:] if not line.startswith("    cure: ")]
     file = tmp_path / "s.toml"
     assert str(caught.value).startswith("7 mistakes in the settings\n")
     places = [file, file, file, file, file, "--set engine.workers", file]
     numbers = [5, 9, 10, 12, 14, None, 16]
     expected = {f"{place}:{n}: " if n else f"{place}: " for place, n in zip(places, numbers, strict=True)}
-    assert all(any(line.startswith(e) for line in lines) for e in expected), str(caught.value)
+    assert all(any(line.startswith(f"  {e}") for line in lines) for e in expected), str(caught.value)
     assert len(lines) == 7
 
 
