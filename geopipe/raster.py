@@ -183,11 +183,12 @@ def _bands(ds: DatasetReader, places: Sequence[Place]) -> Iterator[Band]:
     """The bands as the header declares them. rasterio makes each list anew when it is asked for it: ask once."""
     masks = ds.mask_flag_enums
     alpha = ds.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in ds.colorinterp else 0
+    common = ds.tags()  # of a Zarr array they are its own
     lists = (ds.dtypes, ds.nodatavals, ds.scales, ds.offsets, ds.units, ds.descriptions, ds.colorinterp)
     for index, (here, flags, values) in enumerate(zip(places, masks, zip(*lists, strict=True), strict=True), 1):
         dtype, nodata, scale, offset, unit, description, color = values
         tags, mask = ds.tags(index), "+".join(flag.name for flag in flags)
-        missing, limits = declared(tags, dtype) if ds.driver in CF_DRIVERS else ((), (None, None))
+        missing, limits = declared(common | tags, dtype) if ds.driver in CF_DRIVERS else ((), (None, None))
         yield Band(
             index=index,
             dtype=dtype,

@@ -225,6 +225,14 @@ def test_a_fill_value_of_zarr_is_nodata_unless_the_layer_says_otherwise(tmp_path
     assert same(run(tmp_path, layer("a.zarr", "nodata = nan"))["a"], np.arange(30).reshape(5, 6))
 
 
+def test_what_a_zarr_array_says_of_values_that_are_none(tmp_path: Path) -> None:
+    arrays = zarr_arrays()
+    about = {**arrays["pr"][2], "missing_value": 7, "valid_min": 3}
+    write_zarr(tmp_path / "a.zarr", {**arrays, "pr": (["y", "x"], np.arange(30, dtype="<i2").reshape(5, 6), about)})
+    found = run(tmp_path, layer("a.zarr"))["a"]
+    assert np.isnan(found).ravel().nonzero()[0].tolist() == [0, 1, 2, 7]
+
+
 def test_a_folder_means_its_zarr_stores_too(tmp_path: Path) -> None:
     write_zarr(tmp_path / "one.zarr", zarr_arrays())
     (tmp_path / "other").mkdir()
