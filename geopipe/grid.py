@@ -138,6 +138,7 @@ NO_DATUM = ("unknown", "unnamed", "not specified", "not_specified")
 
 
 WGS84 = "EPSG:4326"
+"""The datum by which two others may be known."""
 
 
 @lru_cache(maxsize=256)
@@ -160,7 +161,7 @@ def operation(source: str, target: str, area: Bounds | None) -> Operation:
 def through_wgs84(source: str, target: str) -> bool:
     """Whether PROJ leaves the datum shift between two CRS out, and knows it by way of WGS 84.
 
-    It does not look that way where a better one is known whose grid files are not installed.
+    PROJ does not try that way where it knows a better one whose grid files are not installed.
     """
     if same_crs(source, target) or ellipsoids_apart(source, target) is not None:
         return False

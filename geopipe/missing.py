@@ -48,7 +48,9 @@ def missing_in(values: Values, band: Band) -> Mask | None:
     return np.logical_or.reduce(known) if known else None
 
 
-def declared(tags: Mapping[str, str], dtype: str) -> tuple[tuple[Number, ...], tuple[Number | None, Number | None]]:
+def declared(
+    tags: Mapping[str, str], dtype: str, nodata: Number | None
+) -> tuple[tuple[Number, ...], tuple[Number | None, Number | None]]:
     """What the attributes of a NetCDF variable say beside its nodata: other numbers for no value, least and greatest.
 
     GDAL takes one number for nodata, and a range only where it has both ends. A range that is none says nothing.
@@ -62,7 +64,10 @@ def declared(tags: Mapping[str, str], dtype: str) -> tuple[tuple[Number, ...], t
             plain = [number + 2 ** (8 * own.itemsize) if number < 0 else number for number in plain]
         return plain
 
-    missing = tuple(dict.fromkeys(numbers("_FillValue") + numbers("missing_value")))
+    others = [n for n in numbers("_FillValue") + numbers("missing_value") if not math.isnan(n)]
+    if nodata is not None:  # the text of a float has fewer digits than it
+        others = [n for n in others if not math.isclose(n, nodata, rel_tol=1e-6 if own.kind == "f" else 0.0)]
+    missing = tuple(dict.fromkeys(others))
     ends = numbers("valid_range")
     least, most = (ends[:1], ends[1:]) if len(ends) == 2 else (numbers("valid_min"), numbers("valid_max"))
     low, high = (number[0] if len(number) == 1 else None for number in (least, most))
@@ -71,10 +76,9 @@ def declared(tags: Mapping[str, str], dtype: str) -> tuple[tuple[Number, ...], t
 
 
 def _number(text: str) -> Number | None:
-    """The number of a text, whole where it is; None where it is none."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
+    """The number of a text, whole where it is and 64 bits hold it; None where it is none."""
+    try:
+        number = float(text)
+        return int(text) if text.strip().lstrip("+-").isdecimal() and abs(number) < 2**64 else number
+    except ValueError:
+        return None

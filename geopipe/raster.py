@@ -188,7 +188,7 @@ def _bands(ds: DatasetReader, places: Sequence[Place]) -> Iterator[Band]:
     for index, (here, flags, values) in enumerate(zip(places, masks, zip(*lists, strict=True), strict=True), 1):
         dtype, nodata, scale, offset, unit, description, color = values
         tags, mask = ds.tags(index), "+".join(flag.name for flag in flags)
-        missing, limits = declared(common | tags, dtype) if ds.driver in CF_DRIVERS else ((), (None, None))
+        missing, limits = declared(common | tags, dtype, nodata) if ds.driver in CF_DRIVERS else ((), (None, None))
         yield Band(
             index=index,
             dtype=dtype,

@@ -68,6 +68,19 @@ def test_what_is_no_value_is_missing(tmp_path: Path, attributes: dict[str, Any],
     assert np.array_equal(found(path), expected, equal_nan=True)
 
 
+def test_a_fill_value_is_nodata_once_whatever_its_digits(tmp_path: Path) -> None:
+    for fill in (1e20, 9.96921e36, -9999.9, np.nan):
+        path = write(tmp_path / "a.nc", NUMBERS.astype("float32"), "lat", "lon", _FillValue=np.float32(fill))
+        band = raster.inspect(str(path)).bands[0]
+        assert (band.nodata, band.missing) == (pytest.approx(np.float32(fill), nan_ok=True), ())
+
+
+@pytest.mark.parametrize("text", ["none", "", "1e999", "9" * 400, "nan"])
+def test_a_text_that_is_no_number_says_nothing(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "a.nc", NUMBERS, "lat", "lon", missing_value=text, valid_max=text)
+    assert np.array_equal(found(path), NUMBERS)
+
+
 def test_inspect_shows_what_is_no_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = {"_FillValue": short(5), "missing_value": short(7, 8), "valid_max": short(20)}
     code, out, _ = call(capsys, "inspect", write(tmp_path / "a.nc", NUMBERS, "lat", "lon", **about))
