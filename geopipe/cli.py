@@ -94,16 +94,20 @@ cli.add_command(monitor)
 
 @cli.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--allow", multiple=True, help="A folder, or the beginning of addresses, that the files may refer to.")
+@click.option("--driver", help="GDAL's driver, where names do not tell it; or of a service on the web: WMS.")
 @json_option
-def inspect(paths: tuple[str, ...], as_json: bool) -> None:
+def inspect(paths: tuple[str, ...], allow: tuple[str, ...], driver: str | None, as_json: bool) -> None:
     """Show what rasters and tables say of themselves: CRS, size, bands or columns, types, nodata, layout.
 
     PATH is a file, a folder, a glob, or anything that GDAL opens. Only headers are read, and all of a CSV.
     """
     from geopipe import points, raster, render
+    from geopipe.access import Access
     from geopipe.errors import SourceError
     from geopipe.relation import is_table
 
+    access = Access(allow, driver)
     files = [file for path in paths for file in raster.expand(path)]
     if not files:
         raise SourceError(f"no file matches {', '.join(paths)}", "give a file, a folder or a glob in quotes")
@@ -111,7 +115,7 @@ def inspect(paths: tuple[str, ...], as_json: bool) -> None:
     errors = []
     for file in files:
         try:
-            found[is_table(file)].append(points.header(file) if is_table(file) else raster.inspect(file))
+            found[is_table(file)].append(points.header(file) if is_table(file) else raster.inspect(file, access=access))
         except SourceError as error:
             if len(files) == 1:
                 raise

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import pyproj
 
 from geopipe import commit, machine, points, raster, stac, vectors
+from geopipe.access import Access
 from geopipe.errors import SettingsError, SourceError
 from geopipe.estimate import Machine
 from geopipe.grid import Grid
@@ -66,7 +67,8 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
             reasons.setdefault(layer.name, error.message)
             layers.append((layer, []))
     asked = settings.grid
-    like = raster.inspect(asked.like) if asked.like else None
+    access = Access(asked.allow, setting="grid.{key} = {value}")
+    like = raster.inspect(asked.like, access=access) if asked.like else None
     # tables do not say where their points lie, and have no part in a union
     rasters = {layer.name: [h for h in headers if isinstance(h, Header)] for layer, headers in layers}
     sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
@@ -97,7 +99,9 @@ def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
     asked = settings.grid
     if asked.mask is None:
         return None
-    layer = Layer(MASK, (asked.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=asked.mask_crs)
+    layer = Layer(
+        MASK, (asked.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=asked.mask_crs, allow=asked.allow
+    )
     if vectors.missing(asked.mask):
         raise SourceError(
             f"grid.mask: there is no file {asked.mask}", "correct grid.mask (relative to the settings file)"
@@ -105,7 +109,7 @@ def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
     header = None
     if asked.mask_layer is None:
         with suppress(SourceError):  # what GDAL's vector side says of it tells more
-            header = raster.inspect(asked.mask, MASK)
+            header = raster.inspect(asked.mask, MASK, access=layer.access)
     if header is not None and header.bands:
         if header.crs is None and asked.mask_crs is None:
             raise SourceError(f"grid.mask = {asked.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
@@ -137,7 +141,9 @@ def _files(layer: Layer) -> list[str]:
         )
     found = [stac.read(file, layer.name) for file in files]
     if all(found):
-        return stac.files([item for items in found for item in items], layer.asset, layer.sort_by, layer.name)
+        return stac.files(
+            [item for items in found for item in items], layer.asset, layer.sort_by, layer.name, layer.access
+        )
     if any(found) or layer.asset or layer.sort_by:
         raise SourceError(
             f"layer {layer.name}: {files[[bool(items) for items in found].index(False)]} holds no STAC items",
@@ -149,9 +155,9 @@ def _files(layer: Layer) -> list[str]:
 
 def _headers(layer: Layer) -> list[Header]:
     files = _files(layer)
-    headers = [raster.inspect(file, layer.name, layer.variable) for file in files]
+    headers = [raster.inspect(file, layer.name, layer.variable, layer.access) for file in files]
     if layer.georeference is not None:
-        headers = [raster.georeferenced(header, layer.georeference, layer.name) for header in headers]
+        headers = [raster.georeferenced(header, layer.georeference, layer.name, layer.access) for header in headers]
     check_files(layer, headers)
     return headers
 

@@ -7,15 +7,16 @@ import re
 import warnings
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from geopipe import steps
+from geopipe.access import NOTHING, Access
 from geopipe.errors import SourceError
 from geopipe.gdalmessages import listening, refusing_damage
+from geopipe.opening import open_dataset
 from geopipe.uris import Subdataset, file_of, in_gdal, is_remote, subdataset
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
@@ -31,43 +32,25 @@ NETWORK = {
 }
 """How GDAL deals with a server that does not answer: its own default is to wait for ever."""
 
-ZARR = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
-"""What tells a folder that is a Zarr store."""
-
 
 def network() -> dict[str, float]:
     """GDAL's settings for remote files, but for those that the user's environment gives."""
     return {key: value for key, value in NETWORK.items() if key not in os.environ}
 
 
-def is_store(path: str) -> bool:
-    """Whether a folder is one raster, and not a folder of rasters."""
-    return path.rstrip("/").endswith(".zarr") or any(os.path.exists(os.path.join(path, name)) for name in ZARR)
-
-
-def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
+def open_raster(uri: str, where: str, layer: str | None, access: Access = NOTHING) -> DatasetReader:
     """An open dataset; `where` begins the message of an error.
 
     Raises:
-        SourceError: the file is missing, unreadable or no raster.
+        SourceError: the file is missing, unreadable, no raster, or leads to what it may not (see `opening`).
     """
     inner = subdataset(uri)
-    name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
-    refuse_special(uri, where, layer)
     try:
         with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", layer):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
-            return _with_all_values(rasterio.open(name))
+            return open_dataset(uri, access, where, layer)
     except GDAL_ERRORS as error:
         file = file_of(uri)
-        if file is not None and not os.path.exists(file):
-            raise SourceError(
-                f"{where}there is no file {file}", "correct path = (it is relative to the settings file)", layer
-            ) from None
-        if file is not None and not os.access(file, os.R_OK):
-            raise SourceError(
-                f"{where}{file} may not be read", "give this user the permission to read it", layer
-            ) from None
         cure = "correct path ="
         if file is None and is_remote(inner.file if inner else uri):
             cure = "correct path =, or look after the network and the credentials (AWS_..., GS_..., AZURE_...)"
@@ -76,34 +59,9 @@ def open_raster(uri: str, where: str, layer: str | None) -> DatasetReader:
         raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", cure, layer) from None
 
 
-def _with_all_values(ds: DatasetReader) -> DatasetReader:
-    """The same dataset, of NetCDF without GDAL's look at valid ranges: `missing` knows them all.
-
-    GDAL makes all values the same where a range does not fit in the type, as the shorts 0, 254 for unsigned bytes. But
-    0, 255 tells it by itself that bytes are unsigned.
-    """
-    ends = ("#valid_range", "#valid_min", "#valid_max")
-    if ds.driver != "netCDF" or all(text == "{0,255}" for key, text in ds.tags().items() if key.endswith(ends)):
-        return ds
-    name = ds.name
-    ds.close()
-    return rasterio.open(name, driver="netCDF", HONOUR_VALID_RANGE="NO")
-
-
-def refuse_special(uri: str, where: str, layer: str | None) -> None:
-    """Refuse what is neither a file nor a folder: to open a FIFO waits for ever for somebody who writes to it.
-
-    Raises:
-        SourceError: names it.
-    """
-    file = file_of(uri)
-    if file is not None and os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
-        raise SourceError(
-            f"{where}{file} is a pipe, a socket or a device", "give a file or a folder: copy what comes there", layer
-        )
-
-
-def open_variable(uri: str, variable: str | None, where: str, layer: str | None) -> tuple[DatasetReader, str]:
+def open_variable(
+    uri: str, variable: str | None, where: str, layer: str | None, access: Access = NOTHING
+) -> tuple[DatasetReader, str]:
     """The open dataset of a variable of a file, and its name; without a variable, of the file as it is.
 
     A variable in a group may go by its last name where that is unique. An HDF5 file that GDAL's HDF5 driver cannot
@@ -112,13 +70,13 @@ def open_variable(uri: str, variable: str | None, where: str, layer: str | None)
     Raises:
         SourceError: the file cannot be opened, or has no such variable; lists those that it has.
     """
-    ds = open_raster(uri, where, layer)
-    inside = variables(ds)
+    ds = open_raster(uri, where, layer, access)
+    inside = variables(ds, uri)
     found = [u for name, u in inside.items() if variable is not None and name == variable.lstrip("/")]
     found = found or [u for name, u in inside.items() if variable is not None and name.rpartition("/")[2] == variable]
     if len(found) == 1:
         ds.close()
-        ds, uri = open_raster(found[0], where, layer), found[0]
+        ds, uri = open_raster(found[0], where, layer, access), found[0]
     if ds.driver.startswith("HDF5") and ds.count and not _placed(ds):
         ds, uri = _as_netcdf(ds, uri)
     own = {place.variable for place in coordinates(ds, uri)} - {""}
@@ -135,12 +93,15 @@ def open_variable(uri: str, variable: str | None, where: str, layer: str | None)
     )
 
 
-def variables(ds: DatasetReader) -> dict[str, str]:
-    """The names of the variables that GDAL lists in a file, sorted, each with the URI that opens it."""
-    tags = ds.tags(ns="SUBDATASETS")
-    listed = [tags[key] for key in tags if key.endswith("_NAME")]
-    parts = [(uri, subdataset(uri)) for uri in listed]
-    return dict(sorted((part.name if part and part.name else uri, uri) for uri, part in parts))
+def variables(ds: DatasetReader, uri: str) -> dict[str, str]:
+    """The names of the variables that GDAL lists in a file, sorted, each with the URI that opens it.
+
+    The list may come from the file's own tags: what it has of other files is left out.
+    """
+    tags, inner = ds.tags(ns="SUBDATASETS"), subdataset(uri)
+    own = in_gdal(inner.file if inner else uri)
+    parts = [(name, subdataset(name)) for key, name in tags.items() if key.endswith("_NAME")]
+    return dict(sorted((part.name or name, name) for name, part in parts if part and in_gdal(part.file) == own))
 
 
 def _placed(ds: DatasetReader) -> bool:
@@ -154,14 +115,14 @@ def _as_netcdf(ds: DatasetReader, uri: str) -> tuple[DatasetReader, str]:
     try:
         with warnings.catch_warnings(), listening():  # what it cannot open stays as it was
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            candidate = rasterio.open(other)
+            candidate = open_dataset(other, NOTHING, "", None)
     except GDAL_ERRORS:
         return ds, uri
     if not (candidate.count == ds.count and candidate.shape == ds.shape and _placed(candidate)):
         candidate.close()
         return ds, uri
     ds.close()
-    return _with_all_values(candidate), other
+    return candidate, other
 
 
 def coordinates(ds: DatasetReader, uri: str) -> list[steps.Place]:
@@ -184,7 +145,7 @@ def _calendars(uri: str, band: steps.Tags) -> steps.Tags:
             try:
                 with warnings.catch_warnings(), listening():
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                    with rasterio.open(str(Subdataset("ZARR", inner.file, f"{group}/{axis}"))) as ds:
+                    with open_dataset(str(Subdataset("ZARR", inner.file, f"{group}/{axis}")), NOTHING, "", None) as ds:
                         found[f"{axis}#calendar"] = ds.tags().get("calendar", "")
             except GDAL_ERRORS:
                 continue  # an axis without an array of its own

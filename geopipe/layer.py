@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from affine import Affine
 
+from geopipe.access import Access
 from geopipe.errors import SourceError
 from geopipe.grid import Bounds, horizontal
 from geopipe.uris import subdataset
@@ -90,6 +91,7 @@ class Header:
 
     Where it is `transposed`, its columns are GDAL's rows: width, height, block and transform are those of its columns.
     `size`, `mtime_ns` and `tag` are its stamp (`stamps.Stamp`), with that of the local files `beside` it.
+    `reaches` has the folders and hosts of the files that it refers to.
     """
 
     uri: str
@@ -112,6 +114,7 @@ class Header:
     mtime_ns: int = 0
     tag: str = ""
     beside: tuple[str, ...] = ()
+    reaches: tuple[str, ...] = ()
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -180,6 +183,9 @@ class Layer:
     The keys from `table` to `on_misaligned` are those of coordinate tables: `table` or `query` is what is read of
     Postgres, by ranges of `key`; `cells` says that each row is a cell, and how it is placed (see `relation.TablePlan`).
 
+    `driver` is GDAL's, where names do not tell it; `allow` has the folders and beginnings of addresses that its files
+    may lead to (see `access`).
+
     `asset` and `sort_by` choose and order the files of STAC items, `variable` what is read of a file with several,
     `time` and `level` its bands (see `steps.matches`), and `reduce` makes one column of their times.
 
@@ -192,6 +198,8 @@ class Layer:
     paths: tuple[str, ...]
     bands: tuple[int | str, ...] = ()
     kind: Kind | None = None
+    driver: str | None = None
+    allow: tuple[str, ...] = ()
     resampling: tuple[str, ...] | str = "auto"
     nodata: float | int | None = None
     crs: str | None = None
@@ -222,6 +230,11 @@ class Layer:
     aggregate: tuple[str, ...] | str = "auto"
     cells: str | None = None
     on_misaligned: str = "fail"
+
+    @property
+    def access(self) -> Access:
+        """What its files may lead to."""
+        return Access.of_layer(self.name, self.allow, self.driver)
 
 
 @dataclass(frozen=True)

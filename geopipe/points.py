@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from geopipe import events, postgres
 from geopipe.errors import SourceError
-from geopipe.files import refuse_special
 from geopipe.grid import Grid
 from geopipe.layer import Layer
 from geopipe.layerplan import LayerPlan
 from geopipe.missing import find_missing
+from geopipe.opening import refuse_special
 from geopipe.plan import Plan
 from geopipe.records import Progress
 from geopipe.relation import (

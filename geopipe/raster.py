@@ -25,12 +25,12 @@ from rasterio.transform import RPCTransformer
 from rasterio.windows import Window as RioWindow
 
 from geopipe import events
+from geopipe.access import NOTHING, Access
 from geopipe.errors import SourceError
 from geopipe.estimate import READ_CACHE
 from geopipe.files import (
     GDAL_ERRORS,
     coordinates,
-    is_store,
     is_transposed,
     network,
     open_raster,
@@ -39,9 +39,10 @@ from geopipe.files import (
 )
 from geopipe.gdalmessages import REPAIR, refusing_damage
 from geopipe.grid import Tile
-from geopipe.layer import Band, Georeference, Header, Overlap, Placed, Source, Variable
+from geopipe.layer import Band, Georeference, Header, Layer, Overlap, Placed, Source, Variable
 from geopipe.layerplan import LayerPlan
 from geopipe.missing import declared, missing_in
+from geopipe.opening import Target, is_store, look_at, reading
 from geopipe.places import canonical_blocks
 from geopipe.plan import Plan
 from geopipe.polygons import covered
@@ -68,7 +69,7 @@ AT_ONCE = 1 << 20
 
 def environment() -> AbstractContextManager[object]:
     """GDAL's settings for everything that this module does; enter it once around the work."""
-    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1} | network()
+    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_VRT_ENABLE_PYTHON": "NO"} | network()
     env: AbstractContextManager[object] = rasterio.Env(**settings)
     return env
 
@@ -92,7 +93,7 @@ def expand(path: str) -> list[str]:
     return [path]
 
 
-def inspect(uri: str, layer: str | None = None, variable: str | None = None) -> Header:
+def inspect(uri: str, layer: str | None = None, variable: str | None = None, access: Access = NOTHING) -> Header:
     """The header of a raster, or of a variable of a file that holds several, without a pixel read.
 
     Raises:
@@ -100,21 +101,23 @@ def inspect(uri: str, layer: str | None = None, variable: str | None = None) -> 
     """
     with environment():
         where = f"layer {layer}: " if layer else ""
+        target = look_at(uri, access, where, layer)  # what may not be opened is not asked for its size, either
         stamp = stamp_of(uri)  # before it is read: a change meanwhile is one, too
-        opened, uri = open_variable(uri, variable, where, layer)
-        with opened as ds, refusing_damage(f"{where}{uri}", layer):
+        opened, uri = open_variable(uri, variable, where, layer, access)
+        with opened as ds, reading(ds), refusing_damage(f"{where}{uri}", layer):
             try:
-                return _header(ds, uri, stamp)
+                return _header(ds, uri, stamp, target)
             except GDAL_ERRORS as error:
                 raise SourceError(f"{where}the header of {uri} is damaged: {error}", REPAIR, layer) from None
 
 
-def _header(ds: DatasetReader, uri: str, stamp: Stamp) -> Header:
+def _header(ds: DatasetReader, uri: str, stamp: Stamp, target: Target) -> Header:
     bands = tuple(_bands(ds, coordinates(ds, uri)))
     gcps, _ = ds.gcps
     beside: tuple[str, ...] = ()
     if (file := local_file(uri)) is not None and not os.path.isdir(file):
-        beside = tuple(sorted({p for p in ds.files if os.path.isfile(p) and not os.path.samefile(p, file)}))
+        names = ds.files if _has_own_overviews(ds) else target.files  # GDAL looks at overviews for its list, too
+        beside = tuple(sorted({p for p in names if os.path.isfile(p) and not os.path.samefile(p, file)}))
         stamp = stamp_of(uri, beside) if beside else stamp
     structure = ds.tags(ns="IMAGE_STRUCTURE")
     header = Header(
@@ -126,16 +129,17 @@ def _header(ds: DatasetReader, uri: str, stamp: Stamp) -> Header:
         height=ds.height,
         bands=bands,
         block=ds.block_shapes[0] if bands else (1, 1),
-        overviews=tuple(ds.overviews(1)) if bands else (),
+        overviews=tuple(ds.overviews(1)) if bands and _has_own_overviews(ds) else (),
         compression=structure.get("COMPRESSION", ""),
         interleave=structure.get("INTERLEAVE", ""),
-        subdatasets=tuple(variables(ds).values()),
+        subdatasets=tuple(variables(ds, uri).values()),
         has_gcps=bool(gcps),
         has_rpcs=ds.rpcs is not None,
         size=stamp.size,
         mtime_ns=stamp.mtime_ns,
         tag=stamp.tag,
         beside=beside,
+        reaches=target.reaches,
     )
     if not is_transposed(ds, uri):
         return header
@@ -145,7 +149,12 @@ def _header(ds: DatasetReader, uri: str, stamp: Stamp) -> Header:
     return replace(header, transform=transform, width=width, height=height, block=(block[1], block[0]), transposed=True)
 
 
-def georeferenced(header: Header, by: str, layer: str) -> Header:
+def _has_own_overviews(ds: DatasetReader) -> bool:
+    """Whether GDAL looks for overviews in the file and beside it, and not where a tag of the file leads it."""
+    return ds.driver != "VRT" and "OVERVIEW_FILE" not in ds.tags(ns="OVERVIEWS")
+
+
+def georeferenced(header: Header, by: str, layer: str, access: Access = NOTHING) -> Header:
     """The header of a file that its ground control points ("gcps") or its RPC model ("rpcs") are to place.
 
     Its transform is the affine one that comes closest: it says where about the file lies, and no more.
@@ -153,7 +162,7 @@ def georeferenced(header: Header, by: str, layer: str) -> Header:
     Raises:
         SourceError: the file has none.
     """
-    with environment(), open_raster(header.uri, f"layer {layer}: ", layer) as ds:
+    with environment(), open_raster(header.uri, f"layer {layer}: ", layer, access) as ds:
         gcps, crs = ds.gcps
         if (by == "gcps" and not gcps) or (by == "rpcs" and ds.rpcs is None):
             have = "GCPs" if gcps else "RPCs" if ds.rpcs is not None else "neither GCPs nor RPCs"
@@ -223,7 +232,7 @@ class Readers:
     def __init__(self) -> None:
         self._open: OrderedDict[str, DatasetReader] = OrderedDict()
 
-    def get(self, header: Header, layer: str) -> DatasetReader:
+    def get(self, header: Header, layer: str, access: Access = NOTHING) -> DatasetReader:
         """The open dataset of a header.
 
         Raises:
@@ -234,7 +243,7 @@ class Readers:
             self._open.move_to_end(uri)
         else:
             refuse_change(header, layer)
-            self._open[uri] = open_raster(uri, f"layer {layer}: ", layer)
+            self._open[uri] = open_raster(uri, f"layer {layer}: ", layer, access)
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         return self._open[uri]
@@ -400,15 +409,16 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
 def _read_file(placed: Placed, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:
     """Pixels of one file for the variable `index`; where it has several bands, reduced before any resampling."""
     band = placed.bands[index]
-    columns = _read_bands(placed.header, (band, *band.more), window, layer.layer.name, readers)
+    columns = _read_bands(placed.header, (band, *band.more), window, layer.layer, readers)
     return reduce_columns(columns, Overlap(band.reduce)) if band.reduce else next(columns)
 
 
 def _read_bands(
-    header: Header, bands: Sequence[Band], window: Window, name: str, readers: Readers, most: int = AT_ONCE
+    header: Header, bands: Sequence[Band], window: Window, layer: Layer, readers: Readers, most: int = AT_ONCE
 ) -> Iterator[Column]:
     """Pixels of each band, unpacked, and where they are valid; at most about `most` pixels are read at once."""
-    ds, uri = readers.get(header, name), header.uri
+    name, uri = layer.name, header.uri
+    ds = readers.get(header, name, layer.access)
     area = RioWindow(window.col, window.row, window.width, window.height)
     if header.transposed:
         area = RioWindow(window.row, window.col, window.height, window.width)
@@ -418,7 +428,7 @@ def _read_bands(
         place = f"row {window.row}, column {window.col}, {window.height} x {window.width} pixels"
         what = ", ".join(map(str, indexes))
         try:
-            with refusing_damage(f"layer {name}: band {what} of {uri}, read at {place},", name):
+            with reading(ds), refusing_damage(f"layer {name}: band {what} of {uri}, read at {place},", name):
                 stack = ds.read(indexes, window=area)
                 masked = any("per_dataset" in band.mask for band in batch)
                 masks = ds.read_masks(indexes, window=area) != 0 if masked else [None] * len(batch)
@@ -426,7 +436,7 @@ def _read_bands(
                 alpha = ds.read(hiding, window=area) != 0 if hiding else None
         except GDAL_ERRORS as error:
             if len(batch) > 1:  # one by one, to find the band that is broken
-                yield from _read_bands(header, batch, window, name, readers, most=1)
+                yield from _read_bands(header, batch, window, layer, readers, most=1)
                 continue
             cause = error.__cause__ or error
             raise SourceError(

@@ -118,6 +118,9 @@ class GridSettings(Section):
         "they are xmin, ymin, xmax, ymax in units of grid.crs",
     )
     like: PathText | None = describe(None, "the path of a raster in quotes", "dem.tif")
+    allow: Annotated[tuple[PathText, ...], BeforeValidator(as_list)] = describe(
+        (), "folders and beginnings of addresses in quotes", ["/data/tiles", "https://host/"]
+    )
     snap: bool | None = None
     mask: PathText | None = describe(None, "the path of a vector file or raster in quotes", "park.gpkg", min_length=1)
     mask_layer: str | None = describe(None, "the name of a layer of grid.mask in quotes", "core_zone", min_length=1)
@@ -140,6 +143,10 @@ class LayerSettings(Section):
     )
     path: Annotated[tuple[PathText, ...], BeforeValidator(as_list)] = describe(
         ..., "a file, folder, pattern or URI in quotes, or a list of them", "dem.tif", min_length=1
+    )
+    driver: str | None = describe(None, "the name of a driver of GDAL in quotes", "SAGA", min_length=1)
+    allow: Annotated[tuple[PathText, ...], BeforeValidator(as_list)] = describe(
+        (), "folders and beginnings of addresses in quotes", ["/data/tiles", "https://host/"]
     )
     asset: str | None = describe(None, "the name of an asset in quotes", "B04", min_length=1)
     sort_by: Literal["datetime", "-datetime", "cloud_cover", "-cloud_cover"] | None = None
@@ -461,12 +468,15 @@ def _absolute(settings: Settings, folder: Path) -> Settings:
     def full(path: str) -> str:
         return uris.absolute(path, folder)
 
-    layers = tuple(s.model_copy(update={"path": tuple(full(p) for p in s.path)}) for s in settings.layers)
+    def fully(paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(full(path) for path in paths)
+
+    layers = tuple(s.model_copy(update={"path": fully(s.path), "allow": fully(s.allow)}) for s in settings.layers)
     folders = {key: full(path) for key in ("output", "staging") if (path := getattr(settings.run, key)) is not None}
     run = settings.run.model_copy(update=folders)
     grid = settings.grid
     named = {key: full(path) for key in ("like", "mask") if (path := getattr(grid, key)) is not None}
-    grid = grid.model_copy(update=named)
+    grid = grid.model_copy(update=named | {"allow": fully(grid.allow)})
     return settings.model_copy(update={"layers": layers, "run": run, "grid": grid})
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from geopipe.access import NOTHING, Access, resolve
 from geopipe.errors import SourceError
 from geopipe.uris import is_remote
 
@@ -45,7 +46,9 @@ def read(path: str, layer: str) -> list[Item]:
     return [(item, Path(path).resolve().parent) for item in items]
 
 
-def files(items: Sequence[Item], asset: str | None, sort_by: str | None, layer: str) -> list[str]:
+def files(
+    items: Sequence[Item], asset: str | None, sort_by: str | None, layer: str, access: Access = NOTHING
+) -> list[str]:
     """The address of one asset of each item, sorted; relative ones made absolute.
 
     Args:
@@ -54,18 +57,20 @@ def files(items: Sequence[Item], asset: str | None, sort_by: str | None, layer: 
         sort_by: "datetime" (oldest first) or "cloud_cover" (clearest first), with "-" the other way round; None keeps
             the order of the items. Where two are alike they keep their order.
         layer: the name of the layer, for messages.
+        access: where an address may lead, beside the folder of its item.
 
     Raises:
-        SourceError: an item lacks the asset or the property; names item, what it has, and the setting.
+        SourceError: an item lacks the asset or the property, or its address leads elsewhere; names item, what it has,
+            and the setting.
     """
     ordered = list(items)
     if sort_by is not None:
         key = _KEYS[sort_by.lstrip("-")]
         ordered.sort(key=lambda item: key(item[0], layer), reverse=sort_by.startswith("-"))
-    return [_address(item, folder, asset, layer) for item, folder in ordered]
+    return [_address(item, folder, asset, layer, access) for item, folder in ordered]
 
 
-def _address(item: Mapping[str, Any], folder: Path, asset: str | None, layer: str) -> str:
+def _address(item: Mapping[str, Any], folder: Path, asset: str | None, layer: str, access: Access) -> str:
     assets: Mapping[str, Any] = item["assets"]
     listed = ", ".join(assets) or "none"
     if asset is None:
@@ -84,7 +89,7 @@ def _address(item: Mapping[str, Any], folder: Path, asset: str | None, layer: st
             f"correct asset = of the layer {layer}",
             layer,
         )
-    return href if is_remote(href) else os.path.normpath(folder / href)
+    return resolve(href, str(folder), access, f"layer {layer}: the STAC item {item.get('id')!r} ", layer)
 
 
 def _is_data(asset: Any) -> bool:

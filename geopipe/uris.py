@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 FORMS = (
     re.compile(r'(?P<prefix>[A-Za-z]\w+):"(?P<file>[^"]+)"(?::(?P<variable>.*))?'),
     re.compile(r'(?P<prefix>NETCDF):(?P<file>[^"]+):(?P<variable>[^:"]+)', re.I),
+    re.compile(r"(?P<prefix>GTIFF_DIR):(?P<variable>(?:off:)?\d+):(?P<file>.+)", re.I),
     re.compile(r'(?P<prefix>HDF5|ZARR):(?P<file>[^"]+):(?P<variable>//?[^:"]*)', re.I),
 )
 """How GDAL names a variable inside a file, with the file quoted or not."""
@@ -38,6 +39,8 @@ class Subdataset(NamedTuple):
     variable: str
 
     def __str__(self) -> str:
+        if self.prefix == "GTIFF_DIR":
+            return f"GTIFF_DIR:{self.variable}:{self.file}"
         return f'{self.prefix}:"{self.file}"' + (f":{self.variable}" if self.variable else "")
 
     @property

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import mmap
 import os
+import re
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geopipe.access import HEAD, POINTERS, ending
 from geopipe.errors import SourceError
-from geopipe.files import network, refuse_special
+from geopipe.files import network
 from geopipe.grid import horizontal
+from geopipe.opening import refuse_special
 from geopipe.polygons import Shapes
 from geopipe.uris import file_of, in_gdal
 
@@ -22,6 +29,25 @@ POLYGON, MULTIPOLYGON, COLLECTION = 3, 6, 7
 
 Polygon = list[NDArray[np.float64]]
 """The rings of a polygon, each (n, 2)."""
+
+
+CONTENTS = {
+    ("geojson", "json", "topojson", "geojsonl", "geojsons", "ndjson"): (b"{", b"\x1e", b"\xef\xbb\xbf{"),
+    ("gpkg", "sqlite"): (b"SQLite format 3\0",),
+    ("shp",): (b"\0\0\x27\x0a",),
+    ("shz", "kmz"): (b"PK",),
+    ("fgb",): (b"fgb",),
+    ("kml", "gml", "gpx"): (b"<", b"\xef\xbb\xbf<"),
+    ("tab",): (b"!table", b"!Table", b"!TABLE"),
+    ("mif",): (b"Version", b"VERSION"),
+}
+"""How vector files of a name begin."""
+
+SKIPPED = "OGR_VRT,GDALG,HTTP,WFS,OAPIF,CSW,OGCAPI,NGW,Carto,AmigoCloud,Elasticsearch,PLSCENES,EEDA,ADBC,GPSBabel,GTFS"
+"""Drivers of pyogrio's GDAL that lead to other files and servers."""
+
+CRS_KEY = re.compile(rb'"(?:c|\\u00[46]3)(?:r|\\u00[57]2)(?:s|\\u00[57]3)"\s*(:?)\s*', re.I)
+"""A member "crs" of a JSON file, its letters escaped or not: GDAL fetches it from the address that it may have."""
 
 
 def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
@@ -55,8 +81,8 @@ def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
 
 def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], str | None]:
     """The geometry of each feature as well-known binary, and the CRS that the file names."""
-    # it brings a GDAL of its own, which a run without such a mask must not load
-    import pyogrio
+    _check_contents(uri)
+    pyogrio = _pyogrio()
     from pyogrio.errors import DataLayerError, DataSourceError
 
     pyogrio.set_gdal_config_options({key: str(value) for key, value in network().items()})
@@ -73,12 +99,62 @@ def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], st
         raise SourceError(
             f"grid.mask = {uri} has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
         ) from None
-    except DataSourceError as error:
+    except (DataSourceError, RuntimeError, ValueError, LookupError) as error:
         raise SourceError(
             f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: {error}",
             "give a GeoJSON, GeoPackage, Shapefile or raster",
         ) from None
     return (() if geometries is None else geometries), meta["crs"]
+
+
+def _pyogrio() -> ModuleType:
+    """The module; it brings a GDAL of its own, which a run without such a mask must not load."""
+    before = os.environ.get("GDAL_SKIP")
+    os.environ["GDAL_SKIP"] = SKIPPED  # looked at while the module is loaded, and never again
+    try:
+        return importlib.import_module("pyogrio")
+    finally:
+        del os.environ["GDAL_SKIP"]
+        if before is not None:
+            os.environ["GDAL_SKIP"] = before
+
+
+def _check_contents(uri: str) -> None:
+    """Refuse a vector file on this machine that is not what its name says, or that leads elsewhere.
+
+    Raises:
+        SourceError: it is such a file.
+    """
+    file = file_of(uri)
+    if file is None or os.path.isdir(file):
+        return
+    marks = next((marks for endings, marks in CONTENTS.items() if ending(file) in endings), ())
+    with open(file, "rb") as opened:
+        head = opened.read(HEAD)
+        if not head.lstrip(b" \t\r\n").startswith(marks) or POINTERS.search(head):
+            raise SourceError(
+                f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: it does not begin like a "
+                f"file with its ending" + (", or leads to other files" if POINTERS.search(head) else ""),
+                "give a GeoJSON, GeoPackage, Shapefile, FlatGeobuf or raster, under the ending of what it is",
+            )
+        if head.lstrip(b" \t\r\n\x1e\xef\xbb\xbf").startswith(b"{"):
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                _check_crs(uri, text)
+
+
+def _check_crs(uri: str, text: mmap.mmap) -> None:
+    """Refuse GeoJSON whose CRS is an address."""
+    for found in CRS_KEY.finditer(text):
+        after = text[found.end() : found.end() + HEAD].decode("utf-8", "replace")
+        try:
+            value = json.JSONDecoder().raw_decode(after)[0] if found[1] else None
+        except ValueError:
+            value = {}
+        if isinstance(value, dict) and str(value.get("type")).lower() not in ("name", "epsg"):
+            raise SourceError(
+                f"grid.mask = {uri} has a CRS that is not in the file but at an address",
+                'write the file anew with a name for it ("crs": {"type": "name", ...}), or without any: WGS 84',
+            )
 
 
 def missing(uri: str) -> bool:

@@ -1,8 +1,8 @@
 """A web server with range requests for one folder, in a process of its own: GDAL holds the GIL while it waits for it.
 
-Run as a script with a folder; the first line that it prints is its port. /account is taken for the same folder, as an
-Azure blob endpoint has it. With ?short=N the last N bytes of a file are promised and not sent;
-with ?bare there is no ETag.
+Run as a script with a folder; the first line that it prints is its port, and with a second argument each further one
+is a path that was asked for. /account is taken for the same folder, as an Azure blob endpoint has it. With ?short=N the
+last N bytes of a file are promised and not sent; with ?bare there is no ETag.
 """
 
 import hashlib
@@ -27,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = short > 0
 
     def do_GET(self) -> None:
+        if len(sys.argv) > 2:
+            print(self.path, flush=True)
         path = root / re.sub(r"^/(account/)?", "", self.path.partition("?")[0])
         if not path.is_file():
             return self.answer(404)

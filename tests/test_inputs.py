@@ -513,6 +513,7 @@ def test_effective_settings_choose_the_same(tmp_path: Path, netcdf: Path) -> Non
         ('ZARR:"a.zarr":/v:0', 'ZARR:"/s/a.zarr":/v:0'),
         ('ZARR:"/vsis3/b/a.zarr":/v', 'ZARR:"/vsis3/b/a.zarr":/v'),
         ("NETCDF:https://h/a.nc:v", 'NETCDF:"https://h/a.nc":v'),
+        ("GTIFF_DIR:2:a.tif", "GTIFF_DIR:2:/s/a.tif"),
         ("zip://a.zip!/b.tif", "zip:///s/a.zip!/b.tif"),
         ("zip:///a.zip!/b.tif", "zip:///a.zip!/b.tif"),
         ("s3://b/a.tif", "s3://b/a.tif"),

@@ -337,7 +337,7 @@ def test_relative_paths_start_at_the_settings_file(tmp_path: Path, monkeypatch: 
     assert loaded.run.folder == tmp_path / "out"
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/a.tif", "/vsizip/a.zip/a.tif", "GTIFF_DIR:2:a.tif", "/abs/a.tif"])
+@pytest.mark.parametrize("path", ["s3://bucket/a.tif", "/vsizip/a.zip/a.tif", "/abs/a.tif"])
 def test_other_paths_stay_as_they_are(tmp_path: Path, path: str) -> None:
     assert load(tmp_path, GOOD.replace("a.tif", path)).layers[0].path == (path,)
 

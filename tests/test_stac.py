@@ -13,6 +13,7 @@ import pytest
 from helpers import north_up, write_raster
 
 from geopipe import pipeline, settings, stac
+from geopipe.access import Access
 from geopipe.errors import SourceError
 
 UTM = "EPSG:32612"
@@ -51,7 +52,7 @@ ITEMS = [
 )
 def test_order_and_addresses(sort_by: str | None, order: str) -> None:
     address = {"mid": "/items/mid.tif", "old": "/items/x/old.tif", "new": "https://host/new.tif"}
-    found = stac.files([(i, Path("/items")) for i in ITEMS], "B04", sort_by, "s2")
+    found = stac.files([(i, Path("/items")) for i in ITEMS], "B04", sort_by, "s2", Access(("https://host/",)))
     assert found == [address[name] for name in order.split()]
 
 

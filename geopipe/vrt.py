@@ -1,0 +1,87 @@
+"""VRT files, read by us: what GDAL is given has only known elements, and only references that were checked.
+
+A VRT is written anew from its parsed form, so that GDAL's own reading of the text can find nothing in it that ours did
+not. Elements that lead elsewhere or hold code are refused; those that no pixel needs (overviews, histograms) are left
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+DATASET = """VRTDataset SRS GeoTransform GCPList GCP Metadata MDI MaskBand VRTRasterBand"""
+BAND = """Description UnitType Offset Scale CategoryNames Category ColorInterp ColorTable Entry NoDataValue
+    HideNoDataValue NodataValue SimpleSource ComplexSource AveragedSource KernelFilteredSource"""
+SOURCE = """SourceFilename SourceBand SourceProperties SrcRect DstRect NODATA UseMaskBand ScaleOffset ScaleRatio LUT
+    ColorTableComponent Exponent SrcMin SrcMax DstMin DstMax Clamp Kernel Size Coefs"""
+DERIVED = "PixelFunctionType PixelFunctionLanguage PixelFunctionArguments SourceTransferType SkipNonContributingSources"
+WARPED = """BlockXSize BlockYSize GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option SourceDataset
+    Transformer ApproxTransformer MaxError BaseTransformer GenImgProjTransformer SrcGeoTransform SrcInvGeoTransform
+    DstGeoTransform DstInvGeoTransform ReprojectTransformer ReprojectionTransformer SourceSRS TargetSRS Options
+    BandList BandMapping SrcNoDataReal SrcNoDataImag DstNoDataReal DstNoDataImag SrcAlphaBand DstAlphaBand Cutline
+    CutlineBlendDist MultiThreading"""
+KNOWN = frozenset(f"{DATASET} {BAND} {SOURCE} {DERIVED} {WARPED}".split())
+
+NEEDLESS = frozenset({"Overview", "OverviewList", "Histograms", "GDALRasterAttributeTable"})
+REFERENCES = frozenset({"SourceFilename", "SourceDataset"})
+
+SUBCLASSES = {
+    "VRTDataset": (None, "VRTWarpedDataset"),
+    "VRTRasterBand": (None, "VRTSourcedRasterBand", "VRTDerivedRasterBand", "VRTWarpedRasterBand"),
+}
+
+PLAIN = ("", "IMAGE_STRUCTURE", "RPC")
+"""Domains of metadata that say something of pixels and of nothing else."""
+
+
+def rewrite(text: str, resolve: Callable[[str, bool], str]) -> str:
+    """The VRT as it may be given to GDAL in place of its file.
+
+    Args:
+        text: of the file.
+        resolve: a reference, and whether it is relative to the VRT, as what GDAL is to open instead; it refuses others
+            with an error of its own. It may be another VRT's text.
+
+    Raises:
+        ValueError: it is no VRT, or has what may not be in one; says what.
+    """
+    head, declared, rest = text.lstrip("\ufeff \t\r\n").partition("?>")
+    body = rest if declared and head.startswith("<?xml") else text
+    if "<?" in body or body.replace("<!--", "").count("<!"):
+        raise ValueError("it has a document type, a processing instruction or CDATA")
+    try:
+        root = ElementTree.fromstring(body.strip("\ufeff \t\r\n"))
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ValueError(f"it is no XML: {error}") from None
+    if root.tag != "VRTDataset":
+        raise ValueError(f"it is no VRT of rasters: its root is <{root.tag}>")
+    _check(root, resolve)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _check(node: Element, resolve: Callable[[str, bool], str]) -> None:
+    """Mend an element and all that is in it, or refuse them."""
+    subclass = node.get("subClass")
+    if node.tag not in KNOWN:
+        raise ValueError(f"it has <{node.tag}>, which geopipe does not let through")
+    if subclass not in SUBCLASSES.get(node.tag, (None,)):
+        raise ValueError(f"it has a {subclass}, which reads files as raw bytes or runs steps of its own")
+    if node.tag == "PixelFunctionLanguage" and (node.text or "").strip() != "C":
+        raise ValueError(f"it has code: a pixel function in {(node.text or '').strip()}")
+    if node.tag == "PixelFunctionType" and (node.text or "").strip() == "expression":
+        raise ValueError("it has code: a pixel function that is an expression")
+    if node.tag in REFERENCES:
+        relative = {key.lower(): value for key, value in node.attrib.items()}.get("relativetovrt", "0")
+        node.text = resolve((node.text or "").strip(), relative.strip() == "1")
+        node.attrib = {"relativeToVRT": "0"} | ({"shared": node.attrib["shared"]} if "shared" in node.attrib else {})
+    for child in list(node):
+        if child.tag in NEEDLESS or (child.tag == "Metadata" and child.get("domain", "") not in PLAIN):
+            node.remove(child)
+        else:
+            _check(child, resolve)
+    if any(child.tag in REFERENCES for child in node):
+        # full resolution only: the overviews of a source may be anywhere, as a tag of it says
+        options = ElementTree.SubElement(node, "OpenOptions")
+        ElementTree.SubElement(options, "OOI", {"key": "OVERVIEW_LEVEL"}).text = "NONE"
