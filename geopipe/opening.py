@@ -111,32 +111,38 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
         SourceError: it may not be opened at all.
     """
     inner, file = subdataset(uri), file_of(uri)
+    path = inner.file if inner else uri
     name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
-    refuse_special(uri, where, layer)
     if access.driver in WEB:
         return Target(name, (access.driver,), False, _addresses(uri))
     if inner is not None and inner.prefix not in BY_PREFIX:
         raise _unknown(uri, where, layer, access)
-    if file is None:
+    if file is not None:
+        _check_there(file, where, layer)
+    if is_remote(path):
         found = _of_address(uri, access, where, layer)
-    elif not os.path.exists(file):
+    elif os.path.isdir(path):
+        found = _of_folder(path, where, layer)
+    else:
+        refuse_special(path, where, layer)
+        head = _head(path)
+        _check_sidecars(path, where, layer)
+        if ending(path) == "vrt" or access.driver == "VRT":
+            text, refers = _read_vrt(path, access, where, layer, above)
+            return Target(text, ("VRT",), any(map(is_remote, refers)), refers)
+        found = _of_file(path, head, access, where, layer)
+    if inner is not None:
+        found = (BY_PREFIX[inner.prefix],)
+    return Target(name, (access.driver,) if access.driver else found, is_remote(path))
+
+
+def _check_there(file: str, where: str, layer: str | None) -> None:
+    if not os.path.exists(file):
         raise SourceError(
             f"{where}there is no file {file}", "correct path = (it is relative to the settings file)", layer
         )
-    elif not os.access(file, os.R_OK):
+    if not os.access(file, os.R_OK):
         raise SourceError(f"{where}{file} may not be read", "give this user the permission to read it", layer)
-    elif os.path.isdir(file):
-        found = _of_folder(file, where, layer)
-    else:
-        head = _head(file)
-        _check_sidecars(file, where, layer)
-        if ending(file) == "vrt" or access.driver == "VRT":
-            text, refers = _read_vrt(file, access, where, layer, above)
-            return Target(text, ("VRT",), any(file_of(uri) is None for uri in refers), refers)
-        found = _of_file(file, head, access, where, layer)
-    if inner is not None:
-        found = (BY_PREFIX[inner.prefix],)
-    return Target(name, (access.driver,) if access.driver else found, file is None)
 
 
 def refuse_special(uri: str, where: str, layer: str | None) -> None:
@@ -221,11 +227,6 @@ def _read_vrt(
         if (reference, relative) not in known:
             absolute = reference if relative or not _is_plain(reference) else os.path.abspath(reference)
             address = resolve(absolute, folder, access, here, layer)
-            local = file_of(address)
-            if local is not None and not os.path.exists(local):
-                raise SourceError(
-                    f"{here}refers to {reference}, and there is no file {local}", "correct the VRT", layer
-                )
             plain = access._replace(driver=None)
             target = look_at(address, plain, f"{here}refers to {reference}: ", layer, (*above, real))
             known[reference, relative] = in_gdal(target.name)

@@ -21,7 +21,7 @@ from geopipe.files import network
 from geopipe.grid import horizontal
 from geopipe.opening import refuse_special
 from geopipe.polygons import Shapes
-from geopipe.uris import file_of, in_gdal
+from geopipe.uris import file_of, in_gdal, is_remote
 
 NAMES = ("geometry", "point", "line", "polygon", "multipoint", "multiline", "multipolygon", "collection")
 POLYGON, MULTIPOLYGON, COLLECTION = 3, 6, 7
@@ -126,7 +126,7 @@ def _check_contents(uri: str) -> None:
         SourceError: it is such a file.
     """
     file = file_of(uri)
-    if file is None or os.path.isdir(file):
+    if file is None or is_remote(uri) or os.path.isdir(file):
         return
     marks = next((marks for endings, marks in CONTENTS.items() if ending(file) in endings), ())
     with open(file, "rb") as opened:
