@@ -305,4 +305,4 @@ def show(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
     wide = max(len(key) for key, _, _ in rows)
     for key, value, origin in rows:
         shown = "" if value is None else json.dumps(value)
-        click.echo(f"{key:<{wide}}  {shown:<40}  {clean(origin)}")
+        click.echo(f"{key:<{wide}}  {clean(shown):<40}  {clean(origin)}")

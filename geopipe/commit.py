@@ -30,6 +30,7 @@ from geopipe.export import CSV_PARTS, FORMATS, Receipt, existing, fault, is_ours
 from geopipe.ledger import JOURNALS, Ledger, differences, ranges
 from geopipe.lock import LOCK, STAGING, holder
 from geopipe.plan import Plan
+from geopipe.uris import redacted
 
 SUCCESS, MANIFEST, SETTINGS = "_SUCCESS", "manifest.jsonl", "settings.toml"
 PLAN, PAUSE, OLD = "plan.json", "pause", "old"
@@ -194,7 +195,7 @@ class Staging:
                 "identity": self.plan.identity,
             }
             self.pause.unlink(missing_ok=True)
-            _write_durably(self.folder / PLAN, [json.dumps(about)])
+            _write_durably(self.folder / PLAN, [json.dumps(redacted(about))])
             return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
         except OSError as error:
             raise fault(error, Path(error.filename or self.folder)) from error
@@ -246,7 +247,7 @@ class Staging:
             "schema": {f.name: str(f.type) for f in self.plan.spec.schema},
             **report,
         }
-        _write_durably(self.folder / SUCCESS, [json.dumps(success, indent=2) + "\n"])
+        _write_durably(self.folder / SUCCESS, [json.dumps(redacted(success), indent=2) + "\n"])
         publish(self.output, self.folder)
         return totals
 

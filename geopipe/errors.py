@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from geopipe.uris import redact
+
 
 class GeopipeError(Exception):
     """Base of all errors that geopipe raises on purpose.
+
+    Secrets in its texts are hidden, wherever these go.
 
     Args:
         message: what was found, where (file, band, setting, line), and what was expected.
@@ -20,6 +24,7 @@ class GeopipeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, cure: str = "", layer: str | None = None) -> None:
+        message, cure = redact(message), redact(cure)
         super().__init__(message, cure, layer)
         self.message = message
         self.cure = cure

@@ -28,6 +28,7 @@ from geopipe.records import new_run_id
 from geopipe.screen import clean
 from geopipe.settings import Settings
 from geopipe.spool import source_name
+from geopipe.uris import redacted
 from geopipe.watched import Run
 
 PATIENCE = 60.0
@@ -157,7 +158,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     with tempfile.TemporaryDirectory() as folder:
         engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already
         alone = settings.model_copy(update={"engine": engine})
-        (Path(folder) / "settings.toml").write_text(alone.to_toml(), encoding="utf-8")
+        (Path(folder) / "settings.toml").write_text(alone.to_toml(secrets=True), encoding="utf-8")
         attempt = before.attempt + 1 if before else 1
         ours = ["--run-id", run_id, "--attempt", str(attempt)]
         command = shlex.join([*python, "run", "settings.toml", *ours, *how])
@@ -218,7 +219,7 @@ def _note(run_id: str, state: str, detail: Mapping[str, Any], attempt: int = 1) 
     """Write a state of a run that cannot tell it: its process does not live yet, or any more."""
     record = {"seq": 1, "source": source_name(), "ts": time.time(), "run_id": run_id, "attempt": attempt}
     with closing(connections.connect(connections.needed_dsn())) as connected:
-        store.write(connected, [record | {"kind": "state", "state": state, "detail": detail}])
+        store.write(connected, [redacted(record | {"kind": "state", "state": state, "detail": detail})])
 
 
 # ---------------------------------------------------------------- what is asked of a run

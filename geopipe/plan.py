@@ -26,6 +26,7 @@ from geopipe.polygons import Shapes
 from geopipe.relation import Partition, TableHeader, TablePlan
 from geopipe.sparse import POINT_BYTES
 from geopipe.table import TableSpec
+from geopipe.uris import redacted
 from geopipe.variables import check_names
 
 
@@ -61,10 +62,10 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the hash covers, as JSON values."""
+        """What the hash covers, as JSON values; for a secret in an address its hash."""
         version = json.loads(dict(self.spec.metadata)["geopipe:versions"])["geopipe"]
         made = _identity(self.grid, self.layers, self.options, version, _cells(self.spec, self.mask))
-        return cast(dict[str, Any], json.loads(json.dumps(made)))
+        return cast(dict[str, Any], redacted(json.loads(json.dumps(made)), mark=True))
 
     def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The tiles that are merged and committed together: all of them, unless block rows are exchanged."""
@@ -167,9 +168,9 @@ def make_plan(
         "geopipe:plan_hash": digest,
         "geopipe:grid": json.dumps(grid.projjson()),
         "geopipe:versions": json.dumps(dict(versions)),
-        "geopipe:layers": json.dumps([describe_layer(p) for p in plans]),
-        "geopipe:sources": json.dumps(identity["sources"]),
-    } | ({"geopipe:mask": json.dumps(masked.describe())} if masked else {})
+        "geopipe:layers": json.dumps(redacted([describe_layer(p) for p in plans])),
+        "geopipe:sources": json.dumps(redacted(identity["sources"], mark=True)),
+    } | ({"geopipe:mask": json.dumps(redacted(masked.describe()))} if masked else {})
     spec = replace(spec, metadata=tuple(metadata.items()))
     strategy, why = _choose_strategy(options, plans, grid, [v.dtype for v in variables])
     if strategy == "groupby":

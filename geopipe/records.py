@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 from uuid import UUID
 
+from geopipe.uris import redact
+
 MOST_BITS = 4096
 """Of an integer as a decimal number; Python writes and reads those of 4300 digits at most."""
 
@@ -121,7 +123,10 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: others, and numbers that JSON cannot hold, become text and are never lost."""
+    """A value as JSON knows it: others, and numbers that JSON cannot hold, become text and are never lost.
+
+    Secrets in texts are hidden: this is how a record, or a line of the log, leaves its process.
+    """
     numpy = sys.modules.get("numpy")  # where it is not loaded nothing is of its types, and `geopipe db` need not wait
     if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()  # a count of NumPy's is a number, too
@@ -133,11 +138,11 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         return hex(value)
-    return value if value is None or isinstance(value, str | int | float | bool) else _text(value)
+    return value if value is None or isinstance(value, int | float | bool) else _text(value)
 
 
 def _text(value: Any) -> str:
     try:
-        return str(value)
+        return redact(str(value))
     except Exception:  # whatever it is that cannot say what it is
         return f"<{type(value).__name__}>"

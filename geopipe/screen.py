@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from geopipe.uris import redact
+
 WIDTH = 120
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 """Control characters, escapes to the terminal, and what turns the direction of text round or hides it."""
@@ -63,8 +65,8 @@ def on_terminal(out: Console) -> bool:
 
 
 def clean(text: object) -> str:
-    """`text` in one line, with what a terminal would obey written as Python spells it."""
-    one = str(text).replace("\r\n", " ").replace("\n", " ").replace("\t", " ")
+    """`text` in one line and without secrets, with what a terminal would obey written as Python spells it."""
+    one = redact(str(text)).replace("\r\n", " ").replace("\n", " ").replace("\t", " ")
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), one)
 
 

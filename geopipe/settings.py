@@ -355,9 +355,14 @@ class Settings(Section):
             layout=Layout(**{f.name: getattr(self.export, f.name) for f in fields(Layout)}),
         )
 
-    def to_toml(self) -> str:
-        """The effective settings as a TOML file that gives the same run from any folder."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+    def to_toml(self, secrets: bool = False) -> str:
+        """The effective settings as a TOML file that gives the same run from any folder. It has no secret.
+
+        Args:
+            secrets: leave those of addresses, for whoever runs it.
+        """
+        values = self.model_dump(mode="json", exclude_none=True)
+        return tomli_w.dumps(values if secrets else uris.redacted(values))
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
