@@ -101,14 +101,15 @@ def signed(port: int, name: str, secret: str = CANARY) -> str:
 
 def secret_settings(folder: Path, port: int, *more: str) -> Path:
     """Settings with a secret in a layer, the grid, the mask, the address of a STAC asset and an option of GDAL."""
-    asset = {"href": signed(port, "b"), "roles": ["data"]}
+    asset = {"href": signed(port, "b").replace(f"user:{CANARY}@", ""), "roles": ["data"]}
     item = {"type": "Feature", "id": "i", "properties": {}, "assets": {"b": asset}}
     (folder / "item.json").write_text(json.dumps(item))
     option = f"/vsicurl?cookie=session={CANARY}&url=http://127.0.0.1:{port}/a.tif"
     layers = [("a", signed(port, "a")), ("b", "item.json"), ("c", option)]
     file = folder / "s.toml"
     text = f'[grid]\nlike = "{signed(port, "like")}"\nmask = "{signed(port, "mask")}"\n' + "\n".join(more) + "\n"
-    file.write_text(text + "".join(f'[[layers]]\nname = "{name}"\npath = "{path}"\n' for name, path in layers))
+    allow = f'allow = ["http://127.0.0.1:{port}/"]'
+    file.write_text(text + "".join(f'[[layers]]\nname = "{name}"\npath = "{path}"\n{allow}\n' for name, path in layers))
     return file
 
 
