@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -19,7 +21,7 @@ from geopipe.cli_db import db
 from geopipe.cli_jobs import jobs
 from geopipe.cli_monitor import monitor
 from geopipe.cli_options import HELP, json_option, print_json
-from geopipe.errors import GeopipeError, Terminated
+from geopipe.errors import GeopipeError, Terminated, find_signal
 
 if TYPE_CHECKING:
     from geopipe.settings import Settings
@@ -35,34 +37,46 @@ set_option = click.option(
 def main() -> NoReturn:
     """Run the command line and exit with its code: 0 done, 1 failed, 2 usage or settings, 3 environment, 4 skipped."""
 
-    def terminate(*_: object) -> NoReturn:
-        raise Terminated
+    def terminate(number: int, _: object) -> NoReturn:
+        raise Terminated(number)
 
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, terminate)
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except GeopipeError as error:
         _say(f"error: {error}")
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing was published", err=True)
-        sys.exit(130)
-    except Terminated:
-        click.echo("terminated; nothing was published", err=True)
-        sys.exit(143)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort, Terminated) as error:
+        code = _ended_by(error)
     except BrokenPipeError:
-        sys.exit(0)
-    sys.exit(code if isinstance(code, int) else 0)
+        code = 0
+    code = code if isinstance(code, int) else 0
+    guard = sys.modules.get("geopipe.guard")  # which loads Ray
+    if guard is not None and guard.abandoned.is_set():
+        sys.stdout.flush()
+        os._exit(code)  # at a usual end Ray would wait for its head, and end the process with a code of its own
+    sys.exit(code)
+
+
+def _ended_by(error: BaseException) -> int:
+    """Say that a signal has ended the command, and what that has come to; returns the exit code."""
+    found = find_signal(error) or error
+    how, code = ("terminated", found.exit_code) if isinstance(found, Terminated) else ("interrupted", 130)
+    _say("; ".join((how, *getattr(found, "__notes__", ()))))
+    return code
 
 
 def _say(text: str) -> None:
     """Print an error or a warning; it may have names of files in it."""
     from geopipe.screen import message
 
-    click.echo(message(text), err=True)
+    with suppress(OSError):  # the terminal may be gone
+        click.echo(message(text), err=True)
 
 
 @click.group(context_settings=HELP)
@@ -152,6 +166,8 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
 def _run(settings: Settings, as_json: bool, **how: Any) -> int:
     from geopipe import pipeline, progress, render
 
+    if sys.stdin.isatty() and sys.stderr.isatty() and not as_json:
+        how["confirm"] = _confirm
     with progress.without_noise(), progress.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
         made = pipeline.run(settings, watch=watch, **how)
     if as_json:
@@ -161,12 +177,20 @@ def _run(settings: Settings, as_json: bool, **how: Any) -> int:
     return made.exit_code
 
 
+def _confirm(question: str) -> bool:
+    try:
+        return click.confirm(question, default=True, err=True)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
 @cli.command()
 @file_argument
 @set_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in the output.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was cut short; start it where there is none.")
+@click.option("--fresh", is_flag=True, help="Drop what runs that were cut short have left in the output.")
 @click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
 @click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
 @click.option("--run-id", hidden=True, help="The id under which `geopipe jobs start` has noted the run.")
@@ -177,6 +201,7 @@ def run(
     as_json: bool,
     overwrite: bool,
     resume: bool,
+    fresh: bool,
     address: str | None,
     local: bool,
     run_id: str | None,
@@ -185,13 +210,17 @@ def run(
     """Run the settings: read, resample, merge, and write one table.
 
     The output folder has the finished table or, if anything fails, what it had before. A run that was cut short goes on
-    with --resume, and does again only the tiles that were in work. To an object store (run.output = "s3://...") the
-    finished table is sent from run.staging, _SUCCESS last; --resume sends again what did not arrive.
+    with --resume, and does again only the tiles that were in work; it is refused if settings or sources have changed.
+    Without --resume its tiles are kept, too, where nothing has changed (a terminal is asked), and dropped with --fresh.
+    To an object store (run.output = "s3://...") the finished table is sent from run.staging, _SUCCESS last; --resume
+    sends again what did not arrive.
     """
+    if fresh and resume:
+        raise click.UsageError("--fresh drops what --resume would go on with: give one of them")
     if address:
         flags = (*flags, f"engine.address={json.dumps(address)}")
-    how = {"overwrite": overwrite, "resume": resume, "local": local, "run_id": run_id, "attempt": attempt}
-    return _run(_load(file, flags), as_json, **how)
+    how = {"overwrite": overwrite, "resume": resume, "fresh": fresh, "local": local}
+    return _run(_load(file, flags), as_json, **how, run_id=run_id, attempt=attempt)
 
 
 @cli.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from geopipe.cli_options import json_option, print_json
-from geopipe.errors import MachineError
+from geopipe.errors import MachineError, noted
 
 if TYPE_CHECKING:
     from geopipe.watched import Run
@@ -53,6 +53,7 @@ def _found(asked: str) -> Iterator[tuple[Run, Callable[[], Run]]]:
 @click.option("--daemon", is_flag=True, help="Return at once; else print what the job prints, and exit with its code.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
 @click.option("--resume", "go_on", is_flag=True, help="Go on with a run that was cut short in the output folder.")
+@click.option("--fresh", is_flag=True, help="Drop what runs that were cut short have left in the output.")
 @click.option("--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
 @address_option
 @json_option
@@ -62,6 +63,7 @@ def start(
     daemon: bool,
     overwrite: bool,
     go_on: bool,
+    fresh: bool,
     flags: tuple[str, ...],
     address: str | None,
     as_json: bool,
@@ -74,9 +76,12 @@ def start(
     from geopipe import settings
 
     loaded = settings.load(file, (*flags, *([f"run.name={name}"] if name else [])))
+    if fresh and go_on:
+        raise click.UsageError("--fresh drops what --resume would go on with: give one of them")
     work.prepare(loaded)
     where = _cluster(address or loaded.engine.address)
-    how = [flag for flag, given in (("--overwrite", overwrite), ("--resume", go_on)) if given]
+    options = (("--overwrite", overwrite), ("--resume", go_on), ("--fresh", fresh))
+    how = [flag for flag, given in options if given]
     run_id = work.start(loaded, where, how)
     return _submitted(run_id, where, daemon, as_json)
 
@@ -111,8 +116,9 @@ def _follow(asked: str, where: str) -> int:
 
     with _found(asked) as (run, _):
         printed = work.output(run, where, follow=True)
-    for text in printed:
-        click.echo(text, nl=False)
+    with noted(lambda: f"the job goes on; `geopipe jobs stop {run.run_id}` stops it"):
+        for text in printed:
+            click.echo(text, nl=False)
     with _found(run.run_id) as (run, look):  # a connection could not have outlived a job of days
         code = work.settled(run, look, where).exit_code
     return work.exit_code(run, where) if code is None else code

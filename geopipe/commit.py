@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from geopipe import ledger
 from geopipe.choice import keys_of, runs_of
-from geopipe.errors import MachineError, PlanError
-from geopipe.export import CSV_PARTS, FORMATS, Receipt, existing, fault, is_ours, join_csv, sync
+from geopipe.errors import MachineError, PlanError, Terminated
+from geopipe.export import CSV_PARTS, FORMATS, PARTIAL, Receipt, existing, fault, is_ours, join_csv, sync
 from geopipe.ledger import JOURNALS, Ledger, differences, ranges
 from geopipe.lock import LOCK, STAGING, holder
 from geopipe.plan import Plan
@@ -170,19 +170,24 @@ def _unreadable(error: OSError, path: Path) -> MachineError:
 class Staging:
     """The unfinished output of a run: OUTPUT/_staging/<plan hash>, where tiles go and their receipts are noted."""
 
-    def __init__(self, output: Path, plan: Plan, settings_toml: str, run_id: str = "", attempt: int = 1) -> None:
+    def __init__(
+        self,
+        output: Path,
+        plan: Plan,
+        settings_toml: str,
+        run_id: str = "",
+        attempt: int = 1,
+        overwrite: bool = False,
+    ) -> None:
         self.output, self.plan, self.settings_toml = output, plan, settings_toml
-        self.run_id, self.attempt = run_id, attempt
-        self.folder = output / STAGING / plan.hash[:16]
+        self.run_id, self.attempt, self.overwrite = run_id, attempt, overwrite
+        self.folder = _folder(output, plan.hash)
 
-    def begin(self, resume: bool = False) -> NDArray[np.int64]:
-        """Make ready, and say which tiles are to be done: all, or (`resume`) those that have no whole files yet.
-
-        Without `resume`, what an earlier attempt left here is gone.
-        """
+    def begin(self) -> NDArray[np.int64]:
+        """Make ready, and say which tiles are to be done: those that have no whole files from an earlier attempt."""
         try:
-            if not resume:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            for left in self.folder.rglob(f"*{PARTIAL}"):  # by a process that died while it wrote
+                left.unlink(missing_ok=True)
             for name in (*self.plan.options.formats, CSV_PARTS, JOURNALS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
@@ -190,6 +195,7 @@ class Staging:
             about |= {
                 "run_id": self.run_id,
                 "attempt": self.attempt,
+                "overwrite": self.overwrite,
                 "runs": runs_of(self.plan.keys),
                 "skipped": self.plan.skipped,
                 "identity": self.plan.identity,
@@ -238,7 +244,7 @@ class Staging:
 
         _write_durably(self.folder / MANIFEST, lines())
         for form in self.plan.options.formats:
-            for left in (self.folder / form).rglob("*.tmp"):  # by a worker that died while it wrote
+            for left in (self.folder / form).rglob(f"*{PARTIAL}"):  # by a worker that died while it wrote
                 left.unlink()
         success = {
             "plan_hash": self.plan.hash,
@@ -248,7 +254,11 @@ class Staging:
             **report,
         }
         _write_durably(self.folder / SUCCESS, [json.dumps(redacted(success), indent=2) + "\n"])
-        publish(self.output, self.folder)
+        try:
+            publish(self.output, self.folder)
+        except (KeyboardInterrupt, Terminated):  # it takes no time, and can be repeated
+            publish(self.output, self.folder)
+            raise
         return totals
 
     def discard(self) -> None:
@@ -271,7 +281,10 @@ class Staging:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was cut short, paused or is at work, as its staging folder tells."""
+    """A run that was cut short, paused or is at work, as its staging folder tells.
+
+    `overwrite` says whether it may replace a finished run.
+    """
 
     run_id: str
     attempt: int
@@ -282,6 +295,7 @@ class Unfinished:
     missing: str
     bytes: int
     skipped: dict[str, str]
+    overwrite: bool
     identity: dict[str, Any] = field(repr=False)
 
 
@@ -314,19 +328,28 @@ def status(output: Path) -> Status:
     return Status(output, done, unfinished, holder(output))
 
 
-def unfinished_runs(output: Path) -> tuple[Unfinished, ...]:
+def unfinished_runs(output: Path, strict: bool = True) -> tuple[Unfinished, ...]:
     """The runs that were cut short in a folder, or are at work there; the newest last.
 
+    Args:
+        strict: else those whose state files are damaged, or cannot be read, are left out.
+
     Raises:
-        PlanError, MachineError: a state file is damaged, or cannot be read.
+        PlanError, MachineError: there are such.
     """
     found = []
     for folder in _staged(output):
-        with suppress(FileNotFoundError):  # published, or taken back, between two looks
+        # not found: published, or taken back, between two looks
+        with suppress(FileNotFoundError, *(() if strict else (PlanError, MachineError))):
             text = _read(folder / PLAN)
             if text is not None:
                 found.append(((folder / PLAN).stat().st_mtime_ns, _unfinished(folder, text)))
     return tuple(run for _, run in sorted(found, key=lambda pair: pair[0]))
+
+
+def _folder(output: Path, plan_hash: str) -> Path:
+    """Where a run of a plan is staged."""
+    return output / STAGING / plan_hash[:16]
 
 
 def _staged(output: Path) -> list[Path]:
@@ -374,6 +397,7 @@ def _unfinished(folder: Path, text: bytes) -> Unfinished:
         missing=ranges(keys[~noted.done[keys]].tolist()),
         bytes=sum(f.bytes for receipt in noted.receipts() for f in receipt.files),
         skipped=skipped,
+        overwrite=about.get("overwrite") is True,
         identity=identity,
     )
 
@@ -382,6 +406,23 @@ def last_unfinished(output: Path) -> Unfinished | None:
     """The run that `--resume` would go on with."""
     found = unfinished_runs(output)
     return found[-1] if found else None
+
+
+def unfinished_run(output: Path, plan: Plan) -> Unfinished | None:
+    """The run of this very plan that was cut short in a folder."""
+    return next((run for run in unfinished_runs(output, strict=False) if run.plan_hash == plan.hash), None)
+
+
+def bytes_done(output: Path) -> dict[str, int]:
+    """What unfinished runs have written already, by the hash of their plans."""
+    return {run.plan_hash: run.bytes for run in unfinished_runs(output, strict=False)}
+
+
+def drop(output: Path, plan_hash: str | None = None) -> None:
+    """Delete what unfinished runs have left in a folder: that of one plan, or of all."""
+    for folder in _staged(output):
+        if plan_hash is None or folder == _folder(output, plan_hash):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_resume(output: Path, plan: Plan) -> None:
@@ -398,12 +439,12 @@ def refuse_resume(output: Path, plan: Plan) -> None:
     raise PlanError(
         f"the run in {output} was planned otherwise and cannot go on: {'; '.join(told[:6])}"
         + (f" and {len(told) - 6:,} more" if len(told) > 6 else ""),
-        "give it the settings and sources that it had, or start over without --resume",
+        "give it the settings and sources that it had, or start anew without --resume",
     )
 
 
 def recover(output: Path) -> None:
-    """Finish a publication that a crash cut short: the staged run was complete already."""
+    """Finish a publication that a crash cut short: the staged run was complete already, or even in place."""
     for folder in _staged(output):
         text = _read(folder / SUCCESS)
         if text is None:
@@ -413,29 +454,36 @@ def recover(output: Path) -> None:
                 publish(output, folder)
                 continue
         (folder / SUCCESS).unlink()  # damaged: its tiles have receipts, and are committed once more
+    with suppress(PlanError):
+        done = finished(output)
+        if done is not None:
+            for run in unfinished_runs(output, strict=False):
+                if run.run_id == done.get("run_id"):
+                    drop(output, run.plan_hash)
+            shutil.rmtree(output / STAGING / OLD, ignore_errors=True)
 
 
 def publish(output: Path, staged: Path) -> None:
     """Move a complete staged output into place, entry by entry; after a crash at any line it can be called again.
 
     `_SUCCESS` goes first and comes last: without it there is no finished run. What an older run left under our names
-    is moved aside, and deleted when the new run stands.
+    is moved aside, and deleted when the new run stands. What runs of other plans have left stays for them.
     """
-    formats = json.loads((staged / SUCCESS).read_text(encoding="utf-8"))["formats"]
     aside = output / STAGING / OLD
-    aside.mkdir(exist_ok=True)
-    (output / SUCCESS).unlink(missing_ok=True)
-    for name in (*FORMATS, MANIFEST, SETTINGS):
-        arrives, stays = (staged / name).exists(), name in formats or name not in FORMATS
-        if (output / name).exists() and (arrives or not stays):
-            os.replace(output / name, aside / f"{name}-{time.time_ns()}")
-        if arrives:
-            os.replace(staged / name, output / name)
-    os.replace(staged / SUCCESS, output / SUCCESS)
-    sync(output)
-    for left in (output / STAGING).iterdir():
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    if (staged / SUCCESS).exists():
+        formats = json.loads((staged / SUCCESS).read_text(encoding="utf-8"))["formats"]
+        aside.mkdir(exist_ok=True)
+        (output / SUCCESS).unlink(missing_ok=True)
+        for name in (*FORMATS, MANIFEST, SETTINGS):
+            arrives, stays = (staged / name).exists(), name in formats or name not in FORMATS
+            if (output / name).exists() and (arrives or not stays):
+                os.replace(output / name, aside / f"{name}-{time.time_ns()}")
+            if arrives:
+                os.replace(staged / name, output / name)
+        os.replace(staged / SUCCESS, output / SUCCESS)
+        sync(output)
+    for left in (staged, aside):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def remove(output: Path) -> None:

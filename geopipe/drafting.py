@@ -81,11 +81,13 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         sound,
         {layer.name: layer.crs for layer, _ in layers},
     )
-    here, mask = here or this_machine(settings), _mask(settings)
+    here, mask, written = here or this_machine(settings), _mask(settings), commit.bytes_done(settings.run.folder)
     layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     while True:
         try:
-            plan = make_plan(settings.run.name, grid, layers, settings.options(), here, versions(), reasons, mask)
+            plan = make_plan(
+                settings.run.name, grid, layers, settings.options(), here, versions(), reasons, mask, written
+            )
             wanted = {p.layer.name: classes for p in plan.layers if (classes := _classes(plan, p)) is not None}
             if not wanted:
                 return plan

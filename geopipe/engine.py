@@ -22,6 +22,7 @@ from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import ray
 import ray.data
@@ -35,6 +36,7 @@ from geopipe import events, exporter, heads, ledger, logs, machine, monitor, poi
 from geopipe.errors import MachineError, Terminated, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
+from geopipe.guard import Guard, guarded
 from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
@@ -53,10 +55,10 @@ MOST_BLOCKS = 1000
 
 
 @contextmanager
-def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
-    """A Ray cluster: the one that is there, else one of our own that is stopped at the end.
+def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
+    """A Ray cluster: the one that is there, else one of our own that is stopped at the end; with its guard.
 
-    There is one if this process is connected, or at `address`, or at RAY_ADDRESS. Yields whether there was.
+    There is one if this process is connected, or at `address`, or at RAY_ADDRESS.
 
     Raises:
         MachineError: there is none at the address, or it does not start.
@@ -64,7 +66,8 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
     # what Ray Data logs of an error, with its whole stack, reaches the user once, as our error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if ray.is_initialized():
-        yield True
+        with guarded() as guard:
+            yield guard
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _reach(address)
@@ -78,6 +81,7 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"num_cpus": machine.cpus(), "object_store_memory": object_store_memory, "include_dashboard": False}
+    before = set(psutil.Process().children())
     on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, logging_level=logging.ERROR, **own)
@@ -87,11 +91,15 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[bool]:
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
-    try:
-        yield address != "local"
-    finally:
-        _join_executors(5.0)
-        ray.shutdown()
+    with guarded([p for p in psutil.Process().children() if p not in before]) as guard:
+        try:
+            yield guard
+        finally:
+            if guard.look():
+                guard.abandon()  # Ray would end this process
+            else:
+                _join_executors(5.0)
+                ray.shutdown()
 
 
 def _join_executors(seconds: float) -> None:
@@ -299,8 +307,8 @@ def _worker_cpus(workers: int) -> float:
 
 
 class _RayEngine:
-    def __init__(self, machine: Machine | None, options: Options) -> None:
-        self.machine = machine
+    def __init__(self, options: Options, guard: Guard) -> None:
+        self.guard = guard
         self.watch = Watch(options, monitor.start(options))
         self.receive = monitor.deliver(self.watch.monitor)
         self._stages: Mapping[str, Progress] = {}
@@ -308,21 +316,27 @@ class _RayEngine:
     def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
         failure = None
         try:
-            for wave in plan.waves(keys):
-                yield from _done(merge(plan, wave, watch=self.watch, finish=finish, stop=stop))
-                if stop():
-                    break
-            _collect(self.watch)  # what was counted last is part of the summary
+            with self.guard.armed():
+                for wave in plan.waves(keys):
+                    yield from _done(merge(plan, wave, watch=self.watch, finish=finish, stop=stop))
+                    if stop():
+                        break
+            self.collect()  # what was counted last is part of the summary
         except Exception as error:
             failure = find(error)
             with suppress(Exception):
-                _collect(self.watch)  # where a layer is skipped, what was counted until then is told apart
+                self.collect()  # where a layer is skipped, what was counted until then is told apart
             if failure is None:
                 raise
         if failure is not None:
             # Ray's error, in the frames that it holds, keeps the actors and their CPUs; a next attempt needs them
             gc.collect()
             raise failure
+
+    def collect(self, over: bool = False) -> None:
+        """Have every node deliver what is left, unless the cluster is lost (`over`: as for `_collect`)."""
+        if not self.guard.look():
+            _collect(self.watch, over)
 
     def stages(self) -> Mapping[str, Progress]:
         """Progress so far; what was known last where the actor does not answer in time."""
@@ -338,9 +352,9 @@ def _done(dataset: ray.data.Dataset) -> Iterator[int]:
 
 @contextmanager
 def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator[Engine]:
-    """Ray as an engine. On a cluster that was there before, `machine` says what that cluster has."""
-    with cluster(address, here.object_store) as foreign:
-        engine = _RayEngine(_cluster_machine(here) if foreign else None, options)
+    """Ray as an engine, on the cluster that is there, else on one of our own for the run."""
+    with cluster(address, here.object_store) as guard:
+        engine = _RayEngine(options, guard)
         wait = exporter.LAST_SCRAPE
         try:
             yield engine
@@ -349,10 +363,11 @@ def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator
             raise
         finally:
             with suppress(Exception):  # how the run ended counts more than whether the monitor heard it
-                _collect(engine.watch, over=True)
+                engine.collect(over=True)
                 ray.get(engine.watch.monitor.close.remote(wait), timeout=wait + 2)
             with suppress(Exception):
-                ray.kill(engine.watch.monitor)
+                if not guard.look():
+                    ray.kill(engine.watch.monitor)
 
 
 def _collect(watch: Watch, over: bool = False) -> None:
@@ -377,6 +392,13 @@ def _deliver_rest(watch: Watch, over: bool, others: bool = True) -> None:
     deliver_rest(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
     if over and others:  # the driver does it on its own node
         forget(watch.options)
+
+
+@contextmanager
+def joined(address: str | None, here: Machine) -> Iterator[Machine]:
+    """The cluster that is there, joined, as what there is to run on; `here` has what the settings ask for."""
+    with cluster(address, here.object_store):
+        yield _cluster_machine(here)
 
 
 def _cluster_machine(here: Machine) -> Machine:

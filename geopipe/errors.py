@@ -5,7 +5,9 @@ The exit codes are the CLI's contract: 1 the run failed, 2 usage or settings, 3 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from geopipe.uris import redact
 
@@ -69,7 +71,15 @@ class Paused(GeopipeError):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM arrived, or another signal that ends a process."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
 
 
 def find(error: BaseException) -> GeopipeError | None:
@@ -83,7 +93,21 @@ def find(error: BaseException) -> GeopipeError | None:
 
 def find_signal(error: BaseException) -> BaseException | None:
     """The signal behind `error`: compiled code that one arrives in makes a SystemError of it."""
+    if isinstance(error, GeopipeError):
+        return None
     return next((item for item in _chain(error) if isinstance(item, KeyboardInterrupt | Terminated)), None)
+
+
+@contextmanager
+def noted(outcome: Callable[[], str]) -> Iterator[None]:
+    """Note on a signal that ends what is inside what it has come to; whoever meets the signal says it."""
+    try:
+        yield
+    except BaseException as error:
+        found = find_signal(error)
+        if found is not None and not getattr(found, "__notes__", ()):
+            found.add_note(outcome())
+        raise
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -151,8 +151,11 @@ def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
     return max(largest, WINDOW_PIXELS) if decision.spread > 2 else largest
 
 
-def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
+def refuse(needed: Estimate, machine: Machine, window_size: int, written: int = 0) -> None:
     """Refuse what cannot fit, with the numbers and what to change.
+
+    Args:
+        written: bytes of the output that an unfinished run of the same plan has left on the disk.
 
     Raises:
         PlanError: the run needs more memory than it may use.
@@ -172,9 +175,10 @@ def refuse(needed: Estimate, machine: Machine, window_size: int) -> None:
             f"there are {machine.memory / MB:,.0f} MB to use",
             f"{smaller}fewer engine.workers, or a larger engine.memory",
         )
-    if needed.output_bytes > machine.free_disk:
+    if needed.output_bytes - written > machine.free_disk:
+        there = f" ({written / MB:,.0f} MB are there already)" if written else ""
         raise MachineError(
-            f"the output would take up to {needed.output_bytes / MB:,.0f} MB; "
+            f"the output would take up to {needed.output_bytes / MB:,.0f} MB{there}; "
             f"{machine.free_disk / MB:,.0f} MB are free",
             "choose another run.output (with an object store: run.staging), fewer export.formats, or a coarser grid",
         )

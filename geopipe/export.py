@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,10 +29,16 @@ from geopipe.writers import CSV_SUFFIX, partitions, write_csv, write_parquet
 FORMATS = ("parquet", "csv")
 
 ONE_CSV = "table"
+"""The name of the CSV file that holds all tiles, without its suffix."""
+
 CSV_PARTS = "csv_parts"
 """Where the CSV of tiles waits to become one file; the folder is not published."""
 
-"""The name of the CSV file that holds all tiles, without its suffix."""
+PARTIAL = ".tmp"
+"""How the name of a file ends that is not whole yet."""
+
+STARTED = time.time_ns()
+"""When this process began to write."""
 
 TELL_EVERY = 0.2
 """Seconds between records of progress inside a tile, whatever the chunk."""
@@ -166,7 +173,8 @@ class _Progress:
 def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]:
     """A file to write under a temporary name; it is durable before it gets its own, and is added to `files`."""
     path = staging / name
-    partial = path.with_name(path.name + f".{os.getpid()}.tmp")
+    # containers repeat pids: a file is never another process's, of this run or of one that died
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{STARTED}{PARTIAL}")
     try:
         if path.parent != staging / name.partition("/")[0]:
             path.parent.mkdir(exist_ok=True)

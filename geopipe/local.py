@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from geopipe import events, logs, points, raster
 from geopipe.collector import Collector
 from geopipe.errors import Terminated
-from geopipe.estimate import Machine
 from geopipe.exporter import LAST_SCRAPE
 from geopipe.grid import Tile
 from geopipe.plan import Plan
@@ -41,9 +40,6 @@ Stop = Callable[[], bool]
 
 class Engine(Protocol):
     """Something that executes a plan: the plain loop, or Ray."""
-
-    machine: Machine | None
-    """What the engine runs on, where that is not this machine."""
 
     def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
         """Merge and finish these tiles; yields their keys as they are done, and begins none once `stop` says so."""
@@ -83,7 +79,6 @@ Work = Callable[[Plan, Keys, Finish, Stop], Iterator[int]]
 
 class _InProcess:
     def __init__(self, work: Work, collector: Collector) -> None:
-        self.machine: Machine | None = None
         self.work, self.receive, self.stages = work, collector.receive, collector.stages
 
     def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:

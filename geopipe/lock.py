@@ -30,18 +30,21 @@ def locked(output: Path, run_id: str) -> Iterator[None]:
     Raises:
         MachineError: another run holds it, or the folder cannot be made or locked.
     """
-    lock, new_folders = _acquire(output)
-    with lock:
+    lock, new_folders = None, set[Path]()
+    try:
+        lock = _acquire(output, new_folders)
         lock.truncate(0)
         lock.write(f"run {run_id}, process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        try:
-            yield
-        finally:
+        yield
+    finally:
+        if lock is not None:
             (output / STAGING / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):  # not empty: there is something to keep
-                for folder in (output / STAGING, *new_folders):
-                    folder.rmdir()
+        with suppress(OSError):  # not empty: there is something to keep
+            for folder in (output / STAGING, *sorted(new_folders, reverse=True)):
+                folder.rmdir()
+        if lock is not None:
+            lock.close()
 
 
 def holder(output: Path) -> str:
@@ -52,13 +55,13 @@ def holder(output: Path) -> str:
     return ""
 
 
-def _acquire(output: Path) -> tuple[TextIO, list[Path]]:
-    """The locked file, and the folders that were made for it, the innermost first.
+def _acquire(output: Path, new_folders: set[Path]) -> TextIO:
+    """The locked file; the folders that are made for it are added to `new_folders`.
 
     A run that ends removes the lock's file and the folders that it has made. So what was opened may be no longer what
     stands there: a lock of that excludes nobody, and is taken anew.
     """
-    path, new_folders = output / STAGING / LOCK, set[Path]()
+    path = output / STAGING / LOCK
     for left in reversed(range(TRIES)):
         new_folders |= {p for p in (output, *output.parents) if not p.exists()}
         try:
@@ -70,7 +73,7 @@ def _acquire(output: Path) -> tuple[TextIO, list[Path]]:
         else:
             try:
                 if _hold(lock, path, output, patient=left > 0):
-                    return lock, sorted(new_folders, reverse=True)
+                    return lock
             except BaseException:
                 lock.close()
                 raise

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,9 @@ from typing import Any
 from geopipe import checks, commit, connections, events, logs, objects, raster, requests, stamps
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
-from geopipe.drafting import draft, skippable, versions
-from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunError, SourceError, find_signal
+from geopipe.drafting import draft, skippable, this_machine, versions
+from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunError, SourceError, find_signal, noted
+from geopipe.estimate import Machine
 from geopipe.ledger import finisher
 from geopipe.local import Engine, plain_loop
 from geopipe.lock import locked
@@ -76,19 +78,25 @@ def run(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    fresh: bool = False,
     local: bool = False,
     watch: Watch | None = None,
+    confirm: Callable[[str], bool] | None = None,
     run_id: str | None = None,
     attempt: int = 1,
 ) -> Summary:
     """Run the settings to a committed output.
 
+    Tiles that an unfinished run of the same plan has left are kept, and not done again.
+
     Args:
         overwrite: replace a finished run in the output folder.
-        resume: go on with a run that was cut short; tiles whose files are whole are not done again, and a table that
-            is finished but for its way to the object store is only sent.
+        resume: go on with a run that was cut short, or refuse to where the plan is not the same; a table that is
+            finished but for its way to the object store is only sent.
+        fresh: drop what unfinished runs have left in the output, and do all tiles.
         local: use the plain loop instead of Ray.
         watch: called a few times a second with how far the run is.
+        confirm: asked whether to keep the tiles of an unfinished run, where `resume` does not say so.
         run_id: by which the run is known to who started it.
         attempt: which one it is at least; what an earlier one has left counts, too.
 
@@ -105,30 +113,39 @@ def run(
     told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.store or str(folder)}
     told |= {"settings": settings.model_dump(mode="json"), "versions": versions()}
     told["parent_run_id"] = before.run_id if before else None
+    sent = threading.Event()
     with (
+        noted(lambda: _outcome(folder, store, run_id, sent.is_set())),
         events.context(run_id=run_id, attempt=options.attempt),
         recording(options, answers) as recorder,
         stated(told) as ending,
+        _joined(settings, local) as machine,
     ):
         if not resume:
             _check(folder, store, overwrite)
         with logs.log_stage(log, "plan"):
-            plan = _resumed(settings, _finished(folder, store)) if resume else draft(settings)
-        if resume:
+            done = _finished(folder, store) if resume else None
+            plan = _resumed(settings, done, machine) if resume else draft(settings, machine)
+        if resume and (done is None or done["plan_hash"] != plan.hash):
             commit.refuse_resume(folder, plan)
         clock.lap("plan")
         with locked(folder, run_id):
             commit.recover(folder)
             done = _finished(folder, store) if resume else None
-            if done is not None and done["plan_hash"] == plan.hash:
+            left = commit.unfinished_run(folder, plan)
+            replaces = overwrite or (resume and left is not None and left.overwrite)
+            if done is not None and done["plan_hash"] == plan.hash and (left is None or not replaces):
                 made = done.get("run_id", "")
                 log.warning("run %s is finished already", made)
                 output = settings.run.store or folder
                 summary = Summary(made, plan, output, done["rows"], done["files"], done["bytes"], clock.laps)
                 _send(store, folder, overwrite, clock)
+                sent.set()
                 _complete(summary)
             else:
-                _check(folder, store, overwrite)
+                _check(folder, store, replaces)
+                if not resume:
+                    _keep_or_drop(folder, plan, fresh, confirm)
                 with _engine(plan, settings, options, local) as engine, _sending(recorder, engine), ending():
                     clock.lap("start")
 
@@ -137,11 +154,59 @@ def run(
                             recorder.shipper.ship(2.0)
                         return engine.stages()
 
-                    summary = _attempts(settings, plan, engine, options, resume, clock, watch, answers, counted)
-                    _send(store, folder, overwrite, clock)
+                    summary = _attempts(settings, plan, engine, options, replaces, clock, watch, answers, counted)
+                    _send(store, folder, replaces, clock)
+                    sent.set()
                     _complete(summary)
                 clock.lap("stop")
         return summary
+
+
+def _outcome(folder: Path, store: Store | None, run_id: str, sent: bool) -> str:
+    """What a run has come to that is ended by a signal."""
+    done = None
+    with suppress(GeopipeError):
+        done = commit.finished(folder)
+    if store is not None and sent:
+        return f"the table is finished in {store.uri}"
+    if done is None or done.get("run_id") != run_id:
+        return "nothing was published"
+    if store is not None:
+        return f"the table is whole in {folder}, and was not sent to the end"
+    return f"the table is finished in {folder}"
+
+
+def _keep_or_drop(folder: Path, plan: Plan, fresh: bool, confirm: Callable[[str], bool] | None) -> None:
+    """Say what unfinished runs have left in the output; that of the same plan is kept, unless it is not wanted."""
+    if fresh:
+        commit.drop(folder)
+    for run in commit.unfinished_runs(folder, strict=False):
+        if not run.done:
+            commit.drop(folder, run.plan_hash)
+            continue
+        if run.plan_hash != plan.hash:
+            told = "%s tiles of an unfinished run of another plan (%s) stay in %s/_staging; --fresh drops them"
+            log.warning(told, f"{run.done:,}", run.name, folder)
+            continue
+        told = f"{run.done:,} of {run.tiles:,} tiles of an unfinished run of this plan are there"
+        if confirm is None:
+            log.warning("%s, and are kept; --fresh drops them", told)
+        elif not confirm(f"{told}. Keep them?"):
+            commit.drop(folder, plan.hash)
+
+
+@contextmanager
+def _joined(settings: Settings, local: bool) -> Iterator[Machine | None]:
+    """The cluster that the run joins, as what there is to run on, so that the plan is made for it; None without one."""
+    address = settings.engine.address or os.environ.get("RAY_ADDRESS") or "local"
+    ray = sys.modules.get("ray")  # planning and the plain loop must not load it
+    if local or settings.resampling.old_way or (address == "local" and not (ray and ray.is_initialized())):
+        yield None
+        return
+    from geopipe.engine import joined
+
+    with joined(settings.engine.address, this_machine(settings)) as machine:
+        yield machine
 
 
 def _complete(summary: Summary) -> None:
@@ -198,14 +263,14 @@ def _finished(folder: Path, store: Store | None) -> dict[str, Any] | None:
     return objects.finished(store) if done is None and store is not None else done
 
 
-def _resumed(settings: Settings, done: Mapping[str, Any] | None) -> Plan:
+def _resumed(settings: Settings, done: Mapping[str, Any] | None, machine: Machine | None) -> Plan:
     """The plan of a run to go on with, without the layers that it has skipped; `done` is one that is finished."""
-    if done is not None and done.get("skipped"):
-        plan = draft(settings, skipped=done["skipped"])
-        if plan.hash == done["plan_hash"]:
-            return plan
     before = commit.last_unfinished(settings.run.folder)
-    return draft(settings, skipped=before.skipped if before else None)
+    first = before.skipped if before else {}
+    plan = draft(settings, machine, first)
+    if (before is None or plan.hash != before.plan_hash) and done is not None and done.get("skipped", {}) != first:
+        return draft(settings, machine, done["skipped"])
+    return plan
 
 
 def _send(store: Store | None, folder: Path, overwrite: bool, clock: _Clock) -> None:
@@ -216,7 +281,8 @@ def _send(store: Store | None, folder: Path, overwrite: bool, clock: _Clock) -> 
         with logs.log_stage(log, "send"):
             objects.publish(store, folder, overwrite)
     except BaseException:
-        log.warning("the table is whole in %s: `geopipe run --resume` sends it", folder)
+        again = "--resume --overwrite" if overwrite else "--resume"
+        log.warning("the table is whole in %s: `geopipe run %s` sends it", folder, again)
         raise
     commit.remove(folder)
     clock.lap("send")
@@ -227,7 +293,7 @@ def _attempts(
     plan: Plan,
     engine: Engine,
     options: Options,
-    resume: bool,
+    overwrite: bool,
     clock: _Clock,
     watch: Watch | None,
     answers: dict[str, Callable[[], None]],
@@ -236,15 +302,14 @@ def _attempts(
     """Run a plan to its commit; where a bad source may be skipped, start over without it.
 
     Args:
+        overwrite: whether a finished run may be replaced.
         counted: progress by stage, after what is on its way has arrived. It goes on over all attempts.
     """
-    folder, output = settings.run.folder, settings.run.store or settings.run.folder
-    if engine.machine is not None:
-        plan = draft(settings, engine.machine, plan.skipped)
+    output = settings.run.store or settings.run.folder
     pausing, begin, before = threading.Event(), time.perf_counter(), dict[str, int]()
     while True:
-        staging = Staging(folder, plan, settings.to_toml(), options.run_id, options.attempt)
-        keys = staging.begin(resume)
+        staging = Staging(settings.run.folder, plan, settings.to_toml(), options.run_id, options.attempt, overwrite)
+        keys = staging.begin()
         if len(keys) < len(plan.keys):
             log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))
             events.emit(Event("run_resumed", {"tiles_there": len(plan.keys) - len(keys)}))
@@ -283,7 +348,7 @@ def _attempts(
             reasons = plan.skipped | skippable(settings, error, plan.skipped)
             events.emit(Event("layer_skipped", {"layers": reasons}))
         before = {stage: done.tiles for stage, done in counted().items()}
-        plan = draft(settings, engine.machine, reasons)
+        plan = draft(settings, plan.machine, reasons)
 
 
 def _ask_to_pause(staging: Staging, pausing: threading.Event) -> None:

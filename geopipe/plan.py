@@ -127,6 +127,7 @@ def make_plan(
     versions: Mapping[str, str],
     skipped: Mapping[str, str] | None = None,
     mask: Shapes | tuple[Layer, Header] | None = None,
+    written: Mapping[str, int] | None = None,
 ) -> Plan:
     """Decide everything, and refuse what cannot be done.
 
@@ -135,6 +136,7 @@ def make_plan(
         versions: of the libraries that make the bytes, for the provenance.
         skipped: reason by layer name, for layers that failed and may be left null.
         mask: polygons, or a raster as a layer with its header.
+        written: bytes that unfinished runs have left on the disk, by the hash of their plans.
 
     Raises:
         SettingsError, SourceError: a layer, band, kind or method makes no sense.
@@ -193,7 +195,7 @@ def make_plan(
         reach=masked.reach if masked else None,
         mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
     )
-    refuse(predicted, machine, options.window_size)
+    refuse(predicted, machine, options.window_size, (written or {}).get(digest, 0))
     notes = _united([note for p in plans for note in p.notes] + list(masked.notes if masked else ()))
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
     if options.drop == "any" and skipped:

@@ -184,7 +184,7 @@ def stated(detail: Mapping[str, Any]) -> Iterator[Callable[[], AbstractContextMa
 
 def _tell_end(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt | Terminated):
-        events.emit(State("cancelled", {"exit_code": 130 if isinstance(error, KeyboardInterrupt) else 143}))
+        events.emit(State("cancelled", {"exit_code": error.exit_code if isinstance(error, Terminated) else 130}))
     elif isinstance(error, Paused):
         events.emit(State("paused", {"exit_code": error.exit_code}))
     else:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,8 @@ import pytest
 from affine import Affine
 from helpers import call, write_raster
 
-from geopipe import cli, demo, drafting, pipeline, settings
-from geopipe.errors import GeopipeError, MachineError, PlanError
+from geopipe import checks, cli, demo, drafting, pipeline, settings
+from geopipe.errors import GeopipeError, MachineError, PlanError, Terminated
 
 GEOPIPE = [sys.executable, "-c", "from geopipe.cli import main; main()"]
 
@@ -425,3 +429,114 @@ def test_errors_of_geopipe_survive_pickling() -> None:
     for kind in (GeopipeError, PlanError, MachineError):
         error = pickle.loads(pickle.dumps(kind("what", "cure", "layer")))
         assert (type(error), error.message, error.cure, error.layer) == (kind, "what", "cure", "layer")
+
+
+# ---------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(
+    ("error", "how", "code"),
+    [
+        (KeyboardInterrupt(), "interrupted", 130),
+        (Terminated(signal.SIGTERM), "terminated", 143),
+        (Terminated(signal.SIGHUP), "terminated", 129),
+    ],
+    ids=repr,
+)
+def test_a_signal_says_what_a_run_has_come_to(
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    how: str,
+    code: int,
+) -> None:
+    def stop(*_: object) -> None:
+        raise copy.copy(error)
+
+    ended = {
+        "geopipe.ledger.write_tile": "nothing was published",
+        "geopipe.pipeline._complete": f"the table is finished in {small.parent / 'output'}",
+    }
+    for place, outcome in ended.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(place, stop)
+            told = call(capsys, "run", small, "--local")
+        assert (told[0], told[2].splitlines()[-1]) == (code, f"{how}; {outcome}"), place
+    with monkeypatch.context() as patch:
+        patch.setattr("geopipe.drafting.draft", stop)
+        told = call(capsys, "plan", small)
+    assert (told[0], told[2].strip()) == (code, how), "it publishes nothing, and says nothing of that"
+
+
+def test_a_signal_in_the_middle_of_a_publication_waits_for_it(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace, met = os.replace, []
+
+    def stop(source: Path, target: Path) -> None:
+        replace(source, target)
+        if Path(target) == small.parent / "output/parquet" and not met:
+            met.append(target)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    code, _, err = call(capsys, "run", small, "--local")
+    assert (code, err.splitlines()[-1]) == (130, f"interrupted; the table is finished in {small.parent / 'output'}")
+    assert call(capsys, "validate", small.parent / "output")[0] == 0
+
+
+def test_who_stops_following_a_job_is_told_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from geopipe import cli_jobs
+
+    class Job:
+        run_id = "7"
+
+    def printed(*_: object, **__: object) -> Iterator[str]:
+        yield "plan started\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geopipe.jobs.cluster", lambda *_: "127.0.0.1:1")
+    monkeypatch.setattr("geopipe.jobs.output", printed)
+    monkeypatch.setattr(cli_jobs, "_found", lambda _: nullcontext((Job, None)))
+    code, out, err = call(capsys, "jobs", "logs", "--follow", "7")
+    assert (code, out) == (130, "plan started\n")
+    assert err.strip() == "interrupted; the job goes on; `geopipe jobs stop 7` stops it"
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(b"\n", True), (b"n\n", False)])
+def test_a_terminal_is_asked_whether_to_keep_the_tiles_of_an_unfinished_run(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: bytes, kept: bool
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "check_receipts", stop)  # when the tile is done
+        assert call(capsys, "run", small, "--local")[0] == 130
+    (staged,) = (small.parent / "output/_staging").glob("*/parquet/*.parquet")
+    os.utime(staged, (1, 1))
+    ours, theirs = pty.openpty()
+    command = [*GEOPIPE, "run", str(small), "--local"]
+    process = subprocess.Popen(command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True)
+    os.close(theirs)
+    shown = b""
+    while b"Keep them? [Y/n]" not in shown:
+        shown += os.read(ours, 1000)
+    assert b"1 of 1 tiles of an unfinished run of this plan are there" in shown
+    os.write(ours, answer)
+    with suppress(OSError):  # the terminal's end
+        while True:
+            shown += os.read(ours, 1000)
+    assert process.wait(timeout=60) == 0
+    assert ((small.parent / "output/parquet" / staged.name).stat().st_mtime == 1) == kept
+    assert process.stdout is not None
+    process.stdout.close()
+    os.close(ours)
+
+
+def test_fresh_and_resume_exclude_each_other(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "run", small, "--fresh", "--resume")
+    assert (code, "give one of them" in err) == (2, True)

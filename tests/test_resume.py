@@ -13,6 +13,7 @@ import pytest
 from helpers import call, north_up, write_raster
 
 from geopipe import commit, ledger, pipeline, settings
+from geopipe.drafting import draft
 from geopipe.errors import MachineError, PlanError
 from geopipe.ledger import differences, ranges
 from geopipe.lock import locked
@@ -103,14 +104,123 @@ def test_a_run_goes_on_where_it_stopped(file: Path, stops_after: Any, error: Bas
     assert not (summary.output / "_staging").exists()
 
 
-def test_without_resume_a_run_starts_over(file: Path, stops_after: Any) -> None:
-    done = stops_after(5, StopError())
+@pytest.fixture
+def cut(file: Path, stops_after: Any) -> list[int]:
+    """A run that was cut short after five tiles; the list has those that are done from here on."""
+    done: list[int] = stops_after(5, StopError())
     with pytest.raises(Exception, match="StopError"):
         run(file)
     stops_after(99, StopError())
     done.clear()
+    return done
+
+
+def test_without_resume_the_tiles_of_the_same_plan_are_kept_and_named(
+    file: Path, cut: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
     run(file)
-    assert done == list(range(12))
+    assert cut == list(range(5, 12))
+    assert "5 of 12 tiles of an unfinished run of this plan are there, and are kept; --fresh drops them" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_on_a_terminal_a_person_is_asked_whether_to_keep_them(file: Path, cut: list[int], kept: bool) -> None:
+    asked: list[str] = []
+    run(file, confirm=lambda question: asked.append(question) or kept)
+    assert asked == ["5 of 12 tiles of an unfinished run of this plan are there. Keep them?"]
+    assert cut == list(range(5 if kept else 0, 12))
+
+
+def test_fresh_drops_what_runs_of_any_plan_have_left(file: Path, cut: list[int]) -> None:
+    output = run(file, "grid.resolution=60", fresh=True).output
+    assert not (Path(output) / "_staging").exists()
+    run(file, fresh=True, overwrite=True)
+    assert cut[-12:] == list(range(12))
+
+
+def test_publishing_leaves_the_tiles_of_other_plans(
+    file: Path, cut: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    output = Path(run(file, "grid.resolution=60").output)
+    assert "5 tiles of an unfinished run of another plan (trial) stay in" in caplog.text
+    found = commit.status(output)
+    assert found.finished is not None
+    assert [run.done for run in found.unfinished] == [5]
+    cut.clear()
+    run(file, resume=True, overwrite=True)
+    assert cut == list(range(5, 12))
+    assert not (output / "_staging").exists()
+
+
+@pytest.mark.parametrize("resolution", [30, 60])
+def test_a_cancelled_overwrite_can_be_resumed(file: Path, stops_after: Any, resolution: int) -> None:
+    first = run(file)
+    flag = f"grid.resolution={resolution}"
+    done = stops_after(3, StopError())
+    with pytest.raises(Exception, match="StopError"):
+        run(file, flag, overwrite=True)
+    found = commit.status(Path(first.output))
+    assert found.finished is not None
+    assert found.finished["run_id"] == first.run_id, "what was there is there"
+    assert [run.done for run in found.unfinished] == [3]
+    stops_after(99, StopError())
+    done.clear()
+    second = run(file, flag, resume=True)
+    assert min(done) == 3
+    found = commit.status(Path(first.output))
+    assert found.finished is not None
+    assert (found.finished["run_id"], found.unfinished) == (second.run_id, ())
+    done.clear()
+    assert run(file, flag, resume=True).run_id == second.run_id, "it is finished already"
+    assert done == []
+
+
+def test_a_crash_after_success_leaves_a_finished_run_and_is_cleaned_up(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = file.parent / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(commit.shutil, "rmtree", lambda *_, **__: None)
+        first = run(file)
+    assert list((output / "_staging").glob("*/plan.json"))
+    assert commit.status(output).unfinished == ()
+    assert run(file, resume=True).run_id == first.run_id
+    assert not (output / "_staging").exists()
+
+
+def test_what_is_written_already_needs_no_room_again(
+    file: Path, cut: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = commit.status(file.parent / "out").unfinished[0].bytes
+    needed = draft(settings.load(file)).estimate.output_bytes
+    monkeypatch.setattr(commit, "free_bytes", lambda _: needed - there - 1)
+    with pytest.raises(MachineError, match=r"the output would take up to .* \(\d+ MB are there already\)"):
+        run(file, resume=True)
+    monkeypatch.setattr(commit, "free_bytes", lambda _: needed - there)
+    run(file, resume=True)
+    assert cut == list(range(5, 12))
+
+
+def test_what_a_dead_process_was_writing_takes_no_room(file: Path, cut: list[int], stops_after: Any) -> None:
+    (staged,) = (file.parent / "out/_staging").glob("*/parquet")
+    left = staged / "tile-r9-c9.parquet.host-1-1.tmp"
+    left.write_bytes(b"PAR1")
+    stops_after(0, StopError())
+    with pytest.raises(Exception, match="StopError"):
+        run(file, resume=True)
+    assert not left.exists()
+
+
+def test_a_plan_is_made_once_and_for_the_cluster_that_runs_it(
+    file: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    plans: list[Any] = []
+    monkeypatch.setattr(pipeline, "draft", lambda *args: plans.append(draft(*args)) or plans[-1])
+    run(file, local=False)
+    (plan,) = plans
+    assert plan.machine.object_store == ray.cluster_resources()["object_store_memory"]
 
 
 def test_resume_starts_a_run_where_there_is_none_and_leaves_a_finished_one(file: Path) -> None:
