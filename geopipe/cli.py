@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from geopipe import __version__
+from geopipe import __version__, signals
 from geopipe.cli_db import db
 from geopipe.cli_jobs import jobs
 from geopipe.cli_monitor import monitor
@@ -43,6 +43,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, terminate)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, terminate)
+    signals.keep()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

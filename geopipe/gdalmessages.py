@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from geopipe.errors import SourceError
+from geopipe.uris import redact
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,32 @@ class _Filter(logging.Filter):
         messages: list[tuple[bool, str]] | None = getattr(_heard, "messages", None)
         parent = logging.getLogger("rasterio")
         if messages is None or record.levelno < logging.INFO:
+            record.msg, record.args = redact(record.getMessage()), None
             return record.levelno >= parent.getEffectiveLevel()
         about = record.args if isinstance(record.args, tuple) else ()
         text = about[-1] if len(about) > 1 else record.getMessage()
         text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         messages.append((record.levelno != logging.WARNING, " ".join(text.split())))
         return False
+
+
+class Hearing:
+    """Inside, GDAL's messages reach who listens; afterwards logging is as it was."""
+
+    def __enter__(self) -> None:
+        self._filter, self._before, self._levels = _Filter(), sys.unraisablehook, dict[logging.Logger, int]()
+        sys.unraisablehook = self._hook = _undecodable(self._before)
+        for logger in map(logging.getLogger, LOGGERS):
+            self._levels[logger] = logger.level
+            logger.setLevel(logging.INFO)
+            logger.addFilter(self._filter)
+
+    def __exit__(self, *_: object) -> None:
+        if sys.unraisablehook is self._hook:
+            sys.unraisablehook = self._before
+        for logger, level in self._levels.items():
+            logger.setLevel(level)
+            logger.removeFilter(self._filter)
 
 
 def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -89,15 +110,9 @@ def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
     return hook
 
 
-sys.unraisablehook = _undecodable(sys.unraisablehook)
-for _name in LOGGERS:
-    logging.getLogger(_name).setLevel(logging.INFO)
-    logging.getLogger(_name).addFilter(_Filter())
-
-
 @contextmanager
 def listening() -> Iterator[list[tuple[bool, str]]]:
-    """Collect what GDAL says in this thread, each as (whether it is an error, text)."""
+    """Collect what GDAL says in this thread, each as (whether it is an error, text); inside of `Hearing`."""
     outer = getattr(_heard, "messages", None)
     messages: list[tuple[bool, str]] = []
     _heard.messages = messages

@@ -37,7 +37,7 @@ from geopipe.files import (
     open_variable,
     variables,
 )
-from geopipe.gdalmessages import REPAIR, refusing_damage
+from geopipe.gdalmessages import REPAIR, Hearing, refusing_damage
 from geopipe.grid import Tile
 from geopipe.layer import Band, Georeference, Header, Layer, Overlap, Placed, Source, Variable
 from geopipe.layerplan import LayerPlan
@@ -68,10 +68,25 @@ AT_ONCE = 1 << 20
 
 
 def environment() -> AbstractContextManager[object]:
-    """GDAL's settings for everything that this module does; enter it once around the work."""
-    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_VRT_ENABLE_PYTHON": "NO"} | network()
-    env: AbstractContextManager[object] = rasterio.Env(**settings)
-    return env
+    """GDAL's settings for everything that this module does, and an ear for what it says; enter it once around the work.
+
+    Who works to the end of the process need not leave it.
+    """
+    return _Environment()
+
+
+class _Environment:
+    def __enter__(self) -> None:
+        settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_VRT_ENABLE_PYTHON": "NO"} | network()
+        self._env, self._hearing = rasterio.Env(**settings), Hearing()
+        self._hearing.__enter__()
+        self._env.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._env.__exit__(*error)
+        finally:
+            self._hearing.__exit__(*error)
 
 
 def versions() -> dict[str, str]:

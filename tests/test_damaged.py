@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -127,7 +129,7 @@ def test_a_tag_that_says_nothing_of_values_may_be_odd(tmp_path: Path) -> None:
     entry = struct.pack("<HH", 305, 2)  # its number, and the type ASCII
     assert whole.count(entry) == 1
     path.write_bytes(whole.replace(entry, struct.pack("<HH", 305, 12)))
-    with gdalmessages.listening() as messages, rasterio.open(path):
+    with raster.environment(), gdalmessages.listening() as messages, rasterio.open(path):
         pass
     assert any("Software" in text for _, text in messages), "else this test shows nothing"
     assert raster.inspect(str(path)).bands[0].scale == 0.01
@@ -164,6 +166,51 @@ def test_healthy_files_are_not_taken_for_damaged(shared_data: Path) -> None:
                         ds.read(band)
                         ds.read_masks(band)
             assert not messages, uri
+
+
+def test_hearing_leaves_logging_as_it_was() -> None:
+    loggers = [logging.getLogger(name) for name in gdalmessages.LOGGERS]
+    before = [(logger.level, logger.filters[:]) for logger in loggers], sys.unraisablehook
+    with raster.environment(), raster.environment():
+        assert sys.unraisablehook is not before[1]
+    assert ([(logger.level, logger.filters[:]) for logger in loggers], sys.unraisablehook) == before
+
+
+SIGNAL = """
+import logging, os, signal, sys
+from geopipe import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+
+class Now(logging.Filter):
+    left = True
+    def filter(self, record):  # GDAL's callback: what is raised here is dropped
+        if self.left and record.levelno >= logging.WARNING:
+            self.left = False
+            os.kill(os.getpid(), {number})
+            for _ in range(1000):
+                pass
+        return True
+
+logging.getLogger("rasterio._env").filters.insert(0, Now())
+sys.argv = ["geopipe", "run", {file!r}, "--local"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_a_callback_of_gdal_is_not_lost(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """GDAL says something harmless of the file, and the signal arrives in rasterio's log of it."""
+    path = packed(tmp_path / "a.tif")
+    with rasterio.open(path, "r+") as ds:
+        ds.update_tags(TIFFTAG_SOFTWARE="a long name of a program")
+    path.write_bytes(path.read_bytes().replace(struct.pack("<HH", 305, 2), struct.pack("<HH", 305, 12)))
+    file = tmp_path / "s.toml"
+    file.write_text('[grid]\nlike = "a.tif"\n[[layers]]\nname = "a"\npath = "a.tif"\n')
+    script = SIGNAL.format(number=int(number), file=str(file))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    assert not (tmp_path / "output/_SUCCESS").exists()
 
 
 # ---------------------------------------------------------------- neither files nor folders
