@@ -137,6 +137,12 @@ def _check_contents(uri: str) -> None:
                 f"file with its ending" + (", or leads to other files" if POINTERS.search(head) else ""),
                 "give a GeoJSON, GeoPackage, Shapefile, FlatGeobuf or raster, under the ending of what it is",
             )
+        # of a Shapefile that is cut short GDAL reads what is left, without a word
+        if ending(file) == "shp" and 2 * int.from_bytes(head[24:28], "big") > (size := os.path.getsize(file)):
+            raise SourceError(
+                f"grid.mask = {uri} is cut short: it has {size:,} of {2 * int.from_bytes(head[24:28], 'big'):,} bytes",
+                "get the file again",
+            )
         if head.lstrip(b" \t\r\n\x1e\xef\xbb\xbf").startswith(b"{"):
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
                 _check_crs(uri, text)

@@ -16,7 +16,7 @@ import pytest
 import rasterio
 from helpers import call, north_up, write_raster
 
-from geopipe import drafting, pipeline, raster, settings
+from geopipe import drafting, pipeline, raster, settings, vectors
 from geopipe.checks import check_receipts, facts_of
 from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export import Receipt
@@ -105,7 +105,7 @@ RINGED = ["#####.", "#...#.", "#...#.", "#####."]
 @pytest.mark.parametrize("how", ["outer", "inner", "grid"])
 @pytest.mark.parametrize("name", ["mask.gpkg", "mask.shp", "mask.fgb"])
 def test_cells_outside_a_vector_mask_are_no_rows(tmp_path: Path, small: Path, name: str, how: str) -> None:
-    drawn(tmp_path, list(RING), name=name)
+    drawn(tmp_path, [box(0, 0, 4, 3)], [box(1, 3, 4, 4)], name=name)
     file = settings_of(tmp_path, 6, 4, {"a": small}, f'mask = "{name}"')
     plan = draft(file, f"merge.how={how}")
     assert shown(plan) == RINGED
@@ -519,3 +519,14 @@ def test_validation_knows_which_columns_have_no_nulls(holes: Path) -> None:
     path.write_text(json.dumps(success))
     told = [f.message for f in validate(made.output).findings if f.level == "error"]
     assert told == ["a of tile 0 has 3 nulls, but merge.drop leaves none"]
+
+
+@pytest.mark.parametrize("name", ["mask.gpkg", "mask.shp", "mask.fgb", "mask.geojson"])
+@pytest.mark.parametrize("gone", [10, 100])
+def test_a_vector_file_that_is_cut_short_is_no_smaller_mask(tmp_path: Path, name: str, gone: int) -> None:
+    path = drawn(tmp_path, [box(0, 0, 4, 3)], [box(1, 3, 4, 4)], name=name)
+    shapes = vectors.read(str(path), None, None)
+    assert shapes.polygons
+    path.write_bytes(path.read_bytes()[:-gone])
+    with pytest.raises(SourceError, match=name):
+        vectors.read(str(path), None, None)
