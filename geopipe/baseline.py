@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 
@@ -59,8 +60,8 @@ def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[Bl
             shape = (grid.height, grid.width)
             values, valid = np.zeros(shape, variable.dtype), np.zeros(shape, bool)
             for needs in canonical_blocks(grid, decision, Tile(0, 0, 0, grid.height, grid.width)):
-                column = held[variable.index].cut(needs.window, layer, readers)
-                made, have = to_cells(*column, needs, decision, variable, layer)
+                read = partial(held[variable.index].cut, layer=layer, readers=readers)
+                made, have = to_cells(read, needs, decision, variable, layer)
                 rows = slice(needs.block.row, needs.block.row + needs.block.height)
                 cols = slice(needs.block.col, needs.block.col + needs.block.width)
                 values[rows, cols], valid[rows, cols] = made, True if have is None else have

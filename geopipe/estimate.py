@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -23,6 +24,18 @@ DRIVER_BYTES = 900 * MB
 
 READ_CACHE = 128 * MB
 """GDAL's block cache in each worker, set explicitly: its default is 5 % of the whole machine."""
+
+PIXEL_BYTES = 20
+"""Of a pixel that is read: value, mask, what finds missing ones, and the float copy that is resampled (measured)."""
+
+PLACE_BYTES = 160
+"""Of a cell of a canonical block, while its place is sought and its value made (measured)."""
+
+SCRATCH = 48 * MB
+"""Pixels under cells with their areas, in parts of kernels.PART, and classes by large_cells.MOST_CLASSES (measured)."""
+
+SAMPLE = 16
+"""Parts of a canonical block whose windows are looked at: a block may have as many parts as cells."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +114,9 @@ def estimate(
     sizes = [np.dtype(d).itemsize for d in dtypes]
     block_rows = tile_cells * sum(s + 1 for s in sizes)
     table = tile_cells * (24 + sum(sizes))
-    reads = max((_window_pixels(grid, d, window_size) for decisions in layers for d in decisions), default=0)
-    # values, mask and the float copy that is warped; a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reads * 20 + mask_bytes
+    reading = reading_bytes(grid, [d for decisions in layers for d in decisions], window_size)
+    # a table beside the block rows, and its encoded form
+    task = READ_CACHE + block_rows + 2 * table + reading + mask_bytes
     met, cells = (tiles, grid.cells) if reach is None else (reach.tiles, reach.cells)
     sparse = sum(rows * size for _, rows, size in points)
     cell_bytes = sum(np.dtype(d).itemsize + 1 for d in carried)
@@ -141,13 +154,27 @@ def _wave(machine: Machine, tile_bytes: int, cols: int, sweeps: bool) -> int:
     return cols if sweeps and most >= cols else max(1, fit)
 
 
-def _window_pixels(grid: Grid, decision: Decision, window_size: int) -> int:
-    """Pixels of the largest window that one read of this source holds: over a sample, with what it may have missed."""
+def reading_bytes(grid: Grid, decisions: Sequence[Decision], window_size: int) -> int:
+    """Memory that one read needs at most, beside GDAL's cache and the block rows that come of it."""
+    return max((_reading(grid, d, window_size) for d in decisions), default=0)
+
+
+def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
     size = window_size if decision.way is Way.COPY else BLOCK
+    cells = min(size, grid.height) * min(size, grid.width)
+    places = 0 if decision.way is Way.COPY else (cells + 1) * PLACE_BYTES
+    scratch = SCRATCH if decision.covering and decision.way is not Way.COPY else 0
+    return _window_pixels(grid, decision, size) * PIXEL_BYTES + places + scratch
+
+
+def _window_pixels(grid: Grid, decision: Decision, size: int) -> int:
+    """Pixels of the largest window that one read of this source holds: over a sample, with what it may have missed."""
     rows, cols = grid.tiling(size)
     keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
-    needed = [n for k in keys for n in canonical_blocks(grid, decision, grid.tile(int(k), size))]
-    largest = max((n.window.pixels for n in needed), default=0)
+    blocks = (islice(canonical_blocks(grid, decision, grid.tile(int(k), size)), SAMPLE) for k in keys)
+    windows = [needs.strips for needed in blocks for needs in needed]
+    # of two strips, one may be there still when the next one is read
+    largest = max((sum(w.pixels for w in strips[:2]) for strips in windows), default=0)
     return max(largest, WINDOW_PIXELS) if decision.spread > 2 else largest
 
 

@@ -21,10 +21,20 @@ INTERPOLATIONS = ("bilinear", "cubic", "cubic_spline", "lanczos")
 STATISTICS = ("average", "std", "rms", "sum", "min", "max", "med", "q1", "q3", "mode")
 
 BILINEAR, CUBIC, CUBIC_SPLINE, LANCZOS = range(4)
-AVERAGE, STD, RMS, SUM, MIN, MAX, MED, Q1, Q3, MODE = range(10)
+AVERAGE, STD, RMS, SUM, MIN, MAX, MED, Q1, Q3, MODE = range(10)  # from MIN on it is one of the pixels
 
 SLIVER = 1e-9
 """A pixel with less than this share of a footprint is not under it: that is how far rounding reaches."""
+
+MOTE = 1e-3
+"""Under a footprint of more than a million pixels it is one with less than this share of itself."""
+
+PART = 1 << 18
+"""Pixels of a footprint's box that are worked on at a time, so that scratch memory does not grow with the cells."""
+
+Mask = NDArray[np.bool_]
+EVERYWHERE: Mask = np.zeros((0, 0), bool)
+"""The mask of pixels that are floats: where these are missing they are NaN."""
 
 
 def _compiled(function: Function) -> Function:
@@ -159,9 +169,8 @@ def _bilinear(pixels: Floats, x: float, y: float) -> float:
     for row in range(max(top, 0), min(top + 2, pixels.shape[0])):
         down = 1.0 - abs(row + 0.5 - y)
         for col in range(max(left, 0), min(left + 2, pixels.shape[1])):
-            value = pixels[row, col]
-            if not np.isnan(value):
-                part = down * (1.0 - abs(col + 0.5 - x))
+            value, part = pixels[row, col], down * (1.0 - abs(col + 0.5 - x))
+            if part > 0.0 and not np.isnan(value):  # 0 times infinity is no number
                 total += part * value
                 weight += part
     return total / weight
@@ -304,13 +313,18 @@ def _torn(xs: Floats, ys: Floats, points: int, longest: float) -> bool:
 
 
 @_compiled
-def _cover(xs: Floats, ys: Floats, points: int, left: int, top: int, width: int, cover: Floats) -> float:
-    """The area of each pixel in a polygon, as differences along the row; returns the polygon's signed area.
+def _cover(
+    xs: Floats, ys: Floats, points: int, box: tuple[int, int, int, int], first: int, last: int, cover: Floats
+) -> float:
+    """The area of each pixel in a polygon, as differences along rows `first` to `last`; returns the whole area.
 
     The signed area to the right of every edge, pixel by pixel, as rasterizers of fonts have it: summed along a row it
-    is the pixel's area in the polygon, exactly. `cover` has rows of `width` + 2 entries, all zero.
+    is the pixel's area in the polygon, exactly. An edge to the left of the box counts in its first column, one to the
+    right of it nowhere. `cover` has rows as wide as the box + 2, all zero.
     """
-    area, stride = 0.0, width + 2
+    left, top, width = box[0], box[1], box[2] - box[0]
+    upmost, lowest, stride = first - top, last - top, width + 2
+    area = 0.0
     for k in range(points - 1):
         x0, y0, x1, y1 = xs[k] - left, ys[k] - top, xs[k + 1] - left, ys[k + 1] - top
         area += x0 * y1 - x1 * y0
@@ -320,80 +334,148 @@ def _cover(xs: Floats, ys: Floats, points: int, left: int, top: int, width: int,
         if y0 > y1:
             x0, y0, x1, y1, sign = x1, y1, x0, y0, -1.0
         slope = (x1 - x0) / (y1 - y0)
-        for row in range(int(y0), math.ceil(y1)):
+        for row in range(max(int(y0), upmost), min(math.ceil(y1), lowest)):
             upper, lower = max(y0, float(row)), min(y1, row + 1.0)
             a, b = x0 + (upper - y0) * slope, x0 + (lower - y0) * slope
             height = sign * (lower - upper)
             if a > b:
                 a, b = b, a
-            first, last = int(a), int(b)
-            line = row * stride
-            if first == last:
-                inner = height * (0.5 * (a + b) - first)
-                cover[line + first] += height - inner
-                cover[line + first + 1] += inner
+            start, end, beyond = int(a), int(b), 0.0
+            line = (row - upmost) * stride
+            if a < -SLIVER or end >= width:
+                if a >= width or b <= 0.0:
+                    cover[line] += height if b <= 0.0 else 0.0
+                    continue
+                start, end, beyond = max(start, 0), min(end, width), max(-a, 0.0)
+            elif start == end:
+                inner = height * (0.5 * (a + b) - start)
+                cover[line + start] += height - inner
+                cover[line + start + 1] += inner
                 continue
-            before, step = 0.0, height / (b - a)  # what lies to the right of the edge up to here, height per column
-            for col in range(first, last + 1):
-                start, end = max(a, float(col)), min(b, col + 1.0)
-                inside = step * (end - start)
-                right = inside * (col + 1.0 - 0.5 * (start + end))
+            step = height / (b - a)  # height per column
+            before = step * beyond  # what lies to the right of the edge up to here
+            for col in range(start, min(end + 1, width)):
+                west, east = max(a, float(col)), min(b, col + 1.0)
+                inside = step * (east - west)
+                right = inside * (col + 1.0 - 0.5 * (west + east))
                 cover[line + col] += right + before
                 before = inside - right
-            cover[line + last + 1] += before
-    return 0.5 * area
+            cover[line + end + 1] += before
+    return abs(0.5 * area)
 
 
 @_compiled
-def _box(xs: Floats, ys: Floats, points: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the pixels that an outline touches."""
+def box_of(
+    xs: Floats, ys: Floats, points: int, corner: tuple[int, int], shape: tuple[int, int], around: int
+) -> tuple[tuple[int, int, int, int], int, int]:
+    """Left, top, right, bottom of the pixels that an outline touches, and its first and last row in a window.
+
+    Columns to the right of the window are cut off, and those to the left where a row would be longer than PART: where
+    the sum of areas along a row begins decides its last bit.
+    """
     left, top, right, bottom = xs[0], ys[0], xs[0], ys[0]
     for k in range(1, points - 1):
         left, right = min(left, xs[k]), max(right, xs[k])
         top, bottom = min(top, ys[k]), max(bottom, ys[k])
-    return math.floor(left), math.floor(top), math.floor(right) + 1, math.floor(bottom) + 1
+    west, north, east, south = math.floor(left), math.floor(top), math.floor(right) + 1, math.floor(bottom) + 1
+    first, last = max(north, corner[0]), min(south, corner[0] + shape[0])
+    if around == 0:
+        if west >= corner[1] + shape[1] or east <= corner[1]:
+            last = first
+        east = min(east, corner[1] + shape[1])
+        if east - west > PART:
+            west = max(west, corner[1])
+    return (west, north, east, south), first, max(first, last)
 
 
 @_compiled
-def _collect(
+def _take(
     pixels: Floats,
+    valid: Mask,
     corner: tuple[int, int],
     box: tuple[int, int, int, int],
+    first: int,
+    last: int,
     around: int,
     cover: Floats,
     sliver: float,
     values: Floats,
     areas: Floats,
-) -> tuple[int, float]:
-    """The valid pixels of a covered box with their areas, into `values` and `areas`: how many, and their area.
+) -> int:
+    """The valid pixels of a covered box with their areas, row by row, into `values` and `areas`: how many.
 
     It leaves `cover` all zero.
     """
-    left, top, right, bottom = box
-    count, valid = 0, 0.0
-    stride = right - left + 2
-    for row in range(top, bottom):
-        if not corner[0] <= row < corner[0] + pixels.shape[0]:
-            continue
-        part, line = 0.0, (row - top) * stride - left
+    left, right = box[0], box[2]
+    count, stride, masked = 0, right - left + 2, valid.size > 0
+    for row in range(first, last):
+        part, line, at_row = 0.0, (row - first) * stride - left, row - corner[0]
         for col in range(left, right):
             part += cover[line + col]
             at = (col - corner[1]) % around if around > 0 else col - corner[1]
             if abs(part) <= sliver or not 0 <= at < pixels.shape[1]:
                 continue
-            value = pixels[row - corner[0], at]
-            if not np.isnan(value):
+            value = pixels[at_row, at]
+            if value == value and (not masked or valid[at_row, at]):
                 values[count], areas[count] = value, abs(part)
                 count += 1
-                valid += abs(part)
-    for k in range(stride * (bottom - top)):
+    for k in range(stride * (last - first)):
         cover[k] = 0.0
-    return count, valid
+    return count
+
+
+@_compiled
+def collect(
+    pixels: Floats,
+    valid: Mask,
+    xs: Floats,
+    ys: Floats,
+    corner: tuple[int, int],
+    box: tuple[int, int, int, int],
+    first: int,
+    last: int,
+    around: int,
+    cover: Floats,
+    values: Floats,
+    areas: Floats,
+) -> tuple[int, float]:
+    """The valid pixels of an outline's rows from `first` to `last` with their areas in it: how many; and its own area.
+
+    Args:
+        pixels: of the window; NaN is missing.
+        valid: where whole numbers are there; EVERYWHERE of floats.
+        xs: the outline's columns, closed.
+        ys: its rows.
+        corner: row and column of the window's first pixel.
+        box: as `box_of` has it.
+        first: row of the source.
+        last: the row after the last one.
+        around: pixels in 360 degrees, where columns go round; else 0.
+        cover: scratch of (last - first) * (width of the box + 2) entries, all zero, and left so.
+        values: row by row, of the pixels' type, these go here,
+        areas: and these here.
+    """
+    area = _cover(xs, ys, xs.size, box, first, last, cover)
+    sliver = min(SLIVER * area, MOTE)
+    return _take(pixels, valid, corner, box, first, last, around, cover, sliver, values, areas), area
+
+
+@_compiled
+def outline(
+    cols: Floats, rows: Floats, i: int, j: int, turn: float, poles: tuple[float, float], longest: float
+) -> tuple[Floats, Floats]:
+    """The outline of a cell, closed, as columns and rows; of no points where there is none."""
+    xs, ys = np.zeros(16), np.zeros(16)
+    points = _ring(cols, rows, i, j, turn, poles, xs, ys)
+    if points == 0 or _torn(xs, ys, points, longest):
+        points = 0
+    return xs[:points], ys[:points]
 
 
 @_compiled
 def footprints(
     pixels: Floats,
+    valid: Mask,
     cols: Floats,
     rows: Floats,
     corner: tuple[int, int],
@@ -409,6 +491,7 @@ def footprints(
 
     Args:
         pixels: of the window.
+        valid: where they are, of whole numbers; EVERYWHERE of floats.
         cols: corners of the cells, in the source's pixels: one more each way than cells.
         rows: as cols.
         corner: row and column of the window's first pixel.
@@ -417,82 +500,96 @@ def footprints(
         around: the same where the window has all of them, so that columns go round; else 0.
         poles: the rows of the two poles, where there is a turn.
         longest: pixels that an edge of a cell can have at most.
+
+    Returns:
+        The statistic, of the pixels' type, arbitrary where there is none; and the share as float32: 0 where there is
+        none, NaN of a cell that has more than PART pixels in the window, and is left to be done in parts.
     """
     height, width = cols.shape[0] - 1, cols.shape[1] - 1
-    result, share = np.full((height, width), np.nan, pixels.dtype), np.zeros((height, width), np.float32)
+    result, share = np.zeros((height, width), pixels.dtype), np.zeros((height, width), np.float32)
     xs, ys = np.zeros(16), np.zeros(16)
-    cover, values, areas = np.zeros(64), np.zeros(64), np.zeros(64)
+    cover, values, areas, sums = np.zeros(64), np.zeros(64, pixels.dtype), np.zeros(64), np.zeros(4)
     for i in range(height):
         for j in range(width):
             points = _ring(cols, rows, i, j, turn, poles, xs, ys)
             if points == 0 or _torn(xs, ys, points, longest):
                 continue
-            left, top, right, bottom = _box(xs, ys, points)
-            beside = left >= corner[1] + pixels.shape[1] or right <= corner[1]
-            if top >= corner[0] + pixels.shape[0] or bottom <= corner[0] or (beside and around == 0):
+            box, first, last = box_of(xs, ys, points, corner, pixels.shape, around)
+            size = (box[2] - box[0] + 2) * (last - first)
+            if size > PART:
+                share[i, j] = np.nan
                 continue
-            size = (right - left + 2) * (bottom - top)
             if size > cover.size:
-                cover, values, areas = np.zeros(2 * size), np.zeros(2 * size), np.zeros(2 * size)
-            area = abs(_cover(xs, ys, points, left, top, right - left, cover))
-            box = (left, top, right, bottom)
-            count, valid = _collect(pixels, corner, box, around, cover, SLIVER * area, values, areas)
-            if count > 0:
-                result[i, j] = _statistic(statistic, values, areas, count, valid)
-                share[i, j] = min(1.0, valid / area)
+                cover, values, areas = np.zeros(2 * size), np.zeros(2 * size, pixels.dtype), np.zeros(2 * size)
+            area = _cover(xs, ys, points, box, first, last, cover)
+            sliver = min(SLIVER * area, MOTE)
+            count = _take(pixels, valid, corner, box, first, last, around, cover, sliver, values, areas)
+            if count == 0:
+                continue
+            sums[0], sums[1], sums[2] = 0.0, 0.0, 0.0
+            add(values, areas, count, sums)
+            share[i, j] = min(1.0, sums[0] / area)
+            if statistic >= MIN:
+                result[i, j] = _ranked(statistic, values[:count], areas[:count], sums[0])
+                continue
+            if statistic == STD:
+                sums[3] = deviate(values, areas, count, sums[1] / sums[0], 0.0)
+            result[i, j] = of_sums(statistic, sums)
     return result, share
 
 
 @_compiled
-def _statistic(statistic: int, values: Floats, areas: Floats, count: int, total: float) -> float:
-    """Of the first `count` values, weighted by their areas, which add up to `total`."""
-    if statistic in (MED, Q1, Q3, MODE):
-        return _by_rank(statistic, values[:count], areas[:count], total)
-    least, most, summed, squares = values[0], values[0], 0.0, 0.0
+def add(values: Floats, areas: Floats, count: int, sums: Floats) -> None:
+    """Go on with sums over `count` values: of areas, of values times areas, and of their squares times areas."""
+    total, summed, squares = sums[0], sums[1], sums[2]
     for k in range(count):
-        least, most = min(least, values[k]), max(most, values[k])
-        summed += values[k] * areas[k]
-        squares += values[k] * values[k] * areas[k]
-    if statistic == MIN:
-        return float(least)
-    if statistic == MAX:
-        return float(most)
-    if statistic == SUM:
-        return summed
-    if statistic == RMS:
-        return math.sqrt(squares / total)
-    mean = summed / total
-    if statistic == AVERAGE:
-        return mean
-    deviations = 0.0
-    for k in range(count):
-        deviations += (values[k] - mean) ** 2 * areas[k]
-    return math.sqrt(deviations / total)
+        value = float(values[k])
+        total += areas[k]
+        summed += value * areas[k]
+        squares += value * value * areas[k]
+    sums[0], sums[1], sums[2] = total, summed, squares
 
 
 @_compiled
-def _by_rank(statistic: int, values: Floats, areas: Floats, total: float) -> float:
-    """The value with the largest area (of equals, that whose last pixel comes first), or the one at a quantile."""
+def deviate(values: Floats, areas: Floats, count: int, mean: float, so_far: float) -> float:
+    """Go on with the sum of squared deviations from the mean, times areas."""
+    for k in range(count):
+        so_far += (values[k] - mean) ** 2 * areas[k]
+    return so_far
+
+
+@_compiled
+def of_sums(statistic: int, sums: Floats) -> float:
+    """A statistic that is made of the sums of `add`, followed by that of `deviate`."""
+    if statistic == SUM:
+        return float(sums[1])
+    if statistic == RMS:
+        return math.sqrt(sums[2] / sums[0])
+    return float(sums[1] / sums[0]) if statistic == AVERAGE else math.sqrt(sums[3] / sums[0])
+
+
+@_compiled
+def _ranked(statistic: int, values: Floats, areas: Floats, total: float) -> Any:
+    """A statistic that is one of the values: of classes with equal areas the smallest is the mode."""
+    if statistic == MIN:
+        return values.min()
+    if statistic == MAX:
+        return values.max()
     if values.min() == values.max():
-        return float(values[0])
+        return values[0]
     order = _order(values)
-    if statistic != MODE:
-        wanted = (0.25 if statistic == Q1 else 0.5 if statistic == MED else 0.75) * total * (1.0 - SLIVER)
-        below = 0.0
-        for k in order:
-            below += areas[k]
-            if below >= wanted:
-                return float(values[k])
-        return float(values[order[-1]])
-    best, most, own = order[0], 0.0, 0.0
+    wanted = (0.25 if statistic == Q1 else 0.5 if statistic == MED else 0.75) * total * (1.0 - SLIVER)
+    best, most, own = values[order[0]], 0.0, 0.0
     for n in range(order.size):
         own += areas[order[n]]
-        if n + 1 < order.size and values[order[n]] == values[order[n + 1]]:
-            continue
-        if own > most + SLIVER * total or (own > most - SLIVER * total and order[n] < best):
-            best, most = order[n], own
-        own = 0.0
-    return float(values[best])
+        if statistic != MODE:
+            if own >= wanted:
+                return values[order[n]]
+        elif n + 1 == order.size or values[order[n]] != values[order[n + 1]]:
+            if own > most + SLIVER * total:
+                best, most = values[order[n]], own
+            own = 0.0
+    return best if statistic == MODE else values[order[-1]]
 
 
 @_compiled

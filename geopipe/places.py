@@ -69,6 +69,19 @@ class Needs:
     centres: Lattice | None = None
     footprints: Footprints | None = None
 
+    @property
+    def strips(self) -> list[Window]:
+        """The window as it is read: at once, or rows of it one after the other where a footprint is too large for that.
+
+        A strip holds half of WINDOW_PIXELS, because the one before it may still be there.
+        """
+        w = self.window
+        if w.pixels <= WINDOW_PIXELS or self.centres is not None or self.footprints is None:
+            return [w]
+        rows = max(1, WINDOW_PIXELS // 2 // w.width)
+        bottom = w.row + w.height
+        return [replace(w, row=row, height=min(rows, bottom - row)) for row in range(w.row, bottom, rows)]
+
 
 def canonical_blocks(
     grid: Grid, decision: Decision, tile: Tile, inside: NDArray[np.bool_] | None = None
@@ -76,7 +89,8 @@ def canonical_blocks(
     """The blocks in which a tile is computed, each with what it needs; those that need nothing are left out.
 
     A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, whatever the tile
-    is that asks. One is quartered if its window would hold more than WINDOW_PIXELS.
+    is that asks. One is quartered if its window would hold more than WINDOW_PIXELS, down to single cells, whose windows
+    are read in strips.
 
     Args:
         inside: the cells of the tile that are wanted, None for all: blocks without any are left out.

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ from geopipe.stamps import Stamp, local_file, refuse_change, stamp_of
 from geopipe.steps import Place
 from geopipe.table import BlockRow, Column, Mask, Values, marker, overlay, reduce_columns
 from geopipe.uris import is_remote
-from geopipe.warp import place, to_cells
+from geopipe.warp import last_read, place, to_cells
 
 COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr", ".txt", ".md", ".json", ".toml")
 """Endings of files that lie beside rasters in a folder and are none."""
@@ -334,12 +335,12 @@ def _parts(
     """What one source gives of each of the variables in a tile; nothing where it gives nothing."""
     made: dict[int, _Part] = {}
     for needs in canonical_blocks(plan.grid, decision, tile, inside):
-        for index in dict.fromkeys(v.index for v in variables.values()):  # a band is read once
-            values, valid = read_window(decision.source, index, needs.window, layer, readers)
+        for index in dict.fromkeys(v.index for v in variables.values()):
+            read = last_read(partial(read_window, decision.source, index, layer=layer, readers=readers))
             for n, variable in variables.items():
                 if variable.index == index:
                     part = made.setdefault(n, _Part.empty(tile, variable))
-                    part.put(needs.block, to_cells(values, valid, needs, decision, variable, layer))
+                    part.put(needs.block, to_cells(read, needs, decision, variable, layer))
     return made
 
 
@@ -378,8 +379,9 @@ def classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...]:
         for decision in layer.decisions:
             for tile in map(plan.spec.tile, plan.keys.tolist()):
                 for needs in canonical_blocks(plan.grid, decision, tile, inside_of(plan, tile, readers)):
-                    values, valid = read_window(decision.source, 0, needs.window, layer, readers)
-                    found |= set(np.unique(values if valid is None else values[valid]).tolist())
+                    for window in needs.strips:
+                        values, valid = read_window(decision.source, 0, window, layer, readers)
+                        found |= set(np.unique(values if valid is None else values[valid]).tolist())
                     if len(found) > MOST_CLASSES:
                         raise SourceError(
                             f"layer {layer.layer.name}: {decision.source.name} has more than {MOST_CLASSES} classes",

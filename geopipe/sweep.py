@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -24,7 +25,7 @@ from geopipe.raster import Readers, inside_of, read_window
 from geopipe.records import Progress
 from geopipe.resampling import WINDOW_PIXELS, Decision, Window
 from geopipe.table import BlockRow, Column
-from geopipe.warp import to_cells
+from geopipe.warp import last_read, to_cells
 
 AHEAD = 4 * WINDOW_PIXELS
 """Pixels of one band that a sweep may hold; where a row of blocks needs more, each block reads its own."""
@@ -92,8 +93,8 @@ def _strip(
                     continue
                 values, valid = np.zeros(shape, variable.dtype), np.zeros(shape, bool)
                 for part in needs:
-                    column = pixels.cut(part.window, layer, readers)
-                    made, have = to_cells(*column, part, decision, variable, layer)
+                    read = last_read(partial(pixels.cut, layer=layer, readers=readers))
+                    made, have = to_cells(read, part, decision, variable, layer)
                     top, left = part.block.row - strip.row, part.block.col - strip.col
                     area = slice(top, top + part.block.height), slice(left, left + part.block.width)
                     values[area], valid[area] = made, True if have is None else have

@@ -33,8 +33,10 @@ def cell(
     (a, b, c, d) = outline
     cols, rows = (np.array([[a[k], b[k]], [d[k], c[k]]], "float64") for k in (0, 1))
     code = kernels.STATISTICS.index(statistic)
-    result, share = kernels.footprints(pixels, cols, rows, (0, 0), code, turn, around, poles, longest)
-    return float(result[0, 0]), float(share[0, 0])
+    result, share = kernels.footprints(
+        pixels, kernels.EVERYWHERE, cols, rows, (0, 0), code, turn, around, poles, longest
+    )
+    return float(result[0, 0]) if share[0, 0] else NAN, float(share[0, 0])
 
 
 def box(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
@@ -66,11 +68,12 @@ def test_a_quarter_of_a_pixel_more_turns_a_quantile() -> None:
     assert [footprint(s, box(0.5, 0, 4, 1), values) for s in ("q1", "med", "q3")] == [2, 3, 4]
 
 
-def test_of_equal_areas_the_class_that_is_complete_first_wins() -> None:
+def test_of_equal_areas_the_smaller_class_wins() -> None:
     values = np.array([[9, 4, 4, 9, 7]], "float64")
     assert footprint("mode", box(0, 0, 4, 1), values) == 4
-    assert footprint("mode", box(1, 0, 5, 1), values) == 4
-    assert footprint("mode", box(3, 0, 5, 1), values) == 9
+    assert footprint("mode", box(2.5, 0, 5, 1), values) == 7
+    assert footprint("mode", box(0, 0, 5, 1), values) == 4
+    assert footprint("mode", box(3, 0, 5, 1), values) == 7
     assert footprint("mode", box(0, 0, 1, 1), values) == 9
 
 
