@@ -526,13 +526,13 @@ def footprints(
             count = _take(pixels, valid, corner, box, first, last, around, cover, sliver, values, areas)
             if count == 0:
                 continue
-            sums[0], sums[1], sums[2] = 0.0, 0.0, 0.0
+            sums[0], sums[1], sums[2], sums[3] = 0.0, 0.0, 0.0, 0.0
             add(values, areas, count, sums)
             share[i, j] = min(1.0, sums[0] / area)
             if statistic >= MIN:
                 result[i, j] = _ranked(statistic, values[:count], areas[:count], sums[0])
                 continue
-            if statistic == STD:
+            if statistic == STD and values[:count].min() != values[:count].max():
                 sums[3] = deviate(values, areas, count, sums[1] / sums[0], 0.0)
             result[i, j] = of_sums(statistic, sums)
     return result, share

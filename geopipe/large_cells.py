@@ -62,7 +62,7 @@ def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, around: int)
         return _mode(cell.parts, total), share
     if name in QUANTILES:
         return _quantile(cell.parts, QUANTILES[name] * total * (1.0 - kernels.SLIVER), least.dtype), share
-    if name == "std":
+    if name == "std" and least != most:
         for values, areas in cell.parts():
             sums[3] = kernels.deviate(values, areas, values.size, sums[1] / total, sums[3])
     return kernels.of_sums(kernels.STATISTICS.index(name), sums), share

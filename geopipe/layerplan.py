@@ -18,7 +18,7 @@ from geopipe.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, 
 from geopipe.places import read_amplification
 from geopipe.polygons import Polygons, Shapes, polygons_of
 from geopipe.relation import TableHeader, TablePlan, check_keys, plan_table, table_variables
-from geopipe.resampling import Decision, Way, asked_methods, decide
+from geopipe.resampling import PICKED, Decision, Way, asked_methods, decide
 from geopipe.target import numbers
 from geopipe.variables import dtype_of, kind_of, told_kind, variables_of
 
@@ -218,7 +218,8 @@ def plan_layer(
     if not decisions:
         raise _outside(grid, layer, sources)
     copied = {word for word in asked_methods(layer) if all(d.way is Way.COPY for d in decisions if d.word == word)}
-    variables = variables_of(layer, kind, [own for _, own in files], copied if not blends else set())
+    picked = {word for word in asked_methods(layer) if word in PICKED}
+    variables = variables_of(layer, kind, [own for _, own in files], *((set(), set()) if blends else (copied, picked)))
     amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
     notes += [f"layer {layer.name}: {d.note}" for d in decisions if d.note]
     return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))

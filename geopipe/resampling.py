@@ -33,6 +33,9 @@ CENTRED = ("nearest", *RADIUS)
 METHODS = (*RADIUS, "nearest", "average", "mode", "max", "min", "med", "q1", "q3", "sum", "rms", "std")
 """By GDAL's names, and the standard deviation of what an average averages. `mean` is another word for average."""
 
+PICKED = ("nearest", "mode", "min", "max", "med", "q1", "q3")
+"""Methods whose result is one of the pixels."""
+
 MEANINGFUL = {
     Kind.CONTINUOUS: tuple(m for m in METHODS if m != "sum"),
     Kind.CATEGORICAL: ("nearest", "mode"),

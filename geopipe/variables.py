@@ -19,12 +19,14 @@ def variables_of(
     kind: Kind,
     files: Sequence[Sequence[Band]],
     untouched: set[str],
+    picked: set[str],
 ) -> tuple[Variable, ...]:
     """The columns of a layer: by band, and for each band by what the layer asks for.
 
     Args:
         files: the bands of each file.
         untouched: the words whose values are the source's own.
+        picked: the words whose values are some of the source's own.
     """
     words = asked_methods(layer)
     plain = [word for word in words if word not in (FRACTION, VALID)]
@@ -42,7 +44,9 @@ def variables_of(
             elif word == VALID:
                 made.append(Variable(f"{layer.name}_valid", "float32", **about))
             else:
-                dtype = np.result_type(*(dtype_of(kind, own[index], word in untouched) for own in files))
+                dtype = np.result_type(
+                    *(dtype_of(kind, own[index], word in untouched, word in picked) for own in files)
+                )
                 name = f"{base}_{word}" if len(plain) > 1 else base
                 made.append(Variable(name, str(dtype), unit=band.unit, **about))
     return tuple(made)
@@ -79,11 +83,17 @@ def told_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
     return Kind.CONTINUOUS, "the default"
 
 
-def dtype_of(kind: Kind, band: Band, untouched: bool) -> str:
-    """The column's type: the source's own where its values are kept as they are, else the float that holds them."""
+def dtype_of(kind: Kind, band: Band, untouched: bool, picked: bool = False) -> str:
+    """The column's type: the source's own where its values are kept as they are, else the float that holds them.
+
+    Where each value is one of the source's (`picked`), whole numbers of 64 bits stay so: no float holds them.
+    """
     own = np.dtype(band.dtype)
     if own.kind == "i" and band.bits == (0, 8 * own.itemsize - 1):
         own = np.dtype(f"u{own.itemsize}")  # all bits, as a number without a sign
+    if kind is Kind.CIRCULAR and own == np.int8:
+        own = np.dtype(np.int16)  # -10 degrees are 350
+    untouched = untouched or (picked and kind is Kind.CONTINUOUS and own.kind in "iu" and own.itemsize == 8)
     untouched = untouched and band.reduce not in ("mean", "sum")
     addends = 1 + len(band.more) if band.reduce == "sum" else 1
     packed = band.scale != 1.0 or band.offset != 0.0

@@ -12,11 +12,8 @@ from geopipe import kernels, large_cells
 from geopipe.layer import Kind, Variable
 from geopipe.layerplan import LayerPlan
 from geopipe.places import Needs
-from geopipe.resampling import FRACTION, RADIUS, VALID, Decision, Way, Window, lattice_window
+from geopipe.resampling import FRACTION, PICKED, RADIUS, VALID, Decision, Way, Window, lattice_window
 from geopipe.table import Column, Mask, Values
-
-PICKED = ("mode", "min", "max", "med", "q1", "q3")
-"""Footprint methods whose result is one of the pixels."""
 
 Read = Callable[[Window], Column]
 """Reads pixels of the variable's band, unpacked, and where they are valid (None: everywhere)."""

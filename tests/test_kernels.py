@@ -171,6 +171,13 @@ def interpolated(method: str, pixels: np.ndarray, x: float, y: float, scale: flo
     return float(found.item())
 
 
+def test_an_infinite_pixel_without_weight_makes_no_hole() -> None:
+    pixels = np.array([[1, 2, 3], [4, np.inf, 6], [7, 8, 9]], "float64")
+    assert interpolated("bilinear", pixels, 1.75, 0.5) == 2.25, "the row below has no weight"
+    assert interpolated("bilinear", pixels, 0.5, 1.25) == 3.25, "nor has the column to the right"
+    assert interpolated("bilinear", pixels, 1.0, 0.75) == np.inf
+
+
 def test_a_place_outside_or_in_a_missing_pixel_is_missing() -> None:
     assert np.isnan(interpolated("bilinear", PIXELS, 3.5, 2.5))
     assert np.isnan(interpolated("bilinear", PIXELS, -0.01, 1))

@@ -132,6 +132,35 @@ def test_angles_are_averaged_as_vectors(tmp_path: Path, way: str) -> None:
     assert ((found >= 0) & (found < 360)).all()
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16", "float32", "float64"])
+@pytest.mark.parametrize("method", ["nearest", "mode", "average"])
+def test_angles_are_from_0_to_360_whatever_the_method(tmp_path: Path, method: str, dtype: str) -> None:
+    turns = 0 if dtype == "int8" else 2  # 720 degrees
+    pixels = np.array([[-10, -10], [90, 90]]) + np.array([[0, 0], [360, 360]]) * turns
+    grid = Grid(UTM, 500_000, 5_000_000, 50, 50, width=2, height=2)
+    copied = columns(tmp_path, pixels.astype(dtype), grid=grid, kind=Kind.CIRCULAR, resampling=method)["a"]
+    assert copied.tolist() == [[350, 350], [90, 90]]
+    warped = columns(tmp_path, pixels.astype(dtype), "warp", grid=grid, kind=Kind.CIRCULAR, resampling=method)["a"]
+    assert warped == pytest.approx(copied, abs=0.1)
+
+
+def test_an_angle_just_below_0_is_0_and_an_infinite_one_is_missing(tmp_path: Path) -> None:
+    grid = Grid(UTM, 500_000, 5_000_000, 50, 50, width=2, height=1)
+    pixels = np.array([[-1e-9, np.inf]], "float32")
+    for way, method in (("decimate", "mode"), ("warp", "nearest")):
+        found = columns(tmp_path, pixels, way, grid=grid, kind=Kind.CIRCULAR, resampling=method)["a"]
+        assert found[0, 0] == 0
+        assert np.isnan(found[0, 1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_equal_classes_of_a_turn_are_one(tmp_path: Path, way: str) -> None:
+    pixels = np.array([[350, -10], [90, 91]], "int16")
+    grid = Grid(UTM, 500_000, 5_000_000, 100, 100, width=1, height=1)
+    found = columns(tmp_path, pixels, way, grid=grid, kind=Kind.CIRCULAR, resampling="mode")["a"]
+    assert found.tolist() == [[350]]
+
+
 def test_bits_are_taken_out_of_whole_numbers(tmp_path: Path) -> None:
     """Bits 3 and 4 of a quality band: 0b11000 is 3, 0b01000 is 1; nodata counts before."""
     pixels = np.array([[0b11000, 0b01111], [255, 0b10111]], "uint8")
@@ -202,6 +231,52 @@ def test_a_mode_keeps_classes_to_the_last_bit(tmp_path: Path, way: str, dtype: s
     pixels[:2, :2] = 123_456_789
     found = columns(tmp_path, pixels, way, kind=Kind.CATEGORICAL, resampling="mode")["a"]
     assert found.tolist() == [[123_456_789, 2**24 + 1], [2**24 + 1] * 2]
+
+
+OF_FOUR = {  # of four pixels: what a cell of 2 x 2 of them is
+    "min": np.min,
+    "max": np.max,
+    "q1": lambda four: np.sort(four)[0],
+    "med": lambda four: np.sort(four)[1],
+    "mode": lambda four: np.bincount(four - four.min()).argmax() + four.min(),
+    "nearest": lambda four: four[3],  # a centre on the edge of pixels is in the right and lower one
+}
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", OF_FOUR)
+def test_numbers_of_64_bits_keep_each_bit_where_one_of_them_is_the_result(
+    tmp_path: Path, method: str, way: str, dtype: str
+) -> None:
+    """20 x 20 cells of 2 x 2 pixels near 2^60, where a double has steps of 128."""
+    pixels = (2**60 + np.random.default_rng(1).integers(0, 9, (40, 40))).astype(dtype)
+    path = write_raster(tmp_path / "a.tif", pixels, UTM, WAYS["decimate"], nodata=0)
+    grid = Grid(UTM, 500_000, 5_000_000, 100, 100, width=20, height=20)
+    layer = Layer("a", (str(path),), kind=Kind.CONTINUOUS, resampling=method)
+    plan = plan_of(grid, [layer], passthrough=way == "decimate")
+    assert plan.layers[0].decisions[0].way.value == way
+    found = table_of(plan)["a"].to_numpy().reshape(20, 20)
+    fours = pixels.astype("int64").reshape(20, 2, 20, 2).transpose(0, 2, 1, 3).reshape(20, 20, 4)
+    assert found.dtype == dtype
+    assert (found == np.apply_along_axis(OF_FOUR[method], 2, fours)).all()
+
+
+@pytest.mark.parametrize("passthrough", [True, False])
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_a_south_up_copy_has_the_same_mode_where_classes_are_equally_frequent(
+    tmp_path: Path, kind: str, passthrough: bool
+) -> None:
+    """Of equal areas the smaller class wins: 900 cells of 3 x 2 pixels, of 3 classes."""
+    pixels = np.random.default_rng(2).integers(1, 4, (60, 90)).astype(kind)
+    up = write_raster(tmp_path / "a.tif", pixels, UTM, north_up(500_000, 5_000_000, 50))
+    down = write_raster(tmp_path / "b.tif", pixels[::-1], UTM, Affine(50, 0, 500_000, 0, 50, 4_997_000))
+    grid = Grid(UTM, 500_000, 5_000_000, 150, 100, width=30, height=30)
+    cells = pixels.astype("int64").reshape(30, 2, 30, 3).transpose(0, 2, 1, 3).reshape(30, 30, 6)
+    expected = np.apply_along_axis(lambda six: np.bincount(six).argmax(), 2, cells)
+    for path in (up, down):
+        layer = Layer("a", (str(path),), kind=Kind.CATEGORICAL, resampling="mode")
+        assert (raster_of(plan_of(grid, [layer], passthrough=passthrough), "a") == expected).all()
 
 
 # ---------------------------------------------------------------- place

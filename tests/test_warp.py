@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +230,34 @@ def test_the_table_does_not_depend_on_the_window_size(tmp_path: Path) -> None:
     assert all(tables[0][name].null_count < tables[0].num_rows for name in tables[0].column_names)
     assert tables[0].equals(tables[1])
     assert tables[0].equals(tables[2])
+
+
+@pytest.mark.parametrize(
+    ("crs", "corner", "pixel", "ratio"),
+    [
+        (UTM, (500_000, 5_000_000), 0.3, 1 / 3),
+        (UTM, (500_000, 5_000_000), 0.02, 1 / 2),
+        (UTM, (312_345.6, 5_123_456.7), 0.1, 3 / 2),
+        (LONLAT, (9.1, 47.3), 1 / 3600, 2 / 3),
+        (LONLAT, (9.1, 47.3), 0.00083333, 1 / 3),
+    ],
+)
+def test_a_pixel_that_a_cell_only_touches_is_not_under_it(
+    tmp_path: Path, crs: str, corner: tuple[float, float], pixel: float, ratio: float
+) -> None:
+    pixels = noise(240, 240, 8).astype("float64")
+    path = write_raster(tmp_path / "a.tif", pixels, crs, north_up(*corner, pixel))
+    count = int(220 / ratio)
+    grid = Grid(crs, *corner, pixel * ratio, pixel * ratio, count, count)
+    exact = Fraction(ratio).limit_denominator(10)
+    spans = [(math.floor(k * exact), math.ceil((k + 1) * exact)) for k in range(count)]  # pixels that a cell overlaps
+    for method, best in (("min", np.min), ("max", np.max)):
+        layer = Layer("a", (str(path),), resampling=method)
+        found = raster_of(plan_of(grid, [layer]), "a")
+        assert (found == [[best(pixels[a:b, c:d]) for c, d in spans] for a, b in spans]).all()
+    found = raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="std")]), "a")
+    single = [end - start == 1 for start, end in spans]
+    assert (found[np.ix_(single, single)] == 0).all(), "of one pixel there is no deviation"
 
 
 def test_two_sources_meet_in_the_overlap_rule_after_the_warp(tmp_path: Path) -> None:
