@@ -118,7 +118,7 @@ def test_a_decimated_read_equals_the_warp(tmp_path: Path, method: str, ratio: in
 def test_holes_are_left_out_of_whole_cells(
     tmp_path: Path, method: str, expected: list[float], passthrough: bool
 ) -> None:
-    # oracle T2 of terra: null, 2..16 row by row, 2 x 2 pixels to a cell; a tie of mode goes to the value met first
+    # oracle T2 of terra: null, 2..16 row by row, 2 x 2 pixels to a cell; a tie of mode goes to the smaller value
     pixels = np.arange(1, 17, dtype="float32").reshape(4, 4)
     pixels[0, 0] = np.nan
     path = write_raster(tmp_path / "a.tif", pixels, UTM, T)
