@@ -146,7 +146,7 @@ def _numbers(method: str, column: str, values: Values, valid: Mask | None) -> tu
     return _floats(values, valid, _working_type(values.dtype, column))
 
 
-def _members(part: int | None, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
+def _members(part: float | None, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
     """1 where a pixel is of the class `part`, else 0."""
     return _floats(values == part, valid, "float32")
 

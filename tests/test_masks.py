@@ -211,7 +211,8 @@ def test_windows_are_read_where_the_mask_is_and_nowhere_else(
 ) -> None:
     seen: list[Any] = []
     read = raster.read_window
-    monkeypatch.setattr(raster, "read_window", lambda s, i, w, *rest: seen.append((s.name, w)) or read(s, i, w, *rest))
+    spy = lambda s, i, window, **more: seen.append((s.name, window)) or read(s, i, window, **more)  # noqa: E731
+    monkeypatch.setattr(raster, "read_window", spy)
     mask = np.zeros((1100, 1300), "uint8")
     mask[600:700, 100:140] = 1
     write_raster(tmp_path / "m.tif", mask, UTM, north_up(WEST, NORTH, 10))

@@ -101,7 +101,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.ds, name)
 
-    monkeypatch.setattr(raster.Readers, "get", lambda self, uri, layer: Counting(get(self, uri, layer)))
+    monkeypatch.setattr(raster.Readers, "get", lambda *given: Counting(get(*given)))
     return rows
 
 
