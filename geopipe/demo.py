@@ -476,4 +476,5 @@ spool_bytes = 67108864  # of records that wait on disk in each process; beyond i
 # workers = 4  # processes that read and merge (left out: one for each processor)
 # memory = 8000000000  # bytes that the run may use; a plan that needs more is refused (left out: 80 % of what is free)
 # object_store_memory = 500000000  # bytes of Ray's shared memory, at least 83886080 (left out: at most 640 MiB)
+# max_pixels = 100000000000  # source pixels that a run may decode; a plan with more is refused (left out: any number)
 """

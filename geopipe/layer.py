@@ -171,6 +171,11 @@ class Source:
         return self.files[0].header.block
 
     @property
+    def compression(self) -> str:
+        """How its first file is compressed, by GDAL's name; "" where it is not."""
+        return self.files[0].header.compression
+
+    @property
     def name(self) -> str:
         first = self.files[0].header.uri
         return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"

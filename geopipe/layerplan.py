@@ -52,7 +52,7 @@ class Options:
     """What the settings say beside grid and layers.
 
     `tolerance` is "auto", "exact" or source pixels; `whole` asks for the old way, which reads whole rasters;
-    `compress`, of CSV, is "gzip", "zstd" or "none".
+    `compress`, of CSV, is "gzip", "zstd" or "none"; a run that would decode more than `max_pixels` is refused.
     """
 
     window_size: int = 2048
@@ -68,6 +68,7 @@ class Options:
     formats: tuple[str, ...] = ("parquet",)
     compress: str = "gzip"
     layout: Layout = Layout()
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)

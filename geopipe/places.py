@@ -336,3 +336,12 @@ def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
     bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
     right = min(-(-(window.col + window.width) // cols) * cols, source.width)
     return max(window.row, 0) // rows * rows, max(window.col, 0) // cols * cols, bottom, right
+
+
+def stored_pixels(grid: Grid, decision: Decision) -> int:
+    """About the pixels of the stored blocks of a source that lie under the grid, each once."""
+    window = rough_window(grid, decision, Tile(0, 0, 0, grid.height, grid.width))
+    if window is None:
+        return 0
+    top, left, bottom, right = _stored(decision.source, window)
+    return max(0, bottom - top) * max(0, right - left)

@@ -28,6 +28,7 @@ from geopipe.sparse import POINT_BYTES
 from geopipe.table import TableSpec
 from geopipe.uris import redacted
 from geopipe.variables import check_names
+from geopipe.work import Work, refuse_work, work_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Plan:
     strategy_why: str
     machine: Machine
     estimate: Estimate
+    work: Work
     hash: str
     notes: tuple[str, ...] = ()
     mask: MaskPlan | None = None
@@ -114,6 +116,7 @@ class Plan:
             "layers": [describe_layer(layer) for layer in self.layers],
             "machine": asdict(self.machine),
             "estimate": asdict(self.estimate),
+            "work": asdict(self.work),
             "notes": list(self.notes),
         }
 
@@ -195,12 +198,15 @@ def make_plan(
         reach=masked.reach if masked else None,
         mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
     )
+    work = work_of(grid, plans, options, machine, predicted.tasks, masked.reach if masked else None)
+    refuse_work(work, options.max_pixels)
     refuse(predicted, machine, options.window_size, (written or {}).get(digest, 0))
     notes = _united([note for p in plans for note in p.notes] + list(masked.notes if masked else ()))
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
+    notes += [note for note in [work.note()] if note]
     if options.drop == "any" and skipped:
         notes.append("merge.drop: skipped layers do not count")
-    return Plan(name, spec, plans, options, strategy, why, machine, predicted, digest, tuple(notes), masked)
+    return Plan(name, spec, plans, options, strategy, why, machine, predicted, work, digest, tuple(notes), masked)
 
 
 def _united(notes: Sequence[str]) -> list[str]:

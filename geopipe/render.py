@@ -26,6 +26,7 @@ from geopipe.screen import headline as headline
 from geopipe.screen import size as size
 from geopipe.settings import Run
 from geopipe.validate import Report
+from geopipe.work import span
 
 HOW = {
     "outer": "the cells that any layer has (how = outer)",
@@ -198,6 +199,8 @@ def plan(out: Console, made: Plan, run: Run) -> None:
         {
             "strategy": f"{made.strategy}: {made.strategy_why}",
             "tasks": f"{estimate.tasks:,} on {machine.workers} workers, {size(estimate.task_bytes)} each",
+            "work": f"{made.work.pixels:,} pixels to decode, {made.work.values:,} values to write",
+            "time": f"{span(made.work.seconds)}, a prediction",
             "memory": f"{size(estimate.peak_bytes)} at most; {size(machine.memory)} to use",
             "output": f"{estimate.rows:,} rows at most, about {size(estimate.output_bytes)}; "
             f"{size(machine.free_disk)} free",

@@ -316,6 +316,7 @@ class EngineSettings(Section):
     object_store_memory: int | None = describe(
         None, f"a number of bytes of at least {80 * 2**20:,}", 500_000_000, ge=80 * 2**20
     )
+    max_pixels: int | None = describe(None, "a whole number of at least 1", 100_000_000_000, ge=1)
 
 
 class Settings(Section):
@@ -352,6 +353,7 @@ class Settings(Section):
             alignment_tolerance=self.merge.alignment_tolerance,
             formats=tuple(dict.fromkeys(self.export.formats)),
             compress=self.export.compression,
+            max_pixels=self.engine.max_pixels,
             layout=Layout(**{f.name: getattr(self.export, f.name) for f in fields(Layout)}),
         )
 
