@@ -143,6 +143,8 @@ def resolve(reference: str, folder: str, access: Access, where: str, layer: str 
         SourceError: it leads elsewhere, and no `allow` lets it.
     """
     inner = subdataset(reference)
+    if not reference or any(c < " " for c in reference):
+        raise _refused(repr(reference), where, "", access, layer)
     if inner is not None:
         if inner.prefix not in BY_PREFIX:
             raise _refused(reference, where, "", access, layer)

@@ -115,8 +115,9 @@ def estimate(
     block_rows = tile_cells * sum(s + 1 for s in sizes)
     table = tile_cells * (24 + sum(sizes))
     reading = reading_bytes(grid, [d for decisions in layers for d in decisions], window_size)
-    # a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reading + mask_bytes
+    blocks = max((f.header.block_bytes for decisions in layers for d in decisions for f in d.source.files), default=0)
+    # a block as it is decoded; a table beside the block rows, and its encoded form
+    task = READ_CACHE + block_rows + 2 * table + reading + blocks + mask_bytes
     met, cells = (tiles, grid.cells) if reach is None else (reach.tiles, reach.cells)
     sparse = sum(rows * size for _, rows, size in points)
     cell_bytes = sum(np.dtype(d).itemsize + 1 for d in carried)

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import numpy as np
 from affine import Affine
 
 from geopipe.access import Access
 from geopipe.errors import SourceError
 from geopipe.grid import Bounds, horizontal
 from geopipe.uris import subdataset
+
+MOST_BLOCK_BYTES = 2**30
+"""A file with larger blocks is refused: a few bytes may declare them."""
 
 
 class Kind(StrEnum):
@@ -121,6 +125,13 @@ class Header:
         """Names of the variables that the file holds beside or instead of its bands."""
         parts = [(uri, subdataset(uri)) for uri in self.subdatasets]
         return tuple(part.name if part and part.name else uri for uri, part in parts)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that are in memory while one stored block is decoded: with all bands where they are stored together."""
+        sizes = [np.dtype(b.dtype).itemsize for b in self.bands]
+        together = sum(sizes) if self.interleave == "PIXEL" else max(sizes, default=0)
+        return self.block[0] * self.block[1] * together
 
     @property
     def resolution(self) -> tuple[float, float]:
@@ -274,6 +285,14 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
                 f"layer {layer.name}: {header.uri} has no bands of its own"
                 + (f"; its variables: {', '.join(inside)}" if inside else " and no variables that GDAL can read"),
                 f'choose one in the layer {layer.name}: variable = "{inside[0] if inside else "..."}"',
+                layer.name,
+            )
+        if header.block_bytes > MOST_BLOCK_BYTES:
+            size, most = header.block_bytes / 2**20, MOST_BLOCK_BYTES / 2**20
+            raise SourceError(
+                f"layer {layer.name}: {header.uri} is stored in blocks of {header.block[1]:,} x {header.block[0]:,} "
+                f"pixels; to decode one takes {size:,.0f} MB, more than {most:,.0f} MB",
+                "write it anew in smaller blocks: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE",
                 layer.name,
             )
         if header.transform == Affine.identity():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from geopipe.access import root_of
 from geopipe.bands import choose, columns, of_file
 from geopipe.choice import Reach, reach_of
 from geopipe.errors import SettingsError, SourceError
@@ -112,6 +113,12 @@ class MaskPlan:
         return about | {"raster": describe_layer(self.raster) if self.raster else None}
 
 
+def reaches(plan: LayerPlan) -> list[str]:
+    """The folders and hosts that a layer's files are in, or refer to."""
+    headers = [placed.header for d in plan.decisions for placed in d.source.files]
+    return list(dict.fromkeys(root for h in headers for root in (root_of(h.uri), *h.reaches)))
+
+
 def describe_layer(plan: LayerPlan) -> dict[str, Any]:
     return {
         "name": plan.layer.name,
@@ -122,6 +129,7 @@ def describe_layer(plan: LayerPlan) -> dict[str, Any]:
             {"name": v.name, "type": v.dtype, "unit": v.unit, "band": v.band.index} | v.band.place
             for v in plan.variables
         ],
+        "reaches": reaches(plan),
         "read_amplification": round(plan.amplification, 2),
         "table": plan.table and plan.table.describe(),
         "sources": [

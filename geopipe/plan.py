@@ -245,7 +245,10 @@ def _identity(
         "grid": {f.name: getattr(grid, f.name) for f in fields(grid)},
         "resampling": {"window_size": options.window_size},
         "export": {"formats": list(options.formats), "compress": options.compress, **asdict(options.layout)},
-        "layers": {p.layer.name: {**asdict(p.layer), "plan": describe_layer(p), **_details(p)} for p in plans},
+        "layers": {
+            p.layer.name: {**asdict(replace(p.layer, allow=())), "plan": describe_layer(p), **_details(p)}
+            for p in plans
+        },
         "order": [p.layer.name for p in plans],
         "sources": {
             f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns, "tag": f.header.tag}

@@ -15,7 +15,7 @@ from geopipe.commit import Status
 from geopipe.errors import SettingsError
 from geopipe.grid import crs_of, projected_bounds
 from geopipe.layer import Band, Header, Variable
-from geopipe.layerplan import LayerPlan
+from geopipe.layerplan import LayerPlan, reaches
 from geopipe.objects import Stored
 from geopipe.pipeline import Summary
 from geopipe.plan import Plan
@@ -27,6 +27,9 @@ from geopipe.screen import size as size
 from geopipe.settings import Run
 from geopipe.validate import Report
 from geopipe.work import span
+
+SHOWN_ROOTS = 5
+"""Folders and hosts of a layer that a plan lists."""
 
 HOW = {
     "outer": "the cells that any layer has (how = outer)",
@@ -268,6 +271,9 @@ def _layer(out: Console, layer: LayerPlan) -> None:
             exact = "exactly" if d.tolerance == 0 else f"to {d.tolerance:g} pixels"
             text += f"\n{_numbers(d.steps, 4)} pixels to a cell{kernel}, placed {exact}"
         _facts(out, {"from": f"{d.source.name}, {_crs(d.source.crs)}", "way": text})
+    if roots := reaches(layer):
+        more = f" and {len(roots) - SHOWN_ROOTS:,} more" if len(roots) > SHOWN_ROOTS else ""
+        _facts(out, {"reaches": ", ".join(roots[:SHOWN_ROOTS]) + more})
     if layer.table:
         _facts(out, _table_facts(layer, layer.table))
     if layer.amplification > 1.005:

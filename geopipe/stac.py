@@ -31,10 +31,11 @@ def read(path: str, layer: str) -> list[Item]:
         return []
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise SourceError(f"layer {layer}: {path} cannot be read as JSON: {error}", "correct path =", layer) from None
     kind = document.get("type") if isinstance(document, dict) else None
     features = document.get("features") if kind == "FeatureCollection" else [document] if kind == "Feature" else None
+    features = features if isinstance(features, list) else None
     items = [f for f in features or [] if isinstance(f, dict) and isinstance(f.get("assets"), dict)]
     if not items or len(items) < len(features or []):
         found = f", and {len(items)} of its {len(features)} features are items" if features else ""
@@ -97,12 +98,17 @@ def _is_data(asset: Any) -> bool:
     if not isinstance(asset, dict):
         return False
     roles = asset.get("roles")
-    return "data" in roles if roles else str(asset.get("type", "")).lower().startswith(DATA)
+    return "data" in roles if isinstance(roles, list) and roles else str(asset.get("type", "")).lower().startswith(DATA)
+
+
+def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = item.get("properties")
+    return found if isinstance(found, dict) else {}
 
 
 def _datetime(item: Mapping[str, Any], layer: str) -> datetime:
     """The time of an item: its own, else the start of its interval."""
-    properties = item.get("properties") or {}
+    properties = _properties(item)
     text = properties.get("datetime") or properties.get("start_datetime")
     try:
         found = datetime.fromisoformat(str(text))
@@ -112,7 +118,7 @@ def _datetime(item: Mapping[str, Any], layer: str) -> datetime:
 
 
 def _cloud_cover(item: Mapping[str, Any], layer: str) -> float:
-    found = (item.get("properties") or {}).get("eo:cloud_cover")
+    found = _properties(item).get("eo:cloud_cover")
     if not isinstance(found, int | float) or isinstance(found, bool):
         raise _missing(item, "eo:cloud_cover", found, layer)
     return float(found)

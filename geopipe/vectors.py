@@ -83,8 +83,6 @@ def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], st
     """The geometry of each feature as well-known binary, and the CRS that the file names."""
     _check_contents(uri)
     pyogrio = _pyogrio()
-    from pyogrio.errors import DataLayerError, DataSourceError
-
     pyogrio.set_gdal_config_options({key: str(value) for key, value in network().items()})
     name, layers = in_gdal(uri), []
     try:
@@ -95,11 +93,11 @@ def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], st
                 f'choose one: grid.mask_layer = "{layers[0]}"',
             )
         meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
-    except DataLayerError:
-        raise SourceError(
-            f"grid.mask = {uri} has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
-        ) from None
-    except (DataSourceError, RuntimeError, ValueError, LookupError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:  # pyogrio's own errors, and what it lets out
+        if layer is not None and layers and layer not in layers:
+            raise SourceError(
+                f"grid.mask = {uri} has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
+            ) from None
         raise SourceError(
             f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: {error}",
             "give a GeoJSON, GeoPackage, Shapefile or raster",
