@@ -9,13 +9,16 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Queue
 from threading import Thread
 
 import numpy as np
@@ -25,10 +28,12 @@ import rasterio
 import rasterio.shutil
 from click.testing import CliRunner
 from helpers import north_up, write_raster
+from rasterio.vrt import WarpedVRT
 
-from geopipe import drafting, pipeline, settings
+from geopipe import access, drafting, pipeline, raster, settings, vrt
+from geopipe.access import Access
 from geopipe.cli import cli
-from geopipe.errors import GeopipeError
+from geopipe.errors import GeopipeError, SourceError
 
 UTM = "EPSG:32612"
 T = north_up(500_000, 4_000_000, 10)
@@ -68,12 +73,13 @@ class Trap:
         return f"http://127.0.0.1:{self.port}/{uuid.uuid4().hex}/{name}"
 
     def hits(self) -> list[str]:
-        found = []
-        while True:
-            try:
-                found.append(self.asked.get(timeout=0.05))
-            except Empty:
-                return found
+        """What was asked for since the last look; a request of our own is the last of it."""
+        last, found = f"/{uuid.uuid4().hex}", []
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}{last}", timeout=30)
+        while (path := self.asked.get(timeout=30)) != last:
+            found.append(path)
+        return found
 
     def tiff(self, name: str, **tags: dict[str, str]) -> Path:
         path = write_raster(self.folder / name, PIXELS, UTM, T)
@@ -112,6 +118,10 @@ def trap(tmp_path: Path, server: tuple[Path, int, Queue[str]]) -> Iterator[Trap]
     os.close(made.canary.fd)
 
 
+FLAGS = '<Metadata><MDI key="INTERNAL_MASK_FLAGS_1">2</MDI></Metadata>'
+"""What a file has in it that is the mask of the one beside it."""
+
+
 def simple(source: str, attributes: str = 'relativeToVRT="0"', extra: str = "", band: str = "") -> str:
     """A VRT of one source."""
     return (
@@ -123,12 +133,12 @@ def simple(source: str, attributes: str = 'relativeToVRT="0"', extra: str = "", 
     )
 
 
-def raw(source: str) -> str:
+def raw(source: str, extra: str = "") -> str:
     """A VRT that reads a file as bytes."""
     return (
         f'<VRTDataset rasterXSize="30" rasterYSize="20"><SRS>{UTM}</SRS>'
         "<GeoTransform>500000, 10, 0, 4000000, 0, -10</GeoTransform>"
-        f'<VRTRasterBand dataType="Byte" band="1" subClass="VRTRawRasterBand">'
+        f'{extra}<VRTRasterBand dataType="Byte" band="1" subClass="VRTRawRasterBand">'
         f"<SourceFilename>{source}</SourceFilename><ImageOffset>0</ImageOffset></VRTRasterBand></VRTDataset>"
     )
 
@@ -246,8 +256,8 @@ HOSTILE: dict[str, Callable[[Trap], Path]] = {
     ".ovr to a server": lambda t: beside(t, ".ovr", simple(f"/vsicurl/{t.url()}")),
     ".OVR to a server": lambda t: beside(t, ".OVR", simple(f"/vsicurl/{t.url()}")),
     ".ovr to a file": lambda t: beside(t, ".ovr", raw(str(t.canary.path))),
-    ".msk to a server": lambda t: beside(t, ".msk", simple(f"/vsicurl/{t.url()}")),
-    ".msk to a file": lambda t: beside(t, ".msk", raw(str(t.canary.path))),
+    ".msk to a server": lambda t: beside(t, ".msk", simple(f"/vsicurl/{t.url()}", extra=FLAGS)),
+    ".msk to a file": lambda t: beside(t, ".msk", raw(str(t.canary.path), FLAGS)),
     ".aux.xml to a server": lambda t: beside(t, ".aux.xml", overviews(t.url())),
     ".aux.xml by vsicurl": lambda t: beside(t, ".aux.xml", overviews(f"/vsicurl/{t.url()}")),
     ".aux.xml to a file": lambda t: beside(t, ".aux.xml", overviews(str(t.canary.path))),
@@ -334,3 +344,400 @@ def test_a_hostile_file_reaches_no_server_and_no_other_file(trap: Trap, case: st
         assert errors == [] or role == "mask", "what needs no other file is read without it"
     elif "of its own" not in case and case != ".vrt with a .ovr" and "with OVERVIEW_FILE" not in case:
         assert errors, "nothing that pretends is opened"
+
+
+def test_the_trap_shuts(trap: Trap) -> None:
+    """GDAL by itself does go where these files lead."""
+    for case in ("VRT as .tif", ".msk to a server", "tag OVERVIEW_FILE", "WMS as .tif"):
+        with pytest.raises((rasterio.errors.RasterioError, StopIteration)):  # noqa: PT012
+            with rasterio.open(HOSTILE[case](trap)) as opened:
+                opened.overviews(1), opened.read(), opened.read_masks()
+            raise StopIteration
+        assert trap.hits(), case
+        shutil.rmtree(trap.folder)
+        trap.folder.mkdir()
+    rasterio.open(HOSTILE["VRT of bytes as .tif"](trap)).read()
+    assert trap.canary.opened()
+
+
+# ---------------------------------------------------------------- STAC items
+
+
+def item(trap: Trap, href: str) -> Path:
+    asset = {"href": href, "roles": ["data"], "type": "image/tiff"}
+    feature = {"type": "Feature", "id": "one", "properties": {}, "assets": {"a": asset}}
+    return trap.text("item.json", json.dumps(feature))
+
+
+HREFS: dict[str, Callable[[Trap], str]] = {
+    "upward": lambda t: "../canary.tif",
+    "upward from a folder": lambda t: "x/../../canary.tif",
+    "absolute": lambda t: str(t.canary.path),
+    "file://": lambda t: f"file://{t.canary.path}",
+    "file:": lambda t: f"file:{t.canary.path}",
+    "http": lambda t: t.url(),
+    "HTTP": lambda t: t.url().replace("http", "HTTP"),
+    "vsicurl": lambda t: f"/vsicurl/{t.url()}",
+    "vsicurl with options": lambda t: f"/vsicurl?url={t.url()}",
+    "zip": lambda t: f"/vsizip//vsicurl/{t.url('a.zip')}/a.tif",
+    "zip+http": lambda t: f"zip+{t.url('a.zip')}!/a.tif",
+    "page": lambda t: f"GTIFF_DIR:1:/vsicurl/{t.url()}",
+    "page of a file": lambda t: f"GTIFF_DIR:1:{t.canary.path}",
+    "variable": lambda t: f'NETCDF:"/vsicurl/{t.url("a.nc")}":v',
+    "inline VRT": lambda t: raw(str(t.canary.path)),
+    "inline VRT behind a space": lambda t: " " + simple(f"/vsicurl/{t.url()}"),
+    "vrt://": lambda t: f"vrt://{t.canary.path}?bands=1",
+    "WMS:": lambda t: f"WMS:{t.url()}",
+    "VRT below that leads elsewhere": lambda t: t.text("x.vrt", simple(f"/vsicurl/{t.url()}")).name,
+    "link": lambda t: ((t.folder / "l.tif").symlink_to(t.canary.path), "l.tif")[1],
+    "control character": lambda t: "a\0.tif",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HREFS)
+def test_an_address_in_a_stac_item_stays_below_its_folder(trap: Trap, case: str) -> None:
+    path = item(trap, HREFS[case](trap))
+    trap.hits(), trap.canary.opened()
+    errors = tried(trap, path, "layer")
+    assert trap.hits() == []
+    assert not trap.canary.opened()
+    assert len(errors) == 2
+
+
+def test_a_stac_item_may_lead_where_the_layer_allows(trap: Trap, server: tuple[Path, int, Queue[str]]) -> None:
+    write_raster(server[0] / "far.tif", PIXELS, UTM, T)
+    host = f"http://127.0.0.1:{server[1]}/"
+    refused = tried(trap, item(trap, f"{host}far.tif"), "layer")
+    assert f'allow it: allow = ["{host}"] in the layer a' in refused[0]
+    assert tried(trap, item(trap, f"{host}far.tif"), "layer", allow=f'["{host}"]') == []
+    assert tried(trap, item(trap, f"{host}far.tif"), "layer", allow='"http://"') == [], "a scheme"
+    assert tried(trap, item(trap, f"{host}far.tif"), "layer", allow=f'"{host[:-2]}"'), "hosts are whole"
+    assert tried(trap, item(trap, f"{host}a/../far.tif"), "layer", allow=f'"{host}a/"'), "nothing goes upward"
+    other = write_raster(trap.folder.parent / "other.tif", PIXELS, UTM, T)
+    assert f'allow = ["{other.parent}"]' in tried(trap, item(trap, "../other.tif"), "layer")[0]
+    assert tried(trap, item(trap, "../other.tif"), "layer", allow='[".."]') == []
+
+
+# ---------------------------------------------------------------- vector files as masks
+
+SQUARE = [
+    [[500_000, 3_999_800], [500_300, 3_999_800], [500_300, 4_000_000], [500_000, 4_000_000], [500_000, 3_999_800]]
+]
+
+
+def geojson(crs: str = "") -> str:
+    geometry = json.dumps({"type": "Polygon", "coordinates": SQUARE})
+    feature = f'{{"type": "Feature", "properties": {{"crs": "x < y"}}, "geometry": {geometry}}}'
+    return f'{{"type": "FeatureCollection", {crs} "features": [{feature}]}}'
+
+
+def ogr_vrt(source: str) -> str:
+    layer = f"<SrcDataSource>{source}</SrcDataSource><SrcLayer>x</SrcLayer>"
+    return f'<OGRVRTDataSource><OGRVRTLayer name="x">{layer}</OGRVRTLayer></OGRVRTDataSource>'
+
+
+def streamed(source: str) -> str:
+    return json.dumps({"type": "gdal_streamed_alg", "command_line": f"gdal vector pipeline ! read {source}"})
+
+
+MASKS: dict[str, Callable[[Trap], Path]] = {
+    "OGR VRT as .geojson": lambda t: t.text("m.geojson", ogr_vrt(f"/vsicurl/{t.url()}")),
+    "OGR VRT as .geojson to a file": lambda t: t.text("m.geojson", ogr_vrt(f"CSV:{t.canary.path}")),
+    "OGR VRT as .shp": lambda t: t.text("m.shp", ogr_vrt(f"/vsicurl/{t.url()}")),
+    "OGR VRT as .kml": lambda t: t.text("m.kml", ogr_vrt(f"/vsicurl/{t.url()}")),
+    "OGR VRT as .vrt": lambda t: t.text("m.vrt", ogr_vrt(f"/vsicurl/{t.url()}")),
+    "OGR VRT in JSON": lambda t: t.text("m.geojson", json.dumps({"a": ogr_vrt(f"/vsicurl/{t.url()}")})),
+    "pipeline as .geojson": lambda t: t.text("m.geojson", streamed(f"/vsicurl/{t.url()}")),
+    "pipeline as .gdalg.json": lambda t: t.text("m.gdalg.json", streamed(str(t.canary.path))),
+    "WFS as .geojson": lambda t: t.text("m.geojson", f"<OGRWFSDataSource><URL>{t.url()}</URL></OGRWFSDataSource>"),
+    "CRS at an address": lambda t: t.text(
+        "m.geojson", geojson(f'"crs": {{"type": "link", "properties": {{"href": "{t.url()}", "type": "proj4"}}}},')
+    ),
+    "CRS at an address, escaped": lambda t: t.text(
+        "m.geojson", geojson(f'"\\u0063rs": {{"type": "link", "properties": {{"href": "{t.url()}", "type": "a"}}}},')
+    ),
+    "CRS behind a comment": lambda t: t.text(
+        "m.geojson", geojson(f'"CRS" /**/: {{"type": "link", "properties": {{"href": "{t.url()}", "type": "a"}}}},')
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_a_hostile_vector_file_reaches_no_server_and_no_other_file(trap: Trap, case: str) -> None:
+    path = MASKS[case](trap)
+    trap.hits(), trap.canary.opened()
+    errors = tried(trap, path, "mask")
+    assert trap.hits() == []
+    assert not trap.canary.opened()
+    assert len(errors) == 2
+
+
+def test_plain_geojson_with_a_named_crs_is_a_mask(trap: Trap) -> None:
+    name = '"crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32612"}},'
+    assert tried(trap, trap.text("m.geojson", geojson(name)), "mask") == []
+    assert tried(trap, trap.text("m.geojson", "\n " + geojson(name)), "mask") == []
+
+
+# ---------------------------------------------------------------- what is welcome
+
+
+def values(trap: Trap, path: Path | str, **keys: str) -> np.ndarray:
+    """The column of a run of one layer on GRID."""
+    assert tried(trap, path, "layer", **keys) == []
+    found = ds.dataset(trap.folder / "output/parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
+    return found["a"].to_numpy().reshape(20, 30)
+
+
+def mosaic(sources: list[str], attributes: str = 'relativeToVRT="1"') -> str:
+    """What gdalbuildvrt makes of a left and a right half."""
+    parts = "".join(
+        f'<SimpleSource><SourceFilename {attributes} shared="0">{source}</SourceFilename><SourceBand>1</SourceBand>'
+        '<SourceProperties RasterXSize="15" RasterYSize="20" DataType="Byte" BlockXSize="15" BlockYSize="20" />'
+        f'<SrcRect xOff="0" yOff="0" xSize="15" ySize="20" /><DstRect xOff="{15 * n}" yOff="0" xSize="15" ySize="20" />'
+        "</SimpleSource>"
+        for n, source in enumerate(sources)
+    )
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<!-- tiles -->\n<VRTDataset rasterXSize="30" rasterYSize="20">'
+        f'<SRS dataAxisToSRSAxisMapping="1,2">{UTM}</SRS><GeoTransform>500000, 10, 0, 4000000, 0, -10</GeoTransform>'
+        f'<VRTRasterBand dataType="Byte" band="1"><ColorInterp>Gray</ColorInterp>{parts}</VRTRasterBand>'
+        '<OverviewList resampling="nearest">2 4</OverviewList></VRTDataset>'
+    )
+
+
+def halves(folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_raster(folder / "l.tif", PIXELS[:, :15], UTM, T)
+    write_raster(folder / "r.tif", PIXELS[:, 15:], UTM, north_up(500_150, 4_000_000, 10))
+    return ["l.tif", "r.tif"]
+
+
+def test_a_mosaic_by_gdalbuildvrt_stays_one_line_of_settings(trap: Trap) -> None:
+    names = [f"tiles/{name}" for name in halves(trap.folder / "tiles")]
+    assert np.array_equal(values(trap, trap.text("m.vrt", mosaic(names))), PIXELS)
+    trap.text("outer.vrt", simple("m.vrt", 'relativeToVRT="1"'))
+    assert np.array_equal(values(trap, trap.folder / "outer.vrt"), PIXELS), "a VRT in a VRT"
+    for role in ("mask", "like"):
+        assert tried(trap, trap.folder / "m.vrt", role) == []
+
+
+def test_a_vrt_leads_to_folders_that_are_allowed(trap: Trap) -> None:
+    names = [str(trap.folder.parent / "tiles" / name) for name in halves(trap.folder.parent / "tiles")]
+    path = trap.text("m.vrt", mosaic(names, 'relativeToVRT="0"'))
+    cure = f'allow = ["{trap.folder.parent}/tiles"]'
+    assert f"{cure} in the layer a" in tried(trap, path, "layer")[0]
+    assert f"grid.{cure}" in tried(trap, path, "like")[0]
+    assert np.array_equal(values(trap, path, allow='["../tiles"]'), PIXELS)
+    for role in ("mask", "like"):
+        assert tried(trap, path, role, allow='["../tiles"]') == []
+    assert CliRunner().invoke(cli, ["inspect", str(path)]).exit_code
+    shown = CliRunner().invoke(cli, ["inspect", str(path), "--allow", f"{trap.folder.parent}/tiles"])
+    assert shown.exit_code == 0, shown.output
+
+
+def test_a_vrt_leads_to_servers_that_are_allowed(trap: Trap, server: tuple[Path, int, Queue[str]]) -> None:
+    names = halves(server[0] / "tiles")
+    host = f"http://127.0.0.1:{server[1]}/"
+    path = trap.text("m.vrt", mosaic([f"/vsicurl/{host}tiles/{name}" for name in names], 'relativeToVRT="0"'))
+    assert f'allow = ["{host}"]' in tried(trap, path, "layer")[0]
+    assert trap.hits() == []
+    assert np.array_equal(values(trap, path, allow=f'["{host}tiles"]'), PIXELS)
+    assert {Path(hit).name for hit in trap.hits()} == {"l.tif", "r.tif"}, "no sidecar is looked for on a server"
+    file = trap.folder / "s.toml"
+    plan = drafting.draft(settings.load(file))
+    assert plan.describe()["layers"][0]["reaches"] == [str(trap.folder), host[:-1]]
+    shown = CliRunner().invoke(cli, ["plan", str(file)]).output
+    assert "reaches" in shown
+    assert host[:-1] in shown.replace("\n", "").replace(" ", "")
+
+
+def test_allowing_more_is_no_other_plan(trap: Trap) -> None:
+    path = trap.text("m.vrt", mosaic(halves(trap.folder)))
+    hashes = set()
+    for allow in ("[]", '["https://host/"]'):
+        assert tried(trap, path, "layer", allow=allow) == []
+        hashes.add(drafting.draft(settings.load(trap.folder / "s.toml")).hash)
+    assert len(hashes) == 1
+
+
+def test_a_changed_tile_of_a_vrt_is_another_plan(trap: Trap) -> None:
+    path = trap.text("m.vrt", mosaic(halves(trap.folder)))
+    assert tried(trap, path, "layer") == []
+    before = drafting.draft(settings.load(trap.folder / "s.toml")).hash
+    os.utime(trap.folder / "l.tif", ns=(1, 1))
+    assert drafting.draft(settings.load(trap.folder / "s.toml")).hash != before
+
+
+def test_plain_masks_and_overviews_beside_a_file_are_read_as_ever(trap: Trap) -> None:
+    path = trap.tiff("a.tif")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as out:
+        mask = np.ones(PIXELS.shape, bool)
+        mask[0, 0] = False
+        out.write_mask(mask)
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as out:
+        out.build_overviews([2])
+    trap.text(
+        "a.tif.aux.xml", '<PAMDataset><PAMRasterBand band="1"><UnitType>m</UnitType></PAMRasterBand></PAMDataset>'
+    )
+    assert {"a.tif.msk", "a.tif.ovr"} <= {p.name for p in trap.folder.iterdir()}
+    header = raster.inspect(str(path))
+    assert (header.overviews, header.bands[0].unit) == ((2,), "m")
+    found = values(trap, path)
+    assert np.isnan(found[0, 0])
+    assert np.array_equal(found.ravel()[1:], PIXELS.ravel()[1:])
+    vrt_of_it = trap.text("v.vrt", simple("a.tif", 'relativeToVRT="1"'))
+    assert np.array_equal(values(trap, vrt_of_it), PIXELS)
+
+
+def test_a_warped_vrt_reads_its_source(trap: Trap) -> None:
+    with rasterio.open(trap.tiff("a.tif")) as source, WarpedVRT(source, crs="EPSG:4326") as warped:
+        rasterio.shutil.copy(warped, trap.folder / "w.vrt", driver="VRT")
+    with rasterio.open(trap.folder / "w.vrt") as plain:
+        wanted = plain.read(1)
+    with raster.environment(), raster.open_raster(str(trap.folder / "w.vrt"), "", None) as opened:
+        assert np.array_equal(opened.read(1), wanted)
+
+
+def test_a_service_on_the_web_is_asked_where_the_layer_says_so(trap: Trap) -> None:
+    path = trap.text("a.xml", wms(f"http://127.0.0.1:{trap.port}/tiles"))
+    assert 'driver = "WMS" in the layer a' in tried(trap, path, "layer")[0]
+    assert trap.hits() == []
+    errors = tried(trap, path, "layer", driver='"WMS"')
+    assert any(hit.startswith("/tiles/0/0/0.png") for hit in trap.hits()), errors
+    header = raster.inspect(str(path), access=Access(driver="WMS"))
+    assert header.reaches == (f"http://127.0.0.1:{trap.port}",)
+
+
+def test_a_driver_opens_what_no_ending_tells(trap: Trap) -> None:
+    path = trap.tiff("a.tif").rename(trap.folder / "a.png")
+    assert 'driver = "GTiff" in the layer a' in tried(trap, path, "layer")[0]
+    assert np.array_equal(values(trap, path, driver='"GTiff"'), PIXELS)
+
+
+def test_a_page_of_a_tiff_is_a_part_of_its_file(trap: Trap) -> None:
+    path = write_raster(trap.folder / "b.tif", np.zeros_like(PIXELS), UTM, T)
+    rasterio.shutil.copy(trap.tiff("a.tif"), path, driver="GTiff", APPEND_SUBDATASET="YES")
+    assert np.array_equal(values(trap, "GTIFF_DIR:2:b.tif"), PIXELS)
+    assert raster.inspect(str(path)).subdatasets == (f"GTIFF_DIR:1:{path}", f"GTIFF_DIR:2:{path}")
+    assert np.array_equal(values(trap, path, variable='"2"'), PIXELS)
+
+
+# ---------------------------------------------------------------- bombs
+
+
+def test_a_block_beyond_a_gibibyte_is_refused_with_its_size(trap: Trap) -> None:
+    size = 2**15 + 16
+    profile = {
+        "driver": "GTiff",
+        "height": size,
+        "width": size,
+        "count": 1,
+        "dtype": "uint8",
+        "crs": UTM,
+        "transform": T,
+    }
+    blocks = {"tiled": True, "blockxsize": size, "blockysize": size, "sparse_ok": True, "compress": "deflate"}
+    with rasterio.open(trap.folder / "a.tif", "w", **profile, **blocks):
+        pass
+    assert (trap.folder / "a.tif").stat().st_size < 10_000
+    message = "blocks of 32,784 x 32,784 pixels; to decode one takes 1,025 MB, more than 1,024 MB"
+    for role in ("layer", "mask"):
+        assert all(message in error for error in tried(trap, trap.folder / "a.tif", role))
+
+
+def test_the_block_of_a_file_is_part_of_what_a_run_needs(trap: Trap) -> None:
+    needs = []
+    for edge in (256, 16_384):
+        profile = {"driver": "GTiff", "height": 16_384, "width": 16_384, "count": 1, "dtype": "uint8", "crs": UTM}
+        blocks = {"tiled": True, "blockxsize": edge, "blockysize": edge, "sparse_ok": True, "compress": "deflate"}
+        path = trap.folder / f"{edge}.tif"
+        with rasterio.open(path, "w", transform=T, **profile, **blocks):
+            pass
+        file = trap.text("s.toml", f'[grid]\n{GRID}\n[[layers]]\nname = "a"\npath = "{path}"\n')
+        needs.append(drafting.draft(settings.load(file)).estimate.task_bytes)
+    assert needs[1] - needs[0] == 16_384**2 - 256**2
+
+
+# ---------------------------------------------------------------- rules, as functions
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "drivers"),
+    [
+        ("/a/b.tif", b"II*\0", ("GTiff",)),
+        ("/a/b.TIF", b"MM\0+", ("GTiff",)),
+        ("/a/b.tif", b"\x89PNG\r\n\x1a\n", ()),
+        ("/a/b.nc", b"\x89HDF\r\n\x1a\n", ("netCDF",)),
+        ("/a/b.h5", b"\x89HDF\r\n\x1a\n", ("HDF5", "netCDF")),
+        ("/a/b", b"II*\0", ("GTiff", "GRIB", "WEBP", "ENVI", "EHdr")),
+        ("https://h/a.tif?x=.nc", None, ("GTiff",)),
+        ("/vsizip//a/b.zip/c.jp2", None, ("JP2OpenJPEG",)),
+    ],
+)
+def test_drivers_by_name_and_first_bytes(name: str, head: bytes | None, drivers: tuple[str, ...]) -> None:
+    assert access.drivers(name, head) == drivers
+
+
+@pytest.mark.parametrize(
+    ("reference", "allow", "address"),
+    [
+        ("b.tif", "", "/data/in/b.tif"),
+        ("x/../b.tif", "", "/data/in/b.tif"),
+        ("/data/in/b.tif", "", "/data/in/b.tif"),
+        ("../b.tif", "", None),
+        ("../b.tif", "/data", "/data/b.tif"),
+        ("/data/tiles2/b.tif", "/data/tiles", None),
+        ('NETCDF:"b.nc":v', "", 'NETCDF:"/data/in/b.nc":v'),
+        ('NETCDF:"/etc/b.nc":v', "", None),
+        ("https://h/b.tif", "https://h", "https://h/b.tif"),
+        ("/vsicurl/https://h/b.tif", "https://h/", "https://h/b.tif"),
+        ("https://h.evil/b.tif", "https://h", None),
+        ("https://h@evil/b.tif", "https://h", None),
+        ("https://h/a/%2e%2e/b.tif", "https://h/a", None),
+        ("https://h/a\\..\\b.tif", "https://h/a", None),
+        ("http://h/b.tif", "https://h", None),
+        ("s3://bucket/b.tif", "s3://bucket/", "s3://bucket/b.tif"),
+        ("/vsis3/bucket2/b.tif", "s3://bucket", None),
+        ("/vsizip//data/a.zip/b.tif", "/vsizip//data", "/vsizip//data/a.zip/b.tif"),
+        ("/vsizip//data/../etc/a.zip/b.tif", "/vsizip//data", None),
+        ("/vsizip//vsicurl/http://h/a.zip/b.tif", "/vsizip/", None),
+        ("/vsimem/b.tif", "/vsimem", None),
+        ("MEM:::DATAPOINTER=1", "", None),
+        ("", "", None),
+    ],
+)
+def test_where_a_reference_may_lead(reference: str, allow: str, address: str | None) -> None:
+    what = Access((allow,) if allow else ())
+    if address is None:
+        with pytest.raises(SourceError, match=r"^layer a: x\.vrt refers to"):
+            access.resolve(reference, "/data/in", what, "layer a: x.vrt ", "a")
+    else:
+        assert access.resolve(reference, "/data/in", what, "layer a: x.vrt ", "a") == address
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<VRTDataset", "it is no XML"),
+        ("<GDAL_WMS/>", "its root is <GDAL_WMS>"),
+        ("<!DOCTYPE a><VRTDataset/>", "a document type"),
+        ("<VRTDataset><?a b?></VRTDataset>", "a processing instruction"),
+        ('<VRTDataset subClass="VRTProcessedDataset"/>', "VRTProcessedDataset, which reads files as raw bytes or runs"),
+        ("<VRTDataset><Group/></VRTDataset>", "it has <Group>"),
+        ('<VRTDataset><VRTRasterBand subClass="VRTRawRasterBand"/></VRTDataset>', "a VRTRawRasterBand"),
+        ("<VRTDataset><PixelFunctionType>expression</PixelFunctionType></VRTDataset>", "it has code"),
+        ("<VRTDataset><GDALWarpOptions><RPCTransformer/></GDALWarpOptions></VRTDataset>", "it has <RPCTransformer>"),
+    ],
+)
+def test_what_may_not_be_in_a_vrt_is_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vrt.rewrite(text, lambda reference, relative: reference)
+
+
+def test_a_function_of_gdal_itself_is_no_code(trap: Trap) -> None:
+    text = simple(str(trap.tiff("a.tif")), band=' subClass="VRTDerivedRasterBand"')
+    path = trap.text(
+        "a.vrt", text.replace("<SimpleSource>", "<PixelFunctionType>inv</PixelFunctionType><SimpleSource>")
+    )
+    text = path.read_text().replace('"Byte"', '"Float32"')
+    assert np.allclose(values(trap, trap.text("a.vrt", text)), 1 / PIXELS.astype("float32"))
