@@ -377,6 +377,7 @@ def _unfinished(folder: Path, text: bytes) -> Unfinished:
             UUID(run_id)
         skipped, identity = dict(about["skipped"]), dict(about["identity"])
         noted = Ledger.read(folder, ends[-1])
+        size = sum(f.bytes for receipt in noted.receipts() for f in receipt.files)
         keys = keys_of(runs)
     except FileNotFoundError:
         raise
@@ -395,7 +396,7 @@ def _unfinished(folder: Path, text: bytes) -> Unfinished:
         tiles,
         done=int(noted.done.sum()),
         missing=ranges(keys[~noted.done[keys]].tolist()),
-        bytes=sum(f.bytes for receipt in noted.receipts() for f in receipt.files),
+        bytes=size,
         skipped=skipped,
         overwrite=about.get("overwrite") is True,
         identity=identity,
