@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from affine import Affine
 
 MB = 1 << 20
