@@ -16,13 +16,12 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import ray
 import ray.data
@@ -81,17 +80,25 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"num_cpus": machine.cpus(), "object_store_memory": object_store_memory, "include_dashboard": False}
-    before = set(psutil.Process().children())
     on_term = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address, logging_level=logging.ERROR, **own)
-    except Exception as error:  # Ray raises whatever its start scripts met: all of it means that there is no cluster
-        raise MachineError(
-            f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
-        ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
-    with guarded([p for p in psutil.Process().children() if p not in before]) as guard:
+    with ExitStack() as stack:
+        starting = stack.enter_context(guarded(starts=True)) if own else None
+        try:
+            with starting.armed() if starting else nullcontext():
+                ray.init(address, logging_level=logging.ERROR, **own)
+        except MachineError:
+            if starting is not None:
+                starting.abandon()
+            raise
+        except (
+            Exception
+        ) as error:  # Ray raises whatever its start scripts met: all of it means that there is no cluster
+            raise MachineError(
+                f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
+            ) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
+        guard = starting or stack.enter_context(guarded())
         try:
             yield guard
         finally:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
 import ray
 
-from geopipe import requests
+from geopipe import events, requests
 from geopipe.errors import MachineError
+from geopipe.records import State
 
 EVERY = 0.5
 """Seconds between two looks."""
@@ -20,20 +23,29 @@ EVERY = 0.5
 PATIENCE = 30.0
 """Seconds for which the head of a cluster that we did not start may be away: it may be started again."""
 
+GRACE = 10.0
+"""Seconds in which a run that is interrupted must come out of Ray's core, which may wait for its head there."""
+
+CURE = "see Ray's logs in /tmp/ray/session_latest/logs; `geopipe run --resume` goes on"
+
 abandoned = threading.Event()
 """Set where Ray cannot be shut down any more: this process must end without asking it."""
 
 
 class Guard:
-    """Looks after Ray's head, and after its processes where we have started them."""
+    """Looks after Ray's processes that we start, or after the head of a cluster that was there before.
 
-    def __init__(self, processes: Sequence[psutil.Process]) -> None:
-        self.processes = processes
-        self.heads = {name: p for p in processes if (name := _name(p)) in ("gcs_server", "raylet")}
-        self.address: str = ray.get_runtime_context().gcs_address
+    Args:
+        starts: whether this process starts them, and is not connected yet.
+    """
+
+    def __init__(self, starts: bool) -> None:
+        self.others = set(psutil.Process().children()) if starts else None
+        self.heads: dict[str, psutil.Process] = {}
+        self.address: str = "" if starts else ray.get_runtime_context().gcs_address
         self.lost = ""
         self._answered = time.monotonic()
-        self._armed, self._interrupted = False, False
+        self._armed, self._disarmed, self._interrupted = False, threading.Event(), False
 
     def look(self, patience: float = 0.0) -> str:
         """What is lost; empty where nothing is.
@@ -41,10 +53,13 @@ class Guard:
         Args:
             patience: seconds for which the head of somebody else's cluster may be away.
         """
+        for process in self._started():
+            if (name := _name(process)) in ("gcs_server", "raylet"):
+                self.heads.setdefault(name, process)
         gone = [name for name, process in self.heads.items() if _is_gone(process)]
         if gone:
             self.lost = f"Ray's {' and '.join(gone)} died on this machine"
-        elif self.heads or _answers(self.address):
+        elif self.others is not None or _answers(self.address):
             self._answered = time.monotonic()
         elif time.monotonic() - self._answered >= patience:
             self.lost = f"the head of the Ray cluster at {self.address} does not answer"
@@ -58,40 +73,52 @@ class Guard:
             MachineError: it was.
         """
         self._armed = True
+        self._disarmed.clear()
         try:
             yield
         except BaseException as error:
             if self._interrupted or (isinstance(error, Exception) and self.look()):
-                raise MachineError(
-                    self.lost, "see Ray's logs in /tmp/ray/session_latest/logs; `geopipe run --resume` goes on"
-                ) from error
+                raise MachineError(self.lost, CURE) from error
             raise
         finally:
             self._armed = False
+            self._disarmed.set()
 
     def abandon(self) -> None:
         """Leave a cluster that is lost without asking it; what we have started of it ends."""
         abandoned.set()
-        for process in self.processes:
+        for process in self._started():
             with suppress(psutil.Error):
                 process.kill()
 
     def watch(self, ended: threading.Event) -> None:
-        """Look again and again, and interrupt the run once."""
+        """Look again and again, and interrupt the run once; where Ray does not let it go, say its last word."""
         while not ended.wait(EVERY):
             if self.look(PATIENCE) and self._armed and not self._interrupted:
                 self._interrupted = True
                 requests.cancel()
+                if not self._disarmed.wait(GRACE):
+                    self._end()
+
+    def _end(self) -> None:
+        """End the process, in which Ray's core waits for its head."""
+        error = MachineError(self.lost, CURE)
+        told = {"type": "MachineError", "message": error.message, "cure": error.cure}
+        events.emit(State("failed", {"exit_code": error.exit_code, "error": told}))  # it arrives with the next run
+        with suppress(OSError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        self.abandon()
+        os._exit(error.exit_code)
+
+    def _started(self) -> list[psutil.Process]:
+        """Processes that were started by this one since it has a guard."""
+        return [] if self.others is None else [p for p in psutil.Process().children() if p not in self.others]
 
 
 @contextmanager
-def guarded(processes: Sequence[psutil.Process] = ()) -> Iterator[Guard]:
-    """A guard of the cluster that this process is connected to.
-
-    Args:
-        processes: Ray's, where we have started them.
-    """
-    guard, ended = Guard(processes), threading.Event()
+def guarded(starts: bool = False) -> Iterator[Guard]:
+    """A guard of the cluster that this process is connected to, or starts (`starts`)."""
+    guard, ended = Guard(starts), threading.Event()
     threading.Thread(target=guard.watch, args=(ended,), daemon=True).start()
     try:
         yield guard
