@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import fuzz
 import fuzz_inputs
 import pytest
+
+COUNT = int(os.environ.get("GEOPIPE_FUZZ", "300"))
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +26,13 @@ def test_what_the_harness_damages_is_valid_before(
     monkeypatch.setitem(fuzz_inputs.DAMAGE, kind, [lambda data, rng: data])
     ends = [fuzz.try_input(bases, tmp_path / str(seed), kind, seed) for seed in range(6)]
     assert ends == [(True, None)] * 6
+
+
+def test_damaged_inputs_are_worked_on_or_refused() -> None:
+    """A finding has its kind and seed: `python tests/fuzz.py --case KIND SEED` shows it again."""
+    findings, inputs = list[str](), 0
+    for _, report in fuzz.fuzz(COUNT):
+        findings += report.findings
+        inputs += report.inputs
+    assert inputs == COUNT
+    assert findings == []
