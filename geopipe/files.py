@@ -46,7 +46,7 @@ def open_raster(uri: str, where: str, layer: str | None, access: Access = NOTHIN
     """
     inner = subdataset(uri)
     try:
-        with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", layer):
+        with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", uri, layer):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
             return open_dataset(uri, access, where, layer)
     except GDAL_ERRORS as error:

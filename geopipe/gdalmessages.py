@@ -42,7 +42,7 @@ HARMLESS = re.compile(
             r"Retrying again in",  # what comes of the last try is an error, or nothing
             r"Unable to save auxiliary information",
             r"fill_value = null is invalid",  # GDAL writes it itself where a Zarr array has none
-            r"deprecated",
+            r"\bis deprecated\b",
         )
     ),
     re.I,
@@ -123,11 +123,12 @@ def listening() -> Iterator[list[tuple[bool, str]]]:
 
 
 @contextmanager
-def refusing_damage(what: str, layer: str | None) -> Iterator[None]:
+def refusing_damage(what: str, uri: str, layer: str | None) -> Iterator[None]:
     """Refuse what GDAL opens or reads inside, if it says that something of it is lost.
 
     Args:
         what: begins the message: layer, file, and where in it.
+        uri: of the file, whose name in a message says nothing of it.
         layer: that may be skipped.
 
     Raises:
@@ -135,13 +136,20 @@ def refusing_damage(what: str, layer: str | None) -> Iterator[None]:
     """
     with listening() as messages:
         yield
-    for text in damages(messages):
+    for text in damages(messages, uri):
         raise SourceError(f"{what} is damaged or incomplete. GDAL says: {text[:300]}", REPAIR, layer)
     for _, text in dict.fromkeys(messages):
-        if not HARMLESS.search(text):
+        if not HARMLESS.search(_without(text, uri)):
             log.warning("%s: GDAL says: %s", what, text[:300])
 
 
-def damages(messages: list[tuple[bool, str]]) -> list[str]:
+def damages(messages: list[tuple[bool, str]], uri: str = "") -> list[str]:
     """The messages that mean that something is lost: errors and DAMAGE, but for what is HARMLESS."""
-    return [text for is_error, text in messages if not HARMLESS.search(text) and (is_error or DAMAGE.search(text))]
+    told = [(is_error, text, _without(text, uri)) for is_error, text in messages]
+    return [text for is_error, text, own in told if not HARMLESS.search(own) and (is_error or DAMAGE.search(own))]
+
+
+def _without(text: str, uri: str) -> str:
+    """A message without the name of its file."""
+    name = re.split(r"[/\\]", uri.partition("?")[0].rstrip('/"'))[-1]
+    return text.replace(uri, "").replace(name, "") if name else text

@@ -120,7 +120,7 @@ def inspect(uri: str, layer: str | None = None, variable: str | None = None, acc
         target = look_at(uri, access, where, layer)  # what may not be opened is not asked for its size, either
         stamp = stamp_of(uri)  # before it is read: a change meanwhile is one, too
         opened, uri = open_variable(uri, variable, where, layer, access)
-        with opened as ds, reading(ds), refusing_damage(f"{where}{uri}", layer):
+        with opened as ds, reading(ds), refusing_damage(f"{where}{uri}", uri, layer):
             try:
                 return _header(ds, uri, stamp, target)
             except GDAL_ERRORS as error:
@@ -445,7 +445,7 @@ def _read_bands(
         place = f"row {window.row}, column {window.col}, {window.height} x {window.width} pixels"
         what = ", ".join(map(str, indexes))
         try:
-            with reading(ds), refusing_damage(f"layer {name}: band {what} of {uri}, read at {place},", name):
+            with reading(ds), refusing_damage(f"layer {name}: band {what} of {uri}, read at {place},", uri, name):
                 stack = ds.read(indexes, window=area)
                 masked = any("per_dataset" in band.mask for band in batch)
                 masks = ds.read_masks(indexes, window=area) != 0 if masked else [None] * len(batch)

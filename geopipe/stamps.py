@@ -15,7 +15,6 @@ from typing import NamedTuple
 import rasterio._env
 
 from geopipe.errors import MachineError, SourceError
-from geopipe.gdalmessages import listening
 from geopipe.layer import Header
 from geopipe.plan import Plan
 from geopipe.relation import TableHeader
@@ -70,7 +69,7 @@ def local_file(uri: str) -> str | None:
 
 
 def refuse_change(header: Header | TableHeader, layer: str | None, now: Stamp | None = None) -> None:
-    """Refuse a source that is not what it was in the plan. What cannot be known of it now is no change.
+    """Refuse a source that is not what it was in the plan. What could not be known then, or cannot now, is no change.
 
     Args:
         now: its stamp, where that is known already.
@@ -81,7 +80,7 @@ def refuse_change(header: Header | TableHeader, layer: str | None, now: Stamp | 
     planned, file = _planned(header), local_file(header.uri)
     now = _now(header) if now is None else now
     gone = file is not None and not os.path.exists(file)
-    if now == planned or (now == Stamp() and not gone):
+    if now == planned or Stamp() == planned or (now == Stamp() and not gone):
         return
     differs = "it is gone"
     if not gone:
@@ -139,7 +138,7 @@ def _gdal() -> ctypes.CDLL | None:
         gdal.VSIGetFileMetadata.restype = ctypes.POINTER(ctypes.c_char_p)
         gdal.VSIGetFileMetadata.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
         gdal.VSICurlPartialClearCache.argtypes = [ctypes.c_char_p]
-        gdal.CSLDestroy.argtypes = [ctypes.c_void_p]
+        gdal.CPLPushErrorHandler.argtypes = gdal.CSLDestroy.argtypes = [ctypes.c_void_p]
     except (OSError, AttributeError):  # another build, which hides it
         return None
     return gdal
@@ -155,12 +154,13 @@ def _remote(uri: str) -> Stamp:
     name, gdal = in_gdal(path).encode(), _gdal()
     if gdal is None or not name.startswith(b"/vsi"):
         return Stamp()
-    with listening():  # what is wrong with it is told where it is opened
-        gdal.VSICurlPartialClearCache(name)
-        found = gdal.VSIGetFileMetadata(name, b"HEADERS", None)
-        if not found:
-            gdal.VSICurlPartialClearCache(name)  # whoever opens it hears why
-        gdal.CPLErrorReset()
+    gdal.CPLPushErrorHandler(ctypes.cast(gdal.CPLQuietErrorHandler, ctypes.c_void_p))  # its opener says what is wrong
+    gdal.VSICurlPartialClearCache(name)
+    found = gdal.VSIGetFileMetadata(name, b"HEADERS", None)
+    if not found:
+        gdal.VSICurlPartialClearCache(name)  # whoever opens it asks anew
+    gdal.CPLErrorReset()
+    gdal.CPLPopErrorHandler()
     lines, n = [], 0
     while found and found[n]:
         lines.append(found[n].decode("latin-1"))

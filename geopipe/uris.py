@@ -37,8 +37,8 @@ HIDDEN = "***"
 """What stands for a secret wherever text leaves a run."""
 
 _NAME = (
-    r"[\w.%-]*(?:pass(?:word|wd|phrase)|pwd|secret|token|signature|credential|authorization|cookie|"
-    r"(?:api|access|account|subscription|shared|private)[-_]?key(?:[-_]?id)?)[\w.-]*"
+    r"[\w.%-]{0,64}(?:pass(?:word|wd|phrase)|pwd|secret|token|signature|credential|authorization|cookie|"
+    r"(?:api|access|account|subscription|shared|private)[-_]?key(?:[-_]?id)?)[\w.-]{0,64}"
 )
 _IN_QUERY = r"sig|key|code|auth|hmac|jwt|userpwd|googleaccessid"
 _VALUE = r"""(?:'[^']*'|"[^"]*"|(?:(?!%26|%22)[^\s&;"'<>\\])+)"""
@@ -49,9 +49,9 @@ _SECRETS = (
     (re.compile(rf"((?:^|(?<![\w.%-])|%3F|%26){_NAME}(?:=|%3D)){_VALUE}", re.I), rf"\1{HIDDEN}"),
     (re.compile(r"\b(bearer|authorization\W{1,5}basic)((?:\s|%20)+)[\w.~+/=-]{6,}", re.I), rf"\1\2{HIDDEN}"),
     # user:password@ of an address; a password need not be quoted as it should, so that any text to the last @ is one
-    (re.compile(r"""(://)[^/?#\s"'<>]*:[^/?#\s"'<>]*@"""), rf"\1{HIDDEN}@"),
+    (re.compile(r"""(://)(?=[^/?#\s"'<>@:]*:)[^/?#\s"'<>]*@"""), rf"\1{HIDDEN}@"),
     (re.compile(r"""\b((?:https?|ftp)://)[^/?#\s"'<>]+@""", re.I), rf"\1{HIDDEN}@"),  # a token in place of a user
-    (re.compile(r"""(://)[^/?#\s"'<>:]*:(?!\d+(?:[/?#\s"']|$))[^\s"'<>]*@"""), rf"\1{HIDDEN}@"),
+    (re.compile(r"""(://)[^/?#\s"'<>:]*:(?!\d+(?:[/?#\s"']|$))[^\s"'<>]{0,512}@"""), rf"\1{HIDDEN}@"),
     (re.compile(r"(%3A%2F%2F)(?:(?!%2F|%40)[^\s&\"'])*%40", re.I), rf"\1{HIDDEN}%40"),
 )
 """Where in a text a secret is, and what is left of it."""

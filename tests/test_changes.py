@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,15 @@ def test_without_an_etag_a_remote_file_is_known_by_its_length(www: tuple[Path, i
     pixels(path, 2, scales=(2.0,))
     with pytest.raises(SourceError, match=r"c\.tif\?bare was changed since the run was planned: size \d+ -> \d+"):
         table_of(plan)
+
+
+def test_what_a_plan_could_not_know_is_no_change(www: tuple[Path, int]) -> None:
+    path = pixels(www[0] / "f.tif", 1)
+    plan = plan_of(GRID, [Layer("a", (f"http://127.0.0.1:{www[1]}/f.tif",))])
+    header = replace(plan.layers[0].decisions[0].source.files[0].header, size=0, tag="")
+    stamps.refuse_change(header, "a")
+    pixels(path, 2)
+    stamps.refuse_change(header, "a")
 
 
 def test_a_server_that_is_gone_before_the_commit_keeps_the_tiles(tmp_path: Path) -> None:

@@ -152,6 +152,13 @@ def test_what_ends_a_source(is_error: bool, text: str, ends: bool) -> None:
     assert bool(gdalmessages.damages([(is_error, text)])) == ends
 
 
+def test_the_name_of_a_file_says_nothing_of_it() -> None:
+    lost = (False, 'it is deprecated.tif: TIFFFetchNormalTag:IO error during reading of "GDALMetadata"; tag ignored')
+    assert gdalmessages.damages([lost], "/data/it is deprecated.tif")
+    kept = (False, "bad_error_missing.tif: RowsPerStrip not defined ... assuming all one strip.")
+    assert not gdalmessages.damages([kept], "https://host/bad_error_missing.tif?sig=1")
+
+
 def test_healthy_files_are_not_taken_for_damaged(shared_data: Path) -> None:
     """Each real file, and each variable in one: but for the one that is damaged, GDAL says nothing of any."""
     beside = (".md", ".xml", ".json", ".txt", ".gpkg", ".geojson")
