@@ -12,6 +12,7 @@ import numpy as np
 from geopipe.choice import Reach
 from geopipe.errors import MachineError, PlanError
 from geopipe.grid import BLOCK, Grid
+from geopipe.layer import Header
 from geopipe.places import canonical_blocks
 from geopipe.resampling import WINDOW_PIXELS, Decision, Way
 
@@ -25,8 +26,13 @@ DRIVER_BYTES = 900 * MB
 READ_CACHE = 128 * MB
 """GDAL's block cache in each worker, set explicitly: its default is 5 % of the whole machine."""
 
+OPEN_FILES = 128
+"""Datasets that a worker keeps open; GDAL keeps a block of each beside its cache."""
+
 PIXEL_BYTES = 20
-"""Of a pixel that is read: value, mask, what finds missing ones, and the float copy that is resampled (measured)."""
+"""Of a pixel that is read: value, mask, what finds missing ones, and the float copy that is resampled (measured).
+
+In a mosaic it is 16 and twice the value, because files are put on each other."""
 
 PLACE_BYTES = 160
 """Of a cell of a canonical block, while its place is sought and its value made (measured)."""
@@ -157,7 +163,14 @@ def _wave(machine: Machine, tile_bytes: int, cols: int, sweeps: bool) -> int:
 
 def reading_bytes(grid: Grid, decisions: Sequence[Decision], window_size: int) -> int:
     """Memory that one read needs at most, beside GDAL's cache and the block rows that come of it."""
-    return max((_reading(grid, d, window_size) for d in decisions), default=0)
+    blocks = sorted(_block_bytes(f.header) for d in decisions for f in d.source.files)
+    return max((_reading(grid, d, window_size) for d in decisions), default=0) + sum(blocks[-OPEN_FILES:])
+
+
+def _block_bytes(header: Header) -> int:
+    """Of a stored block as GDAL holds it: with all bands, where these are stored together."""
+    sizes = [np.dtype(band.dtype).itemsize for band in header.bands]
+    return math.prod(header.block) * (sum(sizes) if header.interleave == "PIXEL" else max(sizes))
 
 
 def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
@@ -165,7 +178,12 @@ def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
     cells = min(size, grid.height) * min(size, grid.width)
     places = 0 if decision.way is Way.COPY else (cells + 1) * PLACE_BYTES
     scratch = SCRATCH if decision.covering and decision.way is not Way.COPY else 0
-    return _window_pixels(grid, decision, size) * PIXEL_BYTES + places + scratch
+    files = decision.source.files
+    values = max(
+        (8 if b.scale != 1 or b.offset else np.dtype(b.dtype).itemsize for f in files for b in f.bands), default=8
+    )
+    pixel = PIXEL_BYTES if len(files) == 1 else max(PIXEL_BYTES, 16 + 2 * values)
+    return _window_pixels(grid, decision, size) * pixel + places + scratch
 
 
 def _window_pixels(grid: Grid, decision: Decision, size: int) -> int:

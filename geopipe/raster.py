@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -28,7 +29,7 @@ from rasterio.windows import Window as RioWindow
 from geopipe import events
 from geopipe.access import NOTHING, Access
 from geopipe.errors import SourceError
-from geopipe.estimate import READ_CACHE
+from geopipe.estimate import OPEN_FILES, READ_CACHE
 from geopipe.files import (
     GDAL_ERRORS,
     coordinates,
@@ -60,9 +61,6 @@ COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr"
 
 CF_DRIVERS = ("netCDF", "HDF5", "HDF5Image", "Zarr")
 """Drivers whose bands have the attributes of the CF conventions."""
-
-OPEN_FILES = 128
-"""Datasets that a worker keeps open."""
 
 AT_ONCE = 1 << 20
 """Pixels of several bands that are read in one call: each call costs as much as the file has bands."""
@@ -398,29 +396,44 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
     A window may reach beyond the source; no pixel is valid there. A mosaic settles its overlaps by the layer's rule,
     before any resampling.
     """
-    parts = []
     around = whole_turn(source)
     turns = (0,) if around is None else (0, -around, around)  # where longitudes go round, so do the columns
-    for placed in source.files:
-        own: list[Column] = []
-        for shift in turns:
-            row, col = placed.row, placed.col + shift
-            local = clip(
-                Window(window.row - row, window.col - col, window.height, window.width),
-                placed.header.height,
-                placed.header.width,
-            )
-            if local is not None:
-                values, valid = _read_file(placed, index, local, layer, readers)
-                here = Window(local.row + row, local.col + col, local.height, local.width)
-                own.append((values, valid) if here == window else place(values, valid, here, window))
-        if own:  # what a file has twice, beyond 360 degrees, counts once
-            parts.append(overlay(own, Overlap.FIRST))
-    if not parts:
+    found = [(placed, areas) for placed in source.files if (areas := _areas(placed, window, turns))]
+    if not found:
         shape = (window.height, window.width)
         return np.zeros(shape, source.files[0].bands[index].dtype), np.zeros(shape, bool)
-    kind = np.result_type(*(values for values, _ in parts))  # a packed file beside one that is not
-    return overlay([(values.astype(kind, copy=False), valid) for values, valid in parts], layer.layer.overlap)
+    kind = np.result_type(*(_type_of(placed.bands[index]) for placed, _ in found))  # packed files beside others
+
+    def parts() -> Iterator[Column]:
+        for placed, areas in found:
+            own = []
+            for local, here in areas:
+                values, valid = _read_file(placed, index, local, layer, readers)
+                own.append((values, valid) if here == window else place(values, valid, here, window))
+            values, valid = overlay(own, Overlap.FIRST)  # what a file has twice, beyond 360 degrees, counts once
+            yield values.astype(kind, copy=False), valid
+
+    # one by one: a window may have many files
+    return next(parts()) if len(found) == 1 else reduce_columns(parts(), layer.layer.overlap)
+
+
+def _areas(placed: Placed, window: Window, turns: Sequence[int]) -> list[tuple[Window, Window]]:
+    """The parts of a window that a file has: in its own pixels, and in the source's."""
+    areas = []
+    for shift in turns:
+        row, col = placed.row, placed.col + shift
+        wanted = Window(window.row - row, window.col - col, window.height, window.width)
+        local = clip(wanted, placed.header.height, placed.header.width)
+        if local is not None:
+            areas.append((local, Window(local.row + row, local.col + col, local.height, local.width)))
+    return areas
+
+
+def _type_of(band: Band) -> np.dtype[Any]:
+    """The type of a band's pixels as they are read."""
+    columns = (_cleaned(b, np.zeros((0, 0), b.dtype), None) for b in (band, *band.more))
+    values, _ = reduce_columns(columns, Overlap(band.reduce)) if band.reduce else next(columns)
+    return values.dtype
 
 
 def _read_file(placed: Placed, index: int, window: Window, layer: LayerPlan, readers: Readers) -> Column:

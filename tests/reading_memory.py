@@ -25,15 +25,19 @@ EDGE = 512  # cells of a grid, at most
 CORNER = {"EPSG:4326": (8.0, 50.0), "EPSG:32632": (500_000.0, 5_000_000.0)}  # of rasters
 
 
-def write(path: Path, size: int, pixel: float, crs: str, dtype: str) -> str:
-    """A sparse raster of size x size pixels, with numbers in a few of its blocks; it takes next to no room on disk."""
-    about = {"crs": crs, "transform": north_up(*CORNER[crs], pixel), "dtype": dtype, "tiled": True, "sparse_ok": True}
+def write(path: Path, size: int, pixel: float, crs: str, dtype: str, at: tuple[int, int]) -> str:
+    """A sparse raster of size x size pixels, with numbers in a few of its blocks; it takes next to no room on disk.
+
+    `at` is its column and row among files of one size.
+    """
+    corner = CORNER[crs][0] + at[0] * size * pixel, CORNER[crs][1] - at[1] * size * pixel
+    about = {"crs": crs, "transform": north_up(*corner, pixel), "dtype": dtype, "tiled": True, "sparse_ok": True}
     with rasterio.open(
         path, "w", driver="GTiff", width=size, height=size, count=1, nodata=0, blockxsize=512, blockysize=512, **about
     ) as ds:
-        for at in range(0, size, 2048):
-            block = np.random.default_rng(at).integers(1, 100, (min(300, size - at),) * 2).astype(dtype)
-            ds.write(block, 1, window=Window(at, at, *block.shape))
+        for start in range(0, size, 2048):
+            block = np.random.default_rng(start).integers(1, 100, (min(300, size - start),) * 2).astype(dtype)
+            ds.write(block, 1, window=Window(start, start, *block.shape))
     return str(path)
 
 
@@ -59,12 +63,16 @@ def measure(plan: Plan) -> int:
 
 def plan_for(case: dict[str, Any], folder: Path) -> Plan:
     crs, pixel, size, dtype, method = (case[key] for key in ("crs", "pixel", "size", "dtype", "method"))
-    path = write(folder / f"{size}-{pixel}-{dtype}.tif", size, pixel, crs, dtype)
     cell, (x, y) = pixel * case["ratio"], CORNER[crs]
+    files, part = case.get("files", 1), size // case.get("files", 1)  # as many in a row, and in a column
+    paths = [
+        write(folder / f"{size}-{pixel}-{dtype}-{n}-{files}.tif", part, pixel, crs, dtype, (n % files, n // files))
+        for n in range(files**2)
+    ]
     edge = max(1, min(EDGE, int(size / case["ratio"])))
     grid = Grid(crs, x + 0.3 * pixel, y - 0.3 * pixel, cell, cell, edge, edge)
     kind = Kind.CATEGORICAL if method == "mode" else Kind.CONTINUOUS
-    return plan_of(grid, [Layer("a", (path,), kind=kind, resampling=method)], window_size=EDGE)
+    return plan_of(grid, [Layer("a", tuple(paths), kind=kind, resampling=method)], window_size=EDGE)
 
 
 def main(folder: Path, cases: list[dict[str, Any]]) -> None:
