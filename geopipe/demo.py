@@ -343,6 +343,7 @@ crs = "EPSG:32632"  # authority code, WKT or PROJ text (no default)
 resolution = 100  # edge of a cell in units of the CRS: one number, or [width, height] (no default)
 bounds = [600000, 5130000, 650000, 5170000]  # xmin, ymin, xmax, ymax; "union" (default) or "intersection" of the layers
 # like = "{data}/slope.tif"  # a raster that gives the CRS and cells, and the extent, where the keys above are left out
+# allow = ["/data/tiles"]  # what like and mask may refer to, if they are VRTs (see the layers)
 # snap = true  # move edges outward to whole multiples of the resolution (left out: only for union and intersection)
 # Cells whose centre is outside the mask are no rows: a vector file of polygons (GeoJSON, GeoPackage, Shapefile), or a
 # raster (inside is where its nearest pixel is valid and not 0). What is wholly outside is not read.
@@ -353,6 +354,9 @@ bounds = [600000, 5130000, 650000, 5170000]  # xmin, ymin, xmax, ymax; "union" (
 [[layers]]  # one table for each layer, in the order of the columns; this one shows every key
 name = "elevation"  # the column; with several bands: name_band
 path = "{data}/elevation.tif"  # a file, folder, glob pattern or URI that GDAL can read, or a list of them; or tables
+# driver = "SAGA"  # GDAL's driver, where the ending of a name does not tell it; a service on the web needs it: "WMS"
+# allow = ["/data/tiles", "https://host/"]  # folders and beginnings of addresses that a VRT or a STAC item may refer to,
+#                                           beside what is in and below its own folder
 # asset = "B04"  # where path gives STAC items: which asset of each (left out: its only data asset)
 # sort_by = "cloud_cover"  # STAC items from the clearest on; or "datetime" (oldest first); "-datetime" turns it round
 # variable = "tas"  # which one of a file with several: NetCDF, HDF5, Zarr, GRIB
