@@ -355,7 +355,7 @@ bounds = [600000, 5130000, 650000, 5170000]  # xmin, ymin, xmax, ymax; "union" (
 name = "elevation"  # the column; with several bands: name_band
 path = "{data}/elevation.tif"  # a file, folder, glob pattern or URI that GDAL can read, or a list of them; or tables
 # driver = "SAGA"  # GDAL's driver, where the ending of a name does not tell it; a service on the web needs it: "WMS"
-# allow = ["/data/tiles", "https://host/"]  # folders and beginnings of addresses that a VRT or a STAC item may refer to,
+# allow = ["/data/tiles", "https://host/"]  # folders and starts of addresses that a VRT or a STAC item may refer to,
 #                                           beside what is in and below its own folder
 # asset = "B04"  # where path gives STAC items: which asset of each (left out: its only data asset)
 # sort_by = "cloud_cover"  # STAC items from the clearest on; or "datetime" (oldest first); "-datetime" turns it round

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import pyproj
 
-from geopipe import commit, machine, points, raster, stac, vectors
+from geopipe import commit, machine, points, proposals, raster, stac, vectors
 from geopipe.access import Access
 from geopipe.errors import SettingsError, SourceError
 from geopipe.estimate import Machine
@@ -105,9 +105,7 @@ def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
         MASK, (asked.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=asked.mask_crs, allow=asked.allow
     )
     if vectors.missing(asked.mask):
-        raise SourceError(
-            f"grid.mask: there is no file {asked.mask}", "correct grid.mask (relative to the settings file)"
-        )
+        raise SourceError(f"grid.mask: there is no file {asked.mask}", proposals.path(asked.mask, "grid.mask"))
     header = None
     if asked.mask_layer is None:
         with suppress(SourceError):  # what GDAL's vector side says of it tells more

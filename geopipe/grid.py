@@ -272,6 +272,14 @@ class Grid:
                 f"grid.resolution is {self.dx:g} x {self.dy:g}, but {crs.name} counts in degrees; it looks like metres",
                 f"give degrees (about {self.dx / 111_320:.6f}), or a projected CRS in grid.crs",
             )
+        size, most = max(self.dx, self.dy), max(self.width, self.height)
+        metres = not crs.is_geographic and all(axis.unit_name == "metre" for axis in crs.axis_info[:2])
+        if metres and ((size < 0.005 and most > 10_000) or (size < 0.05 and most > 1_000_000)):
+            raise SettingsError(
+                f"grid.resolution is {self.dx:g} x {self.dy:g}, but {crs.name} counts in metres; it looks like degrees "
+                f"(the grid would have {self.width:,} columns x {self.height:,} rows)",
+                f"give metres (about {self.dx * 111_320:.3g}), or a CRS of degrees in grid.crs, such as EPSG:4326",
+            )
         if max(self.width, self.height) > MAX_CELLS:
             raise SettingsError(
                 f"the grid has {self.width:,} columns x {self.height:,} rows; each must stay below {MAX_CELLS + 1:,}",
@@ -398,7 +406,7 @@ def projected_bounds(transform: Affine, width: int, height: int, crs: str, targe
 
 def _inside(transform: Affine, width: int, height: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
     """Whether the first place lies in a raster."""
-    if not (np.isfinite(x[0]) and np.isfinite(y[0])):
+    if not (np.isfinite(x[0]) and np.isfinite(y[0])) or transform.is_degenerate:
         return False
     col, row = apply(~transform, x, y)
     return bool(0 <= col[0] <= width and 0 <= row[0] <= height)

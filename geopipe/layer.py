@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -137,7 +138,7 @@ class Header:
     def resolution(self) -> tuple[float, float]:
         """Pixel width and height in CRS units, also of a rotated raster."""
         t = self.transform
-        return (t.a**2 + t.d**2) ** 0.5, (t.b**2 + t.e**2) ** 0.5
+        return math.hypot(t.a, t.d), math.hypot(t.b, t.e)
 
     @property
     def bounds(self) -> Bounds:
@@ -297,6 +298,13 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
             )
         if header.transform == Affine.identity():
             raise _unplaced(layer, header)
+        if header.transform.is_degenerate or not all(map(math.isfinite, header.transform)):
+            raise SourceError(
+                f"layer {layer.name}: {header.uri} has a geotransform that gives its pixels no size: "
+                f"{', '.join(f'{v:g}' for v in header.transform.to_gdal())}",
+                "write a right one into the file (gdal_edit.py -a_ullr), or leave the layer out",
+                layer.name,
+            )
         if header.crs is None and layer.crs is None:
             raise SourceError(
                 f"layer {layer.name}: {header.uri} has no CRS",

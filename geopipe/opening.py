@@ -17,7 +17,7 @@ import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.io import DatasetReader
 
-from geopipe import vrt
+from geopipe import proposals, vrt
 from geopipe.access import BY_PREFIX, HEAD, POINTERS, WEB, Access, drivers, ending, resolve, root_of
 from geopipe.errors import SourceError
 from geopipe.uris import REMOTE, file_of, in_gdal, is_remote, subdataset
@@ -138,9 +138,7 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
 
 def _check_there(file: str, where: str, layer: str | None) -> None:
     if not os.path.exists(file):
-        raise SourceError(
-            f"{where}there is no file {file}", "correct path = (it is relative to the settings file)", layer
-        )
+        raise SourceError(f"{where}there is no file {file}", proposals.path(file), layer)
     if not os.access(file, os.R_OK):
         raise SourceError(f"{where}{file} may not be read", "give this user the permission to read it", layer)
 

@@ -214,7 +214,7 @@ def _deprecate(key: str, why: str) -> None:
 
 
 class ResamplingSettings(Section):
-    window_size: int = Field(2048, ge=BLOCK, multiple_of=BLOCK)
+    window_size: int = Field(2048, ge=BLOCK, le=128 * BLOCK, multiple_of=BLOCK)
     window_overlap: int | None = Field(None, ge=0)
     tolerance: Literal["auto", "exact"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     skip_data_loading_for_passthrough: bool = True
@@ -437,6 +437,24 @@ class _Given:
         """The line of a value; 0 for what is not of the file."""
         return 0 if keys in self.origins else line_of(self.text, keys)
 
+    def wide_numbers(self) -> list[SettingsError]:
+        """An error for each whole number that TOML does not have: more than 64 bits."""
+        places: list[tuple[Keys, Any]] = []
+        for section, table in self.values.items():
+            tables = enumerate(table) if isinstance(table, list) else [(None, table)]
+            for index, one in tables:
+                own: Keys = (section,) if index is None else (section, index)
+                places += [((*own, key), value) for key, value in one.items()] if isinstance(one, dict) else []
+        found = []
+        for keys, value in places:
+            numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)]
+            if any(not -(2**63) <= v < 2**63 for v in numbers):
+                name = self.explainer.name(keys)
+                found.append(
+                    SettingsError(f"{self.where(keys)}: {name} has more than 64 bits", "give a smaller number")
+                )
+        return found
+
     def same_names(self) -> list[SettingsError]:
         """An error for each layer that has the name of one before it."""
         layers, seen, found = self.values.get("layers"), set[str](), []
@@ -459,6 +477,9 @@ def load(path: Path, flags: tuple[str, ...] = ()) -> Settings:
         SettingsError: every mistake with file, line, key, value, and what to write instead.
     """
     given = _Given(path, flags)
+    mistakes = given.wide_numbers()
+    if mistakes:
+        raise united(mistakes)
     mistakes = given.same_names()
     try:
         settings = Settings(**given.values)

@@ -268,6 +268,48 @@ def test_a_bad_source_is_one_error_before_anything_is_written(
     assert set(small.parent.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("layers.a.path=elevaton.tif", "elevation.tif"),
+        ("layers.a.path=Elevation.tif", "elevation.tif"),
+        ("layers.a.path=elevation.tiff", "elevation.tif"),
+        ("grid.mask=elevatio.tif", "elevation.tif"),
+        ("grid.like=elevation_.tif", "elevation.tif"),
+    ],
+)
+def test_a_path_that_is_not_there_has_near_misses(
+    small: Path, capsys: pytest.CaptureFixture[str], flag: str, meant: str
+) -> None:
+    (small.parent / "a.tif").rename(small.parent / "elevation.tif")
+    small.write_text(small.read_text().replace("a.tif", "elevation.tif"))
+    code, _, err = call(capsys, "plan", small, "--set", flag)
+    assert code == 2
+    assert f"did you mean {small.parent / meant}?" in err
+
+
+def test_a_folder_that_is_not_there_is_named(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = call(capsys, "plan", small, "--set", "layers.a.path=dta/2024/a.tif")
+    assert f"there is {small.parent}, but no dta/2024 in it" in err
+
+
+@pytest.mark.parametrize("numbers", ["500000, 0, 0, 5e+06, 0, -10", "0, 1e+200, 0, 0, 0, -1e+200"])
+def test_pixels_without_a_size_are_an_error(small: Path, capsys: pytest.CaptureFixture[str], numbers: str) -> None:
+    """Of inspect a table, of plan an error, of neither a traceback."""
+    (small.parent / "b.vrt").write_text(
+        f'<VRTDataset rasterXSize="40" rasterYSize="30"><SRS>EPSG:32632</SRS><GeoTransform>{numbers}</GeoTransform>'
+        '<VRTRasterBand dataType="Float32" band="1"><SimpleSource><SourceFilename relativeToVRT="1">a.tif'
+        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    code, out, err = call(capsys, "inspect", small.parent / "b.vrt")
+    assert (code, err) == (0, "")
+    assert "40 x 30" in out
+    code, _, err = call(capsys, "plan", small, "--set", "layers.a.path=b.vrt")
+    assert code == 2
+    assert "Traceback" not in err
+    assert "1e+200" in numbers or f"gives its pixels no size: {numbers}" in err
+
+
 def test_a_block_that_breaks_at_work_is_a_failed_run(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The header is sound, so that the plan is made; exit code 1, as README says, where a bad setting would be 2."""
     noise = np.random.default_rng(1).random((300, 400), "float32")

@@ -121,6 +121,19 @@ def test_metres_in_a_grid_of_degrees_are_refused_with_the_degrees_to_give() -> N
     assert "about 0.000808" in caught.value.cure  # 90 / 111320
 
 
+@pytest.mark.parametrize(("resolution", "extent"), [(0.001, 1000), (0.00027778, 100), (0.0083, 50_000)])
+def test_degrees_in_a_grid_of_metres_are_refused_with_the_metres_to_give(resolution: float, extent: float) -> None:
+    with pytest.raises(SettingsError, match="counts in metres; it looks like degrees") as caught:
+        make_grid(UTM12, (resolution, resolution), (0, 0, extent, extent), snap=True)
+    assert f"about {resolution * 111_320:.3g}" in caught.value.cure
+    assert "EPSG:4326" in caught.value.cure
+
+
+def test_cells_of_millimetres_are_a_grid_where_they_are_few() -> None:
+    assert make_grid(UTM12, (0.001, 0.001), (0, 0, 5, 5), snap=False).width == 5000
+    assert make_grid(UTM12, (0.02, 0.02), (0, 0, 10_000, 10_000), snap=False).width == 500_000
+
+
 def test_more_columns_than_an_int32_holds_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"2,147,483,648 columns .* stay below 2,147,483,648") as caught:
         make_grid(UTM12, (1, 1e6), (0, 0, 2.0**31, 1e6), snap=False)

@@ -88,6 +88,9 @@ PYDANTIC = re.compile(
         (GOOD + "[resampling]\ntolerance = -1\n", "s.toml:10", "above 0 and at most 1", "for example"),
         (GOOD.replace("[run]", "[run]\noutput = 's3://b/t'"), "s.toml:1", "an object store", "add staging ="),
         (GOOD.replace("[grid]", "[grid]\nmask_layer = 'x'"), "s.toml:4", "there is no grid.mask", "add mask ="),
+        (GOOD + "[resampling]\nwindow_size = 18446744073709551616\n", "s.toml:10", "more than 64 bits", "smaller"),
+        (GOOD + "bands = [1, 99999999999999999999]\n", "s.toml:9", "layers.a.bands has more than 64 bits", "smaller"),
+        (GOOD + "[resampling]\nwindow_size = 512000000\n", "s.toml:10", "from 512 to 65,536", "2048"),
         # text that is no TOML
         (GOOD + "[grid]\n", "s.toml:9", "twice", "keep one"),
         (GOOD + "path = 'b.tif'\n", "s.toml:9", "twice", "keep one"),
