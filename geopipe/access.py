@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -100,6 +101,15 @@ class Access(NamedTuple):
     @classmethod
     def of_layer(cls, name: str, allow: tuple[str, ...], driver: str | None) -> Access:
         return cls(allow, driver, f"{{key}} = {{value}} in the layer {name}")
+
+    @property
+    def is_web(self) -> bool:
+        """Whether it asks for a service on the web. GDAL takes names of drivers in any letters."""
+        return self.driver is not None and self.driver.upper() in WEB
+
+    @property
+    def is_vrt(self) -> bool:
+        return self.driver is not None and self.driver.upper() == "VRT"
 
     def key(self, key: str, value: str) -> str:
         """How a person writes a key of this setting."""
@@ -206,8 +216,13 @@ def _starts(address: str, allowed: str) -> bool:
 
 def _below(path: str, root: str) -> bool:
     """Whether a file is in a folder or below it, links followed."""
-    real, top = os.path.realpath(path), os.path.realpath(root)
+    real, top = os.path.realpath(path), _real(root)
     return real == top or real.startswith(top.rstrip("/") + "/")
+
+
+@lru_cache(maxsize=64)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def _refused(reference: str, where: str, root: str, access: Access, layer: str | None) -> SourceError:

@@ -68,7 +68,7 @@ def open_dataset(uri: str, access: Access, where: str, layer: str | None) -> Dat
         RasterioError: GDAL cannot open it.
     """
     target = look_at(uri, access, where, layer)
-    with rasterio.Env(**(ELSEWHERE if target.remote else {} if access.driver in WEB else LOCAL)):
+    with rasterio.Env(**(ELSEWHERE if target.remote else {} if access.is_web else LOCAL)):
         first: RasterioError | None = None
         for driver in target.drivers:
             try:
@@ -113,7 +113,7 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
     inner, file = subdataset(uri), file_of(uri)
     path = inner.file if inner else uri
     name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
-    if access.driver in WEB:
+    if access.driver and access.is_web:
         return Target(name, (access.driver,), False, _addresses(uri))
     if inner is not None and inner.prefix not in BY_PREFIX:
         raise _unknown(uri, where, layer, access)
@@ -127,7 +127,7 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
         refuse_special(path, where, layer)
         head = _head(path)
         _check_sidecars(path, where, layer)
-        if ending(path) == "vrt" or access.driver == "VRT":
+        if ending(path) == "vrt" or access.is_vrt:
             text, refers = _read_vrt(path, access, where, layer, above)
             return Target(text, ("VRT",), any(map(is_remote, refers)), refers)
         found = _of_file(path, head, access, where, layer)
@@ -196,8 +196,8 @@ def _of_file(file: str, head: bytes, access: Access, where: str, layer: str | No
             f"give it the ending of what it is, or name its driver: {access.key('driver', 'GTiff')}",
             layer,
         )
-    if "ERS" in (access.driver, *found):
-        _check_ers(file, head, where, layer)
+    if "ERS" in ((access.driver or "").upper(), *found):
+        _check_ers(file, where, layer)
     return found
 
 
@@ -255,7 +255,11 @@ def _is_plain(reference: str) -> bool:
 def _names(folder: str, mtime_ns: int) -> dict[str, list[str]]:
     """The masks and overviews beside files, by their names in small letters, as GDAL looks for them."""
     found: dict[str, list[str]] = {}
-    for name in os.listdir(folder):
+    try:
+        names = os.listdir(folder)
+    except PermissionError:  # GDAL cannot list it, either, and tries these names
+        return found
+    for name in names:
         if name.lower().endswith((".ovr", ".msk")):
             found.setdefault(name.lower(), []).append(name)
     return found
@@ -266,7 +270,8 @@ def _check_sidecars(file: str, where: str, layer: str | None) -> None:
     folder, name = os.path.split(os.path.abspath(file))
     beside = _names(folder, os.stat(folder).st_mtime_ns)
     for ends in (".ovr", ".msk"):
-        for other in beside.get(f"{name}{ends}".lower(), ()):
+        tried = [f"{name}{ends}", f"{name}{ends.upper()}"]
+        for other in beside.get(f"{name}{ends}".lower()) or filter(lambda n: os.path.exists(f"{folder}/{n}"), tried):
             path = os.path.join(folder, other)
             if "GTiff" not in drivers("x.tif", _head(path)):
                 raise SourceError(
@@ -281,9 +286,10 @@ def is_store(path: str) -> bool:
     return path.rstrip("/").endswith(".zarr") or any(os.path.exists(os.path.join(path, name)) for name in STORE)
 
 
-def _check_ers(file: str, head: bytes, where: str, layer: str | None) -> None:
+def _check_ers(file: str, where: str, layer: str | None) -> None:
     """Refuse an ERS header whose data lie in another folder, or are a raster of another format."""
-    text = head.decode("latin-1")
+    with open(file, encoding="latin-1") as opened:
+        text = opened.read(2**24)
     named = re.findall(r'DataFile\s*=\s*"?([^"\r\n]*)', text, re.I)
     if any("/" in name or "\\" in name for name in named) or re.search(r"DataSetType\s*=\s*Translated", text, re.I):
         raise SourceError(

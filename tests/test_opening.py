@@ -227,7 +227,9 @@ def pipe(trap: Trap) -> Path:
 def ers(trap: Trap) -> Path:
     return trap.text(
         "a.ers",
-        'DatasetHeader Begin\n Version = "6.0"\n DataSetType = ERStorage\n DataType = Raster\n'
+        "DatasetHeader Begin\n"
+        + " # a comment\n" * 1000
+        + ' Version = "6.0"\n DataSetType = ERStorage\n DataType = Raster\n'
         f' DataFile = "../{trap.canary.path.name}"\n ByteOrder = LSBFirst\n RasterInfo Begin\n'
         "  CellType = Unsigned8BitInteger\n  NrOfLines = 20\n  NrOfCellsPerLine = 30\n  NrOfBands = 1\n"
         " RasterInfo End\nDatasetHeader End\n",
@@ -356,7 +358,8 @@ def test_the_trap_shuts(trap: Trap) -> None:
         assert trap.hits(), case
         shutil.rmtree(trap.folder)
         trap.folder.mkdir()
-    rasterio.open(HOSTILE["VRT of bytes as .tif"](trap)).read()
+    with pytest.raises(rasterio.errors.RasterioError), rasterio.open(HOSTILE["VRT without an ending"](trap)) as opened:
+        opened.read()
     assert trap.canary.opened()
 
 
@@ -612,6 +615,15 @@ def test_a_driver_opens_what_no_ending_tells(trap: Trap) -> None:
     path = trap.tiff("a.tif").rename(trap.folder / "a.png")
     assert 'driver = "GTiff" in the layer a' in tried(trap, path, "layer")[0]
     assert np.array_equal(values(trap, path, driver='"GTiff"'), PIXELS)
+
+
+@pytest.mark.parametrize("driver", ["VRT", "vrt"])
+def test_a_vrt_under_another_ending_is_checked_as_well(trap: Trap, driver: str) -> None:
+    errors = tried(trap, trap.text("a.txt", simple(f"/vsicurl/{trap.url()}")), "layer", driver=f'"{driver}"')
+    assert trap.hits() == []
+    assert "which is not below its folder" in errors[0]
+    own = simple(str(trap.tiff("b.tif")))
+    assert np.array_equal(values(trap, trap.text("a.txt", own), driver=f'"{driver}"'), PIXELS)
 
 
 def test_a_page_of_a_tiff_is_a_part_of_its_file(trap: Trap) -> None:
