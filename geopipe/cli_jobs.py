@@ -38,11 +38,17 @@ def jobs() -> None:
 
 
 @contextmanager
-def _found(asked: str) -> Iterator[tuple[Run, Callable[[], Run]]]:
-    """A run, and a function that looks it up again."""
-    from geopipe import following, watching
+def _found(asked: str, settle: bool = True) -> Iterator[tuple[Run, Callable[[], Run]]]:
+    """A run, and a function that looks it up again.
+
+    Args:
+        settle: tell the end of runs whose processes have died on this machine first.
+    """
+    from geopipe import departed, following, watching
 
     with following.reading() as connected:
+        if settle:
+            departed.settle(connected)
         run = watching.find_run(connected, asked)
         yield run, lambda: watching.run_of(connected, run.run_id)
 
@@ -164,9 +170,10 @@ def status(run: str, address: str | None, as_json: bool) -> None:
 @json_option
 def list_jobs(limit: int, as_json: bool) -> None:
     """List the runs that were started as jobs."""
-    from geopipe import following, watching
+    from geopipe import departed, following, watching
 
     with following.reading() as connected:
+        departed.settle(connected)
         found = [run for run in watching.runs(connected) if run.ray_job_id is not None][:limit]
     if as_json:
         print_json([_told(run) for run in found])
@@ -213,7 +220,7 @@ def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
     """End a run: it is asked to, and then forced. What it has done waits for `geopipe jobs resume`."""
     from geopipe import jobs as work
 
-    with _found(run) as (found, look):
+    with _found(run, settle=False) as (found, look):
         _tell(work.stop(found, look, lambda: work.cluster(address), timeout), as_json)
 
 

@@ -65,10 +65,11 @@ def monitor() -> None:
 @contextmanager
 def _reading() -> Iterator[connection]:
     """A connection for a command, which may be interrupted: a run does not notice whether it is watched."""
-    from geopipe import following
+    from geopipe import departed, following
 
     try:
         with following.reading() as connected:
+            departed.settle(connected)
             yield connected
     except (KeyboardInterrupt, Terminated) as stop:
         click.echo("stopped watching; what runs goes on", err=True)
@@ -151,12 +152,16 @@ def watch(run: str, every: float, as_json: bool) -> int:
     How far it is, how fast, how long it still needs, what it uses, and its last errors. Exits with 0 when the run is
     completed, with 1 when it has failed or was cancelled, with 75 when it has paused.
     """
-    from geopipe import following, screen, watching
+    from geopipe import departed, following, screen, watching
+
+    def look(connected: connection) -> Look:
+        departed.settle(connected, run_id)
+        return watching.look(connected, run_id)
 
     with _reading() as connected:
         run_id = watching.find_run(connected, run).run_id
         connected.close()
-        found = following.looks(following.connect_to_read, run_id, lambda c: watching.look(c, run_id))
+        found = following.looks(following.connect_to_read, run_id, look)
         out = _console()
         if as_json or not screen.on_terminal(out):
             state = _watch_lines(out, following.until_done(found), every, as_json)
@@ -279,7 +284,7 @@ def logs(
 
 def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit: int, as_json: bool) -> None:
     """The last records, and then those that come, until the run has ended."""
-    from geopipe import following, render_monitor, render_watch, watching
+    from geopipe import departed, following, render_monitor, render_watch, watching
 
     def show(batch: Batch) -> None:
         for record in batch.logs:
@@ -297,7 +302,13 @@ def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit:
     show(following.Batch(run, tuple(records)))
     stale = away = False
     state = run.state
-    found = following.looks(following.connect_to_read, run.run_id, following.tail(run.run_id, asked, marks))
+    tail = following.tail(run.run_id, asked, marks)
+
+    def read(connected: connection) -> Batch:
+        departed.settle(connected, run.run_id)
+        return tail(connected)
+
+    found = following.looks(following.connect_to_read, run.run_id, read)
     for batch in following.until_end(found):
         if isinstance(batch, following.Away):
             click.echo(render_watch.retrying(batch.reason), err=True)

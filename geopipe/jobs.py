@@ -15,20 +15,18 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from geopipe import connections, drafting, heads, lock, requests, states, store
+from geopipe import connections, departed, drafting, following, heads, lock, requests, states
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.home import HOME, home
 from geopipe.recorder import prepare_database
 from geopipe.records import new_run_id
 from geopipe.screen import clean
 from geopipe.settings import Settings
-from geopipe.spool import source_name
-from geopipe.uris import redacted
 from geopipe.watched import Run
 
 PATIENCE = 60.0
@@ -166,7 +164,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
         told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output}
         told["ray_job_id"] = job_id(run_id)
         told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
-        _note(run_id, "pending", told, attempt)
+        departed.note(run_id, "pending", told, attempt)
         try:
             _retried(
                 lambda: client.submit_job(
@@ -178,7 +176,9 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
             )
         except Exception as error:  # as in `_client`
             message = f"the cluster at {address} did not take the job: {_first_line(error)}"
-            _note(run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt)
+            departed.note(
+                run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt
+            )
             raise MachineError(message, "see the log of Ray's dashboard agent") from None
     return run_id
 
@@ -215,13 +215,6 @@ def _retried(submit: Callable[[], object]) -> None:
         time.sleep(1)
 
 
-def _note(run_id: str, state: str, detail: Mapping[str, Any], attempt: int = 1) -> None:
-    """Write a state of a run that cannot tell it: its process does not live yet, or any more."""
-    record = {"seq": 1, "source": source_name(), "ts": time.time(), "run_id": run_id, "attempt": attempt}
-    with closing(connections.connect(connections.needed_dsn())) as connected:
-        store.write(connected, [redacted(record | {"kind": "state", "state": state, "detail": detail})])
-
-
 # ---------------------------------------------------------------- what is asked of a run
 
 
@@ -242,7 +235,7 @@ def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
     reason = (job.message or str(job.status)).strip().splitlines()[0]
     said = f"its job ended before the run began: {reason}"
     told = {"type": "MachineError", "message": said, "cure": f"see `geopipe jobs logs {run.run_id}`"}
-    _note(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": told}, run.attempt)
+    departed.note(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": told}, run.attempt)
     return look()
 
 
@@ -280,6 +273,9 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
         MachineError: it does not answer, and is no job that Ray could end.
     """
     states.check("stop", clean(run.name), run.state, run.run_id)
+    with following.reading() as connected:
+        if departed.settle(connected, run.run_id, "cancelled"):
+            return look()
     if run.state == "running":
         requests.ask(run.run_id, "cancel")
         found = _until(look, lambda now: now.ended, timeout)
@@ -298,7 +294,7 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
             if not (run.stale or (run.state == "pending" and run.age > 60)):
                 raise
     if not look().ended:
-        _note(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
+        departed.note(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
     return look()
 
 

@@ -20,12 +20,12 @@ from typing import Any
 
 from psycopg2 import DataError, IntegrityError
 
-from geopipe import __version__, connections, embedded, events, logs, requests, store
+from geopipe import __version__, connections, embedded, events, logs, machine, requests, store
 from geopipe.collector import Collector, Refused
 from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.exporter import Exporter
 from geopipe.home import home
-from geopipe.records import Log, Progress, State
+from geopipe.records import DRIVER, Event, Log, Progress, State
 from geopipe.sampler import Sampler, speedometer
 from geopipe.shipping import Deliver, Shipper, left_behind
 from geopipe.spool import PRESENT, Spool, living, present, source_name
@@ -266,6 +266,8 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
         return
     end_logs, longer = logs.record_from_now_on(), 10.0
     try:
+        # by which others see whether this process lives, and where its last words are if it does not
+        events.emit(Event(DRIVER, machine.identity() | {"spool": str(options.folder)}))
         yield recorder
     except (KeyboardInterrupt, Terminated):
         longer = 0.0

@@ -21,6 +21,9 @@ from geopipe.uris import redact
 MOST_BITS = 4096
 """Of an integer as a decimal number; Python writes and reads those of 4300 digits at most."""
 
+DRIVER = "driver_started"
+"""The event that tells which process drives a run."""
+
 WHERE = ("run_id", "attempt", "stage", "layer", "tile")
 """Of the context: where in which run a record was made."""
 

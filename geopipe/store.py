@@ -244,6 +244,19 @@ WHERE excluded.attempt >= r.attempt
 """A new attempt begins anew. In one attempt the first end of a run stays, and nothing makes it pending again."""
 
 
+_ANCESTORS = """
+WITH RECURSIVE before AS (
+    SELECT parent_run_id AS run_id FROM pipeline_runs WHERE run_id = %(run_id)s
+    UNION SELECT r.parent_run_id FROM pipeline_runs r JOIN before b USING (run_id)
+)
+UPDATE pipeline_runs r SET state = 'failed', finished_at = coalesce(r.heartbeat_at, r.started_at, %(ts)s),
+    error = jsonb_build_object('type', 'RunError', 'message',
+        'its process ended without a word; run ' || %(run_id)s::text || ' went on with it and is completed')
+FROM before b WHERE r.run_id = b.run_id AND r.state IN ('pending', 'running') AND r.run_id <> %(run_id)s
+"""
+"""What a run went on from is not at work: both would have held the same output."""
+
+
 def _state(cursor: cursor, record: Record) -> None:
     detail = record.get("detail") or {}
     run = UUID(record["run_id"])
@@ -259,6 +272,8 @@ def _state(cursor: cursor, record: Record) -> None:
         "terminal": list(TERMINAL),
     }
     cursor.execute(_STATE, given)
+    if record["state"] == "completed":
+        cursor.execute(_ANCESTORS, {"run_id": record["run_id"], "ts": moment(record["ts"])})
     if key := detail.get("idempotency_key"):  # one that another run has must not stop everything else
         cursor.execute(
             "UPDATE pipeline_runs SET idempotency_key = %(key)s WHERE run_id = %(run)s AND idempotency_key IS NULL "

@@ -14,6 +14,7 @@ from typing import Any
 from psycopg2.extensions import connection
 
 from geopipe.errors import SettingsError
+from geopipe.records import DRIVER
 from geopipe.screen import age, clean
 from geopipe.watched import KINDS, LEVELS, STAGES, Cause, Event, Filter, Log, Look, Metrics, Node, Run, Series, Stage
 
@@ -92,6 +93,26 @@ def run_of(connected: connection, run_id: str) -> Run:
             f"run {run_id} is not in the database any more", "geopipe monitor runs lists those that are"
         )
     return found[0]
+
+
+def drivers(connected: connection, run_id: str | None = None) -> list[tuple[str, int, Mapping[str, Any]]]:
+    """Id, attempt, and what is known of the driving process (`machine.identity`), of runs that should be at work.
+
+    Args:
+        run_id: only of this run.
+    """
+    return [
+        (run, attempt, driver)
+        for run, attempt, driver in _rows(
+            connected,
+            "SELECT r.run_id::text, r.attempt, e.detail FROM pipeline_active_runs r CROSS JOIN LATERAL ("
+            " SELECT detail FROM pipeline_events WHERE run_day = geopipe_run_day(r.run_id, r.created_at)"
+            " AND run_id = r.run_id AND name = %(name)s AND attempt = r.attempt ORDER BY ts DESC LIMIT 1) e"
+            " WHERE r.state = 'running' AND (%(id)s::uuid IS NULL OR r.run_id = %(id)s::uuid)",
+            {"name": DRIVER, "id": run_id},
+        )
+        if isinstance(driver, Mapping)
+    ]
 
 
 def find_run(connected: connection, asked: str | None) -> Run:

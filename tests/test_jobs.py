@@ -25,7 +25,7 @@ from helpers import call, north_up, write_raster
 from monitored import HOSTILE, Source, new_id, settle
 from records import query
 
-from geopipe import commit, following, heads, jobs, lock, pipeline, requests, settings, watching
+from geopipe import commit, departed, following, heads, jobs, lock, pipeline, requests, settings, watching
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.settings import LayerSettings, Settings
 from geopipe.watched import Run
@@ -426,7 +426,7 @@ def test_an_attempt_that_finds_nothing_on_disk_still_writes_its_states(
     before = noted(monitor_dsn, "failed")
     run_id = new_id(time.time(), secrets.randbits(60))
     told = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
-    jobs._note(run_id, "pending", told, 2)
+    departed.note(run_id, "pending", told, 2)
     pipeline.run(loaded, local=True, resume=True, run_id=run_id, attempt=2)
     found = row(monitor_dsn, run_id, "state, attempt, exit_code, ray_job_id, parent_run_id::text")
     assert found == ("completed", 2, 0, f"geopipe-{run_id}", before)

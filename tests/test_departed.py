@@ -1,0 +1,181 @@
+"""Runs whose process died without a word: whoever looks next tells how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import call, north_up, write_raster
+from monitored import Source, new_id
+from records import query
+
+from geopipe import departed, following, machine, watching
+from geopipe.records import DRIVER
+
+SETTINGS = """
+[run]
+name = "killed"
+output = "out"
+[grid]
+crs = "EPSG:32633"
+resolution = 5
+bounds = [27600, 4996300, 37840, 5006540]
+[resampling]
+window_size = 512
+[[layers]]
+name = "a"
+path = "a.tif"
+kind = "continuous"
+resampling = ["med", "q1", "q3", "mode"]
+"""
+"""16 tiles of quantiles on a tilted grid: about a second for each."""
+
+
+@pytest.fixture(autouse=True)
+def home(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="geopipe-home-") as folder:
+        monkeypatch.setenv("GEOPIPE_HOME", folder)
+        monkeypatch.setenv("GEOPIPE_MONITORING_DSN", database)
+        monkeypatch.delenv("GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING")
+        yield Path(folder)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    y, x = np.ogrid[:2048, :2048]
+    values = ((x * 7 + y * 13 + (x * y) % 31) % 251).astype(np.uint8)
+    write_raster(tmp_path / "a.tif", values, "EPSG:32632", north_up(500_000, 5_000_000, 5))
+    (tmp_path / "s.toml").write_text(SETTINGS)
+    return tmp_path / "s.toml"
+
+
+def dead_process() -> dict[str, Any]:
+    """The identity of a process that has ended."""
+    script = "import json; from geopipe import machine; print(json.dumps(machine.identity()))"
+    return dict(json.loads(subprocess.check_output([sys.executable, "-c", script], text=True)))
+
+
+def driven(dsn: str, process: dict[str, Any], **state: Any) -> Source:
+    now = time.time()
+    run = Source(new_id(now, int(now * 1e6) % 2**60), f"{os.uname().nodename}-1-{time.time_ns()}", attempt=1)
+    run.add("event", now, name=DRIVER, detail=process).state(now, "running", name="soils", **state)
+    run.write(dsn)
+    return run
+
+
+def states(dsn: str) -> dict[str, str]:
+    return dict(query(dsn, "SELECT run_id::text, state FROM pipeline_runs"))
+
+
+def test_a_killed_run_has_failed_for_the_next_one_who_looks(
+    file: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "geopipe", "run", str(file), "--local"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=file.parent) as run:
+        written = "SELECT 1 FROM pipeline_progress WHERE stage = 'write' AND tiles > 0"
+        end = time.monotonic() + 120
+        while not query(database, written):
+            assert run.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        ((before,),) = query(database, "SELECT state FROM pipeline_runs")
+        assert before == "running"
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    code, out, _ = call(capsys, "monitor", "runs", "--json")
+    (shown,) = json.loads(out)
+    assert (code, shown["state"], shown["stale"]) == (0, "failed", False)
+    assert f"its process {run.pid} on {os.uname().nodename} ended without a word" in shown["error"]["message"]
+    assert "--resume" in shown["error"]["cure"]
+    assert "ended without a word" in call(capsys, "monitor", "errors")[1]
+
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, cwd=file.parent, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert sorted(states(database).values()) == ["completed", "failed"]
+
+
+def test_a_run_that_lives_is_left_alone(database: str) -> None:
+    run = driven(database, machine.identity())
+    with following.reading() as connected:
+        assert not departed.settle(connected)
+    assert states(database) == {run.run_id: "running"}
+
+
+def test_the_end_that_waits_on_disk_is_told_and_no_other(database: str, home: Path) -> None:
+    """The database was away when the run ended: its last word has not arrived yet."""
+    process = dead_process()
+    run = driven(database, process)
+    folder = home / "spool" / run.run_id
+    folder.mkdir(parents=True)
+    driver = {**process, "spool": str(folder)}
+    run.add("event", time.time(), name=DRIVER, detail=driver).write(database)
+    run.state(time.time(), "completed", exit_code=0)
+    (folder / f"{run.name}.000000000004.jsonl").write_text("".join(json.dumps(r) + "\n" for r in run.records))
+    with following.reading() as connected:
+        assert departed.settle(connected)
+        assert watching.run_of(connected, run.run_id).state == "completed"
+    assert not folder.exists()
+
+
+def test_stop_ends_a_dead_local_run_at_once(database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = driven(database, dead_process())
+    code, out, err = call(capsys, "jobs", "stop", run.run_id, "--timeout", "100000", "--json")
+    assert (code, err, json.loads(out)["state"]) == (0, "", "cancelled")
+    assert states(database) == {run.run_id: "cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("other", "dead"),
+    [
+        ({}, False),
+        ({"started": 1}, True),
+        ({"boot": "another"}, bool(Path("/etc/machine-id").exists() and Path("/etc/machine-id").read_text().strip())),
+        ({"host": "another"}, False),
+        ({"machine": "another"}, False),
+        ({"namespace": "pid:[1]", "started": 1}, False),
+        ({"pid": None}, False),
+        ({"pid": "1; rm"}, False),
+        ({"started": 0}, False),
+    ],
+)
+def test_a_process_is_dead_only_where_this_machine_knows_it(other: dict[str, Any], dead: bool) -> None:
+    assert machine.is_dead(machine.identity() | other) == dead
+
+
+def test_a_process_that_nobody_has_reaped_is_dead() -> None:
+    process = subprocess.Popen(["true"])
+    try:
+        known = machine.identity() | {"pid": process.pid, "started": 1}
+        end = time.monotonic() + 30
+        while "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert machine._started(process.pid) == 0
+        assert machine.is_dead(known)
+    finally:
+        process.wait()
+    assert not machine.is_dead({})
+
+
+def test_what_a_completed_run_went_on_from_is_not_at_work(database: str) -> None:
+    """On another machine nobody can look for its process."""
+    first = driven(database, {"host": "elsewhere"})
+    second = driven(database, {"host": "elsewhere"}, parent_run_id=first.run_id)
+    third = driven(database, {"host": "elsewhere"}, parent_run_id=second.run_id)
+    other = driven(database, {"host": "elsewhere"})
+    third.state(time.time(), "failed", exit_code=1).write(database)
+    assert states(database)[first.run_id] == "running", "it may be the one that holds the output"
+    fourth = driven(database, {"host": "elsewhere"}, parent_run_id=third.run_id)
+    fourth.state(time.time(), "completed", exit_code=0).write(database)
+    named = {first.run_id: "failed", second.run_id: "failed", third.run_id: "failed", fourth.run_id: "completed"}
+    assert states(database) == named | {other.run_id: "running"}
