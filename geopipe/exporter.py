@@ -279,7 +279,7 @@ class Exporter:
         """The metrics in Prometheus' text format."""
         return generate_latest(self).decode()
 
-    def serve(self, port: int, host: str = "0.0.0.0") -> int:
+    def serve(self, port: int, host: str = "127.0.0.1") -> int:
         """Answer scrapes at http://host:port/metrics until `close`; the port, which the system chooses for 0.
 
         Raises:
@@ -290,7 +290,8 @@ class Exporter:
         except (OSError, OverflowError) as error:
             raise MachineError(
                 f"no metrics at {host}:{port}: {error}",
-                "set monitoring.prometheus_port to a port that is free, or leave it out for no metrics",
+                "set monitoring.prometheus_port to a port that is free and prometheus_host to an address of this "
+                "machine, or leave the port out for no metrics",
             ) from error
         return int(self._server[0].server_port)
 

@@ -48,6 +48,12 @@ def is_here(address: str) -> bool:
         return False
 
 
+def alone(address: str | None) -> bool:
+    """Whether a run at this address (else RAY_ADDRESS) works on this machine alone, as far as that can be told."""
+    told = address or os.environ.get("RAY_ADDRESS") or "local"
+    return told in ("auto", "local") or is_here(told)
+
+
 # ---------------------------------------------------------------- the token
 
 

@@ -6,7 +6,6 @@ is doing, the database knows (`watching`); Ray knows whether its process lives.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,10 +19,12 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from geopipe import connections, departed, drafting, following, heads, lock, requests, states
-from geopipe.errors import MachineError, PlanError, SettingsError
+import psycopg2
+
+from geopipe import connections, departed, drafting, following, heads, lock, requests, states, watching
+from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError
 from geopipe.home import HOME, home
-from geopipe.recorder import prepare_database
+from geopipe.recorder import dsn_file_of, prepare_database
 from geopipe.records import new_run_id
 from geopipe.screen import clean
 from geopipe.settings import Settings
@@ -116,7 +117,10 @@ def shutdown(force: bool) -> int:
                     f"{len(at_work)} jobs are at work on the head at {address}: {', '.join(map(str, at_work[:3]))}",
                     "wait, stop them with `geopipe jobs stop`, or give --force",
                 )
-    return heads.shutdown()
+    ended = heads.shutdown()
+    for path in home().glob("job-*.dsn"):  # of jobs that worked there
+        path.unlink(missing_ok=True)
+    return ended
 
 
 # ---------------------------------------------------------------- start
@@ -149,6 +153,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
         MachineError: another run is at work in its output, there is no database to note it in, or no cluster takes it.
     """
     file, here = prepare(settings), heads.is_here(address)
+    remove_dsn_files()
     if here:
         lock.check_free(settings.run.folder)
     client, run_id = _client(address), new_run_id()
@@ -160,11 +165,11 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
         attempt = before.attempt + 1 if before else 1
         ours = ["--run-id", run_id, "--attempt", str(attempt)]
         command = shlex.join([*python, "run", "settings.toml", *ours, *how])
-        env_vars = _database_of_job(file) if here else {}
         told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output}
         told["ray_job_id"] = job_id(run_id)
         told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
         departed.note(run_id, "pending", told, attempt)
+        env_vars = _database_of_job(file, run_id) if here else {}
         try:
             _retried(
                 lambda: client.submit_job(
@@ -183,18 +188,29 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
     return run_id
 
 
-def _database_of_job(file: Path | None) -> dict[str, str]:
+def _database_of_job(file: Path | None, run_id: str) -> dict[str, str]:
     """What has a job on this machine keep its records in our database: its head may know another, or none.
 
     An address with its password goes by a file: what a job is told, everybody reads who sees the cluster.
     """
     if file is None:
         dsn = connections.needed_dsn()
-        file = home() / f"job-{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.dsn"
+        file = dsn_file_of(run_id)
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as held:
             held.write(dsn)
     return {HOME: str(home()), connections.DSN: "", connections.DSN_FILE: str(file)}
+
+
+def remove_dsn_files() -> None:
+    """Remove the addresses of those jobs that have ended: a job that was killed could not do it itself."""
+    with suppress(OSError, GeopipeError), following.reading() as connected:
+        for path in home().glob("job-*.dsn"):
+            run_id = path.stem.removeprefix("job-")
+            with suppress(SettingsError, psycopg2.DataError):  # nobody knows this run, or it is no id of one
+                if not watching.run_of(connected, run_id).over:
+                    continue
+            path.unlink(missing_ok=True)
 
 
 def job_id(run_id: str) -> str:

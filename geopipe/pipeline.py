@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geopipe import checks, commit, connections, events, logs, objects, raster, requests, stamps
+from geopipe import checks, commit, connections, events, heads, logs, objects, raster, requests, stamps
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
 from geopipe.drafting import draft, skippable, this_machine, versions
@@ -242,6 +242,7 @@ def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -
         dsn_file=dsn_file,
         problem=problem,
         job=job,
+        prometheus_host=asked.prometheus_host or ("127.0.0.1" if heads.alone(settings.engine.address) else "0.0.0.0"),
     )
 
 

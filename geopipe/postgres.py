@@ -16,7 +16,7 @@ import numpy as np
 import psycopg2
 from numpy.typing import NDArray
 from psycopg2 import sql
-from psycopg2.extensions import connection
+from psycopg2.extensions import connection, parse_dsn
 
 from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.layer import Layer
@@ -24,6 +24,15 @@ from geopipe.relation import PART_ROWS, SERVER, Columns, Part, TableColumn, Tabl
 
 DSN = "GEOPIPE_POSTGRES_DSN"
 """The variable of the environment with the server, where the settings do not name it."""
+
+CONNECT_SECONDS = 10
+"""For a server to answer, where neither the DSN nor PGCONNECT_TIMEOUT says another time."""
+
+STATEMENT_SECONDS = 600.0
+"""For a statement, one that fetches a batch of rows, too, where nothing else limits it."""
+
+KEEPALIVES = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""A server that is gone without a word is noticed within a minute."""
 
 BATCH_ROWS = 50_000
 """Rows that the server sends at a time."""
@@ -59,7 +68,10 @@ def _connected(path: str, where: str) -> Iterator[connection]:
     rest = path.partition(":")[2]
     dsn = f"postgresql:{rest}" if rest.strip("/") else os.environ.get(DSN, "")
     try:
-        connected = psycopg2.connect(dsn, application_name="geopipe")
+        patience = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": CONNECT_SECONDS}
+        # what the DSN itself says of these goes before it
+        parts = {"application_name": "geopipe", **patience, **KEEPALIVES, **parse_dsn(dsn)}
+        connected = psycopg2.connect(**parts)
     except psycopg2.Error as error:
         raise MachineError(
             f"{where}no connection to Postgres at {_named(path)}: {_without_secrets(error)}",
@@ -67,6 +79,12 @@ def _connected(path: str, where: str) -> Iterator[connection]:
         ) from None
     try:
         connected.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        with connected.cursor() as cursor:  # a limit that the server, the role or the DSN has set stays
+            limit = f"{int(STATEMENT_SECONDS * 1000)}"
+            cursor.execute(
+                "SELECT set_config('statement_timeout', %s, false) WHERE current_setting('statement_timeout') = '0'",
+                (limit,),
+            )
         yield connected
     finally:
         connected.close()
@@ -124,6 +142,13 @@ def header(path: str, layer: Layer | None) -> TableHeader:
 
 
 def _unreadable(where: str, layer: str, error: psycopg2.Error) -> SourceError:
+    if error.pgcode == "57014":
+        return SourceError(
+            f"{where}Postgres gave up after a statement took too long: {_told(error)}",
+            "see what holds the table (select * from pg_stat_activity), give a key that has an index, or set another "
+            "limit: PGOPTIONS='-c statement_timeout=1h'",
+            layer,
+        )
     return SourceError(f"{where}Postgres says: {_told(error)}", "correct table, query or key of the layer", layer)
 
 

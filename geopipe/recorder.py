@@ -68,6 +68,7 @@ class Options:
     dsn_file: Path | None = None
     problem: str = ""
     job: bool = False
+    prometheus_host: str = "127.0.0.1"
 
     @property
     def goes_on_by(self) -> str:
@@ -286,6 +287,13 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
             options = replace(options, database=False)
         forget(options)
         prune(options)
+        if options.job and options.dsn_file == dsn_file_of(options.run_id):
+            options.dsn_file.unlink(missing_ok=True)
+
+
+def dsn_file_of(run_id: str) -> Path:
+    """The file with the address of the database for a job on this machine, which the job removes when it ends."""
+    return home() / f"job-{run_id}.dsn"
 
 
 def forget(options: Options) -> None:
@@ -422,7 +430,7 @@ def open_collector(options: Options, serve: bool = True) -> Collector:
     if serve and options.prometheus_port is not None:
         exporter = Exporter({"version": __version__})
         try:
-            exporter.serve(options.prometheus_port)
+            exporter.serve(options.prometheus_port, options.prometheus_host)
         except MachineError as error:
             log.warning("Prometheus will not see this run: %s", error)
     note = None

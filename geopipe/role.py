@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from geopipe.migrations import PARTITIONED, RELATIONS, VERSION_TABLE
+from geopipe.screen import clean
 
 CHANGED = ("pipeline_runs", "pipeline_metrics_latest", "pipeline_progress", "pipeline_sources")
 FUNCTIONS = ("geopipe_run_day(uuid, timestamptz)", "geopipe_cause(text)")
@@ -20,7 +21,7 @@ def statements(name: str, schema: str = "public") -> str:
         return ", ".join(f"{inside}.{one}" for one in names)
 
     return f"""\
--- For the owner of the tables. Afterwards give the role a password: \\password {name}
+-- For the owner of the tables. Afterwards give the role a password: \\password {clean(role)}
 DO $$ BEGIN
     CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;
 EXCEPTION WHEN duplicate_object THEN NULL;

@@ -306,6 +306,7 @@ class MonitoringSettings(Section):
     enable_metrics: bool = True
     metrics_interval: float = Field(10.0, gt=0)
     prometheus_port: int | None = describe(None, "a port from 1 to 65535", 9490, ge=1, le=65_535)
+    prometheus_host: str | None = describe(None, "an address of this machine in quotes", "0.0.0.0", min_length=1)
     spool_bytes: int = Field(64 * 2**20, ge=2**20)
 
 

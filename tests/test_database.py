@@ -366,6 +366,15 @@ def writer(database: str, capsys: pytest.CaptureFixture[str]) -> str:
     return psycopg2.extensions.make_dsn(**{**parts, "user": name, "password": "p"})
 
 
+def test_a_name_of_a_role_stays_in_its_place() -> None:
+    """What is printed goes to psql as the owner of the tables."""
+    for name in ("x\nDROP TABLE pipeline_runs; --", 'a"b', "c'd", "x\r\n\\! reboot", "\u2028y"):
+        first, second, *_ = role.statements(name).split("\n")
+        assert first.startswith("-- For the owner of the tables.")
+        assert second == "DO $$ BEGIN"
+        assert not set("\r\u2028") & set(first)
+
+
 def test_the_role_of_a_run_can_write_read_and_be_watched(writer: str, database: str) -> None:
     records = a_run()
     with closing(databases.connect(writer)) as connected:

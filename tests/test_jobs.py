@@ -741,6 +741,19 @@ def known_by_name(dsn: str, name: str) -> str:
     return str(query(dsn, "SELECT run_id::text FROM pipeline_runs WHERE name = %s", name)[0][0])
 
 
+def test_no_password_stays_behind_a_job(head: str, surroundings: Path, monitor_dsn: str, file: Path) -> None:
+    killed = surroundings / f"job-{noted(monitor_dsn, 'failed')}.dsn"
+    killed.write_text(monitor_dsn)
+    older = surroundings / "job-0123456789abcdef.dsn"
+    older.write_text(monitor_dsn)
+    flags = ("--set", f"run.output={surroundings}/brief", "--set", "grid.resolution=40")
+    done = geopipe("start", file, "--name", "brief", "--overwrite", *flags)
+    assert done.returncode == 0, done.stderr
+    assert not killed.exists()
+    assert not older.exists()
+    assert not (surroundings / f"job-{known_by_name(monitor_dsn, 'brief')}.dsn").exists()
+
+
 def test_a_run_joins_the_head_of_this_machine_by_its_token(head: str, surroundings: Path, file: Path) -> None:
     assert (surroundings / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
     command = [sys.executable, "-m", "geopipe", "run", file, "--overwrite", "--address", head]
@@ -769,6 +782,7 @@ def test_shutdown_ends_our_head_and_nothing_else(
         assert heads._marked(mark) == []
         assert stranger.poll() is None
         assert not (surroundings / "head.json").exists()
+        assert not list(surroundings.glob("job-*.dsn"))
     finally:
         stranger.kill()
         stranger.wait()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import psycopg2
 import pytest
 from helpers import north_up, write_raster
@@ -214,6 +215,41 @@ def test_a_port_that_is_taken_does_not_stop_the_run(file: Path, dsn: str, caplog
             assert run(file, f"monitoring.prometheus_port={taken.getsockname()[1]}").exit_code == 0
     (warning,) = [r.getMessage() for r in caplog.records if "Prometheus" in r.getMessage()]
     assert "monitoring.prometheus_port" in warning
+
+
+@pytest.mark.parametrize(
+    ("address", "flags", "host"),
+    [
+        (None, (), "127.0.0.1"),
+        ("127.0.0.1:6379", (), "127.0.0.1"),
+        ("10.0.0.7:6379", (), "0.0.0.0"),
+        (None, ("monitoring.prometheus_host=0.0.0.0",), "0.0.0.0"),
+        ("10.0.0.7:6379", ("monitoring.prometheus_host=127.0.0.1",), "127.0.0.1"),
+    ],
+)
+def test_only_a_cluster_answers_prometheus_of_another_machine_unasked(
+    file: Path, address: str | None, flags: tuple[str, ...], host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert pipeline.watching(settings.load(file, flags), "r", 1).prometheus_host == host
+
+
+def test_on_one_machine_only_the_loopback_answers_prometheus(
+    file: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prometheus_server import free_port
+
+    monkeypatch.setattr("geopipe.local.LAST_SCRAPE", 0.1)
+    port, listening = free_port(), set[str]()
+
+    def look(_: pipeline.Snapshot) -> None:
+        found = [c.laddr for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
+        listening.update(place.ip for place in found if place.port == port)
+
+    run(file, f"monitoring.prometheus_port={port}", watch=look)
+    assert listening == {"127.0.0.1"}
 
 
 def slowed(seconds: float, work: Callable[[], Any]) -> Any:

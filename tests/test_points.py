@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from postgres_server import PASSWORD, Server
 
-from geopipe import drafting, points, relation, settings, sparse
+from geopipe import drafting, points, postgres, relation, settings, sparse
 from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.grid import Grid
 from geopipe.layer import Kind, Layer
@@ -547,6 +548,22 @@ def test_a_query_is_read_with_and_without_a_key(server: Server) -> None:
     assert {v[2] for v in cells_of(plain, "p_value", "p_d", "p_ok").values()} == {1}
     assert cells_of(keyed, "p_value").keys() == cells_of(plain, "p_value").keys()
     assert keyed.hash != plain.hash
+
+
+def test_a_table_that_somebody_holds_is_not_waited_for_without_an_end(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 0.3)
+    with closing(psycopg2.connect(server.dsn)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE s.wells IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(SourceError, match="a statement took too long") as caught:
+            postgres.header("postgresql:", wells())
+        assert "statement_timeout" in caught.value.cure
+        monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 600.0)
+        monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=200")
+        with pytest.raises(SourceError, match="a statement took too long"):  # the limit of the user goes before ours
+            postgres.header("postgresql:", wells())
+    assert postgres.header("postgresql:", wells()).rows > 0
 
 
 def test_what_is_wrong_with_a_postgres_layer_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
