@@ -169,7 +169,8 @@ def _run(settings: Settings, as_json: bool, **how: Any) -> int:
 
     if sys.stdin.isatty() and sys.stderr.isatty() and not as_json:
         how["confirm"] = _confirm
-    with progress.without_noise(), progress.progress(settings.monitoring.progress_interval, quiet=as_json) as watch:
+    shown = progress.progress(settings.monitoring.progress_interval, as_json, settings.run.name, settings.run.output)
+    with progress.without_noise(), shown as watch:
         made = pipeline.run(settings, watch=watch, **how)
     if as_json:
         print_json(render.summary_json(made))

@@ -79,12 +79,14 @@ def start(
     The settings are checked here; what the job does with them is what `geopipe run` would do on the cluster.
     """
     from geopipe import jobs as work
-    from geopipe import settings
+    from geopipe import progress, settings
+    from geopipe.screen import console
 
     loaded = settings.load(file, (*flags, *([f"run.name={name}"] if name else [])))
     if fresh and go_on:
         raise click.UsageError("--fresh drops what --resume would go on with: give one of them")
-    work.prepare(loaded)
+    with progress.notes(console(stderr=True)):
+        work.prepare(loaded)
     where = _cluster(address or loaded.engine.address)
     options = (("--overwrite", overwrite), ("--resume", go_on), ("--fresh", fresh))
     how = [flag for flag, given in options if given]

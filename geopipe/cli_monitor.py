@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+EARLY = 3.0
+"""Seconds that `watch` waits on a terminal for a run that is about to begin, before it shows the last one."""
+
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 LONGEST = timedelta(weeks=5200)
 
@@ -159,7 +162,11 @@ def watch(run: str, every: float, as_json: bool) -> int:
         return watching.look(connected, run_id)
 
     with _reading() as connected:
-        run_id = watching.find_run(connected, run).run_id
+        if run == "latest":
+            early = EARLY if screen.on_terminal(_console()) else 0.0
+            run_id = following.newest(connected, early, lambda text: click.echo(text, err=True))
+        else:
+            run_id = watching.find_run(connected, run).run_id
         connected.close()
         found = following.looks(following.connect_to_read, run_id, look)
         out = _console()

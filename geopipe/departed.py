@@ -16,9 +16,8 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import connection
 
-from geopipe import connections, machine, store
+from geopipe import connections, processes, store
 from geopipe.errors import GeopipeError
-from geopipe.recorder import Options, deliver_rest
 from geopipe.spool import files, source_name
 from geopipe.uris import redacted
 from geopipe.watching import drivers, run_of
@@ -39,7 +38,7 @@ def settle(connected: connection, run_id: str | None = None, state: str = "faile
     settled = False
     with suppress(GeopipeError, psycopg2.Error, OSError):
         for run, attempt, driver in drivers(connected, run_id):
-            if machine.is_dead(driver) and _delivered(run, attempt, driver):
+            if processes.is_dead(driver) and _delivered(run, attempt, driver):
                 if run_of(connected, run).state == "running":
                     _tell(run, attempt, driver, state)
                 settled = True
@@ -48,6 +47,8 @@ def settle(connected: connection, run_id: str | None = None, state: str = "faile
 
 def _delivered(run_id: str, attempt: int, driver: Mapping[str, Any]) -> bool:
     """Deliver what the run left on this machine; whether nothing waits there that could tell how it ended."""
+    from geopipe.recorder import Options, deliver_rest  # loads what collects records, which who only looks needs not
+
     folder = Path(str(driver.get("spool", "")))
     if folder.name != run_id or not folder.is_dir():
         return True

@@ -40,7 +40,7 @@ from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
 from geopipe.recorder import Options, deliver_rest, dismiss, forget, join
-from geopipe.records import Progress
+from geopipe.records import RAY_STARTS, Event, Progress
 from geopipe.sparse import SparseRow
 from geopipe.sweep import sweep
 from geopipe.table import BlockRow, marker, merge_tile, pack, unpack
@@ -70,6 +70,7 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     _reach(address)
+    events.emit(Event(RAY_STARTS))
     heads.use_token(address)
     Config.initialize("")  # as Ray does it itself: what the environment said was read when Ray was imported
     if address == "local":

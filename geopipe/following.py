@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import psycopg2
@@ -15,8 +16,9 @@ from psycopg2.extensions import connection
 
 from geopipe import connections
 from geopipe.errors import GeopipeError, MachineError, SettingsError
+from geopipe.spool import living
 from geopipe.watched import Filter, Log, Look, Run
-from geopipe.watching import log_marks, new_logs, run_of
+from geopipe.watching import find_run, log_marks, new_logs, run_of, runs
 
 T = TypeVar("T")
 
@@ -45,10 +47,9 @@ class Away:
 
 @dataclass(frozen=True)
 class Pace:
-    """Cells per second of a stage, and the seconds that it still needs; None: not known."""
+    """Cells per second of a stage; None: not known."""
 
     cells: float | None
-    left: float | None
 
 
 def connect_to_read() -> connection:
@@ -87,6 +88,41 @@ def told(error: psycopg2.Error) -> GeopipeError:
             f"--grep: {_reason(error)}", "write a regular expression of Postgres, such as 'tile [0-9]+'"
         )
     return MachineError(f"the monitor's database says: {_reason(error)}", "see the server's log, and try again")
+
+
+def newest(connected: connection, seconds: float = 0.0, tell: Callable[[str], None] = lambda _: None) -> str:
+    """The id of the newest run; where that is over, of one that begins within so many seconds.
+
+    One whose process is on this machine, and has not been heard of yet, is waited for as long as that lives.
+
+    Args:
+        tell: is told once that there is such a process.
+
+    Raises:
+        SettingsError: there is no run.
+    """
+    before, end, told = runs(connected, limit=1), time.monotonic() + seconds, False
+    while not before or before[0].over:
+        found = runs(connected, limit=1)
+        if found and (not before or found[0].run_id != before[0].run_id):
+            return found[0].run_id
+        starting = [folder.name for folder in _starting(before[0].run_id if before else "")]
+        if starting and not told:
+            told = True
+            tell(f"waiting for run {starting[0]}, which has told nothing yet")
+        if not starting and time.monotonic() >= end:
+            break
+        time.sleep(0.2)
+    return find_run(connected, None).run_id
+
+
+def _starting(after: str) -> list[Path]:
+    """Where processes of this machine keep the records of runs that are younger than one."""
+    from geopipe.recorder import spools  # loads what collects records, which who only looks needs not
+
+    with suppress(OSError):
+        return [f for f in spools().iterdir() if f.name > after and f.is_dir() and living(f)]
+    return []
 
 
 def looks(
@@ -221,7 +257,7 @@ def paces(history: Sequence[tuple[float, Look]]) -> dict[str, Pace]:
     """How fast each stage is, by looks at different times (the newest last).
 
     The rate is that of the last half minute. Before there is enough history it is what the run measured itself, and
-    else the mean since its start, which is also what is left to go by while a large unit is at work.
+    else the mean since its start.
     """
     now, last = history[-1]
     kept = [at for at in history if now - at[0] <= WINDOW]
@@ -231,16 +267,13 @@ def paces(history: Sequence[tuple[float, Look]]) -> dict[str, Pace]:
     made = {}
     for stage in last.stages:
         cells = stage.cells / elapsed if elapsed else None
-        units = stage.tiles / elapsed if elapsed else 0.0
         if not last.run.over and (before := old.get(stage.stage)) and now - then >= ENOUGH:
             cells = max(stage.cells - before.cells, 0) / (now - then)
-            units = (stage.tiles - before.tiles) / (now - then) or units
         elif not last.run.over:
             cells = last.speeds.get(stage.stage, cells)
         done = bool(stage.of) and stage.tiles >= (stage.of or 0)
         cells = None if done and not last.run.over else cells  # its last rate would go on falling
-        left = 0.0 if done else (stage.of - stage.tiles) / units if stage.of and units > 0 else None
-        made[stage.stage] = Pace(cells, None if last.run.over or last.run.stale else left)
+        made[stage.stage] = Pace(cells)
     return made
 
 

@@ -16,6 +16,9 @@ from geopipe.records import Event, Log, plain
 from geopipe.screen import message
 
 SHOWN = ("run_id", "stage", "layer", "tile")
+STAGE_STARTED = "stage_started"
+"""The event that a stage of the run has begun; its context says which."""
+
 _FORMATTER = logging.Formatter()
 
 
@@ -25,7 +28,7 @@ def log_stage(logger: logging.Logger, stage: str) -> Iterator[None]:
     start = time.perf_counter()
     with events.context(stage=stage):
         logger.info("%s started", stage)
-        events.emit(Event("stage_started"))
+        events.emit(Event(STAGE_STARTED))
         try:
             yield
         except BaseException as error:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -36,41 +33,12 @@ def available_memory() -> int:
     return free
 
 
-def identity() -> dict[str, Any]:
-    """Which process this is, among all that this machine has and had, before it was last started, too."""
-    return _place() | {"pid": os.getpid(), "started": _started(os.getpid())}
-
-
-def is_dead(process: Mapping[str, Any]) -> bool:
-    """Whether a process was one of this machine and is no more, by its `identity`; False where nobody here can know."""
-    here = _place()
-    if not here["boot"] or any(process.get(name) != here[name] for name in ("host", "machine")):
-        return False
-    if process.get("boot") != here["boot"]:
-        return bool(here["machine"])  # of the same machine, before it was started anew
-    pid, started = process.get("pid"), process.get("started")
-    known = process.get("namespace") == here["namespace"] and isinstance(pid, int) and isinstance(started, int)
-    return known and bool(started) and _started(int(str(pid))) != started
-
-
-def _place() -> dict[str, str]:
-    """Where process numbers of this process mean something: a machine since its start, and a container."""
-    namespace = ""
-    with suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
-    return {
-        "host": socket.gethostname(),
-        "machine": _read(Path("/etc/machine-id")).strip(),
-        "boot": _read(Path("/proc/sys/kernel/random/boot_id")).strip(),
-        "namespace": namespace,
-    }
-
-
-def _started(pid: int) -> int:
-    """When a process began, in ticks since the machine's start; 0 where there is none, or nobody has reaped it."""
-    name, _, rest = _read(Path(f"/proc/{pid}/stat")).rpartition(")")
-    parts = rest.split()
-    return int(parts[19]) if name and len(parts) > 19 and parts[0] not in "ZX" else 0
+def has_kernels() -> bool:
+    """Whether the kernels' machine code is kept on this machine; where it is not, the first run compiles them."""
+    if named := os.environ.get("NUMBA_CACHE_DIR"):
+        return any(Path(named).glob("**/kernels.*.nbi"))
+    beside, cache = Path(__file__).with_name("__pycache__"), Path(os.path.expanduser("~/.cache/numba"))
+    return any(beside.glob("kernels.*.nbi")) or any(cache.glob("**/kernels.*.nbi"))
 
 
 def _read(path: Path) -> str:

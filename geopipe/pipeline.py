@@ -17,19 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from geopipe import checks, commit, connections, events, heads, logs, objects, raster, requests, stamps
+from geopipe import checks, commit, connections, events, heads, logs, objects, processes, raster, requests, stamps
 from geopipe.baseline import old_way
 from geopipe.commit import Staging
 from geopipe.drafting import draft, skippable, this_machine, versions
 from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunError, SourceError, find_signal, noted
 from geopipe.estimate import Machine
+from geopipe.forecast import Forecast
 from geopipe.ledger import finisher
 from geopipe.local import Engine, plain_loop
 from geopipe.lock import locked
 from geopipe.objects import Store
 from geopipe.plan import Plan
 from geopipe.recorder import Options, Recorder, prepare_database, recording, spools, stated
-from geopipe.records import Event, Progress, State, new_run_id
+from geopipe.records import DRIVER, Event, Progress, State, new_run_id
 from geopipe.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,15 @@ Watch = Callable[["Snapshot"], None]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far a run is: work done by stage, and the units that each stage has in all."""
+    """How far a run is: work done by stage, and the units that each stage has in all.
+
+    `left` are the seconds that it still needs; None where that is not known.
+    """
 
     stages: Mapping[str, Progress]
     totals: Mapping[str, int]
     seconds: float
+    left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ def run(
         stated(told) as ending,
         _joined(settings, local) as machine,
     ):
+        # by which others see whether this process lives, and where its last words are if it does not
+        events.emit(Event(DRIVER, processes.identity() | {"spool": str(options.folder)}))
         if not resume:
             _check(folder, store, overwrite)
         with logs.log_stage(log, "plan"):
@@ -408,18 +415,20 @@ def _engine(plan: Plan, settings: Settings, options: Options, local: bool) -> Ab
 
 @contextmanager
 def _watching(totals: Mapping[str, int], engine: Engine, watch: Watch | None, begin: float) -> Iterator[None]:
-    """Call `watch` from a thread of its own while the run goes on, and once after that: never twice at a time."""
-    if watch is None:
-        yield
-        return
-    ended = threading.Event()
+    """Tell how long the run still needs, and call `watch`, in a thread, and once after that: never twice at a time."""
+    ended, forecast = threading.Event(), Forecast()
 
     def snapshot() -> Snapshot:
-        return Snapshot(engine.stages(), totals, time.perf_counter() - begin)
+        stages = engine.stages()
+        left = forecast(stages, totals)
+        forecast.tell(left)
+        return Snapshot(stages, totals, time.perf_counter() - begin, left)
 
     def tick() -> None:
-        while not ended.wait(0.25):
-            watch(snapshot())
+        while not ended.wait(0.25 if watch else 1.0):
+            seen = snapshot()
+            if watch:
+                watch(seen)
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()
@@ -428,7 +437,8 @@ def _watching(totals: Mapping[str, int], engine: Engine, watch: Watch | None, be
     finally:
         ended.set()
         thread.join()
-    watch(snapshot())
+    if watch:
+        watch(snapshot())
 
 
 class _Clock:

@@ -9,14 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from geopipe import events, machine
+from geopipe.logs import STAGE_STARTED
 from geopipe.pipeline import Snapshot
+from geopipe.recorder import STARTED
+from geopipe.records import RAY_STARTS, Body, Event
 from geopipe.render import console
+from geopipe.screen import clean, clock, say, tail
 
 NOISE = re.compile(
     rb"has constructor arguments in the object store and max_restarts"
@@ -58,6 +63,17 @@ def without_noise() -> Iterator[None]:
         thread.join(timeout=1)
 
 
+STEPS = {
+    "plan": "reading headers, planning",
+    "ray": "starting Ray",
+    "run": "starting workers",
+    "validate": "validating",
+    "commit": "committing",
+    "send": "sending",
+}
+"""What a run does where it has no units to count, by the stage that has begun."""
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         cells, seconds = task.fields["cells"], task.fields["seconds"]
@@ -65,36 +81,86 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(interval: float, quiet: bool) -> Iterator[Callable[[Snapshot], None] | None]:
-    """Show how far a run is: bars on a terminal, a plain line every `interval` seconds elsewhere."""
-    if quiet:
-        yield None
-        return
+def progress(interval: float, quiet: bool, name: str, output: str) -> Iterator[Callable[[Snapshot], None] | None]:
+    """Show how far a run is: a screen from its first second, elsewhere a plain line every `interval` seconds.
+
+    Args:
+        name: of the run.
+        output: where its table goes.
+    """
     out = console(stderr=True)
-    if not out.is_terminal:
-        yield _plain_progress(out, interval)
-        return
+    with notes(out):
+        if quiet:
+            yield None
+        elif out.is_terminal:
+            with _screen(out, name, output) as show:
+                yield show
+        else:
+            yield _plain_progress(out, interval)
+
+
+@contextmanager
+def notes(out: Console) -> Iterator[None]:
+    """Say what a run starts that runs on after it."""
+
+    def hear(body: Body) -> None:
+        if isinstance(body, Event) and body.name == STARTED:
+            say(out, f"started a Postgres for the history of runs, in {body.detail['folder']}; end it: geopipe db stop")
+
+    unsubscribe = events.subscribe(hear)
+    try:
+        yield
+    finally:
+        unsubscribe()
+
+
+@contextmanager
+def _screen(out: Console, name: str, output: str) -> Iterator[Callable[[Snapshot], None]]:
+    """Name, output, what is done now, for how long and how much longer; and a bar for each stage with units."""
     columns = (
         TextColumn("{task.description:<6}"),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         _Rate(),
-        TimeRemainingColumn(),
     )
-    with Progress(*columns, console=out) as bars:
-        tasks: dict[str, Any] = {}
+    bars, tasks, begin = Progress(*columns, console=out, auto_refresh=False), dict[str, TaskID](), time.monotonic()
+    step, left = STEPS["plan"], list[float | None]([None])
 
-        def show(snapshot: Snapshot) -> None:
-            for stage, total in snapshot.totals.items():
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=total, cells=0, seconds=0.0)
-                done = snapshot.stages.get(stage)
-                if done:
-                    cells, seconds = done.cells, snapshot.seconds
-                    bars.update(tasks[stage], total=total, completed=done.tiles, cells=cells, seconds=seconds)
+    def hear(body: Body) -> None:
+        nonlocal step
+        if isinstance(body, Event) and body.name in (STAGE_STARTED, RAY_STARTS):
+            stage = "ray" if body.name == RAY_STARTS else str(events.current().get("stage"))
+            step, left[0] = STEPS.get(stage, step), None
+            if stage == "run" and not machine.has_kernels():
+                step = "compiling kernels (once)"
 
-        yield show
+    def show(snapshot: Snapshot) -> None:
+        nonlocal step
+        for stage, total in snapshot.totals.items():
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, cells=0, seconds=0.0)
+            done = snapshot.stages.get(stage)
+            if done:
+                step = "at work" if done.tiles else step
+                cells, seconds = done.cells, snapshot.seconds
+                bars.update(tasks[stage], total=total, completed=done.tiles, cells=cells, seconds=seconds)
+        left[0] = snapshot.left
+
+    def picture() -> RenderableType:
+        about = f", about {clock(left[0])} left" if left[0] else ""
+        first = Text(
+            f"{clean(name)}: {step}, {clock(time.monotonic() - begin)}{about}", style="bold", overflow="ellipsis"
+        )
+        second = Text("  " + tail(clean(output), max(out.width - 2, 8)), style="dim", no_wrap=True)
+        return Group(first, second, bars)
+
+    unsubscribe = events.subscribe(hear)
+    try:
+        with Live(get_renderable=picture, console=out, refresh_per_second=4):
+            yield show
+    finally:
+        unsubscribe()
 
 
 def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]:
@@ -115,9 +181,8 @@ def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]
             parts.append(f"{stage} {done.tiles if done else 0:,}/{total:,}")
         last = snapshot.stages.get("write")
         if last and last.tiles:
-            rate = last.cells / snapshot.seconds
-            left = snapshot.seconds * (snapshot.totals["write"] / last.tiles - 1)
-            parts.append(f"{rate / 1e6:.2f} M cells/s, {left:.0f} s left")
+            left = "" if snapshot.left is None else f", {snapshot.left:.0f} s left"
+            parts.append(f"{last.cells / snapshot.seconds / 1e6:.2f} M cells/s{left}")
         out.print(f"{snapshot.seconds:7.1f} s  " + "  ".join(parts))
 
     return show

@@ -20,12 +20,12 @@ from typing import Any
 
 from psycopg2 import DataError, IntegrityError
 
-from geopipe import __version__, connections, embedded, events, logs, machine, requests, store
+from geopipe import __version__, connections, embedded, events, logs, requests, store
 from geopipe.collector import Collector, Refused
 from geopipe.errors import MachineError, Paused, Terminated, find
 from geopipe.exporter import Exporter
 from geopipe.home import home
-from geopipe.records import DRIVER, Event, Log, Progress, State
+from geopipe.records import Event, Log, Progress, State
 from geopipe.sampler import Sampler, speedometer
 from geopipe.shipping import Deliver, Shipper, left_behind
 from geopipe.spool import PRESENT, Spool, living, present, source_name
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 OVER = "over"
 """File in a run's folder that tells the processes of this node that the run is over, so that they let go of it."""
+
+STARTED = "postgres_started"
+"""The event that the embedded Postgres was started, which runs on."""
 
 KEPT_SECONDS = 14 * 86_400.0
 """How long records of a run that never arrived are kept on this node."""
@@ -267,8 +270,6 @@ def recording(options: Options, answers: dict[str, Callable[[], None]]) -> Itera
         return
     end_logs, longer = logs.record_from_now_on(), 10.0
     try:
-        # by which others see whether this process lives, and where its last words are if it does not
-        events.emit(Event(DRIVER, machine.identity() | {"spool": str(options.folder)}))
         yield recorder
     except (KeyboardInterrupt, Terminated):
         longer = 0.0
@@ -398,7 +399,9 @@ def prepare_database() -> Path | None:
 
 def _our_own() -> Path:
     """The embedded server, started, with today's schema; its address is in a file that only its user may read."""
-    dsn = embedded.start()
+    before, dsn = embedded.running(), embedded.start()
+    if not before:
+        events.emit(Event(STARTED, {"folder": str(embedded.folder())}))
     try:
         connections.connect(dsn).close()
     except MachineError:

@@ -24,6 +24,9 @@ MOST_BITS = 4096
 DRIVER = "driver_started"
 """The event that tells which process drives a run."""
 
+RAY_STARTS = "ray_starts"
+"""The event that a Ray is started or joined for a run."""
+
 WHERE = ("run_id", "attempt", "stage", "layer", "tile")
 """Of the context: where in which run a record was made."""
 

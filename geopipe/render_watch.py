@@ -40,7 +40,7 @@ def _top(look: Look, paces: Mapping[str, Pace], width: int, unicode: bool, away:
         line.append(f" {'in' if run.ended else 'after' if run.stale or run.over else 'for'} {clock(run.seconds)}")
     if run.attempt > 1:
         line.append(f", attempt {run.attempt}")
-    left = time_left(look, paces)
+    left = look.left
     line.append(f", about {clock(left)} left" if left else "", style="bold")
     line.truncate(width, overflow="ellipsis" if unicode else "crop")
     lines: list[RenderableType] = [line]
@@ -70,19 +70,13 @@ def retrying(reason: str) -> str:
     return f"no answer, trying again: {clean(reason)}"
 
 
-def time_left(look: Look, paces: Mapping[str, Pace]) -> float | None:
-    """Seconds to go: those of the stage that needs most, if all are known."""
-    left = [paces[stage.stage].left for stage in look.stages if stage.of]
-    return max((seconds for seconds in left if seconds is not None), default=None) if None not in left else None
-
-
 def _stages(look: Look, paces: Mapping[str, Pace]) -> RenderableType:
     if not look.stages:
         return Text("  no work has been reported yet", style="dim")
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
     grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
-    for _ in range(4):
+    for _ in range(3):
         grid.add_column(justify="right", no_wrap=True)
     for stage in look.stages:
         pace = paces[stage.stage]
@@ -96,7 +90,6 @@ def _stages(look: Look, paces: Mapping[str, Pace]) -> RenderableType:
             Text(share(part)),
             Text(done),
             Text("" if pace.cells is None else f"{short(pace.cells)} cells/s"),
-            Text(clock(pace.left) if pace.left else "", style="bold"),
         )
     return grid
 
@@ -172,7 +165,7 @@ def line(look: Look, paces: Mapping[str, Pace]) -> str:
     parts = [moment(run.now), f"{run.shown:<9}", *(_part(stage) for stage in look.stages)]
     if not run.over:
         rate = next((paces[s.stage].cells for s in reversed(look.stages) if paces[s.stage].cells), None)
-        left = time_left(look, paces)
+        left = look.left
         parts += [f"{short(rate)} cells/s"] if rate else []
         parts += [f"{clock(left)} left"] if left else []
         parts += _whole(look.nodes)
@@ -202,11 +195,11 @@ def error_line(record: Log) -> str:
 
 def look_json(look: Look, paces: Mapping[str, Pace]) -> dict[str, Any]:
     """A look as JSON values."""
-    rates = {name: {"cells_per_second": p.cells, "seconds_left": p.left} for name, p in paces.items()}
+    rates = {name: {"cells_per_second": p.cells} for name, p in paces.items()}
     return {
         **run_named(look.run),
         "run": as_json(look.run),
-        "seconds_left": as_json(time_left(look, paces)),
+        "seconds_left": as_json(look.left),
         "stages": [as_json(stage) | as_json(rates[stage.stage]) for stage in look.stages],
         "nodes": as_json(look.nodes),
         "errors": look.error_count,

@@ -206,7 +206,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Look:
-    """All that `watch` shows of one moment. `speeds` are cells per second by stage, of the last half minute."""
+    """All that `watch` shows of one moment.
+
+    `speeds` are cells per second by stage, of the last half minute; `left` are seconds that the run says it needs.
+    """
 
     run: Run
     stages: tuple[Stage, ...]
@@ -215,3 +218,4 @@ class Look:
     error_count: int
     warning_count: int
     speeds: Mapping[str, float] = field(default_factory=dict)
+    left: float | None = None

@@ -13,6 +13,7 @@ from typing import Any
 
 from psycopg2.extensions import connection
 
+from geopipe import forecast
 from geopipe.errors import SettingsError
 from geopipe.records import DRIVER
 from geopipe.screen import age, clean
@@ -197,6 +198,7 @@ def look(connected: connection, run_id: str, errors: int = 6) -> Look:
         counts.get(True, 0),
         counts.get(False, 0),
         _speeds(connected, run),
+        _left(connected, run),
     )
 
 
@@ -237,6 +239,20 @@ def _speeds(connected: connection, run: Run) -> dict[str, float]:
         _key(run),
     )
     return dict(found)
+
+
+def _left(connected: connection, run: Run) -> float | None:
+    """Seconds that a run still needs, by its own estimate, less those that have passed since."""
+    if run.over or run.stale:
+        return None
+    found = _rows(
+        connected,
+        "SELECT greatest(value - extract(epoch FROM now() - ts), value / 4)::float8 FROM pipeline_metrics_latest"
+        " WHERE run_id = %(id)s::uuid AND name = %(name)s AND stage = %(stage)s AND value >= 0 AND value < 'infinity'"
+        " ORDER BY ts DESC LIMIT 1",
+        {"id": run.run_id, "name": forecast.NAME, "stage": forecast.STAGE},
+    )
+    return float(found[0][0]) if found else None
 
 
 # ---------------------------------------------------------------- logs

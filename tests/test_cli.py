@@ -453,11 +453,11 @@ def test_progress_is_a_line_each_interval(small: Path, capsys: pytest.CaptureFix
     from geopipe.records import Progress
 
     half = Snapshot({"read": Progress("read", 5, 10, 1.0)}, {"read": 10, "write": 10}, 2.0)
-    with progress(1000, quiet=False) as show:
+    with progress(1000, False, "name", "out") as show:
         assert show is not None
         show(half)
     assert capsys.readouterr().err == ""
-    with progress(0.0001, quiet=False) as show:
+    with progress(0.0001, False, "name", "out") as show:
         assert show is not None
         time.sleep(0.01)
         show(half)

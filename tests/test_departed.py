@@ -19,7 +19,7 @@ from helpers import call, north_up, write_raster
 from monitored import Source, new_id
 from records import query
 
-from geopipe import departed, following, machine, watching
+from geopipe import departed, following, processes, watching
 from geopipe.records import DRIVER
 
 SETTINGS = """
@@ -61,7 +61,7 @@ def file(tmp_path: Path) -> Path:
 
 def dead_process() -> dict[str, Any]:
     """The identity of a process that has ended."""
-    script = "import json; from geopipe import machine; print(json.dumps(machine.identity()))"
+    script = "import json; from geopipe import processes; print(json.dumps(processes.identity()))"
     return dict(json.loads(subprocess.check_output([sys.executable, "-c", script], text=True)))
 
 
@@ -105,7 +105,7 @@ def test_a_killed_run_has_failed_for_the_next_one_who_looks(
 
 
 def test_a_run_that_lives_is_left_alone(database: str) -> None:
-    run = driven(database, machine.identity())
+    run = driven(database, processes.identity())
     with following.reading() as connected:
         assert not departed.settle(connected)
     assert states(database) == {run.run_id: "running"}
@@ -149,22 +149,22 @@ def test_stop_ends_a_dead_local_run_at_once(database: str, capsys: pytest.Captur
     ],
 )
 def test_a_process_is_dead_only_where_this_machine_knows_it(other: dict[str, Any], dead: bool) -> None:
-    assert machine.is_dead(machine.identity() | other) == dead
+    assert processes.is_dead(processes.identity() | other) == dead
 
 
 def test_a_process_that_nobody_has_reaped_is_dead() -> None:
     process = subprocess.Popen(["true"])
     try:
-        known = machine.identity() | {"pid": process.pid, "started": 1}
+        known = processes.identity() | {"pid": process.pid, "started": 1}
         end = time.monotonic() + 30
         while "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]:
             assert time.monotonic() < end
             time.sleep(0.01)
-        assert machine._started(process.pid) == 0
-        assert machine.is_dead(known)
+        assert processes._started(process.pid) == 0
+        assert processes.is_dead(known)
     finally:
         process.wait()
-    assert not machine.is_dead({})
+    assert not processes.is_dead({})
 
 
 def test_what_a_completed_run_went_on_from_is_not_at_work(database: str) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import north_up, write_raster
 
-from geopipe import progress
+from geopipe import machine, progress
 
 SETTINGS = """
 [run]
@@ -80,3 +86,33 @@ def test_attempts_to_reach_a_cluster_are_noise_and_its_death_is_not() -> None:
         "error: no Ray cluster at '127.0.0.1:1': gcs_client",
     ):
         assert not progress.NOISE.search(line.encode()), line
+
+
+def test_a_terminal_shows_name_output_and_step_from_the_first_second(file: Path) -> None:
+    """Elsewhere nothing comes for the ten seconds in which Ray starts and kernels are compiled."""
+    screen, shell = pty.openpty()
+    fcntl.ioctl(shell, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "", "NUMBA_CACHE_DIR": str(file.parent / "cache")}
+    command = [sys.executable, "-m", "geopipe", "run", "s.toml", "--set", "engine.workers=1"]
+    with subprocess.Popen(command, stderr=shell, stdout=shell, cwd=file.parent, env=environment) as run:
+        os.close(shell)
+        seen = bytearray()
+        with suppress(OSError):  # the other end is closed
+            while data := os.read(screen, 4096):
+                seen += data
+    os.close(screen)
+    assert run.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    places = [text.find(f"quiet: {step}, 0:") for step in ("reading headers, planning", "starting Ray")]
+    places += [text.find(f"quiet: {step}, ") for step in ("compiling kernels (once)", "at work")]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "/out" in text
+
+
+def test_kernels_are_there_where_numba_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not machine.has_kernels()
+    (tmp_path / "geopipe_0").mkdir()
+    (tmp_path / "geopipe_0" / "kernels._box-330.py311.nbi").touch()
+    assert machine.has_kernels()

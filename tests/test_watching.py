@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -16,7 +20,7 @@ import pytest
 from monitored import HOSTILE, Source, fill, new_id, settle
 from psycopg2.extensions import connection
 
-from geopipe import following, screen, watching
+from geopipe import following, screen, spool, watching
 from geopipe.errors import MachineError, SettingsError
 from geopipe.render_metrics import amount, resampled
 from geopipe.watched import Filter, Look, Run, Series, Stage
@@ -320,29 +324,56 @@ def a_look(tiles: int, of: int = 1000, speeds: dict[str, float] | None = None, *
 def test_a_rate_is_that_of_the_last_half_minute() -> None:
     pace = following.paces([(0.0, a_look(100)), (20.0, a_look(300)), (45.0, a_look(800))])["write"]
     assert pace.cells == pytest.approx(500 * 100 / 25)
-    assert pace.left == pytest.approx(200 / 20)
 
 
 def test_a_short_history_takes_the_runs_own_rate_and_else_the_mean_since_its_start() -> None:
     pace = following.paces([(0.0, a_look(500)), (2.0, a_look(500))])["write"]
-    assert (pace.cells, pace.left) == (pytest.approx(500, rel=0.01), pytest.approx(100, rel=0.01))
+    assert pace.cells == pytest.approx(500, rel=0.01)
     assert following.paces([(0.0, a_look(500, speeds={"write": 7.0}))])["write"].cells == 7.0
 
 
-def test_a_large_unit_at_work_leaves_a_time_to_go() -> None:
-    pace = following.paces([(0.0, a_look(500)), (29.0, a_look(500))])["write"]
-    assert pace.cells == 0
-    assert pace.left == pytest.approx(100, rel=0.01)
+def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str) -> None:
+    """All who watch are told the same, whenever they began to."""
+    now = time.time()
+    run = Source(new_id(now, 7_000_001)).state(now - 60, "running", name="told", totals={"write": 10})
+    run.progress(now - 20, "write", 3).metric(now - 20, "seconds_left", 100.0, "s", stage="run").write(monitor_dsn)
+    with following.reading() as connected:
+        found = watching.look(connected, run.run_id)
+        assert found.left == pytest.approx(80, abs=5)
+        assert all("seconds_left" not in node.values for node in found.nodes)
+        run.state(now, "completed", exit_code=0).write(monitor_dsn)
+        assert watching.look(connected, run.run_id).left is None
 
 
-@pytest.mark.parametrize("how", [{"state": "completed"}, {"stale": True}])
-def test_nothing_is_left_of_a_run_that_does_not_work(how: dict[str, Any]) -> None:
-    assert following.paces([(0.0, a_look(500, **how)), (29.0, a_look(600, **how))])["write"].left is None
+def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
+    monitor_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
+    now = time.time() + 3600  # the newest of all
+    Source(new_id(now, 1)).state(now, "completed", name="before", exit_code=0).write(monitor_dsn)
+    coming = Source(new_id(now + 1, 2))
+    folder = tmp_path / "spool" / coming.run_id
+    folder.mkdir(parents=True)
+    told: list[str] = []
+    with following.reading() as connected:
+        assert following.newest(connected) == new_id(now, 1), "nobody begins"
+        lock = subprocess.Popen(["flock", folder / f"{os.uname().nodename}-1-1.pid", "sleep", "60"])
+        try:
+            writes = threading.Timer(2, lambda: coming.state(now + 1, "running", name="after").write(monitor_dsn))
+            while not spool.living(folder):
+                time.sleep(0.01)
+            writes.start()
+            assert following.newest(connected, 0.0, told.append) == coming.run_id
+        finally:
+            lock.kill()
+            lock.wait()
+            writes.join()
+    assert told == [f"waiting for run {coming.run_id}, which has told nothing yet"]
+    settle(monitor_dsn, *(f"DELETE FROM pipeline_runs WHERE run_id = '{new_id(now + n, n + 1)}'" for n in range(2)))
 
 
-def test_a_stage_that_is_done_needs_no_time_and_one_that_has_not_begun_an_unknown_one() -> None:
-    assert following.paces([(0.0, a_look(1000))])["write"] == following.Pace(None, 0.0)
-    assert following.paces([(0.0, a_look(0))])["write"].left is None
+def test_a_stage_that_is_done_has_no_rate() -> None:
+    assert following.paces([(0.0, a_look(1000))])["write"] == following.Pace(None)
 
 
 # ---------------------------------------------------------------- looking again and again
