@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -180,9 +179,9 @@ def list_jobs(limit: int, as_json: bool) -> None:
     if as_json:
         print_json([_told(run) for run in found])
         return
-    for run in found:
-        _tell(run, as_json=False)
-    if not found:
+    if found:
+        _list(found)
+    else:
         click.echo("no run was started as a job; start one: geopipe jobs start SETTINGS")
 
 
@@ -247,12 +246,12 @@ def _told(run: Run) -> dict[str, object]:
 def _tell(run: Run, as_json: bool) -> None:
     if as_json:
         print_json(_told(run))
-        return
-    from geopipe.screen import clean
+    else:
+        _list([run])
 
-    share = "" if run.share is None else f"  {run.share:.0%}"
-    asked = f"  asked to {run.request}" if run.request and run.state == "running" else ""
-    attempt = f"  attempt {run.attempt}" if run.attempt > 1 else ""
-    click.echo(f"{run.run_id}  {clean(run.name)}  {run.shown}{share}{attempt}{asked}  {clean(run.output or '')}")
-    if run.error and sys.stdout.isatty():
-        click.echo(f"  {clean(run.error.get('message', ''))}")
+
+def _list(runs: Sequence[Run]) -> None:
+    from geopipe import render_monitor
+    from geopipe.screen import console
+
+    render_monitor.runs(console(), runs)

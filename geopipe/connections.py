@@ -69,6 +69,11 @@ def needed_dsn(file: Path | None = None) -> str:
         MachineError: nothing says where the database is.
     """
     found = dsn(file)
+    if found is None and embedded.made():
+        raise MachineError(
+            f"the monitor's database is an embedded Postgres in {embedded.folder()}, which does not run",
+            f"start it: `geopipe db start` (the next run does so, too), or set {DSN} to another one",
+        )
     if found is None:
         raise MachineError(
             "nothing says where the monitor's database is",

@@ -120,6 +120,13 @@ def running() -> bool:
     return False
 
 
+def made() -> bool:
+    """Whether there are data of a server, be it at work or not."""
+    with suppress(MachineError, OSError):
+        return (folder() / "data").exists()
+    return False
+
+
 def installed() -> bool:
     """Whether the server's programs are there."""
     with suppress(MachineError):

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -114,13 +114,21 @@ def is_ours(name: str) -> bool:
     return name.startswith("tile-") or name in {ONE_CSV + suffix for suffix in CSV_SUFFIX.values()}
 
 
-def write_tile(plan: Plan, staging: str, chunk_size: int, tile: Tile, table: pa.Table) -> Receipt:
+def write_tile(
+    plan: Plan,
+    staging: str,
+    chunk_size: int,
+    tile: Tile,
+    table: pa.Table,
+    note: Callable[[Receipt], None] = lambda receipt: None,
+) -> Receipt:
     """Write one tile in every format, durably, under its final name in the staging folder.
 
     Beside the table it holds a row group or a chunk at a time.
 
     Args:
         chunk_size: rows that are formatted as CSV at a time.
+        note: keeps the receipt, before anybody is told that the tile is done.
 
     Raises:
         MachineError: a file cannot be written.
@@ -138,9 +146,11 @@ def write_tile(plan: Plan, staging: str, chunk_size: int, tile: Tile, table: pa.
             headed = not one or tile.key == int(plan.keys[0])
             with _new_file(Path(staging), f"{CSV_PARTS if one else 'csv'}/{name}{CSV_SUFFIX[codec]}", files) as sink:
                 write_csv(table, sink, codec, chunk_size, headed, progress.chunk)
-    progress.end(sum(f.bytes for f in files))
     bounds = {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
-    return Receipt(tile.key, table.num_rows, tuple(files), bounds)
+    receipt = Receipt(tile.key, table.num_rows, tuple(files), bounds)
+    note(receipt)
+    progress.end(sum(f.bytes for f in files))
+    return receipt
 
 
 class _Progress:

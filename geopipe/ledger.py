@@ -37,7 +37,7 @@ def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, table: pa.
         folder: of the staged run.
         chunk_size: rows that are formatted as CSV at a time.
     """
-    note(Path(folder), write_tile(plan, folder, chunk_size, tile, table))
+    write_tile(plan, folder, chunk_size, tile, table, partial(note, Path(folder)))
 
 
 def finisher(plan: Plan, folder: Path, chunk_size: int) -> partial[None]:

@@ -111,6 +111,17 @@ def runs(out: Console, found: Sequence[Run]) -> None:
         for row in rows:
             row[6] = tail(str(row[6]), max(out.width - taken, 8), unicode)
     table(out, names, rows, right=("age", "took", "done"))
+    for run in found:
+        for line in _reasons(run):
+            say(out, head(line, out.width, unicode) if on_terminal(out) else line, style="dim")
+
+
+def _reasons(run: Run) -> list[str]:
+    """Why a run has failed, and what else there is to know of it, below the lines of all runs."""
+    made = [f"asked to {run.request}"] if run.request and not run.over else []
+    made += [f"attempt {run.attempt}"] if run.attempt > 1 else []
+    made += [clean(run.error.get("message", ""))] if run.error and run.state == "failed" else []
+    return [f"  {short_id(run)}  {text}" for text in made]
 
 
 def _done(run: Run, unicode: bool) -> Text:

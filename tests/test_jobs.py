@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -541,6 +542,19 @@ def test_only_jobs_are_listed_and_only_they_have_printed_something(
     assert alone not in listed
     with pytest.raises(PlanError, match="was not started as a job"):
         list(jobs.output(known(alone), "127.0.0.1:1", follow=False))
+
+
+def test_runs_are_listed_with_a_header_their_age_and_why_they_failed(
+    monitor_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"type": "SourceError", "message": "a.tif: band 1 has no CRS", "cure": "give layers.crs"}
+    run_id = noted(monitor_dsn, "failed", "listed", ray_job_id="geopipe-x", error=error)
+    for command in (("list", "--limit", "500"), ("status", run_id)):
+        header, *rows = call(capsys, "jobs", *command)[1].splitlines()
+        assert header.split() == ["run", "name", "state", "age", "took", "done", "output"]
+        (row,) = [row for row in rows if row.startswith(run_id[:13]) and "listed" in row]
+        assert re.search(r"failed +\d+ s ", row)
+        assert f"  {run_id[:13]}  a.tif: band 1 has no CRS" in rows
 
 
 def test_a_hostile_name_cannot_steer_the_terminal(monitor_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:

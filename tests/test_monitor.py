@@ -23,14 +23,14 @@ import numpy as np
 import psutil
 import psycopg2
 import pytest
-from helpers import north_up, write_raster
+from helpers import call, north_up, write_raster
 
 from geopipe import commit, connections, database, embedded, events, pipeline, recorder, requests, settings
 from geopipe.collector import Collector
 from geopipe.errors import Paused, SourceError
 from geopipe.lock import STAGING
 from geopipe.recorder import Options, Recorder
-from geopipe.records import Body, Event, Log, State
+from geopipe.records import Body, Event, Log, Progress, State
 
 OUTAGE = float(os.environ.get("GEOPIPE_OUTAGE", "4"))
 """Seconds for which Postgres is away; `make chaos` takes the full minute."""
@@ -496,12 +496,41 @@ def open_below(*folders: Path) -> list[str]:
     return [link for link in links if link.startswith(tuple(f"{folder}/" for folder in folders))]
 
 
-def test_nobody_needs_to_start_a_database(file: Path, home: Path) -> None:
+def test_nobody_needs_to_start_a_database_and_it_is_said_how_it_ends(
+    file: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
-        made = run(file)
-        assert progress(embedded.url(), made.run_id) == {"read": 18, "merge": 9, "write": 9}
+        said = []
+        for _ in range(2):
+            code, _, err = call(capsys, "run", file, "--local", "--overwrite")
+            assert code == 0
+            said.append("geopipe db stop" in err)
+        assert said == [True, False], "by the run that has started it"
+        ((run_id, *_), *_) = ask(embedded.url(), "SELECT run_id::text FROM pipeline_runs")
+        assert progress(embedded.url(), run_id) == {"read": 18, "merge": 9, "write": 9}
     finally:
         embedded.stop()
+    code, _, err = call(capsys, "monitor", "runs")
+    assert code == 3
+    assert f"{home}/postgres, which does not run" in err
+    assert "geopipe db start" in err
+
+
+def test_a_tile_is_told_to_be_written_when_its_receipt_is_durable(file: Path) -> None:
+    """Else a kill between the two leaves 1/9 in the monitor and 0 of 9 in the folder."""
+    seen: list[tuple[int, int]] = []
+
+    def hear(body: Body) -> None:
+        if isinstance(body, Progress) and body.stage == "write" and body.tiles:
+            (left,) = commit.status(file.parent / "out").unfinished
+            seen.append((left.done, len(seen) + 1))
+
+    unsubscribe = events.subscribe(hear)
+    try:
+        run(file)
+    finally:
+        unsubscribe()
+    assert [done for done, _ in seen] == [told for _, told in seen] == list(range(1, 10))
 
 
 def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
