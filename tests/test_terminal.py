@@ -34,8 +34,6 @@ name = "a"
 path = "a.tif"
 """
 
-PROGRESS = re.compile(r" *[\d.]+ s  .*")
-
 KILLED = """
 import ray
 from geopipe import cli, engine
@@ -69,7 +67,8 @@ def test_ray_tells_nothing_of_statistics_that_it_has_lost(file: Path) -> None:
     command = [sys.executable, "-c", KILLED, "run", str(file), "--set", "engine.workers=1"]
     made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=file.parent)
     assert made.returncode == 0, made.stderr
-    assert [line for line in made.stderr.splitlines() if not PROGRESS.fullmatch(line)] == []
+    told = re.compile("_StatsActor|Unhandled error|KeyError|Traceback")
+    assert [line for line in made.stderr.splitlines() if told.search(line)] == []
 
 
 def test_attempts_to_reach_a_cluster_are_noise_and_its_death_is_not() -> None:
@@ -104,7 +103,7 @@ def test_a_terminal_shows_name_output_and_step_from_the_first_second(file: Path)
     assert run.returncode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
     places = [text.find(f"quiet: {step}, 0:") for step in ("reading headers, planning", "starting Ray")]
-    places += [text.find(f"quiet: {step}, ") for step in ("compiling kernels (once)", "at work")]
+    places.append(text.find("quiet: compiling kernels (once), "))
     assert -1 not in places
     assert places == sorted(places)
     assert "/out" in text

@@ -270,7 +270,7 @@ def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: conn
         assert sum(values) / len(values) == pytest.approx(series.mean)
     speeds = watching.metrics(connected, run, "throughput", 10).series
     assert {(s.name, s.stage) for s in speeds} == {("cells_per_second", s) for s in ("read", "merge", "write")}
-    assert len(watching.metrics(connected, run, None, 10).series) == 2 * 7 + 3
+    assert len(watching.metrics(connected, run, None, 10).series) == 2 * 7 + 4
     short = watching.metrics(connected, run, "cpu", 10, timedelta(minutes=2))
     assert all(0 < s.count <= 12 for s in short.series)
     assert watching.metrics(connected, run_named(connected, runs["failed"]), None, 10).series == ()
@@ -332,8 +332,9 @@ def test_a_short_history_takes_the_runs_own_rate_and_else_the_mean_since_its_sta
     assert following.paces([(0.0, a_look(500, speeds={"write": 7.0}))])["write"].cells == 7.0
 
 
-def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str) -> None:
+def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All who watch are told the same, whenever they began to."""
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", monitor_dsn)
     now = time.time()
     run = Source(new_id(now, 7_000_001)).state(now - 60, "running", name="told", totals={"write": 10})
     run.progress(now - 20, "write", 3).metric(now - 20, "seconds_left", 100.0, "s", stage="run").write(monitor_dsn)
@@ -349,6 +350,7 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
     monitor_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", monitor_dsn)
     now = time.time() + 3600  # the newest of all
     Source(new_id(now, 1)).state(now, "completed", name="before", exit_code=0).write(monitor_dsn)
     coming = Source(new_id(now + 1, 2))
