@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -24,6 +25,7 @@ from geopipe.cli_options import HELP, json_option, print_json
 from geopipe.errors import GeopipeError, Terminated, find_signal
 
 if TYPE_CHECKING:
+    from geopipe.progress import Screen
     from geopipe.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -167,10 +169,10 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
 def _run(settings: Settings, as_json: bool, **how: Any) -> int:
     from geopipe import pipeline, progress, render
 
-    if sys.stdin.isatty() and sys.stderr.isatty() and not as_json:
-        how["confirm"] = _confirm
     shown = progress.progress(settings.monitoring.progress_interval, as_json, settings.run.name, settings.run.output)
     with progress.without_noise(), shown as watch:
+        if sys.stdin.isatty() and isinstance(watch, progress.Screen):
+            how["confirm"] = partial(_confirm, watch)
         made = pipeline.run(settings, watch=watch, **how)
     if as_json:
         print_json(render.summary_json(made))
@@ -179,9 +181,10 @@ def _run(settings: Settings, as_json: bool, **how: Any) -> int:
     return made.exit_code
 
 
-def _confirm(question: str) -> bool:
+def _confirm(screen: Screen, question: str) -> bool:
     try:
-        return click.confirm(question, default=True, err=True)
+        with screen.aside():
+            return click.confirm(question, default=True, err=True)
     except click.Abort:
         raise KeyboardInterrupt from None
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -114,8 +115,27 @@ def notes(out: Console) -> Iterator[None]:
         unsubscribe()
 
 
+@dataclass(frozen=True)
+class Screen:
+    """A screen that is drawn anew all the time, and gives way while a person is asked something."""
+
+    show: Callable[[Snapshot], None]
+    live: Live
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        self.show(snapshot)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        self.live.stop()
+        try:
+            yield
+        finally:
+            self.live.start(refresh=True)
+
+
 @contextmanager
-def _screen(out: Console, name: str, output: str) -> Iterator[Callable[[Snapshot], None]]:
+def _screen(out: Console, name: str, output: str) -> Iterator[Screen]:
     """Name, output, what is done now, for how long and how much longer; and a bar for each stage with units."""
     columns = (
         TextColumn("{task.description:<6}"),
@@ -157,8 +177,8 @@ def _screen(out: Console, name: str, output: str) -> Iterator[Callable[[Snapshot
 
     unsubscribe = events.subscribe(hear)
     try:
-        with Live(get_renderable=picture, console=out, refresh_per_second=4):
-            yield show
+        with Live(get_renderable=picture, console=out, refresh_per_second=4) as live:
+            yield Screen(show, live)
     finally:
         unsubscribe()
 

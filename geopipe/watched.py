@@ -16,7 +16,7 @@ LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 KINDS = {
     "cpu": ("cpu_percent",),
     "memory": ("rss_bytes", "memory_used_bytes", "memory_total_bytes", "object_store_bytes", "spill_bytes"),
-    "throughput": ("cells_per_second", "rows_per_second", "seconds_left"),
+    "throughput": ("cells_per_second", "rows_per_second"),
     "disk": ("disk_free_bytes",),
 }
 """Metrics by what they are about; what no kind has is shown without a kind."""

@@ -385,7 +385,7 @@ _SERIES = """
 WITH m AS (
     SELECT name, coalesce(node, '') AS node, coalesce(stage, '') AS stage, unit, ts, value FROM pipeline_metrics
     WHERE run_day = %(day)s AND run_id = %(id)s::uuid AND (%(names)s::text[] IS NULL OR name = ANY(%(names)s::text[]))
-    AND value > '-infinity' AND value < 'infinity'
+    AND value > '-infinity' AND value < 'infinity' AND name <> %(left)s
     AND (%(since)s::interval IS NULL OR ts >= now() - %(since)s::interval)
 ), span AS (SELECT min(ts) AS first, max(ts) AS last, extract(epoch FROM max(ts) - min(ts)) AS wide FROM m)
 SELECT name, node, stage, max(unit),
@@ -399,7 +399,9 @@ FROM m, span GROUP BY name, node, stage, place, span.first, span.last ORDER BY n
 def metrics(connected: connection, run: Run, kind: str | None, points: int, since: timedelta | None = None) -> Metrics:
     """The series of a kind (all without one), each in `points` equal times from the first value of all to the last."""
     names = list(KINDS[kind]) if kind else None
-    found = _rows(connected, _SERIES, {**_key(run), "names": names, "points": points, "since": since})
+    found = _rows(
+        connected, _SERIES, {**_key(run), "names": names, "points": points, "since": since, "left": forecast.NAME}
+    )
     groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
     for name, node, stage, *rest in found:
         groups.setdefault((name, node, stage), []).append(tuple(rest))

@@ -270,7 +270,7 @@ def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: conn
         assert sum(values) / len(values) == pytest.approx(series.mean)
     speeds = watching.metrics(connected, run, "throughput", 10).series
     assert {(s.name, s.stage) for s in speeds} == {("cells_per_second", s) for s in ("read", "merge", "write")}
-    assert len(watching.metrics(connected, run, None, 10).series) == 2 * 7 + 4
+    assert len(watching.metrics(connected, run, None, 10).series) == 2 * 7 + 3
     short = watching.metrics(connected, run, "cpu", 10, timedelta(minutes=2))
     assert all(0 < s.count <= 12 for s in short.series)
     assert watching.metrics(connected, run_named(connected, runs["failed"]), None, 10).series == ()
