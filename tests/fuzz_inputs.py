@@ -180,11 +180,11 @@ def state(finished: bool) -> Callable[[Path], None]:
         (folder / "settings.toml").write_text(text)
         write, done = ledger.write_tile, list[int]()
 
-        def stopping(plan: Any, staging: str, chunk: int, tile: Any, table: Any) -> Any:
+        def stopping(plan: Any, staging: str, chunk: int, tile: Any, *rest: Any) -> Any:
             if len(done) == 2 and not finished:
                 raise KeyboardInterrupt
             done.append(tile.key)
-            return write(plan, staging, chunk, tile, table)
+            return write(plan, staging, chunk, tile, *rest)
 
         ledger.write_tile = stopping
         try:

@@ -116,9 +116,9 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     write = ledger.write_tile
 
-    def counting(plan: Any, staging: str, chunk: int, tile: Any, table: Any) -> Any:
+    def counting(plan: Any, staging: str, chunk: int, tile: Any, *rest: Any) -> Any:
         made.append(tile.key)
-        return write(plan, staging, chunk, tile, table)
+        return write(plan, staging, chunk, tile, *rest)
 
     monkeypatch.setattr(ledger, "write_tile", counting)
     return made

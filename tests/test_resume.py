@@ -74,11 +74,11 @@ def stops_after(monkeypatch: pytest.MonkeyPatch) -> Any:
     write = ledger.write_tile
 
     def patch(count: int, error: BaseException) -> list[int]:
-        def stopping(plan: Any, staging: str, chunk: int, tile: Any, table: Any) -> Any:
+        def stopping(plan: Any, staging: str, chunk: int, tile: Any, *rest: Any) -> Any:
             if len(done) == count:
                 raise error
             done.append(tile.key)
-            return write(plan, staging, chunk, tile, table)
+            return write(plan, staging, chunk, tile, *rest)
 
         monkeypatch.setattr(ledger, "write_tile", stopping)
         return done
