@@ -569,7 +569,8 @@ def wrong_receipts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def patch(**changes: Any) -> None:
         def write(*args: Any) -> Receipt:
-            return replace(write_tile(*args), **changes)
+            *rest, note = args
+            return write_tile(*rest, lambda receipt: note(replace(receipt, **changes)))
 
         monkeypatch.setattr(ledger, "write_tile", write)
 
