@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -332,8 +333,7 @@ class _RayEngine:
             self.collect()  # what was counted last is part of the summary
         except Exception as error:
             failure = find(error)
-            with suppress(Exception):
-                self.collect()  # where a layer is skipped, what was counted until then is told apart
+            self.collect()  # where a layer is skipped, what was counted until then is told apart
             if failure is None:
                 raise
         if failure is not None:
@@ -343,8 +343,16 @@ class _RayEngine:
 
     def collect(self, over: bool = False) -> None:
         """Have every node deliver what is left, unless the cluster is lost (`over`: as for `_collect`)."""
+
+        def work() -> None:
+            with suppress(Exception):  # how the run goes counts more than whether the monitor hears it
+                _collect(self.watch, over)
+
         if not self.guard.look():
-            _collect(self.watch, over)
+            # in a thread: Ray's core waits for a head that has just died, and cannot be interrupted there
+            thread = threading.Thread(target=copy_context().run, args=(work,), daemon=True)
+            thread.start()
+            thread.join(10.0)
 
     def stages(self) -> Mapping[str, Progress]:
         """Progress so far; what was known last where the actor does not answer in time."""
@@ -370,8 +378,8 @@ def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator
             wait = 0.0
             raise
         finally:
-            with suppress(Exception):  # how the run ended counts more than whether the monitor heard it
-                engine.collect(over=True)
+            engine.collect(over=True)
+            with suppress(Exception):
                 ray.get(engine.watch.monitor.close.remote(wait), timeout=wait + 2)
             with suppress(Exception):
                 if not guard.look():

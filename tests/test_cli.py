@@ -115,7 +115,7 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, number: int, code: int) -> None:
     output = tmp_path / "output"
     flags = ("--set", f"run.output={output}", "--set", "grid.resolution=25")

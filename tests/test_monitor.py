@@ -347,7 +347,7 @@ def test_what_is_to_do_counts_on_where_a_layer_is_skipped(file: Path, dsn: str) 
     assert ask(dsn, "SELECT totals FROM pipeline_runs") == [(done,)]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_as_cancelled_with_its_records_in_place(
     file: Path, dsn: str, number: signal.Signals, code: int
 ) -> None:
