@@ -247,10 +247,11 @@ def test_ray_keeps_no_secret_in_its_logs(tmp_path: Path, www: tuple[Path, int]) 
             assert done.returncode == wanted, done.stderr
             assert CANARY not in done.stdout + done.stderr
             assert found_in(Path(environment["RAY_TMPDIR"])) == []
-            # the file is cut short when it is opened by a worker: the plan sees only its header
-            broken = signed(www[1], "broken")
-            write_raster(www[0] / "broken.tif", np.ones((8, 8), "uint8"), GRID.crs, north_up(GRID.x0, GRID.y0, 30))
-            file.write_text(file.read_text() + f'[[layers]]\nname = "d"\npath = "{broken}&short=100"\n')
+            # its pixels are cut short, at the end of the file, which only a worker comes to
+            broken, noise = signed(www[1], "broken"), np.random.default_rng(0).integers(0, 255, (64, 64), "uint8")
+            place = north_up(GRID.x0, GRID.y0, 30)
+            write_raster(www[0] / "broken.tif", noise, GRID.crs, place, driver="COG", compress="deflate")
+            file.write_text(file.read_text() + f'[[layers]]\nname = "d"\npath = "{broken}&short=2000"\n')
         assert found_in(tmp_path / "output") == []
     finally:
         subprocess.run(["rm", "-rf", environment["RAY_TMPDIR"]], check=False)
