@@ -227,7 +227,13 @@ EVERY_KEY: dict[str, dict[str, Any]] = {
     "named": {"kind": "categorical", "fractions": [1, 41], "overlap": "last", "on_error": "skip", "min_valid": 0.5},
     "packed": {"variable": "t2m", "time": [1990, "2000-01-01"], "level": [500, 850.5], "reduce": "mean"},
     "plain": {"unpack": False, "nodata": 0.0, "kind": "circular", "resampling": "average"},
-    "stac": {"asset": "B04", "sort_by": "-datetime", "nodata": float("inf")},
+    "stac": {
+        "asset": "B04",
+        "sort_by": "-datetime",
+        "driver": "STACIT",
+        "allow": ["https://x/"],
+        "nodata": float("inf"),
+    },
     "wells": {"path": "postgres:", "table": "wells", "key": "id", "x": "lon", "y": "lat", "values": ["depth", "ph"]},
     "asked": {"path": "postgres:", "query": 'SELECT 1 AS "Tief\'e"', "values": "a", "weight": "w", "cells": "centres"},
     "sums": {"path": "p.csv", "aggregate": ["sum", "mean"], "on_misaligned": "aggregate", "cells": "index"},
@@ -742,8 +748,8 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
 def test_a_paused_job_says_how_a_job_goes_on(
     head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = geopipe("start", file, "--name", "waits", "--daemon", "--set", f"run.output={tmp_path}/out")
-    run_id = known_by_name(monitor_dsn, "waits")
+    made = geopipe("start", file, "--name", "paused-job", "--daemon", "--set", f"run.output={tmp_path}/out")
+    run_id = known_by_name(monitor_dsn, "paused-job")
     assert made.stdout.splitlines()[1].count(run_id) == 2, "advice names the run that was started"
     at_work(monitor_dsn, run_id)
     assert call(capsys, "jobs", "pause", run_id, "--timeout", "120")[0] == 0
