@@ -112,7 +112,12 @@ class Guard:
 
     def _started(self) -> list[psutil.Process]:
         """Processes that were started by this one since it has a guard."""
-        return [] if self.others is None else [p for p in psutil.Process().children() if p not in self.others]
+        if self.others is None:
+            return []
+        try:
+            return [p for p in psutil.Process().children() if p not in self.others]
+        except psutil.Error:  # some of them ended between two looks
+            return []
 
 
 @contextmanager
