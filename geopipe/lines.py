@@ -22,6 +22,8 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
         data = path.read_bytes()
     except OSError as error:
         cure = proposals.path(str(path.absolute()), "the name") if isinstance(error, FileNotFoundError) else ""
+        if path.is_dir() and (inside := sorted(map(str, path.glob("*.toml")))[:3]):
+            cure = f"did you mean {' or '.join(inside)}?"
         raise SettingsError(
             f"the settings file {path} cannot be read: {error.strerror}",
             cure if cure.startswith("did you mean") else "name a TOML file; `geopipe demo` writes one",
@@ -39,7 +41,12 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _decoded(path: Path, data: bytes) -> str:
     """The bytes as text; a byte order mark of UTF-8 is left out."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if not marked and b"\0" in data and any(data[0:100:2]) and any(data[1:100:2]):
+        raise SettingsError(
+            f"the settings file {path} is no text", f"name a TOML file; of a raster or table, geopipe inspect {path}"
+        )
+    if marked or b"\0" in data[:4]:
         raise SettingsError(
             f"the settings file {path} is UTF-16 (as Windows' Notepad and PowerShell write it); TOML is UTF-8",
             f"save it as UTF-8, or: iconv -f utf-16 -t utf-8 {path} > new.toml",
@@ -82,8 +89,11 @@ def _no_toml(path: Path, text: str, error: str) -> SettingsError:
     if quotes := re.search("[\u2018-\u201f\u00ab\u00bb]", line):
         return SettingsError(f"{shown}: {quotes[0]} is no quote of TOML", 'write "straight" quotes, as on a keyboard')
     if re.match(r"[\w.-]+\s*:", line) and "=" not in line:
-        key, _, value = line.partition(":")
-        return SettingsError(f"{shown}: that is YAML; TOML has = after a key", f"write {key.strip()} = {value.strip()}")
+        key, value = (part.strip() for part in line.split(":", 1))
+        instead = f"{key} = {value}" if value else f"[{key}], and below it key = value"
+        return SettingsError(f"{where}: `{_shown(line)}` is YAML; TOML has = after a key", f"write {instead}")
+    if text.lstrip().startswith("{"):
+        return SettingsError(f"{path}: that is JSON, not TOML", "write [section], and below it key = value")
     if comma := re.fullmatch(r"([\w.-]+)\s*=\s*(-?\d+),(\d+)", line):
         return SettingsError(
             f"{shown}: a number has a point, a list has brackets",

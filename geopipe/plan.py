@@ -19,7 +19,7 @@ from geopipe import derived
 from geopipe.choice import effective_how, keys_of, required
 from geopipe.errors import SettingsError
 from geopipe.estimate import MB, Estimate, Machine, estimate, refuse
-from geopipe.grid import Grid
+from geopipe.grid import Grid, is_lonlat
 from geopipe.layer import Header, Kind, Layer
 from geopipe.layerplan import LayerPlan, MaskPlan, Options, describe_layer, plan_layer, plan_mask, skip
 from geopipe.polygons import Shapes
@@ -116,7 +116,7 @@ class Plan:
             "layers": [describe_layer(layer) for layer in self.layers],
             "machine": asdict(self.machine),
             "estimate": asdict(self.estimate),
-            "work": asdict(self.work),
+            "work": asdict(self.work) | {"seconds": list(self.work.seconds)},
             "notes": list(self.notes),
         }
 
@@ -203,10 +203,20 @@ def make_plan(
     refuse(predicted, machine, options.window_size, (written or {}).get(digest, 0))
     notes = _united([note for p in plans for note in p.notes] + list(masked.notes if masked else ()))
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
-    notes += [note for note in [work.note()] if note]
+    notes += [note for note in [_few_cells(grid), work.note()] if note]
     if options.drop == "any" and skipped:
         notes.append("merge.drop: skipped layers do not count")
     return Plan(name, spec, plans, options, strategy, why, machine, predicted, work, digest, tuple(notes), masked)
+
+
+def _few_cells(grid: Grid) -> str:
+    """A note of a grid of degrees whose cells are likely meant in metres, or nothing."""
+    if grid.cells > 4 or not is_lonlat(grid.crs) or max(grid.dx, grid.dy) < 5:
+        return ""
+    return (
+        f"the grid: {grid.cells} cells of {grid.dx:g} x {grid.dy:g} degrees; in metres {grid.dx:g} is about "
+        f"{grid.dx / 111_320:.6f} degrees (grid.resolution counts in units of grid.crs)"
+    )
 
 
 def _united(notes: Sequence[str]) -> list[str]:

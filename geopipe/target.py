@@ -93,4 +93,4 @@ def _extent(name: str, headers: Sequence[Header], layer_crs: str | None, crs: st
 
 def numbers(bounds: Bounds) -> str:
     """Bounds in a message."""
-    return "[" + ", ".join(f"{v:.6g}" for v in bounds) + "]"
+    return "[" + ", ".join(f"{v:.9g}" for v in bounds) + "]"

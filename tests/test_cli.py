@@ -389,6 +389,22 @@ def test_keys_of_the_plan_have_their_effect(trial: Path) -> None:
     assert planned(trial, "engine.workers=3").machine.workers == 3
 
 
+def test_keys_of_the_monitor_reach_every_process(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the options that are pickled to them; what each option does is in test_spool and test_monitor."""
+
+    def options(*flags: str) -> Any:
+        return pipeline.watching(settings.load(small, flags), "run", 1)
+
+    base = options()
+    assert (base.database, base.metrics_interval, base.prometheus_port) == (False, 10.0, None)
+    assert options("monitoring.spool_bytes=2000000").spool_bytes == 2_000_000
+    assert options("monitoring.log_flush_interval=0.5").flush_interval == 0.5
+    assert options("monitoring.log_batch_size=7").batch_size == 7
+    assert options("monitoring.metrics_interval=3").metrics_interval == 3
+    assert options("monitoring.enable_metrics=false").metrics_interval is None
+    assert options("monitoring.prometheus_port=9490").prometheus_port == 9490
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -98,7 +98,9 @@ PYDANTIC = re.compile(
         (GOOD + "unit = m\n", "s.toml:9", "text needs quotes", 'write unit = "m"'),
         (GOOD + "unpack = False\n", "s.toml:9", "no TOML", "write unpack = false"),
         (GOOD + "scale = 0,1\n", "s.toml:9", "a number has a point", "write scale = 0.1"),
-        (GOOD + "unit: 'm'\n", "s.toml:9", "that is YAML", "write unit = 'm'"),
+        (GOOD + "unit: 'm'\n", "s.toml:9", "is YAML", "write unit = 'm'"),
+        ("grid:\n  crs: EPSG:4326\n", "s.toml:1", "is YAML", "write [grid]"),
+        ('{"grid": {"crs": "EPSG:4326"}}', "s.toml", "that is JSON", "write [section]"),
         (GOOD + "unit = \u201cm\u201d\n", "s.toml:9", "no quote of TOML", '"straight" quotes'),
         (
             GOOD.replace("a.tif", r"C:\data\a.tif"),
@@ -241,6 +243,17 @@ def test_settings_that_are_not_there_have_near_misses(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         settings.load(tmp_path / "setings.toml")
     assert caught.value.cure == f"did you mean {tmp_path}/settings.toml?"
+
+
+def test_a_raster_or_a_folder_in_place_of_settings_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dem.tif").write_bytes(b"II*\0\x08\0\0\0\x12\0\xff\xff" * 20)
+    with pytest.raises(SettingsError, match=r"dem\.tif is no text") as caught:
+        settings.load(tmp_path / "dem.tif")
+    assert "geopipe inspect" in caught.value.cure
+    (tmp_path / "mine.toml").write_text(GOOD)
+    with pytest.raises(SettingsError, match="Is a directory") as caught:
+        settings.load(tmp_path)
+    assert caught.value.cure == f"did you mean {tmp_path}/mine.toml?"
 
 
 @pytest.mark.parametrize("secret", ["path = 'postgresql://u:geheim@h/d", "path = ['s3://b/x?sig=geheim', 5]"])
