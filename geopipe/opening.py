@@ -316,7 +316,7 @@ def _unknown(uri: str, where: str, layer: str | None, access: Access) -> SourceE
         )
     return SourceError(
         f"{where}{uri[:200]} is no raster that GDAL can open: it is neither a file nor an address",
-        f"give a file, or an address with {'://, '.join(REMOTE)}://; "
+        f"correct path =: a file, or an address with {'://, '.join(REMOTE)}://; "
         f'a part of a file is NETCDF:"file":variable, and so with {", ".join(BY_PREFIX)}',
         layer,
     )
