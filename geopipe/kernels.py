@@ -532,7 +532,7 @@ def footprints(
             if statistic >= MIN:
                 result[i, j] = _ranked(statistic, values[:count], areas[:count], sums[0])
                 continue
-            if statistic == STD and values[:count].min() != values[:count].max():
+            if statistic == STD and _differ(values, count):
                 sums[3] = deviate(values, areas, count, sums[1] / sums[0], 0.0)
             result[i, j] = of_sums(statistic, sums)
     return result, share
@@ -556,6 +556,15 @@ def deviate(values: Floats, areas: Floats, count: int, mean: float, so_far: floa
     for k in range(count):
         so_far += (values[k] - mean) ** 2 * areas[k]
     return so_far
+
+
+@_compiled
+def _differ(values: Floats, count: int) -> bool:
+    """Whether the first `count` values are not all the same."""
+    k = 1
+    while k < count and values[k] == values[0]:
+        k += 1
+    return k < count
 
 
 @_compiled
