@@ -75,12 +75,12 @@ def call(command: list[str]) -> tuple[int | None, str, str | None]:
     text = out.getvalue()
     if wrong is None and code not in CODES:
         wrong = f"exit code {code}"
-    if wrong is None and (found := WRAPPED.search(text)):
-        wrong = found[0]
+    if wrong is None and (match := WRAPPED.search(text)):
+        wrong = match[0]
     if wrong is None and "Traceback (most recent call last)" in text:
         wrong = f"a traceback in what is printed: {text.splitlines()[-1]}"
-    if wrong is None and (found := CONTROL.search(text)):
-        wrong = f"a control character {found[0]!r} is printed: {text[max(found.start() - 60, 0) : found.end() + 20]!r}"
+    if wrong is None and (match := CONTROL.search(text)):
+        wrong = f"a control character {match[0]!r} is printed: {text[max(match.start() - 60, 0) : match.end() + 20]!r}"
     return code, text, wrong
 
 
@@ -88,14 +88,14 @@ def try_input(bases: Path, folder: Path, kind: str, seed: int, show: bool = Fals
     """Whether geopipe made a table of a damaged input, and the first thing that is wrong."""
     import fuzz_inputs
 
-    done, wrong = False, None
+    published, wrong = False, None
     for command in fuzz_inputs.make_input(bases, folder, kind, seed):
-        code, text, found = call(command)
-        done = done or (code in (0, 4) and command[0] == "run")
-        wrong = wrong or (f"geopipe {command[0]}: {found}" if found else None)
+        code, text, problem = call(command)
+        published = published or (code in (0, 4) and command[0] == "run")
+        wrong = wrong or (f"geopipe {command[0]}: {problem}" if problem else None)
         if show:
-            print(f"$ geopipe {' '.join(command)}\n{text}[exit {code}]" + (f"\nWRONG: {found}" if found else ""))
-    return done, wrong
+            print(f"$ geopipe {' '.join(command)}\n{text}[exit {code}]" + (f"\nWRONG: {problem}" if problem else ""))
+    return published, wrong
 
 
 def work(bases: Path, kind: str, seeds: range) -> None:
@@ -117,22 +117,28 @@ def batch(bases: Path, kind: str, seeds: range) -> Report:
     report, rest = Report(), seeds
     while rest:
         command = [sys.executable, __file__, "--batch", str(bases), kind, str(rest.start), str(rest.stop)]
-        made = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         last = None
-        for line in made.stdout.splitlines():
-            told = json.loads(line)
-            last = told
-            if "end" in told:
+        for line in process.stdout.splitlines():
+            record = json.loads(line)
+            last = record
+            if "end" in record:
                 report.inputs += 1
-                report.done += told["done"]
-                if told["wrong"]:
-                    report.findings.append(f"{kind} {told['end']}: {told['wrong']}")
-        if last is None or (made.returncode == 1 and "Timeout (" not in made.stderr):
-            raise RuntimeError(f"the harness itself failed: {made.stderr}")
+                report.done += record["done"]
+                if record["wrong"]:
+                    report.findings.append(f"{kind} {record['end']}: {record['wrong']}")
+        if last is None or (process.returncode == 1 and "Timeout (" not in process.stderr):
+            raise RuntimeError(f"the harness itself failed: {process.stderr}")
         if "end" in last:
             break
-        died = made.stderr[made.stderr.find("Timeout (") :] if "Timeout (" in made.stderr else made.stderr[-2000:]
-        what = f"no end after {LIMIT} s" if "Timeout (" in made.stderr else f"the process died ({made.returncode})"
+        died = (
+            process.stderr[process.stderr.find("Timeout (") :]
+            if "Timeout (" in process.stderr
+            else process.stderr[-2000:]
+        )
+        what = (
+            f"no end after {LIMIT} s" if "Timeout (" in process.stderr else f"the process died ({process.returncode})"
+        )
         places = re.findall(r'File "[^"]*/geopipe/(\w+\.py)", line (\d+)', died)
         report.inputs += 1
         report.findings.append(f"{kind} {last['begin']}: {what} in {':'.join(places[0]) if places else 'GDAL'}")

@@ -71,11 +71,11 @@ class Tally:
 @pytest.fixture(scope="module")
 def tallies(request: pytest.FixtureRequest) -> Iterator[dict[str, Tally]]:
     """By victim; printed when all trials are over. Only trials whose table was right are in it."""
-    found: dict[str, Tally] = {}
-    yield found
+    by_victim: dict[str, Tally] = {}
+    yield by_victim
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\n\n{'victim':<16} {'trials':>6} {'went on':>8} {'resumed':>8} {'slowest end':>12}")
-        for victim, one in found.items():
+        for victim, one in by_victim.items():
             print(f"{victim:<16} {one.trials:6} {one.went_on:8} {one.resumed:8} {one.slowest:10.1f} s")
 
 
@@ -161,10 +161,10 @@ def trial(file: Path, output: Path, engine: str) -> Iterator[Run]:
 def poll(output: Path, ended: threading.Event, unreadable: list[str]) -> None:
     """Read every Parquet file under the folder each 50 ms, as a careless reader does."""
     while not ended.wait(0.05):
-        found: list[Path] = []
+        files: list[Path] = []
         with suppress(FileNotFoundError):  # a folder was moved while it was listed: look again
-            found = list(output.glob("**/*.parquet"))
-        for path in found:
+            files = list(output.glob("**/*.parquet"))
+        for path in files:
             try:
                 pq.ParquetFile(path).close()
             except FileNotFoundError:
@@ -184,13 +184,13 @@ def written_without_receipt(output: Path) -> int:
 
 def children(pid: int, pattern: str = "") -> list[psutil.Process]:
     """Processes below one whose command line has the pattern."""
-    found = []
+    below = []
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 if re.search(pattern, " ".join(process.cmdline())):
-                    found.append(process)
-    return found
+                    below.append(process)
+    return below
 
 
 def is_said(err: str) -> bool:
@@ -215,12 +215,12 @@ def test_a_process_of_ray_dies(
     engine = ("aligned", "groupby")[seed % 2]
     with trial(sources, sources.parent / f"{victim}{seed}", engine) as run:
         run.wait(seed)
-        found = children(run.process.pid, VICTIMS[victim])
-        while not found and run.process.poll() is None:
+        victims = children(run.process.pid, VICTIMS[victim])
+        while not victims and run.process.poll() is None:
             time.sleep(0.02)
-            found = children(run.process.pid, VICTIMS[victim])
-        if found:
-            random.Random(seed).choice(found).kill()
+            victims = children(run.process.pid, VICTIMS[victim])
+        if victims:
+            random.Random(seed).choice(victims).kill()
         goes_on = victim in ("worker", "monitor")
         code, err, seconds = run.end(PATIENCE if goes_on else LIMIT)
         if goes_on or code == 0:
@@ -334,9 +334,9 @@ def test_two_runs_at_once(seed: int, sources: Path, undisturbed: list[str], tall
     with trial(sources, sources.parent / f"two{seed}", "local") as run:
         time.sleep(random.Random(seed).uniform(0, 4))
         second = run.start()
-        _, said = second.communicate(timeout=PATIENCE)
+        _, second_err = second.communicate(timeout=PATIENCE)
         code, err, seconds = run.end(PATIENCE)
-        ended = sorted([(code, err), (second.returncode, said)])
+        ended = sorted([(code, err), (second.returncode, second_err)])
         assert ended[0][0] == 0, ended
         assert re.search(r"is in use by run|holds a finished run", ended[1][1]), ended
         assert ended[1][0] in (2, 3)

