@@ -131,15 +131,9 @@ def batch(bases: Path, kind: str, seeds: range) -> Report:
             raise RuntimeError(f"the harness itself failed: {process.stderr}")
         if "end" in last:
             break
-        died = (
-            process.stderr[process.stderr.find("Timeout (") :]
-            if "Timeout (" in process.stderr
-            else process.stderr[-2000:]
-        )
-        what = (
-            f"no end after {LIMIT} s" if "Timeout (" in process.stderr else f"the process died ({process.returncode})"
-        )
-        places = re.findall(r'File "[^"]*/geopipe/(\w+\.py)", line (\d+)', died)
+        _, late, stacks = process.stderr.partition("Timeout (")
+        what = f"no end after {LIMIT} s" if late else f"the process died ({process.returncode})"
+        places = re.findall(r'File "[^"]*/geopipe/(\w+\.py)", line (\d+)', stacks or process.stderr)
         report.inputs += 1
         report.findings.append(f"{kind} {last['begin']}: {what} in {':'.join(places[0]) if places else 'GDAL'}")
         rest = range(last["begin"] + 1, rest.stop)
