@@ -12,7 +12,6 @@ import numpy as np
 from geopipe.choice import Reach
 from geopipe.errors import MachineError, PlanError
 from geopipe.grid import BLOCK, Grid
-from geopipe.layer import Header
 from geopipe.places import canonical_blocks
 from geopipe.resampling import WINDOW_PIXELS, Decision, Way
 
@@ -121,9 +120,8 @@ def estimate(
     block_rows = tile_cells * sum(s + 1 for s in sizes)
     table = tile_cells * (24 + sum(sizes))
     reading = reading_bytes(grid, [d for decisions in layers for d in decisions], window_size)
-    blocks = max((f.header.block_bytes for decisions in layers for d in decisions for f in d.source.files), default=0)
-    # a block as it is decoded; a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reading + blocks + mask_bytes
+    # a table beside the block rows, and its encoded form
+    task = READ_CACHE + block_rows + 2 * table + reading + mask_bytes
     met, cells = (tiles, grid.cells) if reach is None else (reach.tiles, reach.cells)
     sparse = sum(rows * size for _, rows, size in points)
     cell_bytes = sum(np.dtype(d).itemsize + 1 for d in carried)
@@ -163,14 +161,8 @@ def _wave(machine: Machine, tile_bytes: int, cols: int, sweeps: bool) -> int:
 
 def reading_bytes(grid: Grid, decisions: Sequence[Decision], window_size: int) -> int:
     """Memory that one read needs at most, beside GDAL's cache and the block rows that come of it."""
-    blocks = sorted(_block_bytes(f.header) for d in decisions for f in d.source.files)
+    blocks = sorted(f.header.block_bytes for d in decisions for f in d.source.files)
     return max((_reading(grid, d, window_size) for d in decisions), default=0) + sum(blocks[-OPEN_FILES:])
-
-
-def _block_bytes(header: Header) -> int:
-    """Of a stored block as GDAL holds it: with all bands, where these are stored together."""
-    sizes = [np.dtype(band.dtype).itemsize for band in header.bands]
-    return math.prod(header.block) * (sum(sizes) if header.interleave == "PIXEL" else max(sizes))
 
 
 def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
