@@ -78,7 +78,7 @@ def open_variable(
         ds.close()
         ds, uri = open_raster(found[0], where, layer, access), found[0]
     if ds.driver.startswith("HDF5") and ds.count and not _placed(ds):
-        ds, uri = _as_netcdf(ds, uri)
+        ds, uri = _as_netcdf(ds, uri, access._replace(driver=None))
     own = {place.variable for place in coordinates(ds, uri)} - {""}
     if variable is None or len(found) == 1 or variable.casefold() in {name.casefold() for name in own}:
         return ds, uri
@@ -108,14 +108,14 @@ def _placed(ds: DatasetReader) -> bool:
     return bool(ds.transform != Affine.identity() or ds.gcps[0] or ds.rpcs)
 
 
-def _as_netcdf(ds: DatasetReader, uri: str) -> tuple[DatasetReader, str]:
+def _as_netcdf(ds: DatasetReader, uri: str, access: Access) -> tuple[DatasetReader, str]:
     """The same variable through the netCDF driver where that places it, else as it was."""
     inner = subdataset(uri) or Subdataset("HDF5", uri, "")
     other = str(Subdataset("NETCDF", in_gdal(inner.file), f"/{inner.name}" if inner.name else ""))
     try:
         with warnings.catch_warnings(), listening():  # what it cannot open stays as it was
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            candidate = open_dataset(other, NOTHING, "", None)
+            candidate = open_dataset(other, access, "", None)
     except GDAL_ERRORS:
         return ds, uri
     if not (candidate.count == ds.count and candidate.shape == ds.shape and _placed(candidate)):
@@ -157,7 +157,7 @@ Y_UNITS = re.compile(r"degrees?_?n(orth)?", re.I)
 """Standard names and units of the coordinates that run along y."""
 
 
-def is_transposed(ds: DatasetReader, uri: str) -> bool:
+def is_transposed(ds: DatasetReader, uri: str, access: Access) -> bool:
     """Whether the columns of a NetCDF variable run along y: GDAL takes its last dimension for x, whatever that is.
 
     Nothing in its tags tells the order of dimensions; the values of the coordinate of y do.
@@ -169,7 +169,7 @@ def is_transposed(ds: DatasetReader, uri: str) -> bool:
     if ds.driver != "netCDF" or not names or t.b or t.d or not _placed(ds):
         return False
     try:
-        with open_raster(str(Subdataset("NETCDF", inner.file, names[0])), "", None) as axis:
+        with open_raster(str(Subdataset("NETCDF", inner.file, names[0])), "", None, access) as axis:
             ends = axis.read(1).ravel()[[0, -1]]
             count = axis.width * axis.height
     except (SourceError, RasterioError):

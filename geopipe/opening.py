@@ -17,7 +17,7 @@ import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.io import DatasetReader
 
-from geopipe import proposals, vrt
+from geopipe import hdf5, proposals, vrt
 from geopipe.access import BY_PREFIX, HEAD, POINTERS, WEB, Access, drivers, ending, resolve, root_of
 from geopipe.errors import SourceError
 from geopipe.uris import REMOTE, file_of, in_gdal, is_remote, subdataset
@@ -30,6 +30,12 @@ ELSEWHERE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 STORE = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
 """What tells a folder that is a Zarr store."""
+
+OF_HDF5 = ("HDF5", "HDF5IMAGE", "NETCDF", "BAG", "KEA", "S102", "S104", "S111")
+"""GDAL's drivers that read by libhdf5, in capitals."""
+
+SERVER = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift)")
+"""How an address on a server begins; another name that is no path means a file in an archive, or a part of one."""
 
 NESTED = 8
 """VRTs within VRTs that are followed."""
@@ -131,9 +137,12 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
             text, refers = _read_vrt(path, access, where, layer, above)
             return Target(text, ("VRT",), any(map(is_remote, refers)), refers)
         found = _of_file(path, head, access, where, layer)
-    if inner is not None:
-        found = (BY_PREFIX[inner.prefix],)
-    return Target(name, (access.driver,) if access.driver else found, is_remote(path))
+    found = (access.driver,) if access.driver else (BY_PREFIX[inner.prefix],) if inner is not None else found
+    if is_remote(path) and not SERVER.match(path):
+        found = _without_hdf5(uri, found, where, layer)
+    could_be = found != ("GTiff",) and os.path.isfile(path)
+    refers = hdf5.referred(path, access, where, layer) if could_be and hdf5.is_hdf5(path) else ()
+    return Target(name, found, is_remote(path), refers)
 
 
 def _check_there(file: str, where: str, layer: str | None) -> None:
@@ -169,6 +178,18 @@ def _of_address(uri: str, access: Access, where: str, layer: str | None) -> tupl
             layer,
         )
     return drivers(path, None)
+
+
+def _without_hdf5(uri: str, found: tuple[str, ...], where: str, layer: str | None) -> tuple[str, ...]:
+    """The drivers for what is in an archive but those of HDF5: what such a file refers to cannot be looked at there."""
+    rest = tuple(driver for driver in found if driver.upper() not in OF_HDF5)
+    if found and not rest:
+        raise SourceError(
+            f"{where}{uri}: HDF5 and NetCDF are read from a path or a server only, and not in an archive",
+            "unpack it, and give the path of the file",
+            layer,
+        )
+    return rest
 
 
 def _of_folder(folder: str, where: str, layer: str | None) -> tuple[str, ...]:

@@ -120,17 +120,17 @@ def inspect(uri: str, layer: str | None = None, variable: str | None = None, acc
         opened, uri = open_variable(uri, variable, where, layer, access)
         with opened as ds, reading(ds), refusing_damage(f"{where}{uri}", uri, layer):
             try:
-                return _header(ds, uri, stamp, target)
+                return _header(ds, uri, stamp, target, access)
             except GDAL_ERRORS as error:
                 raise SourceError(f"{where}the header of {uri} is damaged: {error}", REPAIR, layer) from None
 
 
-def _header(ds: DatasetReader, uri: str, stamp: Stamp, target: Target) -> Header:
+def _header(ds: DatasetReader, uri: str, stamp: Stamp, target: Target, access: Access) -> Header:
     bands = tuple(_bands(ds, coordinates(ds, uri)))
     gcps, _ = ds.gcps
     beside: tuple[str, ...] = ()
     if (file := local_file(uri)) is not None and not os.path.isdir(file):
-        names = ds.files if _has_own_overviews(ds) else target.files  # GDAL looks at overviews for its list, too
+        names = {*target.files, *(ds.files if _has_own_overviews(ds) else ())}  # GDAL's list has overviews, too
         beside = tuple(sorted({p for p in names if os.path.isfile(p) and not os.path.samefile(p, file)}))
         stamp = stamp_of(uri, beside) if beside else stamp
     structure = ds.tags(ns="IMAGE_STRUCTURE")
@@ -155,7 +155,7 @@ def _header(ds: DatasetReader, uri: str, stamp: Stamp, target: Target) -> Header
         beside=beside,
         reaches=target.reaches,
     )
-    if not is_transposed(ds, uri):
+    if not is_transposed(ds, uri, access):
         return header
     t, block = header.transform, header.block
     transform = Affine(t.e, t.d, t.f, t.b, t.a, t.c)

@@ -58,7 +58,7 @@ def test_help_and_import_load_neither_ray_nor_rasterio() -> None:
     code = (
         "import sys, geopipe, click.testing, geopipe.cli as c\n"
         "assert click.testing.CliRunner().invoke(c.cli, ['--help']).exit_code == 0\n"
-        "assert not {'ray', 'rasterio', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules), sorted(sys.modules)"
+        "assert not {'ray', 'rasterio', 'h5py', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

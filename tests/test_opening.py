@@ -6,6 +6,7 @@ this machine that notes what it is asked for, and a canary file whose opening th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,22 +16,25 @@ import sys
 import urllib.error
 import urllib.request
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from threading import Thread
 
+import h5py
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
 import rasterio
 import rasterio.shutil
 from click.testing import CliRunner
+from h5py import h5d, h5p, h5s, h5t
 from helpers import north_up, write_raster
 from rasterio.vrt import WarpedVRT
 
-from geopipe import access, drafting, pipeline, raster, settings, vrt
+from geopipe import access, drafting, hdf5, pipeline, raster, settings, vrt
 from geopipe.access import Access
 from geopipe.cli import cli
 from geopipe.errors import GeopipeError, SourceError
@@ -250,7 +254,62 @@ def kerchunk(trap: Trap) -> Path:
     return trap.folder / "a.zarr"
 
 
-HOSTILE: dict[str, Callable[[Trap], Path]] = {
+def netcdf(path: Path, fill: Callable[[h5py.File], h5py.Dataset | None], **options: int) -> Path:
+    """A NetCDF-4 file on the pixels of PIXELS, and the dataset in it that `fill` makes."""
+    with h5py.File(path, "w", **options) as file:
+        for axis, centers in {"y": 3_999_995 - 10.0 * np.arange(20), "x": 500_005 + 10.0 * np.arange(30)}.items():
+            file[axis] = centers
+            file[axis].make_scale(axis)
+            file[axis].attrs["standard_name"], file[axis].attrs["units"] = f"projection_{axis}_coordinate", "m"
+        with rasterio.Env():
+            file["crs"] = np.int8(0)
+            file["crs"].attrs["spatial_ref"] = rasterio.crs.CRS.from_string(UTM).to_wkt()
+        filled = fill(file)
+        if filled is not None:
+            filled.attrs["grid_mapping"] = "crs"
+            for n, axis in enumerate("yx"):
+                filled.dims[n].attach_scale(file[axis])
+    return path
+
+
+def external(trap: Trap, name: str = "a.nc", place: str = "v", **options: int) -> Path:
+    where = [(str(trap.canary.path), 0, 600)]
+    return netcdf(
+        trap.folder / name, lambda f: f.create_dataset(place, (20, 30), dtype="u1", external=where), **options
+    )
+
+
+def virtual(path: Path, source: str) -> Path:
+    layout = h5py.VirtualLayout((20, 30), "u1")
+    layout[:] = h5py.VirtualSource(source, "v", (20, 30))
+    return netcdf(path, lambda f: f.create_virtual_dataset("v", layout))
+
+
+def by_pattern(trap: Trap) -> Path:
+    """A virtual dataset of as many files as there are, of 10 rows each."""
+    (trap.folder / "0.tif").symlink_to(trap.canary.path)
+
+    def fill(file: h5py.File) -> None:
+        space = h5s.create_simple((20, 30), (h5s.UNLIMITED, 30))
+        space.select_hyperslab((0, 0), (h5s.UNLIMITED, 1), (10, 30), (10, 30))
+        layout = h5p.create(h5p.DATASET_CREATE)
+        layout.set_virtual(space, b"%b.tif", b"v", h5s.create_simple((10, 30)))
+        h5d.create(file.id, b"v", h5t.NATIVE_UINT8, space, layout)
+
+    return netcdf(trap.folder / "a.nc", fill)
+
+
+def linked(path: Path, target: str) -> Path:
+    return netcdf(path, lambda f: f.__setitem__("v", h5py.ExternalLink(target, "/v")))
+
+
+def zipped(trap: Trap) -> str:
+    with zipfile.ZipFile(trap.folder / "a.zip", "w") as archive:
+        archive.write(external(trap, "a.h5"), "a.h5")
+    return f"HDF5:/vsizip/{trap.folder}/a.zip/a.h5://v"
+
+
+HOSTILE: dict[str, Callable[[Trap], Path | str]] = {
     "VRT of bytes as .tif": lambda t: t.text("a.tif", raw(str(t.canary.path))),
     "VRT as .tif": lambda t: t.text("a.tif", simple(f"/vsicurl/{t.url()}")),
     "VRT without an ending": lambda t: t.text("a", simple(str(t.canary.path))),
@@ -299,6 +358,19 @@ HOSTILE: dict[str, Callable[[Trap], Path]] = {
     ".vrt with a .ovr": with_overviews,
     ".ers to a file": ers,
     "Zarr of references": kerchunk,
+    "HDF5 with external storage": lambda t: external(t, "a.h5"),
+    "NetCDF with external storage": external,
+    "NetCDF with external storage in a group": lambda t: external(t, place="g/h/v"),
+    "NetCDF with external storage, by variable": lambda t: f"NETCDF:{external(t)}:v",
+    "NetCDF with external storage, by file://": lambda t: f"file://{external(t)}",
+    "HDF5 with external storage in an archive": zipped,
+    "NetCDF with an external link": lambda t: linked(t.folder / "a.nc", str(t.canary.path)),
+    "NetCDF with an external link upward": lambda t: linked(t.folder / "a.nc", "../canary.tif"),
+    "NetCDF with an external link to an address": lambda t: linked(t.folder / "a.nc", f"/vsicurl/{t.url()}"),
+    "NetCDF with a virtual dataset": lambda t: virtual(t.folder / "a.nc", str(t.canary.path)),
+    "NetCDF with a virtual dataset by a pattern": lambda t: by_pattern(t),
+    "NetCDF with a virtual dataset of external storage": lambda t: virtual(t.folder / "a.nc", external(t, "b.nc").name),
+    ".vrt to a NetCDF with external storage": lambda t: t.text("a.vrt", simple(external(t).name, 'relativeToVRT="1"')),
     "pipe": pipe,
 }  # fmt: skip
 
@@ -361,6 +433,13 @@ def test_the_trap_shuts(trap: Trap) -> None:
     with pytest.raises(rasterio.errors.RasterioError), rasterio.open(HOSTILE["VRT without an ending"](trap)) as opened:
         opened.read()
     assert trap.canary.opened()
+    with rasterio.open(f'NETCDF:"{external(trap)}":v') as opened:
+        assert opened.read(1).tobytes().startswith(b"CANARY")
+    for path in (linked(trap.folder / "l.nc", "../canary.tif"), virtual(trap.folder / "v.nc", str(trap.canary.path))):
+        trap.canary.opened()
+        with contextlib.suppress(rasterio.errors.RasterioError), rasterio.open(f'NETCDF:"{path}":v') as opened:
+            opened.read()
+        assert trap.canary.opened()
 
 
 # ---------------------------------------------------------------- STAC items
@@ -632,6 +711,75 @@ def test_a_page_of_a_tiff_is_a_part_of_its_file(trap: Trap) -> None:
     assert np.array_equal(values(trap, "GTIFF_DIR:2:b.tif"), PIXELS)
     assert raster.inspect(str(path)).subdatasets == (f"GTIFF_DIR:1:{path}", f"GTIFF_DIR:2:{path}")
     assert np.array_equal(values(trap, path, variable='"2"'), PIXELS)
+
+
+# ---------------------------------------------------------------- HDF5
+
+
+def test_a_virtual_dataset_leads_below_its_folder_or_where_it_is_allowed(trap: Trap) -> None:
+    source = netcdf(trap.folder.parent / "source.nc", lambda f: f.create_dataset("v", data=PIXELS))
+    (trap.folder / "parts").mkdir()
+    copy = shutil.copy(source, trap.folder / "parts")
+    for name in ("v.nc", "v.h5"):
+        assert np.array_equal(values(trap, virtual(trap.folder / name, "parts/source.nc"), variable='"v"'), PIXELS)
+    plan = drafting.draft(settings.load(trap.folder / "s.toml"))
+    assert plan.describe()["layers"][0]["reaches"] == [str(trap.folder), str(trap.folder / "parts")]
+    os.utime(copy, ns=(1, 1))
+    assert drafting.draft(settings.load(trap.folder / "s.toml")).hash != plan.hash, "a change of what it reads"
+    for name in ("v.nc", "v.h5"):
+        path = virtual(trap.folder / name, str(source))
+        error = tried(trap, path, "layer", variable='"v"')[0]
+        assert f"{path}: the dataset /v refers to {source}, which is not below its folder" in error
+        assert f'allow = ["{source.parent}"] in the layer a' in error
+        assert np.array_equal(values(trap, path, variable='"v"', allow='[".."]'), PIXELS)
+
+
+def test_external_storage_and_links_of_hdf5_are_refused_with_dataset_and_file(trap: Trap) -> None:
+    beside = netcdf(trap.folder / "b.nc", lambda f: f.create_dataset("v", data=PIXELS))
+    for path, text in (
+        (external(trap, place="g/v"), f"the dataset /g/v has its values in {trap.canary.path}"),
+        (linked(trap.folder / "l.nc", beside.name), f"the link /v leads to {beside.name}"),
+    ):
+        error = tried(trap, path, "layer", allow=f'["{trap.folder.parent}"]')[0]
+        assert f"layer a: {path}: {text}" in error
+        assert "h5repack" in error
+    block = external(trap, "u.nc", userblock_size=4096)
+    assert "has its values in" in tried(trap, block, "layer", driver='"netCDF"')[0], "behind a user block"
+    assert not trap.canary.opened()
+
+
+def test_what_is_in_the_hdf5_file_itself_is_read(trap: Trap) -> None:
+    def fill(file: h5py.File) -> h5py.Dataset:
+        file["soft"] = h5py.SoftLink("/v")
+        layout = h5py.VirtualLayout((20, 30), "u1")
+        layout[:] = h5py.VirtualSource(file.create_dataset("own", data=PIXELS))
+        return file.create_virtual_dataset("v", layout)
+
+    path = netcdf(trap.folder / "a.nc", fill)
+    assert np.array_equal(values(trap, f"NETCDF:{path}:v"), PIXELS)
+    with h5py.File(path, "a") as file:
+        file["g/up"], file["type"], file["dangling"] = file["/"], np.dtype("u1"), h5py.SoftLink("/g/nothing")
+    assert hdf5.referred(str(path), access.NOTHING, "", None) == (), "groups in a circle"
+
+
+def test_a_damaged_or_endless_hdf5_file_is_refused(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = netcdf(trap.folder / "a.nc", lambda f: f.create_dataset("v", data=PIXELS))
+    monkeypatch.setattr(hdf5, "OBJECTS", 3)
+    assert "it has more than 3 groups and datasets" in tried(trap, path, "layer")[0]
+    monkeypatch.undo()
+    os.truncate(path, 3000)
+    assert f"{path} is no raster that GDAL can open: " in tried(trap, path, "layer")[0]
+
+
+@pytest.mark.parametrize("order", ["rhrh", "hrhr"])
+def test_h5py_and_rasterio_have_each_their_own_hdf5_in_one_process(trap: Trap, order: str) -> None:
+    path = netcdf(trap.folder / "a.nc", lambda f: f.create_dataset("v", data=PIXELS))
+    read = {
+        "r": f"import rasterio\nfor n in ('NETCDF:{path}:v', 'HDF5:{path}://v'):\n"
+        "    with rasterio.open(n) as f: assert f.read(1)[0, 5] == 6",
+        "h": f"import h5py\nwith h5py.File('{path}', locking=False) as f: assert f['v'][0, 5] == 6",
+    }
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(read[c] for c in order)], check=True)
 
 
 # ---------------------------------------------------------------- bombs
