@@ -136,7 +136,8 @@ class Explainer:
         if refused := [f for f in found if f["type"] == "refused"]:
             context, value = refused[0]["ctx"], refused[0]["input"]
             message = context["message"]
-            own = "" if value is None or "password" in message or str(value) in message else f" = {shown(value)}"
+            named = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", message)
+            own = "" if value is None or "password" in message or named else f" = {shown(value)}"
             return SettingsError(f"{where}: {self.name(keys)}{own}: {message}", context["cure"])
         if "extra_forbidden" in kinds:
             return self._unknown(keys)
