@@ -9,7 +9,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -78,8 +77,10 @@ def _say(text: str) -> None:
     """Print an error or a warning; it may have names of files in it."""
     from geopipe.screen import message
 
-    with suppress(OSError):  # the terminal may be gone
+    try:
         click.echo(message(text), err=True)
+    except OSError:  # the terminal is gone; Python would try once more when it ends, and exit with a code of its own
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @click.group(context_settings=HELP)

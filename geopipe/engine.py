@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, cast
@@ -36,7 +35,7 @@ from geopipe import events, exporter, heads, ledger, logs, machine, monitor, poi
 from geopipe.errors import MachineError, Terminated, find
 from geopipe.estimate import Machine
 from geopipe.grid import Tile
-from geopipe.guard import Guard, guarded
+from geopipe.guard import Guard, apart, guarded
 from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
@@ -86,7 +85,7 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
     with ExitStack() as stack:
         starting = stack.enter_context(guarded(starts=True)) if own else None
         try:
-            with starting.armed() if starting else nullcontext():
+            with apart(), starting.armed() if starting else nullcontext():
                 ray.init(address, logging_level=logging.ERROR, **own)
         except MachineError:
             if starting is not None:
@@ -104,11 +103,9 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
         try:
             yield guard
         finally:
-            if guard.look():
-                guard.abandon()  # Ray would end this process
-            else:
+            if not guard.look():
                 _join_executors(5.0)
-                ray.shutdown()
+            guard.shutdown()
 
 
 def _join_executors(seconds: float) -> None:
@@ -343,16 +340,23 @@ class _RayEngine:
 
     def collect(self, over: bool = False) -> None:
         """Have every node deliver what is left, unless the cluster is lost (`over`: as for `_collect`)."""
+        # how the run goes counts more than whether the monitor hears it
+        self.guard.wait(partial(_collect, self.watch, over), 10.0)
+
+    def close(self, wait: float) -> None:
+        """Part from the run's monitor, after what is left is delivered.
+
+        Args:
+            wait: seconds for which it is to be there for a last scrape.
+        """
+        self.collect(over=True)
 
         def work() -> None:
-            with suppress(Exception):  # how the run goes counts more than whether the monitor hears it
-                _collect(self.watch, over)
+            with suppress(ray.exceptions.RayError):
+                ray.get(self.watch.monitor.close.remote(wait), timeout=wait + 2)
+            ray.kill(self.watch.monitor)
 
-        if not self.guard.look():
-            # in a thread: Ray's core waits for a head that has just died, and cannot be interrupted there
-            thread = threading.Thread(target=copy_context().run, args=(work,), daemon=True)
-            thread.start()
-            thread.join(10.0)
+        self.guard.wait(work, wait + 4)
 
     def stages(self) -> Mapping[str, Progress]:
         """Progress so far; what was known last where the actor does not answer in time."""
@@ -370,7 +374,8 @@ def _done(dataset: ray.data.Dataset) -> Iterator[int]:
 def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator[Engine]:
     """Ray as an engine, on the cluster that is there, else on one of our own for the run."""
     with cluster(address, here.object_store) as guard:
-        engine = _RayEngine(options, guard)
+        with guard.armed():
+            engine = _RayEngine(options, guard)
         wait = exporter.LAST_SCRAPE
         try:
             yield engine
@@ -378,12 +383,7 @@ def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator
             wait = 0.0
             raise
         finally:
-            engine.collect(over=True)
-            with suppress(Exception):
-                ray.get(engine.watch.monitor.close.remote(wait), timeout=wait + 2)
-            with suppress(Exception):
-                if not guard.look():
-                    ray.kill(engine.watch.monitor)
+            engine.close(wait)
 
 
 def _collect(watch: Watch, over: bool = False) -> None:
@@ -413,8 +413,10 @@ def _deliver_rest(watch: Watch, over: bool, others: bool = True) -> None:
 @contextmanager
 def joined(address: str | None, here: Machine) -> Iterator[Machine]:
     """The cluster that is there, joined, as what there is to run on; `here` has what the settings ask for."""
-    with cluster(address, here.object_store):
-        yield _cluster_machine(here)
+    with cluster(address, here.object_store) as guard:
+        with guard.armed():
+            there = _cluster_machine(here)
+        yield there
 
 
 def _cluster_machine(here: Machine) -> Machine:

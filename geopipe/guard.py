@@ -1,4 +1,7 @@
-"""Notices that the Ray cluster of a run is lost. Ray itself says nothing for a minute, and then ends the process."""
+"""Notices that the Ray cluster of a run is lost. Ray itself says nothing for a minute, and then ends the process.
+
+A cluster that we start is not lost by what ends us: it hears no signal to our process group.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from typing import Any
 
 import psutil
 import ray
+from ray._private import services
 
 from geopipe import events, requests
 from geopipe.errors import MachineError
@@ -25,6 +31,9 @@ PATIENCE = 30.0
 
 GRACE = 10.0
 """Seconds in which a run that is interrupted must come out of Ray's core, which may wait for its head there."""
+
+FAREWELL = 20.0
+"""Seconds that Ray has to end its processes, on a machine that has other work, too."""
 
 CURE = "see Ray's logs in /tmp/ray/session_latest/logs; `geopipe run --resume` goes on"
 
@@ -84,6 +93,26 @@ class Guard:
             self._armed = False
             self._disarmed.set()
 
+    def wait(self, work: Callable[[], object], seconds: float) -> None:
+        """Have Ray do `work`, for so long at most and no longer than the cluster is there, whatever comes of it.
+
+        In a thread: Ray's core waits for a head that has just died, and cannot be interrupted there.
+        """
+        if self.look():
+            return
+        thread, end = in_thread(work), time.monotonic() + seconds
+        while thread.is_alive() and time.monotonic() < end and not self.look():
+            thread.join(EVERY)
+
+    def shutdown(self) -> None:
+        """Leave the cluster, and end what we have started of it."""
+        if not self.look():
+            thread = in_thread(ray.shutdown)
+            thread.join(FAREWELL)
+            if not thread.is_alive():
+                return
+        self.abandon()  # Ray would end this process
+
     def abandon(self) -> None:
         """Leave a cluster that is lost without asking it; what we have started of it ends."""
         abandoned.set()
@@ -118,6 +147,41 @@ class Guard:
             return [p for p in psutil.Process().children() if p not in self.others]
         except psutil.Error:  # some of them ended between two looks
             return []
+
+
+class _Apart(services.ConsolePopen):
+    """A process of Ray in a group of its own."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, process_group=0, **options)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Start Ray's processes inside where a terminal that closes, or `timeout`, reaches us and not them.
+
+    Without them a run could not come to an orderly end, and Ray's core would end this process without a word. Ray has
+    no option for it. Where it cannot bind their lives to ours (not on Linux), it ends them by our group: they stay.
+    """
+    before = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = _Apart  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before  # type: ignore[misc]
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    """Begin `work` in a thread, in the context of this one; its errors count for nothing."""
+
+    def run() -> None:
+        with suppress(Exception):
+            work()
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager

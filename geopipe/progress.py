@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -32,6 +34,15 @@ NOISE = re.compile(
 attempt to reach a cluster that does not answer, which is one error of ours in the end."""
 
 
+class _Aside(io.FileIO):
+    """Standard error of a run: that nobody reads it any more, as of a terminal that was closed, ends nothing."""
+
+    def write(self, data: Any) -> int:
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
+
+
 @contextmanager
 def without_noise() -> Iterator[None]:
     """Keep NOISE from the terminal; everything else that is written to standard error gets there."""
@@ -44,21 +55,22 @@ def without_noise() -> Iterator[None]:
     source, sink = os.pipe()
     os.dup2(sink, 2)
     os.close(sink)
-    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    out = io.BufferedWriter(_Aside(os.dup(terminal), "w"))
+    sys.stderr = io.TextIOWrapper(out, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
     def pass_on() -> None:
         with os.fdopen(source, "rb") as lines:
             for line in lines:
                 if not NOISE.search(line):
-                    os.write(terminal, line)
+                    with suppress(OSError):
+                        os.write(terminal, line)
 
     thread = threading.Thread(target=pass_on, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        with suppress(OSError):  # nobody reads it any more
-            sys.stderr.close()
+        sys.stderr.close()
         sys.stderr = ours
         os.dup2(terminal, 2)
         thread.join(timeout=1)

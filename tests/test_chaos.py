@@ -6,13 +6,17 @@ table to those of an undisturbed run, by their hashes, while a reader polls the 
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import random
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -257,6 +261,41 @@ def test_the_driver_gets_a_signal(
         assert hashes(run.output) == undisturbed
         assert run.unreadable == []
         tallies.setdefault(f"driver, {number.name}", Tally()).add(code != 0, seconds)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_of_a_run_on_ray(number: signal.Signals, sources: Path, monitored: str) -> None:
+    """A terminal that closes, Ctrl-C, `timeout`: Ray's head is in that group, unless it has one of its own."""
+    output = sources.parent / f"group{number.name}"
+    command = [GEOPIPE, "run", str(sources), *ENGINES["aligned"], "--set", f"run.output={output}"]
+    screen, shell = pty.openpty()
+    streams = {"stdin": shell, "stdout": shell, "stderr": shell}
+    own = {"start_new_session": True, "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)}
+    process = subprocess.Popen(command, **streams, **own)  # type: ignore[call-overload]
+    os.close(shell)
+    shown, end = bytearray(), time.monotonic() + PATIENCE
+    while not list(output.glob("_staging/*/parquet/*.parquet")) and process.poll() is None and time.monotonic() < end:
+        if select.select([screen], [], [], 0.05)[0]:
+            shown += os.read(screen, 4096)
+    of_ray = children(process.pid)
+    assert any("gcs_server" in one.name() for one in of_ray), shown
+    if number == signal.SIGHUP:
+        os.close(screen)
+    else:
+        if number == signal.SIGINT:
+            os.write(screen, b"\x03")
+        else:
+            os.killpg(process.pid, number)
+        with suppress(OSError):  # the terminal's end
+            while data := os.read(screen, 4096):
+                shown += data
+        os.close(screen)
+        word = "interrupted" if number == signal.SIGINT else "terminated"
+        assert shown.endswith(f"{word}; nothing was published\r\n".encode()), shown[-2000:]
+    assert process.wait(timeout=LIMIT) == 128 + number
+    ended = query(monitored, "SELECT state, exit_code FROM pipeline_runs WHERE output = %s", str(output))
+    assert ended == [("cancelled", 128 + number)]
+    assert psutil.wait_procs(of_ray, timeout=LIMIT)[1] == []
 
 
 # ---------------------------------------------------------------- disks and sources
