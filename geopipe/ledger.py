@@ -13,6 +13,7 @@ import socket
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,7 +72,8 @@ def note(folder: Path, receipt: Receipt) -> None:
 def close() -> None:
     """Close the journal of this process; the next receipt opens another."""
     while _open:
-        _open.popitem()[1].close()
+        with suppress(OSError):  # a full disk: of a line that could not be written, `note` has raised an error
+            _open.popitem()[1].close()
 
 
 @dataclass(frozen=True)

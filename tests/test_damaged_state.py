@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from helpers import call, north_up, write_raster
 
 from geopipe import commit, ledger, pipeline, settings
 from geopipe.errors import GeopipeError, PlanError
+from geopipe.export import Receipt
 
 SETTINGS = """
 [run]
@@ -203,3 +205,15 @@ def test_status_during_a_publication(folder: Path) -> None:
     assert found.unfinished == ()
     assert found.finished is not None
     assert not os.path.exists(output / "_staging")
+
+
+def test_a_receipt_that_finds_no_room_is_one_error_and_its_journal_closes(tmp_path: Path) -> None:
+    (tmp_path / ledger.JOURNALS).mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(GeopipeError, match="cannot be written: File too large"):
+            ledger.note(tmp_path, Receipt(0, 1, (), {}))
+        ledger.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
