@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,3 +140,14 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Object
     """An S3 server of the tests' own; whoever uses it sets `object_store.ENVIRONMENT`."""
     with s3.server(tmp_path_factory.mktemp("s3")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def www(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """A folder that a web server serves, with the server's port."""
+    folder = tmp_path_factory.mktemp("www")
+    script = Path(__file__).with_name("range_server.py")
+    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield folder, int(server.stdout.readline())
+        server.kill()

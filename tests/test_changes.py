@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,17 +136,6 @@ def test_a_worker_refuses_a_file_that_is_not_the_planned_one(tmp_path: Path) -> 
 
 
 # ---------------------------------------------------------------- files on a server
-
-
-@pytest.fixture(scope="module")
-def www(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
-    """A folder that a web server serves, with the server's port."""
-    folder = tmp_path_factory.mktemp("www")
-    script = Path(__file__).with_name("range_server.py")
-    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield folder, int(server.stdout.readline())
-        server.kill()
 
 
 STORES = {

@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -85,17 +84,6 @@ def test_what_is_lost_after_the_plan_ends_the_run_too(tmp_path: Path) -> None:
     os.utime(path, ns=(before, before))
     with pytest.raises(SourceError, match=r"layer a: .*a\.tif is damaged"):
         table_of(plan)
-
-
-@pytest.fixture(scope="module")
-def www(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
-    """A folder that a web server serves, with the server's port."""
-    folder = tmp_path_factory.mktemp("www")
-    script = Path(__file__).with_name("range_server.py")
-    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield folder, int(server.stdout.readline())
-        server.kill()
 
 
 @pytest.mark.parametrize("gone", [1, 50, 150, 200])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -538,17 +536,6 @@ def test_bands_of_an_envi_file_by_wavelength(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- remote files
-
-
-@pytest.fixture(scope="module")
-def www(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
-    """A folder that a web server serves, with the server's port."""
-    folder = tmp_path_factory.mktemp("www")
-    script = Path(__file__).with_name("range_server.py")
-    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        yield folder, int(server.stdout.readline())
-        server.kill()
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3", "gs", "az", "/vsicurl/http"])

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -89,17 +88,12 @@ def test_what_loses_a_secret_stays_apart() -> None:
 
 
 @pytest.fixture(scope="module")
-def www(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
-    """A folder that a web server serves, with the server's port."""
-    folder = tmp_path_factory.mktemp("www")
-    script = Path(__file__).with_name("range_server.py")
-    with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        pixels = np.arange(64, dtype="uint8").reshape(8, 8)
-        for name in ("a", "b", "mask", "like"):
-            write_raster(folder / f"{name}.tif", pixels + 1, GRID.crs, north_up(GRID.x0, GRID.y0, 30))
-        yield folder, int(server.stdout.readline())
-        server.kill()
+def www(www: tuple[Path, int]) -> tuple[Path, int]:
+    """The server's folder with a raster for each use."""
+    pixels = np.arange(64, dtype="uint8").reshape(8, 8)
+    for name in ("a", "b", "mask", "like"):
+        write_raster(www[0] / f"{name}.tif", pixels + 1, GRID.crs, north_up(GRID.x0, GRID.y0, 30))
+    return www
 
 
 def signed(port: int, name: str, secret: str = CANARY) -> str:
