@@ -1,7 +1,7 @@
 """How much a run has to do, and how long that should take: pixels that are decoded, cells that are written, time.
 
-The rates are nanoseconds of one processor, as `bench/rates.py` measures them (2 virtual CPUs of a 2.6 GHz server, files
-in the page cache). Other machines, disks and networks differ, so a time is a range.
+The rates are nanoseconds of one processor, as `bench/rates.py` measures them with files in the page cache; those that
+were not measured say so. Other machines, disks and networks differ, so a time is a range.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ AREA = (140, 6)
 
 COPY = (5, 0)
 POINT = 1000.0
-"""ns a row of a coordinate table: reading, placing, sorting."""
+"""ns a row of a coordinate table: reading, placing, sorting. Not measured: an order of magnitude."""
 
 PARQUET, CSV = 12.0, 250.0
 """ns a value, merging included; CSV with gzip."""
