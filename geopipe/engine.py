@@ -39,7 +39,7 @@ from geopipe.guard import Guard, apart, guarded
 from geopipe.layerplan import LayerPlan
 from geopipe.local import Engine, Finish, Keys, Stop
 from geopipe.plan import Plan
-from geopipe.recorder import Options, deliver_rest, dismiss, forget, join
+from geopipe.recorder import Options, deliver_rest, dismiss, forget, join, leave_run
 from geopipe.records import RAY_STARTS, Event, Progress
 from geopipe.sparse import SparseRow
 from geopipe.sweep import sweep
@@ -143,6 +143,10 @@ class _Aligned:
                 rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
                 table = merge_tile(self.plan.spec, tile, rows)
                 yield _finished(self.finish, tile, table)
+
+    def __del__(self) -> None:
+        """Ray is about to end this process: a thread that waits for the monitor then would crash in Ray's core."""
+        leave_run()
 
 
 def _read(batch: Batch, plan: Plan, watch: Watch | None) -> Iterator[pa.Table]:

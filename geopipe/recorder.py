@@ -235,6 +235,11 @@ def join(options: Options, deliver: Deliver, let_go: Callable[[], None] = lambda
         atexit.register(leave)
 
 
+def leave_run() -> None:
+    """Send what this worker process has still to say, and say no more: it ends."""
+    _leave_run(_leave)
+
+
 def _leave_run(leave: Callable[[], None] | None) -> bool:
     """Leave the run that this process has joined, if it is still the one that `leave` belongs to."""
     global _leave

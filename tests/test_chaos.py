@@ -231,6 +231,7 @@ def test_a_process_of_ray_dies(
             assert code == 0, err
         else:
             assert is_said(err), err
+            subprocess.run([GEOPIPE, "monitor", "runs"], check=True, capture_output=True, timeout=PATIENCE)  # who looks
             states = query(monitored, "SELECT state FROM pipeline_runs WHERE output = %s", str(run.output))
             assert states == [("failed",)]
             run.resume()
