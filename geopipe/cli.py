@@ -47,6 +47,8 @@ def main() -> NoReturn:
     signals.keep()
     try:
         code = cli.main(standalone_mode=False)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # all is done and said: its code is the truth
+            signal.signal(number, signal.SIG_IGN)
     except click.ClickException as error:
         error.show()
         code = error.exit_code

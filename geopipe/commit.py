@@ -259,6 +259,8 @@ class Staging:
         except (KeyboardInterrupt, Terminated):  # it takes no time, and can be repeated
             publish(self.output, self.folder)
             raise
+        except OSError as error:
+            raise fault(error, Path(error.filename or self.output)) from error
         return totals
 
     def discard(self) -> None:
@@ -504,10 +506,18 @@ def remove(output: Path) -> None:
 
 
 def _write_durably(path: Path, lines: Iterable[str]) -> None:
+    """Write a file of state whole, or not at all.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
     partial = path.with_name(path.name + ".tmp")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync(path.parent)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync(path.parent)
+    except OSError as error:
+        raise fault(error, path) from error

@@ -32,28 +32,43 @@ def settle(connected: connection, run_id: str | None = None, state: str = "faile
 
     Args:
         connected: to ask by; what is told goes by another connection.
-        run_id: only of this run.
+        run_id: only of this run; of all, those count, too, that died before the database had heard of them.
         state: what such a run becomes.
     """
     settled = False
     with suppress(GeopipeError, psycopg2.Error, OSError):
-        for run, attempt, driver in drivers(connected, run_id):
-            if processes.is_dead(driver) and _delivered(run, attempt, driver):
-                if run_of(connected, run).state == "running":
-                    _tell(run, attempt, driver, state)
-                settled = True
+        settled = _settle(connected, run_id, state)
+        if run_id is None:
+            _deliver()
+            settled |= _settle(connected, run_id, state)
+    return settled
+
+
+def _settle(connected: connection, run_id: str | None, state: str) -> bool:
+    settled = False
+    for run, attempt, driver in drivers(connected, run_id):
+        if processes.is_dead(driver) and _delivered(run, attempt, driver):
+            if run_of(connected, run).state == "running":
+                _tell(run, attempt, driver, state)
+            settled = True
     return settled
 
 
 def _delivered(run_id: str, attempt: int, driver: Mapping[str, Any]) -> bool:
     """Deliver what the run left on this machine; whether nothing waits there that could tell how it ended."""
-    from geopipe.recorder import Options, deliver_rest  # loads what collects records, which who only looks needs not
-
     folder = Path(str(driver.get("spool", "")))
     if folder.name != run_id or not folder.is_dir():
         return True
-    deliver_rest(Options(run_id, attempt, Path(), True, 100, 1.0, None, None, 2**20, folder.parent), 5.0, others=False)
+    _deliver(run_id, attempt, folder.parent)
     return not files(folder, "*.jsonl")
+
+
+def _deliver(run_id: str = "", attempt: int = 1, root: Path | None = None) -> None:
+    """Deliver what a run has left in the folder of all runs; what every dead process has, where no run is given."""
+    from geopipe.recorder import Options, deliver_rest, spools  # loads what collects records, which who looks needs not
+
+    options = Options(run_id, attempt, Path(), True, 100, 1.0, None, None, 2**20, root or spools())
+    deliver_rest(options, 5.0, others=not run_id)
 
 
 def _tell(run_id: str, attempt: int, driver: Mapping[str, Any], state: str) -> None:

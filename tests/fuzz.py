@@ -32,6 +32,8 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
+from surroundings import signals_as_they_were
+
 LIMIT = 180
 """Seconds for all commands of an input, on a machine that has other work, too; most take a tenth of one."""
 MEMORY = 12 << 30
@@ -62,7 +64,7 @@ def call(command: list[str]) -> tuple[int | None, str, str | None]:
     code: int | None = None
     wrong: str | None = None
     try:
-        with redirect_stdout(out), redirect_stderr(out):
+        with redirect_stdout(out), redirect_stderr(out), signals_as_they_were():
             cli.main()
     except SystemExit as ended:
         code = int(ended.code or 0)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import rasterio
 from affine import Affine
+from surroundings import signals_as_they_were
 
 from geopipe import cli, raster
 from geopipe.estimate import Machine
@@ -87,7 +88,7 @@ def raster_of(plan: Plan, column: str, missing: Any = np.nan) -> np.ndarray:
 
 def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     """The command line in this process: exit code, standard output, standard error."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, signals_as_they_were():
         patch.setattr(sys, "argv", ["geopipe", *map(str, args)])
         with pytest.raises(SystemExit) as ended:
             cli.main()

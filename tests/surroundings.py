@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 KEPT = {"GEOPIPE_TEST_DATA", "GEOPIPE_TRIALS", "GEOPIPE_OUTAGE", "GEOPIPE_FUZZ", "GEOPIPE_PROMETHEUS_CACHE"}
@@ -47,3 +49,14 @@ def isolate(folder: Path) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@contextmanager
+def signals_as_they_were() -> Iterator[None]:
+    """Around a command of geopipe in this process, which sets what signals do up to its end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

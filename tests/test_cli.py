@@ -131,6 +131,14 @@ def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, 
     assert not output.exists() or os.listdir(output) == ["_staging"], "at most what --resume can use"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_last_word_changes_nothing(number: int) -> None:
+    late = f"import atexit, os; atexit.register(os.kill, os.getpid(), {int(number)})"
+    command = [sys.executable, "-c", f"{late}; from geopipe.cli import main; main()", "inspect", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("after", [0.0, 1.0])
 def test_who_does_not_read_how_far_it_is_loses_nothing(trial: Path, tmp_path: Path, after: float) -> None:
     """As in `geopipe run s.toml 2>&1 >summary | head -1`."""

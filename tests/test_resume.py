@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -136,6 +137,25 @@ def test_fresh_drops_what_runs_of_any_plan_have_left(file: Path, cut: list[int])
     assert not (Path(output) / "_staging").exists()
     run(file, fresh=True, overwrite=True)
     assert cut[-12:] == list(range(12))
+
+
+@pytest.mark.parametrize("name", ["plan.json", "manifest.jsonl", "_SUCCESS"])
+def test_a_file_of_state_that_finds_the_disk_full_is_one_error_and_loses_no_tile(
+    file: Path, cut: list[int], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(MachineError, match=f"the disk is full: .*{name} could not be written"):
+            run(file, resume=True)
+    assert run(file, resume=True).rows
+    assert cut == list(range(5, 12)), "each of them once"
 
 
 def test_publishing_leaves_the_tiles_of_other_plans(
