@@ -19,7 +19,7 @@ from pathlib import Path
 
 from memory import settings
 
-COMMAND = [sys.executable, "-c", "from geopipe.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from geopipe.cli.main import main; main()"]
 OFF = ("monitoring.enable_database_logging=false", "monitoring.enable_metrics=false")
 
 

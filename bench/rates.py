@@ -22,11 +22,11 @@ from affine import Affine
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from helpers import plan_of, write_raster
 
-from geopipe import raster
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
-from geopipe.table import merge_tile
-from geopipe.writers import write_csv, write_parquet
+from geopipe.export.writers import write_csv, write_parquet
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.load import raster
+from geopipe.merge.tile import merge_tile
 
 SIZE = 4096
 HERE = Affine(10, 0, 500_000, 0, -10, 6_000_000)

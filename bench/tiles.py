@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 from affine import Affine
 
-from geopipe import engine
-from geopipe.estimate import Machine
-from geopipe.grid import Grid
-from geopipe.layer import Band, Header, Layer
-from geopipe.layerplan import Options
-from geopipe.plan import Plan, make_plan
+from geopipe.engine import ray as engine
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Band, Header, Layer
+from geopipe.plan.estimate import Machine
+from geopipe.plan.layers import Options
+from geopipe.plan.plan import Plan, make_plan
 
 TILES = (625, 800)
 GB = 1 << 30

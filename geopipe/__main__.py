@@ -1,5 +1,5 @@
 """`python -m geopipe`, for where the command is not in the path."""
 
-from geopipe.cli import main
+from geopipe.cli.main import main
 
 main()

@@ -18,7 +18,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
-from geopipe.grid import crs_transform, projected_bounds
+from geopipe.grid.grid import crs_transform, projected_bounds
 
 Array = NDArray[Any]
 

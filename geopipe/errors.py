@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from geopipe.uris import redact
+from geopipe.redaction import redact
 
 
 class GeopipeError(Exception):

@@ -37,7 +37,7 @@ def has_kernels() -> bool:
     """Whether the kernels' machine code is kept on this machine; where it is not, the first run compiles them."""
     if named := os.environ.get("NUMBA_CACHE_DIR"):
         return any(Path(named).glob("**/kernels.*.nbi"))
-    beside, cache = Path(__file__).with_name("__pycache__"), Path(os.path.expanduser("~/.cache/numba"))
+    beside, cache = Path(__file__).parent / "resample" / "__pycache__", Path(os.path.expanduser("~/.cache/numba"))
     return any(beside.glob("kernels.*.nbi")) or any(cache.glob("**/kernels.*.nbi"))
 
 

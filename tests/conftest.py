@@ -109,7 +109,7 @@ def empty_database(postgres_server: postgres.Server) -> Iterator[str]:
 @pytest.fixture
 def database(empty_database: str) -> str:
     """The address of a database with the monitor's tables."""
-    from geopipe.database import upgrade
+    from geopipe.monitoring.database.schema import upgrade
 
     upgrade(empty_database)
     return empty_database
@@ -118,7 +118,7 @@ def database(empty_database: str) -> str:
 @pytest.fixture(scope="module")
 def monitor_server() -> Iterator[postgres.Server]:
     """A Postgres with the monitor's tables, which a test may stop and start."""
-    from geopipe import database
+    from geopipe.monitoring.database import schema as database
 
     folder = Path(tempfile.mkdtemp(prefix="geopipe-monitor-"))
     try:

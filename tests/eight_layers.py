@@ -8,7 +8,7 @@ import numpy as np
 from helpers import write_raster
 from rasterio.transform import from_bounds
 
-from geopipe.grid import projected_bounds
+from geopipe.grid.grid import projected_bounds
 
 BOUNDS = (10.0, 44.0, 19.216, 53.216)
 """West, south, east, north of the grid."""

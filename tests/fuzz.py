@@ -57,7 +57,7 @@ class Report:
 
 def call(command: list[str]) -> tuple[int | None, str, str | None]:
     """Exit code and output of a command of geopipe in this process, and what is wrong with them."""
-    from geopipe import cli
+    from geopipe.cli import main as cli
 
     out = StringIO()
     before, sys.argv = sys.argv, ["geopipe", *command]

@@ -22,7 +22,10 @@ import xarray as xr
 from helpers import north_up, write_raster
 from pyproj import CRS
 
-from geopipe import demo, ledger, pipeline, settings
+from geopipe import demo
+from geopipe.export import ledger
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 UTM = "EPSG:32632"
 GRID = '[grid]\ncrs = "EPSG:32632"\nresolution = 30\nbounds = [500000, 4999100, 501200, 5000000]\n'
@@ -189,7 +192,7 @@ def state(finished: bool) -> Callable[[Path], None]:
         ledger.write_tile = stopping
         try:
             with suppress(KeyboardInterrupt), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                pipeline.run(settings.load(folder / "settings.toml", ()), local=True)
+                pipeline.run(load.load(folder / "settings.toml", ()), local=True)
         finally:
             ledger.write_tile = write
 

@@ -15,13 +15,14 @@ import rasterio
 from affine import Affine
 from surroundings import signals_as_they_were
 
-from geopipe import cli, raster
-from geopipe.estimate import Machine
-from geopipe.grid import Grid
-from geopipe.layer import Band, Header, Layer
-from geopipe.layerplan import Options
-from geopipe.local import run_local
-from geopipe.plan import Plan, make_plan
+from geopipe.cli import main
+from geopipe.engine.local import run_local
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Band, Header, Layer
+from geopipe.load import raster
+from geopipe.plan.estimate import Machine
+from geopipe.plan.layers import Options
+from geopipe.plan.plan import Plan, make_plan
 
 GENEROUS = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)
 VERSIONS = {"geopipe": "test"}
@@ -91,6 +92,6 @@ def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, s
     with pytest.MonkeyPatch.context() as patch, signals_as_they_were():
         patch.setattr(sys, "argv", ["geopipe", *map(str, args)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
     out = capsys.readouterr()
     return int(ended.value.code or 0), out.out, out.err

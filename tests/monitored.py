@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg2
 
-from geopipe import store
+from geopipe.monitoring.database import store
 
 HOSTILE = "x'); DROP TABLE pipeline_runs; -- \x1b[2J\x1b]0;owned\x07 [red]markup[/red] :boom: \u202egnp.exe"
 TRACEBACK = 'Traceback (most recent call last):\n  File "read.py", line 1, in read\nOSError: \x1b[31mno such block'

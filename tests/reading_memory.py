@@ -14,11 +14,11 @@ import rasterio
 from helpers import north_up, plan_of
 from rasterio.windows import Window
 
-from geopipe import raster
-from geopipe.estimate import reading_bytes
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
-from geopipe.plan import Plan
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.load import raster
+from geopipe.plan.estimate import reading_bytes
+from geopipe.plan.plan import Plan
 
 MB = 1 << 20
 EDGE = 512  # cells of a grid, at most

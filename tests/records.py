@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 
-from geopipe.records import new_run_id
+from geopipe.events.records import new_run_id
 
 TS = 1_780_000_000.25
 

@@ -20,8 +20,8 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geopipe.grid import BLOCK, Grid
-from geopipe.layer import Kind, Layer
+from geopipe.grid.grid import BLOCK, Grid
+from geopipe.layers.layer import Kind, Layer
 
 UTM, NEXT, LONLAT, LAEA, SINU = "EPSG:32632", "EPSG:32633", "EPSG:4326", "EPSG:3035", "ESRI:54008"
 ALBERS, CONIC, MERCATOR, NORTH, SOUTH, EQUAL = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from helpers import header
 
-from geopipe import bands
 from geopipe.errors import SourceError
-from geopipe.layer import Band, Layer
+from geopipe.layers import bands
+from geopipe.layers.layer import Band, Layer
 
 NAMES = ["B04 (665 nm)", "B05 (705 nm)", "Near-infrared", "nir", "B8", "B8A", "", "red edge"]
 

@@ -26,8 +26,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
-from geopipe import pipeline, settings
-from geopipe.resampling import RADIUS
+from geopipe.resample.methods import RADIUS
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 KINDS = {"nearest": "categorical", "mode": "categorical", "sum": "count"}
 
@@ -229,7 +230,7 @@ def run(oracles: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: No
         file = folder / "settings.toml"
         told = {"run": {"output": "output"}, "merge": {"how": "grid"}, **known[job]}
         file.write_text(tomli_w.dumps(told))
-        summary = pipeline.run(settings.load(file, more), local=local)
+        summary = pipeline.run(load.load(file, more), local=local)
         table = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
         grid = summary.plan.grid
         assert summary.exit_code == 0

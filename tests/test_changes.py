@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import north_up, plan_of, table_of, write_raster
 
-from geopipe import pipeline, settings, stamps
 from geopipe.errors import MachineError, PlanError, SourceError
-from geopipe.grid import Grid
-from geopipe.layer import Layer
-from geopipe.plan import Plan
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Layer
+from geopipe.load import stamps
+from geopipe.plan.plan import Plan
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 GRID = Grid("EPSG:32612", 500_000, 4_000_000, 30, 30, width=64, height=64)
 BOUNDS = 'crs = "EPSG:32612"\nresolution = 30\nbounds = [500000, 3998080, 501920, 4000000]\n'
@@ -51,7 +53,7 @@ def run(folder: Path, *layers: str, mask: str = "", change: Callable[[], object]
 
     file = folder / "s.toml"
     file.write_text(f"[grid]\n{BOUNDS}{mask}\n" + "".join(f"[[layers]]\n{text}\n" for text in layers))
-    return pipeline.run(settings.load(file), local=True, watch=watch, resume=True)
+    return pipeline.run(load.load(file), local=True, watch=watch, resume=True)
 
 
 def column(summary: pipeline.Summary, name: str = "a") -> set[float]:

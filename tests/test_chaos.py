@@ -33,7 +33,7 @@ import rasterio
 from records import query
 from test_resume import hashes, make_trial
 
-from geopipe.ledger import Ledger
+from geopipe.export.ledger import Ledger
 
 TRIALS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
 GEOPIPE = str(Path(sys.executable).with_name("geopipe"))

@@ -23,10 +23,14 @@ import pytest
 from affine import Affine
 from helpers import call, write_raster
 
-from geopipe import checks, cli, demo, drafting, pipeline, settings
+from geopipe import demo
+from geopipe.cli import main
 from geopipe.errors import GeopipeError, MachineError, PlanError, Terminated
+from geopipe.run import draft, pipeline
+from geopipe.settings import load
+from geopipe.validate import facts
 
-GEOPIPE = [sys.executable, "-c", "from geopipe.cli import main; main()"]
+GEOPIPE = [sys.executable, "-c", "from geopipe.cli.main import main; main()"]
 
 
 def geopipe(*args: object, **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -71,9 +75,9 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
     return found
 
 
-@pytest.mark.parametrize("path", commands(cli.cli), ids=" ".join)
+@pytest.mark.parametrize("path", commands(main.cli), ids=" ".join)
 def test_every_command_has_help_and_stands_in_the_readme(path: tuple[str, ...]) -> None:
-    command: click.Command = cli.cli
+    command: click.Command = main.cli
     for name in path:
         assert isinstance(command, click.Group)
         command = command.commands[name]
@@ -96,7 +100,7 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     assert told["rows"] == table.num_rows == 200_000
     assert told["output"] == str(tmp_path / "output")
     assert json.loads((tmp_path / "output" / "_SUCCESS").read_text())["run_id"] == told["run_id"]
-    assert settings.load(tmp_path / "output" / "settings.toml").run.name == "demo"
+    assert load.load(tmp_path / "output" / "settings.toml").run.name == "demo"
 
     assert "constructor arguments" not in done.stderr
 
@@ -134,7 +138,7 @@ def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_after_the_last_word_changes_nothing(number: int) -> None:
     late = f"import atexit, os; atexit.register(os.kill, os.getpid(), {int(number)})"
-    command = [sys.executable, "-c", f"{late}; from geopipe.cli import main; main()", "inspect", "--help"]
+    command = [sys.executable, "-c", f"{late}; from geopipe.cli.main import main; main()", "inspect", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -335,7 +339,7 @@ def test_a_block_that_breaks_at_work_is_a_failed_run(small: Path, capsys: pytest
 def test_too_little_disk_is_of_the_environment(
     small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("geopipe.commit.free_bytes", lambda folder: 100)
+    monkeypatch.setattr("geopipe.export.commit.free_bytes", lambda folder: 100)
     code, _, err = call(capsys, "run", small, "--local")
     assert code == 3, err
     assert "the output would take up to" in err
@@ -370,7 +374,7 @@ def test_usage_errors_exit_with_2(small: Path, capsys: pytest.CaptureFixture[str
 
 
 def planned(file: Path, *flags: str) -> pipeline.Plan:
-    return drafting.draft(settings.load(file, flags))
+    return draft.draft(load.load(file, flags))
 
 
 def test_keys_of_the_plan_have_their_effect(trial: Path) -> None:
@@ -401,7 +405,7 @@ def test_keys_of_the_monitor_reach_every_process(small: Path, monkeypatch: pytes
     """By the options that are pickled to them; what each option does is in test_spool and test_monitor."""
 
     def options(*flags: str) -> Any:
-        return pipeline.watching(settings.load(small, flags), "run", 1)
+        return pipeline.watching(load.load(small, flags), "run", 1)
 
     base = options()
     assert (base.database, base.metrics_interval, base.prometheus_port) == (False, 10.0, None)
@@ -440,14 +444,14 @@ def test_how_decides_which_cells_stay(small: Path, how: str, rows: int) -> None:
     half = np.arange(600, dtype="float32").reshape(30, 20)
     write_raster(small.parent / "b.tif", half, "EPSG:32632", Affine(10, 0, 500000, 0, -10, 5000000))
     small.write_text(small.read_text() + '[[layers]]\nname = "b"\npath = "b.tif"\n')
-    summary = pipeline.run(settings.load(small, (f"merge.how={how}",)), local=True)
+    summary = pipeline.run(load.load(small, (f"merge.how={how}",)), local=True)
     assert summary.rows == rows
     assert summary.output == small.parent / "output"
 
 
 def test_export_keys_decide_the_files(small: Path) -> None:
     def files(*flags: str) -> list[str]:
-        output = pipeline.run(settings.load(small, flags), local=True, overwrite=True).output
+        output = pipeline.run(load.load(small, flags), local=True, overwrite=True).output
         return sorted(str(p.relative_to(output)) for p in output.rglob("tile*"))
 
     assert files() == ["parquet/tile-r0-c0.parquet"]
@@ -472,9 +476,9 @@ def test_monitoring_keys_shape_what_is_printed(small: Path, capsys: pytest.Captu
 
 
 def test_progress_is_a_line_each_interval(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from geopipe.pipeline import Snapshot
-    from geopipe.progress import progress
-    from geopipe.records import Progress
+    from geopipe.cli.progress import progress
+    from geopipe.events.records import Progress
+    from geopipe.run.pipeline import Snapshot
 
     half = Snapshot({"read": Progress("read", 5, 10, 1.0)}, {"read": 10, "write": 10}, 2.0)
     with progress(1000, False, "name", "out") as show:
@@ -521,8 +525,8 @@ def test_a_signal_says_what_a_run_has_come_to(
         raise copy.copy(error)
 
     ended = {
-        "geopipe.ledger.write_tile": "nothing was published",
-        "geopipe.pipeline._complete": f"the table is finished in {small.parent / 'output'}",
+        "geopipe.export.ledger.write_tile": "nothing was published",
+        "geopipe.run.pipeline._complete": f"the table is finished in {small.parent / 'output'}",
     }
     for place, outcome in ended.items():
         with monkeypatch.context() as patch:
@@ -530,7 +534,7 @@ def test_a_signal_says_what_a_run_has_come_to(
             told = call(capsys, "run", small, "--local")
         assert (told[0], told[2].splitlines()[-1]) == (code, f"{how}; {outcome}"), place
     with monkeypatch.context() as patch:
-        patch.setattr("geopipe.drafting.draft", stop)
+        patch.setattr("geopipe.run.draft.draft", stop)
         told = call(capsys, "plan", small)
     assert (told[0], told[2].strip()) == (code, how), "it publishes nothing, and says nothing of that"
 
@@ -555,7 +559,7 @@ def test_a_signal_in_the_middle_of_a_publication_waits_for_it(
 def test_who_stops_following_a_job_is_told_that_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from geopipe import cli_jobs
+    from geopipe.cli import jobs
 
     class Job:
         run_id = "7"
@@ -564,9 +568,9 @@ def test_who_stops_following_a_job_is_told_that_it_goes_on(
         yield "plan started\n"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geopipe.jobs.cluster", lambda *_: "127.0.0.1:1")
-    monkeypatch.setattr("geopipe.jobs.output", printed)
-    monkeypatch.setattr(cli_jobs, "_found", lambda _: nullcontext((Job, None)))
+    monkeypatch.setattr("geopipe.jobs.jobs.cluster", lambda *_: "127.0.0.1:1")
+    monkeypatch.setattr("geopipe.jobs.jobs.output", printed)
+    monkeypatch.setattr(jobs, "_found", lambda _: nullcontext((Job, None)))
     code, out, err = call(capsys, "jobs", "logs", "--follow", "7")
     assert (code, out) == (130, "plan started\n")
     assert err.strip() == "interrupted; the job goes on; `geopipe jobs stop 7` stops it"
@@ -580,7 +584,7 @@ def test_a_terminal_is_asked_whether_to_keep_the_tiles_of_an_unfinished_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checks, "check_receipts", stop)  # when the tile is done
+        patch.setattr(facts, "check_receipts", stop)  # when the tile is done
         assert call(capsys, "run", small, "--local")[0] == 130
     (staged,) = (small.parent / "output/_staging").glob("*/parquet/*.parquet")
     os.utime(staged, (1, 1))

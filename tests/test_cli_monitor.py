@@ -24,10 +24,10 @@ from click.testing import CliRunner, Result
 from monitored import HOSTILE, Source, fill, new_id, settle
 from rich.cells import cell_len
 
-from geopipe import cli
+from geopipe.cli import main
 from geopipe.errors import GeopipeError, MachineError, SettingsError
 
-GEOPIPE = [sys.executable, "-c", "from geopipe.cli import main; main()", "monitor"]
+GEOPIPE = [sys.executable, "-c", "from geopipe.cli.main import main; main()", "monitor"]
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 COMMANDS = ("runs", "watch", "logs", "metrics", "events", "errors")
 
@@ -45,7 +45,7 @@ def address(monitor_dsn: str, runs: dict[str, str], monkeypatch: pytest.MonkeyPa
 
 def ask(*args: str) -> Result:
     """The command in this process, without a terminal. Errors of geopipe are raised."""
-    made = CliRunner().invoke(cli.cli, ["monitor", *args], standalone_mode=False)
+    made = CliRunner().invoke(main.cli, ["monitor", *args], standalone_mode=False)
     if isinstance(made.exception, GeopipeError) or (made.exception and not isinstance(made.exception, SystemExit)):
         raise made.exception
     return made
@@ -191,7 +191,7 @@ def test_a_regular_expression_that_is_none_is_one_message() -> None:
 
 @pytest.mark.parametrize("age", ["", "2", "h", "-2h", "2 hours", "9e9h", "99999999999h", "999999w"])
 def test_an_age_that_is_none_is_refused_with_an_example(age: str) -> None:
-    done = CliRunner().invoke(cli.cli, ["monitor", "runs", "--since", age])
+    done = CliRunner().invoke(main.cli, ["monitor", "runs", "--since", age])
     assert done.exit_code == 2
     assert "45s, 30m, 2h, 3d or 1w" in done.output
 
@@ -462,7 +462,7 @@ def test_watching_ends_when_the_state_changes_and_errors_are_told_at_once(monito
     thread = threading.Thread(target=work)
     thread.start()
     start = time.monotonic()
-    made = CliRunner().invoke(cli.cli, ["monitor", "watch", run.run_id], standalone_mode=False)
+    made = CliRunner().invoke(main.cli, ["monitor", "watch", run.run_id], standalone_mode=False)
     assert time.monotonic() - start < 20
     thread.join()
     found = made.stdout.splitlines()
@@ -517,7 +517,7 @@ def test_a_restart_of_postgres_is_told_and_survived(
 
     thread = threading.Thread(target=work)
     thread.start()
-    made = CliRunner().invoke(cli.cli, ["monitor", *command, run.run_id], standalone_mode=False)
+    made = CliRunner().invoke(main.cli, ["monitor", *command, run.run_id], standalone_mode=False)
     thread.join()
     assert made.exception is None
     assert made.return_value in (0, None)
@@ -634,7 +634,7 @@ def test_a_message_cannot_forge_a_record(runs: dict[str, str]) -> None:
 
 
 def test_an_error_of_the_server_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    from geopipe import watching
+    from geopipe.monitoring.database import queries as watching
 
     monkeypatch.setattr(watching, "_RUNS", "SELECT 1 / 0")
     with pytest.raises(MachineError, match="the monitor's database says: division by zero"):

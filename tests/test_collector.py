@@ -23,11 +23,12 @@ from psycopg2.errors import NumericValueOutOfRange
 from records import query, record
 
 import geopipe
-from geopipe import collector, recorder, records, spool
-from geopipe.collector import Collector, Refused, added
-from geopipe.records import Event, Log, Progress, State
-from geopipe.shipping import Shipper
-from geopipe.spool import Line, Spool
+from geopipe.events import records
+from geopipe.events.records import Event, Log, Progress, State
+from geopipe.monitoring import collector, recorder, spool
+from geopipe.monitoring.collector import Collector, Refused, added
+from geopipe.monitoring.shipping import Shipper
+from geopipe.monitoring.spool import Line, Spool
 
 RUN = {"run_id": "r", "attempt": 1}
 

@@ -18,11 +18,14 @@ import rasterio
 from click.testing import CliRunner
 from helpers import north_up, plan_of, table_of, write_raster
 
-from geopipe import gdalmessages, pipeline, raster, settings
-from geopipe.cli import cli
+from geopipe.cli.main import cli
 from geopipe.errors import SourceError
-from geopipe.grid import Grid
-from geopipe.layer import Layer
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Layer
+from geopipe.load import messages as gdalmessages
+from geopipe.load import raster
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 GRID = Grid("EPSG:32612", 500_000, 4_000_000, 30, 30, width=64, height=64)
 LAYOUTS = {
@@ -43,7 +46,7 @@ def run(folder: Path, *layers: str) -> pipeline.Summary:
     file = folder / "s.toml"
     grid = 'crs = "EPSG:32612"\nresolution = 30\nbounds = [500000, 3998080, 501920, 4000000]\n'
     file.write_text(f"[grid]\n{grid}" + "".join(f"[[layers]]\n{text}\n" for text in layers))
-    return pipeline.run(settings.load(file), local=True)
+    return pipeline.run(load.load(file), local=True)
 
 
 # ---------------------------------------------------------------- cut short
@@ -173,7 +176,7 @@ def test_hearing_leaves_logging_as_it_was() -> None:
 
 SIGNAL = """
 import logging, os, signal, sys
-from geopipe import cli
+from geopipe.cli import main as cli
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 
@@ -223,7 +226,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
     masked = f'[grid]\nlike = "b.tif"\nmask = "{name}"\n[[layers]]\nname = "b"\npath = "b.tif"\n'
     (tmp_path / "m.toml").write_text(masked)
     with pytest.raises(SourceError, match=rf"grid\.mask.*{name}.* is a pipe, a socket or a device"):
-        pipeline.run(settings.load(tmp_path / "m.toml"), local=True)
+        pipeline.run(load.load(tmp_path / "m.toml"), local=True)
 
 
 def test_a_device_and_a_socket_are_refused(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from helpers import call, north_up, write_raster
 
-from geopipe import commit, ledger, pipeline, settings
 from geopipe.errors import GeopipeError, PlanError
-from geopipe.export import Receipt
+from geopipe.export import commit, ledger
+from geopipe.export.tiles import Receipt
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 SETTINGS = """
 [run]
@@ -102,7 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, output: str, **how: Any) -> pipeline.Summary:
-    return pipeline.run(settings.load(folder / "s.toml", [f"run.output={folder / output}"]), local=True, **how)
+    return pipeline.run(load.load(folder / "s.toml", [f"run.output={folder / output}"]), local=True, **how)
 
 
 def each_mutant(folder: Path, kept: str, pattern: str, seed: int) -> Iterator[tuple[str, Path]]:

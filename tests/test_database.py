@@ -18,11 +18,11 @@ from postgres_server import PASSWORD, Server
 from psycopg2.extensions import parse_dsn
 from records import TABLES, a_run, query, record, tables
 
-from geopipe import database as databases
-from geopipe import role, store
-from geopipe.coordinates import PixelGrid
 from geopipe.errors import GeopipeError, MachineError, SettingsError
-from geopipe.records import new_run_id
+from geopipe.events.records import new_run_id
+from geopipe.monitoring.database import role, store
+from geopipe.monitoring.database import schema as databases
+from geopipe.monitoring.legacy.cells import PixelGrid
 
 
 @pytest.fixture(autouse=True)

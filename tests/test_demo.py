@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import rasterio
 
-from geopipe import demo, raster
-from geopipe.estimate import Machine
-from geopipe.plan import make_plan
-from geopipe.settings import LayerSettings, Settings, load
-from geopipe.table import merge_tile
-from geopipe.target import resolve_grid
+from geopipe import demo
+from geopipe.load import raster
+from geopipe.merge.tile import merge_tile
+from geopipe.plan.estimate import Machine
+from geopipe.plan.plan import make_plan
+from geopipe.plan.target import resolve_grid
+from geopipe.settings.load import LayerSettings, Settings, load
 
 ROOT = Path(__file__).parents[1]
 

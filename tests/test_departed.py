@@ -19,8 +19,10 @@ from helpers import call, north_up, write_raster
 from monitored import Source, new_id
 from records import query
 
-from geopipe import departed, following, processes, watching
-from geopipe.records import DRIVER
+from geopipe import processes
+from geopipe.events.records import DRIVER
+from geopipe.monitoring import departed
+from geopipe.monitoring.database import follow, queries
 
 SETTINGS = """
 [run]
@@ -105,7 +107,8 @@ def test_a_run_that_died_before_it_was_heard_of_is_told_by_who_looks(
     file: Path, database: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What collects its records died first, so that all that it said waits on disk."""
-    begun = "from geopipe import cli, shipping; shipping.Shipper.ship = lambda *_: None; cli.main()"
+    silent = "from geopipe.monitoring import shipping; shipping.Shipper.ship = lambda *_: None"
+    begun = f"from geopipe.cli.main import main; {silent}; main()"
     command = [sys.executable, "-c", begun, "run", str(file), "--local"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=file.parent) as run:
         while not list(file.parent.glob("out/_staging/*/parquet/*.parquet")):
@@ -121,7 +124,7 @@ def test_a_run_that_died_before_it_was_heard_of_is_told_by_who_looks(
 
 def test_a_run_that_lives_is_left_alone(database: str) -> None:
     run = driven(database, processes.identity())
-    with following.reading() as connected:
+    with follow.reading() as connected:
         assert not departed.settle(connected)
     assert states(database) == {run.run_id: "running"}
 
@@ -136,9 +139,9 @@ def test_the_end_that_waits_on_disk_is_told_and_no_other(database: str, home: Pa
     run.add("event", time.time(), name=DRIVER, detail=driver).write(database)
     run.state(time.time(), "completed", exit_code=0)
     (folder / f"{run.name}.000000000004.jsonl").write_text("".join(json.dumps(r) + "\n" for r in run.records))
-    with following.reading() as connected:
+    with follow.reading() as connected:
         assert departed.settle(connected)
-        assert watching.run_of(connected, run.run_id).state == "completed"
+        assert queries.run_of(connected, run.run_id).state == "completed"
     assert not folder.exists()
 
 

@@ -16,11 +16,11 @@ from helpers import header, north_up, plan_of, table_of, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geopipe import derived
 from geopipe.errors import MachineError, SettingsError
-from geopipe.grid import Grid
-from geopipe.layer import Layer
-from geopipe.layerplan import Layout
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Layer
+from geopipe.merge import derived
+from geopipe.plan.layers import Layout
 
 UTM = "EPSG:32632"
 GRID = Grid(UTM, 600_000, 5_170_000, 100, 100, 600, 520)

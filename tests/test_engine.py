@@ -20,11 +20,14 @@ from helpers import write_raster
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
-from geopipe import drafting, engine, pipeline, points, raster, settings, sweep
+from geopipe.engine import ray as engine
+from geopipe.engine.local import run_local
 from geopipe.errors import SourceError
-from geopipe.layer import Source
-from geopipe.local import run_local
-from geopipe.resampling import Window
+from geopipe.layers.layer import Source
+from geopipe.load import raster, sweep, tables
+from geopipe.resample.methods import Window
+from geopipe.run import draft, pipeline
+from geopipe.settings import load
 
 GRID = """
 [run]
@@ -75,7 +78,7 @@ def hashes(output: Path) -> dict[str, str]:
 def reference(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
     """The output of the plain loop."""
     folder = tmp_path_factory.mktemp("reference")
-    return pipeline.run(settings.load(write_settings(folder, sources)), local=True).output
+    return pipeline.run(load.load(write_settings(folder, sources)), local=True).output
 
 
 @pytest.mark.parametrize(("strategy", "workers"), [("aligned", 1), ("groupby", 2)])
@@ -84,7 +87,7 @@ def test_ray_writes_the_files_of_the_plain_loop(
 ) -> None:
     """The exchange goes in three waves, in which the strips of two rasters are swept and the third is read by tiles."""
     flags = (f"merge.strategy={strategy}", f"engine.workers={workers}", "merge.wave_tiles=4")
-    summary = pipeline.run(settings.load(write_settings(tmp_path, sources), flags))
+    summary = pipeline.run(load.load(write_settings(tmp_path, sources), flags))
     assert summary.plan.strategy == strategy
     assert [p.sweeps for p in summary.plan.layers] == [strategy == "groupby"] * 2 + [False]
     assert len(summary.plan.waves(summary.plan.keys)) == (3 if strategy == "groupby" else 1)
@@ -116,7 +119,7 @@ def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
     file = write_settings(tmp_path_factory.mktemp("any"), sources)
     common = (f"grid.bounds={bounds}", "merge.how=grid")
     plans = [
-        drafting.draft(settings.load(file, (*common, *flags)))
+        draft.draft(load.load(file, (*common, *flags)))
         for flags in (
             ("resampling.window_size=2048",),
             (f"resampling.window_size={window_size}", f"merge.strategy={strategy}", f"engine.workers={workers}"),
@@ -133,7 +136,7 @@ def test_tables_come_through_the_exchange_to_the_bit(
     sources: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
     """Beside a raster, and alone: then no read but the tables' own says which tiles there are."""
-    monkeypatch.setattr(points, "PART_ROWS", 2000)
+    monkeypatch.setattr(tables, "PART_ROWS", 2000)
     rng, count = np.random.default_rng(3), 9000
     columns = {"x": rng.uniform(599000, 640000, count), "y": rng.uniform(5060000, 5111000, count)}
     table = pa.table(columns | {"value": rng.lognormal(0, 9, count), "w": rng.random(count)})
@@ -147,7 +150,7 @@ def test_tables_come_through_the_exchange_to_the_bit(
         folder = tmp_path / f"local-{local}"
         folder.mkdir()
         (folder / "s.toml").write_text(GRID.format(folder=folder) + text)
-        summary = pipeline.run(settings.load(folder / "s.toml"), local=local)
+        summary = pipeline.run(load.load(folder / "s.toml"), local=local)
         assert summary.plan.strategy == "groupby"
         assert summary.stages["read"].tiles == summary.plan.reads(summary.plan.keys) == (9 * beside + 5)
         outputs.append(hashes(summary.output))
@@ -158,7 +161,7 @@ def test_tables_come_through_the_exchange_to_the_bit(
 def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
     sources: Path, tmp_path: Path, ray_session: None, strategy: str
 ) -> None:
-    plan = drafting.draft(settings.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
+    plan = draft.draft(load.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
     before = set(tmp_path.rglob("*"))
     merged = engine.merge(plan).materialize()
     assert set(tmp_path.rglob("*")) == before
@@ -201,7 +204,7 @@ def test_a_worker_that_dies_is_replaced_and_the_bytes_stay(
 
     monkeypatch.setattr(engine, "_Aligned", Mortal)
     monkeypatch.setattr(engine, "_read", mortal)
-    summary = pipeline.run(settings.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
+    summary = pipeline.run(load.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
     assert marker.exists()
     assert hashes(summary.output) == hashes(reference)
 
@@ -221,7 +224,7 @@ def test_a_source_that_cannot_be_read_fails_the_run_and_leaves_nothing(
         (tmp_path / f"{name}.tif").write_bytes((sources / f"{name}.tif").read_bytes())
     truncate(sources / "warped.tif", tmp_path / "warped.tif")
     with pytest.raises(SourceError) as caught:
-        pipeline.run(settings.load(file))
+        pipeline.run(load.load(file))
     assert caught.value.layer == "warped"
     assert f"band 1 of {tmp_path}/warped.tif cannot be read at row" in caught.value.message
     assert "TIFF" in caught.value.message  # GDAL's cause
@@ -235,7 +238,7 @@ def test_a_broken_source_may_be_skipped_and_changes_nothing_else(
     for name in ("own", "classes"):
         (tmp_path / f"{name}.tif").write_bytes((sources / f"{name}.tif").read_bytes())
     truncate(sources / "warped.tif", tmp_path / "warped.tif")
-    summary = pipeline.run(settings.load(file))
+    summary = pipeline.run(load.load(file))
     assert summary.exit_code == 4
     assert list(summary.skipped) == ["warped"]
     table = ds.dataset(summary.output / "parquet").to_table()
@@ -248,7 +251,7 @@ def test_a_broken_source_may_be_skipped_and_changes_nothing_else(
 
 def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine tiles open each file once."""
-    plan, opened, real = drafting.draft(settings.load(write_settings(tmp_path, sources))), [], raster.open_raster
+    plan, opened, real = draft.draft(load.load(write_settings(tmp_path, sources))), [], raster.open_raster
 
     def counting(uri: str, *more: Any) -> Any:
         opened.append(uri)
@@ -273,7 +276,7 @@ def test_the_old_way_is_deprecated_and_gives_the_same_files(
 
     monkeypatch.setattr(sweep, "read_window", noted)
     with pytest.warns(DeprecationWarning, match=f"resampling.{key.split('=')[0]} .*is deprecated.*window_size"):
-        loaded = settings.load(write_settings(tmp_path, sources), (f"resampling.{key}",))
+        loaded = load.load(write_settings(tmp_path, sources), (f"resampling.{key}",))
     summary = pipeline.run(loaded)
     assert hashes(summary.output) == hashes(reference)
     assert windows == [True] * 3, "each raster once, and whole"
@@ -290,8 +293,8 @@ def test_two_hundred_layers(sources: Path, tmp_path: Path, ray_session: None, st
     for n in range(200):
         text += f'[[layers]]\nname = "l{n}"\npath = "{sources / kinds[n % 3]}.tif"\n'
     (tmp_path / "s.toml").write_text(text)
-    loaded = settings.load(tmp_path / "s.toml", (f"merge.strategy={strategy}", "merge.how=grid"))
-    (table,) = run_local(drafting.draft(loaded), lambda _tile, table: table)
+    loaded = load.load(tmp_path / "s.toml", (f"merge.strategy={strategy}", "merge.how=grid"))
+    (table,) = run_local(draft.draft(loaded), lambda _tile, table: table)
     summary = pipeline.run(loaded)
     assert ds.dataset(summary.output / "parquet").to_table().equals(table)
     assert table.num_columns == 204

@@ -21,18 +21,18 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import north_up, plan_of, table_of, write_raster
 
-from geopipe import export
-from geopipe.commit import Staging, check_output, recover
+from geopipe.engine.local import run_local
 from geopipe.errors import GeopipeError, PlanError
-from geopipe.export import Receipt
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
-from geopipe.layerplan import Layout
-from geopipe.ledger import finisher
-from geopipe.local import run_local
-from geopipe.lock import locked
-from geopipe.plan import Plan
-from geopipe.writers import write_parquet
+from geopipe.export import tiles as export
+from geopipe.export.commit import Staging, check_output, recover
+from geopipe.export.ledger import finisher
+from geopipe.export.lock import locked
+from geopipe.export.tiles import Receipt
+from geopipe.export.writers import write_parquet
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.plan.layers import Layout
+from geopipe.plan.plan import Plan
 
 UTM = "EPSG:32612"
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from geopipe.errors import MachineError
-from geopipe.exporter import NODES, Exporter
+from geopipe.monitoring.prometheus import NODES, Exporter
 
 NOW = 1_790_000_000.0
 BUILD = {"version": "0.1.0", "ray": "2.60.0"}

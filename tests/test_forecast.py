@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from geopipe import events
-from geopipe.forecast import ENOUGH, Forecast
-from geopipe.records import Body, Metric, Progress
+from geopipe.events.emit import subscribe
+from geopipe.events.records import Body, Metric, Progress
+from geopipe.monitoring.forecast import ENOUGH, Forecast
 
 
 class Clock:
@@ -84,7 +84,7 @@ def test_another_attempt_begins_anew() -> None:
 
 def test_it_is_told_every_other_second() -> None:
     heard: list[Body] = []
-    unsubscribe = events.subscribe(heard.append)
+    unsubscribe = subscribe(heard.append)
     try:
         clock = Clock()
         forecast = Forecast(clock)

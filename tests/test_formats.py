@@ -15,7 +15,9 @@ import rasterio
 import rasterio.shutil
 from helpers import north_up, write_raster
 
-from geopipe import pipeline, raster, settings
+from geopipe.load import raster
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 UTM = "EPSG:32612"
 T = north_up(500_000, 4_000_000, 10)
@@ -43,7 +45,7 @@ def table(folder: Path, path: Path | str, *more: str) -> dict[str, np.ndarray]:
     grid = f'crs = "{UTM}"\nresolution = 10\nbounds = [500000, 3998500, 502000, 4000000]'
     keys = "\n".join(['name = "a"', f"path = '{path}'", *more])
     file.write_text(f"[grid]\n{grid}\n[[layers]]\n{keys}\n")
-    summary = pipeline.run(settings.load(file), local=True, overwrite=True)
+    summary = pipeline.run(load.load(file), local=True, overwrite=True)
     assert {d.way for p in summary.plan.layers for d in p.decisions} == {"copy"}
     found = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
     return {name: found[name].to_numpy().reshape(HEIGHT, WIDTH) for name in found.column_names[4:]}

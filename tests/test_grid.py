@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geopipe.errors import SettingsError
-from geopipe.grid import (
+from geopipe.grid.grid import (
     BLOCK,
     Grid,
     Tile,

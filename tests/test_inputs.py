@@ -21,14 +21,17 @@ import xarray as xr
 from click.testing import CliRunner
 from helpers import GENEROUS, VERSIONS, header, north_up, plan_of, raster_of, write_raster
 
-from geopipe import pipeline, raster, settings, uris
-from geopipe.cli import cli
+from geopipe.cli.main import cli
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid import Grid
-from geopipe.layer import Band, Kind, Layer, Overlap
-from geopipe.layerplan import Options
-from geopipe.plan import make_plan
-from geopipe.table import overlay, reduce_columns
+from geopipe.grid.grid import Grid
+from geopipe.layers import uris
+from geopipe.layers.layer import Band, Kind, Layer, Overlap
+from geopipe.load import raster
+from geopipe.merge.tile import overlay, reduce_columns
+from geopipe.plan.layers import Options
+from geopipe.plan.plan import make_plan
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 UTM = "EPSG:32612"
 T = north_up(500_000, 4_000_000, 10)
@@ -85,7 +88,7 @@ def run(folder: Path, *layers: str, **options: str) -> dict[str, np.ndarray]:
     grid = f'crs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999950, 500060, 4000000]'
     text = "".join(f"[[layers]]\n{layer}\n" for layer in layers)
     file.write_text(f'[grid]\n{grid}\n[merge]\nhow = "grid"\n{text}')
-    summary = pipeline.run(settings.load(file), local=True, overwrite=True)
+    summary = pipeline.run(load.load(file), local=True, overwrite=True)
     table = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
     shape = (summary.plan.grid.height, summary.plan.grid.width)
     return {name: table[name].to_numpy().astype(float).reshape(shape) for name in table.column_names[4:]}
@@ -495,9 +498,9 @@ def test_effective_settings_choose_the_same(tmp_path: Path, netcdf: Path) -> Non
     keys = ('variable = "tas"', "time = [1999-02-28, 1999]", 'level = [850, "900/.."]', 'reduce = "min"')
     file = tmp_path / "s.toml"
     file.write_text("[[layers]]\n" + layer(netcdf, *keys))
-    loaded = settings.load(file)
+    loaded = load.load(file)
     file.write_text(loaded.to_toml())
-    again = settings.load(file).layer_values()[0]
+    again = load.load(file).layer_values()[0]
     assert again == loaded.layer_values()[0]
     assert (again.time, again.level) == (("1999-02-28", "1999"), ("850", "900/.."))
 

@@ -26,10 +26,16 @@ from helpers import call, north_up, write_raster
 from monitored import HOSTILE, Source, new_id, settle
 from records import query
 
-from geopipe import commit, departed, following, heads, jobs, lock, pipeline, requests, settings, watching
+from geopipe.engine import heads
 from geopipe.errors import MachineError, PlanError, SettingsError
-from geopipe.settings import LayerSettings, Settings
-from geopipe.watched import Run
+from geopipe.export import commit, lock
+from geopipe.jobs import jobs
+from geopipe.monitoring import departed, requests
+from geopipe.monitoring.database import follow, queries
+from geopipe.monitoring.database.runs import Run
+from geopipe.run import pipeline
+from geopipe.settings import load
+from geopipe.settings.load import LayerSettings, Settings
 
 TABLE = """
 [run]
@@ -99,8 +105,8 @@ def row(dsn: str, run_id: str, columns: str) -> tuple[Any, ...]:
 
 
 def known(run_id: str) -> Run:
-    with following.reading() as connected:
-        return watching.run_of(connected, run_id)
+    with follow.reading() as connected:
+        return queries.run_of(connected, run_id)
 
 
 class Gone:
@@ -429,7 +435,7 @@ def test_an_attempt_that_finds_nothing_on_disk_still_writes_its_states(
     monitor_dsn: str, file: Path, tmp_path: Path
 ) -> None:
     """The first one failed before it had done a tile, so that its folder says nothing of it."""
-    loaded = settings.load(file, (f"run.output={tmp_path}/out", "grid.resolution=40"))
+    loaded = load.load(file, (f"run.output={tmp_path}/out", "grid.resolution=40"))
     before = noted(monitor_dsn, "failed")
     run_id = new_id(time.time(), secrets.randbits(60))
     told = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
@@ -512,7 +518,7 @@ def test_no_head_is_started_for_a_job_that_has_no_database(
 
 
 def test_a_job_onto_an_output_in_use_is_refused_at_start(file: Path, tmp_path: Path) -> None:
-    loaded = settings.load(file, (f"run.output={tmp_path}/out",))
+    loaded = load.load(file, (f"run.output={tmp_path}/out",))
     with lock.locked(tmp_path / "out", "another"), pytest.raises(MachineError, match="in use by run another"):
         jobs.start(loaded, "127.0.0.1:1", [])
 
@@ -584,7 +590,7 @@ def geopipe(*args: object, seconds: float = 240) -> subprocess.CompletedProcess[
 def head(surroundings: Path) -> Iterator[str]:
     """A head that `cluster` has started, and found again. It knows a wrong database, and settings that are no job's."""
     folder = tempfile.mkdtemp(prefix="gj-", dir="/tmp")  # short: Ray makes sockets in it
-    script = "from geopipe import jobs; print(jobs.cluster(None, start=True)); print(jobs.cluster('auto'))"
+    script = "from geopipe.jobs import jobs; print(jobs.cluster(None, start=True)); print(jobs.cluster('auto'))"
     wrong = {
         "GEOPIPE_MONITORING_DSN": "postgresql://nobody@127.0.0.1:1/none",
         "GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING": "false",
@@ -688,7 +694,7 @@ def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
     assert listed.index(again.run_id) < listed.index(first)
 
     flags = (f"run.output={tmp_path}/plain", "run.name=story", "monitoring.enable_database_logging=false")
-    pipeline.run(settings.load(file, flags), local=True)
+    pipeline.run(load.load(file, flags), local=True)
     assert hashes(tmp_path / "out") == hashes(tmp_path / "plain")
 
 
@@ -723,7 +729,7 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
     """Where geopipe is not installed on the cluster, for instance: nobody is there to say so but Ray."""
     run_id = noted(monitor_dsn, "pending", "missing", ray_job_id="geopipe-missing")
     script = (
-        "import sys, time; from geopipe import jobs\n"
+        "import sys, time; from geopipe.jobs import jobs\n"
         "client = jobs._client(jobs.cluster(None))\n"
         "jobs._retried(lambda: client.submit_job(entrypoint='geopipe-that-is-not-there', submission_id=sys.argv[1]))\n"
         "while not client.get_job_status(sys.argv[1]).is_terminal(): time.sleep(0.1)"

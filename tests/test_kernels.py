@@ -10,7 +10,7 @@ from exactextract.raster import NumPyRasterSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe import kernels
+from geopipe.resample import kernels
 
 NAN = np.nan
 PIXELS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, NAN]], "float64")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from helpers import north_up, plan_of, table_of, write_raster
 
-from geopipe import kernels, large_cells, places
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.resample import kernels, large_cells, locate
 
 UTM = "EPSG:32632"
 PICKED = ("min", "max", "med", "q1", "q3", "mode")
@@ -98,8 +98,8 @@ def test_a_window_of_one_cell_is_read_in_strips_that_change_no_bit(
     )
     plan = plan_of(grid, [layer])
     once = table_of(plan)
-    monkeypatch.setattr(places, "WINDOW_PIXELS", 20_000)
-    found = [n.strips for n in places.canonical_blocks(grid, plan.layers[0].decisions[0], plan.spec.tile(0))]
+    monkeypatch.setattr(locate, "WINDOW_PIXELS", 20_000)
+    found = [n.strips for n in locate.canonical_blocks(grid, plan.layers[0].decisions[0], plan.spec.tile(0))]
     assert [len(strips) for strips in found] == [11], "300 rows of 334 pixels, 29 of them at a time"
     assert table_of(plan).equals(once)
     assert once.num_rows == 1

@@ -24,18 +24,21 @@ from hypothesis import strategies as st
 from test_export import finish
 from test_validate import SETTINGS, edit_manifest, errors, forge, make_settings, rewrite, run
 
-from geopipe import drafting, events, export, pipeline, settings
-from geopipe.commit import Staging, check_output
+from geopipe.engine.local import run_local
 from geopipe.errors import MachineError, PlanError, RunError, SettingsError
-from geopipe.export import Receipt
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
-from geopipe.layerplan import Layout
-from geopipe.ledger import finisher
-from geopipe.local import run_local
-from geopipe.plan import Plan
-from geopipe.validate import validate
-from geopipe.writers import write_csv
+from geopipe.events.emit import subscribe
+from geopipe.export import tiles
+from geopipe.export.commit import Staging, check_output
+from geopipe.export.ledger import finisher
+from geopipe.export.tiles import Receipt
+from geopipe.export.writers import write_csv
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.plan.layers import Layout
+from geopipe.plan.plan import Plan
+from geopipe.run import draft, pipeline
+from geopipe.settings import load
+from geopipe.validate.output import validate
 
 UTM = "EPSG:32632"
 
@@ -121,7 +124,7 @@ def test_one_csv_of_tiles_without_rows(tmp_path: Path) -> None:
 
 def finish_whole(output: Path, plan: Plan) -> dict[str, int]:
     """A run with what validation needs, without its own checks."""
-    from geopipe.checks import facts_of
+    from geopipe.validate.facts import facts_of
 
     staging = stage(output, plan)
     return staging.commit({"run_id": "run", "table": facts_of(plan).describe()})
@@ -154,9 +157,9 @@ def make(tmp_path: Path) -> Callable[..., Plan]:
 def test_joining_again_after_a_crash_gives_the_same_file(make: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make(formats=("csv",), layout=Layout(csv_files="one"))
     staging = stage(tmp_path / "out", plan)
-    once = list(export.join_csv(staging.folder, plan, staging.ledger().receipts()))
+    once = list(tiles.join_csv(staging.folder, plan, staging.ledger().receipts()))
     data = (staging.folder / "csv/table.csv.gz").read_bytes()
-    assert list(export.join_csv(staging.folder, plan, staging.ledger().receipts())) == once
+    assert list(tiles.join_csv(staging.folder, plan, staging.ledger().receipts())) == once
     assert (staging.folder / "csv/table.csv.gz").read_bytes() == data
     assert [f.offset for receipt in once for f in receipt.files] == [0, once[0].files[0].bytes]
 
@@ -167,16 +170,16 @@ def test_joining_refuses_a_tile_that_is_not_what_was_written(make: Callable[...,
     path = staging.folder / "csv_parts/tile-r0-c1.csv.gz"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(MachineError, match=r"tile-r0-c1.csv.gz is not what was written"):
-        list(export.join_csv(staging.folder, plan, staging.ledger().receipts()))
+        list(tiles.join_csv(staging.folder, plan, staging.ledger().receipts()))
 
 
 def test_progress_is_told_inside_a_tile_and_adds_up_to_it(
     make: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "TELL_EVERY", 0)
+    monkeypatch.setattr(tiles, "TELL_EVERY", 0)
     plan = make(formats=("parquet", "csv"))
     told: list[Any] = []
-    unsubscribe = events.subscribe(told.append)
+    unsubscribe = subscribe(told.append)
     stage(tmp_path / "out", plan)
     unsubscribe()
     told = [p for p in told if getattr(p, "stage", "") == "write"]
@@ -190,11 +193,11 @@ def test_progress_is_told_inside_a_tile_and_adds_up_to_it(
 def test_without_streaming_a_tile_is_one_chunk_and_that_is_deprecated(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "TELL_EVERY", 0)
+    monkeypatch.setattr(tiles, "TELL_EVERY", 0)
     counts = []
     for streaming in ("true", "false"):
         told: list[Any] = []
-        unsubscribe = events.subscribe(told.append)
+        unsubscribe = subscribe(told.append)
         flags = ("export.formats=csv", "export.chunk_size=1000", f"export.enable_streaming={streaming}")
         if streaming == "false":
             with pytest.warns(DeprecationWarning, match="set export.chunk_size"):
@@ -236,7 +239,7 @@ def test_no_cell_of_csv_is_a_formula(rows: list[tuple[int, float, int]]) -> None
 def test_no_layer_has_a_name_that_a_spreadsheet_would_run(tmp_path: Path, name: str) -> None:
     (tmp_path / "s.toml").write_text(SETTINGS.replace('"height"', json.dumps(name)))
     with pytest.raises(SettingsError, match=r"layers\.1\.name"):
-        settings.load(tmp_path / "s.toml")
+        load.load(tmp_path / "s.toml")
 
 
 def test_a_description_that_is_a_formula_makes_no_column_of_its_name(tmp_path: Path) -> None:
@@ -370,7 +373,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(
     file: Path, flags: tuple[str, ...], message: str, cure: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        drafting.draft(settings.load(file, flags))
+        draft.draft(load.load(file, flags))
     assert message in caught.value.message
     assert cure in caught.value.cure
 
@@ -547,7 +550,7 @@ def test_without_the_package_h3_cells_are_not_checked_and_that_is_said(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("h3")
-    from geopipe import derived
+    from geopipe.merge import derived
 
     summary = clean(file, tmp_path / "out", "export.h3=5")
 

@@ -14,8 +14,8 @@ SECONDS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
 WORK = """
 import json, os, sys, time
 from pathlib import Path
-from geopipe.commit import status
-from geopipe.lock import locked
+from geopipe.export.commit import status
+from geopipe.export.lock import locked
 from geopipe.errors import MachineError, PlanError
 
 output, inside, word, seconds = Path(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])

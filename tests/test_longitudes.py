@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import GENEROUS, VERSIONS, north_up, plan_of, raster_of, table_of, write_raster
 
-from geopipe import points
-from geopipe.grid import Grid, crs_transform
-from geopipe.layer import Layer, Overlap
-from geopipe.layerplan import Options
-from geopipe.plan import make_plan
+from geopipe.grid.grid import Grid, crs_transform
+from geopipe.layers.layer import Layer, Overlap
+from geopipe.load import tables
+from geopipe.plan.layers import Options
+from geopipe.plan.plan import make_plan
 
 LONLAT = "EPSG:4326"
 
@@ -111,7 +111,7 @@ def columns_of(folder: Path, grid: Grid, lon: list[float], cells: str | None = N
     path = folder / "p.parquet"
     pq.write_table(pa.table({"lon": lon, "lat": [grid.y0 - grid.dy / 2] * len(lon), "value": range(len(lon))}), path)
     layer = Layer("p", (str(path),), crs=LONLAT, aggregate="first", cells=cells)
-    found = [(layer, points.measured(layer, points.headers(layer), grid))]
+    found = [(layer, tables.measured(layer, tables.headers(layer), grid))]
     rows = table_of(make_plan("test", grid, found, Options(), GENEROUS, VERSIONS)).to_pylist()
     columns = {row["p"]: row["col"] for row in rows}
     return [columns.get(value) for value in range(len(lon))]

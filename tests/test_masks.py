@@ -16,15 +16,18 @@ import pytest
 import rasterio
 from helpers import call, north_up, write_raster
 
-from geopipe import drafting, pipeline, raster, settings, vectors
-from geopipe.checks import check_receipts, facts_of
+from geopipe.engine.local import run_local
 from geopipe.errors import GeopipeError, SettingsError, SourceError
-from geopipe.export import Receipt
-from geopipe.local import run_local
-from geopipe.plan import Plan
-from geopipe.sweep import sweep
-from geopipe.table import marker, merge_tile
-from geopipe.validate import validate
+from geopipe.export.tiles import Receipt
+from geopipe.load import raster, vectors
+from geopipe.load.sweep import sweep
+from geopipe.merge.tile import marker, merge_tile
+from geopipe.plan.plan import Plan
+from geopipe.run import draft as drafting
+from geopipe.run import pipeline
+from geopipe.settings import load
+from geopipe.validate.facts import check_receipts, facts_of
+from geopipe.validate.output import validate
 
 UTM, LON_LAT = "EPSG:32632", "EPSG:4326"
 WEST, NORTH = 600_000.0, 5_000_000.0
@@ -76,7 +79,7 @@ def box(left: float, top: float, right: float, bottom: float) -> list[tuple[floa
 
 
 def draft(file: Path, *flags: str) -> Plan:
-    return drafting.draft(settings.load(file, flags))
+    return drafting.draft(load.load(file, flags))
 
 
 def table_of(plan: Plan) -> pa.Table:
@@ -300,7 +303,7 @@ def test_a_run_with_a_mask_validates_and_the_plan_tells_of_it(
     else:
         assert "a raster, inside where it is valid and not 0" in out
         assert "meets 9 of 9 tiles; at most 1,430,000 cells inside" in out
-    made = pipeline.run(settings.load(file, (f"merge.how={how}",)), local=True)
+    made = pipeline.run(load.load(file, (f"merge.how={how}",)), local=True)
     assert made.rows == 180_100
     assert made.files == (3 if mask == "mask.gpkg" else 9)  # a tile that the mask does not meet has none
     assert call(capsys, "validate", made.output)[0] == 0
@@ -311,7 +314,7 @@ def test_a_run_with_a_mask_validates_and_the_plan_tells_of_it(
 
 def test_validation_finds_rows_outside_the_mask(tmp_path: Path, large: dict[str, Path]) -> None:
     drawn(tmp_path, [box(600, 100, 900, 400)])
-    made = pipeline.run(settings.load(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')), local=True)
+    made = pipeline.run(load.load(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')), local=True)
     path = made.output / "_SUCCESS"
     success = json.loads(path.read_text())
     assert success["table"]["mask"] == {
@@ -343,7 +346,7 @@ def test_both_plans_of_the_engine_and_the_plain_loop_agree(
     file = settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')
     tables = []
     for flags, local in ((), True), (("merge.strategy=aligned",), False), (("merge.strategy=groupby",), False):
-        made = pipeline.run(settings.load(file, flags), local=local, overwrite=True)
+        made = pipeline.run(load.load(file, flags), local=local, overwrite=True)
         tables.append((made.rows, {p.name: p.read_bytes() for p in sorted((made.output / "parquet").iterdir())}))
     assert tables[0][0] == 500 * 400 - 180 * 180
     assert tables[0] == tables[1] == tables[2]
@@ -434,7 +437,7 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, small: Path) -> None:
     write_raster(tmp_path / "two.tif", np.ones((2, 4, 6), "uint8"), UTM, north_up(WEST, NORTH, 10))
     assert "two.tif has 2 bands: which of them is the mask?" in refused(file, f'grid.mask="{tmp_path}/two.tif"')[0]
     with pytest.raises(SettingsError, match=r"there is no grid\.mask"):
-        settings.load(settings_of(tmp_path, 6, 4, {"a": small}, 'mask_crs = "EPSG:4326"'))
+        load.load(settings_of(tmp_path, 6, 4, {"a": small}, 'mask_crs = "EPSG:4326"'))
 
 
 def test_a_mask_without_its_datum_is_refused_as_a_layer_is(tmp_path: Path, small: Path) -> None:
@@ -488,7 +491,7 @@ def holes(tmp_path: Path) -> Path:
 def test_drop(holes: Path, how: str, drop: str, rows: str) -> None:
     flags = (f"merge.how={how}", f"merge.drop={drop}")
     assert shown(draft(holes, *flags)) == [rows]
-    made = pipeline.run(settings.load(holes, flags), local=True, overwrite=True)
+    made = pipeline.run(load.load(holes, flags), local=True, overwrite=True)
     assert made.rows == rows.count("#")
     assert [f for f in validate(made.output).findings if f.level == "error"] == []
 
@@ -517,7 +520,7 @@ def test_a_name_that_means_two_things_is_refused(holes: Path) -> None:
 
 
 def test_validation_knows_which_columns_have_no_nulls(holes: Path) -> None:
-    made = pipeline.run(settings.load(holes, ("merge.how=grid",)), local=True)
+    made = pipeline.run(load.load(holes, ("merge.how=grid",)), local=True)
     path = made.output / "_SUCCESS"
     success = json.loads(path.read_text())
     success["table"]["required"] = ["a"]

@@ -18,12 +18,15 @@ from alembic.script import ScriptDirectory
 from postgres_server import Server
 from records import TABLES, a_run, query, record
 
-from geopipe import database as databases
-from geopipe import legacy, migrations, store
 from geopipe.errors import MachineError
-from geopipe.records import new_run_id
+from geopipe.events.records import new_run_id
+from geopipe.monitoring.database import migrations, store
+from geopipe.monitoring.database import schema as databases
+from geopipe.monitoring.legacy import records
 
-UPGRADE = "import sys; from geopipe import database; print(database.upgrade(sys.argv[1]).after)"
+UPGRADE = (
+    "import sys; from geopipe.monitoring.database import schema as database; print(database.upgrade(sys.argv[1]).after)"
+)
 
 
 def schema(dsn: str) -> list[tuple[Any, ...]]:
@@ -269,7 +272,7 @@ def logs_are_all_there(dsn: str, old: Old, by_id: dict[Any, str]) -> None:
         if row["timestamp"] is None:
             assert extra["ts_unknown"]
         else:
-            assert legacy.moment(log["ts"]) == legacy.moment(row["timestamp"])
+            assert records.moment(log["ts"]) == records.moment(row["timestamp"])
         if isinstance(row["context"], list):
             assert extra["context"] == row["context"]
         for opened in (row["context"], row["performance"]):
@@ -325,7 +328,7 @@ def test_every_row_of_the_old_system_is_kept_and_taken_over(empty_database: str,
     by_id = {row["id"]: runs[row["name"]] for row in old["experiments"]} | {None: runs["no experiment"]}
     for row in old["experiments"]:
         text = str(row["id"])
-        assert by_id[row["id"]] == (text if ids == "uuids" else str(uuid.uuid5(legacy.NAMESPACE, text)))
+        assert by_id[row["id"]] == (text if ids == "uuids" else str(uuid.uuid5(records.NAMESPACE, text)))
     assert len(runs) == 13
 
     logs_are_all_there(empty_database, old, by_id)

@@ -25,12 +25,18 @@ import psycopg2
 import pytest
 from helpers import call, north_up, write_raster
 
-from geopipe import commit, connections, database, embedded, events, pipeline, recorder, requests, settings
-from geopipe.collector import Collector
 from geopipe.errors import Paused, SourceError
-from geopipe.lock import STAGING
-from geopipe.recorder import Options, Recorder
-from geopipe.records import Body, Event, Log, Progress, State
+from geopipe.events.emit import emit, subscribe
+from geopipe.events.records import Body, Event, Log, Progress, State
+from geopipe.export import commit
+from geopipe.export.lock import STAGING
+from geopipe.monitoring import recorder, requests
+from geopipe.monitoring.collector import Collector
+from geopipe.monitoring.database import connections, embedded
+from geopipe.monitoring.database import schema as database
+from geopipe.monitoring.recorder import Options, Recorder
+from geopipe.run import pipeline
+from geopipe.settings import load as settings
 
 OUTAGE = float(os.environ.get("GEOPIPE_OUTAGE", "4"))
 """Seconds for which Postgres is away; `make chaos` takes the full minute."""
@@ -105,7 +111,7 @@ def progress(dsn: str, run_id: str) -> dict[str, int]:
 
 def test_a_run_leaves_its_whole_story(file: Path, dsn: str) -> None:
     told: list[Body] = []
-    unsubscribe = events.subscribe(told.append)
+    unsubscribe = subscribe(told.append)
     made = slowed(0.3, lambda: run(file, "monitoring.metrics_interval=0.1"))
     unsubscribe()
     ((name, state, attempt, code, plan, output, totals, layers),) = ask(
@@ -191,7 +197,7 @@ def test_prometheus_hears_how_a_run_ended(file: Path, dsn: str, works: bool) -> 
 def test_prometheus_can_look_at_a_run_at_work(file: Path, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from prometheus_server import free_port
 
-    monkeypatch.setattr("geopipe.local.LAST_SCRAPE", 0.1)  # nobody looks once more
+    monkeypatch.setattr("geopipe.engine.local.LAST_SCRAPE", 0.1)  # nobody looks once more
     port, seen = free_port(), []
 
     def look(_: pipeline.Snapshot) -> None:
@@ -241,7 +247,7 @@ def test_on_one_machine_only_the_loopback_answers_prometheus(
 ) -> None:
     from prometheus_server import free_port
 
-    monkeypatch.setattr("geopipe.local.LAST_SCRAPE", 0.1)
+    monkeypatch.setattr("geopipe.engine.local.LAST_SCRAPE", 0.1)
     port, listening = free_port(), set[str]()
 
     def look(_: pipeline.Snapshot) -> None:
@@ -254,7 +260,7 @@ def test_on_one_machine_only_the_loopback_answers_prometheus(
 
 def slowed(seconds: float, work: Callable[[], Any]) -> Any:
     """Do something while each tile that is written takes longer."""
-    unsubscribe = events.subscribe(lambda body: time.sleep(seconds) if getattr(body, "stage", "") == "write" else None)
+    unsubscribe = subscribe(lambda body: time.sleep(seconds) if getattr(body, "stage", "") == "write" else None)
     try:
         return work()
     finally:
@@ -325,7 +331,7 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypa
             while not plan.with_name(commit.PAUSE).exists():  # the attempt has failed, and still hears of it
                 time.sleep(0.05)
 
-    unsubscribe = events.subscribe(ask_for_it)
+    unsubscribe = subscribe(ask_for_it)
     try:
         with pytest.raises(Paused, match=r"\b1 of 9 tiles"):
             run(file, overwrite=False)
@@ -525,7 +531,7 @@ def test_a_tile_is_told_to_be_written_when_its_receipt_is_durable(file: Path) ->
             (left,) = commit.status(file.parent / "out").unfinished
             seen.append((left.done, len(seen) + 1))
 
-    unsubscribe = events.subscribe(hear)
+    unsubscribe = subscribe(hear)
     try:
         run(file)
     finally:
@@ -535,7 +541,7 @@ def test_a_tile_is_told_to_be_written_when_its_receipt_is_durable(file: Path) ->
 
 def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """P4: Postgres is away for OUTAGE seconds under full load, and is restarted five times."""
-    monkeypatch.setattr("geopipe.collector.RETRY", (0.1, 0.5))
+    monkeypatch.setattr("geopipe.monitoring.collector.RETRY", (0.1, 0.5))
     dsn = embedded.start()
     database.upgrade(dsn)
     run_id = "01a20da6-9a60-74ae-a0f4-93a5bf6fa04d"
@@ -547,7 +553,7 @@ def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.Mon
         nonlocal emitted
         while not ended.is_set():
             emitted += 1
-            events.emit(Log("INFO", "geopipe.test", f"message {emitted}"))
+            emit(Log("INFO", "geopipe.test", f"message {emitted}"))
             if emitted % 50 == 0:
                 time.sleep(0.01)
 

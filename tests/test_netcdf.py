@@ -10,9 +10,9 @@ import pytest
 from helpers import call, plan_of, raster_of
 from scipy.io import netcdf_file
 
-from geopipe import raster
-from geopipe.grid import Grid
-from geopipe.layer import Layer
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Layer
+from geopipe.load import raster
 
 GRID = Grid("EPSG:4326", 10, 50, 1, 1, 6, 4)
 AXES = {"lat": np.linspace(49.5, 46.5, 4), "lon": np.linspace(10.5, 15.5, 6), "time": np.arange(2.0)}

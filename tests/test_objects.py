@@ -19,8 +19,11 @@ from helpers import call, north_up, write_raster
 from object_store import BUCKET, ENVIRONMENT, KEY, SECRET, ObjectStore
 from pyarrow.fs import FileSystem
 
-from geopipe import commit, ledger, objects, pipeline, raster, settings
 from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError
+from geopipe.export import commit, ledger, objects
+from geopipe.load import raster
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 UTM = "EPSG:32632"
 
@@ -72,7 +75,7 @@ def make_trial(folder: Path, output: str, rows: int = 600, cols: int = 700) -> P
 
 
 def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
-    return pipeline.run(settings.load(file, flags), **{"local": True, **how})
+    return pipeline.run(load.load(file, flags), **{"local": True, **how})
 
 
 def into_a_folder(file: Path) -> Path:
@@ -333,7 +336,7 @@ def test_a_run_that_is_killed_while_it_sends_is_only_sent_again(
 ) -> None:
     code = f"""
 import os, signal
-from geopipe import objects, pipeline, settings
+from geopipe.export import objects; from geopipe.run import pipeline; from geopipe.settings import load as settings
 put, sent = objects._put, []
 def dying(*args):
     sent.append(args)
@@ -477,7 +480,7 @@ def test_a_mistake_about_output_and_staging_gets_one_error_with_its_cure(
     told = f'[run]\noutput = "{output}"\n' + (f'staging = "{staging}"\n' if staging else "")
     (tmp_path / "s.toml").write_text(told + '[[layers]]\nname = "a"\npath = "a.tif"\n')
     with pytest.raises(SettingsError) as caught:
-        settings.load(tmp_path / "s.toml")
+        load.load(tmp_path / "s.toml")
     assert message in caught.value.message
     assert caught.value.cure.startswith(cure)
     line = 3 if staging and "staging" in message else 1 if "staging" in message else 2
@@ -524,7 +527,7 @@ def test_a_secret_in_the_uri_is_refused_and_not_repeated(
     ],
 )
 def test_uris_without_a_secret_pass(tmp_path: Path, uri: str) -> None:
-    loaded = settings.load(make_trial(tmp_path, uri, 4, 4))
+    loaded = load.load(make_trial(tmp_path, uri, 4, 4))
     assert loaded.run.store == uri
     assert loaded.run.folder == tmp_path / "work"
 
@@ -533,7 +536,7 @@ def test_the_settings_that_are_sent_give_the_same_run(object_store: ObjectStore,
     run(file)
     sent = file.with_name("sent.toml")
     sent.write_bytes(object_store.objects(prefix)["settings.toml"])
-    assert settings.load(sent).model_dump() == settings.load(file).model_dump()
+    assert load.load(sent).model_dump() == load.load(file).model_dump()
 
 
 # ---------------------------------------------------------------- what is told

@@ -9,8 +9,9 @@ import pyarrow.dataset as ds
 import pytest
 import rasterio
 
-from geopipe import pipeline, settings
 from geopipe.errors import SourceError
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 WORLD = 'crs = "EPSG:4326"\nresolution = 1\nbounds = [-120, -40, -30, 40]'
 
@@ -18,7 +19,7 @@ WORLD = 'crs = "EPSG:4326"\nresolution = 1\nbounds = [-120, -40, -30, 40]'
 def run(folder: Path, grid: str, path: Path, more: str = "") -> pipeline.Summary:
     file = folder / "s.toml"
     file.write_text(f'[grid]\n{grid}\n[merge]\nhow = "grid"\n[[layers]]\nname = "a"\npath = "{path}"\n{more}\n')
-    return pipeline.run(settings.load(file), local=True)
+    return pipeline.run(load.load(file), local=True)
 
 
 def values(summary: pipeline.Summary, column: str = "a") -> np.ndarray:

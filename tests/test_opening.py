@@ -34,10 +34,13 @@ from h5py import h5d, h5p, h5s, h5t
 from helpers import north_up, write_raster
 from rasterio.vrt import WarpedVRT
 
-from geopipe import access, drafting, hdf5, pipeline, raster, settings, vrt
-from geopipe.access import Access
-from geopipe.cli import cli
+from geopipe.cli.main import cli
 from geopipe.errors import GeopipeError, SourceError
+from geopipe.layers import access
+from geopipe.layers.access import Access
+from geopipe.load import hdf5, raster, vrt
+from geopipe.run import draft, pipeline
+from geopipe.settings import load
 
 UTM = "EPSG:32612"
 T = north_up(500_000, 4_000_000, 10)
@@ -394,9 +397,9 @@ def tried(trap: Trap, path: Path | str, role: str, **keys: str) -> list[str]:
     )
     layer = f'path = "{path}"\n{more}' if role == "layer" else f'path = "{good}"\n'
     file.write_text(f'[grid]\n{grid}\n[merge]\nhow = "grid"\n[[layers]]\nname = "a"\n{layer}')
-    for step in (drafting.draft, lambda s: pipeline.run(s, local=True, overwrite=True)):
+    for step in (draft.draft, lambda s: pipeline.run(s, local=True, overwrite=True)):
         try:
-            step(settings.load(file))
+            step(load.load(file))
         except GeopipeError as error:
             errors.append(str(error))
     if not errors:
@@ -626,7 +629,7 @@ def test_a_vrt_leads_to_servers_that_are_allowed(trap: Trap, server: tuple[Path,
     assert np.array_equal(values(trap, path, allow=f'["{host}tiles"]'), PIXELS)
     assert {Path(hit).name for hit in trap.hits()} == {"l.tif", "r.tif"}, "no sidecar is looked for on a server"
     file = trap.folder / "s.toml"
-    plan = drafting.draft(settings.load(file))
+    plan = draft.draft(load.load(file))
     assert plan.describe()["layers"][0]["reaches"] == [str(trap.folder), host[:-1]]
     shown = CliRunner().invoke(cli, ["plan", str(file)]).output
     assert "reaches" in shown
@@ -638,16 +641,16 @@ def test_allowing_more_is_no_other_plan(trap: Trap) -> None:
     hashes = set()
     for allow in ("[]", '["https://host/"]'):
         assert tried(trap, path, "layer", allow=allow) == []
-        hashes.add(drafting.draft(settings.load(trap.folder / "s.toml")).hash)
+        hashes.add(draft.draft(load.load(trap.folder / "s.toml")).hash)
     assert len(hashes) == 1
 
 
 def test_a_changed_tile_of_a_vrt_is_another_plan(trap: Trap) -> None:
     path = trap.text("m.vrt", mosaic(halves(trap.folder)))
     assert tried(trap, path, "layer") == []
-    before = drafting.draft(settings.load(trap.folder / "s.toml")).hash
+    before = draft.draft(load.load(trap.folder / "s.toml")).hash
     os.utime(trap.folder / "l.tif", ns=(1, 1))
-    assert drafting.draft(settings.load(trap.folder / "s.toml")).hash != before
+    assert draft.draft(load.load(trap.folder / "s.toml")).hash != before
 
 
 def test_plain_masks_and_overviews_beside_a_file_are_read_as_ever(trap: Trap) -> None:
@@ -722,10 +725,10 @@ def test_a_virtual_dataset_leads_below_its_folder_or_where_it_is_allowed(trap: T
     copy = shutil.copy(source, trap.folder / "parts")
     for name in ("v.nc", "v.h5"):
         assert np.array_equal(values(trap, virtual(trap.folder / name, "parts/source.nc"), variable='"v"'), PIXELS)
-    plan = drafting.draft(settings.load(trap.folder / "s.toml"))
+    plan = draft.draft(load.load(trap.folder / "s.toml"))
     assert plan.describe()["layers"][0]["reaches"] == [str(trap.folder), str(trap.folder / "parts")]
     os.utime(copy, ns=(1, 1))
-    assert drafting.draft(settings.load(trap.folder / "s.toml")).hash != plan.hash, "a change of what it reads"
+    assert draft.draft(load.load(trap.folder / "s.toml")).hash != plan.hash, "a change of what it reads"
     for name in ("v.nc", "v.h5"):
         path = virtual(trap.folder / name, str(source))
         error = tried(trap, path, "layer", variable='"v"')[0]
@@ -814,7 +817,7 @@ def test_the_block_of_a_file_is_part_of_what_a_run_needs(trap: Trap) -> None:
         with rasterio.open(path, "w", transform=T, **profile, **blocks):
             pass
         file = trap.text("s.toml", f'[grid]\n{GRID}\n[[layers]]\nname = "a"\npath = "{path}"\n')
-        needs.append(drafting.draft(settings.load(file)).estimate.task_bytes)
+        needs.append(draft.draft(load.load(file)).estimate.task_bytes)
     assert needs[1] - needs[0] == 16_384**2 - 256**2
 
 

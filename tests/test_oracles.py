@@ -26,9 +26,9 @@ from pyproj import CRS, Transformer
 from scipy.ndimage import map_coordinates, maximum_filter
 from surroundings import OUTSIDE
 
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
-from geopipe.resampling import Way
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.resample.methods import Way
 
 DATA = OUTSIDE / "data"
 

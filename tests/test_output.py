@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from helpers import north_up, plan_of, write_raster
 
-from geopipe import export
-from geopipe.commit import Staging, check_output
+from geopipe.engine.local import run_local
 from geopipe.errors import MachineError, PlanError
-from geopipe.grid import Grid
-from geopipe.layer import Layer
-from geopipe.ledger import finisher
-from geopipe.local import run_local
-from geopipe.lock import locked
-from geopipe.plan import Plan
+from geopipe.export import tiles
+from geopipe.export.commit import Staging, check_output
+from geopipe.export.ledger import finisher
+from geopipe.export.lock import locked
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Layer
+from geopipe.plan.plan import Plan
 
 UTM = "EPSG:32612"
 
@@ -183,7 +183,7 @@ def test_a_tile_that_cannot_be_written_names_path_and_cause(
     def fail(self: Any, data: bytes) -> int:
         raise error
 
-    monkeypatch.setattr(export._Hashing, "write", fail)
+    monkeypatch.setattr(tiles._Hashing, "write", fail)
     with locked(tmp_path / "out", "one"), pytest.raises(MachineError, match=message) as caught:
         stage(tmp_path / "out", plan)
     assert caught.value.exit_code == 3

@@ -13,10 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_resampling import GRID, UTM, decision, on_grid, source_of
 
-from geopipe.grid import Grid, Tile
-from geopipe.layer import Kind, Source
-from geopipe.places import Needs, canonical_blocks, read_amplification
-from geopipe.resampling import Way, Window, whole_turn
+from geopipe.grid.grid import Grid, Tile
+from geopipe.layers.layer import Kind, Source
+from geopipe.resample.locate import Needs, canonical_blocks, read_amplification
+from geopipe.resample.methods import Way, Window, whole_turn
 
 
 def needs_of(grid: Grid, block: Tile, source: Source, method: str, tolerance: str | float = "auto") -> list[Needs]:

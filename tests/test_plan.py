@@ -13,13 +13,13 @@ from affine import Affine
 from helpers import GENEROUS, VERSIONS, header, north_up
 
 from geopipe.errors import MachineError, PlanError, SettingsError, SourceError
-from geopipe.estimate import Machine
-from geopipe.grid import Grid, crs_transform, projected_bounds
-from geopipe.layer import Band, Header, Kind, Layer, Overlap
-from geopipe.layerplan import Layout, Options
-from geopipe.places import canonical_blocks
-from geopipe.plan import Plan, make_plan
-from geopipe.resampling import Way
+from geopipe.grid.grid import Grid, crs_transform, projected_bounds
+from geopipe.layers.layer import Band, Header, Kind, Layer, Overlap
+from geopipe.plan.estimate import Machine
+from geopipe.plan.layers import Layout, Options
+from geopipe.plan.plan import Plan, make_plan
+from geopipe.resample.locate import canonical_blocks
+from geopipe.resample.methods import Way
 
 UTM, MB = "EPSG:32612", 1 << 20
 GRID = Grid(UTM, 500_000, 4_000_000, 30, 30, width=100, height=80)

@@ -23,15 +23,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from postgres_server import PASSWORD, Server
 
-from geopipe import drafting, points, postgres, relation, settings, sparse
+from geopipe.engine.local import run_local
 from geopipe.errors import MachineError, SettingsError, SourceError
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
-from geopipe.layerplan import Options
-from geopipe.local import run_local
-from geopipe.plan import Plan, make_plan
-from geopipe.sparse import SparseRow, gather, statistic
-from geopipe.table import merge_tile, pack, unpack
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.layers.tables import Part, choose_columns
+from geopipe.load import postgres, tables
+from geopipe.merge import points as sparse
+from geopipe.merge.points import SparseRow, gather, statistic
+from geopipe.merge.tile import merge_tile, pack, unpack
+from geopipe.plan.layers import Options
+from geopipe.plan.plan import Plan, make_plan
+from geopipe.run import draft
+from geopipe.settings import load
 
 UTM = "EPSG:32612"
 GRID = Grid(UTM, 500_000, 4_000_000, 10, 10, 4, 3)
@@ -50,7 +54,7 @@ def layer(path: Path | str, **given: Any) -> Layer:
 
 
 def plan_for(layers: Sequence[Layer], grid: Grid = GRID, **options: Any) -> Plan:
-    found = [(y, points.measured(y, points.headers(y), grid)) for y in layers]
+    found = [(y, tables.measured(y, tables.headers(y), grid)) for y in layers]
     return make_plan("test", grid, found, Options(**options), GENEROUS, VERSIONS)
 
 
@@ -197,8 +201,8 @@ def test_types_that_are_no_numbers_are_refused_and_others_read(tmp_path: Path) -
 
 def test_columns_are_found_where_there_is_no_doubt(tmp_path: Path) -> None:
     def names(**columns: Any) -> tuple[str, ...]:
-        header = points.header(str(write(tmp_path / "a.parquet", **columns)))
-        return relation.choose_columns(layer("a.parquet"), header).names
+        header = tables.header(str(write(tmp_path / "a.parquet", **columns)))
+        return choose_columns(layer("a.parquet"), header).names
 
     one = [1.0]
     assert names(x=one, y=one, lon=one, lat=one, value=one, other=one) == ("x", "y", "value")
@@ -296,7 +300,7 @@ def test_csv_types_come_from_all_rows(tmp_path: Path) -> None:
     rows = 1_500_000  # more than a block of text
     text = "x,y,value,late,name\n" + "500001,3999999,1,1,\n" * rows + "500011,3999999,2,2.5,a\n"
     (tmp_path / "a.csv").write_text(text)
-    header = points.header(str(tmp_path / "a.csv"))
+    header = tables.header(str(tmp_path / "a.csv"))
     assert [(c.name, c.dtype) for c in header.columns] == [
         ("x", "int64"), ("y", "int64"), ("value", "int64"), ("late", "float64"), ("name", "")
     ]  # fmt: skip
@@ -321,14 +325,14 @@ def test_several_files_are_one_relation(tmp_path: Path) -> None:
 def test_a_folder_with_rasters_is_no_table(tmp_path: Path) -> None:
     for name in ("a.csv", "notes.txt", "settings.toml"):
         (tmp_path / name).write_text("x,y\n")
-    assert points.expand(str(tmp_path)) == [str(tmp_path / "a.csv")]
+    assert tables.expand(str(tmp_path)) == [str(tmp_path / "a.csv")]
     (tmp_path / "a.tif").touch()
-    assert points.expand(str(tmp_path)) == []
+    assert tables.expand(str(tmp_path)) == []
 
 
 def test_mixed_paths_and_keys_of_the_other_sort_are_refused(few: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"a.tif is no table, and others of its paths are"):
-        points.headers(layer(few, paths=(str(few), "a.tif")))
+        tables.headers(layer(few, paths=(str(few), "a.tif")))
     for key, value in (("resampling", ("mode",)), ("bands", (1,)), ("unpack", False)):
         with pytest.raises(SettingsError, match=rf"{key} = .* is for a raster, and .* is a table"):
             plan_for([layer(few, **{key: value})])
@@ -336,7 +340,7 @@ def test_mixed_paths_and_keys_of_the_other_sort_are_refused(few: Path, tmp_path:
     with pytest.raises(SettingsError, match=r"weight = 'w' is for a table, and .* is a raster"):
         plan_of(GRID, [Layer("r", (str(raster),), weight="w")])
     with pytest.raises(SettingsError, match=r"table, query and key are for Postgres"):
-        points.headers(layer(few, table="t"))
+        tables.headers(layer(few, table="t"))
 
 
 def test_a_coordinate_may_be_a_value_too_and_text_may_have_lines(tmp_path: Path) -> None:
@@ -362,13 +366,13 @@ def test_a_file_that_was_changed_or_is_broken_is_named(few: Path, tmp_path: Path
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 nothing")
     with pytest.raises(SourceError, match=r"layer p: .*broken.parquet cannot be read as a table"):
-        points.headers(layer(broken))
+        tables.headers(layer(broken))
     with pytest.raises(SourceError, match=r"absent.csv cannot be read as a table: .*No such file"):
-        points.headers(layer(tmp_path / "absent.csv"))
+        tables.headers(layer(tmp_path / "absent.csv"))
     named = tmp_path / "latin.csv"
     named.write_bytes(b"x,y,h\xf6he\n1,2,3\n")
     with pytest.raises(SourceError, match=r"latin.csv cannot be read as a table: 'utf-8' codec can't decode"):
-        points.header(str(named))
+        tables.header(str(named))
 
 
 def test_an_empty_table_is_null_everywhere(tmp_path: Path) -> None:
@@ -412,12 +416,12 @@ def test_the_hash_covers_files_columns_and_statistics(few: Path) -> None:
 
 
 def test_row_groups_are_cut_into_parts_of_about_a_million_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(points, "PART_ROWS", 5)
+    monkeypatch.setattr(tables, "PART_ROWS", 5)
     table = pa.table({"x": np.full(12, 500_001.0), "y": np.full(12, 3_999_999.0), "value": np.arange(12)})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
     made = plan_for([layer(tmp_path / "a.parquet", aggregate="first")])
     assert [p.part for p in made.layers[0].table.partitions] == [
-        relation.Part(0, 2, 4), relation.Part(2, 4, 4), relation.Part(4, 6, 4)
+        Part(0, 2, 4), Part(2, 4, 4), Part(4, 6, 4)
     ]  # fmt: skip
     assert cells_of(made, "p") == {(0, 0): 0}
 
@@ -441,8 +445,8 @@ def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monke
     csv.write_csv(table, tmp_path / "c.csv")
     made = []
     for name, window, rows in (("a.parquet", 512, 1 << 20), ("b.parquet", 1024, 2000), ("c.csv", 2048, 1 << 20)):
-        monkeypatch.setattr(points, "PART_ROWS", rows)
-        monkeypatch.setattr(points, "BATCH_ROWS", 1000)
+        monkeypatch.setattr(tables, "PART_ROWS", rows)
+        monkeypatch.setattr(tables, "BATCH_ROWS", 1000)
         given = layer(tmp_path / name, values=("value",), weight="w", aggregate=("mean", "sum", "min", "first", "mode"))
         made.append(tables_by_window(plan_for([given], grid, window_size=window)))
     for other in made[1:]:
@@ -450,8 +454,8 @@ def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monke
     # an engine that asks for some tiles at a time gets the same points
     one = plan_for([layer(tmp_path / "a.parquet", values=("value",))], grid, window_size=512)
     (read, partition), *_ = one.partitions
-    whole = sum(len(r.cells) for r in points.read(one, read, partition))
-    parts = [list(points.read(one, read, partition, [k + 2, k, k + 1])) for k in (0, 3, 6)]
+    whole = sum(len(r.cells) for r in tables.read(one, read, partition))
+    parts = [list(tables.read(one, read, partition, [k + 2, k, k + 1])) for k in (0, 3, 6)]
     assert sum(len(r.cells) for part in parts for r in part) == whole
     assert {r.tile for r in parts[1]} <= {3, 4, 5}
 
@@ -485,7 +489,7 @@ def test_sparse_rows_survive_the_exchange_to_the_bit(few: Path) -> None:
             if getattr(row, n) is not None
         )
         assert (back.weights is None) == (weights is None)
-    rows = list(points.read(made, read, partition))
+    rows = list(tables.read(made, read, partition))
     tile = made.spec.tile(0)
     packed = pa.concat_tables([pack(row) for row in rows])
     assert merge_tile(made.spec, tile, unpack(made.spec, packed)).equals(merge_tile(made.spec, tile, rows[::-1]))
@@ -524,8 +528,8 @@ def test_a_postgres_table_is_read_by_ranges_of_its_primary_key(server: Server, m
         ("id", "int64"), ("x", "float64"), ("y", "float64"), ("value", "int64"), ("w", "float32"), ("name", ""),
         ("d", "float64"), ("ok", "uint8"),
     ]  # fmt: skip
-    monkeypatch.setattr(points.postgres, "PART_ROWS", 50)
-    monkeypatch.setattr(points.postgres, "BATCH_ROWS", 7)
+    monkeypatch.setattr(tables.postgres, "PART_ROWS", 50)
+    monkeypatch.setattr(tables.postgres, "BATCH_ROWS", 7)
     parts = plan_for([wells(aggregate=("sum", "mean", "first"))])
     assert len(parts.partitions) == 11
     assert sum(p.part.rows for _, p in parts.partitions) == 501
@@ -578,7 +582,7 @@ def test_what_is_wrong_with_a_postgres_layer_is_said(server: Server, monkeypatch
             plan_for([wells(**keys)])
     for keys in ({"query": "select 1"}, {"table": None}):
         with pytest.raises(SettingsError, match=r"one path, and one of table and query"):
-            points.headers(layer("postgresql:", **{"table": "s.wells"} | keys))
+            tables.headers(layer("postgresql:", **{"table": "s.wells"} | keys))
     made = plan_for([wells()])
     server.execute("DELETE FROM s.wells WHERE id = 17")
     with pytest.raises(SourceError, match=r"has 500 rows where the plan counted 501: it was changed"):
@@ -615,7 +619,7 @@ def test_a_password_in_the_settings_is_refused_and_not_repeated(tmp_path: Path) 
             f'[grid]\ncrs = "EPSG:4326"\nresolution = 1\n[[layers]]\nname = "a"\ntable = "t"\npath = "{path}"\n'
         )
         with pytest.raises(SettingsError, match=r"s.toml:7: layers\.a\.path: there is a password in it") as caught:
-            settings.load(file)
+            load.load(file)
         assert "geheim" not in str(caught.value)
 
 
@@ -804,5 +808,5 @@ def test_a_union_needs_a_raster(few: Path, tmp_path: Path) -> None:
     text = f'[grid]\ncrs = "{UTM}"\nresolution = 10\n[[layers]]\nname = "p"\npath = "few.parquet"\nvalues = "w"\n'
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(SettingsError, match="nothing says where the grid is") as caught:
-        drafting.draft(settings.load(tmp_path / "s.toml"))
+        draft.draft(load.load(tmp_path / "s.toml"))
     assert "grid.bounds" in caught.value.cure

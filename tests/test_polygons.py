@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe.choice import keys_of, reach_of, runs_of
 from geopipe.errors import SourceError
-from geopipe.grid import Grid
-from geopipe.polygons import BEND, Polygons, covered, polygons_of, squares
+from geopipe.grid.grid import Grid
+from geopipe.grid.polygons import BEND, Polygons, covered, polygons_of, squares
+from geopipe.plan.cells import keys_of, reach_of, runs_of
 
 UTM, LON_LAT = "EPSG:32632", "EPSG:4326"
 GRID = Grid(UTM, 0.0, 40.0, 10.0, 10.0, width=6, height=4)  # centres at x 5, 15, ... 55 and y 35, 25, 15, 5
@@ -112,7 +112,7 @@ def test_no_tile_changes_a_cell_and_none_is_missed(polygons: list[list[np.ndarra
 def test_what_is_too_much_at_once_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     polygons = mask_of(GRID, [box(0, 0, 50, 40), box(12, 12, 38, 28)])
     expected = cells(polygons, GRID)
-    monkeypatch.setattr("geopipe.polygons.MOST_CROSSINGS", 3)
+    monkeypatch.setattr("geopipe.grid.polygons.MOST_CROSSINGS", 3)
     assert (cells(polygons, GRID) == expected).all()
 
 

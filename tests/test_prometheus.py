@@ -17,7 +17,7 @@ import prometheus_server as prometheus
 import pytest
 import yaml
 
-from geopipe.exporter import Exporter
+from geopipe.monitoring.prometheus import Exporter
 
 CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
 CONFIG, RULES, RULES_TEST = (CLUSTER / "prometheus" / f"{name}.yml" for name in ("prometheus", "rules", "rules_test"))

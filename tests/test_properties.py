@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from scipy.ndimage import binary_erosion
 
-from geopipe import pipeline
 from geopipe.errors import SourceError
-from geopipe.grid import BLOCK, Grid
-from geopipe.layer import Kind, Layer
-from geopipe.resampling import METHODS, RADIUS
-from geopipe.settings import load
+from geopipe.grid.grid import BLOCK, Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.resample.methods import METHODS, RADIUS
+from geopipe.run import pipeline
+from geopipe.settings.load import load
 
 CRS = {  # with the size of a pixel of about 64 m; sizes and corners are powers of two, so that no sum is rounded
     "EPSG:32632": 64.0,

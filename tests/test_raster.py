@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from helpers import north_up, plan_of, raster_of, table_of, write_raster
 
-from geopipe import raster
 from geopipe.errors import SourceError
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer, Overlap
-from geopipe.missing import find_missing
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer, Overlap
+from geopipe.load import raster
+from geopipe.load.missing import find_missing
 
 UTM = "EPSG:32612"
 T = north_up(500_000, 4_000_000, 10)

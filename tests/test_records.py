@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe import events, logs, records
-from geopipe.records import Event, Log, Metric, Progress, State
+from geopipe.events import logs, records
+from geopipe.events.emit import context, current, emit, subscribe
+from geopipe.events.records import Event, Log, Metric, Progress, State
 
 ENVELOPE = {"seq": 7, "ts": 12.5, "worker": 4, "node": "n", "source": "n-4-1"}
 RUN = {"run_id": "r", "attempt": 2}
@@ -28,7 +29,7 @@ log = logging.getLogger("geopipe.tested")
 def heard() -> Iterator[list[Any]]:
     """Everything that is emitted."""
     found: list[Any] = []
-    end = events.subscribe(found.append)
+    end = subscribe(found.append)
     yield found
     end()
 
@@ -167,8 +168,8 @@ def test_emit_never_raises_and_tells_the_other_sinks(heard: list[Any]) -> None:
     def broken(body: records.Body) -> None:
         raise RuntimeError(body)
 
-    first, last = events.subscribe(broken), events.subscribe(heard.append)
-    events.emit(Event("a"))
+    first, last = subscribe(broken), subscribe(heard.append)
+    emit(Event("a"))
     first()
     last()
     assert heard == [Event("a")] * 2
@@ -176,10 +177,10 @@ def test_emit_never_raises_and_tells_the_other_sinks(heard: list[Any]) -> None:
 
 def test_a_sink_that_has_left_hears_nothing_and_may_leave_twice() -> None:
     found: list[Any] = []
-    end = events.subscribe(found.append)
+    end = subscribe(found.append)
     end()
     end()
-    events.emit(Event("a"))
+    emit(Event("a"))
     assert found == []
 
 
@@ -187,11 +188,11 @@ def test_a_signal_inside_a_sink_is_not_swallowed(heard: list[Any]) -> None:
     def interrupted(body: records.Body) -> None:
         raise KeyboardInterrupt
 
-    end = events.subscribe(interrupted)
+    end = subscribe(interrupted)
     with pytest.raises(KeyboardInterrupt):
-        events.emit(Event("a"))
+        emit(Event("a"))
     end()
-    events.emit(Event("b"))  # and the next one is heard again
+    emit(Event("b"))  # and the next one is heard again
     assert heard == [Event("a"), Event("b")]
 
 
@@ -202,11 +203,11 @@ def test_what_a_sink_says_itself_does_not_come_back_to_it_for_ever(heard: list[A
         calls.append(body)
         log.warning("one")
         log.warning("two")
-        events.emit(Event("three"))
+        emit(Event("three"))
         raise RuntimeError
 
-    ends = events.subscribe(talkative), logs.record_from_now_on()
-    events.emit(Event("a"))
+    ends = subscribe(talkative), logs.record_from_now_on()
+    emit(Event("a"))
     log.warning("b")
     for end in ends:
         end()
@@ -222,11 +223,11 @@ def test_other_threads_are_heard_while_a_sink_is_at_work(heard: list[Any]) -> No
             inside.set()
             go.wait(10)
 
-    end = events.subscribe(slow)
-    thread = threading.Thread(target=events.emit, args=[Event("slow")])
+    end = subscribe(slow)
+    thread = threading.Thread(target=emit, args=[Event("slow")])
     thread.start()
     inside.wait(10)
-    events.emit(Event("other"))
+    emit(Event("other"))
     go.set()
     thread.join()
     end()
@@ -234,16 +235,16 @@ def test_other_threads_are_heard_while_a_sink_is_at_work(heard: list[Any]) -> No
 
 
 def test_contexts_add_up_and_end() -> None:
-    before = dict(events.current())
-    with events.context(run_id="r", stage="run"), events.context(stage="read", tile=3):
-        assert events.current() == {**before, "run_id": "r", "stage": "read", "tile": 3}
-    assert events.current() == before
+    before = dict(current())
+    with context(run_id="r", stage="run"), context(stage="read", tile=3):
+        assert current() == {**before, "run_id": "r", "stage": "read", "tile": 3}
+    assert current() == before
 
 
 def test_a_context_ends_where_its_body_fails() -> None:
-    with pytest.raises(KeyError), events.context(layer="a"):
+    with pytest.raises(KeyError), context(layer="a"):
         raise KeyError
-    assert "layer" not in events.current()
+    assert "layer" not in current()
 
 
 @pytest.mark.parametrize("shown", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
@@ -330,7 +331,7 @@ def test_numbers_of_a_performance_log_are_its_extra(heard: list[Any]) -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_stage_tells_of_its_begin_and_its_end(fails: bool, heard: list[Any]) -> None:
     stages: list[Any] = []
-    end = events.subscribe(lambda body: stages.append(events.current().get("stage")))
+    end = subscribe(lambda body: stages.append(current().get("stage")))
     try:
         with logs.log_stage(log, "plan"):
             if fails:

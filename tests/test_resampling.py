@@ -11,9 +11,9 @@ from affine import Affine
 from helpers import north_up
 
 from geopipe.errors import SettingsError
-from geopipe.grid import Grid
-from geopipe.layer import Band, Header, Kind, Layer, Placed, Source
-from geopipe.resampling import (
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Band, Header, Kind, Layer, Placed, Source
+from geopipe.resample.methods import (
     METHODS,
     RADIUS,
     Decision,

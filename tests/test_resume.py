@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, north_up, write_raster
 
-from geopipe import commit, ledger, pipeline, settings
-from geopipe.drafting import draft
 from geopipe.errors import MachineError, PlanError
-from geopipe.ledger import differences, ranges
-from geopipe.lock import locked
+from geopipe.export import commit, ledger
+from geopipe.export.ledger import differences, ranges
+from geopipe.export.lock import locked
+from geopipe.run import pipeline
+from geopipe.run.draft import draft
+from geopipe.settings import load
 
 UTM = "EPSG:32632"
 SETTINGS = """
@@ -57,7 +59,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
-    return pipeline.run(settings.load(file, flags), **{"local": True, **how})
+    return pipeline.run(load.load(file, flags), **{"local": True, **how})
 
 
 def hashes(output: Path) -> list[str]:
@@ -212,7 +214,7 @@ def test_what_is_written_already_needs_no_room_again(
     file: Path, cut: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = commit.status(file.parent / "out").unfinished[0].bytes
-    needed = draft(settings.load(file)).estimate.output_bytes
+    needed = draft(load.load(file)).estimate.output_bytes
     monkeypatch.setattr(commit, "free_bytes", lambda _: needed - there - 1)
     with pytest.raises(MachineError, match=r"the output would take up to .* \(\d+ MB are there already\)"):
         run(file, resume=True)

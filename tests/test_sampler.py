@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from geopipe import events, sampler
-from geopipe.records import Metric
-from geopipe.spool import source_name
+from geopipe.events.emit import subscribe
+from geopipe.events.records import Metric
+from geopipe.monitoring import sampler
+from geopipe.monitoring.spool import source_name
 
 UNITS = {
     "cpu_percent": "%",
@@ -33,7 +34,7 @@ UNITS = {
 def heard() -> Iterator[list[Any]]:
     """Everything that is emitted."""
     found: list[Any] = []
-    end = events.subscribe(found.append)
+    end = subscribe(found.append)
     yield found
     end()
 
@@ -142,8 +143,9 @@ def test_those_who_wait_leave_no_file_open(tmp_path: Path, clock: list[float]) -
 SAMPLES = """
 import os, sys, time
 from pathlib import Path
-from geopipe import events, sampler
-events.subscribe(lambda metric: os.write(1, metric.name.encode() + b"\\n"))
+from geopipe.events.emit import subscribe
+from geopipe.monitoring import sampler
+subscribe(lambda metric: os.write(1, metric.name.encode() + b"\\n"))
 sample = sampler.Sampler(Path(sys.argv[1]), Path(sys.argv[1]), 0.05)
 print("ready", flush=True)
 while True:

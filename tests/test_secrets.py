@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, north_up, plan_of, write_raster
 
-from geopipe import pipeline, settings
 from geopipe.errors import SourceError
-from geopipe.grid import Grid
-from geopipe.layer import Layer
-from geopipe.uris import HIDDEN, redact, redacted
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Layer
+from geopipe.redaction import HIDDEN, redact, redacted
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 CANARY = "c4n4ryS3cr3t"
 GRID = Grid("EPSG:32612", 500_000, 4_000_000, 30, 30, width=8, height=8)
@@ -202,12 +203,12 @@ def test_a_run_that_is_cut_short_leaves_no_secret(tmp_path: Path, www: tuple[Pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(settings.load(file), local=True, watch=stop)
+        pipeline.run(load.load(file), local=True, watch=stop)
     staged = list((tmp_path / "output/_staging").glob("*/plan.json"))
     assert len(staged) == 1
     assert found_in(tmp_path / "output") == []
     assert len(json.loads(staged[0].read_text())["identity"]["sources"]) == 3
-    assert pipeline.run(settings.load(file), local=True, resume=True).rows == 64, "and goes on with the same addresses"
+    assert pipeline.run(load.load(file), local=True, resume=True).rows == 64, "and goes on with the same addresses"
 
 
 def test_the_identity_tells_two_secrets_apart(www: tuple[Path, int]) -> None:
@@ -220,8 +221,8 @@ def test_the_identity_tells_two_secrets_apart(www: tuple[Path, int]) -> None:
 def test_a_password_of_postgres_is_refused_and_not_repeated(tmp_path: Path, option: str) -> None:
     file = tmp_path / "s.toml"
     file.write_text(f'[[layers]]\nname = "p"\npath = "postgresql://user@host/db?{option}={CANARY}"\ntable = "t"\n')
-    with pytest.raises(settings.SettingsError, match="there is a password in it") as caught:
-        settings.load(file)
+    with pytest.raises(load.SettingsError, match="there is a password in it") as caught:
+        load.load(file)
     assert CANARY not in str(caught.value)
 
 

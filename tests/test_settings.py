@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from geopipe import settings
 from geopipe.errors import SettingsError
-from geopipe.layer import Kind
+from geopipe.layers.layer import Kind
+from geopipe.settings import load as settings
 
 GOOD = """[run]
 name = "trial"

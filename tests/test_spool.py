@@ -28,12 +28,14 @@ from helpers import north_up, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe import events, logs, pipeline, recorder, shipping, spool
-from geopipe import settings as config
 from geopipe.errors import MachineError, Paused, RunError, Terminated
-from geopipe.records import Body, Event, Log, Metric, Progress, State
-from geopipe.shipping import Shipper, left_behind
-from geopipe.spool import SEGMENTS, Spool, source_name
+from geopipe.events import emit, logs
+from geopipe.events.records import Body, Event, Log, Metric, Progress, State
+from geopipe.monitoring import recorder, shipping, spool
+from geopipe.monitoring.shipping import Shipper, left_behind
+from geopipe.monitoring.spool import SEGMENTS, Spool, source_name
+from geopipe.run import pipeline
+from geopipe.settings import load as config
 
 RUN = {"run_id": "r", "attempt": 3}
 BIG = 1 << 20
@@ -125,7 +127,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 def test_numbers_begin_at_one_without_a_gap_and_say_who_when_and_where(tmp_path: Path) -> None:
     made, before = new(tmp_path), time.time()
-    with events.context(run_id="not this", stage="read", layer="dem", tile=9):
+    with emit.context(run_id="not this", stage="read", layer="dem", tile=9):
         for body in BODIES.values():
             made.append(body)
     found = on_disk(tmp_path)
@@ -185,8 +187,8 @@ def test_eight_threads_at_once_leave_every_record_once_and_whole(tmp_path: Path)
 APPENDS = """
 import os, sys
 from pathlib import Path
-from geopipe.records import Event
-from geopipe.spool import Spool, source_name
+from geopipe.events.records import Event
+from geopipe.monitoring.spool import Spool, source_name
 made = Spool(Path(sys.argv[1]), source_name(), int(sys.argv[2]), {"run_id": "r", "attempt": 1})
 for i in range(1, 2000):
     made.append(Event("x", {"text": "y" * (i % 3000)}))
@@ -600,11 +602,11 @@ def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> 
 
     with shipper(made, 1, 0.01) as ships:
         ships.deliver = hangs
-        end = events.subscribe(made.append)
-        events.emit(Event("a"))
+        end = emit.subscribe(made.append)
+        emit.emit(Event("a"))
         inside.wait(30)
         for _ in range(100):
-            events.emit(Event("b"))
+            emit.emit(Event("b"))
         end()
         assert made.waiting == 101  # and still nobody has answered
         go.set()
@@ -741,7 +743,7 @@ def test_behind_what_is_received_and_not_kept_all_is_counted_once(tmp_path: Path
 def test_a_recorder_that_is_closed_leaves_no_file_open(options: recorder.Options) -> None:
     def once() -> int:
         made = recorder.Recorder(replace(options, metrics_interval=0.01))
-        events.emit(Event("x"))
+        emit.emit(Event("x"))
         until(lambda: made._sampler is not None and made._sampler._lock >= 0)
         made.close(0.1)
         return len(os.listdir("/proc/self/fd"))
@@ -779,11 +781,11 @@ def test_a_debug_log_of_the_shipper_itself_does_not_keep_it_at_work(tmp_path: Pa
         calls.append(1)
         raise OSError("away")
 
-    end_logs, end = logs.record_from_now_on(), events.subscribe(made.append)
+    end_logs, end = logs.record_from_now_on(), emit.subscribe(made.append)
     try:
         with shipper(made, 1, 3600.0) as ships:
             ships.deliver = fails
-            events.emit(Event("a"))
+            emit.emit(Event("a"))
             assert not ships.ship()
             assert not ships.ship()
         assert made.waiting == 1 + len(calls)
@@ -800,12 +802,13 @@ def test_a_debug_log_of_the_shipper_itself_does_not_keep_it_at_work(tmp_path: Pa
 LEAVES = """
 import sys
 from pathlib import Path
-from geopipe import recorder, events
-from geopipe.records import Event
+from geopipe.events.emit import emit
+from geopipe.events.records import Event
+from geopipe.monitoring import recorder
 options = recorder.Options("r", 1, Path("."), False, 10, 3600.0, None, None, int(sys.argv[2]), recorder.spools())
 made = recorder.Recorder(options)
 for i in range(int(sys.argv[1])):
-    events.emit(Event("x", {"i": i}))
+    emit(Event("x", {"i": i}))
 print(made.spool.source, flush=True)
 sys.stdin.read()
 """
@@ -947,7 +950,7 @@ def test_who_holds_its_lock_lives_until_it_lets_go(tmp_path: Path) -> None:
 HOLDS = """
 import sys
 from pathlib import Path
-from geopipe.spool import present
+from geopipe.monitoring.spool import present
 present(Path(sys.argv[1]), sys.argv[2])
 print("held", flush=True)
 sys.stdin.read()
@@ -1126,7 +1129,7 @@ def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 )
 def test_how_a_run_ends_is_its_last_state(error: BaseException, state: str, wanted: Any, tmp_path: Path) -> None:
     made = new(tmp_path)
-    end = events.subscribe(made.append)
+    end = emit.subscribe(made.append)
     with pytest.raises(type(error)) as raised, recorder.stated({"name": "n"}):
         raise error
     end()
@@ -1136,7 +1139,7 @@ def test_how_a_run_ends_is_its_last_state(error: BaseException, state: str, want
 
 def test_the_error_told_is_ours_behind_those_that_wrap_it(tmp_path: Path) -> None:
     made = new(tmp_path)
-    end = events.subscribe(made.append)
+    end = emit.subscribe(made.append)
     with pytest.raises(RuntimeError), recorder.stated({}):
         raise RuntimeError("task failed") from MachineError("no disk", "free some")
     end()
@@ -1149,9 +1152,9 @@ def test_the_error_told_is_ours_behind_those_that_wrap_it(tmp_path: Path) -> Non
 def test_a_run_that_is_done_says_so_itself(tmp_path: Path) -> None:
     """`stated` cannot know the exit code: who runs it tells that it is completed."""
     made = new(tmp_path)
-    end = events.subscribe(made.append)
+    end = emit.subscribe(made.append)
     with recorder.stated({}):
-        events.emit(State("completed", {"exit_code": 4}))
+        emit.emit(State("completed", {"exit_code": 4}))
     end()
     assert states(tmp_path) == [("running", {}), ("completed", {"exit_code": 4})]
 
@@ -1192,7 +1195,7 @@ def test_recording_delivers_everything_at_its_end(
     assert "ZeroDivisionError: by 0" in own[2]["traceback"]
     assert [told["seq"] for told in got if told["source"] == source] == [1, 2, 3]
     assert not run_folder.exists()
-    assert events._sinks == []
+    assert emit._sinks == []
     assert not any(isinstance(h, logs._Emitter) for h in logging.getLogger("geopipe").handlers)
 
 
@@ -1204,7 +1207,7 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
     run_folder.write_text("a file in its place")
     with recorder.recording(options, {}) as made, recorder.stated({}):
         assert made is None
-        events.emit(Event("x"))
+        emit.emit(Event("x"))
     assert [r.message for r in caplog.records if "not recorded" in r.message] == [caplog.records[-1].message]
     assert len(caplog.records) == 1
 
@@ -1212,14 +1215,14 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
 def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: recorder.Options, run_folder: Path) -> None:
     def run() -> None:
         with recorder.recording(options, {}):
-            events.emit(Event("x"))
+            emit.emit(Event("x"))
             shutil.rmtree(run_folder)
             run_folder.write_text("a file in its place")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run()
-    assert events._sinks == []
+    assert emit._sinks == []
 
 
 def test_records_that_wait_are_told_of_with_their_folder(
@@ -1239,7 +1242,7 @@ def test_records_that_wait_are_told_of_with_their_folder(
         recorder, "open_collector", lambda o, serve: recorder.Collector(o.folder / "counted.json", Away())
     )
     with recorder.recording(replace(options, database=True), {}):
-        events.emit(Event("x"))
+        emit.emit(Event("x"))
     assert f"records of the run wait in {run_folder}: TimeoutError" in caplog.messages
     assert numbers(run_folder) == [1]
 
@@ -1296,7 +1299,7 @@ def test_without_a_home_records_lie_where_only_their_user_goes(before: int | Non
         with recorder.recording(without_home(in_tmp), {}) as made:
             assert made is not None
             assert [stat.S_IMODE(path.stat().st_mode) for path in (in_tmp, in_tmp / "spool")] == [0o700, 0o700]
-            events.emit(Event("x"))
+            emit.emit(Event("x"))
             assert [told["name"] for told in on_disk(in_tmp / "spool" / "r") if told["kind"] == "event"] == ["x"]
     finally:
         os.umask(old)
@@ -1330,7 +1333,7 @@ def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
     with recorder.recording(options, {}) as made:
         assert made is None
     recorder.join(options, Sink())
-    assert events._sinks == []
+    assert emit._sinks == []
     assert len(caplog.messages) == 1
     caplog.clear()
     summary = pipeline.run(config.load(tmp_path / "s.toml"), local=True)
@@ -1366,14 +1369,14 @@ def test_a_worker_that_joins_another_run_leaves_the_first(options: recorder.Opti
         recorder._leave()
     told = {run: [(x["run_id"], x["attempt"], x["message"]) for x in found] for run, found in got.items()}
     assert told == {"r": [("r", 2, "one")], "s": [("s", 1, "two")]}
-    assert events._sinks == []
+    assert emit._sinks == []
 
 
 def test_a_worker_sends_what_waits_when_it_ends(run_folder: Path, tmp_path: Path) -> None:
     code = """
 import json, sys, logging
 from pathlib import Path
-from geopipe import recorder
+from geopipe.monitoring import recorder
 def deliver(source, lines):
     with open(sys.argv[1], "a") as file:
         file.writelines(lines)
@@ -1396,7 +1399,7 @@ def test_a_signal_leaves_a_cancelled_run_and_flushed_records(number: signal.Sign
     code = """
 import signal, sys, time
 from pathlib import Path
-from geopipe import recorder
+from geopipe.monitoring import recorder
 from geopipe.errors import Terminated
 def stop(*_):
     raise Terminated

@@ -12,9 +12,11 @@ import pyarrow.dataset as ds
 import pytest
 from helpers import north_up, write_raster
 
-from geopipe import pipeline, settings, stac
-from geopipe.access import Access
 from geopipe.errors import SourceError
+from geopipe.layers.access import Access
+from geopipe.load import stac
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 UTM = "EPSG:32612"
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
@@ -132,7 +134,7 @@ def column(folder: Path, layer: str) -> list[Any]:
     file = folder / "s.toml"
     grid = f'crs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999980, 500030, 4000000]'
     file.write_text(f'[grid]\n{grid}\n[[layers]]\nname = "red"\n{layer}\n')
-    summary = pipeline.run(settings.load(file), local=True, overwrite=True)
+    summary = pipeline.run(load.load(file), local=True, overwrite=True)
     return ds.dataset(summary.output / "parquet").to_table()["red"].to_pylist()
 
 
@@ -168,5 +170,5 @@ def test_items_and_rasters_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_wrong_order_is_refused_by_the_settings(tmp_path: Path) -> None:
-    with pytest.raises(settings.SettingsError, match=r'layers\.red\.sort_by = "cloudcover"'):
+    with pytest.raises(load.SettingsError, match=r'layers\.red\.sort_by = "cloudcover"'):
         column(tmp_path, 'path = "i.json"\nsort_by = "cloudcover"')

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from geopipe import states, watched
 from geopipe.errors import PlanError
+from geopipe.monitoring import states
+from geopipe.monitoring.database import runs
 
 ASKED = {  # state: (pause, resume, stop); "" where it may be asked, else the verb that the cure names ("start": anew)
     "pending": ("stop", "stop", ""),
@@ -40,7 +41,7 @@ def test_what_a_cure_names_may_be_asked(verb: str, state: str, cure: str) -> Non
 def test_the_table_has_every_state_and_leads_nowhere_else() -> None:
     assert set(states.NEXT) == set(states.STATES) == set(ASKED)
     assert {to for after in states.NEXT.values() for to in after} <= set(states.STATES)
-    assert set(watched.SHOWN) - {"stale"} == set(states.STATES)
+    assert set(runs.SHOWN) - {"stale"} == set(states.STATES)
 
 
 def test_nothing_becomes_pending_again_and_what_is_complete_stays_so() -> None:

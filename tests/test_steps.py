@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geopipe.steps import Place, dates, matches, places, span, word
+from geopipe.layers.times import Place, dates, matches, places, span, word
 
 
 @pytest.mark.parametrize("calendar", ["proleptic_gregorian", "standard", "gregorian", ""])

@@ -13,9 +13,9 @@ import pytest
 from psycopg2.extensions import connection
 from records import TS, a_run, query, record, tables
 
-from geopipe import database as databases
-from geopipe import store
-from geopipe.records import new_run_id
+from geopipe.events.records import new_run_id
+from geopipe.monitoring.database import schema as databases
+from geopipe.monitoring.database import store
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from affine import Affine
 from helpers import north_up, plan_of, write_raster
 from rasterio.windows import Window as RioWindow
 
-from geopipe import raster
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer
-from geopipe.plan import Plan
-from geopipe.raster import read_tile
-from geopipe.sweep import sweep
-from geopipe.table import merge_tile, pack, unpack
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer
+from geopipe.load import raster
+from geopipe.load.raster import read_tile
+from geopipe.load.sweep import sweep
+from geopipe.merge.tile import merge_tile, pack, unpack
+from geopipe.plan.plan import Plan
 
 UTM, NEXT, LONLAT = "EPSG:32632", "EPSG:32633", "EPSG:4326"
 STRIPS = {"tiled": False, "blockysize": 1}

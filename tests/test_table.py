@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe.grid import Grid, Tile
-from geopipe.layer import Band, Overlap, Variable
-from geopipe.table import EXCHANGE, BlockRow, TableSpec, marker, merge_tile, overlay, pack, unpack
+from geopipe.grid.grid import Grid, Tile
+from geopipe.layers.layer import Band, Overlap, Variable
+from geopipe.merge.tile import EXCHANGE, BlockRow, TableSpec, marker, merge_tile, overlay, pack, unpack
 
 # 3 columns x 2 rows of 10 x 20 m; the upper left corner is (100, 1000)
 GRID = Grid("EPSG:32612", 100.0, 1000.0, 10.0, 20.0, width=3, height=2)

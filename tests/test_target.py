@@ -9,9 +9,9 @@ from affine import Affine
 from helpers import header, north_up
 
 from geopipe.errors import SettingsError
-from geopipe.grid import Grid, projected_bounds
-from geopipe.layer import Header
-from geopipe.target import resolve_grid
+from geopipe.grid.grid import Grid, projected_bounds
+from geopipe.layers.layer import Header
+from geopipe.plan.target import resolve_grid
 
 UTM = "EPSG:32612"
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from helpers import north_up, write_raster
 
-from geopipe import machine, progress
+from geopipe import machine
+from geopipe.cli import progress
 
 SETTINGS = """
 [run]
@@ -36,7 +37,7 @@ path = "a.tif"
 
 KILLED = """
 import ray
-from geopipe import cli, engine
+from geopipe.cli import main as cli; from geopipe.engine import ray as engine
 
 done = engine._done
 

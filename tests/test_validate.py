@@ -17,17 +17,20 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, north_up, plan_of, write_raster
 
-from geopipe import checks, drafting, ledger, pipeline, settings
-from geopipe.checks import Facts, Finding, VariableFacts, check_receipts, facts_of
-from geopipe.commit import Staging
+from geopipe.engine.local import run_local
 from geopipe.errors import PlanError, RunError
-from geopipe.export import Receipt, write_tile
-from geopipe.grid import Grid
-from geopipe.layer import Kind, Layer, Overlap
-from geopipe.local import run_local
-from geopipe.plan import Plan
-from geopipe.rows import check_rows
-from geopipe.validate import Report, validate
+from geopipe.export import ledger
+from geopipe.export.commit import Staging
+from geopipe.export.tiles import Receipt, write_tile
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Kind, Layer, Overlap
+from geopipe.plan.plan import Plan
+from geopipe.run import draft, pipeline
+from geopipe.settings import load
+from geopipe.validate import facts as checks
+from geopipe.validate.facts import Facts, Finding, VariableFacts, check_receipts, facts_of
+from geopipe.validate.output import Report, validate
+from geopipe.validate.rows import check_rows
 
 UTM = "EPSG:32632"
 WIDTH, HEIGHT = 600, 20
@@ -79,7 +82,7 @@ def make_settings(folder: Path) -> Path:
 
 
 def run(file: Path, *flags: str) -> pipeline.Summary:
-    return pipeline.run(settings.load(file, flags), local=True, overwrite=True)
+    return pipeline.run(load.load(file, flags), local=True, overwrite=True)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +202,7 @@ def test_a_skipped_layer_is_no_finding(file: Path, tmp_path: Path) -> None:
 
 
 def test_the_facts_survive_their_json(file: Path) -> None:
-    facts = facts_of(drafting.draft(settings.load(file)))
+    facts = facts_of(draft.draft(load.load(file)))
     again = Facts.parse(json.loads(json.dumps(facts.describe())))
     assert replace(again, grid=facts.grid) == facts
     assert replace(again.grid, crs=facts.grid.crs) == facts.grid

@@ -10,10 +10,12 @@ import pytest
 from affine import Affine
 from helpers import north_up, plan_of, raster_of, table_of, write_raster
 
-from geopipe import drafting, raster, settings
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid import Grid, crs_transform
-from geopipe.layer import Kind, Layer
+from geopipe.grid.grid import Grid, crs_transform
+from geopipe.layers.layer import Kind, Layer
+from geopipe.load import raster
+from geopipe.run import draft
+from geopipe.settings import load
 
 UTM = "EPSG:32632"
 GRID = Grid(UTM, 500_000, 5_000_000, 100, 100, width=2, height=2)
@@ -73,12 +75,12 @@ def test_fractions_true_finds_the_classes_that_the_grid_meets(tmp_path: Path) ->
         f'[grid]\ncrs = "{UTM}"\nresolution = 100\nbounds = [500000, 4999800, 500200, 5000000]\n'
         '[[layers]]\nname = "a"\npath = "a.tif"\nkind = "categorical"\nfractions = true\n'
     )
-    plan = drafting.draft(settings.load(file))
+    plan = draft.draft(load.load(file))
     assert [v.name for v in plan.spec.variables] == ["a", "a_0", "a_1", "a_2", "a_3", "a_5", "a_7", "a_8"]
     continuous = file.read_text().replace("categorical", "continuous")
     file.write_text(continuous)
     with pytest.raises(SettingsError, match="layer a: fractions = true makes no sense for kind = 'continuous'"):
-        drafting.draft(settings.load(file))
+        draft.draft(load.load(file))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_columns_of_fractions_are_letters_digits_and_underscores(
         f'[grid]\ncrs = "{UTM}"\nresolution = 200\nbounds = [500000, 4999800, 500200, 5000000]\n'
         f'[[layers]]\nname = "a"\npath = "{path.name}"\nkind = "categorical"\nfractions = true\n'
     )
-    plan = drafting.draft(settings.load(file))
+    plan = draft.draft(load.load(file))
     found = {v.name: raster_of(plan, v.name)[0, 0] for v in plan.spec.variables if v.part is not None}
     assert set(found) == {f"a_{word}" for word in words}
     assert [found[f"a_{word}"] for word in words] == pytest.approx([6 / 16, 5 / 16, 5 / 16])

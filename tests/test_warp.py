@@ -13,9 +13,9 @@ from affine import Affine
 from helpers import north_up, plan_of, raster_of, table_of, write_raster
 from scipy.ndimage import map_coordinates
 
-from geopipe.grid import Grid, crs_transform
-from geopipe.layer import Kind, Layer, Overlap
-from geopipe.resampling import METHODS, RADIUS, Way
+from geopipe.grid.grid import Grid, crs_transform
+from geopipe.layers.layer import Kind, Layer, Overlap
+from geopipe.resample.methods import METHODS, RADIUS, Way
 
 UTM, NEXT, LONLAT = "EPSG:32632", "EPSG:32633", "EPSG:4326"
 T = north_up(500_000, 5_000_000, 30)

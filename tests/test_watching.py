@@ -20,10 +20,12 @@ import pytest
 from monitored import HOSTILE, Source, fill, new_id, settle
 from psycopg2.extensions import connection
 
-from geopipe import following, screen, spool, watching
+from geopipe.cli import screen
+from geopipe.cli.show_metrics import amount, resampled
 from geopipe.errors import MachineError, SettingsError
-from geopipe.render_metrics import amount, resampled
-from geopipe.watched import Filter, Look, Run, Series, Stage
+from geopipe.monitoring import spool
+from geopipe.monitoring.database import follow, queries
+from geopipe.monitoring.database.runs import Filter, Look, Run, Series, Stage
 
 ALL = Filter()
 
@@ -36,19 +38,19 @@ def runs(monitor_dsn: str) -> dict[str, str]:
 @pytest.fixture
 def connected(monitor_dsn: str, runs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[connection]:
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", monitor_dsn)
-    with following.reading() as opened:
+    with follow.reading() as opened:
         yield opened
 
 
 def run_named(connected: connection, run_id: str) -> Run:
-    return watching.run_of(connected, run_id)
+    return queries.run_of(connected, run_id)
 
 
 # ---------------------------------------------------------------- runs
 
 
 def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: connection, runs: dict[str, str]) -> None:
-    found = watching.runs(connected)
+    found = queries.runs(connected)
     assert [run.run_id for run in found] == [runs[k] for k in ("running", "completed", "stale", "failed", "hostile")]
     assert [run.shown for run in found] == ["running", "completed", "stale", "failed", "cancelled"]
     assert [run.ended for run in found] == [False, True, False, True, True]
@@ -83,7 +85,7 @@ def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: co
 def test_each_filter_of_runs_keeps_what_it_names(
     connected: connection, runs: dict[str, str], asked: dict[str, Any], expected: list[str]
 ) -> None:
-    assert [run.run_id for run in watching.runs(connected, **asked)] == [runs[what] for what in expected]
+    assert [run.run_id for run in queries.runs(connected, **asked)] == [runs[what] for what in expected]
 
 
 def test_a_run_is_meant_by_its_id_the_start_of_one_its_name_or_latest(
@@ -91,17 +93,17 @@ def test_a_run_is_meant_by_its_id_the_start_of_one_its_name_or_latest(
 ) -> None:
     failed = runs["failed"]
     for asked in (failed, failed.upper(), failed.replace("-", ""), failed[:13], failed.replace("-", "")[:11]):
-        assert watching.find_run(connected, asked).run_id == failed
-    assert watching.find_run(connected, "demo").run_id == runs["completed"]  # the newest of that name
-    assert watching.find_run(connected, "latest").run_id == watching.find_run(connected, None).run_id == runs["running"]
-    assert watching.find_run(connected, HOSTILE).run_id == runs["hostile"]
+        assert queries.find_run(connected, asked).run_id == failed
+    assert queries.find_run(connected, "demo").run_id == runs["completed"]  # the newest of that name
+    assert queries.find_run(connected, "latest").run_id == queries.find_run(connected, None).run_id == runs["running"]
+    assert queries.find_run(connected, HOSTILE).run_id == runs["hostile"]
 
 
 def test_a_start_that_several_ids_have_is_one_error_that_lists_them(
     connected: connection, runs: dict[str, str]
 ) -> None:
     with pytest.raises(SettingsError, match="01 is the start of several ids") as told:
-        watching.find_run(connected, "01")
+        queries.find_run(connected, "01")
     for run_id in runs.values():
         assert run_id in str(told.value)
     assert "\x1b" not in str(told.value)
@@ -110,11 +112,11 @@ def test_a_start_that_several_ids_have_is_one_error_that_lists_them(
 @pytest.mark.parametrize("asked", ["wrold", "'; DROP TABLE pipeline_runs; --", "%", "ffff", "\x1b[2J"])
 def test_an_unknown_run_is_one_error_with_names_and_the_last_runs(connected: connection, asked: str) -> None:
     with pytest.raises(SettingsError, match="there is no run") as told:
-        watching.find_run(connected, asked)
+        queries.find_run(connected, asked)
     assert ("world?" in told.value.cure) == (asked == "wrold")
     assert re.search(r"demo, completed, 1\d min ago", told.value.cure)
     assert "\x1b" not in str(told.value)
-    assert len(watching.runs(connected)) == 5
+    assert len(queries.runs(connected)) == 5
 
 
 def test_an_empty_database_says_that_no_run_was_recorded(connected: connection, monitor_dsn: str) -> None:
@@ -122,7 +124,7 @@ def test_an_empty_database_says_that_no_run_was_recorded(connected: connection, 
         cursor.execute("TRUNCATE pipeline_runs")  # and never commit
         for asked in (None, "demo", "01"):
             with pytest.raises(SettingsError, match="been recorded yet"):
-                watching.find_run(empty, asked)
+                queries.find_run(empty, asked)
         empty.rollback()
 
 
@@ -135,7 +137,7 @@ def test_questions_cannot_write(connected: connection) -> None:
 
 
 def messages(connected: connection, run_id: str, **asked: Any) -> list[str]:
-    return [log.message for log in watching.last_logs(connected, run_named(connected, run_id), Filter(**asked))]
+    return [log.message for log in queries.last_logs(connected, run_named(connected, run_id), Filter(**asked))]
 
 
 def test_each_filter_of_logs_keeps_what_it_names(connected: connection, runs: dict[str, str]) -> None:
@@ -152,20 +154,20 @@ def test_each_filter_of_logs_keeps_what_it_names(connected: connection, runs: di
     assert messages(connected, run, grep="(?i)TILE 17") == ["tile 17 was written twice"]
     assert messages(connected, run, grep="no such block") == []
     assert len(messages(connected, run, grep="no such block", tracebacks=True)) == 12
-    (warned,) = watching.last_logs(connected, run_named(connected, run), Filter(stage="write"))
+    (warned,) = queries.last_logs(connected, run_named(connected, run), Filter(stage="write"))
     recent = datetime.now(UTC) - warned.ts + timedelta(seconds=1)
     assert messages(connected, run, since=recent)[0] == "tile 17 was written twice"
     assert messages(connected, run, stage="write", level="ERROR") == []
-    counted = watching.count_logs(connected, run_named(connected, run), Filter(level="ERROR"))
+    counted = queries.count_logs(connected, run_named(connected, run), Filter(level="ERROR"))
     assert counted == 14
 
 
 def test_the_last_logs_of_thousands_come_in_order_of_time_source_and_sequence(
     connected: connection, runs: dict[str, str]
 ) -> None:
-    found = watching.last_logs(connected, run_named(connected, runs["completed"]), ALL, 500)
+    found = queries.last_logs(connected, run_named(connected, runs["completed"]), ALL, 500)
     assert [log.message for log in found] == [f"line {n}" for n in range(2500, 3000)]
-    assert watching.count_logs(connected, run_named(connected, runs["completed"]), ALL) == 3000
+    assert queries.count_logs(connected, run_named(connected, runs["completed"]), ALL) == 3000
 
 
 def test_equal_times_are_ordered_by_source_and_sequence(connected: connection, monitor_dsn: str) -> None:
@@ -179,7 +181,7 @@ def test_equal_times_are_ordered_by_source_and_sequence(connected: connection, m
     expected = [f"{name}{n}" for name in "ab" for n in range(11)]
     assert messages(connected, sources[0].run_id) == expected
     run = run_named(connected, sources[0].run_id)
-    new = watching.new_logs(connected, run, ALL, {}, watching.log_marks(connected, run))
+    new = queries.new_logs(connected, run, ALL, {}, queries.log_marks(connected, run))
     assert [log.message for log in new] == expected
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
@@ -190,12 +192,12 @@ def test_what_came_late_is_new_though_it_is_old(connected: connection, monitor_d
     early, late = Source(new_id(at, 78), "driver"), Source(new_id(at, 78), "worker")
     early.state(at, "running", name="late").log(at + 10, "young").write(monitor_dsn)
     run = run_named(connected, early.run_id)
-    marks = watching.log_marks(connected, run)
+    marks = queries.log_marks(connected, run)
     late.log(at + 5, "old, and late").log(at + 6, "noise", "DEBUG").write(monitor_dsn)
-    upto = watching.log_marks(connected, run)
-    found = watching.new_logs(connected, run, Filter(level="INFO"), marks, upto)
+    upto = queries.log_marks(connected, run)
+    found = queries.new_logs(connected, run, Filter(level="INFO"), marks, upto)
     assert [log.message for log in found] == ["old, and late"]
-    assert watching.new_logs(connected, run, ALL, upto, upto) == []
+    assert queries.new_logs(connected, run, ALL, upto, upto) == []
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -210,7 +212,7 @@ def test_a_run_whose_id_has_no_time_keeps_its_records_under_the_day_of_its_start
 
 
 def test_a_look_has_stages_nodes_speeds_and_the_last_errors(connected: connection, runs: dict[str, str]) -> None:
-    look = watching.look(connected, runs["running"], errors=2)
+    look = queries.look(connected, runs["running"], errors=2)
     assert [(s.stage, s.tiles, s.of) for s in look.stages] == [
         ("read", 1980, 2900),
         ("merge", 330, 580),
@@ -221,7 +223,7 @@ def test_a_look_has_stages_nodes_speeds_and_the_last_errors(connected: connectio
     assert look.nodes[0].values["memory_total_bytes"] == 16.5e9
     assert (look.error_count, look.warning_count) == (14, 1)
     assert [log.level for log in look.errors] == ["ERROR", "CRITICAL"]
-    assert watching.look(connected, runs["stale"]).stages[-1] == Stage("write", 5, 50, 500, seconds=1.0)
+    assert queries.look(connected, runs["stale"]).stages[-1] == Stage("write", 5, 50, 500, seconds=1.0)
 
 
 def test_speeds_are_those_of_all_nodes_in_the_last_half_minute(connected: connection, monitor_dsn: str) -> None:
@@ -230,12 +232,12 @@ def test_speeds_are_those_of_all_nodes_in_the_last_half_minute(connected: connec
     for node, ago, speed in (("a", 1, 10.0), ("a", 2, 20.0), ("b", 1, 100.0), ("b", 90, 1e9)):
         run.metric(now - ago, "cells_per_second", speed, "cells/s", node=node, stage="read")
     run.write(monitor_dsn)
-    assert watching.look(connected, run.run_id).speeds == {"read": 115.0}
+    assert queries.look(connected, run.run_id).speeds == {"read": 115.0}
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
 def test_errors_are_grouped_by_cause_with_place_and_one_traceback(connected: connection, runs: dict[str, str]) -> None:
-    causes = watching.causes(connected, run_named(connected, runs["running"]), tracebacks=True)
+    causes = queries.causes(connected, run_named(connected, runs["running"]), tracebacks=True)
     assert [cause.count for cause in causes] == [12, 1, 1]
     first = causes[0]
     assert (first.stages, first.layers) == (("read",), ("srtm",))
@@ -248,7 +250,7 @@ def test_errors_are_grouped_by_cause_with_place_and_one_traceback(connected: con
 
 def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: connection, runs: dict[str, str]) -> None:
     run = run_named(connected, runs["running"])
-    memory = watching.metrics(connected, run, "memory", 30)
+    memory = queries.metrics(connected, run, "memory", 30)
     assert {s.name for s in memory.series} == {
         "rss_bytes",
         "memory_used_bytes",
@@ -256,7 +258,7 @@ def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: conn
         "object_store_bytes",
         "spill_bytes",
     }
-    cpu = watching.metrics(connected, run, "cpu", 30).series
+    cpu = queries.metrics(connected, run, "cpu", 30).series
     assert {(s.name, s.node, s.unit) for s in cpu} == {
         ("cpu_percent", "worker-1", "percent"),
         ("cpu_percent", "worker-2", "percent"),
@@ -268,12 +270,12 @@ def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: conn
         assert len(series.points) == 30
         assert (min(values), max(values), values[-1]) == pytest.approx((series.low, series.high, series.last))
         assert sum(values) / len(values) == pytest.approx(series.mean)
-    speeds = watching.metrics(connected, run, "throughput", 10).series
+    speeds = queries.metrics(connected, run, "throughput", 10).series
     assert {(s.name, s.stage) for s in speeds} == {("cells_per_second", s) for s in ("read", "merge", "write")}
-    assert len(watching.metrics(connected, run, None, 10).series) == 2 * 7 + 3
-    short = watching.metrics(connected, run, "cpu", 10, timedelta(minutes=2))
+    assert len(queries.metrics(connected, run, None, 10).series) == 2 * 7 + 3
+    short = queries.metrics(connected, run, "cpu", 10, timedelta(minutes=2))
     assert all(0 < s.count <= 12 for s in short.series)
-    assert watching.metrics(connected, run_named(connected, runs["failed"]), None, 10).series == ()
+    assert queries.metrics(connected, run_named(connected, runs["failed"]), None, 10).series == ()
 
 
 def test_a_single_value_and_one_that_is_no_number_make_a_plot(connected: connection, monitor_dsn: str) -> None:
@@ -281,7 +283,7 @@ def test_a_single_value_and_one_that_is_no_number_make_a_plot(connected: connect
     run = Source(new_id(at, 79)).state(at, "completed", name="few")
     run.metric(at, "cpu_percent", 5.0, "percent", node="n").metric(at, "rss_bytes", float("nan"), "bytes", node="n")
     run.metric(at + 1, "cpu_percent", float("inf"), "percent", node="n").write(monitor_dsn)
-    found = watching.metrics(connected, run_named(connected, run.run_id), None, 10)
+    found = queries.metrics(connected, run_named(connected, run.run_id), None, 10)
     assert [(s.name, s.count, s.last) for s in found.series] == [("cpu_percent", 1, 5.0)]
     assert found.series[0].points[0] == 5.0
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
@@ -322,14 +324,14 @@ def a_look(tiles: int, of: int = 1000, speeds: dict[str, float] | None = None, *
 
 
 def test_a_rate_is_that_of_the_last_half_minute() -> None:
-    pace = following.paces([(0.0, a_look(100)), (20.0, a_look(300)), (45.0, a_look(800))])["write"]
+    pace = follow.paces([(0.0, a_look(100)), (20.0, a_look(300)), (45.0, a_look(800))])["write"]
     assert pace.cells == pytest.approx(500 * 100 / 25)
 
 
 def test_a_short_history_takes_the_runs_own_rate_and_else_the_mean_since_its_start() -> None:
-    pace = following.paces([(0.0, a_look(500)), (2.0, a_look(500))])["write"]
+    pace = follow.paces([(0.0, a_look(500)), (2.0, a_look(500))])["write"]
     assert pace.cells == pytest.approx(500, rel=0.01)
-    assert following.paces([(0.0, a_look(500, speeds={"write": 7.0}))])["write"].cells == 7.0
+    assert follow.paces([(0.0, a_look(500, speeds={"write": 7.0}))])["write"].cells == 7.0
 
 
 def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,12 +340,12 @@ def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str, m
     now = time.time()
     run = Source(new_id(now, 7_000_001)).state(now - 60, "running", name="told", totals={"write": 10})
     run.progress(now - 20, "write", 3).metric(now - 20, "seconds_left", 100.0, "s", stage="run").write(monitor_dsn)
-    with following.reading() as connected:
-        found = watching.look(connected, run.run_id)
+    with follow.reading() as connected:
+        found = queries.look(connected, run.run_id)
         assert found.left == pytest.approx(80, abs=5)
         assert all("seconds_left" not in node.values for node in found.nodes)
         run.state(now, "completed", exit_code=0).write(monitor_dsn)
-        assert watching.look(connected, run.run_id).left is None
+        assert queries.look(connected, run.run_id).left is None
 
 
 def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
@@ -357,15 +359,15 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
     folder = tmp_path / "spool" / coming.run_id
     folder.mkdir(parents=True)
     told: list[str] = []
-    with following.reading() as connected:
-        assert following.newest(connected) == new_id(now, 1), "nobody begins"
+    with follow.reading() as connected:
+        assert follow.newest(connected) == new_id(now, 1), "nobody begins"
         lock = subprocess.Popen(["flock", folder / f"{os.uname().nodename}-1-1.pid", "sleep", "60"])
         try:
             writes = threading.Timer(2, lambda: coming.state(now + 1, "running", name="after").write(monitor_dsn))
             while not spool.living(folder):
                 time.sleep(0.01)
             writes.start()
-            assert following.newest(connected, 0.0, told.append) == coming.run_id
+            assert follow.newest(connected, 0.0, told.append) == coming.run_id
         finally:
             lock.kill()
             lock.wait()
@@ -375,7 +377,7 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
 
 
 def test_a_stage_that_is_done_has_no_rate() -> None:
-    assert following.paces([(0.0, a_look(1000))])["write"] == following.Pace(None)
+    assert follow.paces([(0.0, a_look(1000))])["write"] == follow.Pace(None)
 
 
 # ---------------------------------------------------------------- looking again and again
@@ -385,7 +387,7 @@ def test_a_notification_makes_the_next_look_come_sooner(connected: connection, m
     at = time.time() - 10 * 86400
     run = Source(new_id(at, 80)).state(at, "running", name="woken")
     run.write(monitor_dsn)
-    found = following.looks(following.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state, every=60)
+    found = follow.looks(follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state, every=60)
     assert next(found) == "running"
     run.state(at + 1, "completed").write(monitor_dsn)
     start = time.monotonic()
@@ -398,7 +400,7 @@ def test_a_run_that_is_deleted_ends_the_looking(connected: connection, monitor_d
     at = time.time() - 10 * 86400
     run = Source(new_id(at, 81)).state(at, "running", name="deleted")
     run.write(monitor_dsn)
-    found = following.looks(following.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state)
+    found = follow.looks(follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state)
     next(found)
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
     with pytest.raises(SettingsError, match="not in the database any more"):
@@ -411,10 +413,10 @@ def test_a_server_that_stays_away_is_told_once_for_each_reason(connected: connec
     def connect() -> connection:
         if reasons:
             raise MachineError(reasons.pop(0))
-        return following.connect_to_read()
+        return follow.connect_to_read()
 
-    found = following.looks(connect, "", lambda c: "back", every=0.01)
-    assert [next(found) for _ in range(3)] == [following.Away("refused"), following.Away("starting up"), "back"]
+    found = follow.looks(connect, "", lambda c: "back", every=0.01)
+    assert [next(found) for _ in range(3)] == [follow.Away("refused"), follow.Away("starting up"), "back"]
 
 
 # ---------------------------------------------------------------- words and numbers

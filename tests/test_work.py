@@ -12,9 +12,9 @@ from affine import Affine
 from helpers import call, plan_of, write_raster
 
 from geopipe.errors import PlanError
-from geopipe.grid import Grid
-from geopipe.layer import Layer
-from geopipe.work import span
+from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Layer
+from geopipe.plan.work import span
 
 UTM = "EPSG:32632"
 

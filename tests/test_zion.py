@@ -16,7 +16,8 @@ import pytest
 import rasterio
 from pyproj import Transformer
 
-from geopipe import pipeline, settings
+from geopipe.run import pipeline
+from geopipe.settings import load
 
 LAYERS = {
     "elevation": ("zion/srtm.tif", ""),
@@ -69,7 +70,7 @@ def read(output: Path) -> pa.Table:
 def zion(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, ray_session: None) -> Path:
     """The output of the main job on Ray."""
     folder = tmp_path_factory.mktemp("zion")
-    summary = pipeline.run(settings.load(write_settings(folder, shared_data)))
+    summary = pipeline.run(load.load(write_settings(folder, shared_data)))
     assert (summary.rows, summary.files, summary.exit_code) == (177_567, 2, 0)
     return summary.output
 
@@ -107,7 +108,7 @@ def test_classes_are_classes_of_the_source(zion: Path, shared_data: Path, column
 def test_nearest_is_the_pixel_under_the_cell_centre(tmp_path: Path, shared_data: Path) -> None:
     """In every cell and every variable, against a look-up that shares no code with ours."""
     file = write_settings(tmp_path, shared_data, each='resampling = "nearest"')
-    table = read(pipeline.run(settings.load(file, ("export.formats=parquet",)), local=True).output)
+    table = read(pipeline.run(load.load(file, ("export.formats=parquet",)), local=True).output)
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     columns = iter(table.column_names[4:])
     for path, _ in LAYERS.values():
@@ -131,7 +132,7 @@ def test_files_do_not_depend_on_workers_strategy_or_engine(
     zion: Path, tmp_path: Path, shared_data: Path, ray_session: None, flags: tuple[str, ...] | None
 ) -> None:
     file = write_settings(tmp_path, shared_data)
-    summary = pipeline.run(settings.load(file, flags or ()), local=flags is None)
+    summary = pipeline.run(load.load(file, flags or ()), local=flags is None)
     assert hashes(summary.output) == hashes(zion)
 
 
@@ -139,7 +140,7 @@ def test_files_do_not_depend_on_workers_strategy_or_engine(
 def test_table_does_not_depend_on_the_window_size(zion: Path, tmp_path: Path, shared_data: Path, size: int) -> None:
     file = write_settings(tmp_path, shared_data)
     flags = (f"resampling.window_size={size}", "export.formats=parquet")
-    assert read(pipeline.run(settings.load(file, flags), local=True).output).equals(read(zion))
+    assert read(pipeline.run(load.load(file, flags), local=True).output).equals(read(zion))
 
 
 def test_other_readers_agree(zion: Path) -> None:

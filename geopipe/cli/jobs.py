@@ -1,0 +1,262 @@
+"""`geopipe jobs`: runs as jobs of a Ray cluster on the command line. What loads more than click is imported late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from geopipe.cli.options import json_option, print_json
+from geopipe.errors import MachineError, noted
+
+if TYPE_CHECKING:
+    from geopipe.monitoring.database.runs import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+run_argument = click.argument("run", metavar="RUN", default="latest")
+address_option = click.option("--address", help="The Ray cluster (else RAY_ADDRESS, else a head on this machine).")
+
+
+def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
+    """How long a command waits for a run."""
+    return click.option("--timeout", type=click.FloatRange(min=0), default=seconds, show_default=True, help=what)
+
+
+@click.group()
+def jobs() -> None:
+    """Start runs as jobs of a Ray cluster; pause, resume and stop them.
+
+    Without a cluster a Ray head is started on this machine; it stays for the next job until `geopipe jobs shutdown`.
+    RUN is a run's id, the start of one, its name, or latest.
+    """
+
+
+@contextmanager
+def _found(asked: str, settle: bool = True) -> Iterator[tuple[Run, Callable[[], Run]]]:
+    """A run, and a function that looks it up again.
+
+    Args:
+        settle: tell the end of runs whose processes have died on this machine first.
+    """
+    from geopipe.monitoring import departed
+    from geopipe.monitoring.database import follow as following
+    from geopipe.monitoring.database import queries
+
+    with following.reading() as connected:
+        if settle:
+            departed.settle(connected)
+        run = queries.find_run(connected, asked)
+        yield run, lambda: queries.run_of(connected, run.run_id)
+
+
+@jobs.command()
+@click.argument("file", metavar="SETTINGS", type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the run (else run.name of the settings).")
+@click.option("--daemon", is_flag=True, help="Return at once; else print what the job prints, and exit with its code.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
+@click.option("--resume", "go_on", is_flag=True, help="Go on with a run that was cut short in the output folder.")
+@click.option("--fresh", is_flag=True, help="Drop what runs that were cut short have left in the output.")
+@click.option("--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
+@address_option
+@json_option
+def start(
+    file: Path,
+    name: str | None,
+    daemon: bool,
+    overwrite: bool,
+    go_on: bool,
+    fresh: bool,
+    flags: tuple[str, ...],
+    address: str | None,
+    as_json: bool,
+) -> int:
+    """Submit a run of these settings as a job.
+
+    The settings are checked here; what the job does with them is what `geopipe run` would do on the cluster.
+    """
+    from geopipe.cli import progress
+    from geopipe.cli.screen import console
+    from geopipe.jobs import jobs as work
+    from geopipe.settings import load
+
+    loaded = load.load(file, (*flags, *([f"run.name={name}"] if name else [])))
+    if fresh and go_on:
+        raise click.UsageError("--fresh drops what --resume would go on with: give one of them")
+    with progress.notes(console(stderr=True)):
+        work.prepare(loaded)
+    where = _cluster(address or loaded.engine.address)
+    options = (("--overwrite", overwrite), ("--resume", go_on), ("--fresh", fresh))
+    how = [flag for flag, given in options if given]
+    run_id = work.start(loaded, where, how)
+    return _submitted(run_id, where, daemon, as_json)
+
+
+def _cluster(address: str | None) -> str:
+    """The cluster for a job; a head here where there is none, which is said."""
+    from geopipe.engine import heads
+    from geopipe.jobs import jobs as work
+
+    before = heads.own()
+    where = work.cluster(address, start=True)
+    if before is None and where == heads.own():
+        click.echo(f"started a Ray head on this machine ({where}); end it: geopipe jobs shutdown", err=True)
+    return where
+
+
+def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
+    from geopipe.jobs import jobs as work
+
+    if as_json:
+        print_json({"run_id": run_id, "job": work.job_id(run_id), "address": where})
+    else:
+        click.echo(f"run {run_id} is job {work.job_id(run_id)} of {where}", err=not daemon)
+        if daemon:
+            click.echo(f"watch it: geopipe monitor watch {run_id}   stop it: geopipe jobs stop {run_id}")
+    return 0 if daemon or as_json else _follow(run_id, where)
+
+
+def _follow(asked: str, where: str) -> int:
+    """Print what a job prints until it ends; the exit code of its run."""
+    from geopipe.jobs import jobs as work
+
+    with _found(asked) as (run, _):
+        printed = work.output(run, where, follow=True)
+    with noted(lambda: f"the job goes on; `geopipe jobs stop {run.run_id}` stops it"):
+        for text in printed:
+            click.echo(text, nl=False)
+    with _found(run.run_id) as (run, look):  # a connection could not have outlived a job of days
+        code = work.settled(run, look, where).exit_code
+    return work.exit_code(run, where) if code is None else code
+
+
+@jobs.command()
+@run_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends, and exit with the code of its run.")
+@address_option
+def logs(run: str, follow: bool, address: str | None) -> int:
+    """Print what a job has printed. Its records, with levels and places, are in `geopipe monitor logs`."""
+    from geopipe.jobs import jobs as work
+
+    where = work.cluster(address)
+    if follow:
+        return _follow(run, where)
+    with _found(run) as (found, _):
+        for text in work.output(found, where, follow=False):
+            click.echo(text, nl=False)
+    return 0
+
+
+@jobs.command()
+@run_argument
+@address_option
+@json_option
+def status(run: str, address: str | None, as_json: bool) -> None:
+    """Say what a run is: its state, how much of it is done, what was asked of it.
+
+    Of a pending one the cluster is asked, too, if it can be: a job may have ended before its run began.
+    """
+    from geopipe.jobs import jobs as work
+
+    with _found(run) as (found, look):
+        if found.state == "pending" and found.ray_job_id is not None:
+            with suppress(MachineError):
+                found = work.settled(found, look, work.cluster(address))
+        _tell(found, as_json)
+
+
+@jobs.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, the newest first.")
+@json_option
+def list_jobs(limit: int, as_json: bool) -> None:
+    """List the runs that were started as jobs."""
+    from geopipe.monitoring import departed
+    from geopipe.monitoring.database import follow as following
+    from geopipe.monitoring.database import queries
+
+    with following.reading() as connected:
+        departed.settle(connected)
+        found = [run for run in queries.runs(connected) if run.ray_job_id is not None][:limit]
+    if as_json:
+        print_json([_told(run) for run in found])
+        return
+    if found:
+        _list(found)
+    else:
+        click.echo("no run was started as a job; start one: geopipe jobs start SETTINGS")
+
+
+@jobs.command()
+@run_argument
+@timeout_option(60, "Seconds to wait until it has paused.")
+@json_option
+def pause(run: str, timeout: float, as_json: bool) -> None:
+    """Have a run finish and commit the tiles in its hands, and wait: nothing of it is lost."""
+    from geopipe.jobs import jobs as work
+
+    with _found(run) as (found, look):
+        _tell(work.pause(found, look, timeout), as_json)
+
+
+@jobs.command()
+@run_argument
+@click.option("--daemon", is_flag=True, help="Return at once.")
+@address_option
+@json_option
+def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
+    """Go on with a run that was paused, cancelled or failed: a new attempt, which does only what is missing."""
+    from geopipe.jobs import jobs as work
+
+    with _found(run) as (found, _):
+        where = _cluster(address)
+        run_id = work.resume(found, where)
+    return _submitted(run_id, where, daemon, as_json)
+
+
+@jobs.command()
+@run_argument
+@timeout_option(30, "Seconds to wait until it has ended by itself, before Ray is told to end it.")
+@address_option
+@json_option
+def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
+    """End a run: it is asked to, and then forced. What it has done waits for `geopipe jobs resume`."""
+    from geopipe.jobs import jobs as work
+
+    with _found(run, settle=False) as (found, look):
+        _tell(work.stop(found, look, lambda: work.cluster(address), timeout), as_json)
+
+
+@jobs.command()
+@click.option("--force", is_flag=True, help="Also while jobs are at work on it, which end.")
+@json_option
+def shutdown(force: bool, as_json: bool) -> None:
+    """End the Ray head that `geopipe jobs start` has started on this machine, and no other Ray."""
+    from geopipe.jobs import jobs as work
+
+    ended = work.shutdown(force)
+    if as_json:
+        print_json({"processes": ended})
+    else:
+        click.echo(f"ended the Ray head, {ended} processes" if ended else "no Ray head of geopipe runs on this machine")
+
+
+def _told(run: Run) -> dict[str, object]:
+    return asdict(run) | {"stale": run.stale, "share": run.share, "seconds": run.seconds}
+
+
+def _tell(run: Run, as_json: bool) -> None:
+    if as_json:
+        print_json(_told(run))
+    else:
+        _list([run])
+
+
+def _list(runs: Sequence[Run]) -> None:
+    from geopipe.cli import show_runs
+    from geopipe.cli.screen import console
+
+    show_runs.runs(console(), runs)

@@ -1,0 +1,145 @@
+"""Text for people: numbers and times in few characters, small plots, and words of unknown origin made harmless."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from geopipe.text import clean
+
+WIDTH = 120
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.-:=+*#"
+
+
+class _Plain(Console):
+    """A console to which every text is text: nothing is markup, and what a terminal would obey is spelled out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(map(clean, text.split("\n"))), **options)
+
+
+class _Aside(_Plain):
+    """For what is said beside the result: that nobody reads it any more ends nothing."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+def console(stderr: bool = False) -> Console:
+    """A console as wide as the terminal, and wide enough for a table where there is none.
+
+    A stream that is not UTF-8 is given escapes for the characters that it does not have, so that no message can stop
+    the command that shows it.
+    """
+    file = sys.stderr if stderr else sys.stdout
+    if not speaks_unicode(file.encoding) and hasattr(file, "reconfigure"):
+        file.reconfigure(errors="backslashreplace")
+    kind, terminal = _Aside if stderr else _Plain, file.isatty()
+    width = None if terminal else WIDTH
+    return kind(file=file, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not terminal)
+
+
+def speaks_unicode(encoding: str | None) -> bool:
+    """Whether blocks and lines can be written in `encoding`."""
+    return (encoding or "").lower().replace("_", "-").startswith("utf")
+
+
+def on_terminal(out: Console) -> bool:
+    """Whether somebody looks at it: a terminal that can move its cursor."""
+    return out.file.isatty() and not out.is_dumb_terminal
+
+
+# ---------------------------------------------------------------- words
+
+
+def tail(text: str, width: int, unicode: bool = True) -> str:
+    """The end of `text` in `width` columns: of a path the end says most."""
+    if cell_len(text) <= width:
+        return text
+    mark = "…" if unicode else "..."
+    cut = text
+    while cut and cell_len(cut) > width - len(mark):
+        cut = cut[1:]
+    return (mark + cut)[: max(width, 0)]
+
+
+def head(text: str, width: int, unicode: bool = True) -> str:
+    """The start of `text` in `width` columns."""
+    if cell_len(text) <= width:
+        return text
+    mark = "…" if unicode else "..."
+    return set_cell_size(text, max(width - len(mark), 0)).rstrip() + mark
+
+
+# ---------------------------------------------------------------- numbers
+
+
+# ---------------------------------------------------------------- plots
+
+
+def spark(values: Sequence[float | None], top: float, unicode: bool) -> str:
+    """A character for each value, as high as it is between 0 and `top`; a gap where there is none."""
+    levels = BLOCKS if unicode else ASCII_BLOCKS
+    last = len(levels) - 1
+
+    def one(value: float | None) -> str:
+        if value is None:
+            return " "
+        return levels[min(max(round(value / top * last), 0), last)] if top > 0 else levels[0]
+
+    return "".join(map(one, values))
+
+
+def table(out: Console, names: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
+    """Rows under names: in columns of the terminal, or as lines that are never cut where there is none.
+
+    No text is taken for markup.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    if not on_terminal(out):
+        plain = [list(names), *([cell.plain for cell in row] for row in cells)]
+        wide = [max(cell_len(line[i]) for line in plain) for i in range(len(names))]
+        for line in plain:
+            parts = [padded(cell, wide[i], names[i] in right) for i, cell in enumerate(line)]
+            say(out, "  ".join(parts).rstrip())
+        return
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    overflow = "ellipsis" if speaks_unicode(out.encoding) else "crop"
+    for name in names:
+        made.add_column(
+            Text(name),
+            justify="right" if name in right else "left",
+            no_wrap=True,
+            overflow=overflow,  # type: ignore[arg-type]
+        )
+    for row in cells:
+        made.add_row(*row)
+    out.print(made)
+
+
+def padded(text: str, width: int, right: bool = False) -> str:
+    """`text` in `width` columns, whatever its characters take."""
+    gap = " " * (width - cell_len(text))
+    return gap + text if right else text + gap
+
+
+def headline(out: Console, words: str, rest: str = "", style: str = "bold") -> None:
+    """Write a line whose first words have a style."""
+    out.print(Text.assemble((clean(words), style), clean(rest)))
+
+
+def say(out: Console, text: str | Text, style: str = "") -> None:
+    """Write a line as it is: no markup, no emoji, and unbroken where there is no terminal."""
+    line = text if isinstance(text, Text) else Text(text, style=style)
+    if on_terminal(out):
+        out.print(line, markup=False, emoji=False)
+    else:
+        out.file.write(line.plain + "\n")

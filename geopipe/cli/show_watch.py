@@ -1,0 +1,209 @@
+"""A run at work as a screen that changes, and as lines where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from geopipe.cli.screen import head, speaks_unicode, tail
+from geopipe.cli.show_metrics import amount
+from geopipe.cli.show_runs import STYLES, as_json, headline, run_named
+from geopipe.monitoring.database.follow import Pace
+from geopipe.monitoring.database.runs import Log, Look, Node, Run, Stage
+from geopipe.text import clean, clock, moment, share, short
+
+ERRORS = 6
+"""Errors that are shown at most."""
+
+
+def screen(out: Console, look: Look, paces: Mapping[str, Pace], away: str = "") -> Group:
+    """All of a look, in as many lines as the terminal has; nodes and errors give way."""
+    unicode = speaks_unicode(out.encoding)
+    parts: list[RenderableType] = [*_top(look, paces, out.width, unicode, away), _stages(look, paces)]
+    room = out.height - 2 - len(parts) - max(len(look.stages), 1)
+    shown = min(len(look.errors), ERRORS, max(room - 6, 2))
+    if look.nodes:
+        fit = max(room - shown - 4, 1)
+        parts += [Text(""), _nodes(look.nodes, fit, out.width, unicode)]
+    if look.error_count or look.warning_count:
+        parts += [Text(""), *_errors(look, shown, out.width, unicode)]
+    return Group(*parts)
+
+
+def _top(look: Look, paces: Mapping[str, Pace], width: int, unicode: bool, away: str) -> list[RenderableType]:
+    run, line = look.run, headline(look.run)
+    if run.seconds is not None:
+        line.append(f" {'in' if run.ended else 'after' if run.stale or run.over else 'for'} {clock(run.seconds)}")
+    if run.attempt > 1:
+        line.append(f", attempt {run.attempt}")
+    left = look.left
+    line.append(f", about {clock(left)} left" if left else "", style="bold")
+    line.truncate(width, overflow="ellipsis" if unicode else "crop")
+    lines: list[RenderableType] = [line]
+    if run.output:
+        lines.append(Text("  " + tail(clean(run.output), width - 2, unicode), style="dim"))
+    lines += [Text(head(note, width, unicode), style="yellow") for note in notes(run, away)]
+    if run.error:
+        told = f"{clean(run.error.get('type', 'error'))}: {clean(run.error.get('message', ''))}"
+        lines.append(Text(head(told, width * 2, unicode), style="red"))
+        if run.error.get("cure"):
+            lines.append(Text(head(f"  cure: {clean(run.error['cure'])}", width * 2, unicode)))
+    return lines
+
+
+def notes(run: Run, away: str = "") -> list[str]:
+    """What is out of the ordinary."""
+    made = [retrying(away)] if away else []
+    if run.stale and run.silent is not None:
+        made.append(f"not heard of for {clock(run.silent)}: its driver may be dead, or cannot reach the database")
+    if run.request and not run.over:
+        made.append(f"asked to {run.request}")
+    return made
+
+
+def retrying(reason: str) -> str:
+    """That the database does not answer, and why."""
+    return f"no answer, trying again: {clean(reason)}"
+
+
+def _stages(look: Look, paces: Mapping[str, Pace]) -> RenderableType:
+    if not look.stages:
+        return Text("  no work has been reported yet", style="dim")
+    grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    for _ in range(3):
+        grid.add_column(justify="right", no_wrap=True)
+    for stage in look.stages:
+        pace = paces[stage.stage]
+        done = f"{stage.tiles:,}/{stage.of:,}" if stage.of else f"{stage.tiles:,}"
+        style = "green" if stage.of and stage.tiles >= stage.of else STYLES[look.run.shown]
+        bar = ProgressBar(stage.of or 1, min(stage.tiles, stage.of or 0), complete_style=style, finished_style="green")
+        part = stage.tiles / stage.of if stage.of else None
+        grid.add_row(
+            Text("  " + clean(stage.stage)),
+            bar,
+            Text(share(part)),
+            Text(done),
+            Text("" if pace.cells is None else f"{short(pace.cells)} cells/s"),
+        )
+    return grid
+
+
+COLUMNS = {
+    "cpu": "cpu_percent",
+    "processes": "rss_bytes",
+    "memory": "",
+    "store": "object_store_bytes",
+    "spilled": "spill_bytes",
+    "disk free": "disk_free_bytes",
+}
+"""What is shown of a node; `memory` is made of two numbers."""
+
+NARROW = 72
+"""Columns of a terminal that are too few for all of a node's."""
+
+
+def _nodes(nodes: tuple[Node, ...], fit: int, width: int, unicode: bool) -> Table:
+    """A line for each node; where not all fit, for those whose processes hold most memory."""
+    columns = list(COLUMNS)[: 3 if width < NARROW else None]
+    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    grid.add_column("  node", no_wrap=True)
+    for name in columns:
+        grid.add_column(name, justify="right", no_wrap=True)
+    shown = nodes
+    if len(nodes) > fit:
+        heavy = sorted(nodes, key=lambda n: -n.values.get("rss_bytes", 0.0))[: max(fit - 1, 1)]
+        shown = tuple(node for node in nodes if node in heavy)
+    for node in shown:
+        texts = [Text(_memory(node) if name == "memory" else _value(node, COLUMNS[name])) for name in columns]
+        grid.add_row(Text("  " + head(clean(node.node), 14, unicode)), *texts)
+    if len(shown) < len(nodes):
+        grid.add_row(Text(f"  and {len(nodes) - len(shown):,} more", style="dim"))
+    return grid
+
+
+def _value(node: Node, name: str) -> str:
+    return amount(name, node.values[name]) if name in node.values else ""
+
+
+def _memory(node: Node) -> str:
+    used, whole = (node.values.get(f"memory_{part}_bytes") for part in ("used", "total"))
+    return f"{used / whole:.0%} of {amount('_bytes', whole)}" if used is not None and whole else ""
+
+
+def _errors(look: Look, shown: int, width: int, unicode: bool) -> list[RenderableType]:
+    counts = [f"{n:,} {word}{'s' if n > 1 else ''}" for n, word in _counts(look) if n]
+    lines: list[RenderableType] = [Text("  " + ", ".join(counts), style="red" if look.error_count else "yellow")]
+    for record in look.errors[-shown:] if shown else ():
+        when = moment(record.ts, look.run.now)
+        line = Text(f"  {when} ", style="dim")
+        line.append(head(_told(record), width - len(when) - 3, unicode), style="not dim")
+        lines.append(line)
+    return lines
+
+
+def _counts(look: Look) -> tuple[tuple[int, str], ...]:
+    return (look.error_count, "error"), (look.warning_count, "warning")
+
+
+def _told(record: Log) -> str:
+    where = " ".join(clean(part) for part in (record.stage, record.layer) if part)
+    return (f"{where}: " if where else "") + clean(record.message)
+
+
+# ---------------------------------------------------------------- without a terminal
+
+
+def line(look: Look, paces: Mapping[str, Pace]) -> str:
+    """A look in one line."""
+    run = look.run
+    parts = [moment(run.now), f"{run.shown:<9}", *(_part(stage) for stage in look.stages)]
+    if not run.over:
+        rate = next((paces[s.stage].cells for s in reversed(look.stages) if paces[s.stage].cells), None)
+        left = look.left
+        parts += [f"{short(rate)} cells/s"] if rate else []
+        parts += [f"{clock(left)} left"] if left else []
+        parts += _whole(look.nodes)
+    elif run.seconds is not None:
+        parts.append(f"in {clock(run.seconds)}")
+    parts += [f"{n:,} {word}{'s' if n > 1 else ''}" for n, word in _counts(look) if n]
+    return "  ".join(parts)
+
+
+def _part(stage: Stage) -> str:
+    return f"{clean(stage.stage)} {stage.tiles:,}" + (f"/{stage.of:,}" if stage.of else "")
+
+
+def _whole(nodes: tuple[Node, ...]) -> list[str]:
+    """What all nodes together use."""
+    made = []
+    for name, label in (("cpu_percent", "cpu"), ("rss_bytes", "memory")):
+        values = [node.values[name] for node in nodes if name in node.values]
+        made += [f"{label} {amount(name, sum(values))}"] if values else []
+    return made
+
+
+def error_line(record: Log) -> str:
+    """An error in one line."""
+    return f"{moment(record.ts)}  {record.level.lower():<9}  {_told(record)}"
+
+
+def look_json(look: Look, paces: Mapping[str, Pace]) -> dict[str, Any]:
+    """A look as JSON values."""
+    rates = {name: {"cells_per_second": p.cells} for name, p in paces.items()}
+    return {
+        **run_named(look.run),
+        "run": as_json(look.run),
+        "seconds_left": as_json(look.left),
+        "stages": [as_json(stage) | as_json(rates[stage.stage]) for stage in look.stages],
+        "nodes": as_json(look.nodes),
+        "errors": look.error_count,
+        "warnings": look.warning_count,
+        "last_errors": as_json(look.errors),
+    }

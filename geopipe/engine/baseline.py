@@ -1,0 +1,77 @@
+"""The old way: every raster is read whole, and all layers are brought to the whole grid in one process.
+
+It is deprecated, gives the same files, and is kept for one thing: `make bench-memory` measures what it costs. Its
+memory grows with the rasters and with the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+
+import numpy as np
+
+from geopipe.engine.local import Engine, Finish, Keys, Stop, in_process, points_of
+from geopipe.events.emit import context, emit
+from geopipe.events.records import Progress
+from geopipe.grid.grid import Tile
+from geopipe.load import raster
+from geopipe.load.sweep import Held
+from geopipe.merge.tile import BlockRow, marker, merge_tile
+from geopipe.monitoring.recorder import Options
+from geopipe.plan.layers import LayerPlan
+from geopipe.plan.plan import Plan
+from geopipe.resample.cells import to_cells
+from geopipe.resample.locate import canonical_blocks
+from geopipe.resample.methods import Window
+
+
+def old_way(options: Options) -> AbstractContextManager[Engine]:
+    """The old way as an engine."""
+    return in_process(_work, options)
+
+
+def _work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
+    with raster.environment():
+        readers, sparse = raster.Readers(), points_of(plan)
+        whole = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
+        for tile in map(plan.spec.tile, keys.tolist()):
+            with context(tile=tile.key):
+                inside = raster.inside_of(plan, tile, readers)
+                parts = [marker(tile.key, inside), *(_cut(row, tile) for row in whole), *sparse.pop(tile.key, ())]
+                finish(tile, merge_tile(plan.spec, tile, parts))
+                yield tile.key
+            if stop():
+                break
+        readers.close()
+
+
+def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[BlockRow]:
+    """The block rows of a layer for the whole grid, as if it were one tile."""
+    grid, first = plan.grid, plan.first_variable[layer.layer.name]
+    for decision in layer.decisions:
+        source, held = decision.source, dict[int, Held]()
+        for n, variable in enumerate(layer.variables):
+            if variable.word != decision.word:
+                continue
+            if variable.index not in held:
+                held = {variable.index: Held(source, variable.index)}
+                held[variable.index].move(Window(0, 0, source.height, source.width), layer, readers)
+            shape = (grid.height, grid.width)
+            values, valid = np.zeros(shape, variable.dtype), np.zeros(shape, bool)
+            for needs in canonical_blocks(grid, decision, Tile(0, 0, 0, grid.height, grid.width)):
+                read = partial(held[variable.index].cut, layer=layer, readers=readers)
+                made, have = to_cells(read, needs, decision, variable, layer.kind, layer.layer.min_valid)
+                rows = slice(needs.block.row, needs.block.row + needs.block.height)
+                cols = slice(needs.block.col, needs.block.col + needs.block.width)
+                values[rows, cols], valid[rows, cols] = made, True if have is None else have
+            yield BlockRow(0, first + n, decision.rank, values, valid)
+        with context(layer=layer.layer.name):
+            emit(Progress("read", len(plan.keys), grid.cells, 0.0))
+
+
+def _cut(row: BlockRow, tile: Tile) -> BlockRow:
+    rows, cols = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
+    valid = None if row.valid is None else row.valid[rows, cols]
+    return BlockRow(tile.key, row.variable, row.rank, row.values[rows, cols], valid)

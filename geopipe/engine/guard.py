@@ -1,0 +1,219 @@
+"""Notices that the Ray cluster of a run is lost. Ray itself says nothing for a minute, and then ends the process.
+
+A cluster that we start is not lost by what ends us: it hears no signal to our process group.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from typing import Any
+
+import psutil
+import ray
+from ray._private import services
+
+from geopipe.errors import MachineError
+from geopipe.events.emit import emit
+from geopipe.events.records import State
+from geopipe.monitoring import requests
+
+EVERY = 0.5
+"""Seconds between two looks."""
+
+PATIENCE = 30.0
+"""Seconds for which the head of a cluster that we did not start may be away: it may be started again."""
+
+GRACE = 10.0
+"""Seconds in which a run that is interrupted must come out of Ray's core, which may wait for its head there."""
+
+FAREWELL = 20.0
+"""Seconds that Ray has to end its processes, on a machine that has other work, too."""
+
+CURE = "see Ray's logs in /tmp/ray/session_latest/logs; `geopipe run --resume` goes on"
+
+abandoned = threading.Event()
+"""Set where Ray cannot be shut down any more: this process must end without asking it."""
+
+
+class Guard:
+    """Looks after Ray's processes that we start, or after the head of a cluster that was there before.
+
+    Args:
+        starts: whether this process starts them, and is not connected yet.
+    """
+
+    def __init__(self, starts: bool) -> None:
+        self.others = set(psutil.Process().children()) if starts else None
+        self.heads: dict[str, psutil.Process] = {}
+        self.address: str = "" if starts else ray.get_runtime_context().gcs_address
+        self.lost = ""
+        self._answered = time.monotonic()
+        self._armed, self._disarmed, self._interrupted = False, threading.Event(), False
+
+    def look(self, patience: float = 0.0) -> str:
+        """What is lost; empty where nothing is.
+
+        Args:
+            patience: seconds for which the head of somebody else's cluster may be away.
+        """
+        for process in self._started():
+            if (name := _name(process)) in ("gcs_server", "raylet"):
+                self.heads.setdefault(name, process)
+        gone = [name for name, process in self.heads.items() if _is_gone(process)]
+        if gone:
+            self.lost = f"Ray's {' and '.join(gone)} died on this machine"
+        elif self.others is not None or _answers(self.address):
+            self._answered = time.monotonic()
+        elif time.monotonic() - self._answered >= patience:
+            self.lost = f"the head of the Ray cluster at {self.address} does not answer"
+        return self.lost
+
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        """End what the main thread does inside, as a signal would, when the cluster is lost.
+
+        Raises:
+            MachineError: it was.
+        """
+        self._armed = True
+        self._disarmed.clear()
+        try:
+            yield
+        except BaseException as error:
+            if self._interrupted or (isinstance(error, Exception) and self.look()):
+                raise MachineError(self.lost, CURE) from error
+            raise
+        finally:
+            self._armed = False
+            self._disarmed.set()
+
+    def wait(self, work: Callable[[], object], seconds: float) -> None:
+        """Have Ray do `work`, for so long at most and no longer than the cluster is there, whatever comes of it.
+
+        In a thread: Ray's core waits for a head that has just died, and cannot be interrupted there.
+        """
+        if self.look():
+            return
+        thread, end = in_thread(work), time.monotonic() + seconds
+        while thread.is_alive() and time.monotonic() < end and not self.look():
+            thread.join(EVERY)
+
+    def shutdown(self) -> None:
+        """Leave the cluster, and end what we have started of it."""
+        if not self.look():
+            thread = in_thread(ray.shutdown)
+            thread.join(FAREWELL)
+            if not thread.is_alive():
+                return
+        self.abandon()  # Ray would end this process
+
+    def abandon(self) -> None:
+        """Leave a cluster that is lost without asking it; what we have started of it ends."""
+        abandoned.set()
+        for process in self._started():
+            with suppress(psutil.Error):
+                process.kill()
+
+    def watch(self, ended: threading.Event) -> None:
+        """Look again and again, and interrupt the run once; where Ray does not let it go, say its last word."""
+        while not ended.wait(EVERY):
+            if self.look(PATIENCE) and self._armed and not self._interrupted:
+                self._interrupted = True
+                requests.cancel()
+                if not self._disarmed.wait(GRACE):
+                    self._end()
+
+    def _end(self) -> None:
+        """End the process, in which Ray's core waits for its head."""
+        error = MachineError(self.lost, CURE)
+        told = {"type": "MachineError", "message": error.message, "cure": error.cure}
+        emit(State("failed", {"exit_code": error.exit_code, "error": told}))  # it arrives with the next run
+        with suppress(OSError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        self.abandon()
+        os._exit(error.exit_code)
+
+    def _started(self) -> list[psutil.Process]:
+        """Processes that were started by this one since it has a guard."""
+        if self.others is None:
+            return []
+        try:
+            return [p for p in psutil.Process().children() if p not in self.others]
+        except psutil.Error:  # some of them ended between two looks
+            return []
+
+
+class _Apart(services.ConsolePopen):
+    """A process of Ray in a group of its own."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, process_group=0, **options)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Start Ray's processes inside where a terminal that closes, or `timeout`, reaches us and not them.
+
+    Without them a run could not come to an orderly end, and Ray's core would end this process without a word. Ray has
+    no option for it. Where it cannot bind their lives to ours (not on Linux), it ends them by our group: they stay.
+    """
+    before = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = _Apart  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before  # type: ignore[misc]
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    """Begin `work` in a thread, in the context of this one; its errors count for nothing."""
+
+    def run() -> None:
+        with suppress(Exception):
+            work()
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    return thread
+
+
+@contextmanager
+def guarded(starts: bool = False) -> Iterator[Guard]:
+    """A guard of the cluster that this process is connected to, or starts (`starts`)."""
+    guard, ended = Guard(starts), threading.Event()
+    threading.Thread(target=guard.watch, args=(ended,), daemon=True).start()
+    try:
+        yield guard
+    finally:
+        ended.set()
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return True
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True

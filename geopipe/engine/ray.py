@@ -1,0 +1,442 @@
+"""The Ray engine: the only module that builds Ray Datasets.
+
+Both plans make the same groups of block rows and call the same `merge_tile`. The exchange plan moves block rows between
+tasks (`groupby("tile").map_groups`); in the aligned plan a task reads every layer of a tile itself, so that whole
+groups are born in one place and the exchange is elided. Each Ray step is a few lines around a plain function.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.actor import ActorHandle
+from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from geopipe import machine
+from geopipe.engine import heads
+from geopipe.engine.guard import Guard, apart, guarded
+from geopipe.engine.local import Engine, Finish, Keys, Stop
+from geopipe.errors import MachineError, Terminated, find
+from geopipe.events import logs
+from geopipe.events.emit import context, emit
+from geopipe.events.records import RAY_STARTS, Event, Progress
+from geopipe.export import ledger
+from geopipe.grid.grid import Tile
+from geopipe.load import raster, tables
+from geopipe.load.sweep import sweep
+from geopipe.merge.points import SparseRow
+from geopipe.merge.tile import BlockRow, marker, merge_tile, pack, unpack
+from geopipe.monitoring import actor as monitor
+from geopipe.monitoring import prometheus
+from geopipe.monitoring.recorder import Options, deliver_rest, dismiss, forget, join, leave_run
+from geopipe.plan.estimate import Machine
+from geopipe.plan.layers import LayerPlan
+from geopipe.plan.plan import Plan
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, np.ndarray[Any, Any]]
+
+MOST_BLOCKS = 1000
+"""Ray keeps statistics of every block for the whole run; many tiles share a block instead."""
+
+
+@contextmanager
+def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
+    """A Ray cluster: the one that is there, else one of our own that is stopped at the end; with its guard.
+
+    There is one if this process is connected, or at `address`, or at RAY_ADDRESS.
+
+    Raises:
+        MachineError: there is none at the address, or it does not start.
+    """
+    # what Ray Data logs of an error, with its whole stack, reaches the user once, as our error
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        with guarded() as guard:
+            yield guard
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _reach(address)
+    emit(Event(RAY_STARTS))
+    heads.use_token(address)
+    Config.initialize("")  # as Ray does it itself: what the environment said was read when Ray was imported
+    if address == "local":
+        heads.make_token()
+    # of calls whose answer nobody waits for: Ray Data's statistics, of which a dead actor forgets all that it was told
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    own: dict[str, Any] = {}
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        own = {"num_cpus": machine.cpus(), "object_store_memory": object_store_memory, "include_dashboard": False}
+    on_term = signal.getsignal(signal.SIGTERM)
+    with ExitStack() as stack:
+        starting = stack.enter_context(guarded(starts=True)) if own else None
+        try:
+            with apart(), starting.armed() if starting else nullcontext():
+                ray.init(address, logging_level=logging.ERROR, **own)
+        except MachineError:
+            if starting is not None:
+                starting.abandon()
+            raise
+        except (
+            Exception
+        ) as error:  # Ray raises whatever its start scripts met: all of it means that there is no cluster
+            raise MachineError(
+                f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
+            ) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
+        guard = starting or stack.enter_context(guarded())
+        try:
+            yield guard
+        finally:
+            if not guard.look():
+                _join_executors(5.0)
+            guard.shutdown()
+
+
+def _join_executors(seconds: float) -> None:
+    """Wait for the threads of Ray Data, which ends a process at once in which one of them still wants Ray after it."""
+    end = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor-"):
+            thread.join(timeout=max(end - time.monotonic(), 0))
+
+
+def _reach(address: str) -> None:
+    """Refuse host:port where nothing listens, at once; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise MachineError(
+                f"no Ray cluster at {address!r}: {error}", "start one, or correct engine.address or RAY_ADDRESS"
+            ) from None
+
+
+class _Aligned:
+    """A resampling actor: reads all layers of a tile and merges them at once."""
+
+    def __init__(self, plan: Plan, watch: Watch | None, finish: Finish | None, stop: Stop) -> None:
+        self.plan, self.finish, self.stop = plan, finish, stop
+        self.readers = _join_run(watch)
+
+    def __call__(self, batch: Batch) -> Iterator[pa.Table]:
+        for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
+            if self.stop():
+                return
+            with context(tile=tile.key), logs.failures():
+                rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
+                table = merge_tile(self.plan.spec, tile, rows)
+                yield _finished(self.finish, tile, table)
+
+    def __del__(self) -> None:
+        """Ray is about to end this process: a thread that waits for the monitor then would crash in Ray's core."""
+        leave_run()
+
+
+def _read(batch: Batch, plan: Plan, watch: Watch | None) -> Iterator[pa.Table]:
+    """Read one layer in some tiles, or a partition of a table, into block rows for the exchange.
+
+    A task, where the aligned plan has actors: an actor pool would end with each wave, and start anew for the next;
+    tasks come back to the same warm workers, which also merge, so that there are fewer of them.
+    """
+    readers = _join_run(watch)
+    layer, keys = plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
+    with context(layer=layer.layer.name):
+        for row in _rows(plan, layer, int(batch["part"][0]), keys, readers):
+            yield pack(row)
+    machine.release_memory()
+
+
+def _rows(
+    plan: Plan, layer: LayerPlan, part: int, keys: list[int], readers: raster.Readers
+) -> Iterator[BlockRow | SparseRow]:
+    """The block rows, after a marker of each tile: it comes also where nothing follows (see `marker`)."""
+    if layer.table is None and not layer.sweeps:
+        for key in keys:
+            with context(tile=key), logs.failures():
+                yield from raster.read_rows(plan, [layer], plan.spec.tile(key), readers)
+        return
+    for key in keys:
+        yield marker(key, raster.inside_of(plan, plan.spec.tile(key), readers))
+    if layer.table is not None:
+        yield from tables.read(plan, layer, layer.table.partitions[part], keys)
+    else:
+        yield from sweep(plan, layer, keys, readers)
+
+
+def _merge_group(plan: Plan, watch: Watch | None, finish: Finish | None, group: pa.Table) -> pa.Table:
+    """Merge the block rows of one tile."""
+    _join_run(watch)
+    tile = plan.spec.tile(group["tile"][0].as_py())
+    with context(tile=tile.key), logs.failures():
+        return _finished(finish, tile, merge_tile(plan.spec, tile, unpack(plan.spec, group)))
+
+
+def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
+    """The table itself, or the key of the tile that was finished."""
+    if finish is None:
+        return table
+    finish(tile, table)
+    del table
+    machine.release_memory()
+    return pa.table({"done": [tile.key]})
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How the workers of a run are watched, and by which actor."""
+
+    options: Options
+    monitor: ActorHandle = field(compare=False)  # of one actor there are many handles
+
+
+@lru_cache(maxsize=1)
+def _join_run(watch: Watch | None) -> raster.Readers:
+    """The readers of this worker process, which learns once which run it works for and where to report."""
+    raster.environment().__enter__()  # for the life of the process
+    if watch is not None:
+        join(watch.options, monitor.deliver(watch.monitor), _let_go)
+    return raster.Readers()
+
+
+def _let_go() -> None:
+    """Close what this worker process holds of a run that is over: it may live on, idle, as long as the cluster."""
+    _join_run.cache_clear()
+    ledger.close()
+
+
+def never() -> bool:
+    """A run that does not pause."""
+    return False
+
+
+def merge(
+    plan: Plan,
+    keys: Keys | None = None,
+    *,
+    watch: Watch | None = None,
+    finish: Finish | None = None,
+    stop: Stop = never,
+) -> ray.data.Dataset:
+    """The merged table as a Ray Dataset, by the strategy of the plan; lazy, and written nowhere.
+
+    Args:
+        keys: of the tiles; None for all.
+        finish: composed into the merging step, so that a tile need not cross the object store once more to be
+            written; the Dataset then holds the key of each tile, as `done`.
+        stop: asked before each tile of the aligned plan, which then leaves it out.
+    """
+    workers = plan.machine.workers
+    units = _units(plan, plan.keys if keys is None else keys, workers)
+    reads = ray.data.from_arrow(units)
+    context = reads.context
+    context.enable_progress_bars = False
+    context.enable_fallback_to_arrow_object_ext_type = False
+    context.execution_no_progress_timeout_s = 600
+    context.log_internal_stack_trace = False
+    workers = min(workers, len(units))
+    if plan.strategy == "aligned":
+        return _mapped(
+            reads,
+            _Aligned,
+            workers,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            fn_constructor_args=(plan, watch, finish, stop),
+            max_restarts=3,
+            max_task_retries=3,
+        )
+    context.shuffle_compression = None  # type: ignore[assignment]
+    context.shuffle_input_batch_bytes = 32 * 2**20
+    parts = min(plan.estimate.wave_tiles, 4 * workers)
+    rows = _mapped(
+        reads, _read, workers, compute=ray.data.TaskPoolStrategy(size=workers), fn_args=(plan, watch), max_retries=3
+    )
+    groups = rows.groupby("tile", num_partitions=parts)
+    return groups.map_groups(partial(_merge_group, plan, watch, finish), batch_format="pyarrow")
+
+
+def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
+    """What the actors are asked to do, a table for each block of the Dataset: a layer (-1: all), tiles and partition.
+
+    Neighbours go to one actor, which finds their blocks of the sources still in memory. A layer that sweeps is divided
+    among the actors, and no further.
+    """
+    if plan.strategy == "aligned":
+        return [_unit(-1, run) for run in _runs(keys, workers)]
+    units = []
+    for index, layer in enumerate(plan.layers):
+        if layer.table is not None:  # each partition may have points for any tile
+            units += [_unit(index, keys, part) for part in range(len(layer.table.partitions))]
+        else:
+            runs = np.array_split(keys, min(len(keys), workers)) if layer.sweeps else _runs(keys, workers)
+            units += [_unit(index, run) for run in runs]
+    return units
+
+
+def _unit(layer: int, keys: Keys, part: int = 0) -> pa.Table:
+    return pa.table({"layer": [layer], "keys": [keys], "part": [part]})
+
+
+def _runs(keys: Keys, workers: int) -> list[Keys]:
+    """Runs of at most eight neighbours, fewer where there is little to share out, more beyond MOST_BLOCKS of them."""
+    size = max(1, min(8, len(keys) // (16 * workers)), -(-len(keys) // MOST_BLOCKS))
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+def _mapped(reads: ray.data.Dataset, work: Any, workers: int, **how: Any) -> ray.data.Dataset:
+    """Map reads by actors or tasks, one read at a time.
+
+    `how` bounds restarts and retries: Ray's default would go on for ever with a raster that crashes its readers.
+    """
+    with warnings.catch_warnings():
+        # the only way in this release to bound them; the release that drops it is not admitted by our pin
+        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
+        return reads.map_batches(work, batch_size=1, num_cpus=_worker_cpus(workers), **how)
+
+
+def _worker_cpus(workers: int) -> float:
+    """The share of a CPU that each reader holds, so that one CPU stays free for Ray's own tasks."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return round(min(1.0, max(0, cpus - 1) / workers), 3)
+
+
+class _RayEngine:
+    def __init__(self, options: Options, guard: Guard) -> None:
+        self.guard = guard
+        self.watch = Watch(options, monitor.start(options))
+        self.receive = monitor.deliver(self.watch.monitor)
+        self._stages: Mapping[str, Progress] = {}
+
+    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
+        failure = None
+        try:
+            with self.guard.armed():
+                for wave in plan.waves(keys):
+                    yield from _done(merge(plan, wave, watch=self.watch, finish=finish, stop=stop))
+                    if stop():
+                        break
+            self.collect()  # what was counted last is part of the summary
+        except Exception as error:
+            failure = find(error)
+            self.collect()  # where a layer is skipped, what was counted until then is told apart
+            if failure is None:
+                raise
+        if failure is not None:
+            # Ray's error, in the frames that it holds, keeps the actors and their CPUs; a next attempt needs them
+            gc.collect()
+            raise failure
+
+    def collect(self, over: bool = False) -> None:
+        """Have every node deliver what is left, unless the cluster is lost (`over`: as for `_collect`)."""
+        # how the run goes counts more than whether the monitor hears it
+        self.guard.wait(partial(_collect, self.watch, over), 10.0)
+
+    def close(self, wait: float) -> None:
+        """Part from the run's monitor, after what is left is delivered.
+
+        Args:
+            wait: seconds for which it is to be there for a last scrape.
+        """
+        self.collect(over=True)
+
+        def work() -> None:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self.watch.monitor.close.remote(wait), timeout=wait + 2)
+            ray.kill(self.watch.monitor)
+
+        self.guard.wait(work, wait + 4)
+
+    def stages(self) -> Mapping[str, Progress]:
+        """Progress so far; what was known last where the actor does not answer in time."""
+        with suppress(ray.exceptions.RayError):
+            self._stages = cast(Mapping[str, Progress], ray.get(self.watch.monitor.stages.remote(), timeout=2))
+        return self._stages
+
+
+def _done(dataset: ray.data.Dataset) -> Iterator[int]:
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from cast(pa.Table, batch)["done"].to_pylist()
+
+
+@contextmanager
+def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator[Engine]:
+    """Ray as an engine, on the cluster that is there, else on one of our own for the run."""
+    with cluster(address, here.object_store) as guard:
+        with guard.armed():
+            engine = _RayEngine(options, guard)
+        wait = prometheus.LAST_SCRAPE
+        try:
+            yield engine
+        except (KeyboardInterrupt, Terminated):
+            wait = 0.0
+            raise
+        finally:
+            engine.close(wait)
+
+
+def _collect(watch: Watch, over: bool = False) -> None:
+    """Have every node deliver what the workers of the run have not sent yet; what it misses stays on its disk.
+
+    Args:
+        over: the workers are to let go of the run.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_rest)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    there = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
+    calls = [one.remote(watch, over) for one in there]
+    _deliver_rest(watch, over, others=False)  # without a process more; what earlier runs left its driver delivers
+    if calls:
+        ray.wait(calls, num_returns=len(calls), timeout=5)
+
+
+def _deliver_rest(watch: Watch, over: bool, others: bool = True) -> None:
+    if over:
+        dismiss(watch.options, 1.0)
+    deliver_rest(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
+    if over and others:  # the driver does it on its own node
+        forget(watch.options)
+
+
+@contextmanager
+def joined(address: str | None, here: Machine) -> Iterator[Machine]:
+    """The cluster that is there, joined, as what there is to run on; `here` has what the settings ask for."""
+    with cluster(address, here.object_store) as guard:
+        with guard.armed():
+            there = _cluster_machine(here)
+        yield there
+
+
+def _cluster_machine(here: Machine) -> Machine:
+    total = ray.cluster_resources()
+    cpus = int(total.get("CPU", 1))
+    return replace(
+        here,
+        cpus=cpus,
+        workers=here.workers if here.workers != here.cpus else max(1, cpus),
+        memory=int(total.get("memory", here.memory)),
+        object_store=int(total.get("object_store_memory", here.object_store)),
+    )

@@ -1,0 +1,61 @@
+"""How a run says something: core code calls `emit` and the standard `logging`, and knows no sink.
+
+A context (run, attempt, stage, layer, tile) is set once with `context`, and rides on every record made inside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any
+
+from geopipe.events.records import Body
+
+_context: ContextVar[Mapping[str, Any]] = ContextVar("geopipe_context", default=MappingProxyType({}))
+_sinks: list[Callable[[Body], None]] = []
+_handing = threading.local()
+
+
+def subscribe(sink: Callable[[Body], None]) -> Callable[[], None]:
+    """Send every record of this process to `sink`, until the function returned is called."""
+    _sinks.append(sink)
+    return lambda: _sinks.remove(sink) if sink in _sinks else None
+
+
+def emit(body: Body) -> None:
+    """Hand a record to the sinks of this process. It never raises: a run does not fail because it is watched.
+
+    What a sink says itself, by a log for instance, is no record: it would come back to that sink for ever.
+    """
+    if getattr(_handing, "now", False):
+        return
+    _handing.now = True
+    try:
+        for sink in tuple(_sinks):
+            with suppress(Exception):
+                sink(body)
+    finally:
+        _handing.now = False
+
+
+def current() -> Mapping[str, Any]:
+    """The context: any of run_id, attempt, stage, layer and tile."""
+    return _context.get()
+
+
+@contextmanager
+def context(**values: Any) -> Iterator[None]:
+    """Set run_id, attempt, stage, layer or tile for the records made inside."""
+    token = _context.set({**_context.get(), **values})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def set_context(**values: Any) -> None:
+    """Set the context for the rest of this process (a worker is born into its run)."""
+    _context.set({**_context.get(), **values})

@@ -1,0 +1,161 @@
+"""Log records: on standard error as text or JSON, and as records of the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from geopipe.errors import GeopipeError, find_signal
+from geopipe.events.emit import context, current, emit
+from geopipe.events.records import Event, Log, plain
+from geopipe.text import message
+
+SHOWN = ("run_id", "stage", "layer", "tile")
+STAGE_STARTED = "stage_started"
+"""The event that a stage of the run has begun; its context says which."""
+
+_FORMATTER = logging.Formatter()
+
+
+@contextmanager
+def log_stage(logger: logging.Logger, stage: str) -> Iterator[None]:
+    """Tell of begin and end of a stage of the run, with its seconds, or how it failed."""
+    start = time.perf_counter()
+    with context(stage=stage):
+        logger.info("%s started", stage)
+        emit(Event(STAGE_STARTED))
+        try:
+            yield
+        except BaseException as error:
+            seconds = time.perf_counter() - start
+            level, outcome = (logging.WARNING, "cancelled") if find_signal(error) else (logging.ERROR, "failed")
+            logger.log(level, "%s %s after %.2f s", stage, outcome, seconds)
+            emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": outcome}))
+            raise
+        seconds = time.perf_counter() - start
+        log_performance(logger, stage, seconds)
+        emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": "done"}))
+
+
+def log_performance(logger: logging.Logger, operation: str, seconds: float, rows: int = 0, size: int = 0) -> None:
+    """Log what an operation took: seconds, and rows, bytes and rows per second where it made any."""
+    rate = rows / seconds if seconds > 0 else 0.0
+    text = f"{operation} took {seconds:.2f} s"
+    if rows:
+        text += f" for {rows:,} rows, {size:,} bytes ({rate:,.0f} rows/s)"
+    numbers = {"operation": operation, "seconds": round(seconds, 4), "rows": rows, "bytes": size, "rate": round(rate)}
+    logger.info(text, extra={"performance": numbers})
+
+
+def _traceback(record: logging.LogRecord) -> str | None:
+    return _FORMATTER.formatException(record.exc_info) if record.exc_info else None
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of an error as text."""
+    return _FORMATTER.formatException((type(error), error, error.__traceback__))
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Put into the records which tile (or layer) it was that an error of geopipe came from; it is raised on."""
+    try:
+        yield
+    except GeopipeError as error:
+        emit(Log("ERROR", __name__, error.message))
+        raise
+
+
+class _AddContext(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        values = current()
+        for name in SHOWN:
+            if not hasattr(record, name):
+                setattr(record, name, values.get(name))
+        return True
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line. Values that JSON does not know are written as text, never lost."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "ts": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: getattr(record, name, None) for name in SHOWN}
+        line |= getattr(record, "performance", {})
+        line["traceback"] = _traceback(record)
+        return json.dumps(plain({k: v for k, v in line.items() if v is not None}))
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        where = " ".join(
+            f"{name}={getattr(record, name)}" for name in SHOWN[1:] if getattr(record, name, None) is not None
+        )
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname.lower():7} "
+        text += message(record.getMessage()) + (f"  [{where}]" if where else "")
+        traceback = _traceback(record)
+        return text + (f"\n{message(traceback)}" if traceback else "")
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to standard error, whatever that is at the time."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+class _Emitter(logging.Handler):
+    """Makes records of the run out of log records."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            extra = getattr(record, "performance", None)
+            body = Log(record.levelname, record.name, record.getMessage(), _traceback(record), extra)
+        except Exception:  # its arguments do not fit, say: logging tells of it, and the run goes on
+            self.handleError(record)
+        else:
+            emit(body)
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Send the log records of geopipe from `level` on to standard error, as `style` "text" or "json"."""
+    handler = _Stderr()
+    handler.setFormatter(_Json() if style == "json" else _Text())
+    handler.addFilter(_AddContext())
+    handler.setLevel(level)
+    logger = logging.getLogger("geopipe")
+    logger.handlers[:] = [h for h in logger.handlers if isinstance(h, _Emitter)] + [handler]
+    logger.setLevel(min(logging.INFO, handler.level))
+    logger.propagate = False
+
+
+def record_from_now_on() -> Callable[[], None]:
+    """Make records of the run out of what geopipe logs from INFO on, whatever the terminal shows.
+
+    Returns:
+        a function that ends it.
+    """
+    logger = logging.getLogger("geopipe")
+    emitter, before = _Emitter(), logger.level
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    logger.addHandler(emitter)
+
+    def end() -> None:
+        logger.removeHandler(emitter)
+        logger.setLevel(before)
+
+    return end

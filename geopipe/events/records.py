@@ -1,0 +1,154 @@
+"""What a run says of itself: logs, progress, metrics, events and states, as values.
+
+A record is one of these bodies in an envelope: which process made it as its which record, when, and where in the run.
+As a line of JSON it lies in a spool, travels to the monitor, and goes into Postgres (`store`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+from uuid import UUID
+
+from geopipe.redaction import redact
+
+MOST_BITS = 4096
+"""Of an integer as a decimal number; Python writes and reads those of 4300 digits at most."""
+
+DRIVER = "driver_started"
+"""The event that tells which process drives a run."""
+
+RAY_STARTS = "ray_starts"
+"""The event that a Ray is started or joined for a run."""
+
+WHERE = ("run_id", "attempt", "stage", "layer", "tile")
+"""Of the context: where in which run a record was made."""
+
+
+_NEEDED = {"seq": int, "source": str, "ts": float | int, "kind": str, "run_id": str}
+
+
+@dataclass(frozen=True)
+class Log:
+    kind: ClassVar[str] = "log"
+    level: str
+    logger: str
+    message: str
+    traceback: str | None = None
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done since the last such record: `tiles` units of `stage` on `cells` cells, in `seconds` of a worker."""
+
+    kind: ClassVar[str] = "progress"
+    stage: str
+    tiles: int
+    cells: int
+    seconds: float
+    rows: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A sample: `name` says of what, and in which unit its `value` is."""
+
+    kind: ClassVar[str] = "metric"
+    name: str
+    value: float
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened once, with what is worth knowing of it."""
+
+    kind: ClassVar[str] = "event"
+    name: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run has become (one of `states.STATES`), with what the run's row is to know."""
+
+    kind: ClassVar[str] = "state"
+    state: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def new_run_id() -> str:
+    """A UUIDv7: sorts by time, and two starts in one millisecond differ."""
+    stamp = time.time_ns() // 1_000_000
+    value = stamp << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(UUID(int=value))
+
+
+_COUNTS = tuple(f.name for f in fields(Progress) if f.name != "stage")
+
+Body = Log | Progress | Metric | Event | State
+
+
+def line(body: Body, envelope: Mapping[str, Any], where: Mapping[str, Any]) -> str:
+    """A record as a line of JSON, without what is not known.
+
+    Args:
+        envelope: seq, source, ts, worker and node.
+        where: any of WHERE.
+    """
+    told = {**envelope, "kind": body.kind, **{name: where[name] for name in WHERE if where.get(name) is not None}}
+    told |= {f.name: value for f in fields(body) if (value := getattr(body, f.name)) is not None}
+    return json.dumps(plain(told)) + "\n"
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The record of a line.
+
+    Raises:
+        ValueError: it is no whole record, as the last line of a process that died may be.
+    """
+    try:
+        told = json.loads(text)
+    except RecursionError:
+        told = None
+    if not isinstance(told, dict) or not all(isinstance(told.get(name), kind) for name, kind in _NEEDED.items()):
+        raise ValueError(f"no record: {text[:80]!r}")
+    if told["kind"] == Progress.kind and not all(isinstance(told.get(name), int | float) for name in _COUNTS):
+        raise ValueError(f"progress without numbers: {text[:200]!r}")
+    return told
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: others, and numbers that JSON cannot hold, become text and are never lost.
+
+    Secrets in texts are hidden: this is how a record, or a line of the log, leaves its process.
+    """
+    numpy = sys.modules.get("numpy")  # where it is not loaded nothing is of its types, and `geopipe db` need not wait
+    if numpy is not None and isinstance(value, numpy.generic):
+        value = value.item()  # a count of NumPy's is a number, too
+    if isinstance(value, Mapping):
+        return {_text(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return hex(value)
+    return value if value is None or isinstance(value, int | float | bool) else _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return redact(str(value))
+    except Exception:  # whatever it is that cannot say what it is
+        return f"<{type(value).__name__}>"

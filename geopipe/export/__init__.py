@@ -1,0 +1,1 @@
+"""From merged tiles to a committed table: files, receipts, manifest, publication."""

@@ -1,0 +1,179 @@
+"""Receipts of a run at work: every process notes its own, durably, so that a run may die at any moment and go on.
+
+A journal is a file of one process, with a receipt per line, behind the line's CRC-32. The last line of a journal whose
+process died may be torn, and a disk may damage any: such a line is dropped, and its tile is done again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geopipe.export.tiles import CSV_PARTS, FORMATS, File, Receipt, fault, sync, write_tile
+from geopipe.grid.grid import Tile
+from geopipe.plan.plan import Plan
+
+JOURNALS = "receipts"
+TILE = re.compile(rb'\{"tile": (\d+), ')
+
+
+def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, table: pa.Table) -> None:
+    """Write a merged tile, and note that it is there: all that becomes of it in a run.
+
+    Args:
+        folder: of the staged run.
+        chunk_size: rows that are formatted as CSV at a time.
+    """
+    write_tile(plan, folder, chunk_size, tile, table, partial(note, Path(folder)))
+
+
+def finisher(plan: Plan, folder: Path, chunk_size: int) -> partial[None]:
+    """`finish_tile` for a plan, to be pickled to every worker."""
+    return partial(finish_tile, plan, str(folder), chunk_size)
+
+
+_open: dict[Path, TextIO] = {}
+
+
+def note(folder: Path, receipt: Receipt) -> None:
+    """Append a receipt to this process's journal, durably."""
+    journal = _open.get(folder)
+    if journal is None or not os.path.exists(journal.name):  # a run that starts over makes the folder anew
+        close()
+        name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}.jsonl"  # names sort by time
+        try:
+            journal = _open[folder] = open(folder / JOURNALS / name, "a", encoding="utf-8")  # noqa: SIM115 - kept open
+            sync(folder / JOURNALS)
+        except OSError as error:
+            raise fault(error, folder / JOURNALS / name) from error
+    try:
+        line = receipt.line()
+        journal.write(f"{zlib.crc32(line.encode()):08x} {line}")
+        journal.flush()
+        os.fsync(journal.fileno())
+    except OSError as error:
+        raise fault(error, Path(journal.name)) from error
+
+
+def close() -> None:
+    """Close the journal of this process; the next receipt opens another."""
+    while _open:
+        with suppress(OSError):  # a full disk: of a line that could not be written, `note` has raised an error
+            _open.popitem()[1].close()
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where the newest receipt of each tile stands: the number of its journal (-1: there is none) and the offset in it.
+
+    It holds 12 bytes for each tile, and the receipts themselves stay on disk.
+    """
+
+    journals: tuple[Path, ...]
+    journal: NDArray[np.int32]
+    offset: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, folder: Path, tiles: int) -> Ledger:
+        """The ledger of a staged run of so many tiles; a line that is no receipt counts for nothing.
+
+        Raises:
+            OSError: a journal cannot be read, or is gone.
+        """
+        journals = tuple(sorted((folder / JOURNALS).glob("*.jsonl")))
+        made = cls(journals, np.full(tiles, -1, np.int32), np.zeros(tiles, np.int64))
+        for number, path in enumerate(journals):
+            offset = 0
+            with open(path, "rb") as lines:
+                for line in lines:
+                    key = TILE.match(_text(line))  # a receipt is parsed when it is wanted
+                    if key and int(key[1]) < tiles:
+                        made.journal[int(key[1])], made.offset[int(key[1])] = number, offset
+                    offset += len(line)
+        return made
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """By tile: whether there is a receipt."""
+        return np.asarray(self.journal >= 0)
+
+    def receipts(self) -> Iterator[Receipt]:
+        """In the order of the tiles, one at a time."""
+        files = [open(path, "rb") for path in self.journals]  # noqa: SIM115 - closed below
+        try:
+            for key in np.flatnonzero(self.done):
+                file = files[self.journal[key]]
+                file.seek(self.offset[key])
+                yield Receipt.parse(_text(file.readline()))
+        finally:
+            for file in files:
+                file.close()
+
+    def intact(self, folder: Path) -> NDArray[np.bool_]:
+        """By tile: whether every file of its receipt is there, with its size."""
+        found = self.done.copy()
+        for receipt in self.receipts():
+            found[receipt.tile] = all(_is_whole(folder, file) for file in receipt.files)
+        return found
+
+
+def _text(line: bytes) -> bytes:
+    """What a line of a journal says behind its checksum; nothing where that does not hold."""
+    checksum, _, text = line.partition(b" ")
+    return text if checksum == b"%08x" % zlib.crc32(text) else b""
+
+
+def _is_whole(folder: Path, file: File) -> bool:
+    """Whether a file of a receipt is where a tile's files are, with its size."""
+    parts = Path(file.path).parts
+    try:
+        return (
+            ".." not in parts
+            and parts[0] in (*FORMATS, CSV_PARTS)
+            and os.stat(folder / file.path).st_size == file.bytes
+        )
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def ranges(keys: Iterable[int], most: int = 5) -> str:
+    """Tiles in a message: 3, 5-9, 12 and so on."""
+    parts: list[list[int]] = []
+    for key in keys:
+        if parts and key == parts[-1][1] + 1:
+            parts[-1][1] = key
+        else:
+            parts.append([key, key])
+    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts[:most])
+    return shown + (f" and {len(parts) - most:,} more ranges" if len(parts) > most else "")
+
+
+def differences(one: object, other: object, where: str = "") -> Iterator[str]:
+    """What differs between two JSON values, as "place: one -> other"."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            yield from differences(one.get(key), other.get(key), f"{where}.{key}" if where else key)
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from differences(a, b, f"{where}[{index}]")
+    elif one != other:
+        yield f"{where}: {_short(one)} -> {_short(other)}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,250 @@
+"""A finished table as objects in a store: S3, Google Cloud Storage or Azure, all by way of pyarrow.
+
+An object store has no rename. So a run works and commits in a folder, and what stands there is sent: every file under
+its final key, then the manifest and the settings, `_SUCCESS` last. While there is no `_SUCCESS` there is no table.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from geopipe.errors import MachineError, PlanError, SettingsError
+from geopipe.export import commit
+from geopipe.export.commit import MANIFEST, SETTINGS, SUCCESS
+from geopipe.export.tiles import FORMATS, Receipt, is_ours
+from geopipe.layers import uris
+
+CHUNK = 10 * 2**20
+"""Bytes that are read and sent at a time: a part of pyarrow's uploads to S3."""
+
+THREADS = 4
+"""Files that are sent at a time; each holds about two chunks in memory."""
+
+AGAIN = "run its settings again with --overwrite"
+
+GIVE_UP = "retry_limit_seconds"
+"""pyarrow's option of a gs:// URI; without it Google's library tries for a quarter of an hour."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prefix in an object store. `root` is bucket/prefix, as `fs` takes it."""
+
+    uri: str
+    fs: FileSystem
+    root: str
+
+    def path(self, name: str) -> str:
+        """The path for `fs` of an object under the prefix."""
+        return f"{self.root}/{name}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is under a prefix: the `_SUCCESS` of a finished run, how many objects, which of the manifest are not."""
+
+    uri: str
+    finished: dict[str, Any] | None
+    objects: int
+    missing: tuple[str, ...]
+
+
+def connect(uri: str) -> Store:
+    """The store of a URI, with the options in its query and the credentials of the environment.
+
+    Raises:
+        SettingsError: it is no URI of an object store, or there is a secret in it.
+        MachineError: the store does not answer.
+    """
+    if problem := uris.store_problem(uri):
+        raise SettingsError(f"the URI of the output cannot be used: {problem}", "correct it")
+    asked = uri
+    if uri.startswith("g") and GIVE_UP not in uri:
+        asked += f"{'&' if '?' in uri else '?'}{GIVE_UP}=30"
+    with _reported(uri):
+        try:
+            fs, root = FileSystem.from_uri(asked)
+        except pa.ArrowInvalid as error:
+            raise SettingsError(f"run.output = {uri} is not understood: {error}", "correct it") from None
+    return Store(uri, fs, root.rstrip("/"))
+
+
+def check(store: Store, overwrite: bool) -> None:
+    """Refuse a prefix that cannot or must not be used. Nothing is written.
+
+    Raises:
+        PlanError: it holds a finished run (without `overwrite`), or objects that are not geopipe's.
+        MachineError: it cannot be listed.
+    """
+    found, done = listing(store), is_finished(store)
+    files = _files(found)
+    # what a run that was not sent to its end has left may be taken over; others have a settings.toml, too
+    ours = files | ({MANIFEST, SETTINGS} if files else set())
+    strange = set() if done else {name.partition("/")[0] for name in found.keys() - ours}
+    commit.refuse(store.uri, done, strange, files, overwrite)
+
+
+def listing(store: Store) -> dict[str, int]:
+    """The size of each object under the prefix, by its name there.
+
+    Raises:
+        MachineError: there is no such bucket, or it cannot be listed.
+    """
+    with _reported(store.uri):
+        infos = store.fs.get_file_info(FileSelector(store.root, recursive=True, allow_not_found=True))
+        bucket = store.root.partition("/")[0]
+        if not infos and store.fs.get_file_info(bucket).type is FileType.NotFound:
+            raise FileNotFoundError(f"there is no bucket or container {bucket}")
+    return {i.path.removeprefix(store.path("")): i.size for i in infos if i.type is FileType.File}
+
+
+def finished(store: Store) -> dict[str, Any] | None:
+    """What `_SUCCESS` says, where a finished run of geopipe is here.
+
+    Raises:
+        PlanError: it is geopipe's, and damaged.
+        MachineError: the store does not answer.
+    """
+    with _reported(store.uri):
+        try:
+            with store.fs.open_input_stream(store.path(SUCCESS), compression=None) as stream:
+                return commit.success_of(stream.read(), store.path(SUCCESS))
+        except FileNotFoundError:
+            return None
+
+
+def is_finished(store: Store) -> bool:
+    """Whether a finished run of geopipe is here, though its `_SUCCESS` may be damaged."""
+    try:
+        return finished(store) is not None
+    except PlanError:
+        return True
+
+
+def publish(store: Store, folder: Path, overwrite: bool) -> None:
+    """Send the finished run in a folder; after a crash at any line it can be called again, and sends all again.
+
+    `_SUCCESS` goes first and comes last. What an older run left under our names, and this one does not name, is deleted
+    when the new table stands.
+
+    Raises:
+        PlanError: meanwhile another run has finished there (without `overwrite`).
+        MachineError: the store does not take an object. The folder is as it was.
+    """
+    try:
+        with open(folder / MANIFEST, "rb") as lines:
+            sizes = _sizes(lines, str(folder / MANIFEST))
+    except OSError as error:
+        raise MachineError(f"{folder / MANIFEST} cannot be read: {error.strerror}", AGAIN) from error
+    try:
+        there = finished(store)
+    except PlanError:
+        there = {}  # damaged
+    if there is None or there != commit.finished(folder):
+        commit.refuse(store.uri, there is not None, (), (), overwrite)
+        if there is not None:
+            _delete(store, SUCCESS)
+        _send(store, folder, sizes)
+        lacking = missing(sizes, listing(store))
+        if lacking:
+            raise MachineError(
+                f"{store.uri} has not {len(lacking):,} objects that were sent ({', '.join(lacking[:3])})",
+                "see that nobody else writes there, then send them again with --resume",
+            )
+        for name in (MANIFEST, SETTINGS, SUCCESS):
+            _send(store, folder, (name,))
+    for name in _files(listing(store)) - sizes.keys():
+        if is_ours(name.rpartition("/")[2]):
+            _delete(store, name)
+
+
+def status(uri: str) -> Stored:
+    """What is under a prefix.
+
+    Raises:
+        PlanError: there is no run of geopipe, finished or not.
+    """
+    store = connect(uri)
+    found, done = listing(store), finished(store)
+    if done is None and not _files(found):
+        raise PlanError(f"{uri} holds no run of geopipe", "give the output of a run (run.output in its settings)")
+    lacking: tuple[str, ...] = ()
+    if done is not None and MANIFEST not in found:
+        lacking = (MANIFEST,)
+    elif done is not None:
+        with _reported(uri), store.fs.open_input_stream(store.path(MANIFEST), compression=None) as stream:
+            lacking = missing(_sizes(io.BufferedReader(stream), store.path(MANIFEST)), found)
+    return Stored(uri, done, len(found), lacking)
+
+
+def missing(sizes: Mapping[str, int], found: Mapping[str, int]) -> tuple[str, ...]:
+    """Which objects of a manifest are not there, or not with their size."""
+    return tuple(name for name, size in sizes.items() if found.get(name) != size)
+
+
+def _sizes(lines: Iterable[bytes], where: str) -> dict[str, int]:
+    """The files that a manifest names with their sizes; one that tiles share is as long as its last part reaches.
+
+    Raises:
+        PlanError: it is damaged.
+    """
+    sizes: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            receipt = Receipt.parse(line)
+        except ValueError as error:
+            raise PlanError(f"{where} is damaged: line {number} is no receipt: {error}", AGAIN) from None
+        for file in receipt.files:
+            sizes[file.path] = max(sizes.get(file.path, 0), file.offset + file.bytes)
+    return sizes
+
+
+def _files(found: Iterable[str]) -> set[str]:
+    """What lies in the folders of the formats, ours or not."""
+    return {name for name in found if name.partition("/")[0] in FORMATS}
+
+
+def _send(store: Store, folder: Path, names: Iterable[str]) -> None:
+    with _reported(store.uri), ThreadPoolExecutor(THREADS) as pool:
+        jobs = [pool.submit(_put, store, folder, name) for name in names]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is on its way arrives whole, the rest does not start
+            raise
+
+
+def _put(store: Store, folder: Path, name: str) -> None:
+    # without compression=None pyarrow goes by the name, and compresses what is compressed
+    with open(folder / name, "rb") as source, store.fs.open_output_stream(store.path(name), compression=None) as sink:
+        while data := source.read(CHUNK):
+            sink.write(data)
+            sink.flush()  # waits for the part: pyarrow sends in the background, and would hold the whole file
+
+
+def _delete(store: Store, name: str) -> None:
+    with _reported(store.uri):
+        store.fs.delete_file(store.path(name))  # in S3 an empty object stays, named as the folder: readers pass it over
+
+
+@contextmanager
+def _reported(uri: str) -> Iterator[None]:
+    """Errors of pyarrow and its libraries as one of ours."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise MachineError(
+            f"{uri} cannot be used: {' '.join(str(error).split())}",
+            "see that the bucket exists, that endpoint_override, scheme and region in the URI are right, and that the "
+            "environment has credentials that may list, read, write and delete there (AWS_ACCESS_KEY_ID, ...)",
+        ) from error

@@ -1,0 +1,303 @@
+"""How a tile becomes files: written under a temporary name, synced, and renamed to a name that comes from the tile."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from geopipe.errors import MachineError
+from geopipe.events.emit import emit
+from geopipe.events.records import Progress
+from geopipe.export.writers import CSV_SUFFIX, partitions, write_csv, write_parquet
+from geopipe.grid.grid import Tile
+from geopipe.plan.plan import Plan
+
+FORMATS = ("parquet", "csv")
+
+ONE_CSV = "table"
+"""The name of the CSV file that holds all tiles, without its suffix."""
+
+CSV_PARTS = "csv_parts"
+"""Where the CSV of tiles waits to become one file; the folder is not published."""
+
+PARTIAL = ".tmp"
+"""How the name of a file ends that is not whole yet."""
+
+STARTED = time.time_ns()
+"""When this process began to write."""
+
+TELL_EVERY = 0.2
+"""Seconds between records of progress inside a tile, whatever the chunk."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One committed file; `path` is relative to the output folder.
+
+    Of a file that several tiles share it is the part of one tile: `bytes` from `offset` on, with a sha256 of its own.
+    """
+
+    path: str
+    bytes: int
+    sha256: str
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was committed for one tile. `columns` has min, max and nulls of each variable."""
+
+    tile: int
+    rows: int
+    files: tuple[File, ...]
+    columns: dict[str, dict[str, Any]]
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def parse(cls, line: str | bytes) -> Receipt:
+        """The receipt that `line` gave.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            data = json.loads(line)
+            receipt = cls(data["tile"], data["rows"], tuple(File(**f) for f in data["files"]), data["columns"])
+            counts = [receipt.tile, receipt.rows, *(n for f in receipt.files for n in (f.bytes, f.offset))]
+            for column in receipt.columns.values():
+                counts.append(column["nulls"])
+                _ = [float(column[end]) for end in ("min", "max") if column[end] is not None]
+            if not all(isinstance(count, int) and 0 <= count < 1 << 63 for count in counts):
+                raise ValueError("a count is no whole number")
+            if not all(isinstance(f.path, str) and isinstance(f.sha256, str) for f in receipt.files):
+                raise ValueError("a path or a checksum is no text")
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from None
+        return receipt
+
+
+def tile_name(plan: Plan, tile: Tile) -> str:
+    """The file name of a tile without its suffix; names sort in the order of the tiles."""
+    rows, cols = plan.grid.tiling(plan.options.window_size)
+    row, col = tile.row // plan.options.window_size, tile.col // plan.options.window_size
+    return f"tile-r{row:0{len(str(rows - 1))}d}-c{col:0{len(str(cols - 1))}d}"
+
+
+def totals(receipts: Sequence[Receipt]) -> dict[str, int]:
+    """Rows, files and bytes in all."""
+    files = [f for r in receipts for f in r.files]
+    return {
+        "rows": sum(r.rows for r in receipts),
+        "files": len({f.path for f in files}),
+        "bytes": sum(f.bytes for f in files),
+    }
+
+
+def is_ours(name: str) -> bool:
+    """Whether a run gives a file in the folder of a format such a name."""
+    return name.startswith("tile-") or name in {ONE_CSV + suffix for suffix in CSV_SUFFIX.values()}
+
+
+def write_tile(
+    plan: Plan,
+    staging: str,
+    chunk_size: int,
+    tile: Tile,
+    table: pa.Table,
+    note: Callable[[Receipt], None] = lambda receipt: None,
+) -> Receipt:
+    """Write one tile in every format, durably, under its final name in the staging folder.
+
+    Beside the table it holds a row group or a chunk at a time.
+
+    Args:
+        chunk_size: rows that are formatted as CSV at a time.
+        note: keeps the receipt, before anybody is told that the tile is done.
+
+    Raises:
+        MachineError: a file cannot be written.
+        RunError: there are too many values to make a folder for each.
+    """
+    name, progress = tile_name(plan, tile), _Progress(tile, table.num_rows)
+    files: list[File] = []
+    for form in plan.options.formats:
+        if form == "parquet":
+            for folder, rows in partitions(plan, tile, table):
+                with _new_file(Path(staging), f"parquet/{folder}{name}.parquet", files) as sink:
+                    write_parquet(plan, table, sink, rows)
+        else:
+            one, codec = plan.options.layout.csv_files == "one", plan.options.compress
+            headed = not one or tile.key == int(plan.keys[0])
+            with _new_file(Path(staging), f"{CSV_PARTS if one else 'csv'}/{name}{CSV_SUFFIX[codec]}", files) as sink:
+                write_csv(table, sink, codec, chunk_size, headed, progress.chunk)
+    bounds = {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
+    receipt = Receipt(tile.key, table.num_rows, tuple(files), bounds)
+    note(receipt)
+    progress.end(sum(f.bytes for f in files))
+    return receipt
+
+
+class _Progress:
+    """Progress of one tile, told while it is written: its records add up to the tile."""
+
+    def __init__(self, tile: Tile, rows: int) -> None:
+        self.tile, self.rows, self.written, self.told = tile, rows, 0, 0
+        self.last = time.perf_counter()
+
+    def chunk(self, rows: int) -> None:
+        """So many rows more are formatted."""
+        self.written += rows
+        if time.perf_counter() - self.last >= TELL_EVERY:
+            self._tell(0, 0)
+
+    def end(self, size: int) -> None:
+        """The tile is written, in `size` bytes."""
+        self.written = self.rows
+        self._tell(1, size)
+
+    def _tell(self, tiles: int, size: int) -> None:
+        now, new = time.perf_counter(), self.written - self.told
+        done, before = (rows * self.tile.cells // max(self.rows, 1) for rows in (self.written, self.told))
+        cells = self.tile.cells - before if tiles else done - before
+        emit(Progress("write", tiles, cells, now - self.last, new, size))
+        self.last, self.told = now, self.written
+
+
+@contextmanager
+def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]:
+    """A file to write under a temporary name; it is durable before it gets its own, and is added to `files`."""
+    path = staging / name
+    # containers repeat pids: a file is never another process's, of this run or of one that died
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{STARTED}{PARTIAL}")
+    try:
+        if path.parent != staging / name.partition("/")[0]:
+            path.parent.mkdir(exist_ok=True)
+            sync(path.parent.parent)
+        with open(partial, "wb") as raw:
+            sink = _Hashing(raw)
+            yield sink
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(partial, path)
+        sync(path.parent)
+    except OSError as error:
+        raise fault(error, path) from error
+    files.append(File(name, sink.size, sink.digest.hexdigest()))
+
+
+class _Hashing:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.raw, self.digest, self.size, self.closed = raw, hashlib.sha256(), 0, False
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.raw.write(data)
+
+    def flush(self) -> None:
+        self.raw.flush()
+
+    def tell(self) -> int:
+        return self.size
+
+    def close(self) -> None:
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+def join_csv(staging: Path, plan: Plan, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """Make one CSV file of those of the tiles; yields the receipts that name their parts of it.
+
+    What is compressed needs no second look: members of gzip and frames of zstd may follow each other. The files of the
+    tiles stay where they are, so that it can be done again after a crash.
+
+    Args:
+        receipts: of all tiles, in their order; the file of the first tile has the header.
+
+    Raises:
+        MachineError: the file cannot be written, or one of a tile is not what its receipt says.
+    """
+    name = f"csv/{ONE_CSV}{CSV_SUFFIX[plan.options.compress]}"
+    with _new_file(staging, name, []) as sink:
+        for receipt in receipts:
+            files = []
+            for file in receipt.files:
+                if file.path.startswith(f"{CSV_PARTS}/"):
+                    offset = sink.size
+                    _copy(staging, file, sink)
+                    file = replace(file, path=name, offset=offset)
+                files.append(file)
+            yield replace(receipt, files=tuple(files))
+
+
+def _copy(staging: Path, file: File, sink: _Hashing) -> None:
+    digest, left = hashlib.sha256(), file.bytes
+    with open(staging / file.path, "rb") as source:
+        while left and (data := source.read(min(left, 1 << 20))):
+            digest.update(data)
+            sink.write(data)
+            left -= len(data)
+    if digest.hexdigest() != file.sha256:
+        raise MachineError(
+            f"{staging / file.path} is not what was written: {file.bytes:,} bytes with the sha256 "
+            f"{file.sha256[:16]}... are expected, and {digest.hexdigest()[:16]}... is found",
+            "check the disk, then start the run again",
+        )
+
+
+def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:
+    """Min and max as JSON values (an infinite one as text, which JSON's numbers do not know), and the nulls."""
+    ends = {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in pc.min_max(column).as_py().items()}
+    return {"min": ends["min"], "max": ends["max"], "nulls": column.null_count}
+
+
+def sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fault(error: OSError, path: Path) -> MachineError:
+    """The error to raise where a file cannot be written."""
+    free = shutil.disk_usage(existing(path)).free
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(
+            f"the disk is full: {path} could not be written, {free:,} bytes are free", "make room, then start again"
+        )
+    return MachineError(f"{path} cannot be written: {error.strerror}", "choose another folder, or mend it")
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path

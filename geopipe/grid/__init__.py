@@ -1,0 +1,1 @@
+"""The target grid and the geometry around it."""

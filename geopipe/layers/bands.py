@@ -1,0 +1,200 @@
+"""Which bands of a file become the variables of a layer, and what their columns are called. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from geopipe.errors import SourceError
+from geopipe.layers import times
+from geopipe.layers.layer import Band, Header, Layer
+
+
+def choose(layer: Layer, headers: Sequence[Header]) -> list[tuple[Header, tuple[Band, ...]]]:
+    """Each file of a layer with its band for each variable.
+
+    Raises:
+        SourceError: a file lacks what the layer asks for, or the files give other variables.
+    """
+    files = [(header, of_file(layer, header)) for header in headers]
+    (first, bands), *others = files
+    for header, found in others:
+        if len(found) != len(bands) or (len(bands) > 1 and any(map(_differ, bands, found))):
+            raise SourceError(
+                f"layer {layer.name}: {header.uri} has {_listed(found)}; {first.uri} has {_listed(bands)}",
+                "files of one layer must have the same bands and steps; choose them with bands, time or level, "
+                "or make a layer of each",
+                layer.name,
+            )
+    return files
+
+
+def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
+    """The band of each variable that the layer takes from this file, mended by what its settings override.
+
+    Where the layer reduces, the first band of those that are reduced to one stands for it, with the others in `more`.
+    """
+    chosen = [named(layer, header, wanted) for wanted in layer.bands] or [b for b in header.bands if not b.alpha]
+    if layer.variable and len({b.variable for b in chosen}) > 1:
+        chosen = [b for b in chosen if b.variable.casefold() == layer.variable.casefold()]
+    chosen = _at(layer, header, chosen, "time", [b.step for b in chosen], layer.time)
+    chosen = _at(layer, header, chosen, "level", [b.level for b in chosen], layer.level)
+    for band in chosen:
+        if band.dtype.startswith("complex"):
+            raise SourceError(
+                f"layer {layer.name}: band {band.index} of {header.uri} has the complex type {band.dtype}",
+                "write its amplitude or phase to a real band first",
+                layer.name,
+            )
+        if layer.bits is not None:
+            _check_bits(layer, header, band, layer.bits)
+    mended = [
+        replace(
+            band,
+            nodata=layer.nodata if layer.nodata is not None else band.nodata,
+            missing=() if layer.nodata is not None else band.missing,
+            scale=layer.scale if layer.scale is not None else band.scale if layer.unpack else 1.0,
+            offset=layer.offset if layer.offset is not None else band.offset if layer.unpack else 0.0,
+            unit=layer.unit if layer.unit is not None else band.unit,
+            bits=layer.bits,
+        )
+        for band in chosen
+    ]
+    return tuple(_reduced(layer, mended, layer.reduce) if layer.reduce else mended)
+
+
+def _check_bits(layer: Layer, header: Header, band: Band, bits: tuple[int, int]) -> None:
+    own = np.dtype(band.dtype)
+    if own.kind not in "iu" or not 0 <= bits[0] <= bits[1] < 8 * own.itemsize:
+        allowed = (
+            f"from 0 to {8 * own.itemsize - 1}, the lower one first" if own.kind in "iu" else "of whole numbers only"
+        )
+        raise SourceError(
+            f"layer {layer.name}: bits = {list(bits)} cannot be taken out of band {band.index} of {header.uri}, "
+            f"which is {band.dtype}",
+            f"correct bits = of the layer {layer.name}: they are {allowed}",
+            layer.name,
+        )
+
+
+def named(layer: Layer, header: Header, wanted: int | str) -> Band:
+    """The band of this number, or of this description: all of it, else whole words of it ("665" of "B4 (665 nm)").
+
+    Raises:
+        SourceError: there is none, or there are several.
+    """
+    if isinstance(wanted, int):
+        found = [b for b in header.bands if b.index == wanted]
+    else:
+        text = wanted.strip().casefold()
+        said = [b for b in header.bands if text and b.description.strip()]
+        found = [b for b in said if b.description.strip().casefold() == text]
+        words = re.compile(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])")
+        found = found or [b for b in said if words.search(b.description.casefold())]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SourceError(
+            f"layer {layer.name}: {wanted!r} may be several bands of {header.uri}: {_numbered(found)}",
+            f"name one of them in bands = of the layer {layer.name}, or give its number",
+            layer.name,
+        )
+    raise SourceError(
+        f"layer {layer.name}: {header.uri} has no band {wanted!r}; it has {_numbered(header.bands)}",
+        f"correct bands = of the layer {layer.name}",
+        layer.name,
+    )
+
+
+def _numbered(bands: Iterable[Band]) -> str:
+    return ", ".join(f"{b.index}" + (f" ({b.description})" if b.description else "") for b in bands)
+
+
+def _at(
+    layer: Layer, header: Header, bands: list[Band], key: str, texts: Sequence[str], wanted: Sequence[str]
+) -> list[Band]:
+    """The bands whose time or level (`key`; their `texts`) is one of those wanted; all where none is."""
+    if not wanted:
+        return bands
+    if not any(texts):
+        raise SourceError(
+            f"layer {layer.name}: the bands of {header.uri} have no {key}",
+            f"leave out {key} = and choose them with bands =",
+            layer.name,
+        )
+    for one in wanted:
+        if not any(times.matches(text, one) for text in texts if text):
+            have = list(dict.fromkeys(t for t in texts if t))
+            shown = ", ".join(have) if len(have) <= 12 else f"{len(have)}, from {have[0]} to {have[-1]}"
+            raise SourceError(
+                f"layer {layer.name}: {header.uri} has no {key} {one!r}; it has {shown}",
+                f"correct {key} = of the layer {layer.name}; geopipe inspect shows each",
+                layer.name,
+            )
+    return [
+        band
+        for band, text in zip(bands, texts, strict=True)
+        if text and any(times.matches(text, one) for one in wanted)
+    ]
+
+
+def _reduced(layer: Layer, bands: Sequence[Band], rule: str) -> list[Band]:
+    """One band for each variable and level, with its other times in `more`; over the levels where time stands still."""
+    over_time = len({b.step for b in bands}) > 1
+    groups: dict[tuple[str, str], list[Band]] = {}
+    for band in bands:
+        groups.setdefault((band.variable, band.level if over_time else ""), []).append(band)
+    for first, *more in groups.values():
+        if any(b.dtype != first.dtype for b in more):
+            raise SourceError(
+                f"layer {layer.name}: the bands to reduce have different types: "
+                + ", ".join(f"{b.index} {b.dtype}" for b in (first, *more)),
+                "choose bands of one type with bands =",
+                layer.name,
+            )
+    return [
+        replace(
+            first,
+            step=times.span([b.step for b in (first, *more)]),
+            level=times.span([b.level for b in (first, *more)]),
+            more=tuple(more),
+            reduce=rule,
+        )
+        for first, *more in groups.values()
+    ]
+
+
+def _differ(one: Band, other: Band) -> bool:
+    """Whether two bands belong to variables of other names; what is reduced may come from other times."""
+    return (one.variable, one.level) != (other.variable, other.level) or (not one.reduce and one.step != other.step)
+
+
+def _listed(bands: Sequence[Band]) -> str:
+    """Bands for a message: how many, and where the first is."""
+    places = [" ".join(filter(None, (b.variable, b.level, b.step))) for b in bands]
+    return f"{len(bands)} bands" + (f" ({places[0]} to {places[-1]})" if any(places) else "")
+
+
+def columns(layer: Layer, bands: Sequence[Band]) -> tuple[str, ...]:
+    """The names of the layer's columns: its own, and with several bands that and what tells the band from the others.
+
+    That is its variable, level and time where the file says them, else its description where that is a plain word, else
+    its number.
+    """
+    if len(bands) == 1:
+        return (layer.name,)
+    places = [(b.variable, b.level, "" if b.reduce else b.step) for b in bands]
+    telling = [i for i in range(3) if len({place[i] for place in places}) > 1]
+    labels = ["_".join(times.word(place[i]) for i in telling if place[i]) for place in places]
+    if not all(labels) or len(set(labels)) < len(labels):
+        labels = [_label(band) for band in bands]
+    return tuple(f"{layer.name}_{label}" for label in labels)
+
+
+def _label(band: Band) -> str:
+    """A band in a column's name: its description where that is a plain word, else its number."""
+    text = band.description.strip().lower()
+    return text if text.replace("_", "").isalnum() and text.isascii() else str(band.index)

@@ -1,0 +1,1 @@
+"""Opening and reading rasters, tables and vector files."""

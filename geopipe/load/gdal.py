@@ -1,0 +1,182 @@
+"""Names as open datasets: files, URIs, and the variables inside files; with what they say of time and level."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+
+import numpy as np
+from affine import Affine
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+
+from geopipe.errors import SourceError
+from geopipe.layers import times
+from geopipe.layers.access import NOTHING, Access
+from geopipe.layers.uris import Subdataset, file_of, in_gdal, is_remote, subdataset
+from geopipe.load.messages import listening, refusing_damage
+from geopipe.load.opening import open_dataset
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+"""What rasterio raises of GDAL's errors; of the second kind it does not mean to let any out, and does."""
+
+NETWORK = {
+    "GDAL_HTTP_CONNECTTIMEOUT": 5,  # seconds
+    "GDAL_HTTP_LOW_SPEED_TIME": 10,  # seconds without a byte
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
+    "GDAL_HTTP_TIMEOUT": 60,  # of one request: a part of a file, not all of it
+    "GDAL_HTTP_MAX_RETRY": 2,
+    "GDAL_HTTP_RETRY_DELAY": 0.5,  # seconds, about doubled each time
+}
+"""How GDAL deals with a server that does not answer: its own default is to wait for ever."""
+
+
+def network() -> dict[str, float]:
+    """GDAL's settings for remote files, but for those that the user's environment gives."""
+    return {key: value for key, value in NETWORK.items() if key not in os.environ}
+
+
+def open_raster(uri: str, where: str, layer: str | None, access: Access = NOTHING) -> DatasetReader:
+    """An open dataset; `where` begins the message of an error.
+
+    Raises:
+        SourceError: the file is missing, unreadable, no raster, or leads to what it may not (see `opening`).
+    """
+    inner = subdataset(uri)
+    try:
+        with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", uri, layer):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
+            return open_dataset(uri, access, where, layer)
+    except GDAL_ERRORS as error:
+        file = file_of(uri)
+        cure = "correct path ="
+        if file is None and is_remote(inner.file if inner else uri):
+            cure = "correct path =, or look after the network and the credentials (AWS_..., GS_..., AZURE_...)"
+        elif inner is not None:
+            cure = f"correct the name after the file; geopipe inspect {file} shows its variables"
+        raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", cure, layer) from None
+
+
+def open_variable(
+    uri: str, variable: str | None, where: str, layer: str | None, access: Access = NOTHING
+) -> tuple[DatasetReader, str]:
+    """The open dataset of a variable of a file, and its name; without a variable, of the file as it is.
+
+    A variable in a group may go by its last name where that is unique. An HDF5 file that GDAL's HDF5 driver cannot
+    place on Earth is opened as NetCDF, whose driver understands more of its conventions.
+
+    Raises:
+        SourceError: the file cannot be opened, or has no such variable; lists those that it has.
+    """
+    ds = open_raster(uri, where, layer, access)
+    inside = variables(ds, uri)
+    found = [u for name, u in inside.items() if variable is not None and name == variable.lstrip("/")]
+    found = found or [u for name, u in inside.items() if variable is not None and name.rpartition("/")[2] == variable]
+    if len(found) == 1:
+        ds.close()
+        ds, uri = open_raster(found[0], where, layer, access), found[0]
+    if ds.driver.startswith("HDF5") and ds.count and not _placed(ds):
+        ds, uri = _as_netcdf(ds, uri, access._replace(driver=None))
+    own = {place.variable for place in coordinates(ds, uri)} - {""}
+    if variable is None or len(found) == 1 or variable.casefold() in {name.casefold() for name in own}:
+        return ds, uri
+    ds.close()
+    have = ", ".join(sorted(found) or sorted(inside or own)) or "none"
+    raise SourceError(
+        f"{where}{variable!r} may be several variables of {uri}: {have}"
+        if found
+        else f"{where}{uri} has no variable {variable!r}; it has {have}",
+        "correct variable =" if inside or own else "leave out variable =; bands = chooses bands",
+        layer,
+    )
+
+
+def variables(ds: DatasetReader, uri: str) -> dict[str, str]:
+    """The names of the variables that GDAL lists in a file, sorted, each with the URI that opens it.
+
+    The list may come from the file's own tags: what it has of other files is left out.
+    """
+    tags, inner = ds.tags(ns="SUBDATASETS"), subdataset(uri)
+    own = in_gdal(inner.file if inner else uri)
+    parts = [(name, subdataset(name)) for key, name in tags.items() if key.endswith("_NAME")]
+    return dict(sorted((part.name or name, name) for name, part in parts if part and in_gdal(part.file) == own))
+
+
+def _placed(ds: DatasetReader) -> bool:
+    return bool(ds.transform != Affine.identity() or ds.gcps[0] or ds.rpcs)
+
+
+def _as_netcdf(ds: DatasetReader, uri: str, access: Access) -> tuple[DatasetReader, str]:
+    """The same variable through the netCDF driver where that places it, else as it was."""
+    inner = subdataset(uri) or Subdataset("HDF5", uri, "")
+    other = str(Subdataset("NETCDF", in_gdal(inner.file), f"/{inner.name}" if inner.name else ""))
+    try:
+        with warnings.catch_warnings(), listening():  # what it cannot open stays as it was
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            candidate = open_dataset(other, access, "", None)
+    except GDAL_ERRORS:
+        return ds, uri
+    if not (candidate.count == ds.count and candidate.shape == ds.shape and _placed(candidate)):
+        candidate.close()
+        return ds, uri
+    ds.close()
+    return candidate, other
+
+
+def coordinates(ds: DatasetReader, uri: str) -> list[times.Place]:
+    """Variable, time and level of each band, as far as the file tells."""
+    tags, bands = ds.tags(), [ds.tags(i) for i in ds.indexes]
+    inner = subdataset(uri)
+    if ds.driver == "Zarr" and bands:
+        tags |= _calendars(uri, bands[0])
+    name = inner.name.rpartition("/")[2] if inner else ""
+    return [place._replace(variable=place.variable or name) for place in times.places(tags, bands)]
+
+
+def _calendars(uri: str, band: times.Tags) -> times.Tags:
+    """The calendars of a Zarr variable's axes of time: its own tags do not tell, those of the axes do."""
+    inner = subdataset(uri) or Subdataset("ZARR", uri, "")
+    group, found = inner.variable.rpartition("/")[0], {}
+    for key, unit in band.items():
+        if key.startswith("DIM_") and key.endswith("_UNIT") and times.SINCE.fullmatch(unit):
+            axis = key[4:-5]
+            try:
+                with warnings.catch_warnings(), listening():
+                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                    with open_dataset(str(Subdataset("ZARR", inner.file, f"{group}/{axis}")), NOTHING, "", None) as ds:
+                        found[f"{axis}#calendar"] = ds.tags().get("calendar", "")
+            except GDAL_ERRORS:
+                continue  # an axis without an array of its own
+    return found
+
+
+Y_NAMES = ("latitude", "projection_y_coordinate")
+Y_UNITS = re.compile(r"degrees?_?n(orth)?", re.I)
+"""Standard names and units of the coordinates that run along y."""
+
+
+def is_transposed(ds: DatasetReader, uri: str, access: Access) -> bool:
+    """Whether the columns of a NetCDF variable run along y: GDAL takes its last dimension for x, whatever that is.
+
+    Nothing in its tags tells the order of dimensions; the values of the coordinate of y do.
+    """
+    tags = ds.tags()
+    names = [key[:-14] for key, text in tags.items() if key.endswith("#standard_name") and text in Y_NAMES]
+    names += [key[:-6] for key, text in tags.items() if key.endswith("#units") and Y_UNITS.fullmatch(text)]
+    inner, t = subdataset(uri) or Subdataset("NETCDF", uri, ""), ds.transform
+    if ds.driver != "netCDF" or not names or t.b or t.d or not _placed(ds):
+        return False
+    try:
+        with open_raster(str(Subdataset("NETCDF", inner.file, names[0])), "", None, access) as axis:
+            ends = axis.read(1).ravel()[[0, -1]]
+            count = axis.width * axis.height
+    except (SourceError, RasterioError):
+        return False  # its coordinates are not one-dimensional, or in another group
+
+    def runs_along(start: float, step: float, pixels: int) -> bool:
+        places = sorted((start + step / 2, start + step * (pixels - 0.5)))
+        return count == pixels and bool(np.abs(np.sort(ends) - places).max() < abs(step) / 4)
+
+    return runs_along(t.c, t.a, ds.width) and not runs_along(t.f, t.e, ds.height)

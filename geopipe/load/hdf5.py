@@ -1,0 +1,141 @@
+"""What an HDF5 file has elsewhere: external storage, external links, and the sources of virtual datasets.
+
+libhdf5 follows these wherever they lead, and GDAL shows none of them. So h5py walks a file (NetCDF-4 is HDF5, too) from
+link to link before GDAL opens it. It opens no other file, and reads no values.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from geopipe.errors import SourceError
+from geopipe.layers.access import Access, resolve
+from geopipe.layers.uris import is_remote
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+OBJECTS = 100_000
+"""Links of the largest file that is walked, which takes some 2 to 10 s."""
+
+WHOLE = "make a file with all values in it: h5repack -l CONTI for datasets, h5copy -f ext for links"
+
+
+class Reference(NamedTuple):
+    """Another file that an HDF5 file reads: as the source of a virtual dataset, or by other means."""
+
+    place: str
+    file: str
+    is_virtual: bool = False
+
+
+def is_hdf5(file: str) -> bool:
+    """Whether a file has the signature of HDF5: at its beginning, or at a power of two from 512 (a user block)."""
+    with open(file, "rb", buffering=0) as opened:
+        size, offset = os.fstat(opened.fileno()).st_size, 0
+        while offset < size:
+            opened.seek(offset)
+            if opened.read(len(SIGNATURE)) == SIGNATURE:
+                return True
+            offset = offset * 2 or 512
+    return False
+
+
+def referred(file: str, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
+    """The files that an HDF5 file reads beside itself, those that they read included.
+
+    Raises:
+        SourceError: there is external storage or an external link; or a source of a virtual dataset is not HDF5, or
+            neither below the folder of the file that reads it nor allowed; or a file cannot be walked.
+    """
+    pending, files = [file], {os.path.realpath(file): file}
+    while pending:
+        own = pending.pop()
+        status = os.stat(own)
+        try:
+            references = _references(own, (status.st_ino, status.st_size, status.st_mtime_ns))
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:  # as h5py has it
+            raise SourceError(
+                f"{where}{own} is no raster that GDAL can open: {error}",
+                "make it anew, or copy what is needed from it into another file (h5copy, nccopy)",
+                layer,
+            ) from None
+        for reference in references:
+            path = _checked(reference, own, access, where, layer)
+            if os.path.realpath(path) not in files:
+                files[os.path.realpath(path)] = path
+                pending.append(path)
+    return tuple(files.values())[1:]
+
+
+def _checked(reference: Reference, own: str, access: Access, where: str, layer: str | None) -> str:
+    """The path of a source of a virtual dataset, if it may be read; the other references never may.
+
+    External storage is any file as raw bytes; of links, libnetcdf takes the dimensions of one file for the other's. A
+    source must be there and be HDF5: libhdf5 would look for another of its name in the working folder.
+    """
+    here = f"{where}{own}: {reference.place} "
+    if not reference.is_virtual:
+        raise SourceError(f"{here}{reference.file}", WHOLE, layer)
+    if is_remote(reference.file) or "%" in reference.file:
+        raise SourceError(f"{here}refers to {reference.file}, which is an address or a pattern", WHOLE, layer)
+    path = resolve(reference.file, os.path.dirname(os.path.abspath(own)), access, here, layer)
+    if not (os.path.isfile(path) and os.access(path, os.R_OK) and is_hdf5(path)):
+        raise SourceError(
+            f"{here}refers to {reference.file}, which is no HDF5 file", f"put it there, or {WHOLE}", layer
+        )
+    return path
+
+
+@lru_cache(maxsize=256)
+def _references(file: str, version: tuple[int, ...]) -> tuple[Reference, ...]:
+    """The references in one file, each once; `version` changes with the file."""
+    import h5py  # here: it takes 0.1 s, and few files need it
+
+    found: dict[Reference, None] = {}
+    count, seen = 0, set()
+    with h5py.File(file, "r", locking=False) as opened:
+        groups: list[tuple[str, Any]] = [("", h5py.h5g.open(opened.id, b"/"))]
+        while groups:
+            folder, group = groups.pop()
+            for name, kind, address in _links(group, OBJECTS - count):
+                count += 1
+                place = f"{folder}/{name.decode(errors='replace')}"
+                if kind == h5py.h5l.TYPE_EXTERNAL:
+                    found[Reference(f"the link {place} leads to", os.fsdecode(group.links.get_val(name)[0]))] = None
+                elif kind != h5py.h5l.TYPE_SOFT and address not in seen:
+                    seen.add(address)
+                    item = h5py.h5o.open(group, name)
+                    if isinstance(item, h5py.h5g.GroupID):
+                        groups.append((place, item))
+                    elif isinstance(item, h5py.h5d.DatasetID):
+                        found.update(dict.fromkeys(_of_dataset(f"the dataset {place}", item.get_create_plist())))
+    return tuple(found)
+
+
+def _links(group: Any, most: int) -> list[tuple[bytes, int, int]]:
+    """Name, kind and address of what is in a group."""
+    links: list[tuple[bytes, int, int]] = []
+
+    def note(name: bytes, info: Any) -> bool | None:
+        links.append((name, info.type, info.u))
+        return len(links) > most or None  # anything but None ends the iteration
+
+    group.links.iterate(note, info=True)
+    if len(links) > most:
+        raise ValueError(f"it has more than {OBJECTS:,} groups and datasets")
+    if any(b"/" in name or name == b"." for name, _, _ in links):  # libhdf5 would take it for a path
+        raise ValueError("a link in it has a name that is a path")
+    return links
+
+
+def _of_dataset(place: str, layout: Any) -> list[Reference]:
+    """Where the values of a dataset are, if not in its own file; of a virtual one "." means that."""
+    import h5py
+
+    raw = [os.fsdecode(layout.get_external(n)[0]) for n in range(layout.get_external_count())]
+    is_virtual = layout.get_layout() == h5py.h5d.VIRTUAL
+    sources = {layout.get_virtual_filename(n) for n in range(layout.get_virtual_count())} if is_virtual else set()
+    found = [Reference(f"{place} has its values in", file) for file in raw]
+    return found + [Reference(place, source, True) for source in sorted(sources - {"."})]

@@ -1,0 +1,155 @@
+"""What GDAL says while a raster is opened or read. Its call may succeed and yet have lost a tag, a mask or pixels.
+
+rasterio logs GDAL's warnings as warnings, and its errors, where the call succeeds all the same, at INFO.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from geopipe.errors import SourceError
+from geopipe.redaction import redact
+
+log = logging.getLogger(__name__)
+
+LOGGERS = ("rasterio._env", "rasterio._err")
+"""Where rasterio logs what GDAL says: while it opens, and while it reads."""
+
+DESCRIPTIVE = (
+    r"(DateTime|Software|Artist|Copyright|HostComputer|Make|Model|DocumentName|ImageDescription|PageName|PageNumber|"
+    r"XResolution|YResolution|ResolutionUnit|Photoshop|RichTIFFIFD|XMLPacket|ICC Profile|EXIFIFDOffset|InkNames)"
+)
+"""Tags of a TIFF that say nothing of values or places."""
+
+HARMLESS = re.compile(
+    "|".join(
+        (
+            rf'TIFFFetchNormalTag: ?(?!IO error).*"{DESCRIPTIVE}"',
+            r"does not end in null byte",  # libtiff ends it, and keeps the value
+            r"Unknown field with tag",
+            r"tags are not sorted in ascending order",
+            r"Sum of Photometric type-related color channels and ExtraSamples doesn't match",
+            r"used to have optimizations in its layout",
+            r"got from GeoTIFF keys is not the same as the one from the EPSG registry",
+            r"PROJ: .*(grid|\.gsb|\.gtx|\.tif|network)",  # places go through pyproj, which says what it used
+            r"valid_range: min > max",  # of unsigned bytes, of which `missing` knows better
+            r"Retrying again in",  # what comes of the last try is an error, or nothing
+            r"Unable to save auxiliary information",
+            r"fill_value = null is invalid",  # GDAL writes it itself where a Zarr array has none
+            r"\bis deprecated\b",
+        )
+    ),
+    re.I,
+)
+"""What takes nothing from values and places, error or not."""
+
+DAMAGE = re.compile(
+    r"ignor|discard|truncat|corrupt|damage|error|fail|invalid|illegal|\bbad\b|\beof\b|unexpected|premature|missing|"
+    r"inconsisten|incomplete|overflow|checksum|\bcrc\b|exceed|beyond|not enough|too (small|short|large|big)|unknown|"
+    r"unsupported|not supported|unrecogni[sz]ed|"
+    r"(can ?not|can't|could not|couldn't|unable to) (be )?(open|read|find|pars|load|decod|process|seek)",
+    re.I,
+)
+"""Words of a warning that tell of something lost. Other warnings go to geopipe's log, as warnings."""
+
+REPAIR = "get the file again, or write it anew: its values cannot be trusted as it is"
+
+_heard = threading.local()
+
+
+class _Filter(logging.Filter):
+    """Collects GDAL's messages for who listens in this thread; without a listener, logging goes on as it did."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        messages: list[tuple[bool, str]] | None = getattr(_heard, "messages", None)
+        parent = logging.getLogger("rasterio")
+        if messages is None or record.levelno < logging.INFO:
+            record.msg, record.args = redact(record.getMessage()), None
+            return record.levelno >= parent.getEffectiveLevel()
+        about = record.args if isinstance(record.args, tuple) else ()
+        text = about[-1] if len(about) > 1 else record.getMessage()
+        text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        messages.append((record.levelno != logging.WARNING, " ".join(text.split())))
+        return False
+
+
+class Hearing:
+    """Inside, GDAL's messages reach who listens; afterwards logging is as it was."""
+
+    def __enter__(self) -> None:
+        self._filter, self._before, self._levels = _Filter(), sys.unraisablehook, dict[logging.Logger, int]()
+        sys.unraisablehook = self._hook = _undecodable(self._before)
+        for logger in map(logging.getLogger, LOGGERS):
+            self._levels[logger] = logger.level
+            logger.setLevel(logging.INFO)
+            logger.addFilter(self._filter)
+
+    def __exit__(self, *_: object) -> None:
+        if sys.unraisablehook is self._hook:
+            sys.unraisablehook = self._before
+        for logger, level in self._levels.items():
+            logger.setLevel(level)
+            logger.removeFilter(self._filter)
+
+
+def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A hook for errors that nobody can catch: rasterio drops a message that is no UTF-8 in its callback."""
+
+    def hook(unraisable: Any) -> object:
+        messages, error = getattr(_heard, "messages", None), unraisable.exc_value
+        if messages is None or not isinstance(error, UnicodeDecodeError):
+            return before(unraisable)
+        return messages.append((True, error.object.decode(errors="replace")))
+
+    return hook
+
+
+@contextmanager
+def listening() -> Iterator[list[tuple[bool, str]]]:
+    """Collect what GDAL says in this thread, each as (whether it is an error, text); inside of `Hearing`."""
+    outer = getattr(_heard, "messages", None)
+    messages: list[tuple[bool, str]] = []
+    _heard.messages = messages
+    try:
+        yield messages
+    finally:
+        _heard.messages = outer
+
+
+@contextmanager
+def refusing_damage(what: str, uri: str, layer: str | None) -> Iterator[None]:
+    """Refuse what GDAL opens or reads inside, if it says that something of it is lost.
+
+    Args:
+        what: begins the message: layer, file, and where in it.
+        uri: of the file, whose name in a message says nothing of it.
+        layer: that may be skipped.
+
+    Raises:
+        SourceError: with GDAL's words.
+    """
+    with listening() as messages:
+        yield
+    for text in damages(messages, uri):
+        raise SourceError(f"{what} is damaged or incomplete. GDAL says: {text[:300]}", REPAIR, layer)
+    for _, text in dict.fromkeys(messages):
+        if not HARMLESS.search(_without(text, uri)):
+            log.warning("%s: GDAL says: %s", what, text[:300])
+
+
+def damages(messages: list[tuple[bool, str]], uri: str = "") -> list[str]:
+    """The messages that mean that something is lost: errors and DAMAGE, but for what is HARMLESS."""
+    told = [(is_error, text, _without(text, uri)) for is_error, text in messages]
+    return [text for is_error, text, own in told if not HARMLESS.search(own) and (is_error or DAMAGE.search(own))]
+
+
+def _without(text: str, uri: str) -> str:
+    """A message without the name of its file."""
+    name = re.split(r"[/\\]", uri.partition("?")[0].rstrip('/"'))[-1]
+    return text.replace(uri, "").replace(name, "") if name else text

@@ -1,0 +1,359 @@
+"""Datasets are opened here and nowhere else: as what their names and contents say, with every reference checked.
+
+GDAL by itself asks all of its drivers, so that a file may be anything, whatever its name, and reach any other file and
+any server. Here a name chooses the drivers (`access`), a VRT is written anew (`vrt`), and sidecars must be plain.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import NamedTuple
+
+import rasterio
+from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.io import DatasetReader
+
+from geopipe import proposals
+from geopipe.errors import SourceError
+from geopipe.layers.access import BY_PREFIX, HEAD, POINTERS, WEB, Access, drivers, ending, resolve, root_of
+from geopipe.layers.uris import REMOTE, file_of, in_gdal, is_remote, subdataset
+from geopipe.load import hdf5, vrt
+
+LOCAL = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "/none"}
+"""GDAL's settings while it opens what is on this machine: no server."""
+
+ELSEWHERE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+"""Those for files on servers and in archives: no sidecars, which nobody has looked at."""
+
+STORE = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
+"""What tells a folder that is a Zarr store."""
+
+OF_HDF5 = ("HDF5", "HDF5IMAGE", "NETCDF", "BAG", "KEA", "S102", "S104", "S111")
+"""GDAL's drivers that read by libhdf5, in capitals."""
+
+SERVER = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift)")
+"""How an address on a server begins; another name that is no path means a file in an archive, or a part of one."""
+
+NESTED = 8
+"""VRTs within VRTs that are followed."""
+
+TEXT = 2**28
+"""Bytes of the largest VRT."""
+
+
+class Target(NamedTuple):
+    """What GDAL is given: a name, the drivers that may open it, and the files and addresses that it refers to."""
+
+    name: str
+    drivers: tuple[str, ...]
+    remote: bool
+    refers: tuple[str, ...] = ()
+
+    @property
+    def reaches(self) -> tuple[str, ...]:
+        """The folders and hosts of all that it refers to."""
+        return tuple(dict.fromkeys(map(root_of, self.refers)))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files on this machine that it refers to."""
+        return tuple(sorted({file for uri in self.refers if (file := file_of(uri)) is not None}))
+
+
+def open_dataset(uri: str, access: Access, where: str, layer: str | None) -> DatasetReader:
+    """An open dataset.
+
+    Args:
+        where: begins the message of an error.
+
+    Raises:
+        SourceError: it is not what its name says, or leads to what it may not.
+        RasterioError: GDAL cannot open it.
+    """
+    target = look_at(uri, access, where, layer)
+    with rasterio.Env(**(ELSEWHERE if target.remote else {} if access.is_web else LOCAL)):
+        first: RasterioError | None = None
+        for driver in target.drivers:
+            try:
+                return _with_all_values(rasterio.open(target.name, driver=driver))
+            except RasterioError as error:
+                first = first or error
+    text = str(first).replace(target.name, uri)  # of a VRT the name is all of its text
+    raise RasterioIOError(text) from None
+
+
+def _with_all_values(ds: DatasetReader) -> DatasetReader:
+    """The same dataset, of NetCDF without GDAL's look at valid ranges: `missing` knows them all.
+
+    GDAL makes all values the same where a range does not fit in the type, as the shorts 0, 254 for unsigned bytes. But
+    0, 255 tells it by itself that bytes are unsigned.
+    """
+    ends = ("#valid_range", "#valid_min", "#valid_max")
+    if ds.driver != "netCDF" or all(text == "{0,255}" for key, text in ds.tags().items() if key.endswith(ends)):
+        return ds
+    name = ds.name
+    ds.close()
+    return rasterio.open(name, driver="netCDF", HONOUR_VALID_RANGE="NO")
+
+
+def reading(ds: DatasetReader) -> AbstractContextManager[object]:
+    """GDAL's settings while pixels are read: a VRT opens its sources only then."""
+    if ds.driver != "VRT":
+        return nullcontext()
+    env: AbstractContextManager[object] = rasterio.Env(**(ELSEWHERE if "/vsi" in ds.name else LOCAL))
+    return env
+
+
+def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequence[str] = ()) -> Target:
+    """How a file or address is to be opened.
+
+    Args:
+        above: the VRTs that refer to it.
+
+    Raises:
+        SourceError: it may not be opened at all.
+    """
+    inner, file = subdataset(uri), file_of(uri)
+    path = inner.file if inner else uri
+    name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
+    if access.driver and access.is_web:
+        return Target(name, (access.driver,), False, _addresses(uri))
+    if inner is not None and inner.prefix not in BY_PREFIX:
+        raise _unknown(uri, where, layer, access)
+    if file is not None:
+        _check_there(file, where, layer)
+    if is_remote(path):
+        found = _of_address(uri, access, where, layer)
+    elif os.path.isdir(path):
+        found = _of_folder(path, where, layer)
+    else:
+        refuse_special(path, where, layer)
+        head = _head(path)
+        _check_sidecars(path, where, layer)
+        if ending(path) == "vrt" or access.is_vrt:
+            text, refers = _read_vrt(path, access, where, layer, above)
+            return Target(text, ("VRT",), any(map(is_remote, refers)), refers)
+        found = _of_file(path, head, access, where, layer)
+    found = (access.driver,) if access.driver else (BY_PREFIX[inner.prefix],) if inner is not None else found
+    if is_remote(path) and not SERVER.match(path):
+        found = _without_hdf5(uri, found, where, layer)
+    could_be = found != ("GTiff",) and os.path.isfile(path)
+    refers = hdf5.referred(path, access, where, layer) if could_be and hdf5.is_hdf5(path) else ()
+    return Target(name, found, is_remote(path), refers)
+
+
+def _check_there(file: str, where: str, layer: str | None) -> None:
+    if not os.path.exists(file):
+        raise SourceError(f"{where}there is no file {file}", proposals.path(file), layer)
+    if not os.access(file, os.R_OK):
+        raise SourceError(f"{where}{file} may not be read", "give this user the permission to read it", layer)
+
+
+def refuse_special(uri: str, where: str, layer: str | None) -> None:
+    """Refuse what is neither a file nor a folder: to open a FIFO waits for ever for somebody who writes to it.
+
+    Raises:
+        SourceError: names it.
+    """
+    file = file_of(uri)
+    if file is not None and os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
+        raise SourceError(
+            f"{where}{file} is a pipe, a socket or a device", "give a file or a folder: copy what comes there", layer
+        )
+
+
+def _of_address(uri: str, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
+    """The drivers for what is on a server or in an archive: nothing is known but its name."""
+    inner = subdataset(uri)
+    path = inner.file if inner else uri
+    if path.startswith("vrt://") or not (path.startswith("/vsi") or "://" in path):
+        raise _unknown(uri, where, layer, access)
+    if ending(path) == "vrt":
+        raise SourceError(
+            f"{where}{uri} is a VRT on a server or in an archive; what it refers to cannot be looked at there",
+            f"copy it to this machine, and name the host of its files: {access.key('allow', root_of(path) + '/')}",
+            layer,
+        )
+    return drivers(path, None)
+
+
+def _without_hdf5(uri: str, found: tuple[str, ...], where: str, layer: str | None) -> tuple[str, ...]:
+    """The drivers for what is in an archive but those of HDF5: what such a file refers to cannot be looked at there."""
+    rest = tuple(driver for driver in found if driver.upper() not in OF_HDF5)
+    if found and not rest:
+        raise SourceError(
+            f"{where}{uri}: HDF5 and NetCDF are read from a path or a server only, and not in an archive",
+            "unpack it, and give the path of the file",
+            layer,
+        )
+    return rest
+
+
+def _of_folder(folder: str, where: str, layer: str | None) -> tuple[str, ...]:
+    """The drivers for a folder that is one raster."""
+    path = os.path.join(folder, ".zmetadata")
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            if b'"record_size"' in file.read():
+                raise SourceError(
+                    f"{where}{folder} refers to chunks of other files (kerchunk)",
+                    "give those files, or a Zarr store with chunks of its own",
+                    layer,
+                )
+    return ("Zarr",) if is_store(folder) else ("AIG",)
+
+
+def _of_file(file: str, head: bytes, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
+    """The drivers for a file on this machine, by its name and its first bytes."""
+    found = drivers(file, head)
+    if access.driver is None and POINTERS.search(head):
+        raise _pretends(file, head, where, layer, access)
+    if access.driver is None and not found:
+        raise SourceError(
+            f"{where}{file} is no raster that GDAL can open: it does not begin like a file with this ending",
+            f"give it the ending of what it is, or name its driver: {access.key('driver', 'GTiff')}",
+            layer,
+        )
+    if "ERS" in ((access.driver or "").upper(), *found):
+        _check_ers(file, where, layer)
+    return found
+
+
+def _head(file: str) -> bytes:
+    """The first bytes of a file."""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(HEAD)
+    except OSError as error:
+        raise RasterioIOError(f"{error.strerror}") from None
+
+
+def _read_vrt(
+    file: str, access: Access, where: str, layer: str | None, above: Sequence[str]
+) -> tuple[str, tuple[str, ...]]:
+    """The text of a VRT that GDAL may be given, and all that it refers to."""
+    real, folder = os.path.realpath(file), os.path.dirname(os.path.abspath(file))
+    if real in above or len(above) == NESTED:
+        raise SourceError(f"{where}{file} refers to itself, or is nested too deeply", "correct the VRT", layer)
+    known: dict[tuple[str, bool], str] = {}
+    refers: dict[str, None] = {}
+    here = f"{where}{file} "
+
+    def opened(reference: str, relative: bool) -> str:
+        if (reference, relative) not in known:
+            absolute = reference if relative or not _is_plain(reference) else os.path.abspath(reference)
+            address = resolve(absolute, folder, access, here, layer)
+            plain = access._replace(driver=None)
+            target = look_at(address, plain, f"{here}refers to {reference}: ", layer, (*above, real))
+            known[reference, relative] = in_gdal(target.name)
+            refers.update(dict.fromkeys([address, *target.refers]))
+        return known[reference, relative]
+
+    try:
+        with open(file, encoding="utf-8") as source:
+            text = source.read(TEXT + 1)
+        if len(text) > TEXT:
+            raise ValueError(f"it has more than {TEXT:,} characters")
+        return vrt.rewrite(text, opened), tuple(refers)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"{where}{file} is no VRT that is opened: {error}",
+            "a VRT of files, as gdalbuildvrt makes it, is welcome; make one, or give the files in path =",
+            layer,
+        ) from None
+    except OSError as error:
+        raise RasterioIOError(f"{error.strerror}") from None
+
+
+def _is_plain(reference: str) -> bool:
+    return not is_remote(reference) and not reference.startswith("<")
+
+
+@lru_cache(maxsize=64)
+def _names(folder: str, mtime_ns: int) -> dict[str, list[str]]:
+    """The masks and overviews beside files, by their names in small letters, as GDAL looks for them."""
+    found: dict[str, list[str]] = {}
+    try:
+        names = os.listdir(folder)
+    except PermissionError:  # GDAL cannot list it, either, and tries these names
+        return found
+    for name in names:
+        if name.lower().endswith((".ovr", ".msk")):
+            found.setdefault(name.lower(), []).append(name)
+    return found
+
+
+def _check_sidecars(file: str, where: str, layer: str | None) -> None:
+    """Refuse a mask or overviews beside a file that are not plain TIFFs: GDAL opens them as whatever they are."""
+    folder, name = os.path.split(os.path.abspath(file))
+    beside = _names(folder, os.stat(folder).st_mtime_ns)
+    for ends in (".ovr", ".msk"):
+        tried = [f"{name}{ends}", f"{name}{ends.upper()}"]
+        for other in beside.get(f"{name}{ends}".lower()) or filter(lambda n: os.path.exists(f"{folder}/{n}"), tried):
+            path = os.path.join(folder, other)
+            if "GTiff" not in drivers("x.tif", _head(path)):
+                raise SourceError(
+                    f"{where}{path}, beside its raster, is no TIFF as masks and overviews are",
+                    "remove it, or make it anew (gdaladdo, gdal_translate)",
+                    layer,
+                )
+
+
+def is_store(path: str) -> bool:
+    """Whether a folder is one raster, and not a folder of rasters."""
+    return path.rstrip("/").endswith(".zarr") or any(os.path.exists(os.path.join(path, name)) for name in STORE)
+
+
+def _check_ers(file: str, where: str, layer: str | None) -> None:
+    """Refuse an ERS header whose data lie in another folder, or are a raster of another format."""
+    with open(file, encoding="latin-1") as opened:
+        text = opened.read(2**24)
+    named = re.findall(r'DataFile\s*=\s*"?([^"\r\n]*)', text, re.I)
+    if any("/" in name or "\\" in name for name in named) or re.search(r"DataSetType\s*=\s*Translated", text, re.I):
+        raise SourceError(
+            f"{where}{file} has its pixels elsewhere: {', '.join(named)}", "put them beside it, under its name", layer
+        )
+
+
+def _addresses(uri: str) -> tuple[str, ...]:
+    """The addresses in the name of a service on the web, or in the file that describes it."""
+    file, text = file_of(uri), uri
+    if file is not None and os.path.isfile(file):
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            text = opened.read(HEAD * 16)
+    return tuple(dict.fromkeys(re.findall(r"https?://[^\s<>\"'&?]+", text)))
+
+
+def _unknown(uri: str, where: str, layer: str | None, access: Access) -> SourceError:
+    prefix = uri.partition(":")[0].upper()
+    if prefix in WEB:
+        return SourceError(
+            f"{where}{uri} is a service on the web (WMS and the like)",
+            f"if it is to be asked, say so: {access.key('driver', prefix)}",
+            layer,
+        )
+    return SourceError(
+        f"{where}{uri[:200]} is no raster that GDAL can open: it is neither a file nor an address",
+        f"correct path =: a file, or an address with {'://, '.join(REMOTE)}://; "
+        f'a part of a file is NETCDF:"file":variable, and so with {", ".join(BY_PREFIX)}',
+        layer,
+    )
+
+
+def _pretends(file: str, head: bytes, where: str, layer: str | None, access: Access) -> SourceError:
+    mark = POINTERS.search(head)
+    text = mark[0].decode().lstrip("<") if mark else ""
+    cure = "remove it, or give it the ending of what it is"
+    if text.upper().startswith(("GDAL_WM", "WM", "WCS", "CAPA")):
+        cure = f"if it is a service to be asked, say so: {access.key('driver', 'WCS' if 'WCS' in text else 'WMS')}"
+    elif text == "VRTDataset":
+        cure = "if you trust it, give it the ending .vrt"
+    return SourceError(
+        f"{where}{file} is no raster that GDAL can open: it has pointers to other files or servers in it ({text})",
+        cure,
+        layer,
+    )

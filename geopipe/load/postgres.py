@@ -1,0 +1,249 @@
+"""Tables in Postgres: read-only, through cursors on the server, by ranges of a key.
+
+The password of a server is nowhere in the settings, the plan or a message: it comes from the environment, from libpq's
+own variables and password file, wherever the table is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psycopg2
+from numpy.typing import NDArray
+from psycopg2 import sql
+from psycopg2.extensions import connection, parse_dsn
+
+from geopipe.errors import MachineError, SettingsError, SourceError
+from geopipe.layers.layer import Layer
+from geopipe.layers.tables import PART_ROWS, SERVER, Columns, Part, TableColumn, TableHeader
+
+DSN = "GEOPIPE_POSTGRES_DSN"
+"""The variable of the environment with the server, where the settings do not name it."""
+
+CONNECT_SECONDS = 10
+"""For a server to answer, where neither the DSN nor PGCONNECT_TIMEOUT says another time."""
+
+STATEMENT_SECONDS = 600.0
+"""For a statement, one that fetches a batch of rows, too, where nothing else limits it."""
+
+KEEPALIVES = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""A server that is gone without a word is noticed within a minute."""
+
+BATCH_ROWS = 50_000
+"""Rows that the server sends at a time."""
+
+TYPES = {16: "uint8", 20: "int64", 21: "int16", 23: "int32", 700: "float32", 701: "float64", 1700: "float64"}
+"""Types of numbers, by Postgres's number of the type; `numeric` is read as float64, true and false as 1 and 0."""
+
+WHOLE = ("int16", "int32", "int64")
+
+
+def check_keys(layer: Layer) -> None:
+    """Refuse keys that do not say what is read.
+
+    Raises:
+        SettingsError: a layer in Postgres without table or query, or with both; another layer with one.
+    """
+    server = [path for path in layer.paths if path.startswith(SERVER)]
+    if not server and (layer.table or layer.query or layer.key):
+        raise SettingsError(
+            f"layer {layer.name}: table, query and key are for Postgres, and {layer.paths[0]} is a file",
+            'leave them out, or give path = "postgresql:"',
+        )
+    if server and (len(layer.paths) > 1 or (layer.table is None) == (layer.query is None)):
+        raise SettingsError(
+            f"layer {layer.name}: a layer in Postgres has one path, and one of table and query",
+            'for example path = "postgresql:", table = "public.wells"',
+        )
+
+
+@contextmanager
+def _connected(path: str, where: str) -> Iterator[connection]:
+    """A connection on which nothing can be written, and whose rows are all of one moment."""
+    rest = path.partition(":")[2]
+    dsn = f"postgresql:{rest}" if rest.strip("/") else os.environ.get(DSN, "")
+    try:
+        patience = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": CONNECT_SECONDS}
+        # what the DSN itself says of these goes before it
+        parts = {"application_name": "geopipe", **patience, **KEEPALIVES, **parse_dsn(dsn)}
+        connected = psycopg2.connect(**parts)
+    except psycopg2.Error as error:
+        raise MachineError(
+            f"{where}no connection to Postgres at {_named(path)}: {_without_secrets(error)}",
+            f"set {DSN}, or libpq's PGHOST, PGUSER, PGPASSWORD and so on, where the run works",
+        ) from None
+    try:
+        connected.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        with connected.cursor() as cursor:  # a limit that the server, the role or the DSN has set stays
+            limit = f"{int(STATEMENT_SECONDS * 1000)}"
+            cursor.execute(
+                "SELECT set_config('statement_timeout', %s, false) WHERE current_setting('statement_timeout') = '0'",
+                (limit,),
+            )
+        yield connected
+    finally:
+        connected.close()
+
+
+def _named(path: str) -> str:
+    return path if path.partition(":")[2].strip("/") else f"what {DSN} or libpq's variables name"
+
+
+def _told(error: psycopg2.Error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _without_secrets(error: psycopg2.Error) -> str:
+    """Why there is no connection. Of a DSN that it cannot parse libpq repeats parts, and one may be the password."""
+    return "the DSN is not valid" if "dsn" in str(error).lower() else re.sub('"[^"]*"', '"..."', _told(error))
+
+
+def _relation(layer: Layer) -> sql.Composable:
+    """What is read, as something that can stand behind FROM."""
+    if layer.table is not None:
+        return sql.Identifier(*layer.table.split("."))
+    return sql.SQL("({}) AS q").format(sql.SQL(str(layer.query).strip().rstrip(";")))
+
+
+def header(path: str, layer: Layer | None) -> TableHeader:
+    """What a table or query says of itself: columns, rows, and the ranges of its key.
+
+    The key is that of the settings, or a table's primary key if that is one column of whole numbers. Without a key the
+    table is one part.
+
+    Raises:
+        SourceError: it does not exist, or its key is no whole number or has nulls.
+        MachineError: there is no connection.
+    """
+    if layer is None or (layer.table is None and layer.query is None):
+        raise SettingsError(f"{path}: nothing says which table", "give a layer table or query in the settings")
+    where = f"layer {layer.name}: "
+    with _connected(path, where) as connected, connected.cursor() as cursor:
+        try:
+            relation = _relation(layer)
+            cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation))
+            found = {c.name: int(c.type_code) for c in cursor.description or ()}
+            cursor.execute("SELECT oid, typname FROM pg_type WHERE oid = ANY(%s)", (list(found.values()),))
+            names = dict(cursor.fetchall())
+            columns = tuple(TableColumn(n, TYPES.get(code, ""), names[code]) for n, code in found.items())
+            key = layer.key or _primary_key(cursor, layer, columns)
+            text = relation.as_string(connected)
+            parts = _parts(cursor, layer, columns, relation, key)
+        except psycopg2.Error as error:
+            raise _unreadable(where, layer.name, error) from None
+        info = connected.info
+        uri = f"postgresql://{info.host or 'localhost'}:{info.port}/{info.dbname}"
+    return TableHeader(uri, "PostgreSQL", columns, sum(p.rows for p in parts), parts, relation=text, key=key, path=path)
+
+
+def _unreadable(where: str, layer: str, error: psycopg2.Error) -> SourceError:
+    if error.pgcode == "57014":
+        return SourceError(
+            f"{where}Postgres gave up after a statement took too long: {_told(error)}",
+            "see what holds the table (select * from pg_stat_activity), give a key that has an index, or set another "
+            "limit: PGOPTIONS='-c statement_timeout=1h'",
+            layer,
+        )
+    return SourceError(f"{where}Postgres says: {_told(error)}", "correct table, query or key of the layer", layer)
+
+
+def _primary_key(cursor: Any, layer: Layer, columns: tuple[TableColumn, ...]) -> str:
+    """The one column of a table's primary key, "" where there is no such."""
+    if layer.table is None:
+        return ""
+    cursor.execute(
+        "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey) "
+        "WHERE i.indisprimary AND i.indrelid = %s::regclass",
+        (sql.Identifier(*layer.table.split(".")).as_string(cursor),),
+    )
+    names = [name for (name,) in cursor.fetchall()]
+    whole = [c.name for c in columns if c.dtype in WHOLE]
+    return str(names[0]) if len(names) == 1 and names[0] in whole else ""
+
+
+def _parts(
+    cursor: Any, layer: Layer, columns: tuple[TableColumn, ...], relation: sql.Composable, key: str
+) -> tuple[Part, ...]:
+    """Ranges of the key with about PART_ROWS rows each, and how many rows each has; at least one."""
+    if not key:
+        cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(relation))
+        return (Part(0, 1, cursor.fetchone()[0]),)
+    if next((c.dtype for c in columns if c.name == key), "") not in WHOLE:
+        raise SourceError(
+            f"layer {layer.name}: key = {key!r} is no column of whole numbers; there are "
+            + ", ".join(f"{c.name} ({c.told})" for c in columns),
+            "name another column, or leave key out",
+            layer.name,
+        )
+    name = sql.Identifier(key)
+    cursor.execute(sql.SQL("SELECT count(*), count({0}), min({0}), max({0}) FROM {1}").format(name, relation))
+    rows, keyed, low, high = cursor.fetchone()
+    if keyed < rows:
+        raise SourceError(
+            f"layer {layer.name}: {rows - keyed:,} of {rows:,} rows have no {key}, which is the key",
+            "name another key, or leave it out",
+            layer.name,
+        )
+    if rows == 0:
+        return (Part(0, 1, 0),)
+    count = -(-rows // PART_ROWS)
+    step = (high - low) // count + 1
+    cursor.execute(
+        # numeric, because the difference of two keys may not fit in theirs
+        sql.SQL("SELECT div({0}::numeric - {1}, {2}), count(*) FROM {3} GROUP BY 1 ORDER BY 1").format(
+            name, sql.Literal(low), sql.Literal(step), relation
+        )
+    )
+    return tuple(Part(low + int(n) * step, low + (int(n) + 1) * step, c) for n, c in cursor.fetchall())
+
+
+def rows(
+    layer: str, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The rows of a part in the order of the key, and of the columns that are read where keys are equal.
+
+    Raises:
+        SourceError: the table cannot be read, or has other rows than when it was planned.
+        MachineError: there is no connection.
+    """
+    names = [sql.Identifier(name) for name in columns.names]
+    order = ([sql.Identifier(header.key)] if header.key else []) + names
+    query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(names), sql.SQL(header.relation))
+    if header.key:
+        query += sql.SQL(" WHERE {0} >= {1} AND {0} < {2}").format(
+            sql.Identifier(header.key), sql.Literal(part.start), sql.Literal(part.stop)
+        )
+    query += sql.SQL(" ORDER BY {}").format(sql.SQL(", ").join(order))
+    seen = 0
+    with _connected(header.path, f"layer {layer}: ") as connected:
+        try:
+            with connected.cursor("geopipe") as cursor:
+                cursor.execute(query)
+                while batch := cursor.fetchmany(BATCH_ROWS):
+                    seen += len(batch)
+                    yield {
+                        name: _numbers(column, dtypes[name])
+                        for name, column in zip(columns.names, zip(*batch, strict=True), strict=True)
+                    }
+        except psycopg2.Error as error:
+            raise _unreadable(f"layer {layer}: {header.uri}: ", layer, error) from None
+    if seen != part.rows:
+        raise SourceError(
+            f"layer {layer}: {header.uri} has {seen:,} rows where the plan counted {part.rows:,}: it was changed",
+            "run it again, on a table that nobody writes to",
+            layer,
+        )
+
+
+def _numbers(column: tuple[Any, ...], dtype: str) -> NDArray[Any]:
+    """Python's numbers as an array, masked where they are None or NaN."""
+    null = np.array([value is None for value in column])
+    values = np.array([0 if value is None else value for value in column]).astype(dtype)
+    if values.dtype.kind == "f":
+        null |= np.isnan(values)
+    return np.ma.MaskedArray(values, null) if null.any() else values

@@ -1,0 +1,135 @@
+"""STAC items as the files of a layer: one asset of each item, in the order that settles overlaps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from geopipe.errors import SourceError
+from geopipe.layers.access import NOTHING, Access, resolve
+from geopipe.layers.uris import is_remote
+
+Item = tuple[Mapping[str, Any], Path]
+"""A STAC item and the folder from which its relative addresses start."""
+
+DATA = ("image/tiff", "image/vnd.stac.geotiff", "image/jp2", "application/x-hdf", "application/netcdf",
+        "application/x-netcdf", "application/vnd+zarr", "application/vnd.zarr", "application/wmo-grib2")  # fmt: skip
+"""How the media types of rasters begin."""
+
+
+def read(path: str, layer: str) -> list[Item]:
+    """The items in a file: of a STAC item or an item collection; none where it is no STAC file.
+
+    Raises:
+        SourceError: it is JSON, but of no such kind.
+    """
+    if is_remote(path) or not path.lower().endswith((".json", ".geojson")) or not os.path.isfile(path):
+        return []
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise SourceError(f"layer {layer}: {path} cannot be read as JSON: {error}", "correct path =", layer) from None
+    kind = document.get("type") if isinstance(document, dict) else None
+    features = document.get("features") if kind == "FeatureCollection" else [document] if kind == "Feature" else None
+    features = features if isinstance(features, list) else None
+    items = [f for f in features or [] if isinstance(f, dict) and isinstance(f.get("assets"), dict)]
+    if not items or len(items) < len(features or []):
+        found = f", and {len(items)} of its {len(features)} features are items" if features else ""
+        raise SourceError(
+            f"layer {layer}: {path} is no STAC item or item collection: its type is {kind!r}{found}",
+            "give a file of items: each is a Feature with assets",
+            layer,
+        )
+    return [(item, Path(path).resolve().parent) for item in items]
+
+
+def files(
+    items: Sequence[Item], asset: str | None, sort_by: str | None, layer: str, access: Access = NOTHING
+) -> list[str]:
+    """The address of one asset of each item, sorted; relative ones made absolute.
+
+    Args:
+        items: with the folder of each.
+        asset: its key; None where each item has a single data asset.
+        sort_by: "datetime" (oldest first) or "cloud_cover" (clearest first), with "-" the other way round; None keeps
+            the order of the items. Where two are alike they keep their order.
+        layer: the name of the layer, for messages.
+        access: where an address may lead, beside the folder of its item.
+
+    Raises:
+        SourceError: an item lacks the asset or the property, or its address leads elsewhere; names item, what it has,
+            and the setting.
+    """
+    ordered = list(items)
+    if sort_by is not None:
+        key = _KEYS[sort_by.lstrip("-")]
+        ordered.sort(key=lambda item: key(item[0], layer), reverse=sort_by.startswith("-"))
+    return [_address(item, folder, asset, layer, access) for item, folder in ordered]
+
+
+def _address(item: Mapping[str, Any], folder: Path, asset: str | None, layer: str, access: Access) -> str:
+    assets: Mapping[str, Any] = item["assets"]
+    listed = ", ".join(assets) or "none"
+    if asset is None:
+        data = [key for key, value in assets.items() if _is_data(value)]
+        if len(data) != 1:
+            raise SourceError(
+                f"layer {layer}: the STAC item {item.get('id')!r} has {len(data)} data assets; all assets: {listed}",
+                f'choose one in the layer {layer}: asset = "{(data or list(assets) or ["..."])[0]}"',
+                layer,
+            )
+        asset = data[0]
+    href = assets[asset].get("href") if isinstance(assets.get(asset), dict) else None
+    if not isinstance(href, str):
+        raise SourceError(
+            f"layer {layer}: the STAC item {item.get('id')!r} has no asset {asset!r}; it has {listed}",
+            f"correct asset = of the layer {layer}",
+            layer,
+        )
+    return resolve(href, str(folder), access, f"layer {layer}: the STAC item {item.get('id')!r} ", layer)
+
+
+def _is_data(asset: Any) -> bool:
+    """Whether an asset is one of the item's rasters: by its role, else by its media type."""
+    if not isinstance(asset, dict):
+        return False
+    roles = asset.get("roles")
+    return "data" in roles if isinstance(roles, list) and roles else str(asset.get("type", "")).lower().startswith(DATA)
+
+
+def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = item.get("properties")
+    return found if isinstance(found, dict) else {}
+
+
+def _datetime(item: Mapping[str, Any], layer: str) -> datetime:
+    """The time of an item: its own, else the start of its interval."""
+    properties = _properties(item)
+    text = properties.get("datetime") or properties.get("start_datetime")
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        raise _missing(item, "datetime", text, layer) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _cloud_cover(item: Mapping[str, Any], layer: str) -> float:
+    found = _properties(item).get("eo:cloud_cover")
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        raise _missing(item, "eo:cloud_cover", found, layer)
+    return float(found)
+
+
+_KEYS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {"datetime": _datetime, "cloud_cover": _cloud_cover}
+
+
+def _missing(item: Mapping[str, Any], name: str, found: Any, layer: str) -> SourceError:
+    return SourceError(
+        f"layer {layer}: the STAC item {item.get('id')!r} cannot be sorted: its {name} is {found!r}",
+        f"leave sort_by out of the layer {layer}, or leave the item out",
+        layer,
+    )

@@ -1,0 +1,173 @@
+"""What tells that a file was changed: size and time on this machine, length and etag (or time) on a server."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import rasterio._env
+
+from geopipe.errors import MachineError, SourceError
+from geopipe.layers.layer import Header
+from geopipe.layers.tables import TableHeader
+from geopipe.layers.uris import file_of, in_gdal, subdataset
+from geopipe.plan.plan import Plan
+
+AT_ONCE = 16
+"""Files that are looked at side by side: a server takes its time for each."""
+
+
+class Stamp(NamedTuple):
+    """Bytes, time of the last change (ns), and on a server its etag, else the time that it gives.
+
+    Of a folder, bytes are the sum, and the time is the last one. Where several files are read, `tag` is a hash of the
+    sizes and times of all. What cannot be known is 0 or empty.
+    """
+
+    size: int = 0
+    mtime_ns: int = 0
+    tag: str = ""
+
+
+def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
+    """The stamp of a source as it is now. What GDAL keeps in memory of a remote file is forgotten first.
+
+    Args:
+        beside: other local files that are read with it, as a sidecar or the tiles of a VRT.
+    """
+    file = local_file(uri)
+    if file is None:
+        return _remote(uri)
+    if not os.path.exists(file):
+        return Stamp()
+    own = sorted(p for p in Path(file).rglob("*") if p.is_file()) if os.path.isdir(file) else [Path(file)]
+    parts = [(str(path), stat.st_size, stat.st_mtime_ns) for path in own for stat in [path.stat()]]
+    size, mtime_ns = sum(size for _, size, _ in parts), max((time for *_, time in parts), default=0)
+    parts += [
+        (name, stat.st_size, stat.st_mtime_ns) for name in beside if os.path.isfile(name) for stat in [os.stat(name)]
+    ]
+    tag = hashlib.sha256(repr(parts).encode()).hexdigest()[:16] if len(parts) > 1 else ""
+    return Stamp(size, mtime_ns, tag)
+
+
+def local_file(uri: str) -> str | None:
+    """The file, folder or archive on this machine that a name reads, also by GDAL's own names of archives."""
+    inner = subdataset(uri)
+    path = inner.file if inner else uri
+    archive = re.match("/vsi(?:zip|tar|gzip|7z|rar)/(.*)", path)
+    if archive is None:
+        return file_of(uri)
+    path = archive[1].strip("{}")
+    return next((str(p) for p in (Path(path), *Path(path).parents) if p.is_file()), None)
+
+
+def refuse_change(header: Header | TableHeader, layer: str | None, now: Stamp | None = None) -> None:
+    """Refuse a source that is not what it was in the plan. What could not be known then, or cannot now, is no change.
+
+    Args:
+        now: its stamp, where that is known already.
+
+    Raises:
+        SourceError: names the file, and what of it differs.
+    """
+    planned, file = _planned(header), local_file(header.uri)
+    now = _now(header) if now is None else now
+    gone = file is not None and not os.path.exists(file)
+    if now == planned or Stamp() == planned or (now == Stamp() and not gone):
+        return
+    differs = "it is gone"
+    if not gone:
+        names = ("size", "time", "etag or hash")
+        differs = ", ".join(f"{n} {a} -> {b}" for n, a, b in zip(names, planned, now, strict=True) if a != b)
+    raise SourceError(
+        f"layer {layer}: {header.uri} was changed since the run was planned: {differs}",
+        "run it again when the file stays as it is; nothing was published",
+        layer,
+    )
+
+
+def refuse_changes(plan: Plan) -> None:
+    """Refuse to publish what was made of sources of which one was changed meanwhile.
+
+    Tables in Postgres and files whose server gives neither length nor etag nor time are not looked at.
+
+    Raises:
+        SourceError: a file was changed, or is gone.
+        MachineError: the server of a file does not say any more what it said in the plan.
+    """
+    known: dict[str, tuple[Header | TableHeader, str]] = {}
+    for p in (*plan.layers, *([plan.mask.raster] if plan.mask and plan.mask.raster else [])):
+        headers: list[Header | TableHeader] = [f.header for d in p.decisions for f in d.source.files]
+        headers += p.table.headers if p.table else ()
+        known |= {header.uri: (header, p.layer.name) for header in headers if _planned(header) != Stamp()}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        stamps = pool.map(_now, (header for header, _ in known.values()))
+        for (header, layer), now in zip(known.values(), stamps, strict=True):
+            refuse_change(header, layer, now)
+            if now == Stamp():
+                raise MachineError(
+                    f"layer {layer}: whether {header.uri} is what it was when the run was planned cannot be known: "
+                    "its server does not answer",
+                    "look after the network; the tiles that are done are kept, and `geopipe run --resume` goes on",
+                )
+
+
+def _planned(header: Header | TableHeader) -> Stamp:
+    return Stamp(header.size, header.mtime_ns, header.tag if isinstance(header, Header) else "")
+
+
+def _now(header: Header | TableHeader) -> Stamp:
+    return stamp_of(header.uri, header.beside if isinstance(header, Header) else ())
+
+
+# ---------------------------------------------------------------- remote files
+
+
+@lru_cache(maxsize=1)
+def _gdal() -> ctypes.CDLL | None:
+    """The GDAL that rasterio uses, for what rasterio does not offer: the headers of a remote file."""
+    try:
+        gdal = ctypes.CDLL(rasterio._env.__file__)
+        gdal.VSIGetFileMetadata.restype = ctypes.POINTER(ctypes.c_char_p)
+        gdal.VSIGetFileMetadata.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
+        gdal.VSICurlPartialClearCache.argtypes = [ctypes.c_char_p]
+        gdal.CPLPushErrorHandler.argtypes = gdal.CSLDestroy.argtypes = [ctypes.c_void_p]
+    except (OSError, AttributeError):  # another build, which hides it
+        return None
+    return gdal
+
+
+def _remote(uri: str) -> Stamp:
+    """The stamp of a file on a server, as its headers tell; empty where it does not answer, or gives none."""
+    inner = subdataset(uri)
+    path = inner.file if inner else uri
+    scheme, colon, rest = path.partition("://")
+    if colon and "+" in scheme:  # an archive on a server
+        path = f"{scheme.rpartition('+')[2]}://{rest.partition('!')[0]}"
+    name, gdal = in_gdal(path).encode(), _gdal()
+    if gdal is None or not name.startswith(b"/vsi"):
+        return Stamp()
+    gdal.CPLPushErrorHandler(ctypes.cast(gdal.CPLQuietErrorHandler, ctypes.c_void_p))  # its opener says what is wrong
+    gdal.VSICurlPartialClearCache(name)
+    found = gdal.VSIGetFileMetadata(name, b"HEADERS", None)
+    if not found:
+        gdal.VSICurlPartialClearCache(name)  # whoever opens it asks anew
+    gdal.CPLErrorReset()
+    gdal.CPLPopErrorHandler()
+    lines, n = [], 0
+    while found and found[n]:
+        lines.append(found[n].decode("latin-1"))
+        n += 1
+    gdal.CSLDestroy(found)
+    headers = {key.lower(): value for key, _, value in (line.partition("=") for line in lines)}
+    whole = re.search(r"/(\d+)$", headers.get("content-range", ""))
+    length = whole[1] if whole else headers.get("content-length", "")
+    tag = headers.get("etag") or headers.get("last-modified", "")
+    return Stamp(int(length) if length.isdecimal() else 0, 0, tag)

@@ -1,0 +1,193 @@
+"""Polygons from vector files: GeoJSON, GeoPackage, Shapefile, and what else GDAL's vector side can open."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import mmap
+import os
+import re
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopipe.errors import SourceError
+from geopipe.grid.grid import horizontal
+from geopipe.grid.polygons import Shapes
+from geopipe.layers.access import HEAD, POINTERS, ending
+from geopipe.layers.uris import file_of, in_gdal, is_remote
+from geopipe.load.gdal import network
+from geopipe.load.opening import refuse_special
+
+NAMES = ("geometry", "point", "line", "polygon", "multipoint", "multiline", "multipolygon", "collection")
+POLYGON, MULTIPOLYGON, COLLECTION = 3, 6, 7
+"""Codes of well-known binary."""
+
+Polygon = list[NDArray[np.float64]]
+"""The rings of a polygon, each (n, 2)."""
+
+
+CONTENTS = {
+    ("geojson", "json", "topojson", "geojsonl", "geojsons", "ndjson"): (b"{", b"\x1e", b"\xef\xbb\xbf{"),
+    ("gpkg", "sqlite"): (b"SQLite format 3\0",),
+    ("shp",): (b"\0\0\x27\x0a",),
+    ("shz", "kmz"): (b"PK",),
+    ("fgb",): (b"fgb",),
+    ("kml", "gml", "gpx"): (b"<", b"\xef\xbb\xbf<"),
+    ("tab",): (b"!table", b"!Table", b"!TABLE"),
+    ("mif",): (b"Version", b"VERSION"),
+}
+"""How vector files of a name begin."""
+
+SKIPPED = "OGR_VRT,GDALG,HTTP,WFS,OAPIF,CSW,OGCAPI,NGW,Carto,AmigoCloud,Elasticsearch,PLSCENES,EEDA,ADBC,GPSBabel,GTFS"
+"""Drivers of pyogrio's GDAL that lead to other files and servers."""
+
+CRS_KEY = re.compile(rb'"(?:c|\\u00[46]3)(?:r|\\u00[57]2)(?:s|\\u00[57]3)"\s*(:?)\s*', re.I)
+"""A member "crs" of a JSON file, its letters escaped or not: GDAL fetches it from the address that it may have."""
+
+
+def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
+    """All polygons of a vector file, and their CRS: `crs`, else what the file says.
+
+    Args:
+        layer: of a file with several.
+
+    Raises:
+        SourceError: it cannot be opened, has several layers, no CRS, or other geometries than polygons.
+    """
+    refuse_special(uri, "grid.mask = ", None)
+    geometries, said = _geometries(uri, layer)
+    told = crs or said
+    if told is None:
+        raise SourceError(f"grid.mask = {uri} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
+    simple = [part for wkb in geometries if wkb is not None for part in _parts(wkb, 0)[0]]
+    polygons = [rings for kind, rings in simple if kind == POLYGON and rings]
+    others = Counter(kind for kind, _ in simple if kind != POLYGON)
+    if others:
+        names = ((count, NAMES[kind] if kind < len(NAMES) else f"geometry {kind}") for kind, count in others.items())
+        raise SourceError(
+            f"grid.mask = {uri} has, beside {len(polygons):,} polygons, "
+            f"{', '.join(f'{count:,} x {name}' for count, name in names)}; only polygons have an inside",
+            "buffer points and lines first, turn curves into lines, or give the polygons alone",
+        )
+    if not polygons:
+        raise SourceError(f"grid.mask = {uri} has no polygon in {len(geometries):,} features", "give one with polygons")
+    return Shapes(uri, horizontal(told)[0], polygons)
+
+
+def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], str | None]:
+    """The geometry of each feature as well-known binary, and the CRS that the file names."""
+    _check_contents(uri)
+    pyogrio = _pyogrio()
+    pyogrio.set_gdal_config_options({key: str(value) for key, value in network().items()})
+    name, layers = in_gdal(uri), []
+    try:
+        layers = [str(known) for known, _ in pyogrio.list_layers(name)]
+        if layer is None and len(layers) > 1:
+            raise SourceError(
+                f"grid.mask = {uri} has {len(layers)} layers: {', '.join(layers[:20])}",
+                f'choose one: grid.mask_layer = "{layers[0]}"',
+            )
+        meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
+    except (RuntimeError, ValueError, LookupError) as error:  # pyogrio's own errors, and what it lets out
+        if layer is not None and layers and layer not in layers:
+            raise SourceError(
+                f"grid.mask = {uri} has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
+            ) from None
+        raise SourceError(
+            f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: {error}",
+            "give a GeoJSON, GeoPackage, Shapefile or raster",
+        ) from None
+    return (() if geometries is None else geometries), meta["crs"]
+
+
+def _pyogrio() -> ModuleType:
+    """The module; it brings a GDAL of its own, which a run without such a mask must not load."""
+    before = os.environ.get("GDAL_SKIP")
+    os.environ["GDAL_SKIP"] = SKIPPED  # looked at while the module is loaded, and never again
+    try:
+        return importlib.import_module("pyogrio")
+    finally:
+        del os.environ["GDAL_SKIP"]
+        if before is not None:
+            os.environ["GDAL_SKIP"] = before
+
+
+def _check_contents(uri: str) -> None:
+    """Refuse a vector file on this machine that is not what its name says, or that leads elsewhere.
+
+    Raises:
+        SourceError: it is such a file.
+    """
+    file = file_of(uri)
+    if file is None or is_remote(uri) or os.path.isdir(file):
+        return
+    marks = next((marks for endings, marks in CONTENTS.items() if ending(file) in endings), ())
+    with open(file, "rb") as opened:
+        head = opened.read(HEAD)
+        if not head.lstrip(b" \t\r\n").startswith(marks) or POINTERS.search(head):
+            raise SourceError(
+                f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: it does not begin like a "
+                f"file with its ending" + (", or leads to other files" if POINTERS.search(head) else ""),
+                "give a GeoJSON, GeoPackage, Shapefile, FlatGeobuf or raster, under the ending of what it is",
+            )
+        # of a Shapefile that is cut short GDAL reads what is left, without a word
+        if ending(file) == "shp" and 2 * int.from_bytes(head[24:28], "big") > (size := os.path.getsize(file)):
+            raise SourceError(
+                f"grid.mask = {uri} is cut short: it has {size:,} of {2 * int.from_bytes(head[24:28], 'big'):,} bytes",
+                "get the file again",
+            )
+        if head.lstrip(b" \t\r\n\x1e\xef\xbb\xbf").startswith(b"{"):
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                _check_crs(uri, text)
+
+
+def _check_crs(uri: str, text: mmap.mmap) -> None:
+    """Refuse GeoJSON whose CRS is an address."""
+    for found in CRS_KEY.finditer(text):
+        after = text[found.end() : found.end() + HEAD].decode("utf-8", "replace")
+        try:
+            value = json.JSONDecoder().raw_decode(after)[0] if found[1] else None
+        except ValueError:
+            value = {}
+        if isinstance(value, dict) and str(value.get("type")).lower() not in ("name", "epsg"):
+            raise SourceError(
+                f"grid.mask = {uri} has a CRS that is not in the file but at an address",
+                'write the file anew with a name for it ("crs": {"type": "name", ...}), or without any: WGS 84',
+            )
+
+
+def missing(uri: str) -> bool:
+    """Whether a name means a local file that is not there."""
+    file = file_of(uri)
+    return file is not None and not os.path.exists(file)
+
+
+def _parts(wkb: bytes, at: int) -> tuple[list[tuple[int, Polygon]], int]:
+    """The simple geometries in a piece of well-known binary from `at` on, and where it ends.
+
+    Each with its code; only polygons come with their rings (an empty one has none).
+    """
+    order = "<" if wkb[at] else ">"
+    code, at = struct.unpack_from(f"{order}I", wkb, at + 1)[0], at + 5
+    if code not in (POLYGON, MULTIPOLYGON, COLLECTION):
+        return [(code, [])], len(wkb)  # an error will tell of it
+    count, at = struct.unpack_from(f"{order}I", wkb, at)[0], at + 4
+    found: list[tuple[int, Polygon]] = []
+    if code == POLYGON:
+        rings: Polygon = []
+        for _ in range(count):
+            points, at = struct.unpack_from(f"{order}I", wkb, at)[0], at + 4
+            ring = np.frombuffer(wkb, f"{order}f8", 2 * points, at).reshape(-1, 2).astype(np.float64)
+            rings, at = [*rings, ring] if points else rings, at + 16 * points
+        return [(POLYGON, rings)], at
+    for _ in range(count):
+        parts, at = _parts(wkb, at)
+        found += parts
+        if at >= len(wkb):
+            break
+    return found, at

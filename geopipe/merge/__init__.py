@@ -1,0 +1,1 @@
+"""From block rows to the rows of a tile."""

@@ -1,0 +1,359 @@
+"""The table: its schema, and the merge of block rows, dense and sparse, into one tile of it.
+
+This is the meaning of the merge, for every physical plan: group block rows by tile, then align inside the tile by
+integer (row, col). Nothing here knows Ray or rasters.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geopipe.events.emit import emit
+from geopipe.events.records import Progress
+from geopipe.grid.grid import Grid, Tile
+from geopipe.layers.layer import Overlap, Variable
+from geopipe.merge import derived
+from geopipe.merge.points import SparseRow, gather, statistic
+
+Values = NDArray[Any]
+Mask = NDArray[np.bool_]
+Column = tuple[Values, Mask | None]
+"""Values and where they are valid; None means everywhere."""
+
+COORDINATES = (("row", pa.int32()), ("col", pa.int32()), ("x", pa.float64()), ("y", pa.float64()))
+RESERVED = frozenset({"row", "col", "x", "y", "lon", "lat", "h3", "tile", "geometry"})
+"""Names that no variable may have."""
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """What travels before the merge: one variable of one tile from one source.
+
+    `values` and `valid` have the shape (rows, tile.width), for whole rows of the tile from `top` on: all of them, or
+    those that a sweep along the source has come to. `valid` None means that every cell has a value. `rank` is the place
+    of the source in its layer and settles overlaps.
+    """
+
+    tile: int
+    variable: int
+    rank: int
+    values: Values
+    valid: Mask | None
+    top: int = 0
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """All that decides what a tile of the table looks like. `overlaps` has the rule of each variable.
+
+    `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell. Of these
+    cells, one in which a `required` variable is null is dropped.
+    `null_layers` are skipped layers: null everywhere, they do not count in "inner". `lonlat` and `h3` (a resolution)
+    ask for columns that follow from a cell's place.
+    """
+
+    grid: Grid
+    window_size: int
+    variables: tuple[Variable, ...]
+    overlaps: tuple[Overlap, ...]
+    how: str
+    null_layers: frozenset[str] = frozenset()
+    required: frozenset[str] = frozenset()
+    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    lonlat: bool = False
+    h3: int | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        fields = [pa.field(name, kind, nullable=False) for name, kind in COORDINATES]
+        fields += derived.fields(self.lonlat, self.h3)
+        for v in self.variables:
+            about = {"layer": v.layer, "band": str(v.band.index), "unit": v.unit, "description": v.band.description}
+            about |= v.band.place
+            fields.append(
+                pa.field(v.name, pa.from_numpy_dtype(np.dtype(v.dtype)), metadata={k: t for k, t in about.items() if t})
+            )
+        return pa.schema(fields, metadata=dict(self.metadata))
+
+    def tile(self, key: int) -> Tile:
+        return self.grid.tile(key, self.window_size)
+
+
+def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
+    """One tile of the table from its block rows, given in any order.
+
+    A variable without block rows is null in every cell. Cells outside the mask, of which markers tell, are dropped
+    whatever else is said. Cells are in row-major order.
+    """
+    columns, inside = _combine(spec, tile, rows)
+    start = time.perf_counter()  # rows may be read while they are combined; that time is the reader's
+    keep = _kept(spec, tile, [valid for _, valid in columns], inside)
+    row = np.repeat(np.arange(tile.row, tile.row + tile.height, dtype=np.int32), tile.width)
+    col = np.tile(np.arange(tile.col, tile.col + tile.width, dtype=np.int32), tile.height)
+    if keep is not None:
+        row, col = row[keep], col[keep]
+    x = spec.grid.xs(tile.col, tile.width)[col - tile.col]
+    y = spec.grid.ys(tile.row, tile.height)[row - tile.row]
+    arrays = [pa.array(row), pa.array(col), pa.array(x), pa.array(y)]
+    arrays += derived.arrays(spec.grid, spec.lonlat, spec.h3, x, y)
+    for values, valid in columns:
+        values = values.ravel()
+        mask = None if valid is None else valid.ravel()
+        if keep is not None:
+            values, mask = values[keep], None if mask is None else mask[keep]
+        arrays.append(_arrow(values, mask))
+    table = pa.Table.from_arrays(arrays, schema=spec.schema)
+    emit(Progress("merge", 1, tile.cells, time.perf_counter() - start, table.num_rows))
+    return table
+
+
+def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> tuple[list[Column], Mask | None]:
+    """Values and validity of each variable, in the order of the variables; and the cells that are in the mask."""
+    found: list[list[BlockRow]] = [[] for _ in spec.variables]
+    sparse: dict[int, list[SparseRow]] = {}
+    inside: Mask | None = None
+    for row in rows:
+        if isinstance(row, SparseRow):
+            sparse.setdefault(row.variable, []).append(row)
+        elif row.variable == MARKER:
+            inside = row.valid
+        else:
+            found[row.variable].append(row)
+    shape = (tile.height, tile.width)
+    aggregated = {n: column for first, parts in sparse.items() for n, column in _aggregate(spec, tile, first, parts)}
+    columns: list[Column] = []
+    for n, (variable, overlap, parts) in enumerate(zip(spec.variables, spec.overlaps, found, strict=True)):
+        if n in aggregated:
+            columns.append(aggregated[n])
+        elif parts:
+            ranks = sorted({r.rank for r in parts})
+            values, valid = overlay([_whole(shape, [r for r in parts if r.rank == rank]) for rank in ranks], overlap)
+            columns.append((values.astype(variable.dtype, copy=False), valid))
+        else:
+            columns.append((np.zeros(shape, variable.dtype), np.zeros(shape, bool)))
+    return columns, inside
+
+
+def _whole(shape: tuple[int, int], parts: Sequence[BlockRow]) -> Column:
+    """The block rows of one source in one tile, put together."""
+    if len(parts) == 1 and parts[0].values.shape == shape:
+        return parts[0].values, parts[0].valid
+    values, valid = np.zeros(shape, parts[0].values.dtype), np.zeros(shape, bool)
+    for part in parts:
+        rows = slice(part.top, part.top + part.values.shape[0])
+        values[rows], valid[rows] = part.values, True if part.valid is None else part.valid
+    return values, valid
+
+
+def _aggregate(spec: TableSpec, tile: Tile, first: int, rows: Sequence[SparseRow]) -> Iterator[tuple[int, Column]]:
+    """Each variable that is made of the points of `rows`, with its number; `first` is the first of them."""
+    points, told = gather(rows), spec.variables[first]
+    for n, variable in enumerate(spec.variables):
+        if (variable.layer, variable.index) == (told.layer, told.index):
+            values, valid = np.zeros(tile.cells, variable.dtype), np.zeros(tile.cells, bool)
+            values[points.cells], valid[points.cells] = statistic(
+                points, variable.word, variable.layer, f"column {variable.name}, tile {tile.key}"
+            )
+            shape = (tile.height, tile.width)
+            yield n, (values.reshape(shape), valid.reshape(shape))
+
+
+def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
+    """Settle several arrays of one shape and type on each other, in the order given, by an overlap rule.
+
+    A mean comes back as float64, a sum as the widest type of its kind: neither fits in the type of its parts.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if overlap is Overlap.LAST:
+        parts = parts[::-1]
+    masks = [np.ones(values.shape, bool) if valid is None else valid for values, valid in parts]
+    if overlap in (Overlap.FIRST, Overlap.LAST):
+        values, have = parts[0][0].copy(), masks[0].copy()
+        for (other, _), mask in zip(parts[1:], masks[1:], strict=True):
+            np.copyto(values, other, where=mask & ~have)
+            have |= mask
+        return values, have
+    if overlap in (Overlap.MIN, Overlap.MAX):
+        better = np.less if overlap is Overlap.MIN else np.greater
+        values, have = parts[0][0].copy(), masks[0].copy()
+        for (other, _), mask in zip(parts[1:], masks[1:], strict=True):
+            np.copyto(values, other, where=mask & (~have | better(other, values)))
+            have |= mask
+        return values, have
+    return _total(parts, overlap)
+
+
+def _total(parts: Iterable[Column], rule: Overlap) -> Column:
+    """Sum or mean of the valid values, read one part at a time."""
+    total, count = np.zeros(0), np.zeros(0, np.int32)
+    for index, (values, valid) in enumerate(parts):
+        if index == 0:
+            whole = {"i": np.int64, "u": np.uint64} if rule is Overlap.SUM else {}
+            total = np.zeros(values.shape, whole.get(values.dtype.kind, np.float64))
+            count = np.zeros(values.shape, np.int32)
+        np.add(total, values, out=total, where=True if valid is None else valid, casting="unsafe")
+        count += 1 if valid is None else valid
+    if rule is Overlap.MEAN:
+        np.divide(total, count, out=total, where=count > 0)
+    return total, count > 0
+
+
+def reduce_columns(parts: Iterable[Column], rule: Overlap) -> Column:
+    """Steps of one shape and type reduced to one array by mean, min, max or sum, as `overlay` settles them.
+
+    The steps are read as they are needed, so that a year of days holds no more memory than a few of them. A missing
+    value is left out; where every step misses it, it stays missing.
+    """
+    if rule in (Overlap.MEAN, Overlap.SUM):
+        return _total(parts, rule)
+    return functools.reduce(lambda one, other: overlay([one, other], rule), parts)
+
+
+def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None], inside: Mask | None) -> NDArray[np.intp] | None:
+    """Flat indices of the cells that stay, in order; None where all do."""
+    needed = [mask for variable, mask in zip(spec.variables, masks, strict=True) if variable.name in spec.required]
+    keep = _all([inside, *_wanted(spec, tile, masks), *needed])
+    return None if keep is None or keep.all() else np.flatnonzero(keep)
+
+
+def _wanted(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> list[Mask | None]:
+    """Masks that `how` wants a cell to be in."""
+    if spec.how == "grid":
+        return []
+    layers: dict[str, list[Mask | None]] = {}
+    for variable, mask in zip(spec.variables, masks, strict=True):
+        if variable.layer not in spec.null_layers:
+            layers.setdefault(variable.layer, []).append(mask)
+    has = [_any(layer, tile) for layer in layers.values()]
+    return [_any(has, tile)] if spec.how == "outer" else has
+
+
+def _all(masks: Sequence[Mask | None]) -> Mask | None:
+    """Where all of the masks are true; None for everywhere."""
+    return functools.reduce(lambda one, other: other if one is None else one if other is None else one & other, masks)
+
+
+def _any(masks: Sequence[Mask | None], tile: Tile) -> Mask | None:
+    """Where any of the masks is true; None for everywhere."""
+    result = np.zeros((tile.height, tile.width), bool)
+    for mask in masks:
+        if mask is None:
+            return None
+        result |= mask
+    return result
+
+
+def _arrow(values: Values, valid: Mask | None) -> pa.Array:
+    """An Arrow array over the memory of `values`, null where not `valid`."""
+    bitmap = None
+    if valid is not None and not valid.all():
+        bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
+    data = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(data.dtype), len(data), [bitmap, pa.py_buffer(data)])
+
+
+EXCHANGE = pa.schema(
+    [
+        ("tile", pa.int64()),
+        ("variable", pa.int32()),
+        ("rank", pa.int32()),
+        ("top", pa.int32()),
+        ("values", pa.large_binary()),
+        ("valid", pa.large_binary()),
+        ("cells", pa.large_binary()),
+        ("order", pa.large_binary()),
+        ("weights", pa.large_binary()),
+    ]
+)
+"""Block rows as they travel through an exchange: whole tiles as bytes, whose shape and type the plan knows.
+
+A sparse one has `cells` and `order`, and knows no rank.
+"""
+
+
+MARKER = -1
+"""In place of a variable: the tile exists, also where no source meets it."""
+
+
+def marker(tile: int, inside: Mask | None = None) -> BlockRow:
+    """A block row without values that makes sure that a tile is a group of the exchange.
+
+    Args:
+        inside: the cells that are in the mask; None for all.
+    """
+    return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), inside)
+
+
+def pack(row: BlockRow | SparseRow) -> pa.Table:
+    """A block row as an Arrow table of one row with the schema EXCHANGE, which shares the memory of its arrays."""
+    numbers = (row.tile, row.variable, 0, 0)
+    bodies: list[Values | None] = [row.values, None, None, None, None]
+    if isinstance(row, SparseRow):
+        bodies[2:] = row.cells, row.order, row.weights
+    else:
+        numbers = (row.tile, row.variable, row.rank, row.top)
+        bodies[1] = None if row.valid is None else np.packbits(row.valid)
+    columns = [pa.array([n], f.type) for n, f in zip(numbers, EXCHANGE, strict=False)]
+    return pa.Table.from_arrays([*columns, *map(_binary, bodies)], schema=EXCHANGE)
+
+
+def _binary(values: Values | None) -> pa.Array:
+    """An array as a single value of bytes. Made of its buffer: `pa.array` leaks a memoryview, and copies the rest."""
+    if values is None:
+        return pa.nulls(1, pa.large_binary())
+    values = np.ascontiguousarray(values)
+    ends = np.array([0, values.nbytes])
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(values)])
+
+
+def _views(column: pa.ChunkedArray) -> list[pa.Buffer | None]:
+    """The values of a column of bytes as views of its memory, which Arrow's scalars would copy."""
+    found: list[pa.Buffer | None] = []
+    for chunk in column.chunks:
+        _, ends, data = chunk.buffers()
+        ends = np.frombuffer(ends, np.int64)[chunk.offset :]
+        for index, valid in enumerate(chunk.is_valid().to_pylist()):
+            start, length = int(ends[index]), int(ends[index + 1] - ends[index])
+            found.append((data.slice(start, length) if length else pa.py_buffer(b"")) if valid else None)
+    return found
+
+
+def _array(buffer: pa.Buffer, dtype: Any = np.int64) -> NDArray[Any]:
+    """A view as an array, copied only where it does not lie as its type must."""
+    return np.require(np.frombuffer(buffer, dtype), requirements="A")
+
+
+def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
+    """The block rows that `pack` packed, and markers that tell of a mask; values are views of the table's memory."""
+    rows: list[BlockRow | SparseRow] = []
+    columns = [table.column(name) for name in EXCHANGE.names]
+    numbers, bodies = [c.to_pylist() for c in columns[:4]], [_views(c) for c in columns[4:]]
+    for key, index, rank, top, values, valid, cells, order, weights in zip(*numbers, *bodies, strict=True):
+        mask = None
+        if index == MARKER and valid is None:
+            continue
+        if cells is not None:
+            data, places, orders = (_array(values, spec.variables[index].band.dtype), _array(cells), _array(order))
+            rows.append(
+                SparseRow(key, index, places, orders, data, None if weights is None else _array(weights, np.float64))
+            )
+            continue
+        place = spec.tile(key)
+        data, shape = np.zeros(0, np.uint8), (place.height, place.width)
+        if index != MARKER:
+            data = _array(values, spec.variables[index].dtype).reshape(-1, place.width)
+            shape = data.shape
+        if valid is not None:
+            bits = _array(valid, np.uint8)
+            mask = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        rows.append(BlockRow(key, index, rank, data, mask, top))
+    return rows

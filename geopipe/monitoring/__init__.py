@@ -1,0 +1,1 @@
+"""Logs, progress, metrics and events on their way to Postgres and Prometheus."""

@@ -1,0 +1,55 @@
+"""The monitoring actor: the run's collector in a process of its own on the head node, which nothing waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from geopipe.events.records import Progress
+from geopipe.monitoring.collector import Collector
+from geopipe.monitoring.recorder import Options, open_collector
+from geopipe.monitoring.shipping import Deliver
+
+PATIENCE = 10.0
+"""Seconds that a process waits for the actor, before it keeps its records and tries again."""
+
+
+class Monitor:
+    """Receives the records of every process of a run. It holds no CPU, and a run goes on without it."""
+
+    def __init__(self, options: Options) -> None:
+        self.collector: Collector = open_collector(options)
+
+    def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
+        """Take a batch; returns up to which record of the source everything is safe."""
+        return self.collector.receive(source, lines, keep)
+
+    def close(self, wait: float) -> None:
+        """End; waits for so many seconds at most until Prometheus has seen how the run ended."""
+        self.collector.close(wait)
+
+    def stages(self) -> dict[str, Progress]:
+        """Progress by stage so far."""
+        return self.collector.stages()
+
+
+def start(options: Options) -> ActorHandle:
+    """The monitor of a run, on the node of the driver: the head node, where a job's driver is."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Monitor)
+    name = f"monitor-{options.run_id}"
+    named = actor.options(name=name, namespace="geopipe", scheduling_strategy=here, max_concurrency=8)
+    return cast(ActorHandle, named.remote(options))
+
+
+def deliver(monitor: ActorHandle, seconds: float = PATIENCE) -> Deliver:
+    """How a process of the run hands records to the actor; it raises where the actor does not answer in time."""
+
+    def send(source: str, lines: Sequence[str], keep: bool = True) -> int:
+        return cast(int, ray.get(monitor.receive.remote(source, lines, keep), timeout=seconds))
+
+    return send

@@ -1,0 +1,1 @@
+"""The monitor's Postgres: connections, schema, writing, and reading it again."""

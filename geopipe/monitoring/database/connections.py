@@ -1,0 +1,240 @@
+"""Connections to the monitor's database: where it is, what its address may show, and why there is none.
+
+The address comes from the environment or a file, never from the settings; no message has a password in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import connection, parse_dsn
+
+from geopipe.errors import MachineError
+from geopipe.monitoring.database import embedded
+from geopipe.monitoring.database.migrations import HEAD, RELATIONS, REVISIONS, VERSION_TABLE
+
+DSN, DSN_FILE = "GEOPIPE_MONITORING_DSN", "GEOPIPE_MONITORING_DSN_FILE"
+INVALID = "an address that is not valid"
+UPGRADE = "run `geopipe db upgrade`"
+
+
+# ---------------------------------------------------------------- where it is
+
+
+def dsn(file: Path | None = None) -> str | None:
+    """The address of the database, with its password: as it is told, else that of the embedded server if it runs.
+
+    Args:
+        file: that holds it, before what the environment says.
+
+    Raises:
+        MachineError: the file cannot be read or holds nothing.
+    """
+    if file is None and (told := os.environ.get(DSN, "").strip()):
+        return told
+    if file is None and (named := os.environ.get(DSN_FILE, "").strip()):
+        file = Path(named).expanduser()
+    if file is None:
+        return embedded.url() if embedded.running() else None
+    try:
+        held = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise MachineError(
+            f"the file with the address of the monitor's database, {file}, cannot be read: {reason}",
+            f"correct {DSN_FILE} or --dsn-file, and let only its user read it (chmod 600)",
+        ) from None
+    if not held:
+        raise MachineError(
+            f"{file} holds no address of a database", "write a line postgresql://USER:PASSWORD@HOST/NAME"
+        )
+    return held
+
+
+def named() -> bool:
+    """Whether the environment says where the database is."""
+    return any(os.environ.get(name, "").strip() for name in (DSN, DSN_FILE))
+
+
+def needed_dsn(file: Path | None = None) -> str:
+    """`dsn`, where nothing can be done without.
+
+    Raises:
+        MachineError: nothing says where the database is.
+    """
+    found = dsn(file)
+    if found is None and embedded.made():
+        raise MachineError(
+            f"the monitor's database is an embedded Postgres in {embedded.folder()}, which does not run",
+            f"start it: `geopipe db start` (the next run does so, too), or set {DSN} to another one",
+        )
+    if found is None:
+        raise MachineError(
+            "nothing says where the monitor's database is",
+            f"set {DSN}, or {DSN_FILE} to a file that holds it, or start a database of your own: `geopipe db start`",
+        )
+    return found
+
+
+def masked(dsn: str) -> str:
+    """An address for messages: user, host, port and database, and nothing else of it."""
+    try:
+        parts = parse_dsn(dsn)
+    except psycopg2.Error:
+        return INVALID
+    # of a password with / or @ in it libpq makes a port, a host or a database
+    suspect = "".join(parts.get(name, "") for name in ("host", "port", "dbname", "user"))
+    if "@" in suspect or parts.get("port", "").strip("0123456789,"):
+        return INVALID
+    user = f"{parts['user']}@" if parts.get("user") else ""
+    port = f":{parts['port']}" if parts.get("port") else ""
+    service = f" (service {parts['service']})" if parts.get("service") else ""
+    host = parts.get("host") or parts.get("hostaddr") or "localhost"
+    return f"postgresql://{user}{host}{port}/{parts.get('dbname', '')}{service}"
+
+
+# ---------------------------------------------------------------- connections
+
+
+def connect(
+    dsn: str, *, statement_timeout: float = 30.0, connect_timeout: float = 10.0, schema: bool = True
+) -> connection:
+    """A connection, by default to a database whose schema is that of this geopipe.
+
+    Args:
+        statement_timeout: seconds for a statement; 0 for as long as it takes.
+        connect_timeout: seconds; libpq rounds them up to 2 at least.
+        schema: refuse a schema that is missing, too old or too new.
+
+    Raises:
+        MachineError: there is no such connection; one message for each reason, none with a password.
+    """
+    try:
+        parts = parse_dsn(dsn)
+        connected = psycopg2.connect(
+            dsn,
+            connect_timeout=max(int(connect_timeout), 2),
+            application_name=parts.get("application_name", "geopipe"),
+            # a server that is gone without a word is noticed within a minute
+            keepalives_idle=parts.get("keepalives_idle", 20),
+            keepalives_interval=parts.get("keepalives_interval", 10),
+            keepalives_count=parts.get("keepalives_count", 3),
+            tcp_user_timeout=parts.get("tcp_user_timeout", 60_000),
+        )
+    except psycopg2.Error as error:
+        raise _refused(dsn, error) from None
+    try:
+        with working(dsn, "connecting"), connected.cursor() as cursor:
+            # set here and not in the options of the address, which may have a search_path in them
+            cursor.execute("SELECT set_config('statement_timeout', %s, false)", (f"{int(statement_timeout * 1000)}",))
+            cursor.execute("SELECT set_config('TimeZone', 'UTC', false)")
+            connected.commit()
+            if schema:
+                check_schema(dsn, version(cursor), old=bool(old_tables(cursor)))
+            connected.commit()
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+def _refused(dsn: str, error: psycopg2.Error) -> MachineError:
+    """Why there is no connection. Of an address that it cannot parse libpq repeats parts: these stay unsaid."""
+    where, said = f"the monitor's database at {masked(dsn)}", _told(error)
+    if isinstance(error, psycopg2.ProgrammingError) or "connection option" in said or "invalid port" in said:
+        return MachineError(
+            "the address of the monitor's database is not valid",
+            f"correct {DSN}: postgresql://USER:PASSWORD@HOST:PORT/NAME, with %40 for an @ in the password",
+        )
+    if "password" in said or "no pg_hba.conf entry" in said or ("role " in said and "does not exist" in said):
+        return MachineError(
+            f"{where} refuses this user or password", f"correct user and password in {DSN} (or libpq's password file)"
+        )
+    if "database" in said and "does not exist" in said:
+        return MachineError(
+            f"{where}: the server has no database of this name", f"create it with createdb, or correct {DSN}"
+        )
+    said = re.sub('"[^"]*"', '"..."', said)
+    return MachineError(
+        f"{where} cannot be reached: {said}", f"see that the server runs and lets this machine in, or correct {DSN}"
+    )
+
+
+def _told(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]
+
+
+@contextmanager
+def working(dsn: str, what: str) -> Iterator[None]:
+    """Errors of the server as one MachineError that says what was being done.
+
+    Raises:
+        MachineError: instead of any psycopg2.Error.
+    """
+    try:
+        yield
+    except psycopg2.Error as error:
+        where = f"{what} at {masked(dsn)}"
+        if error.pgcode == "42501":
+            raise MachineError(
+                f"{where} is not permitted: {_told(error)}", "use the role that owns the tables and the schema"
+            ) from None
+        if error.pgcode == "55P03":
+            raise MachineError(
+                f"{where} waits for a lock that another program holds; nothing was changed",
+                "end what works on these tables (select * from pg_stat_activity), and try again",
+            ) from None
+        if error.pgcode == "57014":
+            raise MachineError(
+                f"{where} took too long and was given up", "try again when the server has less to do"
+            ) from None
+        raise MachineError(f"{where} failed: {_told(error)}", "see the server's log; nothing was changed") from None
+
+
+# ---------------------------------------------------------------- schema
+
+
+def version(cursor: Any) -> str | None:
+    """The revision of the schema that the search path leads to, None where there is none."""
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (VERSION_TABLE,))
+    if not cursor.fetchone()[0]:
+        return None
+    cursor.execute(f"SELECT version_num FROM {VERSION_TABLE}")
+    row = cursor.fetchone()
+    return str(row[0]) if row else None
+
+
+def check_schema(dsn: str, found: str | None, *, old: bool = False) -> None:
+    """Refuse another revision of the schema than this geopipe's.
+
+    Raises:
+        MachineError: it is missing, too old or too new.
+    """
+    where = f"the monitor's database at {masked(dsn)}"
+    if found == HEAD:
+        return
+    if found is None:
+        kept = "has the tables of the old system" if old else "has no tables of geopipe"
+        raise MachineError(f"{where} {kept}", UPGRADE + (", which keeps every row of them" if old else ""))
+    if found in REVISIONS:
+        raise MachineError(f"{where} has an old schema: revision {found}, and {HEAD} is needed", UPGRADE)
+    raise MachineError(
+        f"{where} has the schema of a newer geopipe: revision {found}, and this one knows {HEAD}",
+        "install that geopipe (pip install -U geopipe)",
+    )
+
+
+def old_tables(cursor: Any) -> list[str]:
+    cursor.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace "
+        "AND relname = ANY(%s)",
+        ([*RELATIONS, "experiments"],),
+    )
+    return [str(name) for (name,) in cursor.fetchall()]

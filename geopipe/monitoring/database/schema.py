@@ -1,0 +1,377 @@
+"""The monitor's database as a whole: its schema, a proof that it works, and what is dropped after a time.
+
+What is read and written in a run is in `store`; this is what a person does about it: `geopipe db`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import connection
+
+from geopipe.errors import MachineError
+from geopipe.events.records import new_run_id
+from geopipe.monitoring.database import store
+from geopipe.monitoring.database.connections import (
+    DSN,
+    DSN_FILE,
+    check_schema,
+    connect,
+    dsn,
+    masked,
+    needed_dsn,
+    old_tables,
+    version,
+    working,
+)
+from geopipe.monitoring.database.migrations import HEAD, PARTITIONED, REVISIONS
+from geopipe.monitoring.legacy import cells
+from geopipe.monitoring.legacy.cells import Migrated, PixelGrid
+
+__all__ = [
+    "DSN",
+    "DSN_FILE",
+    "connect",
+    "dsn",
+    "masked",
+    "needed_dsn",
+    "upgrade",
+    "current",
+    "validate",
+    "prune",
+    "migrate_coordinates",
+]
+
+UPGRADE_LOCK = 7166461129431216131
+"""The advisory lock that one upgrade at a time holds."""
+
+LOCK_TIMEOUT = "30s"
+"""How long upgrade and prune wait for a table that somebody else has locked."""
+
+
+# ---------------------------------------------------------------- schema
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """From which revision the schema came to which; what was taken over from the old system: rows by table."""
+
+    before: str | None
+    after: str
+    taken_over: dict[str, int]
+    renamed: dict[str, str]
+
+
+def upgrade(dsn: str, revision: str = HEAD) -> Upgraded:
+    """Bring the schema to a revision, in one transaction; tables of the old system are kept, and their rows taken over.
+
+    Whoever is killed, or fails, leaves the schema as it was. Of several at once one does it, the others find it done.
+
+    Raises:
+        MachineError: the database cannot be reached, is of a newer geopipe, or the role may not create tables.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.pool import NullPool
+
+    from geopipe.monitoring.legacy import records
+
+    def open_one() -> connection:
+        return connect(dsn, statement_timeout=0, schema=False)
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    engine = create_engine("postgresql+psycopg2://", creator=open_one, poolclass=NullPool)
+    try:
+        with working(dsn, "the upgrade of the schema"), engine.begin() as connected:
+            raw: Any = connected.connection.driver_connection
+            with raw.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (UPGRADE_LOCK,))
+                cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+                schema = _own_schema(dsn, cursor)
+                before = version(cursor)
+                if before is not None and before not in REVISIONS:
+                    check_schema(dsn, before)
+                renamed = records.set_aside(cursor) if before is None else {}
+                config.attributes.update(connection=connected, schema=schema)
+                command.upgrade(config, revision)
+                taken = records.take_over(cursor, renamed) if before is None and revision == HEAD else {}
+                after = version(cursor)
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg2.Error):
+            with working(dsn, "the upgrade of the schema"):
+                raise error.orig from None
+        raise
+    finally:
+        engine.dispose()
+    return Upgraded(before, str(after), taken, renamed)
+
+
+def _own_schema(dsn: str, cursor: Any) -> str:
+    """The schema that the tables go to. From here on in this transaction names mean what is in it, and nothing else."""
+    cursor.execute("SELECT current_schema()")
+    schema = cursor.fetchone()[0]
+    if schema is None:
+        raise MachineError(
+            f"the search path at {masked(dsn)} leads to no schema", "create the schema, or correct search_path"
+        )
+    path = sql.SQL("SET LOCAL search_path TO {}, pg_temp").format(sql.Identifier(schema))
+    cursor.execute(path)
+    return str(schema)
+
+
+@dataclass(frozen=True)
+class Current:
+    """The revision of a database, and that of this geopipe; `old_system` where tables of the old one are there."""
+
+    revision: str | None
+    head: str
+    server: str
+    url: str
+    old_system: tuple[str, ...] = ()
+
+    @property
+    def is_current(self) -> bool:
+        return self.revision == self.head
+
+
+def current(dsn: str) -> Current:
+    """What schema is there.
+
+    Raises:
+        MachineError: the database cannot be reached.
+    """
+    with closing(connect(dsn, schema=False)) as connected, working(dsn, "reading the schema"):
+        with connected.cursor() as cursor:
+            found = version(cursor)
+            old = () if found else tuple(sorted(old_tables(cursor)))
+        return Current(found, HEAD, _server(connected), masked(dsn), old)
+
+
+def _server(connected: connection) -> str:
+    number = connected.server_version
+    return f"PostgreSQL {number // 10_000}.{number % 10_000}"
+
+
+# ---------------------------------------------------------------- validate
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What was written and read back, on which server, in how many seconds; and whether it could be taken away."""
+
+    server: str
+    url: str
+    revision: str
+    seconds: float
+    checks: tuple[str, ...]
+    removed: bool
+
+
+def validate(dsn: str) -> Validated:
+    """Prove the whole way: a log, a metric, an event, progress and a state, written as a run does and read back.
+
+    They are removed, or where the role may not delete they stay under a run that is named `validate`.
+
+    Raises:
+        MachineError: the database cannot be used, or has something else than what was written.
+    """
+    begun = time.perf_counter()
+    run = new_run_id()
+    now = round(time.time(), 3)
+    about = {"run_id": run, "source": f"validate-{run}", "ts": now, "stage": "read", "node": "validate"}
+    written: list[dict[str, Any]] = [
+        {"kind": "state", "state": "running", "detail": {"name": "validate"}},
+        {"kind": "log", "level": "ERROR", "logger": "geopipe", "message": "a log\0 record", "extra": {"answer": 42}},
+        {"kind": "metric", "name": "cpu_percent", "value": 12.5, "unit": "%"},
+        {"kind": "event", "name": "validate", "detail": {"layers": ["a", "b"]}},
+        {"kind": "progress", "tiles": 3, "cells": 5, "rows": 7, "bytes": 11, "seconds": 0.25},
+        {"kind": "state", "state": "completed", "detail": {"exit_code": 0}},
+    ]
+    written = [{**about, **record, "seq": number} for number, record in enumerate(written, 1)]
+    with closing(connect(dsn)) as connected, working(dsn, "validating the database"):
+        with connected, connected.cursor() as cursor:
+            cursor.execute(f"LISTEN {store.CHANNEL}")
+        for _ in range(2):  # the second time nothing may change
+            store.write(connected, written)
+        with connected, connected.cursor() as cursor:
+            checks = tuple(_read_back(dsn, cursor, run))
+        connected.poll()
+        if run not in {notice.payload for notice in connected.notifies}:
+            raise _differs(dsn, "the notification", "none", run)
+        removed = _removed(connected, run)
+        server = _server(connected)
+    return Validated(server, masked(dsn), HEAD, time.perf_counter() - begun, (*checks, "notification"), removed)
+
+
+_EXPECTED: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
+    "log": (
+        "SELECT level, level_no, logger, message, stage, extra FROM pipeline_logs WHERE run_id = %s",
+        [("ERROR", 40, "geopipe", "a log record", "read", {"answer": 42})],
+    ),
+    "metric": (
+        "SELECT name, value, unit, node FROM pipeline_metrics WHERE run_id = %s",
+        [("cpu_percent", 12.5, "%", "validate")],
+    ),
+    "latest value": (
+        "SELECT name, value, stage FROM pipeline_metrics_latest WHERE run_id = %s",
+        [("cpu_percent", 12.5, "read")],
+    ),
+    "event": (
+        "SELECT name, detail FROM pipeline_events WHERE run_id = %s",
+        [("validate", {"layers": ["a", "b"]})],
+    ),
+    "progress": (
+        "SELECT stage, tiles, cells, rows, bytes, seconds FROM pipeline_progress WHERE run_id = %s",
+        [("read", 3, 5, 7, 11, 0.25)],
+    ),
+    "state": (
+        "SELECT name, state, exit_code FROM pipeline_runs WHERE run_id = %s",
+        [("validate", "completed", 0)],
+    ),
+    "sequence": ("SELECT seq FROM pipeline_sources WHERE run_id = %s", [(6,)]),
+    "errors": (
+        "SELECT cause, count::int FROM pipeline_error_summary WHERE run_id = %s",
+        [("a log record", 1)],
+    ),
+}
+
+
+def _read_back(dsn: str, cursor: Any, run: str) -> Iterator[str]:
+    for name, (query, expected) in _EXPECTED.items():
+        cursor.execute(query, (run,))
+        if (found := cursor.fetchall()) != expected:
+            raise _differs(dsn, f"the {name}", found, expected)
+        yield name
+
+
+def _differs(dsn: str, what: str, found: object, expected: object) -> MachineError:
+    return MachineError(
+        f"{what} that was written to {masked(dsn)} is not what is read: {found}, where {expected} was written",
+        "see whether triggers, rules or another program change these tables",
+    )
+
+
+def _removed(connected: connection, run: str) -> bool:
+    try:
+        with connected, connected.cursor() as cursor:
+            for table in _RUN_TABLES:
+                cursor.execute(f"DELETE FROM {table} WHERE run_id = %s", (run,))
+    except psycopg2.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+_RUN_TABLES = ("pipeline_sources", "pipeline_runs", "pipeline_progress", "pipeline_metrics_latest", *PARTITIONED)
+"""In the order in which a batch locks them, so that nobody waits for each other."""
+
+
+# ---------------------------------------------------------------- prune
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was dropped (or would be): partitions, and rows of the tables that have none."""
+
+    before: date
+    days: tuple[date, ...]
+    partitions: tuple[str, ...]
+    rows: dict[str, int]
+    kept: tuple[date, ...]
+    dry_run: bool
+
+
+def prune(dsn: str, older_than_days: int, *, dry_run: bool = False) -> Pruned:
+    """Drop what is older than so many days: whole partitions, and the runs of these days. A day is a transaction.
+
+    A day with a run that still works (it was heard of within an hour) is kept.
+
+    Raises:
+        MachineError: the database cannot be reached, or the role does not own the tables.
+    """
+    before = datetime.now(UTC).date() - timedelta(days=older_than_days)
+    with closing(connect(dsn, statement_timeout=600)) as connected, working(dsn, "pruning"):
+        with connected, connected.cursor() as cursor:
+            cursor.execute(_DAYS, {"before": before, "parents": list(PARTITIONED)})
+            days = {day: (list(partitions), works) for day, partitions, works in cursor.fetchall()}
+        gone = {day: partitions for day, (partitions, works) in days.items() if not works}
+        rows = dict.fromkeys(_RUN_TABLES[:4], 0)
+        for day, partitions in gone.items():
+            with connected, connected.cursor() as cursor:
+                cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+                for table, query in _OF_DAY.items():
+                    action = "SELECT count(*)" if dry_run else "DELETE"
+                    cursor.execute(f"{action} FROM {table} t WHERE {query}", {"day": day})
+                    rows[table] += cursor.fetchone()[0] if dry_run else cursor.rowcount
+                for partition in () if dry_run else partitions:
+                    cursor.execute(sql.SQL("DROP TABLE {}").format(sql.SQL(partition)))
+    names = tuple(sorted(name for partitions in gone.values() for name in partitions))
+    return Pruned(before, tuple(gone), names, rows, tuple(sorted(days.keys() - gone.keys())), dry_run)
+
+
+_DAYS = """
+WITH parts AS (
+    SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day, c.oid::regclass::text AS name
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = ANY(%(parents)s::regclass[]) AND c.relname ~ '_[0-9]{8}$'
+), runs AS (
+    SELECT geopipe_run_day(run_id, created_at) AS day,
+           bool_or(state IN ('pending', 'running', 'paused') AND coalesce(heartbeat_at, created_at)
+                   > now() - interval '1 hour') AS works
+    FROM pipeline_runs GROUP BY 1
+), others AS (
+    SELECT DISTINCT geopipe_run_day(run_id, updated_at) AS day FROM pipeline_sources
+)
+SELECT day, array_remove(array_agg(parts.name ORDER BY parts.name), NULL), coalesce(bool_or(runs.works), false)
+FROM parts FULL JOIN runs USING (day) FULL JOIN others USING (day)
+WHERE day < %(before)s GROUP BY day ORDER BY day
+"""
+
+_OF_RUNS = (
+    "geopipe_run_day(t.run_id, coalesce((SELECT r.created_at FROM pipeline_runs r WHERE r.run_id = t.run_id), t.{})) "
+    "= %(day)s"
+)
+_OF_DAY = {
+    "pipeline_sources": _OF_RUNS.format("updated_at"),
+    "pipeline_progress": _OF_RUNS.format("updated_at"),
+    "pipeline_metrics_latest": _OF_RUNS.format("ts"),
+    "pipeline_runs": "geopipe_run_day(t.run_id, t.created_at) = %(day)s",
+}
+"""The rows of a day's runs; the runs come last, because the others ask them for their day."""
+
+
+# ---------------------------------------------------------------- coordinates of old tables
+
+
+def migrate_coordinates(
+    dsn: str, *, grid: PixelGrid | None = None, tables: Sequence[str] = (), dry_run: bool = False
+) -> list[Migrated]:
+    """Give the old system's tables of cells x_coord and y_coord, all of them in one transaction, and verify them.
+
+    Args:
+        grid: of the tables of which no table of datasets says one.
+        tables: only these.
+
+    Raises:
+        SettingsError: a table is none, or its grid is not known.
+        MachineError: the database cannot be used, or what is there does not agree with the grid; nothing was changed.
+    """
+    with (
+        closing(connect(dsn, statement_timeout=0, schema=False)) as connected,
+        working(dsn, "filling coordinates"),
+        connected,
+        connected.cursor() as cursor,
+    ):
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+        return cells.migrate(cursor, grid, tables, dry_run)

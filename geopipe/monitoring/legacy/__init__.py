@@ -1,0 +1,1 @@
+"""What the old system left in a database."""

@@ -1,0 +1,118 @@
+"""Samples of a node: processor, memory, Ray's object store, spilled objects, free disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from geopipe.events.emit import context, emit
+from geopipe.events.records import Metric, Progress
+from geopipe.monitoring.spool import process, source_of
+
+SHARED = Path("/dev/shm")
+
+
+class Sampler:
+    """To be called often: every `interval` seconds it samples, in one process of the run on each node.
+
+    Which one it is, a lock in `folder` says; it dies with its process, and the next one takes over.
+
+    Args:
+        folder: of the run's records on this node.
+        output: the folder whose free space is told.
+    """
+
+    def __init__(self, folder: Path, output: Path, interval: float) -> None:
+        self.folder, self.output, self.interval = folder, output, interval
+        self._lock, self._due = -1, 0.0
+
+    def __call__(self) -> None:
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self.interval
+        if self._lock >= 0:
+            for metric in samples(self.folder, self.output):
+                emit(metric)
+            return
+        file = os.open(self.folder / "sampler.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return
+        self._lock = file
+        psutil.cpu_percent()  # its first value means nothing: it tells of the time since it was last asked
+        self._due = time.monotonic() + min(self.interval, 1.0)
+
+    def close(self) -> None:
+        """Let another process take over."""
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
+
+
+def samples(folder: Path, output: Path) -> list[Metric]:
+    """What there is to tell of this node now. What cannot be known here is left out."""
+    memory = psutil.virtual_memory()
+    found = [
+        Metric("cpu_percent", psutil.cpu_percent(), "%"),
+        Metric("rss_bytes", _resident(folder), "bytes"),
+        Metric("memory_used_bytes", memory.total - memory.available, "bytes"),
+        Metric("memory_total_bytes", memory.total, "bytes"),
+    ]
+    with suppress(OSError):
+        found.append(Metric("object_store_bytes", shutil.disk_usage(SHARED).used, "bytes"))
+    with suppress(OSError):
+        found.append(Metric("spill_bytes", _spilled(), "bytes"))
+    with suppress(OSError, StopIteration):
+        existing = next(p for p in (output, *output.parents) if p.exists())
+        found.append(Metric("disk_free_bytes", shutil.disk_usage(existing).free, "bytes"))
+    return found
+
+
+def _resident(folder: Path) -> int:
+    """Resident bytes of the processes that report here."""
+    total = 0
+    sources = filter(None, map(source_of, folder.glob("*.pid")))
+    for pid in {pid for source in sources if (pid := process(source)) is not None}:
+        with suppress(psutil.Error):
+            total += psutil.Process(pid).memory_info().rss
+    return total
+
+
+def _spilled() -> int:
+    """Bytes of the objects that Ray of this node has put on disk."""
+    root = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest"
+    return sum(p.stat().st_size for p in root.glob("ray_spilled_objects*/*"))
+
+
+def speedometer(stages: Callable[[], Mapping[str, Progress]], interval: float) -> Callable[[], None]:
+    """A function to be called often: every `interval` seconds it tells how fast each stage of the run has been since.
+
+    Args:
+        stages: progress of the whole run so far, by stage.
+    """
+    last, before = time.monotonic(), dict[str, Progress]()
+
+    def tell() -> None:
+        nonlocal last, before
+        seconds = time.monotonic() - last
+        if seconds < interval:
+            return
+        now = dict(stages())
+        for stage, done in now.items():
+            old = before.get(stage)
+            with context(stage=stage):
+                for name in ("cells", "rows"):
+                    made = getattr(done, name) - (getattr(old, name) if old else 0)
+                    emit(Metric(f"{name}_per_second", made / seconds, f"{name}/s"))
+        last, before = time.monotonic(), now
+
+    return tell

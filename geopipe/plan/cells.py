@@ -1,0 +1,127 @@
+"""Which cells of the grid become rows: what the settings say of it beside `how`, as values and pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopipe.errors import SettingsError
+from geopipe.grid.grid import Grid
+from geopipe.grid.polygons import Mask, Polygons, covered, squares
+from geopipe.layers.layer import Variable
+
+Runs = tuple[tuple[int, int], ...]
+"""Keys of tiles, rising, as ranges: first key, and the one behind the last. Small also where there are many tiles."""
+
+SQUARES = 1 << 22
+"""Squares of cells in which the cells of a mask are counted; a grid of no more cells is counted to the cell."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What is known of a mask before a tile is computed.
+
+    `runs` has the tiles that it may meet; no more than `cells` cells are inside, and just so many where `exact`.
+    """
+
+    uri: str
+    runs: Runs
+    cells: int
+    exact: bool
+
+    @property
+    def tiles(self) -> int:
+        return sum(end - start for start, end in self.runs)
+
+    def describe(self) -> dict[str, Any]:
+        """The reach as JSON values; `parse` reads them."""
+        return {"file": self.uri, "tiles": [list(run) for run in self.runs], "cells": self.cells, "exact": self.exact}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Reach:
+        """The reach that `describe` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not.
+        """
+        runs = tuple((int(start), int(end)) for start, end in data["tiles"])
+        return cls(str(data["file"]), runs, int(data["cells"]), bool(data["exact"]))
+
+
+def reach_of(area: Polygons, grid: Grid, window_size: int, *, whole: bool) -> Reach:
+    """How far a mask reaches that lies in these polygons.
+
+    Args:
+        whole: the polygons are the mask; else it is some part of their area.
+    """
+    runs = runs_of(np.flatnonzero(squares(area, grid, window_size)))
+    if whole and grid.cells <= SQUARES:
+        cells = int(np.count_nonzero(covered(area, grid.xs(0, grid.width), grid.ys(0, grid.height))))
+        return Reach(area.uri, runs, cells, True)
+    size = 2
+    while np.prod(grid.tiling(size)) > SQUARES:
+        size *= 2
+    return Reach(area.uri, runs, _cells(squares(area, grid, size), grid, size), False)
+
+
+def _cells(met: Mask, grid: Grid, size: int) -> int:
+    """Cells in those of the squares; the last ones of a row and of a column are cut by the grid's edge."""
+    rows, cols = met.shape
+    heights = np.minimum(size, grid.height - np.arange(rows) * size)
+    widths = np.minimum(size, grid.width - np.arange(cols) * size)
+    return int(heights @ met.astype(np.int64) @ widths)
+
+
+def runs_of(keys: NDArray[np.integer[Any]]) -> Runs:
+    """Rising keys as ranges."""
+    parts = np.split(keys, np.flatnonzero(np.diff(keys) != 1) + 1)
+    return tuple((int(part[0]), int(part[-1]) + 1) for part in parts if len(part))
+
+
+def keys_of(runs: Runs) -> NDArray[np.int64]:
+    """The keys in ranges."""
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(start, end) for start, end in runs)])
+
+
+# ---------------------------------------------------------------- missing values
+
+
+def effective_how(how: str, drop: str | Sequence[str]) -> str:
+    """How cells are kept: "all" drops those in which every variable is null, which is what "outer" does."""
+    return "outer" if how == "grid" and drop == "all" else how
+
+
+def required(
+    drop: str | Sequence[str], variables: Sequence[Variable], layers: Sequence[str], skipped: Collection[str]
+) -> frozenset[str]:
+    """The variables without whose value a cell is dropped: those that merge.drop names, itself or by their layer.
+
+    Args:
+        layers: all names of layers, in their order.
+        skipped: layers that are null everywhere; they do not count, as in how = "inner".
+
+    Raises:
+        SettingsError: a name is unknown, or means a layer and a variable of another.
+    """
+    if drop == "all":
+        return frozenset()
+    found: list[Variable] = [] if drop != "any" else list(variables)
+    for name in drop if drop != "any" else ():
+        of_layer, itself = [v for v in variables if v.layer == name], [v for v in variables if v.name == name]
+        if not of_layer and not itself:
+            known = dict.fromkeys([*layers, *(v.name for v in variables)])
+            raise SettingsError(
+                f"merge.drop names {name!r}, which is neither a layer nor a column", f"choose of: {', '.join(known)}"
+            )
+        if of_layer and itself and itself[0].layer != name:
+            raise SettingsError(
+                f"merge.drop names {name!r}: that is a layer ({', '.join(v.name for v in of_layer)}), "
+                f"and a column of the layer {itself[0].layer}",
+                "rename one of the two, or name the columns of the layer",
+            )
+        found += itself or of_layer
+    return frozenset(v.name for v in found if v.layer not in skipped)

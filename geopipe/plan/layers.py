@@ -1,0 +1,299 @@
+"""The plan of one layer, and of the mask: what is decided about it alone, before a pixel is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from geopipe.errors import SettingsError, SourceError
+from geopipe.grid.grid import Grid, apply, crs_of, ellipsoids_apart, horizontal, operation, projected_bounds, radius
+from geopipe.grid.polygons import Polygons, Shapes, polygons_of
+from geopipe.layers.access import root_of
+from geopipe.layers.bands import choose, columns, of_file
+from geopipe.layers.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
+from geopipe.layers.tables import TableHeader, TablePlan, check_keys, plan_table, table_variables
+from geopipe.plan.cells import Reach, reach_of
+from geopipe.plan.target import numbers
+from geopipe.plan.variables import dtype_of, kind_of, told_kind, variables_of
+from geopipe.resample.locate import read_amplification
+from geopipe.resample.methods import PICKED, Decision, Way, asked_methods, decide
+
+MASK = "grid.mask"
+"""In place of a layer's name, in what is told of the mask; no layer can be named so."""
+
+
+ONE_DATUM = 10.0
+"""Metres by which the ellipsoids of two CRS of one datum may differ and no datum shift be missed between them."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the table lies in files, and which columns follow from a cell's place.
+
+    `csv_files` is "tiles" or "one"; `partition_by` a variable of classes or "tile": a folder for each of its values;
+    `geometry` "point" for GeoParquet; `lonlat` and `h3` (a resolution) ask for columns; `encoding` "plain" is Parquet
+    for readers that do not know the encoding of floats by bytes.
+    """
+
+    csv_files: str = "tiles"
+    partition_by: str | None = None
+    geometry: str | None = None
+    lonlat: bool = False
+    h3: int | None = None
+    encoding: str = "auto"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the settings say beside grid and layers.
+
+    `tolerance` is "auto", "exact" or source pixels; `whole` asks for the old way, which reads whole rasters;
+    `compress`, of CSV, is "gzip", "zstd" or "none"; a run that would decode more than `max_pixels` is refused.
+    """
+
+    window_size: int = 2048
+    tolerance: str | float = "auto"
+    whole: bool = False
+    passthrough: bool = True
+    allow_ballpark: bool = False
+    how: str = "outer"
+    drop: str | tuple[str, ...] = ()
+    strategy: str = "auto"
+    wave_tiles: int | None = None
+    alignment_tolerance: float = 0.01
+    formats: tuple[str, ...] = ("parquet",)
+    compress: str = "gzip"
+    layout: Layout = Layout()
+    max_pixels: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank.
+
+    `amplification` is how often its stored blocks are decoded when it is read tile by tile. Where it `sweeps`, it is
+    read along its own blocks instead, each of them once, and its block rows are exchanged. A layer of coordinate tables
+    has a `table` instead.
+    """
+
+    layer: Layer
+    kind: Kind
+    kind_why: str
+    variables: tuple[Variable, ...]
+    decisions: tuple[Decision, ...]
+    amplification: float = 1.0
+    sweeps: bool = False
+    skipped: str = ""
+    notes: tuple[str, ...] = ()
+    table: TablePlan | None = None
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """Which cells may be rows: those in polygons, or where a raster (as a layer of one band) is valid and not 0.
+
+    One of `polygons` and `raster` is there.
+    """
+
+    reach: Reach
+    polygons: Polygons | None = None
+    raster: LayerPlan | None = None
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """The mask as JSON values."""
+        about = {"file": self.reach.uri, "tiles": self.reach.tiles, "cells": self.reach.cells}
+        if self.polygons is not None:
+            return about | self.polygons.describe()
+        return about | {"raster": describe_layer(self.raster) if self.raster else None}
+
+
+def reaches(plan: LayerPlan) -> list[str]:
+    """The folders and hosts that a layer's files are in, or refer to."""
+    headers = [placed.header for d in plan.decisions for placed in d.source.files]
+    return list(dict.fromkeys(root for h in headers for root in (root_of(h.uri), *h.reaches)))
+
+
+def describe_layer(plan: LayerPlan) -> dict[str, Any]:
+    return {
+        "name": plan.layer.name,
+        "kind": plan.kind.value,
+        "kind_why": plan.kind_why,
+        "skipped": plan.skipped,
+        "variables": [
+            {"name": v.name, "type": v.dtype, "unit": v.unit, "band": v.band.index} | v.band.place
+            for v in plan.variables
+        ],
+        "reaches": reaches(plan),
+        "read_amplification": round(plan.amplification, 2),
+        "table": plan.table and plan.table.describe(),
+        "sources": [
+            {
+                "files": [placed.header.uri for placed in d.source.files],
+                "way": d.way.value,
+                "method": d.method,
+                "why": d.why,
+                "rank": d.rank,
+                "scale": list(d.scale) if d.scale else None,
+                "pixels_per_cell": [round(s, 4) for s in d.steps],
+                "tolerance": d.tolerance,
+                "note": d.note,
+            }
+            for d in plan.decisions
+        ],
+    }
+
+
+def plan_mask(grid: Grid, mask: Shapes | tuple[Layer, Header], options: Options) -> MaskPlan:
+    """A mask with the tiles that it meets.
+
+    Raises:
+        SourceError: there is no cell in it, or it is no raster of one band.
+    """
+    if isinstance(mask, Shapes):
+        notes = _check_way(grid, MASK, mask.uri, mask.crs, options)
+        area = polygons_of(*mask, grid)
+        found = MaskPlan(reach_of(area, grid, options.window_size, whole=True), area, notes=tuple(notes))
+        if not found.reach.cells:
+            raise SourceError(
+                f"grid.mask = {mask.uri} has no centre of a cell of the grid {numbers(grid.bounds)} inside: "
+                f"its polygons cover {numbers(area.bounds)} in {crs_of(mask.crs).name}",
+                "correct grid.mask, grid.mask_crs or grid.bounds",
+            )
+        return found
+    layer, header = mask
+    plan = plan_layer(grid, layer, [header], options)
+    if len(plan.variables) > 1:
+        raise SourceError(
+            f"grid.mask = {header.uri} has {len(plan.variables)} bands: which of them is the mask?",
+            "give a raster with one band",
+        )
+    source, tiles = plan.decisions[0].source, math.prod(grid.tiling(options.window_size))
+    corners = np.array([(0, 0), (source.width, 0), (source.width, source.height), (0, source.height)], np.float64)
+    try:  # no pixel is read: what is said is where the raster lies
+        outline = np.column_stack(apply(source.transform, *corners.T))
+        area = polygons_of(header.uri, source.crs, [[outline]], grid)
+        reach = reach_of(area, grid, options.window_size, whole=False)
+    except SourceError:  # its outline has no place in the grid's CRS
+        reach = Reach(header.uri, ((0, tiles),), grid.cells, False)
+    return MaskPlan(reach, raster=plan, notes=plan.notes)
+
+
+def _plan_table(grid: Grid, layer: Layer, headers: Sequence[TableHeader], options: Options) -> LayerPlan:
+    table = plan_table(layer, headers, grid, options.alignment_tolerance)
+    kind, why = told_kind(layer, ())
+    notes = _check_way(grid, layer.name, headers[0].uri, table.crs, options) if table.crs else []
+    return LayerPlan(layer, kind, why, table_variables(layer, kind, table), (), notes=tuple(notes), table=table)
+
+
+def plan_layer(
+    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], options: Options
+) -> LayerPlan:
+    if tables := [h for h in given if isinstance(h, TableHeader)]:
+        return _plan_table(grid, layer, tables, options)
+    headers = [h for h in given if isinstance(h, Header)]
+    check_keys(layer, table=False)
+    check_files(layer, headers)
+    files = choose(layer, headers)
+    sources, bands = sources_of(layer, files), files[0][1]
+    kind, kind_why = kind_of(layer, bands)
+    blends = len(headers) > 1 and layer.overlap in (Overlap.MEAN, Overlap.SUM)
+    if blends and kind is Kind.CATEGORICAL:
+        raise SettingsError(
+            f"layer {layer.name}: overlap = {layer.overlap.value!r} makes no sense for classes",
+            "choose first, last, min or max",
+        )
+    notes = [note for s in sources for note in _check_way(grid, layer.name, s.name, s.crs, options)]
+    heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in sources for f in s.files} - {""}
+    notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
+    decisions = tuple(
+        replace(decision, rank=rank)
+        for rank, source in enumerate(sources)
+        for decision in decide(
+            grid,
+            source,
+            layer,
+            kind,
+            tolerance=options.tolerance,
+            alignment=options.alignment_tolerance,
+            passthrough=options.passthrough,
+        )
+    )
+    if not decisions:
+        raise _outside(grid, layer, sources)
+    copied = {word for word in asked_methods(layer) if all(d.way is Way.COPY for d in decisions if d.word == word)}
+    picked = {word for word in asked_methods(layer) if word in PICKED}
+    variables = variables_of(layer, kind, [own for _, own in files], *((set(), set()) if blends else (copied, picked)))
+    amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
+    notes += [f"layer {layer.name}: {d.note}" for d in decisions if d.note]
+    return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))
+
+
+def _check_way(grid: Grid, layer: str, source: str, crs: str, options: Options) -> list[str]:
+    """What there is to say of the way from a source's CRS to the grid's; refuses one that would put pixels wrong."""
+    here, there = radius(crs), radius(grid.crs)
+    if here and there and abs(here / there - 1) > 0.02:
+        raise SourceError(
+            f"layer {layer}: {source} is on another body than the grid: its radius is {here / 1000:,.0f} km "
+            f"({crs_of(crs).name}), the grid's {there / 1000:,.0f} km",
+            "give a grid.crs of the same body",
+            layer,
+        )
+    on_earth = there is not None and abs(there / 6_378_137 - 1) < 0.02
+    area = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, "OGC:CRS84") if on_earth else None
+    way = operation(grid.crs, crs, area)
+    names = f"{crs_of(crs).name} and {crs_of(grid.crs).name}"
+    apart = ellipsoids_apart(crs, grid.crs)
+    if way.ballpark and apart is not None and apart <= ONE_DATUM:
+        differ = f"have one datum, and ellipsoids that differ by {apart:.3g} m"
+        return [f"layer {layer}: {names} {differ}: places may be off by as much"]
+    if way.ballpark and not way.unnamed and not options.allow_ballpark:
+        raise SourceError(
+            f"layer {layer}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",
+            "give the right crs = in the layer, another grid.crs, or resampling.allow_ballpark = true",
+            layer,
+        )
+    notes = []
+    if way.ballpark:
+        why = "one of them does not name its datum" if way.unnamed else "PROJ knows none"
+        notes.append(f"layer {layer}: no datum shift between {names}: {why}")
+    elif way.accuracy:
+        better = f"; better, but its grid files are not installed: {way.better}" if way.better else ""
+        notes.append(f"layer {layer}: datum shift {way.name}, good to {way.accuracy:g} m{better}")
+    return notes
+
+
+def skip(
+    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], reason: str, options: Options
+) -> LayerPlan:
+    """A layer that is left null: its columns as far as headers tell, else one float32 column."""
+    if tables := [h for h in given if isinstance(h, TableHeader)]:
+        with suppress(SourceError):
+            return replace(_plan_table(grid, layer, tables, options), table=None, skipped=reason)
+    headers = [h for h in given if isinstance(h, Header)]
+    bands: tuple[Band, ...] = (Band(1, "float32"),)
+    with suppress(SourceError):  # its bands may be what is wrong with it
+        bands = of_file(layer, headers[0]) if headers else bands
+    kind, kind_why = kind_of(layer, bands)
+    variables = tuple(
+        Variable(n, dtype_of(kind, b, False), layer.name, b, b.unit)
+        for n, b in zip(columns(layer, bands), bands, strict=True)
+    )
+    return LayerPlan(layer, kind, kind_why, variables, (), skipped=reason)
+
+
+def _outside(grid: Grid, layer: Layer, sources: Sequence[Source]) -> SourceError:
+    where = []
+    for source in sources:
+        bounds = projected_bounds(source.transform, source.width, source.height, source.crs, grid.crs)
+        where.append(f"{source.name} covers {numbers(bounds) if bounds else 'nothing'}")
+    return SourceError(
+        f"layer {layer.name} does not meet the grid {numbers(grid.bounds)}: {'; '.join(where[:3])} in the grid's CRS",
+        "correct grid.bounds (xmin, ymin, xmax, ymax), the CRS, or leave the layer out",
+        layer.name,
+    )

@@ -1,0 +1,363 @@
+"""The plan: everything that is decided before a pixel is read, and refused if it cannot be done.
+
+`make_plan` is a pure function of the grid, the layers with the headers of their files, the options and the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopipe.errors import SettingsError
+from geopipe.grid.grid import Grid, is_lonlat
+from geopipe.grid.polygons import Shapes
+from geopipe.layers.layer import Header, Kind, Layer
+from geopipe.layers.tables import Partition, TableHeader, TablePlan
+from geopipe.merge import derived
+from geopipe.merge.points import POINT_BYTES
+from geopipe.merge.tile import TableSpec
+from geopipe.plan.cells import effective_how, keys_of, required
+from geopipe.plan.estimate import MB, Estimate, Machine, estimate, refuse
+from geopipe.plan.layers import LayerPlan, MaskPlan, Options, describe_layer, plan_layer, plan_mask, skip
+from geopipe.plan.variables import check_names
+from geopipe.plan.work import Work, refuse_work, work_of
+from geopipe.redaction import redacted
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole plan: small, frozen, and pickled to every worker. `mask` None means that every cell may be a row."""
+
+    name: str
+    spec: TableSpec
+    layers: tuple[LayerPlan, ...]
+    options: Options
+    strategy: str
+    strategy_why: str
+    machine: Machine
+    estimate: Estimate
+    work: Work
+    hash: str
+    notes: tuple[str, ...] = ()
+    mask: MaskPlan | None = None
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """The tiles of the run, in their order: all of the grid, or those that the mask meets."""
+        return np.arange(self.estimate.tiles) if self.mask is None else keys_of(self.mask.reach.runs)
+
+    @property
+    def grid(self) -> Grid:
+        return self.spec.grid
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Reason by name of each layer that is left null."""
+        return {p.layer.name: p.skipped for p in self.layers if p.skipped}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the hash covers, as JSON values; for a secret in an address its hash."""
+        version = json.loads(dict(self.spec.metadata)["geopipe:versions"])["geopipe"]
+        made = _identity(self.grid, self.layers, self.options, version, _cells(self.spec, self.mask))
+        return cast(dict[str, Any], redacted(json.loads(json.dumps(made)), mark=True))
+
+    def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The tiles that are merged and committed together: all of them, unless block rows are exchanged."""
+        size = self.estimate.wave_tiles or max(1, len(keys))
+        return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+    @cached_property
+    def rasters(self) -> tuple[LayerPlan, ...]:
+        """The layers that are read tile by tile."""
+        return tuple(layer for layer in self.layers if layer.table is None)
+
+    @cached_property
+    def partitions(self) -> tuple[tuple[LayerPlan, Partition], ...]:
+        """The partitions of all coordinate tables, each of which may have points for any tile."""
+        return tuple((layer, p) for layer in self.layers if layer.table for p in layer.table.partitions)
+
+    def reads(self, keys: NDArray[np.int64]) -> int:
+        """The reads for these tiles: each raster layer in each tile, and each partition in each wave."""
+        return len(keys) * len(self.rasters) + len(self.waves(keys)) * len(self.partitions)
+
+    @cached_property
+    def first_variable(self) -> dict[str, int]:
+        """Index of the first variable of each layer; the others follow it."""
+        starts, index = {}, 0
+        for layer in self.layers:
+            starts[layer.layer.name] = index
+            index += len(layer.variables)
+        return starts
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return {
+            "name": self.name,
+            "plan_hash": self.hash,
+            "grid": {**self.grid.projjson(), "bounds": list(self.grid.bounds), "cells": self.grid.cells},
+            "window_size": self.options.window_size,
+            "how": self.options.how,
+            "drop": sorted(self.spec.required),
+            "mask": self.mask.describe() if self.mask else None,
+            "files": {
+                "formats": list(self.options.formats),
+                "compress": self.options.compress,
+                **asdict(self.options.layout),
+            },
+            "strategy": {"name": self.strategy, "why": self.strategy_why},
+            "layers": [describe_layer(layer) for layer in self.layers],
+            "machine": asdict(self.machine),
+            "estimate": asdict(self.estimate),
+            "work": asdict(self.work) | {"seconds": list(self.work.seconds)},
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(
+    name: str,
+    grid: Grid,
+    layers: Sequence[tuple[Layer, Sequence[Header] | Sequence[TableHeader]]],
+    options: Options,
+    machine: Machine,
+    versions: Mapping[str, str],
+    skipped: Mapping[str, str] | None = None,
+    mask: Shapes | tuple[Layer, Header] | None = None,
+    written: Mapping[str, int] | None = None,
+) -> Plan:
+    """Decide everything, and refuse what cannot be done.
+
+    Args:
+        layers: each layer with the headers of its files or tables; a skipped layer may have none.
+        versions: of the libraries that make the bytes, for the provenance.
+        skipped: reason by layer name, for layers that failed and may be left null.
+        mask: polygons, or a raster as a layer with its header.
+        written: bytes that unfinished runs have left on the disk, by the hash of their plans.
+
+    Raises:
+        SettingsError, SourceError: a layer, band, kind or method makes no sense.
+        PlanError: it does not fit in memory or on disk.
+    """
+    skipped = skipped or {}
+    plans = tuple(
+        skip(grid, layer, headers, skipped[layer.name], options)
+        if layer.name in skipped
+        else plan_layer(grid, layer, headers, options)
+        for layer, headers in layers
+    )
+    variables = tuple(v for p in plans for v in p.variables)
+    check_names(variables)
+    _check_layout(grid, plans, options)
+    masked = None if mask is None else plan_mask(grid, mask, options)
+    spec = TableSpec(
+        grid=grid,
+        window_size=options.window_size,
+        variables=variables,
+        overlaps=tuple(p.layer.overlap for p in plans for _ in p.variables),
+        how=effective_how(options.how, options.drop),
+        null_layers=frozenset(skipped),
+        required=required(options.drop, variables, [p.layer.name for p in plans], skipped),
+        lonlat=options.layout.lonlat,
+        h3=options.layout.h3,
+    )
+    identity = _identity(grid, plans, options, versions["geopipe"], _cells(spec, masked))
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    metadata = {
+        "geopipe:plan_hash": digest,
+        "geopipe:grid": json.dumps(grid.projjson()),
+        "geopipe:versions": json.dumps(dict(versions)),
+        "geopipe:layers": json.dumps(redacted([describe_layer(p) for p in plans])),
+        "geopipe:sources": json.dumps(redacted(identity["sources"], mark=True)),
+    } | ({"geopipe:mask": json.dumps(redacted(masked.describe()))} if masked else {})
+    spec = replace(spec, metadata=tuple(metadata.items()))
+    strategy, why = _choose_strategy(options, plans, grid, [v.dtype for v in variables])
+    if strategy == "groupby":
+        plans = tuple(replace(p, sweeps=p.amplification > SWEEPS) for p in plans)
+    predicted = estimate(
+        grid,
+        options.window_size,
+        [p.decisions for p in plans if not p.table],
+        [str(f.type) for f in derived.fields(spec.lonlat, spec.h3)] + [v.dtype for v in variables],
+        carried=[v.dtype for p in plans if not p.table for v in p.variables],
+        points=[(len(p.table.partitions), p.table.rows, _point_bytes(p.table)) for p in plans if p.table],
+        exchange=strategy == "groupby",
+        wave_tiles=options.wave_tiles,
+        sweeps=any(p.sweeps for p in plans),
+        formats=options.formats,
+        compress=options.compress != "none",
+        csv_copies=2 if options.layout.csv_files == "one" else 1,
+        machine=machine,
+        whole=options.whole,
+        reach=masked.reach if masked else None,
+        mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
+    )
+    work = work_of(grid, plans, options, machine, predicted.tasks, masked.reach if masked else None)
+    refuse_work(work, options.max_pixels)
+    refuse(predicted, machine, options.window_size, (written or {}).get(digest, 0))
+    notes = _united([note for p in plans for note in p.notes] + list(masked.notes if masked else ()))
+    notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
+    notes += [note for note in [_few_cells(grid), work.note()] if note]
+    if options.drop == "any" and skipped:
+        notes.append("merge.drop: skipped layers do not count")
+    return Plan(name, spec, plans, options, strategy, why, machine, predicted, work, digest, tuple(notes), masked)
+
+
+def _few_cells(grid: Grid) -> str:
+    """A note of a grid of degrees whose cells are likely meant in metres, or nothing."""
+    if grid.cells > 4 or not is_lonlat(grid.crs) or max(grid.dx, grid.dy) < 5:
+        return ""
+    return (
+        f"the grid: {grid.cells} cells of {grid.dx:g} x {grid.dy:g} degrees; in metres {grid.dx:g} is about "
+        f"{grid.dx / 111_320:.6f} degrees (grid.resolution counts in units of grid.crs)"
+    )
+
+
+def _united(notes: Sequence[str]) -> list[str]:
+    """Notes that say the same of several layers as one: of their datum shift, for example."""
+    layers: dict[str, list[str]] = {}
+    for note in notes:
+        subject, _, text = note.partition(": ")
+        names = layers.setdefault(text, [])
+        names.extend(name for name in [subject.removeprefix("layer ")] if name not in names)
+    united = []
+    for text, names in layers.items():
+        word = "" if names == ["grid.mask"] else "layer " if len(names) == 1 else "layers "
+        united.append(f"{word}{', '.join(names)}: {text}")
+    return united
+
+
+def _cells(spec: TableSpec, mask: MaskPlan | None) -> dict[str, Any]:
+    """What decides which cells are rows."""
+    told: dict[str, Any] = {"merge": {"how": spec.how, "drop": sorted(spec.required)}}
+    if mask is not None:
+        headers = [f.header for d in mask.raster.decisions for f in d.source.files] if mask.raster else []
+        told["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns, h.tag] for h in headers]}
+    return told
+
+
+def _identity(
+    grid: Grid, plans: Sequence[LayerPlan], options: Options, version: str, cells: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder.
+
+    By names that a person knows from the settings, because a resumed run that differs is told what differs.
+    """
+    return {
+        **cells,
+        "geopipe": version,
+        "grid": {f.name: getattr(grid, f.name) for f in fields(grid)},
+        "resampling": {"window_size": options.window_size},
+        "export": {"formats": list(options.formats), "compress": options.compress, **asdict(options.layout)},
+        "layers": {
+            p.layer.name: {**asdict(replace(p.layer, allow=())), "plan": describe_layer(p), **_details(p)}
+            for p in plans
+        },
+        "order": [p.layer.name for p in plans],
+        "sources": {
+            f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns, "tag": f.header.tag}
+            for p in plans
+            for d in p.decisions
+            for f in d.source.files
+        }
+        # of Postgres, nothing but its rows and keys tells that a table was changed
+        | {
+            h.uri: {"size": h.size, "mtime_ns": h.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
+            for p in plans
+            if p.table
+            for h in p.table.headers
+        },
+    }
+
+
+def _details(plan: LayerPlan) -> dict[str, Any]:
+    """What else decides a layer's bytes."""
+    return {
+        "crs_of_sources": [plan.table.crs] if plan.table else [d.source.crs for d in plan.decisions],
+        "bands_of_files": [[asdict(b) for b in f.bands] for d in plan.decisions for f in d.source.files],
+        "variables": [asdict(v) for v in plan.variables],
+    }
+
+
+def _point_bytes(table: TablePlan) -> int:
+    """Bytes of a row of a table in block rows."""
+    return sum(POINT_BYTES + np.dtype(dtype).itemsize for dtype in table.dtypes)
+
+
+def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> None:
+    """Refuse files that cannot be written as they are asked for."""
+    layout, formats = options.layout, list(options.formats)
+    asked = {
+        "csv_files": ("csv", layout.csv_files if layout.csv_files != "tiles" else None),
+        "partition_by": ("parquet", layout.partition_by),
+        "geometry": ("parquet", layout.geometry),
+        "encoding": ("parquet", layout.encoding if layout.encoding != "auto" else None),
+    }
+    for key, (form, value) in asked.items():
+        if value is not None and form not in formats:
+            raise SettingsError(
+                f"export.{key} = {value!r} is about {form}, but export.formats = {formats}",
+                f"add {form!r} to export.formats, or leave export.{key} out",
+            )
+    if layout.lonlat or layout.h3 is not None:
+        derived.arrays(grid, layout.lonlat, layout.h3, grid.xs(0, 1), grid.ys(0, 1))
+    if layout.partition_by not in (None, "tile"):
+        _check_partition(plans, str(layout.partition_by))
+
+
+def _check_partition(plans: Sequence[LayerPlan], name: str) -> None:
+    found = {v.name: (p, v) for p in plans for v in p.variables}
+    classes = [n for n, (p, v) in found.items() if p.kind is Kind.CATEGORICAL and np.dtype(v.dtype).kind in "iu"]
+    cure = f"choose one of {', '.join([*classes, 'tile'])}"
+    if name not in found:
+        raise SettingsError(f"export.partition_by = {name!r} is no variable of the table", cure)
+    layer, variable = found[name]
+    if name not in classes and not layer.skipped:
+        raise SettingsError(
+            f"export.partition_by = {name!r} is {layer.kind.value} ({layer.kind_why}), of type {variable.dtype}; "
+            "there would be a folder for each of its values, so it must have whole numbers for classes",
+            f"{cure}, or give layer {layer.layer.name} kind = 'categorical'",
+        )
+
+
+SWEEPS = 1.5
+"""A layer whose stored blocks would be decoded this often, tile by tile, is read along them where it can be."""
+
+EXCHANGE_COST = 3.0
+"""What it costs to exchange a byte, in bytes decoded (see bench/)."""
+
+
+def _choose_strategy(
+    options: Options, plans: Sequence[LayerPlan], grid: Grid, dtypes: Sequence[str]
+) -> tuple[str, str]:
+    """Aligned, unless there are points, or reading tile by tile decodes so much again that an exchange is cheaper."""
+    if options.whole:
+        return "aligned", "the old way reads whole rasters, in one process"
+    tables = [p.layer.name for p in plans if p.table]
+    if tables:
+        why = f"the points of {', '.join(tables)} are read for all tiles at once, so that they must be exchanged"
+        if options.strategy == "aligned":
+            raise SettingsError(f'merge.strategy = "aligned" cannot be: {why}', 'use "auto" or "groupby"')
+        return "groupby", why
+    again = sum((p.amplification - 1) * _decoded(p, grid) for p in plans)
+    exchanged = float(grid.cells * sum(np.dtype(d).itemsize + 1 for d in dtypes))
+    worst = max(plans, key=lambda p: p.amplification)
+    told = (
+        f"tile by tile, {again / MB:,.0f} MB would be decoded again (amplification at most {worst.amplification:.3g}, "
+        f"of {worst.layer.name}); an exchange moves {exchanged / MB:,.0f} MB"
+    )
+    if options.strategy != "auto":
+        return options.strategy, f"as the settings ask; {told}"
+    return ("groupby" if again > EXCHANGE_COST * exchanged else "aligned"), told
+
+
+def _decoded(plan: LayerPlan, grid: Grid) -> float:
+    """Bytes of a layer's pixels under the grid, decoded once."""
+    sizes = [np.dtype(b.dtype).itemsize for d in plan.decisions[:1] for b in d.source.files[0].bands]
+    return float(grid.cells * sum(sizes) * np.prod(plan.decisions[0].steps)) if plan.decisions else 0.0

@@ -1,0 +1,96 @@
+"""The grid that the settings ask for: said in numbers, like another raster, or around the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from geopipe.errors import SettingsError
+from geopipe.grid.grid import Bounds, Grid, horizontal, intersection, make_grid, projected_bounds, union
+from geopipe.layers.layer import Header
+
+
+def resolve_grid(
+    crs: str | None,
+    resolution: tuple[float, float] | None,
+    bounds: Bounds | str | None,
+    like: Header | None,
+    snap: bool | None,
+    layers: Mapping[str, Sequence[Header]],
+    layer_crs: Mapping[str, str | None],
+) -> Grid:
+    """The grid that the settings ask for.
+
+    Args:
+        crs: of the grid; None takes that of `like`.
+        resolution: cell width and height; None takes that of `like`.
+        bounds: xmin, ymin, xmax, ymax; or "union" or "intersection" of the layers (a layer's own files are united);
+            None takes the extent of `like`, or the union where there is none.
+        like: a raster that fills in what the settings leave out.
+        snap: whether edges move to whole multiples of the resolution; None does so for a union or intersection.
+        layers: headers by layer.
+        layer_crs: the CRS that the settings give to a layer, where they do.
+
+    Raises:
+        SettingsError: something is missing, or there is no such grid.
+    """
+    if like is not None:
+        if crs is None and resolution is None and bounds is None:
+            return _same(like)
+        crs, resolution, bounds = _filled(like, crs, resolution, bounds)
+    if crs is None or resolution is None:
+        missing = "grid.crs" if crs is None else "grid.resolution"
+        raise SettingsError(f"{missing} is missing", f"set {missing}, or grid.like = a raster to take it from")
+    crs = horizontal(crs)[0]
+    if bounds is not None and not isinstance(bounds, str):
+        return make_grid(crs, resolution, bounds, bool(snap))
+    found = {name: _extent(name, headers, layer_crs[name], crs) for name, headers in layers.items()}
+    if not found:
+        raise SettingsError(
+            "nothing says where the grid is: there is no raster, or all are skipped", "give grid.bounds"
+        )
+    area = intersection(found.values()) if bounds == "intersection" else union(found.values())
+    if area is None:
+        listed = "; ".join(f"{name} {numbers(b)}" for name, b in found.items())
+        raise SettingsError(
+            f'grid.bounds = "intersection" is empty: the layers do not all meet. In {crs}: {listed}',
+            'use "union", explicit bounds, or leave the stray layer out',
+        )
+    return make_grid(crs, resolution, area, snap is None or snap)
+
+
+def _same(like: Header) -> Grid:
+    """The very grid of a raster."""
+    crs, (dx, dy), _ = _filled(like, None, None, None)
+    return Grid(horizontal(crs)[0], like.transform.c, like.transform.f, dx, dy, like.width, like.height)
+
+
+def _filled(
+    like: Header, crs: str | None, resolution: tuple[float, float] | None, bounds: Bounds | str | None
+) -> tuple[str, tuple[float, float], Bounds | str]:
+    """CRS, resolution and bounds, each from `like` where it is not given."""
+    t = like.transform
+    if t.b or t.d or t.a <= 0 or t.e >= 0:
+        raise SettingsError(
+            f"grid.like = {like.uri} is rotated or not north-up", "a grid is north-up; give crs, resolution, bounds"
+        )
+    crs = crs or like.crs
+    if crs is None:
+        raise SettingsError(f"grid.like = {like.uri} has no CRS", 'say which it is: grid.crs = "EPSG:..."')
+    extent = bounds or projected_bounds(t, like.width, like.height, like.crs or crs, crs)
+    if extent is None:
+        raise SettingsError(f"grid.like = {like.uri} has no image in {crs}", "choose another grid.crs")
+    return crs, resolution or (t.a, -t.e), extent
+
+
+def _extent(name: str, headers: Sequence[Header], layer_crs: str | None, crs: str) -> Bounds:
+    """The bounds of a layer's files in the grid's CRS."""
+    parts = [projected_bounds(h.transform, h.width, h.height, layer_crs or h.crs or "", crs) for h in headers]
+    known = [b for b in parts if b is not None]
+    if not known:
+        raise SettingsError(f"layer {name} has no image in {crs}", "choose another grid.crs, or explicit grid.bounds")
+    return union(known)
+
+
+def numbers(bounds: Bounds) -> str:
+    """Bounds in a message."""
+    return "[" + ", ".join(f"{v:.9g}" for v in bounds) + "]"

@@ -1,0 +1,1 @@
+"""From source pixels to grid cells."""

@@ -1,0 +1,31 @@
+"""Where places lie in a raster that ground control points or an RPC model place: GDAL's own transformers say."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
+from rasterio.transform import GCPTransformer, RPCTransformer
+
+from geopipe.grid.grid import Transform
+from geopipe.layers.layer import Georeference
+
+
+@lru_cache(maxsize=64)
+def model_of(georeference: Georeference) -> Transform:
+    """The function from x, y to pixels (col, row); of an RPC model at its default height. Infinite where unknown."""
+    if georeference.points:
+        transformer = GCPTransformer([GroundControlPoint(*point) for point in georeference.points])
+    else:
+        transformer = RPCTransformer(RPC.from_gdal(dict(georeference.rpcs)))
+
+    def to_pixels(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        col, row = np.full(x.shape, np.inf), np.full(x.shape, np.inf)
+        known = np.isfinite(x) & np.isfinite(y)
+        if known.any():
+            row[known], col[known] = transformer.rowcol(x[known], y[known], op=np.asarray)
+        return col, row
+
+    return to_pixels

@@ -1,0 +1,158 @@
+"""Cells with more pixels than are worked on at a time: their statistics, from parts of them, in bounded memory.
+
+A part is some rows of a cell's pixels, with their areas in the cell. Sums go on from part to part, pixel by pixel, so
+that the result does not depend on how a cell was cut. A statistic that needs more than that goes through the parts
+again: `std` twice, a quantile once for every 16 bits of a number, `mode` once for each MOST_CLASSES of its classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopipe.resample import kernels
+
+Values = NDArray[Any]
+Floats = NDArray[np.floating[Any]]
+Part = tuple[Values, Floats]
+
+Parts = Callable[[], Iterator[Part]]
+"""Goes through the valid pixels of a cell, row by row: values, and their areas. A part holds until the next one."""
+
+Strips = Callable[[], Iterator[tuple[tuple[int, int], Values, kernels.Mask]]]
+"""Goes through a cell's window from top to bottom: row and column of the first pixel, pixels, and where they are."""
+
+PART = kernels.PART
+"""Pixels of a part, about."""
+
+MOST_CLASSES = 1 << 18
+"""Classes of one cell whose areas are in memory at a time."""
+
+QUANTILES = {"q1": 0.25, "med": 0.5, "q3": 0.75}
+
+
+def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, around: int) -> tuple[Any, float]:
+    """A statistic of the pixels under a cell, weighted by their areas, and the share of the cell that is valid.
+
+    Args:
+        name: one of kernels.STATISTICS.
+        xs: columns of the cell's outline, closed; of none there is no cell.
+        ys: its rows.
+        strips: the pixels; every call begins anew.
+        around: pixels in 360 degrees, where columns go round; else 0.
+    """
+    cell = _Cell(xs, ys, strips, around)
+    sums, least, most = np.zeros(4), None, None
+    for values, areas in cell.parts():
+        kernels.add(values, areas, values.size, sums)
+        low, high = values.min(), values.max()
+        least, most = (low, high) if least is None else (min(least, low), max(most, high))
+    total = float(sums[0])
+    if least is None:
+        return 0, 0.0
+    share = min(1.0, total / cell.area)
+    if name == "min" or (least == most and name in ("mode", *QUANTILES)):
+        return least, share
+    if name == "max":
+        return most, share
+    if name == "mode":
+        return _mode(cell.parts, total), share
+    if name in QUANTILES:
+        return _quantile(cell.parts, QUANTILES[name] * total * (1.0 - kernels.SLIVER), least.dtype), share
+    if name == "std" and least != most:
+        for values, areas in cell.parts():
+            sums[3] = kernels.deviate(values, areas, values.size, sums[1] / total, sums[3])
+    return kernels.of_sums(kernels.STATISTICS.index(name), sums), share
+
+
+class _Cell:
+    """The pixels of a cell in parts. `area`, in pixels, is there once they have been gone through."""
+
+    def __init__(self, xs: Floats, ys: Floats, strips: Strips, around: int) -> None:
+        self._xs, self._ys, self._strips, self._around = xs, ys, strips, around
+        self.area = 0.0
+
+    def parts(self) -> Iterator[Part]:
+        cover, values, areas = np.zeros(0), np.zeros(0), np.zeros(0)
+        for corner, pixels, valid in self._strips() if self._xs.size else ():
+            pixels = np.ascontiguousarray(pixels)
+            box, top, bottom = kernels.box_of(self._xs, self._ys, self._xs.size, corner, pixels.shape, self._around)
+            width = box[2] - box[0] + 2
+            rows = max(1, PART // width)
+            size = rows * width
+            if cover.size < size:
+                cover, values, areas = np.zeros(size), np.zeros(size, pixels.dtype), np.zeros(size)
+            for first in range(top, bottom, rows):
+                last = min(first + rows, bottom)
+                count, self.area = kernels.collect(
+                    pixels, valid, self._xs, self._ys, corner, box, first, last, self._around, cover, values, areas
+                )
+                if count:
+                    yield values[:count], areas[:count]
+
+
+def _quantile(parts: Parts, wanted: float, dtype: np.dtype[Any]) -> Any:
+    """The value up to which the areas of the least values add up to `wanted`.
+
+    Numbers become keys of the same order, and areas are counted by 16 bits of the keys at a time, the highest first.
+    """
+    below, prefix, bits = 0.0, 0, 8 * dtype.itemsize
+    for shift in range(bits - 16, -1, -16):
+        counts = np.zeros(1 << 16)
+        for values, areas in parts():
+            keys = _keys(values)
+            if shift + 16 < bits:
+                inside = keys >> keys.dtype.type(shift + 16) == prefix
+                keys, areas = keys[inside], areas[inside]
+            np.add.at(counts, (keys >> keys.dtype.type(shift)) & keys.dtype.type(0xFFFF), areas)
+        sums = below + np.cumsum(counts)
+        at = min(int(np.searchsorted(sums, wanted)), int(np.flatnonzero(counts)[-1]))
+        below = float(sums[at - 1]) if at else below
+        prefix = prefix << 16 | at
+    return _value(prefix, dtype)
+
+
+def _keys(values: Values) -> Values:
+    """Unsigned integers in the order of the values."""
+    bits: Values = (values + values.dtype.type(0)).view(f"u{values.dtype.itemsize}")  # -0.0 becomes 0.0
+    highest = bits.dtype.type(1 << 8 * bits.dtype.itemsize - 1)
+    if values.dtype.kind == "u":
+        return bits
+    return bits ^ highest if values.dtype.kind == "i" else np.where(bits & highest, ~bits, bits | highest)
+
+
+def _value(key: int, dtype: np.dtype[Any]) -> Any:
+    """The value that has a key."""
+    bits, highest = 8 * dtype.itemsize, 1 << 8 * dtype.itemsize - 1
+    if dtype.kind == "i":
+        key ^= highest
+    elif dtype.kind == "f":
+        key = key ^ highest if key & highest else ~key & (1 << bits) - 1
+    return np.array([key], f"u{dtype.itemsize}").view(dtype)[0]
+
+
+def _mode(parts: Parts, total: float) -> Any:
+    """The value with the largest area; of equal areas the smallest."""
+    best, most, above = None, 0.0, None
+    while True:
+        classes, sums, limit = np.zeros(0), np.zeros(0), None
+        for values, areas in parts():
+            if above is not None or limit is not None:
+                wanted = np.ones(values.size, bool) if above is None else values > above
+                wanted = wanted if limit is None else wanted & (values <= limit)
+                values, areas = values[wanted], areas[wanted]
+            classes, index = np.unique(np.concatenate([classes.astype(values.dtype), values]), return_inverse=True)
+            sums, before = np.zeros(classes.size), sums
+            np.add.at(sums, index, np.concatenate([before, areas]))
+            if classes.size > MOST_CLASSES:  # the least of them now, the others when all is gone through again
+                classes, sums = classes[:MOST_CLASSES].copy(), sums[:MOST_CLASSES].copy()
+                limit = classes[-1]
+        for value, area in zip(classes, sums.tolist(), strict=True):
+            if area > most + kernels.SLIVER * total:
+                best, most = value, area
+        if limit is None:
+            return best
+        above = limit

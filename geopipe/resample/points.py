@@ -1,0 +1,55 @@
+"""Which cell of the grid each point of a table falls in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geopipe.grid.grid import Grid, crs_transform, is_lonlat, rounding
+from geopipe.layers.tables import TablePlan
+from geopipe.resample import kernels
+
+Floats = NDArray[np.float64]
+
+
+def offsets(grid: Grid, crs: str, cells: str, x: Floats, y: Floats) -> Floats:
+    """How far each point is off the nearest cell's centre or corner, in cells; 0 where it has no image in the grid."""
+    half = 0.5 if cells == "centres" else 0.0
+    u, v = _in_cells(grid, crs, x, y, half - 0.5)
+    with np.errstate(invalid="ignore"):
+        off = np.maximum(np.abs(u - half - np.rint(u - half)), np.abs(v - half - np.rint(v - half)))
+    return np.asarray(np.where(np.isfinite(off), off, 0.0))
+
+
+def place(
+    grid: Grid, table: TablePlan, x: Floats, y: Floats
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Row and column of each point, and whether it is in the grid; an edge belongs to the cell right of it or below."""
+    half = 0.0 if table.cells == "corners" else 0.5
+    if table.cells == "index":
+        u, v = x, y
+    else:
+        u, v = _in_cells(grid, table.crs, x + table.shift[0], y + table.shift[1], half - 0.5)
+    if table.cells in ("centres", "corners"):
+        u, v = np.rint(u - half), np.rint(v - half)
+    u, v = np.floor(u), np.floor(v)
+    inside = (u >= 0) & (u < grid.width) & (v >= 0) & (v < grid.height)
+    return np.where(inside, v, 0).astype(np.int64), np.where(inside, u, 0).astype(np.int64), inside
+
+
+def _in_cells(grid: Grid, crs: str, x: Floats, y: Floats, left: float) -> tuple[Floats, Floats]:
+    """Places in the grid, counted in cells from its upper left corner; on edges where only rounding keeps them off.
+
+    Columns begin at `left`. In a grid of longitudes a place that is not among them is moved by whole turns, where that
+    brings it there.
+    """
+    gx, gy = crs_transform(crs, grid.crs)(x, y)
+    across, down = rounding([grid.bounds], grid.dx), rounding([grid.bounds], grid.dy)
+    u, v = kernels.snapped((gx - grid.x0) / grid.dx, across), kernels.snapped((grid.y0 - gy) / grid.dy, down)
+    if is_lonlat(grid.crs):
+        turn = 360.0 / grid.dx
+        start, end = left - across, left + grid.width
+        with np.errstate(invalid="ignore"):
+            home = kernels.snapped(np.mod(u - start, turn) + start, across)
+            u = np.where(((u < left) | (u >= end)) & (home < end), home, u)
+    return u, v

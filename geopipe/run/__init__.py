@@ -1,0 +1,1 @@
+"""The way of a run: draft a plan, execute it, commit."""

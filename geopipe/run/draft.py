@@ -1,0 +1,192 @@
+"""From settings to a plan: what the files say of themselves, the grid, and what can be skipped. Reads headers only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
+
+import pyproj
+
+from geopipe import machine, proposals
+from geopipe.errors import SettingsError, SourceError
+from geopipe.export import commit
+from geopipe.grid.grid import Grid
+from geopipe.grid.polygons import Shapes
+from geopipe.layers.access import Access
+from geopipe.layers.layer import Header, Kind, Layer, check_files
+from geopipe.layers.tables import TableHeader
+from geopipe.load import raster, stac, vectors
+from geopipe.load import tables as points
+from geopipe.plan.estimate import Machine
+from geopipe.plan.layers import MASK, LayerPlan
+from geopipe.plan.plan import Plan, make_plan
+from geopipe.plan.target import resolve_grid
+from geopipe.settings.load import Settings
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE = 640 * 2**20
+"""Bytes of Ray's shared memory, unless the settings say more: once touched, all of it stays in memory."""
+
+
+def this_machine(settings: Settings) -> Machine:
+    """What this machine offers, as far as the settings allow: four fifths of the free memory unless they say more."""
+    available = machine.available_memory()
+    memory = settings.engine.memory or int(available * 0.8)
+    cpus = machine.cpus()
+    return Machine(
+        cpus=cpus,
+        workers=settings.engine.workers or cpus,
+        memory=memory,
+        object_store=settings.engine.object_store_memory or min(OBJECT_STORE, memory // 4),
+        free_disk=commit.free_bytes(settings.run.folder),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that makes the bytes of the output."""
+    names = ("geopipe", "numpy", "pyarrow", "pyproj", "ray")
+    return {name: version(name) for name in names} | {"proj": pyproj.proj_version_str} | raster.versions()
+
+
+def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:
+    """The plan of the settings: reads headers, writes nothing.
+
+    Args:
+        here: what to run on; None for this machine.
+        skipped: reason by layer name, for layers already found broken.
+    """
+    reasons = dict(skipped or {})
+    layers: list[tuple[Layer, list[Header] | list[TableHeader]]] = []
+    for layer in settings.layer_values():
+        try:
+            layers.append((layer, points.headers(layer) or _headers(layer)))
+        except SourceError as error:
+            if layer.on_error != "skip":
+                raise
+            reasons.setdefault(layer.name, error.message)
+            layers.append((layer, []))
+    asked = settings.grid
+    access = Access(asked.allow, setting="grid.{key} = {value}")
+    like = raster.inspect(asked.like, access=access) if asked.like else None
+    # tables do not say where their points lie, and have no part in a union
+    rasters = {layer.name: [h for h in headers if isinstance(h, Header)] for layer, headers in layers}
+    sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
+    grid = resolve_grid(
+        asked.crs,
+        asked.resolution,
+        asked.bounds,
+        like,
+        asked.snap,
+        sound,
+        {layer.name: layer.crs for layer, _ in layers},
+    )
+    here, mask, written = here or this_machine(settings), _mask(settings), commit.bytes_done(settings.run.folder)
+    layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
+    while True:
+        try:
+            plan = make_plan(
+                settings.run.name, grid, layers, settings.options(), here, versions(), reasons, mask, written
+            )
+            wanted = {p.layer.name: classes for p in plan.layers if (classes := _classes(plan, p)) is not None}
+            if not wanted:
+                return plan
+            layers = [(replace(y, fractions=wanted.get(y.name, y.fractions)), headers) for y, headers in layers]
+        except SourceError as error:
+            reasons |= skippable(settings, error, reasons)
+
+
+def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
+    """The polygons of grid.mask, or its raster as a layer: it is a raster if GDAL can open it as one."""
+    asked = settings.grid
+    if asked.mask is None:
+        return None
+    layer = Layer(
+        MASK, (asked.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=asked.mask_crs, allow=asked.allow
+    )
+    if vectors.missing(asked.mask):
+        raise SourceError(f"grid.mask: there is no file {asked.mask}", proposals.path(asked.mask, "grid.mask"))
+    header = None
+    if asked.mask_layer is None:
+        with suppress(SourceError):  # what GDAL's vector side says of it tells more
+            header = raster.inspect(asked.mask, MASK, access=layer.access)
+    if header is not None and header.bands:
+        if header.crs is None and asked.mask_crs is None:
+            raise SourceError(f"grid.mask = {asked.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
+        check_files(layer, [header])
+        return layer, header
+    return vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
+
+
+def _classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...] | None:
+    """The classes whose fractions the layer asks for without naming them: its pixels must be read for that."""
+    if layer.layer.fractions is not True or layer.skipped:
+        return None
+    if layer.kind is not Kind.CATEGORICAL:
+        raise SettingsError(
+            f"layer {layer.layer.name}: fractions = true makes no sense for kind = {layer.kind.value!r}",
+            'give it kind = "categorical", or leave fractions out',
+        )
+    return raster.classes(plan, layer)
+
+
+def _files(layer: Layer) -> list[str]:
+    """The files of a layer: what its paths mean, or what the STAC items there point to."""
+    files = [file for path in layer.paths for file in raster.expand(path)]
+    if not files:
+        raise SourceError(
+            f"layer {layer.name}: no file matches {', '.join(layer.paths)}",
+            "correct path = (it is relative to the settings file)",
+            layer.name,
+        )
+    found = [stac.read(file, layer.name) for file in files]
+    if all(found):
+        return stac.files(
+            [item for items in found for item in items], layer.asset, layer.sort_by, layer.name, layer.access
+        )
+    if any(found) or layer.asset or layer.sort_by:
+        raise SourceError(
+            f"layer {layer.name}: {files[[bool(items) for items in found].index(False)]} holds no STAC items",
+            "give STAC files only; or leave asset and sort_by out and give rasters only",
+            layer.name,
+        )
+    return files
+
+
+def _headers(layer: Layer) -> list[Header]:
+    files = _files(layer)
+    headers = [raster.inspect(file, layer.name, layer.variable, layer.access) for file in files]
+    if layer.georeference is not None:
+        headers = [raster.georeferenced(header, layer.georeference, layer.name, layer.access) for header in headers]
+    check_files(layer, headers)
+    return headers
+
+
+def _measured(
+    settings: Settings,
+    layer: Layer,
+    headers: list[Header] | list[TableHeader],
+    grid: Grid,
+    reasons: dict[str, str],
+) -> list[Header] | list[TableHeader]:
+    """The headers of a layer, of tables of cells with their offsets; adds to `reasons` what may be skipped."""
+    tables = [h for h in headers if isinstance(h, TableHeader)]
+    if not tables or layer.name in reasons:
+        return headers
+    try:
+        return points.measured(layer, tables, grid)
+    except SourceError as error:
+        reasons |= skippable(settings, error, reasons)
+        return headers
+
+
+def skippable(settings: Settings, error: SourceError, reasons: Mapping[str, str]) -> dict[str, str]:
+    """The layer that failed and may be skipped, with its reason; any other error is raised again."""
+    for layer in settings.layers:
+        if layer.name == error.layer and layer.on_error == "skip" and layer.name not in reasons:
+            log.warning("layer %s is skipped: %s", layer.name, error.message)
+            return {layer.name: error.message}
+    raise error

@@ -1,0 +1,85 @@
+"""Values of settings: their types, what must hold of them, and what an error says of it."""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from geopipe.errors import SettingsError
+from geopipe.grid.grid import crs_of
+from geopipe.proposals import from_windows
+from geopipe.settings.mistakes import refusal
+
+
+def pair(value: Any) -> Any:
+    return [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str | int) else value
+
+
+def texts(value: Any) -> Any:
+    """Dates, numbers and texts as texts; one of them may stand alone."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return [v.isoformat() if isinstance(v, date) else str(v) if isinstance(v, int | float) else v for v in values]
+
+
+def _known_crs(value: str) -> str:
+    try:
+        crs_of(value)
+    except SettingsError as error:
+        raise refusal(error.message, error.cure) from None
+    return value
+
+
+def _local_path(value: str) -> str:
+    """A path or URI; what a backslash in double quotes has made of one, and what is of Windows, is refused."""
+    control = next((c for c in value if c < " " or c == "\x7f"), None)
+    if control is not None:
+        raise refusal(
+            f"there is the character {control!r} in it: a backslash in double quotes has a meaning of its own",
+            "write slashes, or the path in single quotes",
+        )
+    if here := from_windows(value):
+        raise refusal(
+            "that is a path of Windows, and this is none", f"give it as this machine sees it, in WSL for example {here}"
+        )
+    return value
+
+
+def cell_sizes(value: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value is not None and not all(0 < size < math.inf for size in value):
+        raise refusal("a cell has a width and a height above zero", "for example resolution = 90")
+    return value
+
+
+def in_order(value: Any) -> Any:
+    if isinstance(value, tuple) and not (
+        value[0] < value[2] and value[1] < value[3] and all(map(math.isfinite, value))
+    ):
+        raise refusal(
+            f"{list(value)} are empty: bounds are xmin, ymin, xmax, ymax",
+            f"did you mean [{min(value[0], value[2]):.12g}, {min(value[1], value[3]):.12g}, "
+            f"{max(value[0], value[2]):.12g}, {max(value[1], value[3]):.12g}]?",
+        )
+    return value
+
+
+def describe(default: Any, allowed: str, example: Any = None, hint: str = "", **rules: Any) -> Any:
+    """A field with what an error says of it: what may be there, an example, and a hint, as ends of sentences."""
+    extra = {"allowed": allowed, "example": example, "hint": hint}
+    return Field(default, json_schema_extra={k: v for k, v in extra.items() if v}, **rules)
+
+
+Crs = Annotated[str, AfterValidator(_known_crs)]
+PathText = Annotated[str, AfterValidator(_local_path)]
+CRS_RULE = 'a CRS in quotes: an authority code such as "EPSG:32612", WKT or PROJ text'
+Method = Literal[
+    "auto", "nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mean", "mode", "max", "min", "med",
+    "q1", "q3", "sum", "rms", "std",
+]  # fmt: skip
+Statistic = Literal["auto", "mean", "sum", "min", "max", "count", "first", "mode"]

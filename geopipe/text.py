@@ -1,0 +1,77 @@
+"""Text for people: numbers and times in few characters, and words of unknown origin made harmless."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from geopipe.redaction import redact
+
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
+"""Control characters, escapes to the terminal, and what turns the direction of text round or hides it."""
+
+
+def clean(text: object) -> str:
+    """`text` in one line and without secrets, with what a terminal would obey written as Python spells it."""
+    one = redact(str(text)).replace("\r\n", " ").replace("\n", " ").replace("\t", " ")
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), one)
+
+
+def clean_lines(text: object) -> list[str]:
+    """The lines of `text`, each made harmless; at least one."""
+    return [clean(line.expandtabs(4)) for line in str(text).splitlines()] or [""]
+
+
+def message(text: object) -> str:
+    """An error or warning as it is printed: its further lines set in, so that none can pass for another message."""
+    first, *rest = str(text).split("\n")
+    return "\n".join([clean(first), *(line if line.startswith("  ") else f"  {line}" for line in map(clean, rest))])
+
+
+def size(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
+def short(count: float) -> str:
+    """A number in at most 7 characters: 950, 12.3 k, 4.56 M."""
+    for unit in ("", " k", " M", " G"):
+        if abs(count) < 999.5:
+            digits = 0 if unit == "" and count == round(count) else 2 if abs(count) < 9.995 else 1
+            return f"{count:.{digits}f}{unit}"
+        count /= 1000
+    return f"{count:,.1f} T"
+
+
+def clock(seconds: float) -> str:
+    """A duration: 0:42, 12:05, 3:07:09, 2d 03:07."""
+    whole = max(round(seconds), 0)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def age(seconds: float) -> str:
+    """How long ago: 42 s, 3 min, 5 h, 2 d."""
+    whole = max(int(seconds), 0)
+    for unit, length in (("d", 2 * 86400), ("h", 2 * 3600), ("min", 120)):
+        if whole >= length:
+            return f"{whole // {'d': 86400, 'h': 3600, 'min': 60}[unit]} {unit}"
+    return f"{whole} s"
+
+
+def moment(when: datetime, now: datetime | None = None) -> str:
+    """A time of day where the user is, with the day unless that is today."""
+    local = when.astimezone()
+    today = now is not None and local.date() == now.astimezone().date()
+    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
+
+
+def share(part: float | None) -> str:
+    """A share that is 100 % only where it is so."""
+    return "" if part is None else "100%" if part >= 1 else f"{min(int(part * 100), 99)}%"

@@ -1,0 +1,1 @@
+"""What must hold of a table: of its receipts, and of its rows."""

@@ -1,0 +1,206 @@
+"""What must hold of the rows of a tile, in the files that hold them: pure functions of batches of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from geopipe.export.commit import MANIFEST
+from geopipe.export.tiles import Receipt
+from geopipe.grid.grid import Tile
+from geopipe.merge import derived
+from geopipe.merge.tile import COORDINATES
+from geopipe.validate.facts import Facts, Finding, check_round_trip, number
+
+DEGREES = 1e-8
+"""How far a longitude or latitude may be off, in degrees: a millimetre, for another PROJ may round otherwise."""
+
+Spot = tuple[str, str, NDArray[np.bool_], Callable[[int], str]]
+"""A check, what is wrong with the rows where the mask is true, and how to tell it of one of them."""
+
+
+def check_rows(
+    facts: Facts, receipt: Receipt, name: str, parts: Iterable[tuple[str, Iterable[pa.RecordBatch]]]
+) -> tuple[list[Finding], int]:
+    """The rows of one tile in one format: cells, coordinates and values. Returns also how many there are.
+
+    Args:
+        name: of them all.
+        parts: name and rows of each file that they are in. A cell may be in one of them only.
+    """
+    findings: list[Finding] = []
+    seen = {variable: _Seen() for variable in receipt.columns}
+    tile = facts.grid.tile(receipt.tile, facts.window_size) if 0 <= receipt.tile < facts.tiles else None
+    cells = None if tile is None else _Cells(facts, tile)
+    total = 0
+    for path, batches in parts:
+        counts = _Counts()
+        if cells is not None:
+            cells.begin()
+        for batch in batches:
+            spots = list(_nan_spots(batch))
+            if cells is not None and all(column in batch.schema.names for column, _ in COORDINATES):
+                spots += cells.spots(batch)
+            counts.add(batch.num_rows, spots)
+            for variable, one in seen.items():
+                if variable in batch.schema.names:
+                    one.add(batch[variable])
+        findings += counts.findings(path)
+        total += counts.rows
+    if tile is not None:
+        findings += check_round_trip(facts, tile.key)
+    for variable, one in seen.items():
+        findings += one.compare(name, variable, receipt.columns[variable])
+    return findings, total
+
+
+class _Counts:
+    """Rows of a file that something is wrong with, batch by batch."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.found: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def add(self, rows: int, spots: Iterable[Spot]) -> None:
+        for check, what, mask, tell in spots:
+            count = int(np.count_nonzero(mask))
+            if count:
+                at = int(np.argmax(mask))
+                first = f"the first is row {self.rows + at:,} of the file, {tell(at)}"
+                old, text = self.found.get((check, what), (0, first))
+                self.found[check, what] = (old + count, text)
+        self.rows += rows
+
+    def findings(self, path: str) -> Iterator[Finding]:
+        for (check, what), (count, text) in sorted(self.found.items()):
+            yield Finding("error", check, f"{path}: {count:,} of {self.rows:,} rows {what}; {text}")
+
+
+class _Cells:
+    """The cells of a tile as they come, in one file or several.
+
+    A cell's place counts in row-major order inside its tile: where places only rise, no cell is there twice.
+    """
+
+    def __init__(self, facts: Facts, tile: Tile) -> None:
+        self.facts, self.tile, self.last, self.file = facts, tile, -1, 0
+        self.files = np.zeros(0, np.uint16)
+        """The file of each cell, where there are several: their number, from 1 on; 0 of a cell that was not there."""
+
+    def begin(self) -> None:
+        """The rows of another file come."""
+        self.last, self.file = -1, self.file + 1
+
+    def spots(self, batch: pa.RecordBatch) -> list[Spot]:
+        """What is wrong with the cells of a batch."""
+        tile, grid = self.tile, self.facts.grid
+        null = np.zeros(batch.num_rows, bool)
+        for name, _ in COORDINATES:
+            if batch[name].null_count:
+                null |= batch[name].is_null().to_numpy(zero_copy_only=False)
+        row, col = (_filled(batch[name], 0).astype(np.int64) for name in ("row", "col"))
+        x, y = (_filled(batch[name], math.nan) for name in ("x", "y"))
+        down, right = row - tile.row, col - tile.col
+        inside = ~null & (down >= 0) & (down < tile.height) & (right >= 0) & (right < tile.width)
+        at = np.flatnonzero(inside)
+        place = down[at] * tile.width + right[at]
+        steps = np.diff(place, prepend=self.last)
+        self.last = int(place[-1]) if len(place) else self.last
+        xs, ys = grid.xs(tile.col, tile.width)[right[at]], grid.ys(tile.row, tile.height)[down[at]]
+
+        def spread(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            full = np.zeros(len(inside), bool)
+            full[at] = mask
+            return full
+
+        def cell(i: int) -> str:
+            return f"row {row[i]}, col {col[i]}"
+
+        def placed(i: int) -> str:
+            j = int(np.searchsorted(at, i))
+            return f"{cell(i)}: x {float(x[i])!r}, y {float(y[i])!r}, centre {float(xs[j])!r}, {float(ys[j])!r}"
+
+        area = f"rows {tile.row} to {tile.row + tile.height - 1}, cols {tile.col} to {tile.col + tile.width - 1}"
+        return [
+            ("cells", "have no row, col, x or y", null, lambda i: "where a field is null"),
+            ("cells", f"are outside tile {tile.key} ({area})", ~inside & ~null, cell),
+            ("cells", "are a cell again", spread((steps == 0) | self._elsewhere(place)), cell),
+            ("cells", "are not in row-major order", spread(steps < 0), cell),
+            ("coordinates", "are not at the centre of their cell", spread((x[at] != xs) | (y[at] != ys)), placed),
+            *_derived_spots(self.facts, batch, x, y, cell),
+        ]
+
+    def _elsewhere(self, place: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether cells were in an earlier file."""
+        if not self.facts.partitioned:
+            return np.zeros(len(place), bool)
+        if not len(self.files):
+            self.files = np.zeros(self.tile.cells, np.uint16)
+        before = self.files[place]
+        self.files[place] = self.file
+        return np.asarray((before != 0) & (before != self.file))
+
+
+def _derived_spots(
+    facts: Facts, batch: pa.RecordBatch, x: NDArray[np.float64], y: NDArray[np.float64], tell: Callable[[int], str]
+) -> Iterator[Spot]:
+    """Where columns that follow from x and y do not."""
+    layout, names = facts.layout, batch.schema.names
+    expected = derived.arrays(facts.grid, layout.lonlat, layout.h3, x, y)
+    wanted = dict(zip([f.name for f in derived.fields(layout.lonlat, layout.h3)], expected, strict=True))
+    if layout.geometry and derived.GEOMETRY.name in names:
+        wanted[derived.GEOMETRY.name] = derived.points(x, y)
+    for name, right in wanted.items():
+        if name not in names:
+            continue
+        found = batch[name]
+        if name in ("lon", "lat"):
+            here, there = _filled(found, math.inf), _filled(right, math.inf)
+            wrong = ~np.isclose(here, there, rtol=0, atol=DEGREES)
+        else:
+            same = pc.fill_null(pc.equal(found, right), False)
+            both = pc.and_(found.is_null(), right.is_null())
+            wrong = pc.invert(pc.or_(same, both)).to_numpy(zero_copy_only=False)
+        yield "coordinates", f"have a {name} that does not follow from x and y", wrong, tell
+
+
+def _filled(column: pa.Array, value: float) -> NDArray[Any]:
+    return np.asarray((column.fill_null(value) if column.null_count else column).to_numpy(zero_copy_only=False))
+
+
+def _nan_spots(batch: pa.RecordBatch) -> Iterator[Spot]:
+    for name in batch.schema.names:
+        column = batch[name]
+        if pa.types.is_floating(column.type):
+            mask = np.isnan(column.fill_null(0).to_numpy(zero_copy_only=False))
+            yield "values", f"have NaN in {name}, where a missing value is a null", mask, lambda i: "NaN"
+
+
+class _Seen:
+    """Nulls, least and greatest value of a column, batch by batch."""
+
+    def __init__(self) -> None:
+        self.nulls, self.low, self.high = 0, None, None
+
+    def add(self, column: pa.Array) -> None:
+        self.nulls += column.null_count
+        ends = pc.min_max(column).as_py()
+        if ends["min"] is not None and not math.isnan(ends["min"]):  # NaN only of a batch without a number
+            self.low = ends["min"] if self.low is None else min(self.low, ends["min"])
+            self.high = ends["max"] if self.high is None else max(self.high, ends["max"])
+
+    def compare(self, path: str, name: str, told: Mapping[str, Any]) -> Iterator[Finding]:
+        """What the manifest tells otherwise."""
+        if self.nulls != told["nulls"]:
+            text = f"{path} has {self.nulls:,} nulls in {name}; {MANIFEST} says {told['nulls']:,}"
+            yield Finding("error", "nulls", text)
+        low, high = number(told["min"]), number(told["max"])
+        if (self.low, self.high) != (low, high):
+            text = f"{path} has values from {self.low!r} to {self.high!r} in {name}"
+            yield Finding("error", "values", f"{text}; {MANIFEST} says {low!r} to {high!r}")
