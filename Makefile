@@ -32,12 +32,12 @@ $(READY): requirements.lock pyproject.toml
 # Twenty seeded trials of each thing that can break a run, twenty healthy runs, and a minute without Postgres (tests run
 # two, four, and four seconds). Ends with a table.
 chaos: $(READY)
-	GEOPIPE_TRIALS=20 GEOPIPE_OUTAGE=60 $(BIN)/pytest tests/test_chaos.py tests/test_lock.py tests/test_healthy.py tests/test_monitor.py \
+	GEOPIPE_TRIALS=20 GEOPIPE_OUTAGE=60 $(BIN)/pytest tests/chaos tests/export/test_lock.py tests/monitoring/test_monitor.py \
 		-k "test_chaos or test_lock or test_healthy or outage"
 
 # Five thousand damaged inputs and state files, each to be worked on or refused (tests try three hundred).
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz.py --count 5000
+	PYTHONPATH=tests $(BIN)/python tests/chaos/fuzz.py --count 5000
 
 # All that README quotes.
 bench: bench-memory bench-monitor

@@ -146,7 +146,7 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Object
 def www(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
     """A folder that a web server serves, with the server's port."""
     folder = tmp_path_factory.mktemp("www")
-    script = Path(__file__).with_name("range_server.py")
+    script = surroundings.SERVERS / "range_server.py"
     with subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         yield folder, int(server.stdout.readline())

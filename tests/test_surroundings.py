@@ -40,17 +40,17 @@ def suite(tmp_path: Path, *selection: str) -> subprocess.CompletedProcess[str]:
 def test_the_shell_the_home_and_a_cluster_that_is_named_decide_nothing(tmp_path: Path) -> None:
     done = suite(
         tmp_path,
-        "test_cli.py::test_a_signal_ends_a_run_and_publishes_nothing",
-        "test_cli.py::test_plan_says_what_and_why_and_writes_nothing",
-        "test_engine.py::test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing",
-        "test_settings.py",
+        "cli/test_cli.py::test_a_signal_ends_a_run_and_publishes_nothing",
+        "cli/test_cli.py::test_plan_says_what_and_why_and_writes_nothing",
+        "engine/test_engine.py::test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing",
+        "settings/test_settings.py",
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert "skipped" not in done.stdout
 
 
 def test_without_the_outside_data_tests_skip_and_the_last_lines_count_them(tmp_path: Path) -> None:
-    done = suite(tmp_path, "test_oracles.py", "test_odd_files.py")
+    done = suite(tmp_path, "oracles/test_oracles.py", "load/test_odd_files.py")
     assert done.returncode == 0, done.stdout[-5000:]
     notice, result = done.stdout.splitlines()[-2:]
     assert re.fullmatch(r"\d{2,} tests skipped: .*GEOPIPE_TEST_DATA.*", notice)

@@ -15,11 +15,12 @@ from typing import Any
 
 import prometheus_server as prometheus
 import pytest
+import surroundings
 import yaml
 
 from geopipe.monitoring.prometheus import Exporter
 
-CLUSTER = Path(__file__).resolve().parents[1] / "cluster"
+CLUSTER = surroundings.REPOSITORY / "cluster"
 CONFIG, RULES, RULES_TEST = (CLUSTER / "prometheus" / f"{name}.yml" for name in ("prometheus", "rules", "rules_test"))
 DASHBOARD = json.loads((CLUSTER / "grafana" / "geopipe.json").read_text(encoding="utf-8"))
 ALERTS = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}

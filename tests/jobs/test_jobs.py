@@ -25,6 +25,7 @@ import pytest
 from helpers import call, north_up, write_raster
 from monitored import HOSTILE, Source, new_id, settle
 from records import query
+from surroundings import REPOSITORY
 
 from geopipe.engine import heads
 from geopipe.errors import MachineError, PlanError, SettingsError
@@ -598,7 +599,7 @@ def head(surroundings: Path) -> Iterator[str]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("PYTHONPATH", str(Path(jobs.__file__).parents[1]), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
         try:
             command, told = [sys.executable, "-c", script], os.environ | wrong
             made = subprocess.run(command, env=told, capture_output=True, text=True, timeout=200, check=False)

@@ -20,6 +20,7 @@ import click
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import surroundings
 from affine import Affine
 from helpers import call, write_raster
 
@@ -83,7 +84,7 @@ def test_every_command_has_help_and_stands_in_the_readme(path: tuple[str, ...]) 
         command = command.commands[name]
     assert command.help
     assert all(p.help for p in command.params if isinstance(p, click.Option))
-    readme = Path(__file__).parent.parent / "README.md"
+    readme = surroundings.REPOSITORY / "README.md"
     assert f"geopipe {' '.join(path)}" in readme.read_text()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import surroundings
 from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe.errors import MachineError, PlanError, SourceError
@@ -200,7 +201,7 @@ def test_what_a_plan_could_not_know_is_no_change(www: tuple[Path, int]) -> None:
 
 def test_a_server_that_is_gone_before_the_commit_keeps_the_tiles(tmp_path: Path) -> None:
     """Nothing tells that the file is another one: it can be looked at again when the server is back."""
-    script = Path(__file__).with_name("range_server.py")
+    script = surroundings.SERVERS / "range_server.py"
     with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         pixels(tmp_path / "a.tif", 1)

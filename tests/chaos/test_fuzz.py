@@ -29,7 +29,7 @@ def test_what_the_harness_damages_is_valid_before(
 
 
 def test_damaged_inputs_are_worked_on_or_refused() -> None:
-    """A finding has its kind and seed: `python tests/fuzz.py --case KIND SEED` shows it again."""
+    """`PYTHONPATH=tests python tests/chaos/fuzz.py --case KIND SEED` shows a finding again."""
     findings, inputs = list[str](), 0
     for _, report in fuzz.fuzz(COUNT):
         findings += report.findings

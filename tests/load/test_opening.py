@@ -29,6 +29,7 @@ import pyarrow.dataset as ds
 import pytest
 import rasterio
 import rasterio.shutil
+import surroundings
 from click.testing import CliRunner
 from h5py import h5d, h5p, h5s, h5t
 from helpers import north_up, write_raster
@@ -105,7 +106,7 @@ class Trap:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int, Queue[str]]]:
     """A folder that a web server serves, its port, and what it is asked for."""
     folder = tmp_path_factory.mktemp("www")
-    script = Path(__file__).with_name("range_server.py")
+    script = surroundings.SERVERS / "range_server.py"
     with subprocess.Popen(
         [sys.executable, str(script), str(folder), "told"], stdout=subprocess.PIPE, text=True
     ) as running:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
+import surroundings
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
+BENCH = surroundings.REPOSITORY / "bench"
 GB = 1 << 30
 
 

@@ -1,8 +1,8 @@
 """Damaged inputs and state files, by the thousand: each is worked on or refused by an error of geopipe's.
 
-    python tests/fuzz.py                    # 5,000 inputs (make fuzz)
-    python tests/fuzz.py --count 300        # of each kind its share
-    python tests/fuzz.py --case tiff 123    # one again, with its folder, commands and output
+    python tests/chaos/fuzz.py                    # 5,000 inputs (make fuzz)
+    python tests/chaos/fuzz.py --count 300        # of each kind its share
+    python tests/chaos/fuzz.py --case tiff 123    # one again, with its folder, commands and output
 
 Kinds: GeoTIFF, NetCDF, other images, Parquet, CSV, GeoJSON, STAC, settings, and what a run leaves in its output (plan,
 journals, manifest, _SUCCESS). Each input meets the commands of geopipe in one process with others of its kind, so that
