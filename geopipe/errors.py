@@ -1,4 +1,4 @@
-"""The one exception family: every message gives identity, numbers and a cure.
+"""The one exception family: every message gives identity, numbers and a hint.
 
 The exit codes are the CLI's contract: 1 the run failed, 2 usage or settings, 3 the environment, 75 paused.
 """
@@ -19,21 +19,21 @@ class GeopipeError(Exception):
 
     Args:
         message: what was found, where (file, band, setting, line), and what was expected.
-        cure: what the user can do about it.
+        hint: what the user can do about it.
         layer: the layer concerned, where there is one (lets a run skip it).
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, cure: str = "", layer: str | None = None) -> None:
-        message, cure = redact(message), redact(cure)
-        super().__init__(message, cure, layer)
+    def __init__(self, message: str, hint: str = "", layer: str | None = None) -> None:
+        message, hint = redact(message), redact(hint)
+        super().__init__(message, hint, layer)
         self.message = message
-        self.cure = cure
+        self.hint = hint
         self.layer = layer
 
     def __str__(self) -> str:
-        return f"{self.message}\n  cure: {self.cure}" if self.cure else self.message
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
 class RunError(GeopipeError):

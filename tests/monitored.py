@@ -115,7 +115,7 @@ def fill(dsn: str, now: float | None = None) -> dict[str, str]:
     failed.state(now - 86400, "running", name="demo", output="demo/output", totals={"read": 8, "merge": 1, "write": 1})
     failed.progress(now - 86390, "read", 3, 600_000)
     failed.log(now - 86381, "read failed after 9.5 s", "ERROR", stage="read")
-    error = {"type": "SourceError", "message": "elevation.tif: band 1 has no CRS", "cure": "give layers.crs"}
+    error = {"type": "SourceError", "message": "elevation.tif: band 1 has no CRS", "hint": "give layers.crs"}
     made["failed"] = failed.state(now - 86380, "failed", exit_code=2, error=error)
 
     done = Source(new_id(now - 600, 4))

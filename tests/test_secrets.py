@@ -228,7 +228,7 @@ def test_a_password_of_postgres_is_refused_and_not_repeated(tmp_path: Path, opti
 
 def test_an_error_never_has_a_secret() -> None:
     error = SourceError(f"layer a: https://host/a.tif?sig={CANARY} is gone", f"https://u:{CANARY}@host", "a")
-    assert CANARY not in f"{error}{error!r}{error.args}{error.message}{error.cure}"
+    assert CANARY not in f"{error}{error!r}{error.args}{error.message}{error.hint}"
 
 
 def test_ray_keeps_no_secret_in_its_logs(tmp_path: Path, www: tuple[Path, int]) -> None:

@@ -406,7 +406,7 @@ def report(out: Console, made: Report) -> None:
     if made.exit_code:
         out.print(
             f"{made.output} is not what its run wrote or planned\n"
-            f"  cure: copy the files from a backup, or run {made.output}/settings.toml again with --overwrite",
+            f"  hint: copy the files from a backup, or run {made.output}/settings.toml again with --overwrite",
         )
 
 

@@ -232,8 +232,8 @@ def _failure(out: Console, error: Mapping[str, Any]) -> None:
     )
     for line in message[1:]:
         _hanging(out, Text("  " + line), 2)
-    if error.get("cure"):
-        _hanging(out, Text(f"  cure: {clean(error['cure'])}"), 2)
+    if error.get("hint"):
+        _hanging(out, Text(f"  hint: {clean(error['hint'])}"), 2)
 
 
 def _hanging(out: Console, line: Text, indent: int) -> None:

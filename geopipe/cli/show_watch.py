@@ -51,8 +51,8 @@ def _top(look: Look, paces: Mapping[str, Pace], width: int, unicode: bool, away:
     if run.error:
         told = f"{clean(run.error.get('type', 'error'))}: {clean(run.error.get('message', ''))}"
         lines.append(Text(head(told, width * 2, unicode), style="red"))
-        if run.error.get("cure"):
-            lines.append(Text(head(f"  cure: {clean(run.error['cure'])}", width * 2, unicode)))
+        if run.error.get("hint"):
+            lines.append(Text(head(f"  hint: {clean(run.error['hint'])}", width * 2, unicode)))
     return lines
 
 

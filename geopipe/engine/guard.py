@@ -133,7 +133,7 @@ class Guard:
     def _end(self) -> None:
         """End the process, in which Ray's core waits for its head."""
         error = MachineError(self.lost, CURE)
-        told = {"type": "MachineError", "message": error.message, "cure": error.cure}
+        told = {"type": "MachineError", "message": error.message, "hint": error.hint}
         emit(State("failed", {"exit_code": error.exit_code, "error": told}))  # it arrives with the next run
         with suppress(OSError):
             print(f"error: {error}", file=sys.stderr, flush=True)

@@ -255,7 +255,7 @@ def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
         return now
     reason = (job.message or str(job.status)).strip().splitlines()[0]
     said = f"its job ended before the run began: {reason}"
-    told = {"type": "MachineError", "message": said, "cure": f"see `geopipe jobs logs {run.run_id}`"}
+    told = {"type": "MachineError", "message": said, "hint": f"see `geopipe jobs logs {run.run_id}`"}
     departed.note(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": told}, run.attempt)
     return look()
 

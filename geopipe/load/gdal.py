@@ -51,12 +51,12 @@ def open_raster(uri: str, where: str, layer: str | None, access: Access = NOTHIN
             return open_dataset(uri, access, where, layer)
     except GDAL_ERRORS as error:
         file = file_of(uri)
-        cure = "correct path ="
+        hint = "correct path ="
         if file is None and is_remote(inner.file if inner else uri):
-            cure = "correct path =, or look after the network and the credentials (AWS_..., GS_..., AZURE_...)"
+            hint = "correct path =, or look after the network and the credentials (AWS_..., GS_..., AZURE_...)"
         elif inner is not None:
-            cure = f"correct the name after the file; geopipe inspect {file} shows its variables"
-        raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", cure, layer) from None
+            hint = f"correct the name after the file; geopipe inspect {file} shows its variables"
+        raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", hint, layer) from None
 
 
 def open_variable(

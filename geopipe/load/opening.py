@@ -347,13 +347,13 @@ def _unknown(uri: str, where: str, layer: str | None, access: Access) -> SourceE
 def _pretends(file: str, head: bytes, where: str, layer: str | None, access: Access) -> SourceError:
     mark = POINTERS.search(head)
     text = mark[0].decode().lstrip("<") if mark else ""
-    cure = "remove it, or give it the ending of what it is"
+    hint = "remove it, or give it the ending of what it is"
     if text.upper().startswith(("GDAL_WM", "WM", "WCS", "CAPA")):
-        cure = f"if it is a service to be asked, say so: {access.key('driver', 'WCS' if 'WCS' in text else 'WMS')}"
+        hint = f"if it is a service to be asked, say so: {access.key('driver', 'WCS' if 'WCS' in text else 'WMS')}"
     elif text == "VRTDataset":
-        cure = "if you trust it, give it the ending .vrt"
+        hint = "if you trust it, give it the ending .vrt"
     return SourceError(
         f"{where}{file} is no raster that GDAL can open: it has pointers to other files or servers in it ({text})",
-        cure,
+        hint,
         layer,
     )

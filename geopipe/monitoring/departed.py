@@ -78,7 +78,7 @@ def _deliver(run_id: str = "", attempt: int = 1, root: Path | None = None) -> No
 
 def _tell(run_id: str, attempt: int, driver: Mapping[str, Any], state: str) -> None:
     said = f"its process {driver.get('pid')} on {driver.get('host')} ended without a word: killed, or out of memory"
-    error = {"type": "RunError", "message": said, "cure": "`geopipe run --resume` goes on with the tiles that are done"}
+    error = {"type": "RunError", "message": said, "hint": "`geopipe run --resume` goes on with the tiles that are done"}
     detail: dict[str, Any] = {"exit_code": 137} if state == "cancelled" else {"error": error}
     note(run_id, state, detail, attempt, said)
 

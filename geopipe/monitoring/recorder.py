@@ -201,7 +201,7 @@ def _tell_end(error: BaseException) -> None:
         code = found.exit_code if found else 1
         # into the record only: whoever runs this prints it, once
         emit(Log("ERROR", __name__, said["message"], None if found else logs.traceback_of(error)))
-        emit(State("failed", {"exit_code": code, "error": said | {"cure": found.cure if found else ""}}))
+        emit(State("failed", {"exit_code": code, "error": said | {"hint": found.hint if found else ""}}))
 
 
 _leave: Callable[[], None] | None = None

@@ -24,7 +24,7 @@ def check(verb: str, run: str, state: str, run_id: str) -> None:
     """Refuse what cannot be asked of a run in this state.
 
     Args:
-        run: its name, which later runs may have, too; the cure is for the one with this id.
+        run: its name, which later runs may have, too; the hint is for the one with this id.
 
     Raises:
         PlanError: with what can be asked of it.
@@ -33,5 +33,5 @@ def check(verb: str, run: str, state: str, run_id: str) -> None:
     if VERBS[verb] in NEXT[state] and (begun is None or state in begun):
         return
     others = [v for v, to in VERBS.items() if to in NEXT[state] and v != verb and (v != "resume" or state != "pending")]
-    cure = f"`geopipe jobs {others[0]} {run_id}`" if others else "start it anew with `geopipe jobs start`"
-    raise PlanError(f"run {run} is {state}; it cannot be {'resumed' if verb == 'resume' else VERBS[verb]}", cure)
+    hint = f"`geopipe jobs {others[0]} {run_id}`" if others else "start it anew with `geopipe jobs start`"
+    raise PlanError(f"run {run} is {state}; it cannot be {'resumed' if verb == 'resume' else VERBS[verb]}", hint)

@@ -314,15 +314,15 @@ def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> N
 def _check_partition(plans: Sequence[LayerPlan], name: str) -> None:
     found = {v.name: (p, v) for p in plans for v in p.variables}
     classes = [n for n, (p, v) in found.items() if p.kind is Kind.CATEGORICAL and np.dtype(v.dtype).kind in "iu"]
-    cure = f"choose one of {', '.join([*classes, 'tile'])}"
+    hint = f"choose one of {', '.join([*classes, 'tile'])}"
     if name not in found:
-        raise SettingsError(f"export.partition_by = {name!r} is no variable of the table", cure)
+        raise SettingsError(f"export.partition_by = {name!r} is no variable of the table", hint)
     layer, variable = found[name]
     if name not in classes and not layer.skipped:
         raise SettingsError(
             f"export.partition_by = {name!r} is {layer.kind.value} ({layer.kind_why}), of type {variable.dtype}; "
             "there would be a folder for each of its values, so it must have whole numbers for classes",
-            f"{cure}, or give layer {layer.layer.name} kind = 'categorical'",
+            f"{hint}, or give layer {layer.layer.name} kind = 'categorical'",
         )
 
 

@@ -32,7 +32,7 @@ def _known_crs(value: str) -> str:
     try:
         crs_of(value)
     except SettingsError as error:
-        raise refusal(error.message, error.cure) from None
+        raise refusal(error.message, error.hint) from None
     return value
 
 

@@ -56,9 +56,9 @@ UNITS = {
 """Units by their names, in metres, degrees or bytes."""
 
 
-def refusal(message: str, cure: str) -> PydanticCustomError:
-    """The error of a validator, with a cure of its own."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "cure": cure})
+def refusal(message: str, hint: str) -> PydanticCustomError:
+    """The error of a validator, with a hint of its own."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
 
 
 def united(mistakes: Sequence[SettingsError]) -> SettingsError:
@@ -138,7 +138,7 @@ class Explainer:
             message = context["message"]
             named = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", message)
             own = "" if value is None or "password" in message or named else f" = {shown(value)}"
-            return SettingsError(f"{where}: {self.name(keys)}{own}: {message}", context["cure"])
+            return SettingsError(f"{where}: {self.name(keys)}{own}: {message}", context["hint"])
         if "extra_forbidden" in kinds:
             return self._unknown(keys)
         if kinds == ["missing"]:
@@ -186,18 +186,18 @@ class Explainer:
                 return SettingsError(f"{where}: unknown section {key!r}", f"did you mean {_header(meant)}?")
             meant = key if homes else near(key, {k for known in self.keys.values() for k in known}, KEY_WORDS)
             homes = homes or [name for name, known in self.keys.items() if meant in known]
-            cure = f"sections: {', '.join(self.keys)}"
+            hint = f"sections: {', '.join(self.keys)}"
             if meant and homes:
-                cure = (
+                hint = (
                     f"did you mean {meant} in {listed([f'[{h}]' if h != 'layers' else '[[layers]]' for h in homes])}?"
                 )
-            return SettingsError(f"{where}: {key!r} is no section", cure)
+            return SettingsError(f"{where}: {key!r} is no section", hint)
         known = self.keys[section]
         meant = near(key, known, KEY_WORDS)
-        cure = f"did you mean {meant!r}?" if meant else f"valid keys: {', '.join(known)}"
+        hint = f"did you mean {meant!r}?" if meant else f"valid keys: {', '.join(known)}"
         if homes and not (meant and key in KEY_WORDS):
-            cure = f"it belongs in {listed([_header(h) for h in homes])}"
-        return SettingsError(f"{where}: unknown key {self.name(keys)!r}", cure)
+            hint = f"it belongs in {listed([_header(h) for h in homes])}"
+        return SettingsError(f"{where}: unknown key {self.name(keys)!r}", hint)
 
     def _no_table(self, keys: Keys) -> SettingsError:
         """A section that is no section, or layers that are no list of tables."""

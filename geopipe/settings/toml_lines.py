@@ -21,12 +21,12 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        cure = proposals.path(str(path.absolute()), "the name") if isinstance(error, FileNotFoundError) else ""
+        hint = proposals.path(str(path.absolute()), "the name") if isinstance(error, FileNotFoundError) else ""
         if path.is_dir() and (inside := sorted(map(str, path.glob("*.toml")))[:3]):
-            cure = f"did you mean {' or '.join(inside)}?"
+            hint = f"did you mean {' or '.join(inside)}?"
         raise SettingsError(
             f"the settings file {path} cannot be read: {error.strerror}",
-            cure if cure.startswith("did you mean") else "name a TOML file; `geopipe demo` writes one",
+            hint if hint.startswith("did you mean") else "name a TOML file; `geopipe demo` writes one",
         ) from None
     text = _decoded(path, data)
     try:

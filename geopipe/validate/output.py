@@ -124,12 +124,12 @@ def _success(output: Path) -> tuple[dict[str, Any], Facts]:
     try:
         success = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        cure = "give the output folder of a finished run (run.output in its settings)"
+        hint = "give the output folder of a finished run (run.output in its settings)"
         if (output.parent / SUCCESS).exists():
-            cure = f"did you mean {output.parent}?"
+            hint = f"did you mean {output.parent}?"
         elif (output / STAGING).is_dir():
-            cure = "a run is at work here, or was cut short: wait for it, or start it again"
-        raise PlanError(f"{output} holds no finished run: there is no {SUCCESS}", cure) from None
+            hint = "a run is at work here, or was cut short: wait for it, or start it again"
+        raise PlanError(f"{output} holds no finished run: there is no {SUCCESS}", hint) from None
     except OSError as error:
         raise MachineError(f"{path} cannot be read: {error.strerror}", "permit this user to read it") from None
     except (ValueError, RecursionError):

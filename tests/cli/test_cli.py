@@ -248,7 +248,7 @@ def test_nothing_of_a_file_is_obeyed_by_a_terminal(small: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("change", "code", "message", "cure"),
+    ("change", "code", "message", "hint"),
     [
         (("a.tif", "absent.tif"), 2, "layer a: there is no file", "correct path"),
         (("a.tif", "*.absent"), 2, "layer a: no file matches", "correct path"),
@@ -264,7 +264,7 @@ def test_nothing_of_a_file_is_obeyed_by_a_terminal(small: Path, capsys: pytest.C
     ids=str,
 )
 def test_a_bad_source_is_one_error_before_anything_is_written(
-    small: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], code: int, message: str, cure: str
+    small: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], code: int, message: str, hint: str
 ) -> None:
     values = np.zeros((5, 5), "float32")
     write_raster(small.parent / "nocrs.tif", values, None, Affine(10, 0, 500000, 0, -10, 5000000))
@@ -275,7 +275,7 @@ def test_a_bad_source_is_one_error_before_anything_is_written(
     got, out, err = call(capsys, "run", small)
     assert (got, out) == (code, "")
     assert message in err
-    assert cure in err.partition("cure:")[2]
+    assert hint in err.partition("hint:")[2]
     assert "Traceback" not in err
     assert time.monotonic() - start < 20
     assert set(small.parent.iterdir()) == before
@@ -353,7 +353,7 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(
     code, _, err = call(capsys, "run", small, "--set", f'run.output="{output}"')
     assert code in (2, 3)
     assert output in err
-    assert "cure:" in err
+    assert "hint:" in err
 
 
 def test_a_foreign_folder_is_refused_and_stays(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -429,7 +429,7 @@ def test_what_cannot_fit_is_refused_with_numbers(trial: Path, flags: tuple[str, 
     with pytest.raises(PlanError, match=message) as caught:
         planned(trial, *flags)
     assert "MB" in caught.value.message
-    assert "engine." in caught.value.cure
+    assert "engine." in caught.value.hint
 
 
 def test_an_address_without_a_cluster_is_an_error_of_the_environment(small: Path, tmp_path: Path) -> None:
@@ -498,8 +498,8 @@ def test_errors_of_geopipe_survive_pickling() -> None:
     import pickle
 
     for kind in (GeopipeError, PlanError, MachineError):
-        error = pickle.loads(pickle.dumps(kind("what", "cure", "layer")))
-        assert (type(error), error.message, error.cure, error.layer) == (kind, "what", "cure", "layer")
+        error = pickle.loads(pickle.dumps(kind("what", "hint", "layer")))
+        assert (type(error), error.message, error.hint, error.layer) == (kind, "what", "hint", "layer")
 
 
 # ---------------------------------------------------------------- signals

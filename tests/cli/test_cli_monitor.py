@@ -166,7 +166,7 @@ def test_without_a_database_each_command_ends_with_one_message_and_3(command: st
     done = process(command, GEOPIPE_MONITORING_DSN="", GEOPIPE_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: ")
-    assert done.stderr.count("cure:") == 1
+    assert done.stderr.count("hint:") == 1
     assert "Traceback" not in done.stderr
 
 
@@ -181,7 +181,7 @@ def test_a_wrong_password_is_one_message_that_does_not_repeat_it(monitor_dsn: st
 def test_an_unknown_run_exits_with_2_and_names_others() -> None:
     done = process("watch", "wrold")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: there is no run 'wrold'\n  cure: world?  The last runs are ")
+    assert done.stderr.startswith("error: there is no run 'wrold'\n  hint: world?  The last runs are ")
 
 
 def test_a_regular_expression_that_is_none_is_one_message() -> None:
@@ -422,7 +422,7 @@ def test_errors_tell_how_often_where_an_example_and_on_request_a_traceback() -> 
 def test_errors_of_a_failed_run_begin_with_why_it_failed(runs: dict[str, str]) -> None:
     assert lines("errors", runs["failed"])[:2] == [
         "SourceError: elevation.tif: band 1 has no CRS",
-        "  cure: give layers.crs",
+        "  hint: give layers.crs",
     ]
 
 

@@ -139,9 +139,9 @@ def test_a_damaged_unfinished_run_goes_on_or_is_one_error(
     for what, output in each_mutant(folder, "cut", pattern, 1):
         code, _, err = call(capsys, "status", output, "--json")
         assert code in (0, 2), (what, err)
-        assert ("cure: " in err) == bool(code), what
+        assert ("hint: " in err) == bool(code), what
         error = error_of(lambda: run(folder, "trial", resume=True))
-        assert error is None or error.cure, what
+        assert error is None or error.hint, what
         assert error is not None or tables(output) == tables(folder / "whole"), what
         went_on, refused = went_on + (error is None), refused + (error is not None)
     assert went_on > 20
@@ -156,9 +156,9 @@ def test_a_damaged_finished_run_is_told_and_never_a_traceback(
         for words in (("status", output), ("validate", output)):
             code, _, err = call(capsys, *words)
             assert code in (0, 1, 2), (what, err)
-            assert ("cure: " in err) == (code == 2), what
+            assert ("hint: " in err) == (code == 2), what
         error = error_of(lambda: run(folder, "trial", resume=True))
-        assert error is None or error.cure, what
+        assert error is None or error.hint, what
 
 
 def test_a_damaged_success_of_ours_can_be_replaced(folder: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_damaged_success_of_ours_can_be_replaced(folder: Path) -> None:
     (output / "_SUCCESS").write_text(json.dumps(told))
     with pytest.raises(PlanError, match="_SUCCESS is damaged") as caught:
         commit.status(output)
-    assert "--overwrite" in caught.value.cure
+    assert "--overwrite" in caught.value.hint
     with pytest.raises(PlanError, match="holds a finished run"):
         run(folder, "replaced")
     assert run(folder, "replaced", overwrite=True).rows == 60_000
@@ -186,7 +186,7 @@ def test_other_things_in_place_of_state_files(folder: Path, found: str, capsys: 
         make: dict[str, Callable[[], None]] = {"folder": file.mkdir, "link": lambda f=file: f.symlink_to(f)}
         make[found]()
         code, _, err = call(capsys, "status", output)
-        assert (code in (2, 3), "cure: " in err) == (True, True), (pattern, err)
+        assert (code in (2, 3), "hint: " in err) == (True, True), (pattern, err)
 
 
 def test_status_during_a_publication(folder: Path) -> None:

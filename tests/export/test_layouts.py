@@ -354,7 +354,7 @@ def test_a_tile_without_rows_has_a_file_with_the_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "message", "cure"),
+    ("flags", "message", "hint"),
     [
         (("export.partition_by=covr",), "'covr' is no variable of the table", "choose one of cover, tile"),
         (("export.partition_by=height",), "is continuous (the default), of type float32", "choose one of cover, tile"),
@@ -370,12 +370,12 @@ def test_a_tile_without_rows_has_a_file_with_the_schema(tmp_path: Path) -> None:
     ids=lambda v: str(v)[:40],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(
-    file: Path, flags: tuple[str, ...], message: str, cure: str
+    file: Path, flags: tuple[str, ...], message: str, hint: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
         draft.draft(load.load(file, flags))
     assert message in caught.value.message
-    assert cure in caught.value.cure
+    assert hint in caught.value.hint
 
 
 def test_too_many_folders_are_refused(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_too_many_folders_are_refused(tmp_path: Path) -> None:
     plan = plan_of(Grid(UTM, 0, 40, 1, 1, 40, 40), layers, window_size=512, layout=Layout(partition_by="a"))
     with pytest.raises(RunError, match=r"tile 0 has 1,600 values of it; .* 1,024 are the most") as caught:
         finish(tmp_path / "out", plan)
-    assert "'tile'" in caught.value.cure
+    assert "'tile'" in caught.value.hint
 
 
 def test_points_open_in_geopandas_where_they_are(file: Path, tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_finished_table_is_refused_unless_it_may_be_replaced(
     error = refused_before_reading(file, monkeypatch)
     assert isinstance(error, PlanError)
     assert error.message == f"{object_store.uri(prefix)} holds a finished run"
-    assert "--overwrite" in error.cure
+    assert "--overwrite" in error.hint
     assert object_store.objects(prefix) == before
 
 
@@ -318,7 +318,7 @@ def test_after_an_upload_that_failed_resume_only_sends(
     assert len(tiles) == 4
     with pytest.raises(PlanError, match="holds a finished run that was not sent to the end") as refused:
         run(file)
-    assert "--resume" in refused.value.cure
+    assert "--resume" in refused.value.hint
     puts.fails_at = -1
     tiles.clear()
     summary = run(file, resume=True)
@@ -432,7 +432,7 @@ def test_a_bucket_that_is_not_there_is_told_before_the_work(
     error = refused_before_reading(make_trial(tmp_path, uri), monkeypatch)
     assert isinstance(error, MachineError)
     assert error.message == f"{uri} cannot be used: there is no bucket or container nowhere"
-    assert "see that the bucket exists" in error.cure
+    assert "see that the bucket exists" in error.hint
 
 
 def test_wrong_credentials_are_told_before_the_work(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,7 +440,7 @@ def test_wrong_credentials_are_told_before_the_work(file: Path, monkeypatch: pyt
     error = refused_before_reading(file, monkeypatch)
     assert isinstance(error, MachineError)
     assert "SIGNATURE_DOES_NOT_MATCH" in error.message
-    assert "credentials" in error.cure
+    assert "credentials" in error.hint
     assert "canary" not in str(error)
 
 
@@ -465,7 +465,7 @@ def test_an_option_that_does_not_exist_is_an_error_of_the_settings(file: Path) -
 
 
 @pytest.mark.parametrize(
-    ("output", "staging", "message", "cure"),
+    ("output", "staging", "message", "hint"),
     [
         ("s3://b/p", None, "run.staging: run.output is an object store", 'add staging = "<a folder>"'),
         ("folder", "work", 'run.staging = "work": run.output is a folder', "leave staging out"),
@@ -475,14 +475,14 @@ def test_an_option_that_does_not_exist_is_an_error_of_the_settings(file: Path) -
     ],
 )
 def test_a_mistake_about_output_and_staging_gets_one_error_with_its_cure(
-    tmp_path: Path, output: str, staging: str | None, message: str, cure: str
+    tmp_path: Path, output: str, staging: str | None, message: str, hint: str
 ) -> None:
     told = f'[run]\noutput = "{output}"\n' + (f'staging = "{staging}"\n' if staging else "")
     (tmp_path / "s.toml").write_text(told + '[[layers]]\nname = "a"\npath = "a.tif"\n')
     with pytest.raises(SettingsError) as caught:
         load.load(tmp_path / "s.toml")
     assert message in caught.value.message
-    assert caught.value.cure.startswith(cure)
+    assert caught.value.hint.startswith(hint)
     line = 3 if staging and "staging" in message else 1 if "staging" in message else 2
     assert f"s.toml:{line}:" in caught.value.message
 
@@ -578,7 +578,7 @@ def test_status_tells_what_is_in_the_store(
 @pytest.mark.parametrize(
     ("name", "damage", "code", "text"),
     [
-        ("_SUCCESS", b'{"plan_hash": 1}', 2, "_SUCCESS is damaged: plan_hash is 1\n  cure: "),
+        ("_SUCCESS", b'{"plan_hash": 1}', 2, "_SUCCESS is damaged: plan_hash is 1\n  hint: "),
         ("_SUCCESS", b"[" * 100_000, 0, "and no _SUCCESS"),
         ("manifest.jsonl", b'{"tile": 0, "rows": -1}', 2, "manifest.jsonl is damaged: line 1 is no receipt: "),
         ("manifest.jsonl", b"\xff\xfe", 2, "manifest.jsonl is damaged: line 1 is no receipt: "),

@@ -71,7 +71,7 @@ def test_a_finished_run_is_refused_unless_it_may_be_replaced(plan: Plan, tmp_pat
         stage(output, plan).commit({})
     with pytest.raises(PlanError, match="holds a finished run") as caught:
         check_output(output, overwrite=False)
-    assert "--overwrite" in caught.value.cure
+    assert "--overwrite" in caught.value.hint
     check_output(output, overwrite=True)
 
 

@@ -95,14 +95,14 @@ def test_a_grid_covers_its_bounds_with_less_than_two_cells_to_spare(
 def test_a_resolution_that_is_no_size_is_refused(resolution: tuple[float, float], snap: bool) -> None:
     with pytest.raises(SettingsError, match=r"grid\.resolution") as caught:
         make_grid(UTM12, resolution, (0, 0, 300, 300), snap)
-    assert "resolution = 90" in caught.value.cure
+    assert "resolution = 90" in caught.value.hint
 
 
 @pytest.mark.parametrize("bounds", [(0, 0, 0, 10), (0, 10, 10, 10), (10, 0, 0, 10), (0, 10, 9, 0), (0, 0, math.nan, 9)])
 def test_empty_bounds_are_refused(bounds: tuple[float, float, float, float]) -> None:
     with pytest.raises(SettingsError, match=r"grid\.bounds .* are empty") as caught:
         make_grid(UTM12, (1, 1), bounds, snap=True)
-    assert "xmin < xmax" in caught.value.cure
+    assert "xmin < xmax" in caught.value.hint
 
 
 @pytest.mark.parametrize("snap", [True, False])
@@ -118,15 +118,15 @@ def test_metres_in_a_grid_of_degrees_are_refused_with_the_degrees_to_give() -> N
     with pytest.raises(SettingsError, match="counts in degrees; it looks like metres") as caught:
         make_grid("EPSG:4326", (90, 90), (-180, -90, 180, 90), snap=True)
     assert "grid.resolution is 90 x 90" in caught.value.message
-    assert "about 0.000808" in caught.value.cure  # 90 / 111320
+    assert "about 0.000808" in caught.value.hint  # 90 / 111320
 
 
 @pytest.mark.parametrize(("resolution", "extent"), [(0.001, 1000), (0.00027778, 100), (0.0083, 50_000)])
 def test_degrees_in_a_grid_of_metres_are_refused_with_the_metres_to_give(resolution: float, extent: float) -> None:
     with pytest.raises(SettingsError, match="counts in metres; it looks like degrees") as caught:
         make_grid(UTM12, (resolution, resolution), (0, 0, extent, extent), snap=True)
-    assert f"about {resolution * 111_320:.3g}" in caught.value.cure
-    assert "EPSG:4326" in caught.value.cure
+    assert f"about {resolution * 111_320:.3g}" in caught.value.hint
+    assert "EPSG:4326" in caught.value.hint
 
 
 def test_cells_of_millimetres_are_a_grid_where_they_are_few() -> None:
@@ -137,14 +137,14 @@ def test_cells_of_millimetres_are_a_grid_where_they_are_few() -> None:
 def test_more_columns_than_an_int32_holds_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"2,147,483,648 columns .* stay below 2,147,483,648") as caught:
         make_grid(UTM12, (1, 1e6), (0, 0, 2.0**31, 1e6), snap=False)
-    assert "coarser grid.resolution" in caught.value.cure
+    assert "coarser grid.resolution" in caught.value.hint
     assert make_grid(UTM12, (1, 1e6), (0, 0, 2.0**31 - 1, 1e6), snap=False).width == 2**31 - 1
 
 
 def test_an_unknown_crs_is_refused_by_name() -> None:
     with pytest.raises(SettingsError, match="'EPSG:99999999' is no CRS") as caught:
         make_grid("EPSG:99999999", (1, 1), (0, 0, 1, 1), snap=False)
-    assert "EPSG:32612" in caught.value.cure
+    assert "EPSG:32612" in caught.value.hint
 
 
 @given(SIZES, SIZES, st.sampled_from([512, 1024, 2048]))

@@ -214,7 +214,7 @@ def test_a_torn_outline_is_refused_with_its_place() -> None:
     grid = Grid(LON_LAT, -180, 90, 1, 1, 360, 180)
     with pytest.raises(SourceError, match="torn in the grid's CRS, near") as caught:  # an edge through the pole
         mask_of(grid, [box(-1e6, -1e6, 1e6, 0) * (1, 1)], crs="EPSG:3031")
-    assert "cut the polygon there" in caught.value.cure
+    assert "cut the polygon there" in caught.value.hint
 
 
 def test_no_seam_is_left_where_longitudes_meet() -> None:

@@ -167,7 +167,7 @@ def test_an_address_of_this_machine_needs_no_token(address: str) -> None:
 def test_beyond_this_machine_nothing_goes_without_a_token(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MachineError, match="no token") as caught:
         jobs.cluster(address)
-    assert "RAY_AUTH_MODE=token" in caught.value.cure
+    assert "RAY_AUTH_MODE=token" in caught.value.hint
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
     with pytest.raises(MachineError, match="no token"):
         jobs.cluster(address)
@@ -189,7 +189,7 @@ def test_without_an_address_it_is_the_head_of_this_machine(told: str | None, mon
     assert jobs.cluster(told, start=True) == "127.0.0.1:3"
     with pytest.raises(MachineError, match="no Ray head of geopipe runs") as caught:
         jobs.cluster(told)  # a new one would know nothing of the job that is meant
-    assert "--address" in caught.value.cure
+    assert "--address" in caught.value.hint
 
 
 def test_a_token_on_this_machine_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_token_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.Mon
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(MachineError, match="there is no token") as caught:
         jobs.cluster("127.0.0.1:1")
-    assert "RAY_AUTH_TOKEN" in caught.value.cure
+    assert "RAY_AUTH_TOKEN" in caught.value.hint
 
 
 @pytest.mark.parametrize("held", ["", "{}", '{"address": "127.0.0.1:1"}', '{"address": "127.0.0.1:x"}'])
@@ -219,7 +219,7 @@ def test_a_head_that_is_gone_or_was_never_noted_is_none(
 def test_a_wrong_address_is_one_error_and_soon(scheme: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MachineError, match="no Ray cluster takes jobs at") as caught:
         jobs._client(f"{scheme}127.0.0.1:{heads.free_port()}")
-    assert "--address" in caught.value.cure
+    assert "--address" in caught.value.hint
     assert capfd.readouterr().err == ""
 
 
@@ -271,7 +271,7 @@ def test_settings_that_are_not_there_name_the_file_as_cure(monitor_dsn: str, kep
     run = known(noted(monitor_dsn, "failed", settings=kept))
     with pytest.raises(SettingsError, match="not in the database, or are another version's") as caught:
         jobs.settings_of(run)
-    assert "geopipe run SETTINGS --resume" in caught.value.cure
+    assert "geopipe run SETTINGS --resume" in caught.value.hint
 
 
 def test_a_job_that_would_write_no_state_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -399,7 +399,7 @@ def test_what_waits_is_cancelled_by_stop_and_keeps_its_attempt(
 def test_a_run_that_is_no_job_is_asked_and_not_forced(monitor_dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_id = noted(monitor_dsn, "running", "alone")
     code, _, err = call(capsys, "jobs", "stop", "alone", "--timeout", "0.1")
-    assert (code, err.count("error:"), err.count("cure:")) == (3, 1, 1)
+    assert (code, err.count("error:"), err.count("hint:")) == (3, 1, 1)
     assert "is no job that could be forced" in err
     assert row(monitor_dsn, run_id, "state, request") == ("running", "cancel")
 
@@ -421,11 +421,11 @@ def test_a_cluster_that_goes_away_is_one_error(
     run = known(noted(monitor_dsn, "running", ray_job_id="geopipe-x"))
     with pytest.raises(MachineError) as caught:
         list(jobs.output(run, "127.0.0.1:1", follow=True))
-    assert "geopipe monitor logs" in caught.value.cure
+    assert "geopipe monitor logs" in caught.value.hint
     pending = known(noted(monitor_dsn, "pending", ray_job_id="geopipe-x"))
     with pytest.raises(MachineError, match="says nothing of job geopipe-x") as caught:
         jobs.settled(pending, lambda: known(pending.run_id), "127.0.0.1:1")
-    assert "--address" in caught.value.cure
+    assert "--address" in caught.value.hint
     with pytest.raises(MachineError, match="says nothing of job geopipe-x"):
         jobs.exit_code(run, "127.0.0.1:1")
     with pytest.raises(MachineError, match="Ray cannot end job"):
@@ -490,7 +490,7 @@ def test_without_a_database_the_cure_says_how_to_get_one(
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
     address = ["--address", "127.0.0.1:1"] if verb in ("resume", "stop", "logs") else []
     code, out, err = call(capsys, "jobs", verb, *address)
-    assert (code, out, err.count("error:"), err.count("cure:")) == (3, "", 1, 1)
+    assert (code, out, err.count("error:"), err.count("hint:")) == (3, "", 1, 1)
     assert "geopipe db start" in err
 
 
@@ -499,7 +499,7 @@ def test_a_start_needs_a_database_that_answers(
 ) -> None:
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{heads.free_port()}/none")
     code, out, err = call(capsys, "jobs", "start", file, "--daemon", "--address", "127.0.0.1:1")
-    assert (code, out, err.count("error:"), err.count("cure:")) == (3, "", 1, 1)
+    assert (code, out, err.count("error:"), err.count("hint:")) == (3, "", 1, 1)
     assert "cannot be reached" in err
 
 
@@ -560,7 +560,7 @@ def test_only_jobs_are_listed_and_only_they_have_printed_something(
 def test_runs_are_listed_with_a_header_their_age_and_why_they_failed(
     monitor_dsn: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = {"type": "SourceError", "message": "a.tif: band 1 has no CRS", "cure": "give layers.crs"}
+    error = {"type": "SourceError", "message": "a.tif: band 1 has no CRS", "hint": "give layers.crs"}
     run_id = noted(monitor_dsn, "failed", "listed", ray_job_id="geopipe-x", error=error)
     for command in (("list", "--limit", "500"), ("status", run_id)):
         header, *rows = call(capsys, "jobs", *command)[1].splitlines()

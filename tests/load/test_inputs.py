@@ -124,14 +124,14 @@ def test_a_file_of_several_variables_needs_a_choice(tmp_path: Path, netcdf: Path
     with pytest.raises(SourceError, match=r"layer a: .*all\.nc has no bands of its own; its variables: ") as caught:
         run(tmp_path, layer(netcdf))
     assert "elev, pr, tas" in caught.value.message
-    assert "variable = " in caught.value.cure
+    assert "variable = " in caught.value.hint
     with pytest.raises(SourceError, match=r"layer a: .*all\.nc has no variable 'tos'; it has elev, pr, tas"):
         run(tmp_path, layer(netcdf, 'variable = "tos"'))
     with pytest.raises(SourceError, match=r"layer a: there is no file .*no\.nc"):
         run(tmp_path, layer("NETCDF:no.nc:tos"))
     with pytest.raises(SourceError, match=r"layer a: .*tos is no raster") as caught:
         run(tmp_path, layer(f"NETCDF:{netcdf}:tos"))
-    assert "geopipe inspect" in caught.value.cure
+    assert "geopipe inspect" in caught.value.hint
 
 
 def test_a_file_of_one_variable_opens_as_it_is(tmp_path: Path, cube: xr.Dataset) -> None:
@@ -146,7 +146,7 @@ def test_a_plain_raster_has_no_variables(tmp_path: Path) -> None:
     write_raster(tmp_path / "a.tif", np.ones((5, 6), "uint8"), UTM, T)
     with pytest.raises(SourceError, match=r"a\.tif has no variable 'tas'; it has none") as caught:
         run(tmp_path, layer("a.tif", 'variable = "tas"'))
-    assert "bands = chooses bands" in caught.value.cure
+    assert "bands = chooses bands" in caught.value.hint
 
 
 def test_the_plan_knows_when_a_file_behind_a_variable_changes(netcdf: Path) -> None:
@@ -292,7 +292,7 @@ def test_levels_are_chosen(tmp_path: Path, netcdf: Path, cube: xr.Dataset, level
 
 
 @pytest.mark.parametrize(
-    ("keys", "message", "cure"),
+    ("keys", "message", "hint"),
     [
         ('variable = "pr"\ntime = "2000"', "has no time '2000'; it has 1999-01-31, 1999-02-28, 1999-03-31", "time ="),
         ('variable = "pr"\ntime = ["1999-01", "1999-9"]', "has no time '1999-9'", "geopipe inspect"),
@@ -301,10 +301,10 @@ def test_levels_are_chosen(tmp_path: Path, netcdf: Path, cube: xr.Dataset, level
         ('variable = "pr"\nlevel = 850', "the bands of .* have no level", "bands ="),
     ],
 )
-def test_a_step_that_is_not_there_is_named(tmp_path: Path, netcdf: Path, keys: str, message: str, cure: str) -> None:
+def test_a_step_that_is_not_there_is_named(tmp_path: Path, netcdf: Path, keys: str, message: str, hint: str) -> None:
     with pytest.raises(SourceError, match=f"layer a: .*{message}") as caught:
         run(tmp_path, layer(netcdf, keys))
-    assert cure in caught.value.cure
+    assert hint in caught.value.hint
     assert caught.value.layer == "a"
 
 
@@ -581,7 +581,7 @@ def test_an_unreachable_file_is_an_error_within_seconds(tmp_path: Path, www: tup
     start = time.monotonic()
     with pytest.raises(SourceError, match=r"layer a: http://127\.0\.0\.1:1/a\.tif is no raster .* connect") as caught:
         run(tmp_path, layer("http://127.0.0.1:1/a.tif"))
-    assert "network" in caught.value.cure
+    assert "network" in caught.value.hint
     with pytest.raises(SourceError, match=r"absent\.tif is no raster that GDAL can open: HTTP response code: 404"):
         run(tmp_path, layer(f"http://127.0.0.1:{www[1]}/absent.tif"))
     assert time.monotonic() - start < 20
@@ -659,7 +659,7 @@ def test_a_variable_without_the_crs_of_its_neighbour(tmp_path: Path, shared_data
     assert raster.inspect(str(path), "a", "Band1").crs == "EPSG:32618"
     with pytest.raises(SourceError, match=r"RGB\.nc.*has no CRS") as caught:
         run(tmp_path, layer(path, 'variable = "Band2"'))
-    assert 'crs = "EPSG:..."' in caught.value.cure
+    assert 'crs = "EPSG:..."' in caught.value.hint
     _, found = real(path, "Band2", crs="EPSG:32618", kind=Kind.CATEGORICAL)
     with rasterio.open(shared_data / "bahamas/RGB.byte.tif") as source:
         assert np.array_equal(np.nan_to_num(found["a"]), source.read(2))

@@ -30,7 +30,7 @@ def values(summary: pipeline.Summary, column: str = "a") -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("file", "message", "cure"),
+    ("file", "message", "hint"),
     [
         ("odd/cog_hirise_mars.tif", r"is on another body than the grid: its radius is 3,396 km", "same body"),
         ("odd/float.tif", "has no CRS", 'crs = "EPSG:..."'),
@@ -43,11 +43,11 @@ def values(summary: pipeline.Summary, column: str = "a") -> np.ndarray:
     ],
 )
 def test_what_cannot_be_placed_is_one_error_with_its_cure(
-    tmp_path: Path, shared_data: Path, file: str, message: str, cure: str
+    tmp_path: Path, shared_data: Path, file: str, message: str, hint: str
 ) -> None:
     with pytest.raises(SourceError, match=message) as caught:
         run(tmp_path, WORLD, shared_data / file)
-    assert cure in caught.value.cure
+    assert hint in caught.value.hint
     assert str(shared_data / file) in caught.value.message
     assert not (tmp_path / "output").exists()
 

@@ -417,7 +417,7 @@ def test_a_hostile_file_reaches_no_server_and_no_other_file(trap: Trap, case: st
     errors = tried(trap, path, role)
     assert trap.hits() == []
     assert not trap.canary.opened()
-    assert all("cure" in error for error in errors)
+    assert all("hint" in error for error in errors)
     if "tag" in case or ".aux.xml" in case:
         assert errors == [] or role == "mask", "what needs no other file is read without it"
     elif "of its own" not in case and case != ".vrt with a .ovr" and "with OVERVIEW_FILE" not in case:
@@ -610,9 +610,9 @@ def test_a_mosaic_by_gdalbuildvrt_stays_one_line_of_settings(trap: Trap) -> None
 def test_a_vrt_leads_to_folders_that_are_allowed(trap: Trap) -> None:
     names = [str(trap.folder.parent / "tiles" / name) for name in halves(trap.folder.parent / "tiles")]
     path = trap.text("m.vrt", mosaic(names, 'relativeToVRT="0"'))
-    cure = f'allow = ["{trap.folder.parent}/tiles"]'
-    assert f"{cure} in the layer a" in tried(trap, path, "layer")[0]
-    assert f"grid.{cure}" in tried(trap, path, "like")[0]
+    hint = f'allow = ["{trap.folder.parent}/tiles"]'
+    assert f"{hint} in the layer a" in tried(trap, path, "layer")[0]
+    assert f"grid.{hint}" in tried(trap, path, "like")[0]
     assert np.array_equal(values(trap, path, allow='["../tiles"]'), PIXELS)
     for role in ("mask", "like"):
         assert tried(trap, path, role, allow='["../tiles"]') == []

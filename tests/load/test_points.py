@@ -562,7 +562,7 @@ def test_a_table_that_somebody_holds_is_not_waited_for_without_an_end(
         cursor.execute("LOCK TABLE s.wells IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(SourceError, match="a statement took too long") as caught:
             postgres.header("postgresql:", wells())
-        assert "statement_timeout" in caught.value.cure
+        assert "statement_timeout" in caught.value.hint
         monkeypatch.setattr(postgres, "STATEMENT_SECONDS", 600.0)
         monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=200")
         with pytest.raises(SourceError, match="a statement took too long"):  # the limit of the user goes before ours
@@ -809,4 +809,4 @@ def test_a_union_needs_a_raster(few: Path, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(SettingsError, match="nothing says where the grid is") as caught:
         draft.draft(load.load(tmp_path / "s.toml"))
-    assert "grid.bounds" in caught.value.cure
+    assert "grid.bounds" in caught.value.hint

@@ -209,7 +209,7 @@ def test_a_truncated_file_is_an_error_that_names_layer_file_band_and_window(tmp_
     assert f"layer dem: band 2 of {path} cannot be read at row 0, column 0, 600 x 700 pixels" in caught.value.message
     assert "TIFF" in caught.value.message, "GDAL's own cause"
     assert caught.value.layer == "dem"
-    assert 'on_error = "skip"' in caught.value.cure
+    assert 'on_error = "skip"' in caught.value.hint
 
 
 def test_what_is_no_raster_is_an_error_that_names_it(tmp_path: Path) -> None:

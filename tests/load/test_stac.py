@@ -82,7 +82,7 @@ def test_the_only_data_asset_need_not_be_named() -> None:
     one["assets"]["B08"] = {"href": "c.tif", "roles": ["data", "reflectance"]}
     with pytest.raises(SourceError, match=r"layer s2: the STAC item 'i' has 2 data assets; all .*: B04, ") as caught:
         stac.files([(one, Path("/"))], None, None, "s2")
-    assert 'asset = "B04"' in caught.value.cure
+    assert 'asset = "B04"' in caught.value.hint
     assert caught.value.layer == "s2"
 
 
@@ -166,7 +166,7 @@ def test_items_and_rasters_do_not_mix(tmp_path: Path) -> None:
         column(tmp_path, 'path = ["i.json", "a.tif"]')
     with pytest.raises(SourceError, match=r"layer red: .*a\.tif holds no STAC items") as caught:
         column(tmp_path, 'path = "a.tif"\nasset = "red"')
-    assert "leave asset and sort_by out" in caught.value.cure
+    assert "leave asset and sort_by out" in caught.value.hint
 
 
 def test_a_wrong_order_is_refused_by_the_settings(tmp_path: Path) -> None:

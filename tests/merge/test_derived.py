@@ -62,7 +62,7 @@ def test_a_grid_on_mars_has_no_longitudes_on_earth() -> None:
     source = header(crs=mars.crs, transform=north_up(0, 1, 1), width=1, height=1)
     with pytest.raises(SettingsError, match="no way") as caught:
         plan_of(mars, [Layer("a", ())], headers={"a": [source]}, layout=Layout(lonlat=True))
-    assert caught.value.cure
+    assert caught.value.hint
 
 
 def test_h3_cells_are_those_of_the_package() -> None:
@@ -89,7 +89,7 @@ def test_without_the_package_the_plan_is_refused_with_a_cure(monkeypatch: pytest
     with pytest.raises(MachineError, match=r"export.h3 = 9 needs the package h3") as caught:
         plan_of(Grid("EPSG:32612", 500_000, 4_000_000, 30, 30, 9, 9), [Layer("a", ())], headers={"a": [header()]},
                 layout=Layout(h3=9))  # fmt: skip
-    assert "pip install 'geopipe[h3]'" in caught.value.cure
+    assert "pip install 'geopipe[h3]'" in caught.value.hint
     assert caught.value.exit_code == 3
 
 

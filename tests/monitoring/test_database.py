@@ -66,7 +66,7 @@ def test_an_address_is_shown_without_its_password(address: str, shown: str) -> N
     assert databases.masked(address) == shown
 
 
-# ---------------------------------------------------------------- refusals: each with its cure, none with a password
+# ---------------------------------------------------------------- refusals: each with its hint, none with a password
 
 
 def refusals(server: Server, tmp_path: Path) -> dict[str, tuple[str, str]]:
@@ -80,37 +80,37 @@ def refusals(server: Server, tmp_path: Path) -> dict[str, tuple[str, str]]:
     return {
         "unreachable": (
             f"postgresql://u:{PASSWORD}@127.0.0.1:1/x",
-            r"at postgresql://u@127.0.0.1:1/x cannot be reached: .*refused.*\n  cure: see that the server runs",
+            r"at postgresql://u@127.0.0.1:1/x cannot be reached: .*refused.*\n  hint: see that the server runs",
         ),
         "unknown host": (
             f"host=nowhere.invalid password={PASSWORD}",
-            r"cannot be reached: could not translate host name.*\n  cure: see that",
+            r"cannot be reached: could not translate host name.*\n  hint: see that",
         ),
         "password": (
             wrong,
-            r"refuses this user or password\n  cure: correct user and password in GEOPIPE_MONITORING_DSN",
+            r"refuses this user or password\n  hint: correct user and password in GEOPIPE_MONITORING_DSN",
         ),
         "user": (
             server.dsn.replace("geopipe:", "nobody_here:"),
-            r"refuses this user or password\n  cure: correct user",
+            r"refuses this user or password\n  hint: correct user",
         ),
         "database": (
             server.dsn.replace("/postgres", "/none"),
-            r"the server has no database of this name\n  cure: create it with createdb",
+            r"the server has no database of this name\n  hint: create it with createdb",
         ),
         "malformed": (
             f"postgresql://u:{PASSWORD}/x@h",
-            r"is not valid\n  cure: correct GEOPIPE_MONITORING_DSN: postgresql://",
+            r"is not valid\n  hint: correct GEOPIPE_MONITORING_DSN: postgresql://",
         ),
-        "keywords": (f"host=h pass word={PASSWORD}", r"is not valid\n  cure: correct GEOPIPE_MONITORING_DSN"),
-        "port": (f"postgresql://u:{PASSWORD}@h:12x/d", r"is not valid\n  cure: correct GEOPIPE_MONITORING_DSN"),
-        "missing": (server.database(), r"has no tables of geopipe\n  cure: run `geopipe db upgrade`$"),
+        "keywords": (f"host=h pass word={PASSWORD}", r"is not valid\n  hint: correct GEOPIPE_MONITORING_DSN"),
+        "port": (f"postgresql://u:{PASSWORD}@h:12x/d", r"is not valid\n  hint: correct GEOPIPE_MONITORING_DSN"),
+        "missing": (server.database(), r"has no tables of geopipe\n  hint: run `geopipe db upgrade`$"),
         "old system": (
             system,
-            r"has the tables of the old system\n  cure: run `geopipe db upgrade`, which keeps every row",
+            r"has the tables of the old system\n  hint: run `geopipe db upgrade`, which keeps every row",
         ),
-        "too old": (old, r"has an old schema: revision 0001, and 0002 is needed\n  cure: run `geopipe db upgrade`"),
-        "too new": (new, r"schema of a newer geopipe: revision 9999, and this one knows 0002\n  cure: install that"),
+        "too old": (old, r"has an old schema: revision 0001, and 0002 is needed\n  hint: run `geopipe db upgrade`"),
+        "too new": (new, r"schema of a newer geopipe: revision 9999, and this one knows 0002\n  hint: install that"),
     }
 
 
@@ -413,7 +413,7 @@ def test_the_role_of_a_run_can_change_nothing_else(writer: str, statement: str) 
 def test_what_a_role_may_not_do_is_said(writer: str) -> None:
     with closing(databases.connect(writer)) as connected:
         store.write(connected, [record(run_of(40), 1)])
-    with pytest.raises(MachineError, match=r"pruning at .* is not permitted: .*\n  cure: use the role that owns"):
+    with pytest.raises(MachineError, match=r"pruning at .* is not permitted: .*\n  hint: use the role that owns"):
         databases.prune(writer, 10)
 
 
@@ -489,7 +489,7 @@ def test_coordinates_that_were_half_filled_are_completed_and_wrong_ones_refused(
 
 
 def test_a_table_whose_grid_nobody_knows_stops_all_before_anything_is_done(cells: str) -> None:
-    with pytest.raises(SettingsError, match=r"bounds and resolution of resampled_lost\n  cure: give --origin-x"):
+    with pytest.raises(SettingsError, match=r"bounds and resolution of resampled_lost\n  hint: give --origin-x"):
         databases.migrate_coordinates(cells)
     assert not query(cells, "SELECT FROM information_schema.columns WHERE column_name = 'x_coord'")
 

@@ -95,7 +95,7 @@ def test_a_killed_run_has_failed_for_the_next_one_who_looks(
     (shown,) = json.loads(out)
     assert (code, shown["state"], shown["stale"]) == (0, "failed", False)
     assert f"its process {run.pid} on {os.uname().nodename} ended without a word" in shown["error"]["message"]
-    assert "--resume" in shown["error"]["cure"]
+    assert "--resume" in shown["error"]["hint"]
     assert "ended without a word" in call(capsys, "monitor", "errors")[1]
 
     resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, cwd=file.parent, check=False)

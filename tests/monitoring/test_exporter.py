@@ -302,7 +302,7 @@ def test_a_port_in_use_is_one_error_with_a_cure() -> None:
     try:
         with pytest.raises(MachineError, match=rf"127\.0\.0\.1:{port}.* in use") as caught:
             exporter().serve(port, "127.0.0.1")
-        assert "monitoring.prometheus_port" in caught.value.cure
+        assert "monitoring.prometheus_port" in caught.value.hint
         assert caught.value.exit_code == 3
     finally:
         first.close()

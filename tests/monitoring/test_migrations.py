@@ -180,7 +180,7 @@ def test_the_owner_of_a_schema_needs_no_other_rights_to_upgrade(postgres_server:
     assert databases.validate(owner).removed
     stranger = psycopg2.extensions.make_dsn(**{**told, "options": "-csearch_path=public"})
     query(empty_database, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    with pytest.raises(MachineError, match=r"is not permitted: .*\n  cure: use the role that owns"):
+    with pytest.raises(MachineError, match=r"is not permitted: .*\n  hint: use the role that owns"):
         databases.upgrade(stranger)
     query(empty_database, "DROP OWNED BY owner CASCADE; DROP ROLE owner")
 

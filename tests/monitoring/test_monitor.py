@@ -287,7 +287,7 @@ def test_a_failed_run_says_why(file: Path, dsn: str) -> None:
         run(file)
     ((state, code, error),) = ask(dsn, "SELECT state, exit_code, error FROM pipeline_runs")
     assert (state, code) == ("failed", 1)
-    assert error == {"type": "SourceError", "message": caught.value.message, "cure": caught.value.cure}
+    assert error == {"type": "SourceError", "message": caught.value.message, "hint": caught.value.hint}
     ((level, message),) = ask(dsn, "SELECT level, message FROM pipeline_logs WHERE level_no >= 40 AND stage IS NULL")
     assert (level, message) == ("ERROR", caught.value.message)
 

@@ -154,7 +154,7 @@ def test_every_name_in_rules_and_dashboard_is_one_of_the_exporter() -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in known} == shown  # nothing is made that nobody sees
     for rule in ALERTS.values():
         assert rule["labels"]["severity"] in ("warning", "critical")
-        assert rule["annotations"].keys() == {"summary", "cure"}
+        assert rule["annotations"].keys() == {"summary", "hint"}
 
 
 @pytest.fixture(scope="module")

@@ -1109,17 +1109,17 @@ def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
         (
             RunError("it broke", "mend it"),
             "failed",
-            {"exit_code": 1, "error": {"type": "RunError", "message": "it broke", "cure": "mend it"}},
+            {"exit_code": 1, "error": {"type": "RunError", "message": "it broke", "hint": "mend it"}},
         ),
         (
             MachineError("no disk"),
             "failed",
-            {"exit_code": 3, "error": {"type": "MachineError", "message": "no disk", "cure": ""}},
+            {"exit_code": 3, "error": {"type": "MachineError", "message": "no disk", "hint": ""}},
         ),
         (
             ZeroDivisionError("by 0"),
             "failed",
-            {"exit_code": 1, "error": {"type": "ZeroDivisionError", "message": "by 0", "cure": ""}},
+            {"exit_code": 1, "error": {"type": "ZeroDivisionError", "message": "by 0", "hint": ""}},
         ),
         (KeyboardInterrupt(), "cancelled", {"exit_code": 130}),
         (Terminated(), "cancelled", {"exit_code": 143}),
@@ -1145,7 +1145,7 @@ def test_the_error_told_is_ours_behind_those_that_wrap_it(tmp_path: Path) -> Non
     end()
     assert states(tmp_path)[-1][1] == {
         "exit_code": 3,
-        "error": {"type": "MachineError", "message": "no disk", "cure": "free some"},
+        "error": {"type": "MachineError", "message": "no disk", "hint": "free some"},
     }
 
 

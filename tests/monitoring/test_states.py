@@ -8,7 +8,7 @@ from geopipe.errors import PlanError
 from geopipe.monitoring import states
 from geopipe.monitoring.database import runs
 
-ASKED = {  # state: (pause, resume, stop); "" where it may be asked, else the verb that the cure names ("start": anew)
+ASKED = {  # state: (pause, resume, stop); "" where it may be asked, else the verb that the hint names ("start": anew)
     "pending": ("stop", "stop", ""),
     "running": ("", "pause", ""),
     "paused": ("resume", "", ""),
@@ -16,26 +16,26 @@ ASKED = {  # state: (pause, resume, stop); "" where it may be asked, else the ve
     "cancelled": ("resume", "", "resume"),
     "completed": ("start", "start", "start"),
 }
-CASES = [(verb, state, cure) for state, row in ASKED.items() for verb, cure in zip(states.VERBS, row, strict=True)]
+CASES = [(verb, state, hint) for state, row in ASKED.items() for verb, hint in zip(states.VERBS, row, strict=True)]
 DONE = {"pause": "paused", "resume": "resumed", "stop": "cancelled"}
 
 
-@pytest.mark.parametrize(("verb", "state", "cure"), CASES)
-def test_each_verb_is_taken_or_refused_in_each_state(verb: str, state: str, cure: str) -> None:
-    if not cure:
+@pytest.mark.parametrize(("verb", "state", "hint"), CASES)
+def test_each_verb_is_taken_or_refused_in_each_state(verb: str, state: str, hint: str) -> None:
+    if not hint:
         states.check(verb, "soils", state, "an-id")
         return
     with pytest.raises(PlanError) as caught:
         states.check(verb, "soils", state, "an-id")
     assert caught.value.exit_code == 2
     assert caught.value.message == f"run soils is {state}; it cannot be {DONE[verb]}"
-    command = "`geopipe jobs start`" if cure == "start" else f"`geopipe jobs {cure} an-id`"
-    assert command in caught.value.cure
+    command = "`geopipe jobs start`" if hint == "start" else f"`geopipe jobs {hint} an-id`"
+    assert command in caught.value.hint
 
 
-@pytest.mark.parametrize(("verb", "state", "cure"), [case for case in CASES if case[2] not in ("", "start")])
-def test_what_a_cure_names_may_be_asked(verb: str, state: str, cure: str) -> None:
-    states.check(cure, "soils", state, "an-id")
+@pytest.mark.parametrize(("verb", "state", "hint"), [case for case in CASES if case[2] not in ("", "start")])
+def test_what_a_cure_names_may_be_asked(verb: str, state: str, hint: str) -> None:
+    states.check(hint, "soils", state, "an-id")
 
 
 def test_the_table_has_every_state_and_leads_nowhere_else() -> None:

@@ -232,7 +232,7 @@ def the_run(dsn: str) -> tuple[Any, ...]:
 
 
 def test_the_end_of_a_run_is_not_undone_but_by_a_new_attempt(database: str, connected: connection) -> None:
-    run, error = new_run_id(), {"type": "RunError", "message": "m", "cure": "c"}
+    run, error = new_run_id(), {"type": "RunError", "message": "m", "hint": "c"}
     store.write(connected, [state(run, 1, "pending", name="n"), state(run, 2, "running"), state(run, 3, "paused")])
     assert the_run(database) == ("paused", 1, None, 2, None, None)
     store.write(connected, [state(run, 4, "pending")])

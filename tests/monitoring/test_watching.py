@@ -61,7 +61,7 @@ def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: co
     assert stale.seconds == pytest.approx(3600, abs=60)  # until it was last heard of, not until now
     assert working.totals == {"read": 2900, "merge": 580, "write": 580}  # without what is no number
     assert failed.error is not None
-    assert failed.error["cure"] == "give layers.crs"
+    assert failed.error["hint"] == "give layers.crs"
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_start_that_several_ids_have_is_one_error_that_lists_them(
 def test_an_unknown_run_is_one_error_with_names_and_the_last_runs(connected: connection, asked: str) -> None:
     with pytest.raises(SettingsError, match="there is no run") as told:
         queries.find_run(connected, asked)
-    assert ("world?" in told.value.cure) == (asked == "wrold")
-    assert re.search(r"demo, completed, 1\d min ago", told.value.cure)
+    assert ("world?" in told.value.hint) == (asked == "wrold")
+    assert re.search(r"demo, completed, 1\d min ago", told.value.hint)
     assert "\x1b" not in str(told.value)
     assert len(queries.runs(connected)) == 5
 

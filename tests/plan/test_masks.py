@@ -372,16 +372,16 @@ def refused(file: Path, *flags: str) -> tuple[str, str]:
     with pytest.raises(GeopipeError) as caught:
         draft(file, *flags)
     assert caught.value.exit_code == 2
-    return caught.value.message, caught.value.cure
+    return caught.value.message, caught.value.hint
 
 
 def test_a_mask_beside_the_grid_is_refused_with_both_bounds(tmp_path: Path, small: Path) -> None:
     drawn(tmp_path, [box(100, 0, 105, 4)])
     file = settings_of(tmp_path, 6, 4, {"a": small}, 'mask = "mask.gpkg"')
-    message, cure = refused(file)
+    message, hint = refused(file)
     assert "has no centre of a cell of the grid [600000, 4999960, 600060, 5000000] inside" in message
     assert "its polygons cover [601000, 4999960, 601050, 5000000] in WGS 84 / UTM zone 32N" in message
-    assert "grid.mask_crs" in cure
+    assert "grid.mask_crs" in hint
     (tmp_path / "mask.gpkg").unlink()
     drawn(tmp_path, [box(0.6, 0, 1.4, 4)])  # between two columns of centres
     assert "has no centre of a cell" in refused(file)[0]
@@ -408,9 +408,9 @@ def test_of_several_layers_one_is_chosen(tmp_path: Path, small: Path) -> None:
     drawn(tmp_path, list(RING), layer="ring")
     drawn(tmp_path, [box(0, 0, 1, 1)], layer="corner", append=True)
     file = settings_of(tmp_path, 6, 4, {"a": small}, 'mask = "mask.gpkg"')
-    message, cure = refused(file)
+    message, hint = refused(file)
     assert "has 2 layers: ring, corner" in message
-    assert 'grid.mask_layer = "ring"' in cure
+    assert 'grid.mask_layer = "ring"' in hint
     assert shown(draft(file, "grid.mask_layer=corner")) == ["#....."] + ["......"] * 3
     assert "no layer 'centre'; it has ring, corner" in refused(file, "grid.mask_layer=centre")[0]
 
@@ -507,9 +507,9 @@ def test_drop_is_in_the_hash_and_the_plan(holes: Path, capsys: pytest.CaptureFix
 
 
 def test_unknown_names_are_refused_with_those_there_are(holes: Path) -> None:
-    message, cure = refused(holes, 'merge.drop=["b"]')
+    message, hint = refused(holes, 'merge.drop=["b"]')
     assert message == "merge.drop names 'b', which is neither a layer nor a column"
-    assert cure == "choose of: a, pair, none, pair_1, pair_2"
+    assert hint == "choose of: a, pair, none, pair_1, pair_2"
 
 
 def test_a_name_that_means_two_things_is_refused(holes: Path) -> None:

@@ -106,7 +106,7 @@ def test_two_columns_of_one_name_are_refused() -> None:
     two = header(Band(1, "uint8"), Band(2, "uint8"))
     with pytest.raises(SettingsError, match="named 'a_1': of layer a and of layer a_1") as caught:
         plan_from((Layer("a", ()), two), (Layer("a_1", ()), header()))
-    assert "rename" in caught.value.cure
+    assert "rename" in caught.value.hint
 
 
 def test_a_band_that_is_not_there_is_refused_with_those_that_are() -> None:
@@ -139,13 +139,13 @@ def test_a_file_of_subdatasets_is_refused_with_their_names() -> None:
     empty = replace(header(), bands=(), crs=None, subdatasets=("NETCDF:a.nc:t", "NETCDF:a.nc:p"))
     with pytest.raises(SourceError, match=r"no bands of its own; its variables: t, p") as caught:
         plan_from((Layer("a", ()), empty))
-    assert 'variable = "t"' in caught.value.cure
+    assert 'variable = "t"' in caught.value.hint
 
 
 def test_a_file_without_crs_is_refused_with_file_and_setting() -> None:
     with pytest.raises(SourceError, match=r"layer a: /data/a\.tif has no CRS") as caught:
         plan_from((Layer("a", ()), header(crs=None)))
-    assert 'crs = "EPSG:..."' in caught.value.cure
+    assert 'crs = "EPSG:..."' in caught.value.hint
     assert plan_from((Layer("a", (), crs=UTM), header(crs=None))).layers[0].decisions[0].way is Way.COPY
 
 
@@ -185,8 +185,8 @@ def test_a_skipped_layer_keeps_its_columns_and_is_told() -> None:
 def test_too_little_memory_is_refused_with_the_numbers() -> None:
     with pytest.raises(PlanError, match=r"\(\d+ workers? with .* MB each\); there are 1,000 MB") as caught:
         plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, memory=1000 * MB))
-    assert "fewer engine.workers" in caught.value.cure
-    assert "resampling.window_size = 1024" in caught.value.cure
+    assert "fewer engine.workers" in caught.value.hint
+    assert "resampling.window_size = 1024" in caught.value.hint
     need = plan_from((Layer("a", ()), header())).estimate.peak_bytes
     assert f"about {need / MB:,.0f} MB" in caught.value.message
     plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, memory=need))
@@ -196,7 +196,7 @@ def test_too_little_disk_is_refused_with_the_numbers() -> None:
     need = plan_from((Layer("a", ()), header())).estimate.output_bytes
     with pytest.raises(MachineError, match=r"would take up to .* MB; 0 MB are free") as caught:
         plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, free_disk=need - 1))
-    assert "run.output" in caught.value.cure
+    assert "run.output" in caught.value.hint
     assert caught.value.exit_code == 3
 
 
@@ -229,7 +229,7 @@ def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
         PlanError, match=r"a wave of 50 tiles would exchange 1,000 MB; the object store has 1,000"
     ) as caught:
         plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", wave_tiles=50)
-    assert "fewer merge.wave_tiles" in caught.value.cure
+    assert "fewer merge.wave_tiles" in caught.value.hint
     assert plan_from((Layer("a", ()), header()), grid=grid, machine=store).strategy == "aligned"
 
 

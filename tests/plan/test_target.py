@@ -54,7 +54,7 @@ def test_like_gives_its_own_grid_or_what_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message", "cure"),
+    ("given", "message", "hint"),
     [
         ({"crs": None}, "grid.crs is missing", "grid.like"),
         ({"resolution": None}, "grid.resolution is missing", "grid.like"),
@@ -63,10 +63,10 @@ def test_like_gives_its_own_grid_or_what_is_left_out() -> None:
         ({"like": header(crs=None), "crs": None}, "grid.like = /data/a.tif has no CRS", "grid.crs"),
     ],
 )  # fmt: skip
-def test_a_grid_that_is_not_said_is_refused(given: dict[str, Any], message: str, cure: str) -> None:
+def test_a_grid_that_is_not_said_is_refused(given: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(SettingsError, match=message) as caught:
         grid_of({"a": header()}, **given)
-    assert cure in caught.value.cure
+    assert hint in caught.value.hint
 
 
 def test_an_intersection_of_layers_apart_is_refused_with_their_bounds() -> None:

@@ -81,7 +81,7 @@ def test_a_method_is_taken_by_its_gdal_name_where_it_makes_sense_for_the_kind() 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="layer dem: resampling = 'bicubic' is no method") as caught:
         choose_method("dem", "bicubic", Kind.CONTINUOUS, 1)
-    assert "cubic_spline" in caught.value.cure
+    assert "cubic_spline" in caught.value.hint
 
 
 @pytest.mark.parametrize(

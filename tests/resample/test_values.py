@@ -307,7 +307,7 @@ def test_a_datum_shift_that_proj_does_not_know_is_refused_unless_allowed(tmp_pat
     layer = layer_in(tmp_path, UTM, north_up(8.999, 45.1547, 0.001), crs=named)
     with pytest.raises(SourceError, match="layer a: PROJ knows no datum shift between Atlantis and WGS 84") as caught:
         plan_of(GRID, [layer])
-    assert "allow_ballpark" in caught.value.cure
+    assert "allow_ballpark" in caught.value.hint
     allowed = plan_of(GRID, [layer], allow_ballpark=True)
     assert any("no datum shift between Atlantis" in note for note in allowed.notes)
 
@@ -388,7 +388,7 @@ def test_gcps_place_a_file_that_has_nothing_else(shared_data: Path) -> None:
     layer = Layer("a", (str(shared_data / "odd/au-gcp.tif"),), kind=Kind.CATEGORICAL, resampling="nearest")
     with pytest.raises(SourceError, match="has no geotransform, but ground control points") as caught:
         plan_of(grid, [layer])
-    assert "gcps" in caught.value.cure
+    assert "gcps" in caught.value.hint
     placed = [raster.georeferenced(raster.inspect(layer.paths[0]), "gcps", "a")]
     own = Layer("own", (like.uri,), kind=Kind.CATEGORICAL)
     plan = plan_of(grid, [own, layer], headers={"a": placed}, how="grid")
@@ -402,7 +402,7 @@ def test_an_rpc_model_places_a_file_on_request(shared_data: Path) -> None:
     file = str(shared_data / "odd/test_rpcs.tif")
     with pytest.raises(SourceError, match="has no geotransform, but an RPC model") as caught:
         plan_of(Grid("EPSG:4326", 46.729, 39.873, 2e-5, 2e-5, 300, 250), [Layer("a", (file,))])
-    assert "rpcs" in caught.value.cure
+    assert "rpcs" in caught.value.hint
     layer = Layer("a", (file,), nodata=0, resampling="nearest")
     header = raster.georeferenced(raster.inspect(file), "rpcs", "a")
     grid = Grid("EPSG:4326", 46.729, 39.8732, 2e-5, 2e-5, 370, 310)

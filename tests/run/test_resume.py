@@ -275,7 +275,7 @@ def test_other_settings_or_sources_cannot_go_on_and_are_named(file: Path, stops_
     with pytest.raises(PlanError, match=r"cannot go on: .*grid.dx: 30.0 -> 60.0") as caught:
         run(file, "grid.resolution=60", resume=True)
     assert caught.value.exit_code != 0
-    assert "without --resume" in caught.value.cure
+    assert "without --resume" in caught.value.hint
     with pytest.raises(PlanError, match=r'merge.how: "outer" -> "grid"'):
         run(file, "merge.how=grid", resume=True)
     source = file.parent / "b.tif"

@@ -1,4 +1,4 @@
-"""Settings: every mistake gets one error with place and cure, and every key does something."""
+"""Settings: every mistake gets one error with place and hint, and every key does something."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PYDANTIC = re.compile(
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "message", "cure"),
+    ("text", "place", "message", "hint"),
     [
         # keys
         (GOOD + "nodatta = 1\n", "s.toml:9", "unknown key 'layers.a.nodatta'", "did you mean 'nodata'"),
@@ -115,13 +115,13 @@ PYDANTIC = re.compile(
     ],
 )
 def test_a_mistake_gets_one_error_with_line_and_cure(
-    tmp_path: Path, text: str, place: str, message: str, cure: str
+    tmp_path: Path, text: str, place: str, message: str, hint: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     assert place in str(caught.value)
     assert message in caught.value.message
-    assert cure in caught.value.cure
+    assert hint in caught.value.hint
     assert caught.value.exit_code == 2
     assert not PYDANTIC.search(str(caught.value))
 
@@ -131,7 +131,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> Non
     text += "[[layers]]\nname = 'a'\npath = 'b.tif'\ncrs = 'UTM 32'\n[merge]\nhoww = 1\n"
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text, "engine.workers=none")
-    lines = [line for line in str(caught.value).splitlines()[1:] if not line.startswith("    cure: ")]
+    lines = [line for line in str(caught.value).splitlines()[1:] if not line.startswith("    hint: ")]
     file = tmp_path / "s.toml"
     assert str(caught.value).startswith("7 mistakes in the settings\n")
     places = [file, file, file, file, file, "--set engine.workers", file]
@@ -165,8 +165,8 @@ def test_every_key_tells_in_plain_words_what_may_be_there_with_an_example_that_i
         load(tmp_path, text("{x = [[1]]}"))
     assert f"{key} = a table must be " in caught.value.message
     assert not PYDANTIC.search(str(caught.value))
-    example = re.search(rf"for example {key} = (.*)", caught.value.cure)
-    assert example, caught.value.cure
+    example = re.search(rf"for example {key} = (.*)", caught.value.hint)
+    assert example, caught.value.hint
     with warnings.catch_warnings(record=True):
         load(tmp_path, text(example[1]))
 
@@ -216,7 +216,7 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_accepted(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("data", "message", "cure"),
+    ("data", "message", "hint"),
     [
         (GOOD.encode("utf-16"), "is UTF-16", "iconv -f utf-16"),
         (GOOD.encode("utf-16-le"), "is UTF-16", "iconv -f utf-16"),
@@ -229,31 +229,31 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_accepted(tmp_path: Path)
     ],
     ids=["utf-16", "utf-16 without a mark", "latin-1", "lone carriage return"],
 )
-def test_another_encoding_is_named(tmp_path: Path, data: bytes, message: str, cure: str) -> None:
+def test_another_encoding_is_named(tmp_path: Path, data: bytes, message: str, hint: str) -> None:
     file = tmp_path / "s.toml"
     file.write_bytes(data)
     with pytest.raises(SettingsError) as caught:
         settings.load(file)
     assert message in caught.value.message
-    assert cure in caught.value.cure
+    assert hint in caught.value.hint
 
 
 def test_settings_that_are_not_there_have_near_misses(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(GOOD)
     with pytest.raises(SettingsError) as caught:
         settings.load(tmp_path / "setings.toml")
-    assert caught.value.cure == f"did you mean {tmp_path}/settings.toml?"
+    assert caught.value.hint == f"did you mean {tmp_path}/settings.toml?"
 
 
 def test_a_raster_or_a_folder_in_place_of_settings_is_named(tmp_path: Path) -> None:
     (tmp_path / "dem.tif").write_bytes(b"II*\0\x08\0\0\0\x12\0\xff\xff" * 20)
     with pytest.raises(SettingsError, match=r"dem\.tif is no text") as caught:
         settings.load(tmp_path / "dem.tif")
-    assert "geopipe inspect" in caught.value.cure
+    assert "geopipe inspect" in caught.value.hint
     (tmp_path / "mine.toml").write_text(GOOD)
     with pytest.raises(SettingsError, match="Is a directory") as caught:
         settings.load(tmp_path)
-    assert caught.value.cure == f"did you mean {tmp_path}/mine.toml?"
+    assert caught.value.hint == f"did you mean {tmp_path}/mine.toml?"
 
 
 @pytest.mark.parametrize("secret", ["path = 'postgresql://u:geheim@h/d", "path = ['s3://b/x?sig=geheim', 5]"])

@@ -509,12 +509,12 @@ def test_a_manifest_that_is_torn_or_gone_is_found(output: Path) -> None:
 
 
 def test_what_is_no_finished_run_is_refused_with_a_cure(output: Path, tmp_path: Path) -> None:
-    def refused(path: Path, message: str, cure: str) -> None:
+    def refused(path: Path, message: str, hint: str) -> None:
         with pytest.raises(PlanError) as caught:
             validate(path)
         assert message in caught.value.message
         assert str(path) in caught.value.message
-        assert cure in caught.value.cure
+        assert hint in caught.value.hint
         assert caught.value.exit_code == 2
 
     refused(tmp_path / "nowhere", "does not exist", "run.output")
@@ -560,7 +560,7 @@ def test_the_command_prints_checks_and_exits_with_their_code(output: Path, capsy
 
     code, out, err = call(capsys, "validate", output / "parquet")
     assert (code, out) == (2, "")
-    assert "cure: did you mean" in err
+    assert "hint: did you mean" in err
 
 
 # ---------------------------------------------------------------- a run, before it is published
@@ -588,7 +588,7 @@ def test_a_run_that_is_wrong_is_not_published(file: Path, tmp_path: Path, wrong_
     with pytest.raises(RunError, match=r"rows: tile 1 has 10,240 rows; planned are 1,760 \(how = grid\)") as caught:
         run(file, *flags)
     assert caught.value.exit_code == 1
-    assert "enable_validation" in caught.value.cure
+    assert "enable_validation" in caught.value.hint
     assert (before.output / "_SUCCESS").read_bytes() == old, "the run before it stands"
     assert validate(before.output).findings == ()
     assert not (before.output / "_staging").exists()
