@@ -61,7 +61,7 @@ def small(tmp_path: Path) -> Path:
 
 def test_help_and_import_load_neither_ray_nor_rasterio() -> None:
     code = (
-        "import sys, geopipe, click.testing, geopipe.cli as c\n"
+        "import sys, geopipe, click.testing, geopipe.cli.main as c\n"
         "assert click.testing.CliRunner().invoke(c.cli, ['--help']).exit_code == 0\n"
         "assert not {'ray', 'rasterio', 'h5py', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )

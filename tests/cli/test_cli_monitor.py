@@ -141,7 +141,7 @@ def young(monitor_dsn: str, number: int, name: str = "young") -> Source:
 
 def test_help_loads_neither_rich_nor_psycopg2() -> None:
     code = (
-        "import sys, click.testing, geopipe.cli as c\n"
+        "import sys, click.testing, geopipe.cli.main as c\n"
         "for args in (['--help'], ['monitor', '--help'], ['monitor', 'logs', '--help']):\n"
         "    done = click.testing.CliRunner().invoke(c.cli, args)\n"
         "    assert done.exit_code == 0 and ('monitor' in done.output)\n"
@@ -153,7 +153,7 @@ def test_help_loads_neither_rich_nor_psycopg2() -> None:
 
 def test_watching_loads_no_engine_and_no_rasters() -> None:
     code = (
-        "import sys, geopipe.cli as c\n"
+        "import sys, geopipe.cli.main as c\n"
         "c.cli.main(['monitor', 'watch', 'demo'], standalone_mode=False)\n"
         "assert not {'ray', 'numpy', 'pandas', 'rasterio', 'pyarrow'} & set(sys.modules), sorted(sys.modules)"
     )

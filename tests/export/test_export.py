@@ -22,7 +22,7 @@ import pytest
 from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe.engine.local import run_local
-from geopipe.errors import GeopipeError, PlanError
+from geopipe.errors import GeopipeError, MachineError, PlanError
 from geopipe.export import tiles as export
 from geopipe.export.commit import Staging, check_output, recover
 from geopipe.export.ledger import finisher
@@ -317,7 +317,7 @@ def test_an_error_at_any_step_of_the_commit_loses_no_run(
         crash_at(monkeypatch, step, OSError(errno.EIO, "Input/output error"))
         try:
             staging.commit({})
-        except OSError:
+        except MachineError:
             crash_at(monkeypatch, 99, Crash())
             staging.discard()
     recover(output)

@@ -235,7 +235,7 @@ def test_the_commands_say_what_they_did(
 
 def test_the_command_line_loads_neither_psycopg2_nor_alembic() -> None:
     code = (
-        "import sys, click.testing, geopipe.cli as c\n"
+        "import sys, click.testing, geopipe.cli.main as c\n"
         "assert click.testing.CliRunner().invoke(c.cli, ['db', '--help']).exit_code == 0\n"
         "assert not {'psycopg2', 'alembic', 'sqlalchemy', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
@@ -244,7 +244,10 @@ def test_the_command_line_loads_neither_psycopg2_nor_alembic() -> None:
 
 
 def test_a_connection_loads_neither_alembic_nor_sqlalchemy() -> None:
-    code = "import sys, geopipe.database; assert not {'alembic', 'sqlalchemy', 'ray', 'numpy'} & set(sys.modules)"
+    code = (
+        "import sys, geopipe.monitoring.database.schema\n"
+        "assert not {'alembic', 'sqlalchemy', 'ray', 'numpy'} & set(sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -20,6 +20,7 @@ import pytest
 from monitored import HOSTILE, Source, fill, new_id, settle
 from psycopg2.extensions import connection
 
+from geopipe import text
 from geopipe.cli import screen
 from geopipe.cli.show_metrics import amount, resampled
 from geopipe.errors import MachineError, SettingsError
@@ -423,16 +424,16 @@ def test_a_server_that_stays_away_is_told_once_for_each_reason(connected: connec
 
 
 def test_what_a_terminal_would_obey_is_spelled_out() -> None:
-    assert screen.clean("a\x1b[2J\x07\x9b\x7f\u202eb\ufeff") == "a\\x1b[2J\\x07\\x9b\\x7f\\u202eb\\ufeff"
-    assert screen.clean("two\nlines\r\n\tand a tab") == "two lines  and a tab"
-    assert screen.clean("Zürich 東京 [red]") == "Zürich 東京 [red]"
-    assert screen.clean_lines("a\n\x1bb\r\nc\u2028d") == ["a", "\\x1bb", "c", "d"]
-    assert screen.clean_lines("") == [""]
+    assert text.clean("a\x1b[2J\x07\x9b\x7f\u202eb\ufeff") == "a\\x1b[2J\\x07\\x9b\\x7f\\u202eb\\ufeff"
+    assert text.clean("two\nlines\r\n\tand a tab") == "two lines  and a tab"
+    assert text.clean("Zürich 東京 [red]") == "Zürich 東京 [red]"
+    assert text.clean_lines("a\n\x1bb\r\nc\u2028d") == ["a", "\\x1bb", "c", "d"]
+    assert text.clean_lines("") == [""]
 
 
 def test_times_and_numbers_are_short() -> None:
-    assert [screen.clock(s) for s in (0, 59.6, 725, 11229, 186000)] == ["0:00", "1:00", "12:05", "3:07:09", "2d 03:40"]
-    assert [screen.age(s) for s in (-5, 119, 120, 7199, 7200, 172799, 172800)] == [
+    assert [text.clock(s) for s in (0, 59.6, 725, 11229, 186000)] == ["0:00", "1:00", "12:05", "3:07:09", "2d 03:40"]
+    assert [text.age(s) for s in (-5, 119, 120, 7199, 7200, 172799, 172800)] == [
         "0 s",
         "119 s",
         "2 min",
@@ -441,7 +442,7 @@ def test_times_and_numbers_are_short() -> None:
         "47 h",
         "2 d",
     ]
-    assert [screen.short(n) for n in (0, 950, 999.6, 12345, 4.5e6, 1e9, 2e13)] == [
+    assert [text.short(n) for n in (0, 950, 999.6, 12345, 4.5e6, 1e9, 2e13)] == [
         "0",
         "950",
         "1.00 k",
@@ -458,7 +459,7 @@ def test_times_and_numbers_are_short() -> None:
         "700M",
     ]
     assert (amount("cpu_percent", 57.4), amount("cells_per_second", 1.05e6)) == ("57%", "1.05M")
-    assert [screen.share(p) for p in (None, 0, 0.996, 1)] == ["", "0%", "99%", "100%"]
+    assert [text.share(p) for p in (None, 0, 0.996, 1)] == ["", "0%", "99%", "100%"]
     assert screen.tail("/a/long/path", 8) == "…ng/path"
     assert screen.tail("/a/long/path", 8, unicode=False) == ".../path"
     assert screen.head("東京東京", 5) == "東京…"
