@@ -92,12 +92,12 @@ def world(folder: Path) -> Path:
 
 def measure(file: Path, flags: list[str]) -> Measured:
     """Run settings in processes of their own, and watch their memory."""
-    asked = [part for flag in flags for part in ("--set", flag)]
-    plan = subprocess.run([GEOPIPE, "plan", file, "--json", *asked], check=True, capture_output=True, text=True)
+    options = [part for flag in flags for part in ("--set", flag)]
+    plan = subprocess.run([GEOPIPE, "plan", file, "--json", *options], check=True, capture_output=True, text=True)
     mark = uuid.uuid4().hex
     start = time.monotonic()
     run = subprocess.Popen(
-        [GEOPIPE, "run", file, "--overwrite", "--json", *asked],
+        [GEOPIPE, "run", file, "--overwrite", "--json", *options],
         env=os.environ | {"GEOPIPE_BENCH_MARK": mark},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -139,16 +139,16 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
     parser.add_argument("--most", type=int, default=16_384, help="the largest grid for the old way")
     parser.add_argument("--world", action="store_true")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     print(f"{'grid':>15}  {'way':<9}  {'peak MB':>8}  {'predicted MB':>12}  {'seconds':>7}", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        jobs = [("36000 x 18000", world, ["aligned"])] if asked.world else []
-        jobs += [] if asked.world else [(f"{n} x {n}", lambda f, n=n: settings(f, n), asked.ways) for n in asked.sizes]
+        jobs = [("36000 x 18000", world, ["aligned"])] if args.world else []
+        jobs += [] if args.world else [(f"{n} x {n}", lambda f, n=n: settings(f, n), args.ways) for n in args.sizes]
         for label, make, ways in jobs:
             file = make(folder)
             for way in ways:
-                if way == "old way" and int(label.split()[0]) > asked.most:
+                if way == "old way" and int(label.split()[0]) > args.most:
                     continue
                 got = measure(file, WAYS[way])
                 numbers = f"{got.peak / MB:>8,.0f}  {got.predicted / MB:>12,.0f}  {got.seconds:>7,.0f}"

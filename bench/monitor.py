@@ -36,16 +36,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--local", action="store_true", help="the plain loop instead of Ray")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ.setdefault("GEOPIPE_RESAMPLING__WINDOW_SIZE", "512")  # many tiles, and so many records
-        file = settings(folder, asked.size)
-        seconds(file, watched=True, local=asked.local)  # what is read and compiled for the first time
+        file = settings(folder, args.size)
+        seconds(file, watched=True, local=args.local)  # what is read and compiled for the first time
         quotients = []
-        for number in range(asked.pairs):
+        for number in range(args.pairs):
             order = (True, False) if number % 2 else (False, True)
-            took = {watched: seconds(file, watched, asked.local) for watched in order}
+            took = {watched: seconds(file, watched, args.local) for watched in order}
             quotients.append(took[True] / took[False])
             print(f"pair {number + 1}: watched {took[True]:6.2f} s, not {took[False]:6.2f} s", flush=True)
     low, middle, high = statistics.quantiles(quotients, n=4)

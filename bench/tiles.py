@@ -49,15 +49,15 @@ def plan_of(tiles: tuple[int, int], layers: int) -> Plan:
     here = Affine(10, 0, 500_000, 0, -10, 6_000_000)
     there = Affine(10, 0, 0, 0, -10, 6_100_000)
     one = Header("", "GTiff", "EPSG:32632", here, width, height, (band,), (512, 512))
-    found = []
+    result = []
     for n in range(layers):
         other = (
             replace(one, uri=f"{n}.tif", crs="EPSG:32633", transform=there) if n % 2 else replace(one, uri=f"{n}.tif")
         )
-        found.append((Layer(f"l{n}", (f"{n}.tif",)), [other]))
+        result.append((Layer(f"l{n}", (f"{n}.tif",)), [other]))
     grid = Grid("EPSG:32632", 500_003, 6_000_000, 10, 10, width, height)
     machine = Machine(cpus=os.cpu_count() or 1, workers=2, memory=16 * GB, object_store=GB, free_disk=1 << 60)
-    return make_plan("tiles", grid, found, Options(window_size=512), machine, {"geopipe": "bench"})
+    return make_plan("tiles", grid, result, Options(window_size=512), machine, {"geopipe": "bench"})
 
 
 def main() -> None:

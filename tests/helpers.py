@@ -57,11 +57,11 @@ def north_up(x0: float, y0: float, size: float) -> Affine:
     return Affine(size, 0, x0, 0, -size, y0)
 
 
-def header(*bands: Band, **given: Any) -> Header:
+def header(*bands: Band, **overrides: Any) -> Header:
     """A header without a file: 100 x 80 pixels of 30 m in UTM zone 12, one float32 band, unless told otherwise."""
     transform = north_up(500_000, 4_000_000, 30)
     base = Header("/data/a.tif", "GTiff", "EPSG:32612", transform, 100, 80, bands or (Band(1, "float32"),))
-    return replace(base, **{"size": 1000, "mtime_ns": 1} | given)
+    return replace(base, **{"size": 1000, "mtime_ns": 1} | overrides)
 
 
 def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **options: Any) -> Plan:

@@ -105,18 +105,18 @@ def at_work(now: float, name: str = "world", nodes: int = 2, number: int = 1) ->
 def fill(dsn: str, now: float | None = None) -> dict[str, str]:
     """Several runs; their ids by what they are."""
     now = now or time.time()
-    made = {"running": at_work(now)}
+    runs = {"running": at_work(now)}
 
     stale = Source(new_id(now - 7200, 2))
     stale.state(now - 7200, "running", name="soils", output="/data/soils", totals={"read": 100, "write": 50})
-    made["stale"] = stale.progress(now - 7000, "read", 40, 4000).progress(now - 3600, "write", 5, 500)
+    runs["stale"] = stale.progress(now - 7000, "read", 40, 4000).progress(now - 3600, "write", 5, 500)
 
     failed = Source(new_id(now - 86400, 3))
     failed.state(now - 86400, "running", name="demo", output="demo/output", totals={"read": 8, "merge": 1, "write": 1})
     failed.progress(now - 86390, "read", 3, 600_000)
     failed.log(now - 86381, "read failed after 9.5 s", "ERROR", stage="read")
     error = {"type": "SourceError", "message": "elevation.tif: band 1 has no CRS", "hint": "give layers.crs"}
-    made["failed"] = failed.state(now - 86380, "failed", exit_code=2, error=error)
+    runs["failed"] = failed.state(now - 86380, "failed", exit_code=2, error=error)
 
     done = Source(new_id(now - 600, 4))
     done.state(now - 600, "running", name="demo", output="demo/output", totals={"read": 8, "merge": 1, "write": 1})
@@ -125,17 +125,17 @@ def fill(dsn: str, now: float | None = None) -> dict[str, str]:
         stage = ("read", "merge", "write")[second % 3]
         done.log(now - 590 + second / 1000, f"line {second}", ("INFO", "DEBUG")[second % 2], stage=stage)
     done.progress(now - 586, "write", 1, 200_000)
-    made["completed"] = done.state(now - 585, "completed", exit_code=0)
+    runs["completed"] = done.state(now - 585, "completed", exit_code=0)
 
     odd = Source(new_id(now - 4 * 86400, 5))
     odd.state(now - 4 * 86400, "running", name=HOSTILE, output=HOSTILE, totals={"read": 1})
     odd.log(now - 4 * 86400 + 1, HOSTILE + "\n12:00:00 info     forged", "ERROR", stage=HOSTILE, traceback=HOSTILE)
     odd.add("event", now - 4 * 86400 + 2, name=HOSTILE, detail={HOSTILE: HOSTILE})
     odd.metric(now - 4 * 86400 + 2, HOSTILE, 1.0, HOSTILE, node=HOSTILE)
-    made["hostile"] = odd.state(now - 4 * 86400 + 3, "cancelled")
+    runs["hostile"] = odd.state(now - 4 * 86400 + 3, "cancelled")
 
-    for source in made.values():
+    for source in runs.values():
         source.write(dsn)
     beat = "UPDATE pipeline_runs SET heartbeat_at = now() {} interval '1 h' WHERE run_id = '{}'"
-    settle(dsn, beat.format("-", stale.run_id), beat.format("+", made["running"].run_id))  # alive as long as tests take
-    return {what: source.run_id for what, source in made.items()}
+    settle(dsn, beat.format("-", stale.run_id), beat.format("+", runs["running"].run_id))  # alive as long as tests take
+    return {what: source.run_id for what, source in runs.items()}

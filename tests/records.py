@@ -22,7 +22,7 @@ TABLES = (
 )
 
 
-def record(run: str, seq: int, kind: str = "log", source: str = "host-1-1", **given: Any) -> dict[str, Any]:
+def record(run: str, seq: int, kind: str = "log", source: str = "host-1-1", **overrides: Any) -> dict[str, Any]:
     """A record of any kind with what it must have."""
     base: dict[str, Any] = {"run_id": run, "seq": seq, "source": source, "ts": TS + seq, "kind": kind}
     base |= {
@@ -32,17 +32,17 @@ def record(run: str, seq: int, kind: str = "log", source: str = "host-1-1", **gi
         "event": {"name": "wave_done", "detail": {"wave": seq}},
         "state": {"state": "running", "detail": {}},
     }[kind]
-    return base | given
+    return base | overrides
 
 
 def a_run(sources: int = 3, count: int = 60) -> list[dict[str, Any]]:
     """All records of a run with several sources, each in its order: every kind, and a state at both ends."""
     run = new_run_id()
-    made = [record(run, 1, "state", "driver", detail={"name": "many", "totals": {"read": 10}})]
+    result = [record(run, 1, "state", "driver", detail={"name": "many", "totals": {"read": 10}})]
     for source in range(sources):
         kinds = ("log", "progress", "metric", "event")
-        made += [record(run, seq, kinds[seq % 4], f"worker-{source}") for seq in range(1, count + 1)]
-    return [*made, record(run, 2, "state", "driver", state="completed", ts=TS + count, detail={"exit_code": 0})]
+        result += [record(run, seq, kinds[seq % 4], f"worker-{source}") for seq in range(1, count + 1)]
+    return [*result, record(run, 2, "state", "driver", state="completed", ts=TS + count, detail={"exit_code": 0})]
 
 
 def query(dsn: str, text: str, *parameters: Any) -> list[tuple[Any, ...]]:

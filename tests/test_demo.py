@@ -33,10 +33,10 @@ def schema() -> dict[str, list[str]]:
 
 def sections_of(text: str) -> dict[str, str]:
     """The text of each section; that of all layers in one."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name, body in re.findall(r"^\[+(\w+)\]+(.*?)(?=^\[|\Z)", text, re.M | re.S):
-        found[name] = found.get(name, "") + body
-    return found
+        result[name] = result.get(name, "") + body
+    return result
 
 
 def test_the_same_bytes_each_time(settings_file: Path, tmp_path: Path) -> None:

@@ -55,11 +55,11 @@ HIDES = [
 @pytest.mark.parametrize("text", HIDES)
 def test_a_secret_is_hidden(text: str) -> None:
     for whole in (text, f"layer a: {text} is no raster", json.dumps({"path": text}), repr(text)):
-        told = whole.replace("{0}", CANARY).replace("{}", CANARY)
-        shown = redact(told)
+        text = whole.replace("{0}", CANARY).replace("{}", CANARY)
+        shown = redact(text)
         assert CANARY not in shown
         assert HIDDEN in shown
-        assert "host" not in told or "host" in shown or "#signs" in told
+        assert "host" not in text or "host" in shown or "#signs" in text
         assert redact(shown) == shown
 
 
@@ -239,9 +239,9 @@ def test_ray_keeps_no_secret_in_its_logs(tmp_path: Path, www: tuple[Path, int]) 
     Path(environment["RAY_TMPDIR"]).mkdir()
     try:
         command = [sys.executable, "-m", "geopipe", "run", str(file), "--overwrite"]
-        for wanted in (0, 1):
+        for expected in (0, 1):
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-            assert done.returncode == wanted, done.stderr
+            assert done.returncode == expected, done.stderr
             assert CANARY not in done.stdout + done.stderr
             assert found_in(Path(environment["RAY_TMPDIR"])) == []
             # its pixels are cut short, at the end of the file, which only a worker comes to

@@ -70,10 +70,10 @@ def test_help_and_import_load_neither_ray_nor_rasterio() -> None:
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+    result: list[tuple[str, ...]] = []
     for name, command in group.commands.items():
-        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
-    return found
+        result += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return result
 
 
 @pytest.mark.parametrize("path", commands(main.cli), ids=" ".join)
@@ -96,11 +96,11 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     file = demo.generate(tmp_path)
     done = geopipe("run", file, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    document = json.loads(done.stdout)
     table = ds.dataset(tmp_path / "output" / "parquet").to_table()
-    assert told["rows"] == table.num_rows == 200_000
-    assert told["output"] == str(tmp_path / "output")
-    assert json.loads((tmp_path / "output" / "_SUCCESS").read_text())["run_id"] == told["run_id"]
+    assert document["rows"] == table.num_rows == 200_000
+    assert document["output"] == str(tmp_path / "output")
+    assert json.loads((tmp_path / "output" / "_SUCCESS").read_text())["run_id"] == document["run_id"]
     assert load.load(tmp_path / "output" / "settings.toml").run.name == "demo"
 
     assert "constructor arguments" not in done.stderr
@@ -168,14 +168,14 @@ def test_inspect_shows_a_folder_as_a_table_and_as_json(trial: Path, capsys: pyte
     assert "EPSG:3035" in out
     assert "959 x 784" in out
     code, out, _ = call(capsys, "inspect", trial.parent / "data", "--json")
-    found = {Path(h["uri"]).name: h for h in json.loads(out)}
-    assert len(found) == 8
-    climate = found["climate.nc"]
+    document = {Path(h["uri"]).name: h for h in json.loads(out)}
+    assert len(document) == 8
+    climate = document["climate.nc"]
     assert climate["driver"] == "netCDF"
     assert climate["bands"][0]["scale"] != 1
     assert climate["bands"][0]["unit"] == "degC"
-    assert found["landcover.tif"]["bands"][0]["paletted"]
-    west, south, east, north = found["elevation.tif"]["lonlat_bounds"]
+    assert document["landcover.tif"]["bands"][0]["paletted"]
+    west, south, east, north = document["elevation.tif"]["lonlat_bounds"]
     assert 9 < west < east < 12
     assert 46 < south < north < 47
 
@@ -197,9 +197,9 @@ def test_plan_says_what_and_why_and_writes_nothing(trial: Path, capsys: pytest.C
     for text in ("500 columns x 400 rows", "copy", "warp, mode", "aligned: tile by tile", "200,000 rows"):
         assert text in out
     code, out, _ = call(capsys, "plan", trial, "--json")
-    told = json.loads(out)
-    assert [layer["name"] for layer in told["layers"]][:2] == ["elevation", "landcover"]
-    assert told["estimate"]["tiles"] == 1
+    document = json.loads(out)
+    assert [layer["name"] for layer in document["layers"]][:2] == ["elevation", "landcover"]
+    assert document["estimate"]["tiles"] == 1
     assert set(trial.parent.rglob("*")) == before
 
 
@@ -532,12 +532,12 @@ def test_a_signal_says_what_a_run_has_come_to(
     for place, outcome in ended.items():
         with monkeypatch.context() as patch:
             patch.setattr(place, stop)
-            told = call(capsys, "run", small, "--local")
-        assert (told[0], told[2].splitlines()[-1]) == (code, f"{how}; {outcome}"), place
+            reply = call(capsys, "run", small, "--local")
+        assert (reply[0], reply[2].splitlines()[-1]) == (code, f"{how}; {outcome}"), place
     with monkeypatch.context() as patch:
         patch.setattr("geopipe.run.draft.draft", stop)
-        told = call(capsys, "plan", small)
-    assert (told[0], told[2].strip()) == (code, how), "it publishes nothing, and says nothing of that"
+        reply = call(capsys, "plan", small)
+    assert (reply[0], reply[2].strip()) == (code, how), "it publishes nothing, and says nothing of that"
 
 
 def test_a_signal_in_the_middle_of_a_publication_waits_for_it(

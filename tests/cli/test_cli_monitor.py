@@ -45,10 +45,12 @@ def address(monitor_dsn: str, runs: dict[str, str], monkeypatch: pytest.MonkeyPa
 
 def ask(*args: str) -> Result:
     """The command in this process, without a terminal. Errors of geopipe are raised."""
-    made = CliRunner().invoke(main.cli, ["monitor", *args], standalone_mode=False)
-    if isinstance(made.exception, GeopipeError) or (made.exception and not isinstance(made.exception, SystemExit)):
-        raise made.exception
-    return made
+    outcome = CliRunner().invoke(main.cli, ["monitor", *args], standalone_mode=False)
+    if isinstance(outcome.exception, GeopipeError) or (
+        outcome.exception and not isinstance(outcome.exception, SystemExit)
+    ):
+        raise outcome.exception
+    return outcome
 
 
 def document(*args: str) -> Any:
@@ -225,30 +227,30 @@ UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 def test_json_of_runs_has_all_of_a_run_and_times_in_utc(runs: dict[str, str]) -> None:
-    found = document("runs")
-    assert [set(run) for run in found] == [RUN] * 5
-    assert [run["run_id"] for run in found][:2] == [runs["running"], runs["completed"]]
-    assert [run["stale"] for run in found] == [False, False, True, False, False]
-    assert all(UTC.fullmatch(run["created_at"]) for run in found)
+    shown = document("runs")
+    assert [set(run) for run in shown] == [RUN] * 5
+    assert [run["run_id"] for run in shown][:2] == [runs["running"], runs["completed"]]
+    assert [run["stale"] for run in shown] == [False, False, True, False, False]
+    assert all(UTC.fullmatch(run["created_at"]) for run in shown)
     assert document("runs", "--name", "nothing") == []
 
 
 def test_json_of_logs_events_errors_and_metrics_says_which_run_they_are_of(runs: dict[str, str]) -> None:
-    found = {what: document(what, "world") for what in ("logs", "events", "errors", "metrics")}
-    assert all(set(one["run"]) == NAMED and one["run"]["run_id"] == runs["running"] for one in found.values())
-    assert found["logs"]["total"] == len(found["logs"]["logs"]) == 46
-    assert {frozenset(log) for log in found["logs"]["logs"]} == {frozenset(LOG)}
-    assert UTC.fullmatch(found["logs"]["logs"][0]["ts"])
-    assert [event["name"] for event in found["events"]["events"]] == ["plan_made", "run_started", "layer_skipped"]
-    assert found["events"]["events"][0]["detail"] == {"strategy": "aligned", "tiles": 580}
-    assert set(found["errors"]["causes"][0]) == {
+    result = {what: document(what, "world") for what in ("logs", "events", "errors", "metrics")}
+    assert all(set(one["run"]) == NAMED and one["run"]["run_id"] == runs["running"] for one in result.values())
+    assert result["logs"]["total"] == len(result["logs"]["logs"]) == 46
+    assert {frozenset(log) for log in result["logs"]["logs"]} == {frozenset(LOG)}
+    assert UTC.fullmatch(result["logs"]["logs"][0]["ts"])
+    assert [event["name"] for event in result["events"]["events"]] == ["plan_made", "run_started", "layer_skipped"]
+    assert result["events"]["events"][0]["detail"] == {"strategy": "aligned", "tiles": 580}
+    assert set(result["errors"]["causes"][0]) == {
         *("cause", "count", "first_ts", "last_ts", "example", "stages", "layers", "traceback")
     }
-    assert found["errors"]["error"] is None
-    assert set(found["metrics"]["series"][0]) == {
+    assert result["errors"]["error"] is None
+    assert set(result["metrics"]["series"][0]) == {
         *("name", "node", "stage", "unit", "count", "low", "mean", "high", "last", "points")
     }
-    assert UTC.fullmatch(found["metrics"]["first_ts"])
+    assert UTC.fullmatch(result["metrics"]["first_ts"])
 
 
 def test_json_of_watch_is_a_line_for_each_look() -> None:
@@ -265,9 +267,9 @@ def test_json_of_watch_is_a_line_for_each_look() -> None:
 
 def test_json_escapes_what_a_terminal_would_obey(runs: dict[str, str]) -> None:
     for command in COMMANDS[2:]:
-        made = ask(command, runs["hostile"], "--json").stdout
-        assert made.isascii()
-        assert not re.search(r"[\x00-\x09\x0b-\x1f]", made)
+        outcome = ask(command, runs["hostile"], "--json").stdout
+        assert outcome.isascii()
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]", outcome)
     assert document("logs", runs["hostile"])["logs"][0]["traceback"] == HOSTILE
 
 
@@ -319,12 +321,12 @@ def test_each_option_of_logs_has_its_effect() -> None:
 
 
 def test_the_last_of_thousands_of_logs_are_shown_and_the_rest_is_counted() -> None:
-    made = ask("logs", "demo")
-    assert [line.split()[4] for line in made.stdout.splitlines()] == [str(n) for n in range(2800, 3000)]
-    assert made.stderr == "the last 200 of 3,000 records; --limit 0 shows all\n"
-    made = ask("logs", "demo", "--limit", "0")
-    assert len(made.stdout.splitlines()) == 3000
-    assert made.stderr == ""
+    outcome = ask("logs", "demo")
+    assert [line.split()[4] for line in outcome.stdout.splitlines()] == [str(n) for n in range(2800, 3000)]
+    assert outcome.stderr == "the last 200 of 3,000 records; --limit 0 shows all\n"
+    outcome = ask("logs", "demo", "--limit", "0")
+    assert len(outcome.stdout.splitlines()) == 3000
+    assert outcome.stderr == ""
 
 
 def test_a_record_says_when_where_and_how_grave() -> None:
@@ -336,10 +338,10 @@ def test_a_record_says_when_where_and_how_grave() -> None:
 
 def test_times_are_local_for_people_and_utc_in_json(runs: dict[str, str]) -> None:
     stamp = document("logs", runs["failed"])["logs"][0]["ts"]
-    told = process("logs", runs["failed"], TZ="Asia/Kathmandu").stdout
+    outcome = process("logs", runs["failed"], TZ="Asia/Kathmandu").stdout
     hour, minute = int(stamp[11:13]), int(stamp[14:16])
     local = (hour * 60 + minute + 5 * 60 + 45) % 1440
-    assert told[11:16] == f"{local // 60:02}:{local % 60:02}"
+    assert outcome[11:16] == f"{local // 60:02}:{local % 60:02}"
 
 
 def test_follow_shows_what_comes_late_and_ends_with_the_run(monitor_dsn: str) -> None:
@@ -356,12 +358,12 @@ def test_follow_shows_what_comes_late_and_ends_with_the_run(monitor_dsn: str) ->
 
     thread = threading.Thread(target=work)
     thread.start()
-    made = ask("logs", run.run_id, "--follow", "--level", "info", "--json")
+    outcome = ask("logs", run.run_id, "--follow", "--level", "info", "--json")
     thread.join()
-    records = [json.loads(line) for line in made.stdout.splitlines()]
+    records = [json.loads(line) for line in outcome.stdout.splitlines()]
     assert [record["message"] for record in records] == ["first", "old, and late", "after the end"]
     assert all(set(record) == LOG | {"run_id"} for record in records)
-    assert made.stderr == f"run {run.run_id[:13]} is completed\n"
+    assert outcome.stderr == f"run {run.run_id[:13]} is completed\n"
     again = ask("logs", run.run_id, "-f", "--traceback", "--limit", "1").stdout.splitlines()
     assert [line.strip() for line in again[1:]] == ["Traceback", "of it"]
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
@@ -371,12 +373,12 @@ def test_follow_shows_what_comes_late_and_ends_with_the_run(monitor_dsn: str) ->
 
 
 def test_metrics_are_plots_with_four_numbers_for_each_node_and_stage() -> None:
-    found = lines("metrics", "world")
-    heads = [line.split()[0] for line in found if not line.startswith(" ")]
+    rows = lines("metrics", "world")
+    heads = [line.split()[0] for line in rows if not line.startswith(" ")]
     assert heads == ["cpu", "memory", "throughput", "disk"]
-    assert re.search(r"\d\d:\d\d:\d\d +\d\d:\d\d:\d\d +min +mean +max +last$", found[0])
-    assert re.fullmatch(r"  worker-1  processors +[▁▂▃▄▅▆▇█]{72}( +\d+%){4}", found[1])
-    assert sum("machine of 15.4G" in line for line in found) == 2
+    assert re.search(r"\d\d:\d\d:\d\d +\d\d:\d\d:\d\d +min +mean +max +last$", rows[0])
+    assert re.fullmatch(r"  worker-1  processors +[▁▂▃▄▅▆▇█]{72}( +\d+%){4}", rows[1])
+    assert sum("machine of 15.4G" in line for line in rows) == 2
     assert [line.split()[:3] for line in lines("metrics", "world", "--type", "throughput")[1:]] == [
         ["all", stage, "cells/s"] for stage in ("read", "merge", "write")
     ]
@@ -396,8 +398,8 @@ def test_what_is_no_unicode_terminal_gets_ascii(runs: dict[str, str]) -> None:
 
 
 def test_events_are_lines_with_their_details() -> None:
-    found = lines("events", "world")
-    assert [re.sub(r"^\S+ \S+ +", "", line) for line in found] == [
+    rows = lines("events", "world")
+    assert [re.sub(r"^\S+ \S+ +", "", line) for line in rows] == [
         "plan_made      tiles=580 strategy=aligned",
         "run_started",
         "layer_skipped  layer=wells  reason=no such file: wells.csv",
@@ -408,14 +410,14 @@ def test_events_are_lines_with_their_details() -> None:
 
 
 def test_errors_tell_how_often_where_an_example_and_on_request_a_traceback() -> None:
-    found = lines("errors", "world")
-    assert re.match(r" +12 x  ", found[0])
-    assert found[1].endswith("   stage read   layer srtm")
-    assert found[2].strip() == "such as: srtm.tif: band 1, block 0: not readable (TIFFReadEncodedTile failed)"
-    assert "Traceback" not in "".join(found)
-    found = lines("errors", "world", "--traceback")
-    assert found[3].strip() == "Traceback (most recent call last):"
-    assert "no traceback was recorded" in "".join(found)
+    rows = lines("errors", "world")
+    assert re.match(r" +12 x  ", rows[0])
+    assert rows[1].endswith("   stage read   layer srtm")
+    assert rows[2].strip() == "such as: srtm.tif: band 1, block 0: not readable (TIFFReadEncodedTile failed)"
+    assert "Traceback" not in "".join(rows)
+    rows = lines("errors", "world", "--traceback")
+    assert rows[3].strip() == "Traceback (most recent call last):"
+    assert "no traceback was recorded" in "".join(rows)
     assert lines("errors", "soils") == ["no errors"]
 
 
@@ -462,15 +464,15 @@ def test_watching_ends_when_the_state_changes_and_errors_are_told_at_once(monito
     thread = threading.Thread(target=work)
     thread.start()
     start = time.monotonic()
-    made = CliRunner().invoke(main.cli, ["monitor", "watch", run.run_id], standalone_mode=False)
+    outcome = CliRunner().invoke(main.cli, ["monitor", "watch", run.run_id], standalone_mode=False)
     assert time.monotonic() - start < 20
     thread.join()
-    found = made.stdout.splitlines()
-    assert made.return_value == 1
-    assert re.search(r"running    read 4/10  write 2/10  \S+ cells/s  1:1\d left$", found[0])
-    assert found[1].endswith("error      read a: one \\x1b[31mgood\\x1b[0m error")
-    assert re.search(r"failed     read 4/10  write 10/10  in 0:2\d  1 error$", found[2])
-    assert len(found) == 3
+    rows = outcome.stdout.splitlines()
+    assert outcome.return_value == 1
+    assert re.search(r"running    read 4/10  write 2/10  \S+ cells/s  1:1\d left$", rows[0])
+    assert rows[1].endswith("error      read a: one \\x1b[31mgood\\x1b[0m error")
+    assert re.search(r"failed     read 4/10  write 10/10  in 0:2\d  1 error$", rows[2])
+    assert len(rows) == 3
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -478,10 +480,10 @@ def test_lines_come_every_so_often(monitor_dsn: str) -> None:
     run = young(monitor_dsn, 103)
     timer = threading.Timer(4, lambda: run.state(time.time(), "cancelled").write(monitor_dsn))
     timer.start()
-    found = [json.loads(line) for line in lines("watch", run.run_id, "--every", "1", "--json")]
+    content = [json.loads(line) for line in lines("watch", run.run_id, "--every", "1", "--json")]
     timer.join()
-    assert 4 <= len(found) <= 7
-    assert [look["state"] for look in found][-2:] == ["running", "cancelled"]
+    assert 4 <= len(content) <= 7
+    assert [look["state"] for look in content][-2:] == ["running", "cancelled"]
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -494,11 +496,11 @@ def test_a_silent_run_and_a_request_are_told(monitor_dsn: str) -> None:
     )
     timer = threading.Timer(2, lambda: run.state(time.time(), "cancelled").write(monitor_dsn))
     timer.start()
-    found = ask("watch", run.run_id).stdout
+    outcome = ask("watch", run.run_id).stdout
     timer.join()
-    assert "stale" in found
-    assert re.search(r"^not heard of for 2:0\d: its driver may be dead", found, re.M)
-    assert "asked to cancel\n" in found
+    assert "stale" in outcome
+    assert re.search(r"^not heard of for 2:0\d: its driver may be dead", outcome, re.M)
+    assert "asked to cancel\n" in outcome
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -517,14 +519,14 @@ def test_a_restart_of_postgres_is_told_and_survived(
 
     thread = threading.Thread(target=work)
     thread.start()
-    made = CliRunner().invoke(main.cli, ["monitor", *command, run.run_id], standalone_mode=False)
+    outcome = CliRunner().invoke(main.cli, ["monitor", *command, run.run_id], standalone_mode=False)
     thread.join()
-    assert made.exception is None
-    assert made.return_value in (0, None)
-    assert made.stderr.startswith("no answer, trying again: ")
-    assert made.stderr.count("the database is back\n") == 1
-    assert postgres.PASSWORD not in made.stderr
-    assert "after the restart" in made.stdout
+    assert outcome.exception is None
+    assert outcome.return_value in (0, None)
+    assert outcome.stderr.startswith("no answer, trying again: ")
+    assert outcome.stderr.count("the database is back\n") == 1
+    assert postgres.PASSWORD not in outcome.stderr
+    assert "after the restart" in outcome.stdout
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -568,11 +570,11 @@ def test_watch_fits_80_by_24_and_draws_over_itself(terminal: Callable[..., Termi
     assert seen.text.count("\x1b[?25h") == 1  # the cursor is back
     assert max(cell_len(line) for line in screen) <= 80
     assert len(screen) <= 24
-    told = "\n".join(screen)
-    assert re.match(r"world  [0-9a-f]{8}-[0-9a-f]{4}  running for \d+:\d\d, about \d+:\d\d left\n  /data/runs", told)
-    assert re.search(r"  read   ━+.* 68%  1,980/2,900 +\S+( M)? cells/s", told), told
-    assert re.search(r"  node +cpu  processes +memory  store  spilled  disk free\n  worker-1 ", told)
-    assert re.search(r"  14 errors, 1 warning\n(  \d\d:\d\d:\d\d .*\n?)+$", told)
+    text = "\n".join(screen)
+    assert re.match(r"world  [0-9a-f]{8}-[0-9a-f]{4}  running for \d+:\d\d, about \d+:\d\d left\n  /data/runs", text)
+    assert re.search(r"  read   ━+.* 68%  1,980/2,900 +\S+( M)? cells/s", text), text
+    assert re.search(r"  node +cpu  processes +memory  store  spilled  disk free\n  worker-1 ", text)
+    assert re.search(r"  14 errors, 1 warning\n(  \d\d:\d\d:\d\d .*\n?)+$", text)
 
 
 def test_watch_of_many_nodes_gives_way_to_the_height_of_the_terminal(
@@ -614,10 +616,10 @@ def test_hostile_text_reaches_no_terminal(
 ) -> None:
     if args and command not in ("logs", "errors"):
         pytest.skip("has no tracebacks")
-    told = [] if command == "runs" else [runs["hostile"]]
-    plain = process(command, *told, *args).stdout
+    arguments = [] if command == "runs" else [runs["hostile"]]
+    plain = process(command, *arguments, *args).stdout
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", plain)
-    seen = terminal(command, *told, *args, columns=200)
+    seen = terminal(command, *arguments, *args, columns=200)
     seen.read()
     seen.end()
     ours = re.sub(r"\x1b\[\?25[hl]|\x1b\[1A|\x1b\[2K|\r", "", COLOURS.sub("", seen.text))
@@ -627,10 +629,10 @@ def test_hostile_text_reaches_no_terminal(
 
 
 def test_a_message_cannot_forge_a_record(runs: dict[str, str]) -> None:
-    found = lines("logs", runs["hostile"])
-    assert len(found) == 2
-    assert found[1].startswith(" " * 20)
-    assert found[1].strip() == "12:00:00 info     forged"
+    rows = lines("logs", runs["hostile"])
+    assert len(rows) == 2
+    assert rows[1].startswith(" " * 20)
+    assert rows[1].strip() == "12:00:00 info     forged"
 
 
 def test_an_error_of_the_server_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

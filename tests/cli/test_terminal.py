@@ -66,10 +66,10 @@ def file(tmp_path: Path) -> Path:
 def test_ray_tells_nothing_of_statistics_that_it_has_lost(file: Path) -> None:
     """Its actor of statistics dies of memory pressure, say; the next one knows no Dataset (KeyError)."""
     command = [sys.executable, "-c", KILLED, "run", str(file), "--set", "engine.workers=1"]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=file.parent)
-    assert made.returncode == 0, made.stderr
-    told = re.compile("_StatsActor|Unhandled error|KeyError|Traceback")
-    assert [line for line in made.stderr.splitlines() if told.search(line)] == []
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=file.parent)
+    assert outcome.returncode == 0, outcome.stderr
+    noise = re.compile("_StatsActor|Unhandled error|KeyError|Traceback")
+    assert [line for line in outcome.stderr.splitlines() if noise.search(line)] == []
 
 
 def test_attempts_to_reach_a_cluster_are_noise_and_its_death_is_not() -> None:

@@ -127,8 +127,8 @@ def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
     ]
     order = [("row", "ascending"), ("col", "ascending")]
     expected = pa.concat_tables(run_local(plans[0], lambda _tile, table: table)).sort_by(order)
-    found = pa.concat_tables(ray.get(engine.merge(plans[1]).to_arrow_refs())).sort_by(order)
-    assert found.replace_schema_metadata().equals(expected.replace_schema_metadata())
+    result = pa.concat_tables(ray.get(engine.merge(plans[1]).to_arrow_refs())).sort_by(order)
+    assert result.replace_schema_metadata().equals(expected.replace_schema_metadata())
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -28,9 +28,9 @@ log = logging.getLogger("geopipe.tested")
 @pytest.fixture
 def heard() -> Iterator[list[Any]]:
     """Everything that is emitted."""
-    found: list[Any] = []
-    end = subscribe(found.append)
-    yield found
+    result: list[Any] = []
+    end = subscribe(result.append)
+    yield result
     end()
 
 
@@ -43,7 +43,7 @@ def _as_it_was() -> Iterator[None]:
     logger.setLevel(before[0])
 
 
-def told(body: records.Body, **where: Any) -> dict[str, Any]:
+def envelope(body: records.Body, **where: Any) -> dict[str, Any]:
     return records.parse(records.line(body, ENVELOPE, {**RUN, **where}))
 
 
@@ -57,21 +57,21 @@ def test_a_line_carries_its_envelope_and_where_in_the_run_it_was_made() -> None:
     assert text.startswith('{"seq": 7, ')
     assert text.endswith("}\n")
     where = {"stage": "read", "layer": "dem", "tile": 3}
-    wanted = {**ENVELOPE, **RUN, **where, "kind": "event", "name": "done", "detail": {"a": 1}}
-    assert records.parse(text) == wanted
+    expected = {**ENVELOPE, **RUN, **where, "kind": "event", "name": "done", "detail": {"a": 1}}
+    assert records.parse(text) == expected
 
 
 def test_what_is_not_known_is_left_out_and_zero_is_known() -> None:
-    found = told(Log("INFO", "geopipe", ""), tile=0, layer=None)
-    assert found == {**ENVELOPE, **RUN, "kind": "log", "level": "INFO", "logger": "geopipe", "message": "", "tile": 0}
+    result = envelope(Log("INFO", "geopipe", ""), tile=0, layer=None)
+    assert result == {**ENVELOPE, **RUN, "kind": "log", "level": "INFO", "logger": "geopipe", "message": "", "tile": 0}
 
 
 def test_the_stage_of_progress_is_its_own_whatever_the_context_says() -> None:
-    assert told(Progress("read", 1, 2, 0.5), stage="run")["stage"] == "read"
+    assert envelope(Progress("read", 1, 2, 0.5), stage="run")["stage"] == "read"
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
+    ("value", "expected"),
     [
         (math.nan, "nan"),
         (math.inf, "inf"),
@@ -98,19 +98,19 @@ def test_the_stage_of_progress_is_its_own_whatever_the_context_says() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_odd_values_become_a_line_of_json_and_come_back(value: Any, wanted: Any) -> None:
+def test_odd_values_become_a_line_of_json_and_come_back(value: Any, expected: Any) -> None:
     text = records.line(Event("odd", {"value": value}), ENVELOPE, RUN)
     assert len(text.splitlines()) == 1
     assert text.isascii()
     assert "NaN" not in text
-    found = records.parse(text)["detail"]["value"]
-    assert found == wanted
-    assert type(found) is type(wanted)
+    result = records.parse(text)["detail"]["value"]
+    assert result == expected
+    assert type(result) is type(expected)
 
 
 def test_counts_of_numpy_stay_numbers_that_can_be_added() -> None:
-    found = told(Progress("read", np.int64(1), np.uint32(9), np.float32(0.5), np.int16(2)), tile=np.int64(4))
-    assert (found["tiles"], found["cells"], found["seconds"], found["rows"], found["tile"]) == (1, 9, 0.5, 2, 4)
+    result = envelope(Progress("read", np.int64(1), np.uint32(9), np.float32(0.5), np.int16(2)), tile=np.int64(4))
+    assert (result["tiles"], result["cells"], result["seconds"], result["rows"], result["tile"]) == (1, 9, 0.5, 2, 4)
 
 
 values = st.recursive(
@@ -131,9 +131,9 @@ def test_any_detail_is_one_line_that_strict_json_reads_back(detail: dict[str, An
     text = records.line(Event("any", detail), ENVELOPE, {**RUN, "layer": layer})
     assert text.count("\n") == 1
     json.loads(text, parse_constant=lambda name: pytest.fail(name))
-    found = records.parse(text)
-    assert found["detail"] == records.plain(detail)
-    assert found["layer"] == layer
+    result = records.parse(text)
+    assert result["detail"] == records.plain(detail)
+    assert result["layer"] == layer
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("latin-1")))
@@ -176,12 +176,12 @@ def test_emit_never_raises_and_tells_the_other_sinks(heard: list[Any]) -> None:
 
 
 def test_a_sink_that_has_left_hears_nothing_and_may_leave_twice() -> None:
-    found: list[Any] = []
-    end = subscribe(found.append)
+    result: list[Any] = []
+    end = subscribe(result.append)
     end()
     end()
     emit(Event("a"))
-    assert found == []
+    assert result == []
 
 
 def test_a_signal_inside_a_sink_is_not_swallowed(heard: list[Any]) -> None:
@@ -255,11 +255,11 @@ def test_logs_from_info_on_are_records_whatever_the_terminal_shows(shown: str, h
         getattr(log, level)("said %s", level)
     end()
     log.critical("late")
-    wanted = ["INFO", "WARNING", "ERROR", "CRITICAL"]
-    assert [x.level for x in heard] == (["DEBUG"] if shown == "DEBUG" else []) + wanted
+    expected = ["INFO", "WARNING", "ERROR", "CRITICAL"]
+    assert [x.level for x in heard] == (["DEBUG"] if shown == "DEBUG" else []) + expected
     assert heard[-1] == Log("CRITICAL", "geopipe.tested", "said critical")
     seen = capsys.readouterr().err
-    names = ["DEBUG", *wanted]
+    names = ["DEBUG", *expected]
     assert [name for name in names if f"said {name.lower()}" in seen] == names[names.index(shown) :]
 
 
@@ -305,7 +305,7 @@ def test_an_error_comes_with_its_traceback(heard: list[Any]) -> None:
     end()
     assert heard[0].traceback.splitlines()[0] == "Traceback (most recent call last):"
     assert "KeyError: 'lost" in heard[0].traceback
-    assert told(heard[0])["traceback"] == heard[0].traceback
+    assert envelope(heard[0])["traceback"] == heard[0].traceback
 
 
 def test_a_log_whose_arguments_do_not_fit_does_not_stop_who_logs(
@@ -339,14 +339,14 @@ def test_a_stage_tells_of_its_begin_and_its_end(fails: bool, heard: list[Any]) -
     except KeyError:
         pass
     end()
-    found = [x for x in heard if isinstance(x, Event)]
-    assert [x.name for x in found] == ["stage_started", "stage_ended"]
-    assert found[1].detail["outcome"] == ("failed" if fails else "done")
+    result = [x for x in heard if isinstance(x, Event)]
+    assert [x.name for x in result] == ["stage_started", "stage_ended"]
+    assert result[1].detail["outcome"] == ("failed" if fails else "done")
     assert set(stages) == {"plan"}
 
 
 @settings(max_examples=20)
 @given(st.sampled_from(["running", "completed"]), st.dictionaries(st.text(max_size=5), values, max_size=3))
 def test_a_state_and_a_metric_come_back(state: str, detail: dict[str, Any]) -> None:
-    assert told(State(state, detail))["state"] == state
-    assert told(Metric("cpu_percent", 12.5, "%"))["value"] == 12.5
+    assert envelope(State(state, detail))["state"] == state
+    assert envelope(Metric("cpu_percent", 12.5, "%"))["value"] == 12.5

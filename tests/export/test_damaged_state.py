@@ -164,9 +164,9 @@ def test_a_damaged_finished_run_is_told_and_never_a_traceback(
 def test_a_damaged_success_of_ours_can_be_replaced(folder: Path) -> None:
     output = folder / "replaced"
     shutil.copytree(folder / "whole", output)
-    told = json.loads((output / "_SUCCESS").read_text())
-    del told["rows"]
-    (output / "_SUCCESS").write_text(json.dumps(told))
+    document = json.loads((output / "_SUCCESS").read_text())
+    del document["rows"]
+    (output / "_SUCCESS").write_text(json.dumps(document))
     with pytest.raises(PlanError, match="_SUCCESS is damaged") as caught:
         commit.status(output)
     assert "--overwrite" in caught.value.hint
@@ -175,16 +175,16 @@ def test_a_damaged_success_of_ours_can_be_replaced(folder: Path) -> None:
     assert run(folder, "replaced", overwrite=True).rows == 60_000
 
 
-@pytest.mark.parametrize("found", ["folder", "link"])
-def test_other_things_in_place_of_state_files(folder: Path, found: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("content", ["folder", "link"])
+def test_other_things_in_place_of_state_files(folder: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     for pattern in ("_staging/*/plan.json", "_staging/*/receipts/*.jsonl"):
-        output = folder / f"odd-{found}"
+        output = folder / f"odd-{content}"
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(folder / "cut", output)
         (file,) = output.glob(pattern)
         file.unlink()
         make: dict[str, Callable[[], None]] = {"folder": file.mkdir, "link": lambda f=file: f.symlink_to(f)}
-        make[found]()
+        make[content]()
         code, _, err = call(capsys, "status", output)
         assert (code in (2, 3), "hint: " in err) == (True, True), (pattern, err)
 
@@ -203,9 +203,9 @@ def test_status_during_a_publication(folder: Path) -> None:
             return read(self)
 
         patch.setattr(Path, "read_bytes", vanish)
-        found = commit.status(output)
-    assert found.unfinished == ()
-    assert found.finished is not None
+        status = commit.status(output)
+    assert status.unfinished == ()
+    assert status.finished is not None
     assert not os.path.exists(output / "_staging")
 
 

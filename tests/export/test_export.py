@@ -81,7 +81,7 @@ def finished(output: Path) -> str | None:
     """The plan hash of the run that a reader sees, or None; fails where what it sees is not one whole run."""
     if not (output / "_SUCCESS").exists():
         return None
-    said = json.loads((output / "_SUCCESS").read_text())
+    document = json.loads((output / "_SUCCESS").read_text())
     receipts = [Receipt.parse(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
     listed = {f.path: f for r in receipts for f in r.files}
     there = {str(p.relative_to(output)) for form in ("parquet", "csv") for p in (output / form).glob("*")}
@@ -91,12 +91,12 @@ def finished(output: Path) -> str | None:
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
     assert [r.tile for r in receipts] == [0, 1]
     totals = sum(r.rows for r in receipts), len(listed), sum(f.bytes for f in listed.values())
-    assert (said["rows"], said["files"], said["bytes"]) == totals
-    assert {path.split("/")[0] for path in listed} == set(said["formats"])
+    assert (document["rows"], document["files"], document["bytes"]) == totals
+    assert {path.split("/")[0] for path in listed} == set(document["formats"])
     for path in sorted((output / "parquet").glob("*")):
-        assert pq.read_schema(path).metadata[b"geopipe:plan_hash"].decode() == said["plan_hash"]
+        assert pq.read_schema(path).metadata[b"geopipe:plan_hash"].decode() == document["plan_hash"]
     assert (output / "settings.toml").read_text() == "[run]\n"
-    return str(said["plan_hash"])
+    return str(document["plan_hash"])
 
 
 def test_a_finished_run_is_its_table_in_files_named_by_tile(make: Callable[..., Plan], tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_a_finished_run_is_its_table_in_files_named_by_tile(make: Callable[..., 
     assert sorted(os.listdir(output / "csv")) == ["tile-r0-c0.csv.gz", "tile-r0-c1.csv.gz"]
     tables = [pq.ParquetFile(p).read() for p in sorted((output / "parquet").iterdir())]
     assert pa.concat_tables(tables).equals(table_of(plan), check_metadata=True)
-    said = json.loads((output / "_SUCCESS").read_text())
-    assert said["schema"] == {
+    document = json.loads((output / "_SUCCESS").read_text())
+    assert document["schema"] == {
         "row": "int32", "col": "int32", "x": "double", "y": "double", "temp": "float", "cover": "uint8", "big": "int64",
     }  # fmt: skip
-    assert {k: said[k] for k in totals} == totals
+    assert {k: document[k] for k in totals} == totals
 
 
 def test_names_of_tiles_sort_as_the_tiles_do() -> None:

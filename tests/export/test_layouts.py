@@ -61,12 +61,12 @@ def rows_of(output: Path) -> pd.DataFrame:
     return pq.read_table(sorted((output / "parquet").glob("*.parquet"))).to_pandas().convert_dtypes()
 
 
-def same_rows(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+def same_rows(values: pd.DataFrame, expected: pd.DataFrame) -> None:
     """The same rows in any order, to the last bit of a float32."""
-    found = found[list(expected.columns)].convert_dtypes()
-    found, expected = (t.sort_values(["row", "col"]).reset_index(drop=True) for t in (found, expected))
-    pd.testing.assert_frame_equal(found, expected, check_dtype=False, check_exact=False, rtol=1e-7, atol=0)
-    assert (found["big"] == expected["big"]).all()
+    values = values[list(expected.columns)].convert_dtypes()
+    values, expected = (t.sort_values(["row", "col"]).reset_index(drop=True) for t in (values, expected))
+    pd.testing.assert_frame_equal(values, expected, check_dtype=False, check_exact=False, rtol=1e-7, atol=0)
+    assert (values["big"] == expected["big"]).all()
 
 
 # ---------------------------------------------------------------- CSV
@@ -118,8 +118,8 @@ def test_one_csv_of_tiles_without_rows(tmp_path: Path) -> None:
         output = tmp_path / codec
         assert finish_whole(output, plan)["rows"] == 1
         assert validate(output).findings == ()
-        found = duckdb.sql(f"from read_csv('{output}/csv/*')").fetchall()
-        assert found == [(3, 700, 700.5, 96.5, 1.5)]
+        result = duckdb.sql(f"from read_csv('{output}/csv/*')").fetchall()
+        assert result == [(3, 700, 700.5, 96.5, 1.5)]
 
 
 def finish_whole(output: Path, plan: Plan) -> dict[str, int]:
@@ -178,16 +178,16 @@ def test_progress_is_told_inside_a_tile_and_adds_up_to_it(
 ) -> None:
     monkeypatch.setattr(tiles, "TELL_EVERY", 0)
     plan = make(formats=("parquet", "csv"))
-    told: list[Any] = []
-    unsubscribe = subscribe(told.append)
+    messages: list[Any] = []
+    unsubscribe = subscribe(messages.append)
     stage(tmp_path / "out", plan)
     unsubscribe()
-    told = [p for p in told if getattr(p, "stage", "") == "write"]
-    assert [p.rows for p in told if not p.tiles] == [*[1000] * 10, 240, 1000, 760], "a record for each chunk"
-    assert sum(p.tiles for p in told) == 2
-    assert sum(p.rows for p in told) == sum(p.cells for p in told) == 600 * 20
-    assert sum(p.bytes for p in told) == sum(p.stat().st_size for p in (tmp_path / "out").rglob("tile-*"))
-    assert all(p.seconds >= 0 for p in told)
+    messages = [p for p in messages if getattr(p, "stage", "") == "write"]
+    assert [p.rows for p in messages if not p.tiles] == [*[1000] * 10, 240, 1000, 760], "a record for each chunk"
+    assert sum(p.tiles for p in messages) == 2
+    assert sum(p.rows for p in messages) == sum(p.cells for p in messages) == 600 * 20
+    assert sum(p.bytes for p in messages) == sum(p.stat().st_size for p in (tmp_path / "out").rglob("tile-*"))
+    assert all(p.seconds >= 0 for p in messages)
 
 
 def test_without_streaming_a_tile_is_one_chunk_and_that_is_deprecated(
@@ -196,8 +196,8 @@ def test_without_streaming_a_tile_is_one_chunk_and_that_is_deprecated(
     monkeypatch.setattr(tiles, "TELL_EVERY", 0)
     counts = []
     for streaming in ("true", "false"):
-        told: list[Any] = []
-        unsubscribe = subscribe(told.append)
+        messages: list[Any] = []
+        unsubscribe = subscribe(messages.append)
         flags = ("export.formats=csv", "export.chunk_size=1000", f"export.enable_streaming={streaming}")
         if streaming == "false":
             with pytest.warns(DeprecationWarning, match="set export.chunk_size"):
@@ -205,7 +205,7 @@ def test_without_streaming_a_tile_is_one_chunk_and_that_is_deprecated(
         else:
             run(file, f"run.output={tmp_path / streaming}", *flags)
         unsubscribe()
-        counts.append(len([p for p in told if getattr(p, "stage", "") == "write" and not p.tiles]))
+        counts.append(len([p for p in messages if getattr(p, "stage", "") == "write" and not p.tiles]))
     assert counts == [13, 2]
     csv = [
         [gzip.decompress(p.read_bytes()) for p in sorted((tmp_path / s / "csv").iterdir())] for s in ("true", "false")
@@ -255,13 +255,13 @@ def test_a_description_that_is_a_formula_makes_no_column_of_its_name(tmp_path: P
 def scanned(query: str) -> tuple[int, int]:
     """Row groups that DuckDB read, and those that there are, of a query's only table."""
     plan = json.loads(duckdb.sql(f"explain (analyze, format json) {query}").fetchall()[0][1])
-    found: list[tuple[int, int]] = []
+    result: list[tuple[int, int]] = []
 
     def walk(node: Any) -> None:
         if isinstance(node, dict):
             if node.get("type") == "TABLE_SCAN":
                 total = node["total_row_groups_to_scan"]
-                found.append((node.get("row_groups_scanned", total), total))  # it is left out where nothing is skipped
+                result.append((node.get("row_groups_scanned", total), total))  # it is left out where nothing is skipped
             for value in node.values():
                 walk(value)
         elif isinstance(node, list):
@@ -269,8 +269,8 @@ def scanned(query: str) -> tuple[int, int]:
                 walk(value)
 
     walk(plan)
-    assert len(found) == 1
-    return found[0]
+    assert len(result) == 1
+    return result[0]
 
 
 def test_duckdb_skips_the_row_groups_that_a_place_is_not_in(tmp_path: Path) -> None:
@@ -304,9 +304,9 @@ def test_classes_as_folders_are_read_as_a_column_by_all(file: Path, tmp_path: Pa
     assert summary.files == len(list((output / "parquet").rglob("*.parquet"))) + 2 == 12
     assert "cover" not in pq.ParquetFile(output / "parquet/cover=1/tile-r0-c0.parquet").schema_arrow.names
 
-    found = hive(output, cover=pa.uint8())
-    assert found.schema.field("cover").type == pa.uint8()
-    same_rows(found.to_pandas(), expected)
+    result = hive(output, cover=pa.uint8())
+    assert result.schema.field("cover").type == pa.uint8()
+    same_rows(result.to_pandas(), expected)
     same_rows(ds.dataset(output / "parquet", partitioning="hive").to_table().to_pandas(), expected)
     same_rows(duckdb.sql(f"from read_parquet('{output}/parquet/**/*.parquet')").df(), expected)
     typed = f"read_parquet('{output}/parquet/**/*.parquet', hive_types = {{'cover': utinyint}})"
@@ -326,9 +326,9 @@ def test_folders_of_negative_classes_keep_the_order_of_cells(make: Callable[...,
     plan = make(layout=Layout(partition_by="cover"))
     finish_whole(tmp_path / "out", plan)
     assert validate(tmp_path / "out").findings == ()
-    found = hive(tmp_path / "out", cover=pa.int16()).sort_by([("row", "ascending"), ("col", "ascending")])
+    result = hive(tmp_path / "out", cover=pa.int16()).sort_by([("row", "ascending"), ("col", "ascending")])
     table = table_of(plan).sort_by([("row", "ascending"), ("col", "ascending")])
-    assert found.select(table.column_names).cast(table.schema).equals(table)
+    assert result.select(table.column_names).cast(table.schema).equals(table)
     part = pq.ParquetFile(tmp_path / "out/parquet/cover=-1/tile-r0-c0.parquet").read()
     places = part["row"].to_numpy() * 600 + part["col"].to_numpy()
     assert (np.diff(places) > 0).all()
@@ -397,9 +397,9 @@ def test_points_open_in_geopandas_where_they_are(file: Path, tmp_path: Path) -> 
     assert frame.crs == UTM
     assert (frame.geometry.x == frame["x"]).all()
     assert (frame.geometry.y == frame["y"]).all()
-    said = json.loads(pq.read_schema(path).metadata[b"geo"])
-    assert said["version"] == "1.1.0"
-    assert said["columns"]["geometry"]["bbox"] == list(frame.total_bounds)
+    document = json.loads(pq.read_schema(path).metadata[b"geo"])
+    assert document["version"] == "1.1.0"
+    assert document["columns"]["geometry"]["bbox"] == list(frame.total_bounds)
     kind = duckdb.sql(f"select typeof(geometry) from '{path}' limit 1").fetchall()[0][0]
     assert kind.startswith("GEOMETRY")
     assert "UTM zone 32N" in kind
@@ -493,8 +493,8 @@ def test_a_damaged_part_is_found(output: Path, case: str) -> None:
 def test_a_cell_in_two_folders_is_found(output: Path) -> None:
     rows = pq.ParquetFile(output / "parquet/cover=2/tile-r0-c0.parquet").read().slice(0, 1)
     rewrite(output, ONE, lambda t: pa.concat_tables([rows.cast(t.schema), t]).sort_by([("row", "ascending")]))
-    found = errors(validate(output))["cells"]
-    assert any("cover=2/tile-r0-c0.parquet: 1 of" in m and "are a cell again" in m for m in found), found
+    findings = errors(validate(output))["cells"]
+    assert any("cover=2/tile-r0-c0.parquet: 1 of" in m and "are a cell again" in m for m in findings), findings
 
 
 def test_files_in_each_others_folders_are_found(output: Path) -> None:
@@ -507,14 +507,14 @@ def test_files_in_each_others_folders_are_found(output: Path) -> None:
     assert validate(output).exit_code == 0, "each says what the other did: only the sources could tell"
     shutil.move(output / "parquet/cover=3", output / "parquet/cover=33")
     edit_manifest(output, lambda rs: [f.update(path=f["path"].replace("=3/", "=33/")) for r in rs for f in r["files"]])
-    found = errors(validate(output))
-    assert any("in cover" in m and "33" in m for m in found["values"]), found
+    findings = errors(validate(output))
+    assert any("in cover" in m and "33" in m for m in findings["values"]), findings
     shutil.move(output / "parquet/cover=33", output / "parquet/colour=3")
     edit_manifest(
         output, lambda rs: [f.update(path=f["path"].replace("cover=33", "colour=3")) for r in rs for f in r["files"]]
     )
-    found = errors(validate(output))
-    assert any("is in the folder colour=3; planned is cover=..." in m for m in found["files"]), found
+    findings = errors(validate(output))
+    assert any("is in the folder colour=3; planned is cover=..." in m for m in findings["files"]), findings
 
 
 def test_a_damaged_one_csv_is_found(output: Path) -> None:
@@ -523,13 +523,13 @@ def test_a_damaged_one_csv_is_found(output: Path) -> None:
     path.write_bytes(data + b"more")
     assert "the tiles in manifest.jsonl end at" in errors(validate(output))["checksum"][0]
     path.write_bytes(data[:-9])
-    found = errors(validate(output))
-    assert any("from byte" in m for m in found["checksum"])
+    findings = errors(validate(output))
+    assert any("from byte" in m for m in findings["checksum"])
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    found = errors(validate(output))
-    assert len(found["checksum"]) == 1
-    assert "has the sha256" in found["checksum"][0]
+    findings = errors(validate(output))
+    assert len(findings["checksum"]) == 1
+    assert "has the sha256" in findings["checksum"][0]
     path.unlink()
     assert [m for m in errors(validate(output))["files"] if "is missing" in m] == [
         f"csv/table.csv.gz is missing ({receipt_bytes(output):,} bytes in manifest.jsonl)"

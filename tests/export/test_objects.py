@@ -116,15 +116,15 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> Puts:
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The tiles that are made from here on."""
-    made: list[int] = []
+    result: list[int] = []
     write = ledger.write_tile
 
     def counting(plan: Any, staging: str, chunk: int, tile: Any, *rest: Any) -> Any:
-        made.append(tile.key)
+        result.append(tile.key)
         return write(plan, staging, chunk, tile, *rest)
 
     monkeypatch.setattr(ledger, "write_tile", counting)
-    return made
+    return result
 
 
 # ---------------------------------------------------------------- what arrives
@@ -135,10 +135,10 @@ def test_the_objects_are_the_files_of_a_folder_and_success_is_the_last(
 ) -> None:
     summary = run(file)
     assert summary.output == object_store.uri(prefix)
-    sent, made = object_store.objects(prefix), contents(into_a_folder(file))
-    assert sent.keys() == made.keys()
-    for name in made.keys() - {"_SUCCESS", "settings.toml"}:  # these tell the run and its output
-        assert sent[name] == made[name], name
+    sent, result = object_store.objects(prefix), contents(into_a_folder(file))
+    assert sent.keys() == result.keys()
+    for name in result.keys() - {"_SUCCESS", "settings.toml"}:  # these tell the run and its output
+        assert sent[name] == result[name], name
     assert {name.partition("/")[0] for name in sent} == {
         "parquet",
         "csv",
@@ -183,9 +183,9 @@ def test_the_ray_engine_sends_the_same_table(
     object_store: ObjectStore, file: Path, prefix: str, ray_session: None
 ) -> None:
     run(file, local=False)
-    sent, made = object_store.objects(prefix), contents(into_a_folder(file))
-    tables = [name for name in made if name.startswith(("parquet/", "csv/"))]
-    assert {name: sent[name] for name in tables} == {name: made[name] for name in tables}
+    sent, result = object_store.objects(prefix), contents(into_a_folder(file))
+    tables = [name for name in result if name.startswith(("parquet/", "csv/"))]
+    assert {name: sent[name] for name in tables} == {name: result[name] for name in tables}
 
 
 # ---------------------------------------------------------------- what is refused
@@ -324,9 +324,9 @@ def test_after_an_upload_that_failed_resume_only_sends(
     summary = run(file, resume=True)
     assert tiles == []
     assert summary.rows == 600 * 700
-    made = contents(into_a_folder(file))
+    result = contents(into_a_folder(file))
     sent = object_store.objects(prefix)
-    assert {n: t for n, t in sent.items() if "/" in n} == {n: t for n, t in made.items() if "/" in n}
+    assert {n: t for n, t in sent.items() if "/" in n} == {n: t for n, t in result.items() if "/" in n}
     assert "_SUCCESS" in sent
     assert os.listdir(file.parent / "work") == []
 
@@ -477,8 +477,8 @@ def test_an_option_that_does_not_exist_is_an_error_of_the_settings(file: Path) -
 def test_a_mistake_about_output_and_staging_gets_one_error_with_its_cure(
     tmp_path: Path, output: str, staging: str | None, message: str, hint: str
 ) -> None:
-    told = f'[run]\noutput = "{output}"\n' + (f'staging = "{staging}"\n' if staging else "")
-    (tmp_path / "s.toml").write_text(told + '[[layers]]\nname = "a"\npath = "a.tif"\n')
+    text = f'[run]\noutput = "{output}"\n' + (f'staging = "{staging}"\n' if staging else "")
+    (tmp_path / "s.toml").write_text(text + '[[layers]]\nname = "a"\npath = "a.tif"\n')
     with pytest.raises(SettingsError) as caught:
         load.load(tmp_path / "s.toml")
     assert message in caught.value.message
@@ -568,9 +568,9 @@ def test_status_tells_what_is_in_the_store(
     object_store.put(prefix, "csv/tile-r1-c1.csv.gz", b"cut")
     out = call(capsys, "status", uri)[1]
     assert "parquet/tile-r0-c1.parquet, csv/tile-r1-c1.csv.gz (not there, or of another size)" in out
-    told = json.loads(call(capsys, "status", uri, "--json")[1])
-    assert told["missing"] == ["parquet/tile-r0-c1.parquet", "csv/tile-r1-c1.csv.gz"]
-    assert told["finished"]["name"] == "trial"
+    document = json.loads(call(capsys, "status", uri, "--json")[1])
+    assert document["missing"] == ["parquet/tile-r0-c1.parquet", "csv/tile-r1-c1.csv.gz"]
+    assert document["finished"]["name"] == "trial"
     object_store.delete(prefix, "manifest.jsonl")
     assert "missing      manifest.jsonl" in call(capsys, "status", uri)[1]
 
@@ -617,8 +617,8 @@ def test_the_plan_tells_where_the_table_is_made(
 ) -> None:
     out = call(capsys, "plan", file)[1]
     assert f"made in {file.parent / 'work'}, then sent to {object_store.uri(prefix)}" in out
-    told = json.loads(call(capsys, "plan", file, "--json")[1])
-    assert (told["output"], told["staging"]) == (object_store.uri(prefix), str(file.parent / "work"))
+    document = json.loads(call(capsys, "plan", file, "--json")[1])
+    assert (document["output"], document["staging"]) == (object_store.uri(prefix), str(file.parent / "work"))
     assert object_store.objects(prefix) == {}
 
 

@@ -193,19 +193,19 @@ def test_keys_count_tiles_row_by_row() -> None:
 def test_projected_bounds_hold_an_edge_that_bulges_beyond_the_corners() -> None:
     # a parallel is an arc in LAEA Europe: its middle, at 10 E, lies south of both of its ends
     south = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:3035", always_xy=True).transform([-10, 10, 30], [50, 50, 50])
-    found = projected_bounds(north_up(-10, 60, 1), 40, 10, "EPSG:4326", "EPSG:3035")
-    assert found is not None
-    assert found[1] == pytest.approx(south[1][1])
-    assert found[1] < min(south[1][0], south[1][2]) - 100_000
+    bounds = projected_bounds(north_up(-10, 60, 1), 40, 10, "EPSG:4326", "EPSG:3035")
+    assert bounds is not None
+    assert bounds[1] == pytest.approx(south[1][1])
+    assert bounds[1] < min(south[1][0], south[1][2]) - 100_000
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0.0, 0.0), (37_000.0, 11_000.0)])
 def test_projected_bounds_reach_a_pole_inside_the_raster(dx: float, dy: float) -> None:
     # 6000 x 6000 km around the south pole, also where the pole is at no corner of the sampled lattice
-    found = projected_bounds(north_up(-3e6 + dx, 3e6 + dy, 1000), 6000, 6000, "EPSG:3031", "EPSG:4326")
-    assert found is not None
-    assert found[1] == pytest.approx(-90, abs=0.01)
-    assert (found[0], found[2]) == (pytest.approx(-180, abs=0.01), pytest.approx(180, abs=0.01))
+    bounds = projected_bounds(north_up(-3e6 + dx, 3e6 + dy, 1000), 6000, 6000, "EPSG:3031", "EPSG:4326")
+    assert bounds is not None
+    assert bounds[1] == pytest.approx(-90, abs=0.01)
+    assert (bounds[0], bounds[2]) == (pytest.approx(-180, abs=0.01), pytest.approx(180, abs=0.01))
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(2e5, 8e5), st.floats(1e6, 8e6), st.sampled_from([10, 100, 1000]))
@@ -213,13 +213,13 @@ def test_projected_bounds_hold_every_point_of_a_utm_raster(
     u: float, v: float, x0: float, y0: float, extent: float
 ) -> None:
     size = extent * 1000 / 3000  # 3000 x 3000 pixels
-    found = projected_bounds(north_up(x0, y0, size), 3000, 3000, "EPSG:32632", "EPSG:3857")
+    bounds = projected_bounds(north_up(x0, y0, size), 3000, 3000, "EPSG:32632", "EPSG:3857")
     x, y = pyproj.Transformer.from_crs("EPSG:32632", "EPSG:3857", always_xy=True).transform(
         x0 + u * 3000 * size, y0 - v * 3000 * size
     )
-    assert found is not None
-    assert found[0] - size <= x <= found[2] + size
-    assert found[1] - size <= y <= found[3] + size
+    assert bounds is not None
+    assert bounds[0] - size <= x <= bounds[2] + size
+    assert bounds[1] - size <= y <= bounds[3] + size
 
 
 def test_projected_bounds_are_none_where_nothing_has_an_image() -> None:
@@ -245,9 +245,9 @@ def test_same_crs_whatever_its_spelling_and_never_by_likeness() -> None:
 @given(st.sampled_from([UTM12, "EPSG:4326", "EPSG:3035", "EPSG:3413"]), st.floats(-1e6, 1e6), st.floats(0.01, 50))
 def test_projjson_says_all_that_makes_the_grid(crs: str, x0: float, cell: float) -> None:
     grid = Grid(crs, x0, -x0, cell, 2 * cell if cell < 30 else cell, width=7, height=5)
-    said = grid.projjson()
-    t = said["transform"]
-    again = Grid(crs, t[0], t[3], t[1], -t[5], said["shape"][1], said["shape"][0])
+    document = grid.projjson()
+    t = document["transform"]
+    again = Grid(crs, t[0], t[3], t[1], -t[5], document["shape"][1], document["shape"][0])
     assert again == grid
     assert (t[2], t[4]) == (0, 0)
-    assert pyproj.CRS.from_json_dict(said["crs"]) == pyproj.CRS(crs)
+    assert pyproj.CRS.from_json_dict(document["crs"]) == pyproj.CRS(crs)

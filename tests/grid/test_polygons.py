@@ -87,9 +87,9 @@ MASKS = st.lists(st.lists(RING, min_size=1, max_size=3), min_size=1, max_size=3)
 @given(MASKS)
 @settings(max_examples=150, deadline=None)
 def test_every_cell_is_as_a_slow_test_has_it(polygons: list[list[np.ndarray]]) -> None:
-    found = cells(polygons_of("m", UTM, polygons, GRID), GRID)
+    inside = cells(polygons_of("m", UTM, polygons, GRID), GRID)
     xs, ys = GRID.xs(0, GRID.width), GRID.ys(0, GRID.height)
-    assert (found == [[slow(polygons, x, y) for x in xs] for y in ys]).all()
+    assert (inside == [[slow(polygons, x, y) for x in xs] for y in ys]).all()
 
 
 @given(MASKS, st.integers(1, 5))
@@ -168,20 +168,20 @@ def by_centres(grid: Grid, crs: str, rings: list[np.ndarray]) -> tuple[np.ndarra
     ],
 )
 def test_edges_are_followed_to_a_hundredth_of_a_cell(grid: Grid, crs: str, ring: np.ndarray, cell: float) -> None:
-    found = cells(mask_of(grid, [ring], crs=crs), grid)
+    inside = cells(mask_of(grid, [ring], crs=crs), grid)
     truth, near = by_centres(grid, crs, [ring])
     assert truth.any()
     assert not truth.all()
     clear = near > 2 * BEND * cell
     assert clear.mean() > 0.99
-    assert (found == truth)[clear].all()
+    assert (inside == truth)[clear].all()
 
 
 def test_longitudes_go_round() -> None:
     pacific = Grid(LON_LAT, 0, 80, 1, 1, 360, 160)  # 0..360
-    found = cells(mask_of(pacific, [box(-10, -20, 10, 20)]), pacific)
-    assert found[:, :10].sum() == found[:, 350:].sum() == 400
-    assert found.sum() == 800
+    inside = cells(mask_of(pacific, [box(-10, -20, 10, 20)]), pacific)
+    assert inside[:, :10].sum() == inside[:, 350:].sum() == 400
+    assert inside.sum() == 800
     world = Grid(LON_LAT, -180, 80, 1, 1, 360, 160)
     beyond = cells(mask_of(world, [box(170, 0, 190, 10)]), world)  # drawn across the antimeridian
     assert beyond[:, :10].sum() == beyond[:, 350:].sum() == 100
@@ -205,9 +205,9 @@ def test_a_polygon_round_a_pole_takes_it_in() -> None:
     for turn in (1, -1):
         ring = 2e6 * np.column_stack([np.cos(turn * t), np.sin(turn * t)])
         world = Grid(LON_LAT, -180, 90, 1, 1, 360, 180)
-        found = cells(mask_of(world, [ring], crs="EPSG:3031"), world)
+        inside = cells(mask_of(world, [ring], crs="EPSG:3031"), world)
         lat = pyproj.Transformer.from_crs("EPSG:3031", LON_LAT, always_xy=True).transform(2e6, 0)[1]
-        assert (found == (world.ys(0, 180) < lat)[:, None]).all()
+        assert (inside == (world.ys(0, 180) < lat)[:, None]).all()
 
 
 def test_a_torn_outline_is_refused_with_its_place() -> None:

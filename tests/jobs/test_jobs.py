@@ -101,8 +101,8 @@ def noted(dsn: str, state: str, name: str = "soils", **detail: Any) -> str:
 
 
 def row(dsn: str, run_id: str, columns: str) -> tuple[Any, ...]:
-    ((*found,),) = query(dsn, f"SELECT {columns} FROM pipeline_runs WHERE run_id = %s", run_id)
-    return tuple(found)
+    ((*result,),) = query(dsn, f"SELECT {columns} FROM pipeline_runs WHERE run_id = %s", run_id)
+    return tuple(result)
 
 
 def known(run_id: str) -> Run:
@@ -181,14 +181,16 @@ def test_ray_address_is_where_jobs_go_unless_another_is_told(monkeypatch: pytest
     assert jobs.cluster("127.0.0.1:2") == "127.0.0.1:2"
 
 
-@pytest.mark.parametrize("told", [None, "auto", "local"])
-def test_without_an_address_it_is_the_head_of_this_machine(told: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", [None, "auto", "local"])
+def test_without_an_address_it_is_the_head_of_this_machine(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(heads, "own", lambda: None)
     monkeypatch.setattr(heads, "start", lambda store: "127.0.0.1:3")
     monkeypatch.setenv("RAY_ADDRESS", "")
-    assert jobs.cluster(told, start=True) == "127.0.0.1:3"
+    assert jobs.cluster(address, start=True) == "127.0.0.1:3"
     with pytest.raises(MachineError, match="no Ray head of geopipe runs") as caught:
-        jobs.cluster(told)  # a new one would know nothing of the job that is meant
+        jobs.cluster(address)  # a new one would know nothing of the job that is meant
     assert "--address" in caught.value.hint
 
 
@@ -249,21 +251,23 @@ EVERY_KEY: dict[str, dict[str, Any]] = {
 
 
 def test_settings_come_from_the_database_as_they_were(monitor_dsn: str) -> None:
-    told = Settings(
+    settings = Settings(
         run={"name": "all", "output": "s3://bucket/x", "staging": "/tmp/x"},  # type: ignore[arg-type]
         layers=tuple({"name": name, "path": "a.tif", **keys} for name, keys in EVERY_KEY.items()),  # type: ignore[arg-type]
     )
     plain = LayerSettings(name="x", path=("a.tif",))
     never = [
-        key for key in LayerSettings.model_fields if all(getattr(y, key) == getattr(plain, key) for y in told.layers)
+        key
+        for key in LayerSettings.model_fields
+        if all(getattr(y, key) == getattr(plain, key) for y in settings.layers)
     ]
     assert not never, "each key is told by one layer at least"
-    run_id = noted(monitor_dsn, "pending", settings=told.model_dump(mode="json"))
-    found = jobs.settings_of(known(run_id))
-    assert found.to_toml() == told.to_toml(), "the file of the job, to the last digit"
-    assert found.layers[:-1] == told.layers[:-1]
-    assert [type(y.nodata) for y in found.layers] == [type(y.nodata) for y in told.layers]
-    assert found.model_copy(update={"layers": ()}) == told.model_copy(update={"layers": ()})
+    run_id = noted(monitor_dsn, "pending", settings=settings.model_dump(mode="json"))
+    result = jobs.settings_of(known(run_id))
+    assert result.to_toml() == settings.to_toml(), "the file of the job, to the last digit"
+    assert result.layers[:-1] == settings.layers[:-1]
+    assert [type(y.nodata) for y in result.layers] == [type(y.nodata) for y in settings.layers]
+    assert result.model_copy(update={"layers": ()}) == settings.model_copy(update={"layers": ()})
 
 
 @pytest.mark.parametrize("kept", [None, {}, {"layers": []}, {"layers": [{"name": "a", "path": ["a"], "old": 1}]}])
@@ -439,11 +443,11 @@ def test_an_attempt_that_finds_nothing_on_disk_still_writes_its_states(
     loaded = load.load(file, (f"run.output={tmp_path}/out", "grid.resolution=40"))
     before = noted(monitor_dsn, "failed")
     run_id = new_id(time.time(), secrets.randbits(60))
-    told = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
-    departed.note(run_id, "pending", told, 2)
+    identity = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
+    departed.note(run_id, "pending", identity, 2)
     pipeline.run(loaded, local=True, resume=True, run_id=run_id, attempt=2)
-    found = row(monitor_dsn, run_id, "state, attempt, exit_code, ray_job_id, parent_run_id::text")
-    assert found == ("completed", 2, 0, f"geopipe-{run_id}", before)
+    result = row(monitor_dsn, run_id, "state, attempt, exit_code, ray_job_id, parent_run_id::text")
+    assert result == ("completed", 2, 0, f"geopipe-{run_id}", before)
 
 
 # ---------------------------------------------------------------- mistakes on the command line
@@ -538,12 +542,12 @@ def test_the_token_that_geopipe_makes_is_for_its_user_alone(tmp_path: Path, monk
         heads.make_token()
     finally:
         os.umask(before)
-    made = tmp_path / ".ray" / "auth_token"
-    assert made.stat().st_mode & 0o777 == 0o600
-    text = made.read_text()
+    result = tmp_path / ".ray" / "auth_token"
+    assert result.stat().st_mode & 0o777 == 0o600
+    text = result.read_text()
     assert len(text) >= 32
     heads.make_token()
-    assert made.read_text() == text, "one that is there stays"
+    assert result.read_text() == text, "one that is there stays"
 
 
 def test_only_jobs_are_listed_and_only_they_have_printed_something(
@@ -601,11 +605,11 @@ def head(surroundings: Path) -> Iterator[str]:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
         try:
-            command, told = [sys.executable, "-c", script], os.environ | wrong
-            made = subprocess.run(command, env=told, capture_output=True, text=True, timeout=200, check=False)
-            if made.returncode:
-                pytest.skip(f"no Ray head can be started here: {made.stderr.strip()[-500:]}")
-            first, again = made.stdout.split()
+            command, environment = [sys.executable, "-c", script], os.environ | wrong
+            outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+            if outcome.returncode:
+                pytest.skip(f"no Ray head can be started here: {outcome.stderr.strip()[-500:]}")
+            first, again = outcome.stdout.split()
             assert first == again, "one head serves all jobs"
             yield first
         finally:
@@ -617,14 +621,14 @@ def _end(folder: str) -> None:
     """End all that was started with this folder of Ray's: the head, and what it has started."""
 
     def ours() -> list[psutil.Process]:
-        found = []
+        result = []
         for process in psutil.process_iter():
             try:
                 if process.pid != os.getpid() and process.environ().get("RAY_TMPDIR") == folder:
-                    found.append(process)
+                    result.append(process)
             except psutil.Error:
                 continue
-        return found
+        return result
 
     for _ in range(10):
         if not (left := ours()):
@@ -652,17 +656,17 @@ def at_work(dsn: str, run_id: str) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    found = (p for p in folder.rglob("*") if p.is_file() and p.name not in (commit.SUCCESS, commit.SETTINGS))
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+    result = (p for p in folder.rglob("*") if p.is_file() and p.name not in (commit.SUCCESS, commit.SETTINGS))
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in result}
 
 
 def started(file: Path, name: str, output: Path) -> str:
-    made = geopipe("start", file, "--name", name, "--daemon", "--json", "--set", f"run.output={output}")
-    assert made.returncode == 0, made.stderr
-    assert made.stderr == ""
-    told = json.loads(made.stdout)
-    assert told["job"] == f"geopipe-{told['run_id']}"
-    return str(told["run_id"])
+    outcome = geopipe("start", file, "--name", name, "--daemon", "--json", "--set", f"run.output={output}")
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stderr == ""
+    document = json.loads(outcome.stdout)
+    assert document["job"] == f"geopipe-{document['run_id']}"
+    return str(document["run_id"])
 
 
 def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
@@ -674,20 +678,20 @@ def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
     code, out, err = call(capsys, "jobs", "pause", "story", "--json", "--timeout", "120")
     assert (code, err) == (0, "")
     assert json.loads(out)["state"] == "paused"
-    found = row(monitor_dsn, first, "state, exit_code, request, ray_job_id")
-    assert found == ("paused", 75, "pause", f"geopipe-{first}"), "the driver's states keep what the start has noted"
+    result = row(monitor_dsn, first, "state, exit_code, request, ray_job_id")
+    assert result == ("paused", 75, "pause", f"geopipe-{first}"), "the driver's states keep what the start has noted"
     (left,) = commit.status(tmp_path / "out").unfinished
     assert 0 < left.done < left.tiles == 16
 
-    made = geopipe("resume", "story")
-    assert made.returncode == 0, made.stderr
+    outcome = geopipe("resume", "story")
+    assert outcome.returncode == 0, outcome.stderr
     again = known(
         str(query(monitor_dsn, "SELECT run_id::text FROM pipeline_runs WHERE parent_run_id = %s", first)[0][0])
     )
     assert (again.name, again.state, again.attempt, again.exit_code) == ("story", "completed", 2, 0)
     assert 0 < again.done["write"] < 16, "what was done is not done again"
     printed = geopipe("logs", "story")
-    assert (printed.returncode, printed.stdout) == (0, made.stdout)
+    assert (printed.returncode, printed.stdout) == (0, outcome.stdout)
     assert "story is done" in printed.stdout
     shown = json.loads(call(capsys, "jobs", "status", "story", "--json")[1])
     assert (shown["run_id"], shown["share"], shown["stale"]) == (again.run_id, 1.0, False)
@@ -711,15 +715,15 @@ def test_a_job_is_stopped_by_asking_and_by_force(
     (left,) = commit.status(tmp_path / "out").unfinished
     assert left.done > 0, "what was done waits for resume"
 
-    made = geopipe("resume", "ended", "--daemon", "--json")
-    assert made.returncode == 0, made.stderr
-    second = json.loads(made.stdout)["run_id"]
+    outcome = geopipe("resume", "ended", "--daemon", "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    second = json.loads(outcome.stdout)["run_id"]
     until(lambda: known(second).state == "running")
     (driver,) = [p for p in psutil.process_iter(["cmdline"]) if second in (p.info["cmdline"] or ())]
     driver.send_signal(signal.SIGSTOP)
-    made = geopipe("stop", "ended", "--timeout", "1")
-    assert made.returncode == 0, made.stderr
-    assert "cancelled" in made.stdout
+    outcome = geopipe("stop", "ended", "--timeout", "1")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "cancelled" in outcome.stdout
     assert row(monitor_dsn, second, "state, exit_code, request, attempt") == ("cancelled", 137, "cancel", 2)
     assert not driver.is_running()
 
@@ -739,9 +743,9 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
     assert known(run_id).state == "pending"
     shown = geopipe("status", "missing", "--json")
     assert shown.returncode == 0, shown.stderr
-    told = json.loads(shown.stdout)
-    assert (told["state"], told["exit_code"]) == ("failed", 127)
-    assert "ended before the run began" in told["error"]["message"]
+    document = json.loads(shown.stdout)
+    assert (document["state"], document["exit_code"]) == ("failed", 127)
+    assert "ended before the run began" in document["error"]["message"]
     assert "not-there: not found" in geopipe("logs", "missing").stdout
     assert geopipe("logs", "missing", "--follow").returncode == 127
 
@@ -755,9 +759,9 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
 def test_a_paused_job_says_how_a_job_goes_on(
     head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = geopipe("start", file, "--name", "paused-job", "--daemon", "--set", f"run.output={tmp_path}/out")
+    outcome = geopipe("start", file, "--name", "paused-job", "--daemon", "--set", f"run.output={tmp_path}/out")
     run_id = known_by_name(monitor_dsn, "paused-job")
-    assert made.stdout.splitlines()[1].count(run_id) == 2, "advice names the run that was started"
+    assert outcome.stdout.splitlines()[1].count(run_id) == 2, "advice names the run that was started"
     at_work(monitor_dsn, run_id)
     assert call(capsys, "jobs", "pause", run_id, "--timeout", "120")[0] == 0
     until(lambda: "paused" in geopipe("logs", run_id).stdout, 20)
@@ -785,9 +789,9 @@ def test_a_run_joins_the_head_of_this_machine_by_its_token(head: str, surroundin
     assert (surroundings / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
     command = [sys.executable, "-m", "geopipe", "run", file, "--overwrite", "--address", head]
     command += ["--set", f"run.output={surroundings}/joined", "--set", "grid.resolution=40"]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert made.returncode == 0, made.stderr
-    assert "gcs_client" not in made.stderr
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "gcs_client" not in outcome.stderr
 
 
 def test_shutdown_ends_our_head_and_nothing_else(

@@ -13,7 +13,7 @@ NAMES = ["B04 (665 nm)", "B05 (705 nm)", "Near-infrared", "nir", "B8", "B8A", ""
 
 
 @pytest.mark.parametrize(
-    ("wanted", "index"),
+    ("expected", "index"),
     [
         (2, 2),
         ("b04 (665 NM)", 1),
@@ -27,13 +27,13 @@ NAMES = ["B04 (665 nm)", "B05 (705 nm)", "Near-infrared", "nir", "B8", "B8A", ""
         ("red", 8),
     ],
 )
-def test_a_band_by_its_description_or_words_of_it(wanted: int | str, index: int) -> None:
+def test_a_band_by_its_description_or_words_of_it(expected: int | str, index: int) -> None:
     source = header(*(Band(n + 1, "uint8", description=name) for n, name in enumerate(NAMES)))
-    assert bands.named(Layer("a", ()), source, wanted).index == index
+    assert bands.named(Layer("a", ()), source, expected).index == index
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("expected", "message"),
     [
         ("nm", r"'nm' may be several bands of /data/a\.tif: 1 \(B04 \(665 nm\)\), 2 \(B05 \(705 nm\)\)"),
         ("B0", "has no band 'B0'; it has 1 "),  # the beginning of a word is none
@@ -42,10 +42,10 @@ def test_a_band_by_its_description_or_words_of_it(wanted: int | str, index: int)
         (9, "has no band 9"),
     ],
 )
-def test_a_doubtful_band_is_refused_with_the_candidates(wanted: int | str, message: str) -> None:
+def test_a_doubtful_band_is_refused_with_the_candidates(expected: int | str, message: str) -> None:
     source = header(*(Band(n + 1, "uint8", description=name) for n, name in enumerate(NAMES)))
     with pytest.raises(SourceError, match=f"layer a: .*{message}"):
-        bands.named(Layer("a", ()), source, wanted)
+        bands.named(Layer("a", ()), source, expected)
 
 
 def test_two_bands_of_one_description_are_not_told_apart_by_it() -> None:

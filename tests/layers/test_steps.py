@@ -16,9 +16,9 @@ from geopipe.layers.times import Place, dates, matches, places, span, word
 @pytest.mark.parametrize("start", ["1900-01-01", "1950-1-1 00:00:00", "1999-12-31T23:30:00Z", "1970-01-01 06:00"])
 def test_dates_are_those_of_pandas(unit: str, pandas: str, most: float, start: str, calendar: str) -> None:
     offsets = np.random.default_rng(4).integers(-most // 8, most, 50)
-    wanted = pd.Timestamp(start.replace("1950-1-1", "1950-01-01")) + pd.to_timedelta(offsets, unit=pandas)
-    found = dates([str(o) for o in offsets], f"{unit} since {start}", calendar)
-    assert [pd.Timestamp(text) for text in found] == [pd.Timestamp(w).tz_localize(None) for w in wanted]
+    expected = pd.Timestamp(start.replace("1950-1-1", "1950-01-01")) + pd.to_timedelta(offsets, unit=pandas)
+    result = dates([str(o) for o in offsets], f"{unit} since {start}", calendar)
+    assert [pd.Timestamp(text) for text in result] == [pd.Timestamp(w).tz_localize(None) for w in expected]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_dates_of_a_file_have_one_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted", "expected"),
+    ("text", "target", "expected"),
     [
         ("1999-03-15", "1999-03-15", True),
         ("1999-03-15", "1999-03", True),
@@ -90,8 +90,8 @@ def test_the_dates_of_a_file_have_one_form() -> None:
         ("2-HTGL", "1/3", False),
     ],
 )
-def test_matches(text: str, wanted: str, expected: bool) -> None:
-    assert matches(text, wanted) is expected
+def test_matches(text: str, target: str, expected: bool) -> None:
+    assert matches(text, target) is expected
 
 
 def test_places_of_netcdf_zarr_and_grib_bands() -> None:

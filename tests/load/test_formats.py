@@ -47,14 +47,14 @@ def table(folder: Path, path: Path | str, *more: str) -> dict[str, np.ndarray]:
     file.write_text(f"[grid]\n{grid}\n[[layers]]\n{keys}\n")
     summary = pipeline.run(load.load(file), local=True, overwrite=True)
     assert {d.way for p in summary.plan.layers for d in p.decisions} == {"copy"}
-    found = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
-    return {name: found[name].to_numpy().reshape(HEIGHT, WIDTH) for name in found.column_names[4:]}
+    result = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
+    return {name: result[name].to_numpy().reshape(HEIGHT, WIDTH) for name in result.column_names[4:]}
 
 
 def check(folder: Path, path: Path | str, array: np.ndarray, *more: str) -> None:
-    found = table(folder, path, *more)
-    assert len(found) == len(array)
-    for column, band in zip(found.values(), array, strict=True):
+    result = table(folder, path, *more)
+    assert len(result) == len(array)
+    for column, band in zip(result.values(), array, strict=True):
         assert column.dtype == band.dtype
         assert np.array_equal(column, band)
 
@@ -193,5 +193,5 @@ def test_grib2(tmp_path: Path) -> None:
         decoded, own = source.read(), source.crs.to_wkt()
     assert np.allclose(decoded, array, atol=1e-3)
     assert own
-    found = table(tmp_path, path, f'crs = "{UTM}"')
-    assert [np.array_equal(a, b) for a, b in zip(found.values(), decoded, strict=True)] == [True, True]
+    result = table(tmp_path, path, f'crs = "{UTM}"')
+    assert [np.array_equal(a, b) for a, b in zip(result.values(), decoded, strict=True)] == [True, True]

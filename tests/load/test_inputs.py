@@ -98,17 +98,19 @@ def layer(path: Path | str, *more: str, name: str = "a") -> str:
     return "\n".join([f'name = "{name}"', f"path = '{path}'", *more])
 
 
-def same(found: np.ndarray, wanted: np.ndarray) -> bool:
-    return np.array_equal(found, np.asarray(wanted, "float32").astype(float), equal_nan=True)
+def same(result: np.ndarray, expected: np.ndarray) -> bool:
+    return np.array_equal(result, np.asarray(expected, "float32").astype(float), equal_nan=True)
 
 
 # ---------------------------------------------------------------- variables of a file
 
 
 def test_a_variable_is_chosen_by_name(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
-    found = run(tmp_path, layer(netcdf, 'variable = "elev"'), layer(netcdf, 'variable = "pr"', "bands = [3]", name="b"))
-    assert same(found["a"], cube.elev.values)
-    assert same(found["b"], cube.pr.values[2])
+    result = run(
+        tmp_path, layer(netcdf, 'variable = "elev"'), layer(netcdf, 'variable = "pr"', "bands = [3]", name="b")
+    )
+    assert same(result["a"], cube.elev.values)
+    assert same(result["b"], cube.pr.values[2])
 
 
 @pytest.mark.parametrize("form", ["NETCDF:{}:elev", 'NETCDF:"{}":elev', "netcdf:{}:elev"])
@@ -166,13 +168,13 @@ def as_hdf5(source: Path | str, target: Path) -> None:
 def test_hdf5_is_placed_by_the_conventions_of_netcdf(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
     """GDAL's HDF5 driver finds pixels and no place; its netCDF driver reads the same file, with times."""
     as_hdf5(f'NETCDF:"{netcdf}":pr', tmp_path / "pr.h5")
-    found = run(tmp_path, layer("pr.h5", 'variable = "pr"', 'time = "1999-02"'))
-    assert same(found["a"], cube.pr.values[1])
+    result = run(tmp_path, layer("pr.h5", 'variable = "pr"', 'time = "1999-02"'))
+    assert same(result["a"], cube.pr.values[1])
     write_raster(tmp_path / "ab.tif", pixels(2, 5, 6), UTM, T)  # its bands become two variables
     as_hdf5(tmp_path / "ab.tif", tmp_path / "ab.h5")
     assert {"Band1", "Band2"} <= set(raster.inspect(str(tmp_path / "ab.h5")).variables)
-    found = run(tmp_path, layer("ab.h5", 'variable = "Band2"', f'crs = "{UTM}"'))
-    assert same(found["a"], pixels(2, 5, 6)[1])
+    result = run(tmp_path, layer("ab.h5", 'variable = "Band2"', f'crs = "{UTM}"'))
+    assert same(result["a"], pixels(2, 5, 6)[1])
 
 
 def write_zarr(folder: Path, arrays: dict[str, tuple[list[str], np.ndarray, dict[str, Any]]]) -> Path:
@@ -201,14 +203,14 @@ def zarr_arrays(calendar: str = "noleap") -> dict[str, tuple[list[str], np.ndarr
 
 def test_zarr(tmp_path: Path) -> None:
     write_zarr(tmp_path / "one.zarr", zarr_arrays())
-    found = run(tmp_path, layer("one.zarr"))
-    assert list(found) == ["a_20000228", "a_20000301"], "2000 has no 29th of February in this calendar"
-    assert same(found["a_20000301"], pixels(2, 5, 6)[1])
+    result = run(tmp_path, layer("one.zarr"))
+    assert list(result) == ["a_20000228", "a_20000301"], "2000 has no 29th of February in this calendar"
+    assert same(result["a_20000301"], pixels(2, 5, 6)[1])
     more = {"el": (["y", "x"], np.arange(30, dtype="<i2").reshape(5, 6), zarr_arrays()["pr"][2])}
     write_zarr(tmp_path / "store", zarr_arrays("standard") | more)
-    found = run(tmp_path, layer("store", 'variable = "pr"'), layer("ZARR:store:/el", name="b"))
-    assert list(found) == ["a_20000228", "a_20000229", "b"], "a store is known by what it holds, not by its name"
-    assert same(found["b"], np.arange(30).reshape(5, 6))
+    result = run(tmp_path, layer("store", 'variable = "pr"'), layer("ZARR:store:/el", name="b"))
+    assert list(result) == ["a_20000228", "a_20000229", "b"], "a store is known by what it holds, not by its name"
+    assert same(result["b"], np.arange(30).reshape(5, 6))
     with pytest.raises(SourceError, match="no variable 'tas'; it has el, "):
         run(tmp_path, layer("store", 'variable = "tas"'))
     before = plan_of(GRID, [Layer("a", (str(tmp_path / "one.zarr"),))]).hash
@@ -230,8 +232,8 @@ def test_what_a_zarr_array_says_of_values_that_are_none(tmp_path: Path) -> None:
     arrays = zarr_arrays()
     about = {**arrays["pr"][2], "missing_value": 7, "valid_min": 3}
     write_zarr(tmp_path / "a.zarr", {**arrays, "pr": (["y", "x"], np.arange(30, dtype="<i2").reshape(5, 6), about)})
-    found = run(tmp_path, layer("a.zarr"))["a"]
-    assert np.isnan(found).ravel().nonzero()[0].tolist() == [0, 1, 2, 7]
+    result = run(tmp_path, layer("a.zarr"))["a"]
+    assert np.isnan(result).ravel().nonzero()[0].tolist() == [0, 1, 2, 7]
 
 
 def test_a_folder_means_its_zarr_stores_too(tmp_path: Path) -> None:
@@ -245,13 +247,13 @@ def test_a_folder_means_its_zarr_stores_too(tmp_path: Path) -> None:
 
 
 def test_every_step_is_a_column(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
-    found = run(tmp_path, layer(netcdf, 'variable = "pr"'), layer(netcdf, 'variable = "tas"', name="t"))
-    assert list(found)[:4] == ["a_19990131", "a_19990228", "a_19990331", "a_19990430"]
-    assert list(found)[4:7] == ["t_1000_19990131", "t_850_19990131", "t_1000_19990228"]
-    for n, name in enumerate(list(found)[:4]):
-        assert same(found[name], cube.pr.values[n])
-    for n, name in enumerate(list(found)[4:]):
-        assert same(found[name], cube.tas.values[n // 2, n % 2])
+    result = run(tmp_path, layer(netcdf, 'variable = "pr"'), layer(netcdf, 'variable = "tas"', name="t"))
+    assert list(result)[:4] == ["a_19990131", "a_19990228", "a_19990331", "a_19990430"]
+    assert list(result)[4:7] == ["t_1000_19990131", "t_850_19990131", "t_1000_19990228"]
+    for n, name in enumerate(list(result)[:4]):
+        assert same(result[name], cube.pr.values[n])
+    for n, name in enumerate(list(result)[4:]):
+        assert same(result[name], cube.tas.values[n // 2, n % 2])
 
 
 @pytest.mark.parametrize(
@@ -267,10 +269,10 @@ def test_every_step_is_a_column(tmp_path: Path, netcdf: Path, cube: xr.Dataset) 
     ],
 )
 def test_times_are_chosen(tmp_path: Path, netcdf: Path, cube: xr.Dataset, time_: str, steps: list[int]) -> None:
-    found = run(tmp_path, layer(netcdf, 'variable = "pr"', f"time = {time_}"))
+    result = run(tmp_path, layer(netcdf, 'variable = "pr"', f"time = {time_}"))
     names = [f"a_{TIMES[n]:%Y%m%d}" for n in steps] if len(steps) > 1 else ["a"]
-    assert list(found) == names
-    assert all(same(found[name], cube.pr.values[n]) for name, n in zip(names, steps, strict=True))
+    assert list(result) == names
+    assert all(same(result[name], cube.pr.values[n]) for name, n in zip(names, steps, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -284,11 +286,11 @@ def test_times_are_chosen(tmp_path: Path, netcdf: Path, cube: xr.Dataset, time_:
     ],
 )  # fmt: skip
 def test_levels_are_chosen(tmp_path: Path, netcdf: Path, cube: xr.Dataset, level: str, names: list[str]) -> None:
-    found = run(tmp_path, layer(netcdf, 'variable = "tas"', f"level = {level}"))
-    assert list(found) == names
+    result = run(tmp_path, layer(netcdf, 'variable = "tas"', f"level = {level}"))
+    assert list(result) == names
     which = 1 if "900" not in level and names != ["a_1000", "a_850"] else 0
     step = 0 if len(names) == 4 else 1
-    assert same(found[names[0]], cube.tas.values[step, which])
+    assert same(result[names[0]], cube.tas.values[step, which])
 
 
 @pytest.mark.parametrize(
@@ -310,9 +312,9 @@ def test_a_step_that_is_not_there_is_named(tmp_path: Path, netcdf: Path, keys: s
 
 def test_a_layer_without_the_step_may_be_skipped(tmp_path: Path, netcdf: Path) -> None:
     keys = ('variable = "pr"', 'time = "2000"', 'on_error = "skip"')
-    found = run(tmp_path, layer(netcdf, *keys), layer(netcdf, 'variable = "elev"', name="b"))
-    assert np.isnan(found["a"]).all()
-    assert not np.isnan(found["b"]).any()
+    result = run(tmp_path, layer(netcdf, *keys), layer(netcdf, 'variable = "elev"', name="b"))
+    assert np.isnan(result["a"]).all()
+    assert not np.isnan(result["b"]).any()
 
 
 # ---------------------------------------------------------------- reductions
@@ -325,29 +327,29 @@ RULES = {"mean": np.nanmean, "min": np.nanmin, "max": np.nanmax, "sum": np.nansu
 def test_a_reduction_over_time(tmp_path: Path, netcdf: Path, cube: xr.Dataset, rule: str) -> None:
     rain = layer(netcdf, 'variable = "pr"', f'reduce = "{rule}"')
     warmth = layer(netcdf, 'variable = "tas"', f'reduce = "{rule}"', 'time = "1999-02/.."', name="t")
-    found = run(tmp_path, rain, warmth)
-    assert list(found) == ["a", "t_1000", "t_850"]
+    result = run(tmp_path, rain, warmth)
+    assert list(result) == ["a", "t_1000", "t_850"]
     for name, steps in {"a": cube.pr, "t_1000": cube.tas[1:, 0], "t_850": cube.tas[1:, 1]}.items():
         values = steps.values.astype(float)
-        wanted = np.where(np.isnan(values).all(0), np.nan, RULES[rule](values, axis=0))
-        assert np.isnan(wanted[0, 0]), "missing in every step"
-        assert same(found[name], wanted)
+        expected = np.where(np.isnan(values).all(0), np.nan, RULES[rule](values, axis=0))
+        assert np.isnan(expected[0, 0]), "missing in every step"
+        assert same(result[name], expected)
 
 
 def test_levels_are_reduced_where_time_stands_still(tmp_path: Path, netcdf: Path, cube: xr.Dataset) -> None:
-    found = run(tmp_path, layer(netcdf, 'variable = "tas"', 'time = "1999-03"', 'reduce = "max"'))
-    assert list(found) == ["a"]
-    assert same(found["a"], np.fmax(*cube.tas.values[2]))
+    result = run(tmp_path, layer(netcdf, 'variable = "tas"', 'time = "1999-03"', 'reduce = "max"'))
+    assert list(result) == ["a"]
+    assert same(result["a"], np.fmax(*cube.tas.values[2]))
 
 
 def test_bands_without_steps_are_reduced_all(tmp_path: Path) -> None:
     array = np.arange(90, dtype="uint8").reshape(3, 5, 6)
     write_raster(tmp_path / "a.tif", array, UTM, T, nodata=7)
-    found = run(
+    result = run(
         tmp_path, layer("a.tif", 'reduce = "sum"'), layer("a.tif", 'reduce = "min"', "bands = [2, 3]", name="b")
     )
-    assert same(found["a"], np.where(array == 7, 0, array).astype(int).sum(0))
-    assert same(found["b"], array[1])
+    assert same(result["a"], np.where(array == 7, 0, array).astype(int).sum(0))
+    assert same(result["b"], array[1])
 
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "average"])
@@ -361,10 +363,10 @@ def test_a_reduction_comes_before_resampling(tmp_path: Path, method: str) -> Non
     write_raster(tmp_path / "one.tif", mean, UTM, T)
     grid = Grid("EPSG:32611", 1_040_150, 4_016_700, 13, 17, width=30, height=20)
     reduced = Layer("a", (str(tmp_path / "many.tif"),), resampling=method, reduce="mean")
-    wanted = Layer("a", (str(tmp_path / "one.tif"),), resampling=method)
-    found, wanted = (raster_of(plan_of(grid, [y], how="grid"), "a") for y in (reduced, wanted))
-    assert np.isfinite(found).any()
-    assert np.array_equal(found, wanted.astype("float32"), equal_nan=True)
+    expected = Layer("a", (str(tmp_path / "one.tif"),), resampling=method)
+    values, expected = (raster_of(plan_of(grid, [y], how="grid"), "a") for y in (reduced, expected))
+    assert np.isfinite(values).any()
+    assert np.array_equal(values, expected.astype("float32"), equal_nan=True)
 
 
 @pytest.mark.parametrize("rule", [Overlap.MEAN, Overlap.MIN, Overlap.MAX, Overlap.SUM])
@@ -374,25 +376,25 @@ def test_steps_are_reduced_as_overlaps_are_settled(rule: Overlap, dtype: str) ->
     masks = (rng.random((4, 5)) < 0.6, None, rng.random((4, 5)) < 0.6)
     parts = [(rng.integers(0, 200, (4, 5)).astype(dtype), mask) for mask in masks]
     for some in (parts, [parts[0], parts[2]], parts[1:]):
-        found, wanted = reduce_columns(iter(some), rule), overlay(some, rule)
-        assert np.array_equal(found[1], wanted[1])
-        assert np.array_equal(found[0][found[1]], wanted[0][wanted[1]])
-        assert found[0].dtype == wanted[0].dtype
+        result, expected = reduce_columns(iter(some), rule), overlay(some, rule)
+        assert np.array_equal(result[1], expected[1])
+        assert np.array_equal(result[0][result[1]], expected[0][expected[1]])
+        assert result[0].dtype == expected[0].dtype
 
 
 def test_a_reduction_holds_a_few_steps_at_a_time() -> None:
-    made: list[weakref.ref[np.ndarray]] = []
+    result: list[weakref.ref[np.ndarray]] = []
     alive = []
 
     def steps() -> Iterator[tuple[np.ndarray, None]]:
         for n in range(20):
             array = np.full((3, 3), n, "float32")
-            made.append(weakref.ref(array))
-            alive.append(sum(r() is not None for r in made))
+            result.append(weakref.ref(array))
+            alive.append(sum(r() is not None for r in result))
             yield array, None
 
-    for rule, wanted in ((Overlap.MEAN, 9.5), (Overlap.MAX, 19)):
-        assert (reduce_columns(steps(), rule)[0] == wanted).all()
+    for rule, expected in ((Overlap.MEAN, 9.5), (Overlap.MAX, 19)):
+        assert (reduce_columns(steps(), rule)[0] == expected).all()
     assert max(alive) <= 3
 
 
@@ -400,8 +402,8 @@ def test_days_on_which_a_flag_is_set_are_counted(tmp_path: Path) -> None:
     """A sum of bits is more than a bit can hold; the checks of a run know."""
     array = np.random.default_rng(2).integers(0, 255, (9, 5, 6)).astype("uint8")
     write_raster(tmp_path / "a.tif", array, UTM, T)
-    found = run(tmp_path, layer("a.tif", "bits = [3, 3]", 'kind = "continuous"', 'reduce = "sum"'))
-    assert same(found["a"], (array >> 3 & 1).astype(int).sum(0))
+    result = run(tmp_path, layer("a.tif", "bits = [3, 3]", 'kind = "continuous"', 'reduce = "sum"'))
+    assert same(result["a"], (array >> 3 & 1).astype(int).sum(0))
 
 
 @pytest.mark.parametrize(
@@ -438,21 +440,21 @@ def test_files_of_other_steps_are_no_mosaic(tmp_path: Path, cube: xr.Dataset) ->
     both = 'name = "a"\npath = ["1.nc", "2.nc"]\n'
     with pytest.raises(SourceError, match=r"2\.nc has 2 bands \(pr 1999-03-31 to pr 1999-04-30\); .*1\.nc has 2 bands"):
         run(tmp_path, both)
-    found = run(tmp_path, both + 'reduce = "max"\noverlap = "max"')
-    assert same(found["a"], np.fmax.reduce(cube.pr.values))
-    found = run(tmp_path, 'name = "a"\npath = ["1.nc", "3.nc"]\nreduce = "sum"\noverlap = "last"')
+    result = run(tmp_path, both + 'reduce = "max"\noverlap = "max"')
+    assert same(result["a"], np.fmax.reduce(cube.pr.values))
+    result = run(tmp_path, 'name = "a"\npath = ["1.nc", "3.nc"]\nreduce = "sum"\noverlap = "last"')
     own = np.isnan(cube.pr.values[1:]).all(0)
-    assert same(found["a"][~own], np.nansum(cube.pr.values[1:].astype(float), 0)[~own])
-    found = run(tmp_path, 'name = "a"\npath = ["1.nc", "3.nc"]\ntime = "1999-02"')
-    assert same(found["a"], cube.pr.values[1])
+    assert same(result["a"][~own], np.nansum(cube.pr.values[1:].astype(float), 0)[~own])
+    result = run(tmp_path, 'name = "a"\npath = ["1.nc", "3.nc"]\ntime = "1999-02"')
+    assert same(result["a"], cube.pr.values[1])
 
 
 def test_the_schema_says_what_was_read(netcdf: Path) -> None:
-    asked = Layer("a", (str(netcdf),), variable="tas", level=("850",), reduce="mean")
+    source = Layer("a", (str(netcdf),), variable="tas", level=("850",), reduce="mean")
     headers = [raster.inspect(str(netcdf), "a", "tas")]
-    plan = make_plan("p", GRID, [(asked, headers)], Options(), GENEROUS, VERSIONS)
-    told = {k.decode(): v.decode() for k, v in plan.spec.schema.field("a").metadata.items()}
-    assert told.items() >= {
+    plan = make_plan("p", GRID, [(source, headers)], Options(), GENEROUS, VERSIONS)
+    metadata = {k.decode(): v.decode() for k, v in plan.spec.schema.field("a").metadata.items()}
+    assert metadata.items() >= {
         "variable": "tas", "level": "850", "time": "1999-01-31/1999-04-30", "steps": "mean of 4", "unit": "K",
     }.items()  # fmt: skip
     assert plan.describe()["layers"][0]["variables"][0]["steps"] == "mean of 4"
@@ -474,8 +476,8 @@ def test_masks_and_nodata_are_those_of_each_step(tmp_path: Path) -> None:
     mask = np.ones((5, 6), bool)
     mask[1] = False
     write_raster(tmp_path / "a.tif", array, UTM, T, mask=mask, scales=(2.0, 1.0), offsets=(0.0, 5.0))
-    found = run(tmp_path, layer("a.tif", 'reduce = "mean"'))["a"]
-    assert same(found, np.where(mask, (array[0] * 2.0 + array[1] + 5.0) / 2, np.nan))
+    result = run(tmp_path, layer("a.tif", 'reduce = "mean"'))["a"]
+    assert same(result, np.where(mask, (array[0] * 2.0 + array[1] + 5.0) / 2, np.nan))
 
 
 def test_thousands_of_steps_take_a_moment(tmp_path: Path) -> None:
@@ -489,9 +491,9 @@ def test_thousands_of_steps_take_a_moment(tmp_path: Path) -> None:
         tmp_path / "a.nc", engine="scipy"
     )
     start = time.monotonic()
-    _, found = real(tmp_path / "a.nc", crs="EPSG:4326", reduce="mean")
+    _, result = real(tmp_path / "a.nc", crs="EPSG:4326", reduce="mean")
     assert time.monotonic() - start < 20
-    assert same(found["a"], values.astype(float).mean(0))
+    assert same(result["a"], values.astype(float).mean(0))
 
 
 def test_effective_settings_choose_the_same(tmp_path: Path, netcdf: Path) -> None:
@@ -534,8 +536,8 @@ def test_bands_of_an_envi_file_by_wavelength(tmp_path: Path) -> None:
     write_raster(tmp_path / "a.img", array, UTM, T, driver="ENVI")
     with open(tmp_path / "a.hdr", "a") as file:
         file.write("wavelength units = Nanometers\nwavelength = {664.6, 842}\n")
-    found = run(tmp_path, layer("a.img", 'bands = ["842"]'))
-    assert same(found["a"], array[1])
+    result = run(tmp_path, layer("a.img", 'bands = ["842"]'))
+    assert same(result["a"], array[1])
 
 
 # ---------------------------------------------------------------- remote files
@@ -555,8 +557,8 @@ def test_remote_files(tmp_path: Path, www: tuple[Path, int], monkeypatch: pytest
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     host = f"127.0.0.1:{port}/" if "http" in scheme else ""
-    found = run(tmp_path, layer(f"{scheme}://{host}bucket/a.tif"))
-    assert same(found["a"], array[:5, :6])
+    result = run(tmp_path, layer(f"{scheme}://{host}bucket/a.tif"))
+    assert same(result["a"], array[:5, :6])
 
 
 @pytest.mark.parametrize("name", ["all.nc", "pr.h5"])
@@ -571,10 +573,10 @@ def test_a_variable_of_a_remote_file(tmp_path: Path, www: tuple[Path, int], netc
         rasterio.open(f'NETCDF:"/vsicurl/{address}":pr').close()
     except rasterio.errors.RasterioIOError:
         pytest.skip("netCDF reads remote files by userfaultfd, which this kernel does not allow")
-    wanted = dataset().pr.values[1]
-    assert same(run(tmp_path, layer(address, 'variable = "pr"', 'time = "1999-02"'))["a"], wanted)
+    expected = dataset().pr.values[1]
+    assert same(run(tmp_path, layer(address, 'variable = "pr"', 'time = "1999-02"'))["a"], expected)
     if name == "all.nc":
-        assert same(run(tmp_path, layer(f"NETCDF:{address}:pr", 'time = "1999-02"'))["a"], wanted)
+        assert same(run(tmp_path, layer(f"NETCDF:{address}:pr", 'time = "1999-02"'))["a"], expected)
 
 
 def test_an_unreachable_file_is_an_error_within_seconds(tmp_path: Path, www: tuple[Path, int]) -> None:
@@ -624,10 +626,10 @@ def test_inspect_shows_variables_and_steps(netcdf: Path) -> None:
     assert f'NETCDF:"{netcdf}":tas' in shown
     shown = CliRunner().invoke(cli, ["inspect", f"NETCDF:{netcdf}:tas"]).output
     assert "band 2: float32, nodata nan, unit K, variable tas, level 850, time 1999-01-31" in shown
-    told = json.loads(CliRunner().invoke(cli, ["inspect", "--json", str(netcdf)]).output)
-    assert told[0]["variables"] == ["elev", "pr", "tas"]
-    told = json.loads(CliRunner().invoke(cli, ["inspect", "--json", f"NETCDF:{netcdf}:pr"]).output)
-    assert [b["step"] for b in told[0]["bands"]] == [f"{t:%Y-%m-%d}" for t in TIMES]
+    document = json.loads(CliRunner().invoke(cli, ["inspect", "--json", str(netcdf)]).output)
+    assert document[0]["variables"] == ["elev", "pr", "tas"]
+    document = json.loads(CliRunner().invoke(cli, ["inspect", "--json", f"NETCDF:{netcdf}:pr"]).output)
+    assert [b["step"] for b in document[0]["bands"]] == [f"{t:%Y-%m-%d}" for t in TIMES]
 
 
 # ---------------------------------------------------------------- real files
@@ -635,11 +637,11 @@ def test_inspect_shows_variables_and_steps(netcdf: Path) -> None:
 
 def real(path: Path, variable: str | None = None, **keys: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """The plan of one layer of a real file on its own grid, and its columns."""
-    found = raster.inspect(str(path), "a", variable)
-    t = found.transform
-    grid = Grid(keys.get("crs") or found.crs, t.c, t.f, t.a, -t.e, found.width, found.height)
-    asked = Layer("a", (str(path),), variable=variable, **keys)
-    plan = make_plan("p", grid, [(asked, [found])], Options(how="grid"), GENEROUS, VERSIONS)
+    result = raster.inspect(str(path), "a", variable)
+    t = result.transform
+    grid = Grid(keys.get("crs") or result.crs, t.c, t.f, t.a, -t.e, result.width, result.height)
+    source = Layer("a", (str(path),), variable=variable, **keys)
+    plan = make_plan("p", grid, [(source, [result])], Options(how="grid"), GENEROUS, VERSIONS)
     return plan, {v.name: raster_of(plan, v.name) for v in plan.spec.variables}
 
 
@@ -647,11 +649,11 @@ def test_a_year_of_months(shared_data: Path) -> None:
     path = shared_data / "odd/bcsd_obs_1999.nc"
     with rasterio.open(f"NETCDF:{path}:tas") as source:
         months = source.read(masked=True)
-    _, found = real(path, "tas", crs="EPSG:4326", reduce="mean")
-    assert np.allclose(found["a"], months.astype(float).mean(0).filled(np.nan), rtol=1e-6, equal_nan=True)
-    _, found = real(path, "tas", crs="EPSG:4326", time=("1999-03/1999-04",))
-    assert list(found) == ["a_19990331", "a_19990430"]
-    assert np.array_equal(found["a_19990430"], months[3].filled(np.nan), equal_nan=True)
+    _, values = real(path, "tas", crs="EPSG:4326", reduce="mean")
+    assert np.allclose(values["a"], months.astype(float).mean(0).filled(np.nan), rtol=1e-6, equal_nan=True)
+    _, values = real(path, "tas", crs="EPSG:4326", time=("1999-03/1999-04",))
+    assert list(values) == ["a_19990331", "a_19990430"]
+    assert np.array_equal(values["a_19990430"], months[3].filled(np.nan), equal_nan=True)
 
 
 def test_a_variable_without_the_crs_of_its_neighbour(tmp_path: Path, shared_data: Path) -> None:
@@ -660,39 +662,39 @@ def test_a_variable_without_the_crs_of_its_neighbour(tmp_path: Path, shared_data
     with pytest.raises(SourceError, match=r"RGB\.nc.*has no CRS") as caught:
         run(tmp_path, layer(path, 'variable = "Band2"'))
     assert 'crs = "EPSG:..."' in caught.value.hint
-    _, found = real(path, "Band2", crs="EPSG:32618", kind=Kind.CATEGORICAL)
+    _, values = real(path, "Band2", crs="EPSG:32618", kind=Kind.CATEGORICAL)
     with rasterio.open(shared_data / "bahamas/RGB.byte.tif") as source:
-        assert np.array_equal(np.nan_to_num(found["a"]), source.read(2))
+        assert np.array_equal(np.nan_to_num(values["a"]), source.read(2))
 
 
 def test_a_forecast_in_grib(shared_data: Path) -> None:
     path = shared_data / "global/gfs.t06z.pgrb2.10p0.f010.grib2"
     with rasterio.open(path) as source:
         values = source.read()
-    _, found = real(path)
-    assert list(found) == [
+    _, result = real(path)
+    assert list(result) == [
         "a_refd_1_hybl", "a_refd_2_hybl", "a_refc_0_eatm", "a_vis_0_sfc",
         "a_ugrd_0_reserved_220", "a_vgrd_0_reserved_220",
     ]  # fmt: skip
-    plan, found = real(path, "ugrd")
-    assert np.array_equal(found["a"], values[4])
+    plan, result = real(path, "ugrd")
+    assert np.array_equal(result["a"], values[4])
     assert plan.spec.variables[0].unit == "m/s"
-    _, found = real(path, "REFD", level=("2-HYBL",))
-    assert np.array_equal(found["a"], values[1])
-    _, found = real(path, "REFD", reduce="max")
-    assert np.array_equal(found["a"], values[:2].max(0)), "over the levels: there is one time"
+    _, result = real(path, "REFD", level=("2-HYBL",))
+    assert np.array_equal(result["a"], values[1])
+    _, result = real(path, "REFD", reduce="max")
+    assert np.array_equal(result["a"], values[:2].max(0)), "over the levels: there is one time"
     with pytest.raises(SourceError, match="no variable 'TMP'; it has REFC, REFD, UGRD, VGRD, VIS"):
         real(path, "TMP")
 
 
 def test_hourly_steps_of_a_curvilinear_grid(shared_data: Path) -> None:
     """Its grid of 2-D coordinates cannot be placed; its hours are read all the same."""
-    found = raster.inspect(str(shared_data / "odd/test_stageiv_xyt.nc"))
-    assert [b.step for b in found.bands][::22] == ["2018-09-13T19:00", "2018-09-14T17:00"]
+    result = raster.inspect(str(shared_data / "odd/test_stageiv_xyt.nc"))
+    assert [b.step for b in result.bands][::22] == ["2018-09-13T19:00", "2018-09-14T17:00"]
 
 
 def test_a_packed_day(shared_data: Path) -> None:
-    _, found = real(shared_data / "zion/tmmx_20190121.nc", "air_temperature")
+    _, result = real(shared_data / "zion/tmmx_20190121.nc", "air_temperature")
     with rasterio.open(shared_data / "zion/tmmx_20190121.nc") as source:
         values = source.read(1, masked=True).astype(float) * 0.1 + 220
-    assert np.allclose(found["a"], values.filled(np.nan), atol=1e-4, equal_nan=True)
+    assert np.allclose(result["a"], values.filled(np.nan), atol=1e-4, equal_nan=True)

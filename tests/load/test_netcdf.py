@@ -34,7 +34,7 @@ def write(path: Path, values: Any, *dims: str, **attributes: Any) -> Path:
     return path
 
 
-def found(path: Path, **layer: Any) -> np.ndarray:
+def values_of(path: Path, **layer: Any) -> np.ndarray:
     """The values on the grid, NaN where they are missing."""
     return raster_of(plan_of(GRID, [Layer("a", (str(path),), crs="EPSG:4326", **layer)], how="grid"), "a")
 
@@ -65,7 +65,7 @@ def without(*gone: range | int) -> np.ndarray:
 )
 def test_what_is_no_value_is_missing(tmp_path: Path, attributes: dict[str, Any], expected: np.ndarray) -> None:
     path = write(tmp_path / "a.nc", NUMBERS, "lat", "lon", **attributes)
-    assert np.array_equal(found(path), expected, equal_nan=True)
+    assert np.array_equal(values_of(path), expected, equal_nan=True)
 
 
 def test_a_fill_value_is_nodata_once_whatever_its_digits(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_fill_value_is_nodata_once_whatever_its_digits(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["none", "", "1e999", "9" * 400, "nan"])
 def test_a_text_that_is_no_number_says_nothing(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "a.nc", NUMBERS, "lat", "lon", missing_value=text, valid_max=text)
-    assert np.array_equal(found(path), NUMBERS)
+    assert np.array_equal(values_of(path), NUMBERS)
 
 
 def test_inspect_shows_what_is_no_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,13 +90,13 @@ def test_inspect_shows_what_is_no_value(tmp_path: Path, capsys: pytest.CaptureFi
 def test_limits_count_before_numbers_are_unpacked(tmp_path: Path) -> None:
     packed = {"scale_factor": 0.5, "add_offset": 100.0, "valid_max": short(20), "missing_value": short(7)}
     path = write(tmp_path / "a.nc", NUMBERS, "lat", "lon", _FillValue=short(5), **packed)
-    assert np.array_equal(found(path), without(5, 7, range(21, 24)) / 2 + 100, equal_nan=True)
+    assert np.array_equal(values_of(path), without(5, 7, range(21, 24)) / 2 + 100, equal_nan=True)
 
 
 def test_the_nodata_of_a_layer_replaces_what_the_file_says_and_not_its_limits(tmp_path: Path) -> None:
     about = {"_FillValue": short(5), "missing_value": short(7), "valid_max": short(20)}
     path = write(tmp_path / "a.nc", NUMBERS, "lat", "lon", **about)
-    assert np.array_equal(found(path, nodata=9), without(9, range(21, 24)), equal_nan=True)
+    assert np.array_equal(values_of(path, nodata=9), without(9, range(21, 24)), equal_nan=True)
 
 
 def test_bytes_may_be_unsigned(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_bytes_may_be_unsigned(tmp_path: Path) -> None:
     about = {"missing_value": np.int8(-2), "valid_range": np.array([1, -1], "int8"), "_FillValue": np.int8(-56)}
     path = write(tmp_path / "a.nc", stored, "lat", "lon", _Unsigned="true", **about)
     assert raster.inspect(str(path)).bands[0].dtype == "uint8"
-    result = found(path)
+    result = values_of(path)
     assert np.array_equal(result[0], [255, np.nan, np.nan, 128, np.nan, 1], equal_nan=True)
     assert np.array_equal(result[1:], NUMBERS[1:])
 
@@ -127,10 +127,10 @@ def test_a_range_of_unsigned_bytes_may_have_any_type(
     tmp_path: Path, about: dict[str, Any], missing: tuple[int, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     numbers = np.array([[0, 1, 127, 128, 254, 255]] * 4)
-    given = {k: v for k, v in ({"_Unsigned": "true"} | about).items() if v is not None}
-    path = write(tmp_path / "a.nc", numbers.astype("uint8").view("int8"), "lat", "lon", **given)
+    attributes = {k: v for k, v in ({"_Unsigned": "true"} | about).items() if v is not None}
+    path = write(tmp_path / "a.nc", numbers.astype("uint8").view("int8"), "lat", "lon", **attributes)
     expected = [np.nan if n in missing else n for n in numbers[0]]
-    assert np.array_equal(found(path)[0], expected, equal_nan=True)
+    assert np.array_equal(values_of(path)[0], expected, equal_nan=True)
     assert not caplog.records
 
 
@@ -143,7 +143,7 @@ def test_axes_may_be_stored_in_any_order(tmp_path: Path, dims: tuple[str, ...]) 
     assert (header.width, header.height) == (6, 4)
     assert header.bounds == (10, 46, 16, 50)
     assert header.transposed == (dims[-1] == "lat")
-    assert np.array_equal(found(path, bands=(1,)), without(7), equal_nan=True)
+    assert np.array_equal(values_of(path, bands=(1,)), without(7), equal_nan=True)
 
 
 def test_a_transposed_file_is_a_ring_of_longitudes_like_any_other(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_damaged_tiles_fail_loudly(tmp_path: Path, shared_data: Path) -> None:
 
 def test_longitudes_of_20_to_380_without_a_crs(tmp_path: Path, shared_data: Path) -> None:
     """The relief at a few places: the Andes, the Mariana trench, Tibet, the Atlantic."""
-    found = values(
+    result = values(
         run(
             tmp_path,
             'crs = "EPSG:4326"\nresolution = 1\nbounds = [-180, -90, 180, 90]',
@@ -73,9 +73,9 @@ def test_longitudes_of_20_to_380_without_a_crs(tmp_path: Path, shared_data: Path
             'crs = "EPSG:4326"\nresampling = "nearest"',
         )
     )
-    assert not np.isnan(found).any()
+    assert not np.isnan(result).any()
     height = {"Bolivia": (-68, -18), "Pacific": (-150, 20), "Tibet": (88, 32), "Atlantic": (-45, 30), "Congo": (22, 0)}
-    at = {name: found[int(90 - lat), int(lon + 180)] for name, (lon, lat) in height.items()}
+    at = {name: result[int(90 - lat), int(lon + 180)] for name, (lon, lat) in height.items()}
     assert at["Bolivia"] > 3000
     assert at["Tibet"] > 4000
     assert at["Pacific"] < -4000
@@ -85,8 +85,8 @@ def test_longitudes_of_20_to_380_without_a_crs(tmp_path: Path, shared_data: Path
 
 def test_a_geostationary_disc_has_nulls_beyond_its_limb(tmp_path: Path, shared_data: Path) -> None:
     grid = 'crs = "EPSG:4326"\nresolution = 2\nbounds = [-180, -80, 180, 80]'
-    found = values(run(tmp_path, grid, shared_data / "odd/goes.tif", "bands = [1]"))
-    valid = ~np.isnan(found)
+    result = values(run(tmp_path, grid, shared_data / "odd/goes.tif", "bands = [1]"))
+    valid = ~np.isnan(result)
     middle = valid[:, (np.arange(180) * 2 - 179 > -120) & (np.arange(180) * 2 - 179 < -30)]
     assert middle[20:60].mean() > 0.95
     assert valid[:, np.abs(np.arange(180) * 2 - 179 - 105) < 60].mean() < 0.05  # the far side of the Earth
@@ -115,10 +115,10 @@ def test_a_south_up_file_is_read_from_the_right_end(tmp_path: Path, shared_data:
 def test_a_positive_nodata_of_3_4e38_leaves_no_trace(tmp_path: Path, shared_data: Path) -> None:
     path = shared_data / "polar/GA4886_VanderfordGlacier_2022_EGM2008_64m-epsg3031.cog"
     grid = 'crs = "EPSG:3031"\nresolution = 500\nbounds = "union"'
-    found = values(run(tmp_path, grid, path))
+    result = values(run(tmp_path, grid, path))
     with rasterio.open(path) as source:
         pixels = source.read(1, masked=True)
-    assert pixels.min() <= np.nanmin(found) <= np.nanmax(found) <= pixels.max()
+    assert pixels.min() <= np.nanmin(result) <= np.nanmax(result) <= pixels.max()
 
 
 def test_kilometres_are_a_unit_of_a_crs(tmp_path: Path, shared_data: Path) -> None:
@@ -128,9 +128,9 @@ def test_kilometres_are_a_unit_of_a_crs(tmp_path: Path, shared_data: Path) -> No
     with rasterio.open(path) as source:
         pixels = source.read(1, masked=True)
     assert summary.plan.layers[0].decisions[0].way == "copy"
-    found = values(summary)
-    assert np.array_equal(np.isnan(found), np.ma.getmaskarray(pixels))
-    assert np.array_equal(found[~np.isnan(found)], pixels.compressed().astype(float))
+    result = values(summary)
+    assert np.array_equal(np.isnan(result), np.ma.getmaskarray(pixels))
+    assert np.array_equal(result[~np.isnan(result)], pixels.compressed().astype(float))
 
 
 def test_scale_and_offset_of_a_sinusoidal_file(tmp_path: Path, shared_data: Path) -> None:

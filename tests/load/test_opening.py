@@ -74,7 +74,7 @@ class Trap:
     folder: Path
     canary: Canary
     port: int
-    asked: Queue[str]
+    requests: Queue[str]
 
     def url(self, name: str = "a.tif") -> str:
         """An address that was never asked for before: GDAL remembers what it has asked."""
@@ -82,12 +82,12 @@ class Trap:
 
     def hits(self) -> list[str]:
         """What was asked for since the last look; a request of our own is the last of it."""
-        last, found = f"/{uuid.uuid4().hex}", []
+        last, result = f"/{uuid.uuid4().hex}", []
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(f"http://127.0.0.1:{self.port}{last}", timeout=30)
-        while (path := self.asked.get(timeout=30)) != last:
-            found.append(path)
-        return found
+        while (path := self.requests.get(timeout=30)) != last:
+            result.append(path)
+        return result
 
     def tiff(self, name: str, **tags: dict[str, str]) -> Path:
         path = write_raster(self.folder / name, PIXELS, UTM, T)
@@ -111,19 +111,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int
         [sys.executable, str(script), str(folder), "told"], stdout=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
-        port, asked = int(running.stdout.readline()), Queue[str]()
-        Thread(target=lambda: [asked.put(line.strip()) for line in running.stdout or ()], daemon=True).start()
-        yield folder, port, asked
+        port, requests = int(running.stdout.readline()), Queue[str]()
+        Thread(target=lambda: [requests.put(line.strip()) for line in running.stdout or ()], daemon=True).start()
+        yield folder, port, requests
         running.kill()
 
 
 @pytest.fixture
 def trap(tmp_path: Path, server: tuple[Path, int, Queue[str]]) -> Iterator[Trap]:
     (tmp_path / "in").mkdir()
-    made = Trap(tmp_path / "in", Canary(tmp_path / "canary.tif"), server[1], server[2])
-    made.hits()
-    yield made
-    os.close(made.canary.fd)
+    result = Trap(tmp_path / "in", Canary(tmp_path / "canary.tif"), server[1], server[2])
+    result.hits()
+    yield result
+    os.close(result.canary.fd)
 
 
 FLAGS = '<Metadata><MDI key="INTERNAL_MASK_FLAGS_1">2</MDI></Metadata>'
@@ -404,8 +404,8 @@ def tried(trap: Trap, path: Path | str, role: str, **keys: str) -> list[str]:
         except GeopipeError as error:
             errors.append(str(error))
     if not errors:
-        found = ds.dataset(trap.folder / "output/parquet").to_table()
-        assert "CANARY" not in str(found["a"].to_pylist())
+        result = ds.dataset(trap.folder / "output/parquet").to_table()
+        assert "CANARY" not in str(result["a"].to_pylist())
     return errors
 
 
@@ -570,8 +570,8 @@ def test_plain_geojson_with_a_named_crs_is_a_mask(trap: Trap) -> None:
 def values(trap: Trap, path: Path | str, **keys: str) -> np.ndarray:
     """The column of a run of one layer on GRID."""
     assert tried(trap, path, "layer", **keys) == []
-    found = ds.dataset(trap.folder / "output/parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
-    return found["a"].to_numpy().reshape(20, 30)
+    result = ds.dataset(trap.folder / "output/parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
+    return result["a"].to_numpy().reshape(20, 30)
 
 
 def mosaic(sources: list[str], attributes: str = 'relativeToVRT="1"') -> str:
@@ -668,9 +668,9 @@ def test_plain_masks_and_overviews_beside_a_file_are_read_as_ever(trap: Trap) ->
     assert {"a.tif.msk", "a.tif.ovr"} <= {p.name for p in trap.folder.iterdir()}
     header = raster.inspect(str(path))
     assert (header.overviews, header.bands[0].unit) == ((2,), "m")
-    found = values(trap, path)
-    assert np.isnan(found[0, 0])
-    assert np.array_equal(found.ravel()[1:], PIXELS.ravel()[1:])
+    result = values(trap, path)
+    assert np.isnan(result[0, 0])
+    assert np.array_equal(result.ravel()[1:], PIXELS.ravel()[1:])
     vrt_of_it = trap.text("v.vrt", simple("a.tif", 'relativeToVRT="1"'))
     assert np.array_equal(values(trap, vrt_of_it), PIXELS)
 
@@ -679,9 +679,9 @@ def test_a_warped_vrt_reads_its_source(trap: Trap) -> None:
     with rasterio.open(trap.tiff("a.tif")) as source, WarpedVRT(source, crs="EPSG:4326") as warped:
         rasterio.shutil.copy(warped, trap.folder / "w.vrt", driver="VRT")
     with rasterio.open(trap.folder / "w.vrt") as plain:
-        wanted = plain.read(1)
+        expected = plain.read(1)
     with raster.environment(), raster.open_raster(str(trap.folder / "w.vrt"), "", None) as opened:
-        assert np.array_equal(opened.read(1), wanted)
+        assert np.array_equal(opened.read(1), expected)
 
 
 def test_a_service_on_the_web_is_asked_where_the_layer_says_so(trap: Trap) -> None:

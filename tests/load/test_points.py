@@ -49,18 +49,18 @@ def write(path: Path, **columns: Any) -> Path:
     return path
 
 
-def layer(path: Path | str, **given: Any) -> Layer:
-    return Layer(**{"name": "p", "paths": (str(path),), "crs": UTM} | given)
+def layer(path: Path | str, **overrides: Any) -> Layer:
+    return Layer(**{"name": "p", "paths": (str(path),), "crs": UTM} | overrides)
 
 
 def plan_for(layers: Sequence[Layer], grid: Grid = GRID, **options: Any) -> Plan:
-    found = [(y, tables.measured(y, tables.headers(y), grid)) for y in layers]
-    return make_plan("test", grid, found, Options(**options), GENEROUS, VERSIONS)
+    result = [(y, tables.measured(y, tables.headers(y), grid)) for y in layers]
+    return make_plan("test", grid, result, Options(**options), GENEROUS, VERSIONS)
 
 
-def cells_of(made: Plan, *columns: str) -> dict[tuple[int, int], Any]:
+def cells_of(plan: Plan, *columns: str) -> dict[tuple[int, int], Any]:
     """The values of each row of the table by cell."""
-    rows = table_of(made).to_pylist()
+    rows = table_of(plan).to_pylist()
     return {(r["row"], r["col"]): r[columns[0]] if len(columns) == 1 else tuple(r[c] for c in columns) for r in rows}
 
 
@@ -90,15 +90,15 @@ def few(tmp_path: Path) -> Path:
     ],
 )
 def test_statistics_by_hand(few: Path, aggregate: str, dtype: pa.DataType, first: Any, second: Any) -> None:
-    made = plan_for([layer(few, values=("value",), aggregate=aggregate)])
-    assert table_of(made).schema.field("p").type == dtype
-    assert cells_of(made, "p") == {(0, 0): first, (0, 1): second}
+    plan = plan_for([layer(few, values=("value",), aggregate=aggregate)])
+    assert table_of(plan).schema.field("p").type == dtype
+    assert cells_of(plan, "p") == {(0, 0): first, (0, 1): second}
 
 
 def test_a_weight_weighs_mean_and_sum_and_no_other(few: Path) -> None:
-    made = plan_for([layer(few, values=("value",), aggregate=("mean", "sum", "count"), weight="w")])
-    assert [v.name for v in made.spec.variables] == ["p_mean", "p_sum", "p_count"]
-    assert cells_of(made, "p_mean", "p_sum", "p_count") == {(0, 0): (4.5, 9.0, 3), (0, 1): (7.0, 14.0, 1)}
+    plan = plan_for([layer(few, values=("value",), aggregate=("mean", "sum", "count"), weight="w")])
+    assert [v.name for v in plan.spec.variables] == ["p_mean", "p_sum", "p_count"]
+    assert cells_of(plan, "p_mean", "p_sum", "p_count") == {(0, 0): (4.5, 9.0, 3), (0, 1): (7.0, 14.0, 1)}
     with pytest.raises(SettingsError, match=r"weight = 'w' counts in mean and sum only"):
         plan_for([layer(few, values=("value",), aggregate="max", weight="w")])
 
@@ -117,9 +117,9 @@ def test_points_are_counted_without_values(few: Path) -> None:
 
 
 def test_several_values_make_a_column_each(few: Path) -> None:
-    made = plan_for([layer(few, values=("value", "w"), aggregate="max", unit="m")])
-    assert cells_of(made, "p_value", "p_w") == {(0, 0): (9, 1.0), (0, 1): (7, 2.0)}
-    about = table_of(made).schema.field("p_w").metadata
+    plan = plan_for([layer(few, values=("value", "w"), aggregate="max", unit="m")])
+    assert cells_of(plan, "p_value", "p_w") == {(0, 0): (9, 1.0), (0, 1): (7, 2.0)}
+    about = table_of(plan).schema.field("p_w").metadata
     assert about == {b"layer": b"p", b"band": b"2", b"unit": b"m", b"description": b"w"}
 
 
@@ -143,9 +143,9 @@ def test_points_outside_are_counted_in_the_log(few: Path, caplog: pytest.LogCapt
 def test_rows_without_finite_coordinates_are_an_error_with_their_number(tmp_path: Path, cells: str | None) -> None:
     x = [0.0 if cells == "index" else CENTRE_X[0], None, float("nan"), float("inf"), -float("inf")]
     file = write(tmp_path / "a.parquet", x=x, y=[0.0 if cells == "index" else CENTRE_Y[0]] * 5, value=[1, 2, 3, 4, 5])
-    given = {"cells": cells, "x": "x", "y": "y"}
+    keys = {"cells": cells, "x": "x", "y": "y"}
     with pytest.raises(SourceError, match=r"4 of 5 rows of .*a.parquet have no finite x or y; the first is") as caught:
-        table_of(plan_for([layer(file, **given)]))
+        table_of(plan_for([layer(file, **keys)]))
     assert "row 1 (from 0)" in str(caught.value)
     assert caught.value.layer == "p"
 
@@ -163,8 +163,8 @@ def test_whole_numbers_keep_every_bit(tmp_path: Path) -> None:
     big = 2**63 - 1
     at = {"x": [500_001.0, 500_002, 500_011], "y": [3_999_999.0] * 3}
     file = write(tmp_path / "a.parquet", **at, value=[big, big - 1, big - 2])
-    made = plan_for([layer(file, aggregate=("min", "max", "first", "mode"))])
-    assert cells_of(made, "p_min", "p_max", "p_first", "p_mode")[0, 0] == (big - 1, big, big, big - 1)
+    plan = plan_for([layer(file, aggregate=("min", "max", "first", "mode"))])
+    assert cells_of(plan, "p_min", "p_max", "p_first", "p_mode")[0, 0] == (big - 1, big, big, big - 1)
     with pytest.raises(SourceError, match=r"layer p, column p, tile 0: a sum of whole numbers is 18,446,744"):
         table_of(plan_for([layer(file, aggregate="sum")]))
     file = write(tmp_path / "b.parquet", **at, value=[big, -5, big])
@@ -194,9 +194,9 @@ def test_types_that_are_no_numbers_are_refused_and_others_read(tmp_path: Path) -
         (pa.array([1], pa.uint64()).dictionary_encode(), pa.uint64()),
     ):
         file = write(tmp_path / "a.parquet", **at, value=value)
-        made = plan_for([layer(file, aggregate="max")])
-        assert table_of(made).schema.field("p").type == dtype
-        assert float(cells_of(made, "p")[0, 0]) == float(value.to_pylist()[0])
+        plan = plan_for([layer(file, aggregate="max")])
+        assert table_of(plan).schema.field("p").type == dtype
+        assert float(cells_of(plan, "p")[0, 0]) == float(value.to_pylist()[0])
 
 
 def test_columns_are_found_where_there_is_no_doubt(tmp_path: Path) -> None:
@@ -255,9 +255,9 @@ ALL = {(row, col): 10 * row + col for row in range(3) for col in range(4)}
 @pytest.mark.parametrize(("cells", "half"), [("centres", 0.5), ("corners", 0.0)])
 def test_cells_within_the_tolerance_are_the_grids(tmp_path: Path, cells: str, half: float) -> None:
     file = cell_table(tmp_path / "a.parquet", dx=-0.09, dy=0.09, half=half)
-    made = plan_for([layer(file, cells=cells, aggregate="first")])
-    assert cells_of(made, "p") == ALL
-    assert "off the grid's by at most 0.009 of a cell" in made.layers[0].table.why
+    plan = plan_for([layer(file, cells=cells, aggregate="first")])
+    assert cells_of(plan, "p") == ALL
+    assert "off the grid's by at most 0.009 of a cell" in plan.layers[0].table.why
 
 
 def test_cells_that_are_off_are_refused_with_the_numbers(tmp_path: Path) -> None:
@@ -274,9 +274,9 @@ def test_cells_that_are_off_are_refused_with_the_numbers(tmp_path: Path) -> None
 @pytest.mark.parametrize(("cells", "half"), [("centres", 0.5), ("corners", 0.0)])
 def test_cells_that_are_off_are_aggregated_on_request(tmp_path: Path, cells: str, half: float) -> None:
     file = cell_table(tmp_path / "a.parquet", size=5, half=half)
-    made = plan_for([layer(file, cells=cells, on_misaligned="aggregate", aggregate=("mean", "count"))])
+    plan = plan_for([layer(file, cells=cells, on_misaligned="aggregate", aggregate=("mean", "count"))])
     # cells of 5 m: four to a cell of the grid, two columns of it and one row and a half
-    assert cells_of(made, "p_mean", "p_count") == {
+    assert cells_of(plan, "p_mean", "p_count") == {
         (0, 0): (5.5, 4), (0, 1): (7.5, 4), (1, 0): (20.5, 2), (1, 1): (22.5, 2)
     }  # fmt: skip
 
@@ -305,8 +305,8 @@ def test_csv_types_come_from_all_rows(tmp_path: Path) -> None:
         ("x", "int64"), ("y", "int64"), ("value", "int64"), ("late", "float64"), ("name", "")
     ]  # fmt: skip
     assert header.rows == rows + 1
-    made = plan_for([layer(tmp_path / "a.csv", values=("value", "late"), aggregate="max")])
-    assert cells_of(made, "p_value", "p_late") == {(0, 0): (1, 1.0), (0, 1): (2, 2.5)}
+    plan = plan_for([layer(tmp_path / "a.csv", values=("value", "late"), aggregate="max")])
+    assert cells_of(plan, "p_value", "p_late") == {(0, 0): (1, 1.0), (0, 1): (2, 2.5)}
 
 
 def test_several_files_are_one_relation(tmp_path: Path) -> None:
@@ -315,9 +315,9 @@ def test_several_files_are_one_relation(tmp_path: Path) -> None:
         file.write(b"value,y,x\n3,3999999,500001\n,3999999,500001\n")
     write(tmp_path / "a.parquet", x=[500_002.0], y=[3_999_999.0], value=[1])
     (tmp_path / "_SUCCESS.csv").write_text("no table")
-    made = plan_for([layer(tmp_path, aggregate=("sum", "first", "count"))])
-    assert [v.dtype for v in made.spec.variables] == ["float64", "float64", "int64"]
-    assert cells_of(made, "p_sum", "p_first", "p_count") == {(0, 0): (6.5, 1.0, 3)}
+    plan = plan_for([layer(tmp_path, aggregate=("sum", "first", "count"))])
+    assert [v.dtype for v in plan.spec.variables] == ["float64", "float64", "int64"]
+    assert cells_of(plan, "p_sum", "p_first", "p_count") == {(0, 0): (6.5, 1.0, 3)}
     other = plan_for([layer(str(tmp_path / "?.csv*"), aggregate="count")])
     assert cells_of(other, "p") == {(0, 0): 3}  # rows, where no values are named
 
@@ -345,9 +345,9 @@ def test_mixed_paths_and_keys_of_the_other_sort_are_refused(few: Path, tmp_path:
 
 def test_a_coordinate_may_be_a_value_too_and_text_may_have_lines(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('x,y,name\n500001,3999999,"two\nlines"\n500001,3999999,b\n')
-    made = plan_for([layer(tmp_path / "a.csv", values=("x",), aggregate=("max", "count"))])
-    assert made.spec.variables[0].dtype == "int64"
-    assert cells_of(made, "p_max", "p_count") == {(0, 0): (500_001, 2)}
+    plan = plan_for([layer(tmp_path / "a.csv", values=("x",), aggregate=("max", "count"))])
+    assert plan.spec.variables[0].dtype == "int64"
+    assert cells_of(plan, "p_max", "p_count") == {(0, 0): (500_001, 2)}
 
 
 def test_types_that_no_type_holds_are_refused(tmp_path: Path) -> None:
@@ -359,10 +359,10 @@ def test_types_that_no_type_holds_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_changed_or_is_broken_is_named(few: Path, tmp_path: Path) -> None:
-    made = plan_for([layer(few, values=("value",))])
+    plan = plan_for([layer(few, values=("value",))])
     few.touch()
     with pytest.raises(SourceError, match=r"few.parquet was changed since the run was planned"):
-        table_of(made)
+        table_of(plan)
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 nothing")
     with pytest.raises(SourceError, match=r"layer p: .*broken.parquet cannot be read as a table"):
@@ -392,18 +392,18 @@ def test_an_empty_table_is_null_everywhere(tmp_path: Path) -> None:
 
 
 def test_a_table_forces_the_exchange_and_says_why(few: Path) -> None:
-    made = plan_for([layer(few, values=("value",))])
-    assert made.strategy == "groupby"
-    assert "the points of p are read for all tiles at once" in made.strategy_why
-    assert (made.reads(made.keys), len(made.partitions), made.rasters) == (1, 1, ())
+    plan = plan_for([layer(few, values=("value",))])
+    assert plan.strategy == "groupby"
+    assert "the points of p are read for all tiles at once" in plan.strategy_why
+    assert (plan.reads(plan.keys), len(plan.partitions), plan.rasters) == (1, 1, ())
     with pytest.raises(SettingsError, match=r'merge.strategy = "aligned" cannot be: the points of p'):
         plan_for([layer(few, values=("value",))], strategy="aligned")
 
 
 def test_the_estimate_counts_points_and_not_cells_for_the_exchange(few: Path) -> None:
-    made = plan_for([layer(few, values=("value",))], Grid(UTM, 500_000, 4_000_000, 10, 10, 100_000, 80_000))
-    assert made.estimate.exchange_bytes == 6 * (24 + 2)
-    assert made.estimate.tasks == made.estimate.tiles + 1
+    plan = plan_for([layer(few, values=("value",))], Grid(UTM, 500_000, 4_000_000, 10, 10, 100_000, 80_000))
+    assert plan.estimate.exchange_bytes == 6 * (24 + 2)
+    assert plan.estimate.tasks == plan.estimate.tiles + 1
 
 
 def test_the_hash_covers_files_columns_and_statistics(few: Path) -> None:
@@ -419,18 +419,18 @@ def test_row_groups_are_cut_into_parts_of_about_a_million_rows(tmp_path: Path, m
     monkeypatch.setattr(tables, "PART_ROWS", 5)
     table = pa.table({"x": np.full(12, 500_001.0), "y": np.full(12, 3_999_999.0), "value": np.arange(12)})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    made = plan_for([layer(tmp_path / "a.parquet", aggregate="first")])
-    assert [p.part for p in made.layers[0].table.partitions] == [
+    plan = plan_for([layer(tmp_path / "a.parquet", aggregate="first")])
+    assert [p.part for p in plan.layers[0].table.partitions] == [
         Part(0, 2, 4), Part(2, 4, 4), Part(4, 6, 4)
     ]  # fmt: skip
-    assert cells_of(made, "p") == {(0, 0): 0}
+    assert cells_of(plan, "p") == {(0, 0): 0}
 
 
 # ---------------------------------------------------------------- the same bytes, however it is read
 
 
-def tables_by_window(made: Plan) -> pa.Table:
-    return pa.concat_tables(run_local(made, lambda tile, table: table)).sort_by(
+def tables_by_window(plan: Plan) -> pa.Table:
+    return pa.concat_tables(run_local(plan, lambda tile, table: table)).sort_by(
         [("row", "ascending"), ("col", "ascending")]
     )
 
@@ -443,14 +443,16 @@ def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monke
     pq.write_table(table, tmp_path / "a.parquet")
     pq.write_table(table, tmp_path / "b.parquet", row_group_size=777)
     csv.write_csv(table, tmp_path / "c.csv")
-    made = []
+    results = []
     for name, window, rows in (("a.parquet", 512, 1 << 20), ("b.parquet", 1024, 2000), ("c.csv", 2048, 1 << 20)):
         monkeypatch.setattr(tables, "PART_ROWS", rows)
         monkeypatch.setattr(tables, "BATCH_ROWS", 1000)
-        given = layer(tmp_path / name, values=("value",), weight="w", aggregate=("mean", "sum", "min", "first", "mode"))
-        made.append(tables_by_window(plan_for([given], grid, window_size=window)))
-    for other in made[1:]:
-        assert other.replace_schema_metadata(None).equals(made[0].replace_schema_metadata(None))
+        points = layer(
+            tmp_path / name, values=("value",), weight="w", aggregate=("mean", "sum", "min", "first", "mode")
+        )
+        results.append(tables_by_window(plan_for([points], grid, window_size=window)))
+    for other in results[1:]:
+        assert other.replace_schema_metadata(None).equals(results[0].replace_schema_metadata(None))
     # an engine that asks for some tiles at a time gets the same points
     one = plan_for([layer(tmp_path / "a.parquet", values=("value",))], grid, window_size=512)
     (read, partition), *_ = one.partitions
@@ -477,11 +479,11 @@ def test_any_split_and_order_of_rows_gives_the_same_bytes(data: st.DataObject) -
 
 
 def test_sparse_rows_survive_the_exchange_to_the_bit(few: Path) -> None:
-    made = plan_for([layer(few, values=("value", "w"), aggregate=("first", "count"))])
-    (read, partition), *_ = made.partitions
+    plan = plan_for([layer(few, values=("value", "w"), aggregate=("first", "count"))])
+    (read, partition), *_ = plan.partitions
     for weights in (None, np.array([0.1, 0.2])):
         row = SparseRow(0, 2, np.array([0, 3]), np.array([7, 1 << 41]), np.array([0.5, np.inf]), weights)
-        back = unpack(made.spec, pack(row))[0]
+        back = unpack(plan.spec, pack(row))[0]
         assert isinstance(back, SparseRow)
         assert all(
             np.array_equal(getattr(back, n), getattr(row, n))
@@ -489,10 +491,10 @@ def test_sparse_rows_survive_the_exchange_to_the_bit(few: Path) -> None:
             if getattr(row, n) is not None
         )
         assert (back.weights is None) == (weights is None)
-    rows = list(tables.read(made, read, partition))
-    tile = made.spec.tile(0)
+    rows = list(tables.read(plan, read, partition))
+    tile = plan.spec.tile(0)
     packed = pa.concat_tables([pack(row) for row in rows])
-    assert merge_tile(made.spec, tile, unpack(made.spec, packed)).equals(merge_tile(made.spec, tile, rows[::-1]))
+    assert merge_tile(plan.spec, tile, unpack(plan.spec, packed)).equals(merge_tile(plan.spec, tile, rows[::-1]))
 
 
 # ---------------------------------------------------------------- Postgres
@@ -514,8 +516,10 @@ def server(postgres_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return postgres_server
 
 
-def wells(**given: Any) -> Layer:
-    return layer("postgresql:", **{"table": None if "query" in given else "s.wells", "values": ("value",)} | given)
+def wells(**overrides: Any) -> Layer:
+    return layer(
+        "postgresql:", **{"table": None if "query" in overrides else "s.wells", "values": ("value",)} | overrides
+    )
 
 
 def test_a_postgres_table_is_read_by_ranges_of_its_primary_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,9 +543,9 @@ def test_a_postgres_table_is_read_by_ranges_of_its_primary_key(server: Server, m
     x, y = 500_000 + (i * 7919 % 4500) / 100, 4_000_000 - (i * 104729 % 3500) / 100
     frame = pd.DataFrame({"row": (4_000_000 - y) // 10, "col": (x - 500_000) // 10, "value": 9007199254740993 + i})
     frame = frame[(frame.row < 3) & (frame.col < 4)].astype("int64")
-    wanted = frame.groupby(["row", "col"]).value.agg(["sum", "first"])
-    told = zip(wanted.index, wanted.to_numpy(), strict=True)
-    assert cells_of(whole, "p_sum", "p_first") == {cell: tuple(values) for cell, values in told}
+    expected = frame.groupby(["row", "col"]).value.agg(["sum", "first"])
+    pairs = zip(expected.index, expected.to_numpy(), strict=True)
+    assert cells_of(whole, "p_sum", "p_first") == {cell: tuple(values) for cell, values in pairs}
 
 
 def test_a_query_is_read_with_and_without_a_key(server: Server) -> None:
@@ -583,11 +587,11 @@ def test_what_is_wrong_with_a_postgres_layer_is_said(server: Server, monkeypatch
     for keys in ({"query": "select 1"}, {"table": None}):
         with pytest.raises(SettingsError, match=r"one path, and one of table and query"):
             tables.headers(layer("postgresql:", **{"table": "s.wells"} | keys))
-    made = plan_for([wells()])
+    plan = plan_for([wells()])
     server.execute("DELETE FROM s.wells WHERE id = 17")
     with pytest.raises(SourceError, match=r"has 500 rows where the plan counted 501: it was changed"):
-        table_of(made)
-    assert plan_for([wells()]).hash != made.hash
+        table_of(plan)
+    assert plan_for([wells()]).hash != plan.hash
     server.execute("DELETE FROM s.wells")
     assert table_of(plan_for([wells()], how="grid"))["p"].null_count == 12
     monkeypatch.setenv("GEOPIPE_POSTGRES_DSN", server.dsn.replace(PASSWORD, "wrong-secret"))
@@ -702,17 +706,17 @@ kind = "categorical"
 
     birds["weight"] = birds.weight.where(birds.length.notna())
     grouped = cells(birds.assign(product=birds.length * birds.weight), birds.x, birds.y)
-    wanted = pd.DataFrame({"birds": grouped["product"].sum(min_count=1) / grouped.weight.sum(min_count=1)}).dropna()
+    expected = pd.DataFrame({"birds": grouped["product"].sum(min_count=1) / grouped.weight.sum(min_count=1)}).dropna()
     deep = cells(wells_, wells_.x, wells_.y).depth.agg(["max", "sum", "count"]).add_prefix("deep_")
     tx, ty = pyproj.Transformer.from_crs("EPSG:4326", UTM, always_xy=True).transform(trees.lon, trees.lat)
     mode = cells(trees, tx, ty).kind.agg(lambda kinds: kinds.mode().iloc[0]).rename("trees")
     rows, cols = np.indices((height, width))
     index = pd.MultiIndex.from_arrays([rows.ravel(), cols.ravel()], names=["row", "col"])
-    wanted = pd.DataFrame({k: pd.Series(a.ravel(), index).where(lambda v: v != 0) for k, a in bands.items()}).join(
-        [wanted, deep, mode], how="left"
+    expected = pd.DataFrame({k: pd.Series(a.ravel(), index).where(lambda v: v != 0) for k, a in bands.items()}).join(
+        [expected, deep, mode], how="left"
     )
     names = ["height", "birds", "deep_max", "deep_sum", "deep_count", "cover", "trees"]
-    wanted = wanted[names].dropna(how="all")
+    expected = expected[names].dropna(how="all")
     table = pq.read_table(tmp_path / "out" / "parquet")
     assert table.column_names == ["row", "col", "x", "y", *names]
     assert [str(table.schema.field(n).type) for n in names] == [
@@ -724,9 +728,9 @@ kind = "categorical"
         "uint8",
         "int64",
     ]
-    found = table.to_pandas().set_index(["row", "col"]).sort_index()
+    result = table.to_pandas().set_index(["row", "col"]).sort_index()
     pd.testing.assert_frame_equal(
-        found[names].astype("float64"), wanted.astype("float64"), check_index_type=False, rtol=1e-13
+        result[names].astype("float64"), expected.astype("float64"), check_index_type=False, rtol=1e-13
     )
     code, out, _ = call(capsys, "validate", tmp_path / "out")
     assert code == 0, out

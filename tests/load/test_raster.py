@@ -83,8 +83,8 @@ def test_missing_pixels_stay_out_of_a_warp(tmp_path: Path, method: str) -> None:
     ],
 )
 def test_find_missing(values: np.ndarray, nodata: Any, missing: list[bool] | None) -> None:
-    found = find_missing(values, nodata)
-    assert (None if found is None else found.tolist()) == missing
+    result = find_missing(values, nodata)
+    assert (None if result is None else result.tolist()) == missing
 
 
 def test_an_internal_mask_hides_pixels_and_leaves_true_zeros(tmp_path: Path) -> None:

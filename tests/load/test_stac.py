@@ -54,8 +54,8 @@ ITEMS = [
 )
 def test_order_and_addresses(sort_by: str | None, order: str) -> None:
     address = {"mid": "/items/mid.tif", "old": "/items/x/old.tif", "new": "https://host/new.tif"}
-    found = stac.files([(i, Path("/items")) for i in ITEMS], "B04", sort_by, "s2", Access(("https://host/",)))
-    assert found == [address[name] for name in order.split()]
+    result = stac.files([(i, Path("/items")) for i in ITEMS], "B04", sort_by, "s2", Access(("https://host/",)))
+    assert result == [address[name] for name in order.split()]
 
 
 def test_items_that_are_alike_keep_their_order() -> None:
@@ -66,8 +66,8 @@ def test_items_that_are_alike_keep_their_order() -> None:
 
 def test_an_interval_counts_from_its_start() -> None:
     interval = item("i", {"B04": "i.tif"}, datetime=None, start_datetime="2020-01-01T00:00:00Z")
-    found = stac.files([(ITEMS[0], Path("/")), (interval, Path("/"))], "B04", "datetime", "s2")
-    assert found == ["/i.tif", "/mid.tif"]
+    result = stac.files([(ITEMS[0], Path("/")), (interval, Path("/"))], "B04", "datetime", "s2")
+    assert result == ["/i.tif", "/mid.tif"]
 
 
 def test_the_only_data_asset_need_not_be_named() -> None:

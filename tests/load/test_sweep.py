@@ -101,7 +101,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.ds, name)
 
-    monkeypatch.setattr(raster.Readers, "get", lambda *given: Counting(get(*given)))
+    monkeypatch.setattr(raster.Readers, "get", lambda *args: Counting(get(*args)))
     return rows
 
 

@@ -128,15 +128,15 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 @given(st.lists(st.tuples(numbers, numbers)))
 def test_points_are_wkb(places: list[tuple[float, float]]) -> None:
     x, y = (np.array([p[i] for p in places], float) for i in range(2))
-    found = derived.points(x, y)
-    found.validate(full=True)
-    assert found.to_pylist() == [struct.pack("<BIdd", 1, 1, *place) for place in places]
+    result = derived.points(x, y)
+    result.validate(full=True)
+    assert result.to_pylist() == [struct.pack("<BIdd", 1, 1, *place) for place in places]
 
 
 def test_metadata_of_points_is_that_of_geoparquet() -> None:
-    said = json.loads(derived.geo_text(GRID, (1.0, 2.0, 3.0, 4.0)))
-    column = said["columns"].pop("geometry")
-    assert said == {"version": "1.1.0", "primary_column": "geometry", "columns": {}}
+    document = json.loads(derived.geo_text(GRID, (1.0, 2.0, 3.0, 4.0)))
+    column = document["columns"].pop("geometry")
+    assert document == {"version": "1.1.0", "primary_column": "geometry", "columns": {}}
     assert column.pop("crs")["id"] == {"authority": "EPSG", "code": 32632}
     assert column == {"encoding": "WKB", "geometry_types": ["Point"], "bbox": [1, 2, 3, 4]}
     assert "bbox" not in json.loads(derived.geo_text(GRID, None))["columns"]["geometry"]

@@ -21,11 +21,11 @@ GRID = Grid("EPSG:32612", 100.0, 1000.0, 10.0, 20.0, width=3, height=2)
 TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
 
 
-def spec_of(*columns: tuple[str, str, str], how: str = "outer", grid: Grid = GRID, **given: Any) -> TableSpec:
+def spec_of(*columns: tuple[str, str, str], how: str = "outer", grid: Grid = GRID, **overrides: Any) -> TableSpec:
     """A spec with (name, type, layer) columns."""
     variables = tuple(Variable(name, dtype, layer, Band(1, dtype)) for name, dtype, layer in columns)
-    overlap = given.pop("overlap", Overlap.FIRST)
-    return TableSpec(grid, 512, variables, (overlap,) * len(variables), how, **given)
+    overlap = overrides.pop("overlap", Overlap.FIRST)
+    return TableSpec(grid, 512, variables, (overlap,) * len(variables), how, **overrides)
 
 
 def row(variable: int, values: Any, dtype: str, rank: int = 0, tile: int = 0) -> BlockRow:
@@ -185,12 +185,12 @@ def tiles(draw: st.DrawFn, dtype: str, ranks: int) -> tuple[Grid, list[list[Bloc
     values = st.integers(0, 50) if dtype != "float32" else st.floats(-50, 50, width=32)
     line = st.lists(st.none() | values, min_size=width, max_size=width)
     block = st.lists(line, min_size=height, max_size=height)
-    found = [
+    rows = [
         [row(v, b, dtype, rank=r) for r, b in enumerate(draw(st.lists(block, max_size=ranks)))]
         for v in range(draw(st.integers(1, 3)))
     ]
-    layers = draw(st.lists(st.sampled_from("pq"), min_size=len(found), max_size=len(found)).map(sorted))
-    return Grid("EPSG:32612", 100.0, 1000.0, 10.0, 20.0, width, height), found, layers
+    layers = draw(st.lists(st.sampled_from("pq"), min_size=len(rows), max_size=len(rows)).map(sorted))
+    return Grid("EPSG:32612", 100.0, 1000.0, 10.0, 20.0, width, height), rows, layers
 
 
 def slow_merge(spec: TableSpec, tile: Tile, rows: list[BlockRow]) -> pd.DataFrame:
@@ -222,10 +222,10 @@ def test_merge_equals_an_outer_join_in_pandas(data: st.DataObject, how: str, ove
     dtype = data.draw(st.sampled_from(["float32", "float64", "int32"]))
     if dtype == "int32" and overlap is Overlap.MEAN:
         dtype = "float64"  # what a mean of integers is, is asked of the plan
-    grid, found, layers = data.draw(tiles(dtype, ranks=3))
+    grid, rows, layers = data.draw(tiles(dtype, ranks=3))
     names = [(f"v{i}", dtype, layer) for i, layer in enumerate(layers)]
     spec = spec_of(*names, how=how, grid=grid, overlap=overlap)
-    rows = data.draw(st.permutations([r for parts in found for r in parts]))
+    rows = data.draw(st.permutations([r for parts in rows for r in parts]))
     table = merge_tile(spec, spec.tile(0), rows)
     expected = slow_merge(spec, spec.tile(0), rows)
     assert table["row"].to_pylist() == expected["row"].tolist()
@@ -233,19 +233,19 @@ def test_merge_equals_an_outer_join_in_pandas(data: st.DataObject, how: str, ove
     assert table["x"].to_pylist() == [100 + 10 * (c + 0.5) for c in expected["col"]]
     assert table["y"].to_pylist() == [1000 - 20 * (r + 0.5) for r in expected["row"]]
     for name, _, _ in names:
-        wanted = [None if pd.isna(v) else v for v in expected[name]]
+        target = [None if pd.isna(v) else v for v in expected[name]]
         got = table[name].to_pylist()
-        assert [v is None for v in got] == [v is None for v in wanted]
-        pairs = [(g, w) for g, w in zip(got, wanted, strict=True) if g is not None]
+        assert [v is None for v in got] == [v is None for v in target]
+        pairs = [(g, w) for g, w in zip(got, target, strict=True) if g is not None]
         assert [g for g, _ in pairs] == pytest.approx([w for _, w in pairs], rel=1e-6, abs=1e-5)
 
 
 @given(st.data(), st.sampled_from(TYPES))
 @settings(max_examples=40, deadline=None)
 def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: str) -> None:
-    grid, found, layers = data.draw(tiles(dtype, ranks=2))
+    grid, rows, layers = data.draw(tiles(dtype, ranks=2))
     spec = spec_of(*((f"v{i}", dtype, layer) for i, layer in enumerate(layers)), grid=grid)
-    rows = [r for parts in found for r in parts]
+    rows = [r for parts in rows for r in parts]
     packed = pa.concat_tables([pack(row) for row in (marker(0), *rows)])
     assert packed.schema.equals(EXCHANGE)
     whole = packed.combine_chunks()  # what a shuffle gives is neither one chunk nor one chunk a row

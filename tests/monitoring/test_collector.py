@@ -59,11 +59,11 @@ class Table:
     def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
         self.fail("before")
         self.writes.append(len(batch))
-        for told in batch:
-            key = told["source"], told["seq"]
+        for entry in batch:
+            key = entry["source"], entry["seq"]
             if key not in self.rows:
-                self.rows[key] = told
-                self.order.setdefault(told["source"], []).append(told["seq"])
+                self.rows[key] = entry
+                self.order.setdefault(entry["source"], []).append(entry["seq"])
         self.fail("after")
 
     def close(self) -> None: ...
@@ -79,7 +79,7 @@ class Heard:
 
     @property
     def numbers(self) -> list[tuple[str, int]]:
-        return [(told["source"], told["seq"]) for told in self.records]
+        return [(entry["source"], entry["seq"]) for entry in self.records]
 
     def record(self, record: Mapping[str, Any]) -> None:
         self.records.append(record)
@@ -93,12 +93,12 @@ class Heard:
 
 def test_what_is_only_counted_is_kept_when_it_comes_again(tmp_path: Path) -> None:
     heard, table = Heard(), Table()
-    made = Collector(tmp_path / "note.json", table, heard)
+    counter = Collector(tmp_path / "note.json", table, heard)
     batch = lines("a-1-1", *reads(4))
-    assert made.receive("a-1-1", batch[2:], keep=False) == 0
-    assert (made.stages()["read"].tiles, table.order, heard.waiting) == (2, {}, [2])
-    assert made.receive("a-1-1", batch[:2]) == 2, "late, and not counted any more"
-    assert made.receive("a-1-1", batch) == 4
+    assert counter.receive("a-1-1", batch[2:], keep=False) == 0
+    assert (counter.stages()["read"].tiles, table.order, heard.waiting) == (2, {}, [2])
+    assert counter.receive("a-1-1", batch[:2]) == 2, "late, and not counted any more"
+    assert counter.receive("a-1-1", batch) == 4
     assert table.order == {"a-1-1": [1, 2, 3, 4]}
 
 
@@ -109,7 +109,7 @@ def test_the_observer_of_a_successor_hears_the_state_of_the_run(tmp_path: Path) 
     first.receive("a-1-1", lines("a-1-1", *states))
     heard = Heard()
     Collector(tmp_path / "note.json", None, heard)
-    assert [told["state"] for told in heard.records] == ["running"] * len(heard.records)
+    assert [entry["state"] for entry in heard.records] == ["running"] * len(heard.records)
     assert 0 < len(heard.records) < 11
     second = Heard()
     first.receive("a-1-1", lines("a-1-1", State("running", {"totals": totals}), State("paused"), first=12))
@@ -120,30 +120,30 @@ def test_the_observer_of_a_successor_hears_the_state_of_the_run(tmp_path: Path) 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_batch_that_comes_three_times_counts_once(kept: bool, tmp_path: Path) -> None:
     heard, table = Heard(), Table()
-    made = Collector(tmp_path / "note.json", table if kept else None, heard)
+    counter = Collector(tmp_path / "note.json", table if kept else None, heard)
     batch = lines("a-1-1", *reads(4))
-    assert [made.receive("a-1-1", batch) for _ in range(3)] == [4, 4, 4]
-    assert made.receive("a-1-1", [*batch[2:], *lines("a-1-1", *reads(2), first=5)]) == 6
-    assert made.receive("a-1-1", batch[:2]) == 6  # a delivery that comes late
-    assert made.stages() == {"read": Progress("read", 6, 60, 3.0, 18, 42)}
+    assert [counter.receive("a-1-1", batch) for _ in range(3)] == [4, 4, 4]
+    assert counter.receive("a-1-1", [*batch[2:], *lines("a-1-1", *reads(2), first=5)]) == 6
+    assert counter.receive("a-1-1", batch[:2]) == 6  # a delivery that comes late
+    assert counter.stages() == {"read": Progress("read", 6, 60, 3.0, 18, 42)}
     assert heard.numbers == [("a-1-1", seq) for seq in range(1, 7)]
     assert set(heard.waiting) == ({0} if kept else set())
     assert sum(table.writes) == (6 if kept else 0)
 
 
 def test_a_record_twice_in_one_batch_counts_once(tmp_path: Path) -> None:
-    made = Collector(tmp_path / "note.json")
+    counter = Collector(tmp_path / "note.json")
     one, two = lines("a-1-1", *reads(2))
-    assert made.receive("a-1-1", [one, one, two, one, two]) == 2
-    assert made.stages()["read"].tiles == 2
+    assert counter.receive("a-1-1", [one, one, two, one, two]) == 2
+    assert counter.stages()["read"].tiles == 2
 
 
 def test_sources_are_counted_each_by_its_own_numbers(tmp_path: Path) -> None:
-    made = Collector(tmp_path / "note.json", Table())
-    assert made.receive("a-1-1", lines("a-1-1", *reads(3))) == 3
-    assert made.receive("b-1-1", lines("b-1-1", *reads(2))) == 2
-    assert made.receive("b-1-1", []) == 2
-    assert made.stages()["read"].tiles == 5
+    counter = Collector(tmp_path / "note.json", Table())
+    assert counter.receive("a-1-1", lines("a-1-1", *reads(3))) == 3
+    assert counter.receive("b-1-1", lines("b-1-1", *reads(2))) == 2
+    assert counter.receive("b-1-1", []) == 2
+    assert counter.stages()["read"].tiles == 5
 
 
 def test_stages_add_up_each_for_itself() -> None:
@@ -154,15 +154,15 @@ def test_stages_add_up_each_for_itself() -> None:
 def test_numbers_of_a_source_may_have_gaps(tmp_path: Path) -> None:
     """What a full disk has cost never comes."""
     table = Table()
-    made = Collector(tmp_path / "note.json", table)
-    assert made.receive("a-1-1", lines("a-1-1", *reads(1), first=5)) == 5
-    assert made.receive("a-1-1", lines("a-1-1", *reads(2), first=90)) == 91
+    counter = Collector(tmp_path / "note.json", table)
+    assert counter.receive("a-1-1", lines("a-1-1", *reads(1), first=5)) == 5
+    assert counter.receive("a-1-1", lines("a-1-1", *reads(2), first=90)) == 91
     assert table.order == {"a-1-1": [5, 90, 91]}
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_line_that_is_no_record_stops_no_other(kept: bool, tmp_path: Path) -> None:
-    made = Collector(tmp_path / "note.json", Table() if kept else None)
+    counter = Collector(tmp_path / "note.json", Table() if kept else None)
     good = lines("a-1-1", *reads(4))
     odd = [
         good[1].replace('"tiles": 1', '"tiles": "x"'),
@@ -170,8 +170,8 @@ def test_a_line_that_is_no_record_stops_no_other(kept: bool, tmp_path: Path) -> 
         "{",
         "",
     ]
-    assert made.receive("a-1-1", [odd[0], good[0], *odd, *good[2:], "\x00"]) == 4
-    assert made.stages()["read"].tiles == 3
+    assert counter.receive("a-1-1", [odd[0], good[0], *odd, *good[2:], "\x00"]) == 4
+    assert counter.stages()["read"].tiles == 3
 
 
 def test_a_listener_that_fails_does_not_stop_the_count(tmp_path: Path) -> None:
@@ -180,10 +180,10 @@ def test_a_listener_that_fails_does_not_stop_the_count(tmp_path: Path) -> None:
             raise KeyError("no such metric")
 
     table = Table()
-    made = Collector(tmp_path / "note.json", table, Fails())
+    counter = Collector(tmp_path / "note.json", table, Fails())
     for _ in range(2):
-        assert made.receive("a-1-1", lines("a-1-1", *reads(3))) == 3
-    assert made.stages()["read"].tiles == 3
+        assert counter.receive("a-1-1", lines("a-1-1", *reads(3))) == 3
+    assert counter.stages()["read"].tiles == 3
     assert len(table.rows) == 3
 
 
@@ -201,14 +201,14 @@ def test_who_observes_hears_how_many_wait_and_both_are_let_go_of(tmp_path: Path)
             self.closed += 1
 
     heard, table = Heard(), Closes(fail)
-    made = Collector(tmp_path / "note.json", table, heard)
-    made.receive("a-1-1", lines("a-1-1", *reads(3)))
-    made.receive("b-1-1", lines("b-1-1", *reads(2)))
+    counter = Collector(tmp_path / "note.json", table, heard)
+    counter.receive("a-1-1", lines("a-1-1", *reads(3)))
+    counter.receive("b-1-1", lines("b-1-1", *reads(2)))
     away = False
-    made.receive("a-1-1", lines("a-1-1", *reads(3)))
-    made.receive("b-1-1", lines("b-1-1", *reads(4)))
+    counter.receive("a-1-1", lines("a-1-1", *reads(3)))
+    counter.receive("b-1-1", lines("b-1-1", *reads(4)))
     assert heard.waiting == [3, 5, 2, 0]
-    made.close()
+    counter.close()
     assert (table.closed, heard.closed) == (1, 1)
 
 
@@ -223,12 +223,15 @@ def test_a_problem_that_was_told_is_not_told_again(
         if away:
             raise ConnectionError("refused")
 
-    made, batch = Collector(tmp_path / "note.json", Table(fail), problem="no database"), lines("a-1-1", *reads(1))
-    assert made.receive("a-1-1", batch) == 0
-    assert (caplog.messages, made.problem) == ([], "refused")
+    counter, batch = (
+        Collector(tmp_path / "note.json", Table(fail), problem="no database"),
+        lines("a-1-1", *reads(1)),
+    )
+    assert counter.receive("a-1-1", batch) == 0
+    assert (caplog.messages, counter.problem) == ([], "refused")
     away = False
-    assert made.receive("a-1-1", batch) == 1
-    assert (caplog.messages, made.problem) == ([], ""), "who was told of no problem is not told that it has ended"
+    assert counter.receive("a-1-1", batch) == 1
+    assert (caplog.messages, counter.problem) == ([], ""), "who was told of no problem is not told that it has ended"
 
 
 # ---- successors
@@ -285,15 +288,15 @@ def test_what_arrived_at_a_predecessor_does_not_wait(tmp_path: Path) -> None:
 )
 def test_a_note_that_nobody_can_read_is_none(note: str, tmp_path: Path) -> None:
     (tmp_path / "note.json").write_text(note, encoding="latin-1")
-    made = Collector(tmp_path / "note.json")
-    assert made.stages() == {}
-    assert made.receive("a-1-1", lines("a-1-1", *reads(2))) == 2
-    assert made.stages()["read"].tiles == 2
+    counter = Collector(tmp_path / "note.json")
+    assert counter.stages() == {}
+    assert counter.receive("a-1-1", lines("a-1-1", *reads(2))) == 2
+    assert counter.stages()["read"].tiles == 2
 
 
 def test_a_note_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    made = Collector(tmp_path / "not there" / "note.json", Table())
-    assert made.receive("a-1-1", lines("a-1-1", *reads(2))) == 2
+    counter = Collector(tmp_path / "not there" / "note.json", Table())
+    assert counter.receive("a-1-1", lines("a-1-1", *reads(2))) == 2
 
 
 # ---- a store that is away
@@ -302,30 +305,30 @@ def test_a_note_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 def test_a_store_that_is_away_is_asked_less_and_less_and_at_once_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, asked, away = 1000.0, [], True
+    now, attempts, away = 1000.0, [], True
 
     def fail(when: str) -> None:
         if when == "before":
-            asked.append(now)
+            attempts.append(now)
         if away:
             raise ConnectionError("refused")
 
     monkeypatch.setattr(collector, "RETRY", (1.0, 5.0))
     monkeypatch.setattr(collector.time, "monotonic", lambda: now)
-    made, batch = Collector(tmp_path / "note.json", Table(fail)), lines("a-1-1", *reads(2))
+    counter, batch = Collector(tmp_path / "note.json", Table(fail)), lines("a-1-1", *reads(2))
     for _ in range(40):
-        assert made.receive("a-1-1", batch) == 0
+        assert counter.receive("a-1-1", batch) == 0
         now += 0.5
-    assert asked == [1000.0, 1001.0, 1003.0, 1007.0, 1012.0, 1017.0]
+    assert attempts == [1000.0, 1001.0, 1003.0, 1007.0, 1012.0, 1017.0]
     away, now = False, 1022.0
-    assert made.receive("a-1-1", batch) == 2
+    assert counter.receive("a-1-1", batch) == 2
     away = True
-    asked.clear()
+    attempts.clear()
     later = lines("a-1-1", *reads(1), first=3)
-    assert made.receive("a-1-1", later) == 2
+    assert counter.receive("a-1-1", later) == 2
     now += 1.0
-    assert made.receive("a-1-1", later) == 2
-    assert asked == [1022.0, 1023.0]  # from the beginning again
+    assert counter.receive("a-1-1", later) == 2
+    assert attempts == [1022.0, 1023.0]  # from the beginning again
 
 
 @pytest.mark.parametrize("error", [ConnectionError("refused"), TimeoutError(), RuntimeError("  \n")])
@@ -340,35 +343,35 @@ def test_it_is_said_once_that_records_wait_and_once_that_they_arrive(
         if away:
             raise error
 
-    made, batch = Collector(tmp_path / "note.json", Table(fail)), lines("a-1-1", *reads(1))
+    counter, batch = Collector(tmp_path / "note.json", Table(fail)), lines("a-1-1", *reads(1))
     for turn in range(2):
         batch = lines("a-1-1", *reads(1), first=turn + 1)
         away = True
         for _ in range(3):
-            made.receive("a-1-1", batch)
-        assert made.problem == (str(error).strip() or type(error).__name__)
+            counter.receive("a-1-1", batch)
+        assert counter.problem == (str(error).strip() or type(error).__name__)
         away = False
         for _ in range(3):
-            made.receive("a-1-1", batch)
-        assert made.problem == ""
-    said = [(record.levelname, "records wait" in record.getMessage()) for record in caplog.records]
-    assert said == [("WARNING", True), ("INFO", False)] * 2, "what heals by itself is no warning"
+            counter.receive("a-1-1", batch)
+        assert counter.problem == ""
+    entries = [(record.levelname, "records wait" in record.getMessage()) for record in caplog.records]
+    assert entries == [("WARNING", True), ("INFO", False)] * 2, "what heals by itself is no warning"
 
 
 def test_a_record_that_the_store_refuses_stops_no_other(tmp_path: Path) -> None:
     class Strict(Table):
         def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
-            for told in batch:
-                if told["kind"] == "event":
-                    raise Refused(f"no event, please: {told['name']}")
+            for entry in batch:
+                if entry["kind"] == "event":
+                    raise Refused(f"no event, please: {entry['name']}")
             super().write(batch)
 
     table = Strict()
-    made = Collector(tmp_path / "note.json", table)
+    counter = Collector(tmp_path / "note.json", table)
     batch = lines("a-1-1", *reads(3), Event("x"), *reads(2), Event("y"))
-    assert made.receive("a-1-1", batch) == 7
+    assert counter.receive("a-1-1", batch) == 7
     assert table.order == {"a-1-1": [1, 2, 3, 5, 6]}
-    assert made.problem == ""
+    assert counter.problem == ""
 
 
 def test_a_store_that_goes_away_amid_a_refused_batch_loses_nothing(tmp_path: Path) -> None:
@@ -380,15 +383,15 @@ def test_a_store_that_goes_away_amid_a_refused_batch_loses_nothing(tmp_path: Pat
             calls += 1
             if calls == 3:
                 raise ConnectionError
-            if any(told["kind"] == "event" for told in batch):
+            if any(entry["kind"] == "event" for entry in batch):
                 raise Refused
             super().write(batch)
 
     table = Strict()
-    made = Collector(tmp_path / "note.json", table)
+    counter = Collector(tmp_path / "note.json", table)
     batch = lines("a-1-1", *reads(2), Event("x"), *reads(2))
-    assert made.receive("a-1-1", batch) == 0
-    assert made.receive("a-1-1", batch) == 5
+    assert counter.receive("a-1-1", batch) == 0
+    assert counter.receive("a-1-1", batch) == 5
     assert table.order == {"a-1-1": [1, 2, 4, 5]}
 
 
@@ -403,20 +406,20 @@ def test_what_postgres_calls_no_record_is_refused_and_what_it_calls_away_waits(
         monkeypatch.setitem(sys.modules, f"geopipe.{name}", module)
         monkeypatch.setattr(geopipe, name, module, raising=False)
     monkeypatch.setattr(recorder, "store", module, raising=False)
-    made = recorder._Postgres(None)
-    made._connection = object()
+    result = recorder._Postgres(None)
+    result._connection = object()
     with pytest.raises(Refused, match="kind"):
-        made.write([ValueError("kind")])  # type: ignore[list-item]
+        result.write([ValueError("kind")])  # type: ignore[list-item]
     for kind in (psycopg2.DataError, NumericValueOutOfRange, psycopg2.IntegrityError):
         with pytest.raises(Refused, match=r"out of range\Z"):
-            made.write([kind("out of range\n")])  # type: ignore[list-item]
-    assert made._connection is not None  # it has not broken
+            result.write([kind("out of range\n")])  # type: ignore[list-item]
+    assert result._connection is not None  # it has not broken
     with pytest.raises(psycopg2.OperationalError):
-        made.write([psycopg2.OperationalError("away")])  # type: ignore[list-item]
-    assert made._connection is None
-    made._connection = object()
+        result.write([psycopg2.OperationalError("away")])  # type: ignore[list-item]
+    assert result._connection is None
+    result._connection = object()
     with pytest.raises(ConnectionError):
-        made.write([ConnectionError("away")])  # type: ignore[list-item]
+        result.write([ConnectionError("away")])  # type: ignore[list-item]
 
 
 def test_a_number_that_postgres_cannot_hold_costs_its_record_only(
@@ -425,13 +428,13 @@ def test_a_number_that_postgres_cannot_hold_costs_its_record_only(
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", database)
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
     run = records.new_run_id()
-    told = [record(run, seq, kind) for seq, kind in enumerate(("state", *["log", "event"] * 4), 1)]
-    told += [record(run, seq, "progress") for seq in range(10, 13)]
-    told[3]["tile"] = told[10]["cells"] = 2**70
-    made = Collector(tmp_path / "note.json", recorder._Postgres(None))
-    assert made.receive("host-1-1", [json.dumps(one) for one in told]) == 12
-    made.close()
-    assert made.problem == ""
+    messages = [record(run, seq, kind) for seq, kind in enumerate(("state", *["log", "event"] * 4), 1)]
+    messages += [record(run, seq, "progress") for seq in range(10, 13)]
+    messages[3]["tile"] = messages[10]["cells"] = 2**70
+    counter = Collector(tmp_path / "note.json", recorder._Postgres(None))
+    assert counter.receive("host-1-1", [json.dumps(one) for one in messages]) == 12
+    counter.close()
+    assert counter.problem == ""
     assert [text.startswith("a record is lost") for text in caplog.messages] == [True, True]
     kept = query(database, "SELECT seq FROM pipeline_logs UNION SELECT seq FROM pipeline_events ORDER BY seq")
     assert [seq for (seq,) in kept] == [2, 3, 5, 6, 7, 8, 9]
@@ -453,23 +456,23 @@ def test_many_threads_at_once_count_and_keep_each_record_once(kept: bool, tmp_pa
 
     table = Table(fail)
     observer = Heard()
-    made = Collector(tmp_path / "note.json", table if kept else None, observer)
+    counter = Collector(tmp_path / "note.json", table if kept else None, observer)
 
     def send(source: str, size: int) -> None:
         every, arrived = lines(source, *reads(60)), 0
         while arrived < len(every):
-            arrived = made.receive(source, every[arrived : arrived + size])
+            arrived = counter.receive(source, every[arrived : arrived + size])
 
     threads = [threading.Thread(target=send, args=[f"h-{n % 4}-1", 3 + n]) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wanted, heard = {(f"h-{n}-1", seq) for n in range(4) for seq in range(1, 61)}, observer.numbers
-    assert made.stages()["read"].tiles == len(heard) == len(wanted) == len(set(heard))
+    expected, heard = {(f"h-{n}-1", seq) for n in range(4) for seq in range(1, 61)}, observer.numbers
+    assert counter.stages()["read"].tiles == len(heard) == len(expected) == len(set(heard))
     if kept:
         assert table.order == {f"h-{n}-1": list(range(1, 61)) for n in range(4)}
-    assert Collector(tmp_path / "note.json").stages()["read"].tiles == len(wanted)
+    assert Collector(tmp_path / "note.json").stages()["read"].tiles == len(expected)
 
 
 # ---- the whole way, with everything that can happen on it
@@ -501,11 +504,11 @@ class Way(RuleBasedStateMachine):
         self.late: list[tuple[str, list[str]]] = []
         self.dies()
         for n in range(2):
-            made = Spool(self.folder, f"elsewhere-{n}-1", 1 << 30, RUN)
-            self.spools.append(made)
-            self.shippers.append(Shipper(made, batch, 1.0))
+            own_spool = Spool(self.folder, f"elsewhere-{n}-1", 1 << 30, RUN)
+            self.spools.append(own_spool)
+            self.shippers.append(Shipper(own_spool, batch, 1.0))
             self.shippers[-1].deliver = self.deliver
-            self.appended[made.source] = 0
+            self.appended[own_spool.source] = 0
 
     def fail(self, when: str) -> None:
         if self.plan and self.plan[0] == f"store fails {when}":
@@ -531,10 +534,10 @@ class Way(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1), count=st.integers(1, 9))
     def say(self, which: int, count: int) -> None:
-        made = self.spools[which]
+        result = self.spools[which]
         for _ in range(count):
-            self.appended[made.source] += 1
-            made.append(Progress("read", 1, 1, 0.0) if count % 3 else Log("INFO", "geopipe", "x"))
+            self.appended[result.source] += 1
+            result.append(Progress("read", 1, 1, 0.0) if count % 3 else Log("INFO", "geopipe", "x"))
 
     @rule(
         which=st.integers(0, 1),
@@ -557,9 +560,9 @@ class Way(RuleBasedStateMachine):
     def another_sends_it_too(self, which: int, size: int) -> None:
         """As `left_behind` does with what the living have not sent."""
         source = self.spools[which].source
-        found: list[Line] = list(spool.lines_of(sorted(self.folder.glob(f"{source}.*.jsonl"))))
-        for at in range(0, len(found), size):
-            self.collector.receive(source, [x.text for x in found[at : at + size]])
+        result: list[Line] = list(spool.lines_of(sorted(self.folder.glob(f"{source}.*.jsonl"))))
+        for at in range(0, len(result), size):
+            self.collector.receive(source, [x.text for x in result[at : at + size]])
 
     @rule(which=st.integers(0, 1), times=st.integers(2, 3))
     def comes_again(self, which: int, times: int) -> None:
@@ -573,13 +576,13 @@ class Way(RuleBasedStateMachine):
 
     @invariant()
     def what_has_arrived_is_kept_in_order_and_nothing_else_is_forgotten(self) -> None:
-        for made in getattr(self, "spools", []):
-            order = self.table.order.get(made.source, [])
+        for result in getattr(self, "spools", []):
+            order = self.table.order.get(result.source, [])
             assert order == list(range(1, len(order) + 1))
-            assert made._arrived <= len(order)
-            left = {x.seq for x in spool.lines_of(sorted(self.folder.glob(f"{made.source}.*.jsonl")))}
-            assert left >= set(range(made._arrived + 1, self.appended[made.source] + 1))
-            assert made.waiting >= self.appended[made.source] - made._arrived
+            assert result._arrived <= len(order)
+            left = {x.seq for x in spool.lines_of(sorted(self.folder.glob(f"{result.source}.*.jsonl")))}
+            assert left >= set(range(result._arrived + 1, self.appended[result.source] + 1))
+            assert result.waiting >= self.appended[result.source] - result._arrived
 
     def teardown(self) -> None:
         if not hasattr(self, "spools"):
@@ -591,11 +594,11 @@ class Way(RuleBasedStateMachine):
                 assert ships.spool.waiting == 0
             while self.late:
                 self.arrives_late()
-            wanted = {(source, seq) for source, count in self.appended.items() for seq in range(1, count + 1)}
-            assert set(self.table.rows) == wanted
+            expected = {(source, seq) for source, count in self.appended.items() for seq in range(1, count + 1)}
+            assert set(self.table.rows) == expected
             assert all(order == sorted(order) for order in self.table.order.values())
-            assert sorted(self.heard.numbers) == sorted(wanted)
-            tiles = sum(1 for told in self.table.rows.values() if told["kind"] == "progress")
+            assert sorted(self.heard.numbers) == sorted(expected)
+            tiles = sum(1 for entry in self.table.rows.values() if entry["kind"] == "progress")
             stages = self.collector.stages()
             assert (stages["read"].tiles if stages else 0) == tiles
             assert list(self.folder.glob("*.jsonl")) == []
@@ -619,10 +622,10 @@ class Chance:
             if self.rng.random() < share:
                 raise self.rng.choice([OSError("x"), TimeoutError(), ValueError("v"), KeyError("k")])
 
-    def between(self, made: Collector) -> spool.Deliver:
+    def between(self, result: Collector) -> spool.Deliver:
         def deliver(source: str, batch: Sequence[str]) -> int:
             self.fails(0.1)
-            seq = made.receive(source, batch)
+            seq = result.receive(source, batch)
             self.fails(0.1)
             return seq
 
@@ -634,11 +637,11 @@ def test_threads_and_a_store_at_random_lose_nothing(seed: int, tmp_path: Path) -
     """The same with real threads: appending, shipping and closing at once."""
     chance = Chance(seed)
     table = Table(lambda when: chance.fails(0.15))
-    made = Collector(tmp_path / "counted.json", table)
+    counter = Collector(tmp_path / "counted.json", table)
     spools = [Spool(tmp_path, f"elsewhere-{n}-1", 1 << 20, RUN) for n in range(3)]
     shippers = [Shipper(one, 1 + 3 * n, 0.01) for n, one in enumerate(spools)]
     for ships in shippers:
-        ships.deliver = chance.between(made)
+        ships.deliver = chance.between(counter)
 
     def say(one: Spool) -> None:
         for _ in range(60):
@@ -651,6 +654,6 @@ def test_threads_and_a_store_at_random_lose_nothing(seed: int, tmp_path: Path) -
         thread.join()
     assert all([ships.close(30.0) for ships in shippers])  # noqa: C419 - all of them
     assert table.order == {one.source: list(range(1, 61)) for one in spools}
-    assert made.stages()["read"].tiles == 180
+    assert counter.stages()["read"].tiles == 180
     assert list(tmp_path.glob("*.jsonl")) == []
     assert json.loads((tmp_path / "counted.json").read_text())["counted"] == {one.source: 60 for one in spools}

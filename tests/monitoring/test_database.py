@@ -130,8 +130,8 @@ def test_why_there_is_no_connection_is_said_with_a_cure_and_no_password(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    address, said = ways[way]
-    with pytest.raises(MachineError, match=said) as caught:
+    address, message = ways[way]
+    with pytest.raises(MachineError, match=message) as caught:
         databases.connect(address)
     monkeypatch.setenv(databases.DSN, address)
     code, out, err = call(capsys, "db", "validate")
@@ -149,18 +149,18 @@ def test_a_newer_schema_is_not_upgraded(ways: dict[str, tuple[str, str]]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(None, "cannot be read: No such file"), ("", "holds no address"), (b"\xff", "cannot be read: it is no text")],
 )
 def test_a_file_that_says_nothing_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, message: str
 ) -> None:
     file = tmp_path / "dsn"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     code, _, err = call(capsys, "db", "current", "--dsn-file", file)
     assert code == 3
-    assert said in err
+    assert message in err
     assert str(file) in err
 
 
@@ -189,9 +189,9 @@ def test_a_statement_has_its_time_and_the_search_path_of_the_address_stays(datab
 
 def test_validate_writes_reads_back_and_leaves_nothing(database: str) -> None:
     before = tables(database)
-    found = databases.validate(database)
-    assert found.removed
-    assert set(found.checks) >= {"log", "metric", "event", "progress", "state", "notification"}
+    result = databases.validate(database)
+    assert result.removed
+    assert set(result.checks) >= {"log", "metric", "event", "progress", "state", "notification"}
     assert tables(database) == before
 
 
@@ -387,8 +387,8 @@ def test_the_role_of_a_run_can_write_read_and_be_watched(writer: str, database: 
     for view in ("pipeline_active_runs", "pipeline_error_summary", "pipeline_progress_tree"):
         query(writer, f"SELECT * FROM {view}")
     assert databases.current(writer).is_current
-    found = databases.validate(writer)
-    assert not found.removed
+    result = databases.validate(writer)
+    assert not result.removed
     assert query(database, "SELECT state FROM pipeline_runs WHERE name = 'validate'") == [("completed",)]
 
 
@@ -523,13 +523,13 @@ def test_a_grid_on_the_command_line_is_whole_and_sound(
     cells: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(databases.DSN, cells)
-    given = ["--origin-x", 100, "--origin-y", 200, "--pixel-width", 2, "--pixel-height"]
-    code, _, err = call(capsys, "db", "migrate-coordinates", *given[:-1])
+    arguments = ["--origin-x", 100, "--origin-y", 200, "--pixel-width", 2, "--pixel-height"]
+    code, _, err = call(capsys, "db", "migrate-coordinates", *arguments[:-1])
     assert (code, "go together" in err) == (2, True)
-    assert call(capsys, "db", "migrate-coordinates", *given, 0)[0] == 2
-    code, out, _ = call(capsys, "db", "migrate-coordinates", *given, 1, "--dry-run")
+    assert call(capsys, "db", "migrate-coordinates", *arguments, 0)[0] == 2
+    code, out, _ = call(capsys, "db", "migrate-coordinates", *arguments, 1, "--dry-run")
     assert (code, "resampled_lost: 40 of 40 rows would get coordinates" in out) == (0, True)
-    code, out, _ = call(capsys, "db", "migrate-coordinates", *given, 1, "--json")
-    made = {one["table"]: one for one in json.loads(out)}
-    assert made["resampled_lost"]["x_range"] == [101.0, 109.0]
-    assert made["resampled_rain"]["grid"]["source"] == "table resampled_datasets"
+    code, out, _ = call(capsys, "db", "migrate-coordinates", *arguments, 1, "--json")
+    document = {one["table"]: one for one in json.loads(out)}
+    assert document["resampled_lost"]["x_range"] == [101.0, 109.0]
+    assert document["resampled_rain"]["grid"]["source"] == "table resampled_datasets"

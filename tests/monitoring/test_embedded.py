@@ -34,18 +34,18 @@ START = "from geopipe.monitoring.database import embedded; print(embedded.start(
 @pytest.fixture
 def make_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Path]]:
     """Folders for GEOPIPE_HOME that the server's user may enter; whatever runs in them is stopped."""
-    made: list[Path] = []
+    result: list[Path] = []
 
     def make() -> Path:
-        made.append(Path(tempfile.mkdtemp(prefix="geopipe-home-")))
-        made[-1].chmod(0o755)
-        monkeypatch.setenv("GEOPIPE_HOME", str(made[-1]))
-        return made[-1]
+        result.append(Path(tempfile.mkdtemp(prefix="geopipe-home-")))
+        result[-1].chmod(0o755)
+        monkeypatch.setenv("GEOPIPE_HOME", str(result[-1]))
+        return result[-1]
 
     monkeypatch.delenv("GEOPIPE_MONITORING_DSN", raising=False)
     monkeypatch.delenv("GEOPIPE_MONITORING_DSN_FILE", raising=False)
     yield make
-    for folder in made:
+    for folder in result:
         with suppress(OSError, ValueError, IndexError):
             os.kill(server_process(folder), signal.SIGQUIT)
             for _ in range(100):
@@ -160,9 +160,9 @@ def test_no_second_server_starts_beside_what_a_killed_one_left_at_work(
 
 def test_starters_at_once_end_in_one_server(home: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    told = {one.communicate(timeout=120)[0] for one in running}
+    addresses = {one.communicate(timeout=120)[0] for one in running}
     assert [one.returncode for one in running] == [0] * 4
-    assert told == {embedded.url() + "\n"}
+    assert addresses == {embedded.url() + "\n"}
     assert query(embedded.url(), "SELECT 1") == [(1,)]
 
 
@@ -314,12 +314,12 @@ def test_start_makes_the_tables_and_only_url_tells_the_password(
     code, out, err = call(capsys, "db", "start", "--json")
     assert (code, err) == (0, "")
     password = (home / "postgres" / "password").read_text()
-    said: list[Any] = [out]
+    document: list[Any] = [out]
     for args in (("start",), ("current",), ("validate",), ("current", "--json"), ("upgrade",)):
         code, out, err = call(capsys, "db", *args)
         assert (code, err) == (0, ""), args
-        said.append(out)
-    assert not any(password in one for one in said)
+        document.append(out)
+    assert not any(password in one for one in document)
     code, out, _ = call(capsys, "db", "url")
     assert query(out.strip(), "SELECT count(*) FROM pipeline_runs") == [(0,)]
     with closing(databases.connect(out.strip())):

@@ -19,28 +19,28 @@ NOW = 1_790_000_000.0
 BUILD = {"version": "0.1.0", "ray": "2.60.0"}
 
 
-def exporter(now: float = NOW) -> Exporter:
+def new_exporter(now: float = NOW) -> Exporter:
     return Exporter(BUILD, clock=lambda: now)
 
 
-def samples(made: Exporter) -> dict[str, float]:
+def samples(exporter: Exporter) -> dict[str, float]:
     """Every sample as the text has it: name and labels, value."""
-    lines = (line for line in made.text().splitlines() if not line.startswith("#"))
+    lines = (line for line in exporter.text().splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
-def changes(*records: Any, made: Exporter | None = None) -> dict[str, float]:
+def changes(*records: Any, exporter: Exporter | None = None) -> dict[str, float]:
     """The samples that records change or add, without the buckets of the histogram."""
-    made = made or exporter()
-    before = samples(made)
+    exporter = exporter or new_exporter()
+    before = samples(exporter)
     for record in records:
-        made.record(record)
-    after = samples(made)
+        exporter.record(record)
+    after = samples(exporter)
     return {name: value for name, value in after.items() if before.get(name) != value and "_bucket" not in name}
 
 
-def progress(stage: str = "read", tiles: int = 1, seconds: float = 1.0, **given: Any) -> dict[str, Any]:
-    return {"kind": "progress", "stage": stage, "tiles": tiles, "seconds": seconds, "ts": NOW - 5} | given
+def progress(stage: str = "read", tiles: int = 1, seconds: float = 1.0, **overrides: Any) -> dict[str, Any]:
+    return {"kind": "progress", "stage": stage, "tiles": tiles, "seconds": seconds, "ts": NOW - 5} | overrides
 
 
 def metric(name: str = "rss_bytes", value: float = 5.0, node: str = "node-1", ts: float = NOW) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def test_progress_is_counted() -> None:
 
 
 def test_the_histogram_puts_each_window_where_it_belongs() -> None:
-    made = exporter()
+    exporter = new_exporter()
     for tiles, seconds in ((2, 0.02), (1, 0.011), (3, 9.0), (1, 600.0), (1, 601.0)):
-        made.record(progress("merge", tiles, seconds))
-    text = made.text()
+        exporter.record(progress("merge", tiles, seconds))
+    text = exporter.text()
     lines = [line for line in text.splitlines() if "duration_seconds_bucket{" in line and 'stage="merge"' in line]
     assert [line.split('le="')[1].replace('",stage="merge"} ', " ") for line in lines] == [
         "0.01 2.0",  # two of 10 ms
@@ -89,23 +89,23 @@ def test_the_histogram_puts_each_window_where_it_belongs() -> None:
         "600.0 7.0",
         "+Inf 8.0",
     ]
-    assert samples(made)['geopipe_window_duration_seconds_sum{stage="merge"}'] == pytest.approx(1210.031)
+    assert samples(exporter)['geopipe_window_duration_seconds_sum{stage="merge"}'] == pytest.approx(1210.031)
 
 
 def test_a_window_told_in_parts_is_one_window() -> None:
     parts = [progress("write", 0, 5.0, rows=10, source="a"), progress("write", 0, 1.0, rows=10, source="b")]
-    made = exporter()
-    assert 'geopipe_window_duration_seconds_count{stage="write"}' not in changes(*parts, made=made)
-    changed = changes(progress("write", 1, 2.0, source="a"), progress("write", 1, 1.0, source="b"), made=made)
+    exporter = new_exporter()
+    assert 'geopipe_window_duration_seconds_count{stage="write"}' not in changes(*parts, exporter=exporter)
+    changed = changes(progress("write", 1, 2.0, source="a"), progress("write", 1, 1.0, source="b"), exporter=exporter)
     assert changed['geopipe_window_duration_seconds_sum{stage="write"}'] == 9
-    found = samples(made)
-    assert found['geopipe_window_duration_seconds_bucket{le="3.0",stage="write"}'] == 1  # 2 s of b, and 7 s of a
-    assert found['geopipe_window_duration_seconds_bucket{le="10.0",stage="write"}'] == 2
+    result = samples(exporter)
+    assert result['geopipe_window_duration_seconds_bucket{le="3.0",stage="write"}'] == 1  # 2 s of b, and 7 s of a
+    assert result['geopipe_window_duration_seconds_bucket{le="10.0",stage="write"}'] == 2
 
 
 def test_logs_events_and_spools_are_counted() -> None:
-    made = exporter()
-    made.pending(12)
+    exporter = new_exporter()
+    exporter.pending(12)
     assert changes(
         {"kind": "log", "level": "INFO", "message": "a"},
         {"kind": "log", "level": "ERROR", "message": "b"},  # of the run, not of a window
@@ -116,7 +116,7 @@ def test_logs_events_and_spools_are_counted() -> None:
         {"kind": "event", "name": "records_dropped"},
         {"kind": "event", "name": "layer_skipped", "layer": "dem", "detail": {"tiles": 4}},
         {"kind": "event", "name": "wave_done", "detail": {}},
-        made=made,
+        exporter=exporter,
     ) == {
         'geopipe_records_total{level="info"}': 1,
         'geopipe_records_total{level="warning"}': 1,
@@ -126,31 +126,31 @@ def test_logs_events_and_spools_are_counted() -> None:
         'geopipe_windows_total{outcome="failed",stage="read"}': 1,
         'geopipe_windows_total{outcome="skipped",stage="read"}': 4,
     }
-    assert samples(made)["geopipe_spool_pending_records"] == 12
+    assert samples(exporter)["geopipe_spool_pending_records"] == 12
 
 
 def test_the_state_is_the_last_one_told() -> None:
-    made = exporter()
+    exporter = new_exporter()
 
     def present() -> list[str]:
-        return [name for name, value in samples(made).items() if name.startswith("geopipe_run_state") and value]
+        return [name for name, value in samples(exporter).items() if name.startswith("geopipe_run_state") and value]
 
     assert present() == []
-    made.record(state("running", NOW - 100, totals={"read": 6, "merge": 3, "write": 3, "sweep": 9}))
+    exporter.record(state("running", NOW - 100, totals={"read": 6, "merge": 3, "write": 3, "sweep": 9}))
     assert present() == ['geopipe_run_state{state="running"}']
-    assert samples(made)["geopipe_last_progress_timestamp_seconds"] == NOW - 100
-    assert samples(made)['geopipe_planned_windows{stage="read"}'] == 6
-    assert "sweep" not in made.text()
-    made.record(state("completed", NOW - 10))
-    made.record(state("paused", NOW - 50))  # it waited in a spool
+    assert samples(exporter)["geopipe_last_progress_timestamp_seconds"] == NOW - 100
+    assert samples(exporter)['geopipe_planned_windows{stage="read"}'] == 6
+    assert "sweep" not in exporter.text()
+    exporter.record(state("completed", NOW - 10))
+    exporter.record(state("paused", NOW - 50))  # it waited in a spool
     assert present() == ['geopipe_run_state{state="completed"}']
-    assert samples(made)["geopipe_last_success_timestamp_seconds"] == NOW - 10
-    made.record(state("exploded"))
+    assert samples(exporter)["geopipe_last_success_timestamp_seconds"] == NOW - 10
+    exporter.record(state("exploded"))
     assert present() == ['geopipe_run_state{state="other"}']
 
 
 def test_times_that_are_not_known_yet_are_not_there() -> None:
-    assert "timestamp_seconds " not in "".join(name + " " for name in samples(exporter()))
+    assert "timestamp_seconds " not in "".join(name + " " for name in samples(new_exporter()))
 
 
 def test_nodes() -> None:
@@ -160,8 +160,8 @@ def test_nodes() -> None:
         "memory_total_bytes": "geopipe_memory_limit_bytes",
     }
     names |= {name: f"geopipe_{name}" for name in ("rss_bytes", "object_store_bytes", "spill_bytes", "disk_free_bytes")}
-    for number, (name, made) in enumerate(names.items()):
-        assert changes(metric(name, number)) == {f'{made}{{node="node-1"}}': number}
+    for number, (name, exporter) in enumerate(names.items()):
+        assert changes(metric(name, number)) == {f'{exporter}{{node="node-1"}}': number}
     for odd in (metric("cells_per_second"), metric("x"), metric(value=float("nan")), metric(value=-1)):
         assert changes(odd) == {}
     for node in ("", "a b", 'x"} 1', "\ud800", "é", "-", "n" * 300, None, 3, ["a"]):
@@ -170,31 +170,31 @@ def test_nodes() -> None:
 
 def test_a_node_shows_what_it_said_last_and_not_for_ever() -> None:
     now = NOW
-    made = Exporter(BUILD, clock=lambda: now)
-    made.record(metric(value=1, ts=NOW - 60))
-    made.record(metric(value=2, ts=NOW - 90))  # it waited in a spool
-    assert samples(made)['geopipe_rss_bytes{node="node-1"}'] == 1
-    assert changes(metric(node="node-2", ts=NOW - 601), made=made) == {}
+    exporter = Exporter(BUILD, clock=lambda: now)
+    exporter.record(metric(value=1, ts=NOW - 60))
+    exporter.record(metric(value=2, ts=NOW - 90))  # it waited in a spool
+    assert samples(exporter)['geopipe_rss_bytes{node="node-1"}'] == 1
+    assert changes(metric(node="node-2", ts=NOW - 601), exporter=exporter) == {}
     now += 541
-    assert 'geopipe_rss_bytes{node="node-1"}' not in samples(made)
+    assert 'geopipe_rss_bytes{node="node-1"}' not in samples(exporter)
 
 
 def test_sixteen_nodes_have_labels_and_one_that_left_makes_room() -> None:
     now = NOW
-    made = Exporter(BUILD, clock=lambda: now)
+    exporter = Exporter(BUILD, clock=lambda: now)
     for number in range(NODES):
-        made.record(metric(node=f"n{number}", ts=now))
-    made.record(metric(node="late", value=7))
-    assert samples(made)['geopipe_rss_bytes{node="other"}'] == 7
-    assert len([name for name in samples(made) if "rss" in name]) == NODES + 1
+        exporter.record(metric(node=f"n{number}", ts=now))
+    exporter.record(metric(node="late", value=7))
+    assert samples(exporter)['geopipe_rss_bytes{node="other"}'] == 7
+    assert len([name for name in samples(exporter) if "rss" in name]) == NODES + 1
     now += 600
-    made.record(metric(node="late", ts=now))
-    assert [name for name in samples(made) if "rss" in name] == ['geopipe_rss_bytes{node="late"}']
+    exporter.record(metric(node="late", ts=now))
+    assert [name for name in samples(exporter) if "rss" in name] == ['geopipe_rss_bytes{node="late"}']
 
 
 def test_a_record_counts_once_however_often_it_is_delivered() -> None:
     records = [progress(source=source, seq=seq) for source in ("a", "b") for seq in range(1, 301)]
-    once, often = exporter(), exporter()
+    once, often = new_exporter(), new_exporter()
     for record in records:
         once.record(record)
     for seed in range(3):
@@ -205,20 +205,20 @@ def test_a_record_counts_once_however_often_it_is_delivered() -> None:
 
 
 def test_late_records_count_after_a_restart_and_gaps_do_not_stop_counting() -> None:
-    made = exporter()
+    exporter = new_exporter()
     for seq in itertools.chain(range(5000, 6000), range(4000, 5000), range(10_000, 11_000, 2), range(5000, 6000)):
-        made.record(progress(source="a", seq=seq))
-    assert samples(made)['geopipe_windows_total{outcome="done",stage="read"}'] == 2500
+        exporter.record(progress(source="a", seq=seq))
+    assert samples(exporter)['geopipe_windows_total{outcome="done",stage="read"}'] == 2500
 
 
 def test_ten_thousand_odd_records_make_no_new_series() -> None:
-    made, chance = exporter(), random.Random(5)
+    exporter, chance = new_exporter(), random.Random(5)
     for node in range(NODES + 1):
         for name in ("cpu_percent", "rss_bytes", "memory_used_bytes", "memory_total_bytes", "spill_bytes"):
-            made.record(metric(name, node=f"n{node}"))
-    made.record(state("running", totals=dict.fromkeys(("read", "merge", "write", "other"), 1)))
-    made.record(state("completed"))
-    series = set(samples(made))
+            exporter.record(metric(name, node=f"n{node}"))
+    exporter.record(state("running", totals=dict.fromkeys(("read", "merge", "write", "other"), 1)))
+    exporter.record(state("completed"))
+    series = set(samples(exporter))
     assert len(series) < 250
     words = ["read", "failed", "INFO", "rss_bytes", "records_dropped", "layer_skipped", "x" * 1000, "\ud800", "a\nb"]
     odd = [*words, None, -1, 3.5, True, float("nan"), float("inf"), 10**400, [], {}, {"count": "x", "tiles": -2}, b"x"]
@@ -227,10 +227,10 @@ def test_ten_thousand_odd_records_make_no_new_series() -> None:
     for number in range(10_000):
         record: dict[str, Any] = {name: chance.choice([*odd, f"{name}-{number}", number]) for name in fields}
         record["kind"] = chance.choice(["log", "progress", "metric", "event", "state", "odd", None, []])
-        made.record(record)
-        made.pending(record["value"])
-    assert set(samples(made)) == series
-    assert max(samples(made).values()) < float("inf")
+        exporter.record(record)
+        exporter.pending(record["value"])
+    assert set(samples(exporter)) == series
+    assert max(samples(exporter).values()) < float("inf")
 
 
 json = st.recursive(
@@ -249,25 +249,25 @@ kinds = st.sampled_from(["log", "progress", "metric", "event", "state"])
     )
 )
 def test_no_record_is_too_odd(records: list[Any]) -> None:
-    made = exporter()
+    exporter = new_exporter()
     for record in records:
-        made.record(record)
-    assert all(family.samples is not None for family in parse(made.text()))
+        exporter.record(record)
+    assert all(family.samples is not None for family in parse(exporter.text()))
 
 
 def test_several_live_in_one_process_and_odd_builds_are_readable() -> None:
-    first, second = exporter(), Exporter({"version": "2\n\ud800", "9-x": "a"}, clock=lambda: NOW)
+    first, second = new_exporter(), Exporter({"version": "2\n\ud800", "9-x": "a"}, clock=lambda: NOW)
     first.record(progress())
     assert samples(first)['geopipe_build_info{ray="2.60.0",version="0.1.0"}'] == 1
-    assert changes(made=second) == {}
+    assert changes(exporter=second) == {}
     assert samples(second)['geopipe_build_info{_9_x="a",version="2\\n?"}'] == 1
     assert samples(second)['geopipe_windows_total{outcome="done",stage="read"}'] == 0
 
 
 def test_names_and_helps() -> None:
-    made = exporter()
-    made.record(state("completed", totals={"read": 1}))
-    for family in parse(made.text()):
+    exporter = new_exporter()
+    exporter.record(state("completed", totals={"read": 1}))
+    for family in parse(exporter.text()):
         assert family.name.startswith("geopipe_")
         assert len(family.documentation) > 25
         assert family.documentation.endswith("."), family.documentation
@@ -282,48 +282,48 @@ def get(port: int, accept: str = "text/plain") -> str:
 
 
 def test_it_serves_and_closes() -> None:
-    made = exporter()
-    port = made.serve(0, "127.0.0.1")
+    exporter = new_exporter()
+    port = exporter.serve(0, "127.0.0.1")
     try:
-        assert get(port) == made.text()
+        assert get(port) == exporter.text()
         assert get(port, "application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
     finally:
-        made.close()
-    made.close()
+        exporter.close()
+    exporter.close()
     with pytest.raises(OSError, match="refused"):
         get(port)
-    assert made.serve(port, "127.0.0.1") == port  # it may serve again
-    made.close()
+    assert exporter.serve(port, "127.0.0.1") == port  # it may serve again
+    exporter.close()
 
 
 def test_a_port_in_use_is_one_error_with_a_cure() -> None:
-    first = exporter()
+    first = new_exporter()
     port = first.serve(0, "127.0.0.1")
     try:
         with pytest.raises(MachineError, match=rf"127\.0\.0\.1:{port}.* in use") as caught:
-            exporter().serve(port, "127.0.0.1")
+            new_exporter().serve(port, "127.0.0.1")
         assert "monitoring.prometheus_port" in caught.value.hint
         assert caught.value.exit_code == 3
     finally:
         first.close()
     with pytest.raises(MachineError, match="70000"):
-        exporter().serve(70_000)
+        new_exporter().serve(70_000)
 
 
 def test_close_waits_for_a_last_scrape_only_where_there_were_scrapes() -> None:
-    made = exporter()
-    port = made.serve(0, "127.0.0.1")
-    made.record(progress())
+    exporter = new_exporter()
+    port = exporter.serve(0, "127.0.0.1")
+    exporter.record(progress())
     start = time.monotonic()
-    made.close(wait=30)
+    exporter.close(wait=30)
     assert time.monotonic() - start < 20  # nobody ever came
-    port = made.serve(port, "127.0.0.1")
+    port = exporter.serve(port, "127.0.0.1")
     get(port)
-    made.record(state("completed"))
+    exporter.record(state("completed"))
     late: list[str] = []
     scrape = threading.Timer(0.5, lambda: late.append(get(port)))
     scrape.start()
-    made.close(wait=60)
+    exporter.close(wait=60)
     assert 0.4 < time.monotonic() - start < 50
     scrape.join()
     assert 'geopipe_run_state{state="completed"} 1.0' in late[0]

@@ -49,8 +49,8 @@ def schema(dsn: str) -> list[tuple[Any, ...]]:
 
 
 def relations(dsn: str) -> set[str]:
-    found = query(dsn, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind != 'i'")
-    return {name for (name,) in found}
+    result = query(dsn, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind != 'i'")
+    return {name for (name,) in result}
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +99,14 @@ def test_eight_upgrades_at_once_end_in_one_schema(empty_database: str, fresh_sch
 def wait_for(dsn: str, text: str) -> int:
     """The server process that works on a statement like `text`, once there is one."""
     for _ in range(600):
-        found = query(
+        result = query(
             dsn,
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() "
             "AND (query ILIKE %s AND wait_event_type = 'Lock' OR wait_event = 'PgSleep')",
             f"%{text}%",
         )
-        if found:
-            return int(found[0][0])
+        if result:
+            return int(result[0][0])
         time.sleep(0.05)
     raise AssertionError(f"nothing waits in {text}")
 
@@ -172,13 +172,13 @@ def test_the_search_path_of_the_address_decides_where_the_tables_are(empty_datab
 def test_the_owner_of_a_schema_needs_no_other_rights_to_upgrade(postgres_server: Server, empty_database: str) -> None:
     query(empty_database, "CREATE ROLE owner LOGIN PASSWORD 'p'; CREATE SCHEMA mine AUTHORIZATION owner")
     parts = psycopg2.extensions.parse_dsn(empty_database)
-    told = {**parts, "user": "owner", "password": "p", "options": "-csearch_path=mine"}
-    owner = psycopg2.extensions.make_dsn(**told)
+    parameters = {**parts, "user": "owner", "password": "p", "options": "-csearch_path=mine"}
+    owner = psycopg2.extensions.make_dsn(**parameters)
     assert databases.upgrade(owner).after == migrations.HEAD
     with closing(databases.connect(owner)) as connected:
         store.write(connected, a_run())
     assert databases.validate(owner).removed
-    stranger = psycopg2.extensions.make_dsn(**{**told, "options": "-csearch_path=public"})
+    stranger = psycopg2.extensions.make_dsn(**{**parameters, "options": "-csearch_path=public"})
     query(empty_database, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     with pytest.raises(MachineError, match=r"is not permitted: .*\n  hint: use the role that owns"):
         databases.upgrade(stranger)
@@ -306,8 +306,8 @@ def metrics_are_all_there(dsn: str, old: Old) -> None:
                 row["unit"],
             )
         else:
-            found = tuple(metric[name] for name in ("name", "value", "unit", "node"))
-            assert found == (row["metric_name"], row["value"], row["unit"], row["node_id"])
+            result = tuple(metric[name] for name in ("name", "value", "unit", "node"))
+            assert result == (row["metric_name"], row["value"], row["unit"], row["node_id"])
         assert rest.get("tags", None) == row["tags"]
 
 

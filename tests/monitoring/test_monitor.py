@@ -110,47 +110,47 @@ def progress(dsn: str, run_id: str) -> dict[str, int]:
 
 
 def test_a_run_leaves_its_whole_story(file: Path, dsn: str) -> None:
-    told: list[Body] = []
-    unsubscribe = subscribe(told.append)
-    made = slowed(0.3, lambda: run(file, "monitoring.metrics_interval=0.1"))
+    entries: list[Body] = []
+    unsubscribe = subscribe(entries.append)
+    result = slowed(0.3, lambda: run(file, "monitoring.metrics_interval=0.1"))
     unsubscribe()
     ((name, state, attempt, code, plan, output, totals, layers),) = ask(
         dsn,
         "SELECT name, state, attempt, exit_code, plan_hash, output, totals, settings #> '{layers,0,name}' "
         "FROM pipeline_runs WHERE run_id = %s AND started_at <= finished_at AND heartbeat_at >= started_at",
-        made.run_id,
+        result.run_id,
     )
     assert (name, state, attempt, code) == ("watched", "completed", 1, 0)
-    assert (plan, output, layers) == (made.plan.hash, str(made.output), "a")
-    assert totals == progress(dsn, made.run_id) == {"read": 18, "merge": 9, "write": 9}
+    assert (plan, output, layers) == (result.plan.hash, str(result.output), "a")
+    assert totals == progress(dsn, result.run_id) == {"read": 18, "merge": 9, "write": 9}
     cells = ask(dsn, "SELECT layer, cells FROM pipeline_progress WHERE stage = 'read' ORDER BY layer")
     assert cells == [("a", 1536 * 1536), ("b", 1536 * 1536)]
     stages = "SELECT stage FROM pipeline_events WHERE name = 'stage_started' ORDER BY seq"
     assert [s for (s,) in ask(dsn, stages)] == ["plan", "run", "validate", "commit"]
-    assert ask(dsn, "SELECT detail ->> 'rows' FROM pipeline_events WHERE name = 'committed'") == [(str(made.rows),)]
+    assert ask(dsn, "SELECT detail ->> 'rows' FROM pipeline_events WHERE name = 'committed'") == [(str(result.rows),)]
     messages = [m for (m,) in ask(dsn, "SELECT message FROM pipeline_logs WHERE level = 'INFO' ORDER BY seq")]
     assert messages[0] == "plan started"
     assert messages[-1].startswith("run took")
     names = {n for (n,) in ask(dsn, "SELECT DISTINCT name FROM pipeline_metrics")}
     assert "cells_per_second" in names
     assert names >= {"cpu_percent", "rss_bytes", "memory_used_bytes", "disk_free_bytes"}
-    ((arrived,),) = ask(dsn, "SELECT seq FROM pipeline_sources WHERE run_id = %s", made.run_id)
-    completed = max(i for i, body in enumerate(told, 1) if isinstance(body, State))
-    assert completed <= arrived <= len(told), "every record has arrived; a last sample may be told to nobody"
+    ((arrived,),) = ask(dsn, "SELECT seq FROM pipeline_sources WHERE run_id = %s", result.run_id)
+    completed = max(i for i, body in enumerate(entries, 1) if isinstance(body, State))
+    assert completed <= arrived <= len(entries), "every record has arrived; a last sample may be told to nobody"
     assert not left_on_disk()
 
 
 def test_without_database_logging_nothing_goes_there(file: Path, dsn: str) -> None:
-    made = run(file, "monitoring.enable_database_logging=false")
+    result = run(file, "monitoring.enable_database_logging=false")
     assert ask(dsn, "SELECT count(*) FROM pipeline_runs") == [(0,)]
-    assert made.stages["write"].tiles == 9, "progress is counted all the same"
+    assert result.stages["write"].tiles == 9, "progress is counted all the same"
 
 
 def test_metrics_can_be_left_out_and_come_at_their_interval(file: Path, dsn: str) -> None:
     def samples(*flags: str) -> int:
-        made = slowed(0.2, lambda: run(file, *flags))
+        result = slowed(0.2, lambda: run(file, *flags))
         name = "SELECT count(*) FROM pipeline_metrics WHERE run_id = %s AND name = 'cpu_percent'"
-        return int(ask(dsn, name, made.run_id)[0][0])
+        return int(ask(dsn, name, result.run_id)[0][0])
 
     assert samples("monitoring.enable_metrics=false") == 0
     assert samples("monitoring.metrics_interval=1000") == 1, "the first comes at once"
@@ -162,8 +162,8 @@ def test_without_a_database_a_run_is_counted_all_the_same(
 ) -> None:
     """More than the batch that is sent again and again, because it is not kept."""
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", dsn.replace("canary-7f3a91", "canary-wrong"))
-    made = run(file, "monitoring.log_batch_size=10")
-    assert {stage: one.tiles for stage, one in made.stages.items()} == {"read": 18, "merge": 9, "write": 9}
+    result = run(file, "monitoring.log_batch_size=10")
+    assert {stage: one.tiles for stage, one in result.stages.items()} == {"read": 18, "merge": 9, "write": 9}
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -251,8 +251,8 @@ def test_on_one_machine_only_the_loopback_answers_prometheus(
     port, listening = free_port(), set[str]()
 
     def look(_: pipeline.Snapshot) -> None:
-        found = [c.laddr for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
-        listening.update(place.ip for place in found if place.port == port)
+        result = [c.laddr for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"]
+        listening.update(place.ip for place in result if place.port == port)
 
     run(file, f"monitoring.prometheus_port={port}", watch=look)
     assert listening == {"127.0.0.1"}
@@ -309,11 +309,11 @@ def test_a_run_pauses_when_it_is_asked_and_goes_on_as_its_next_attempt(
         dsn, "SELECT run_id::text, state, request FROM pipeline_runs WHERE run_id::text <> %s", whole.run_id
     )
     assert (state, request) == ("paused", "pause")
-    made = run(file, resume=True, overwrite=False)
-    assert made.stages["write"].tiles < 9, "what was done is not done again"
-    again = ask(dsn, "SELECT state, attempt, parent_run_id::text FROM pipeline_runs WHERE run_id = %s", made.run_id)
+    result = run(file, resume=True, overwrite=False)
+    assert result.stages["write"].tiles < 9, "what was done is not done again"
+    again = ask(dsn, "SELECT state, attempt, parent_run_id::text FROM pipeline_runs WHERE run_id = %s", result.run_id)
     assert again == [("completed", 2, first)]
-    assert (made.output / "manifest.jsonl").read_bytes() == (whole.output / "manifest.jsonl").read_bytes()
+    assert (result.output / "manifest.jsonl").read_bytes() == (whole.output / "manifest.jsonl").read_bytes()
 
 
 def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,8 +337,8 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypa
             run(file, overwrite=False)
     finally:
         unsubscribe()
-    made = run(file, resume=True, overwrite=False)
-    assert (made.exit_code, list(made.skipped)) == (4, ["b"])
+    result = run(file, resume=True, overwrite=False)
+    assert (result.exit_code, list(result.skipped)) == (4, ["b"])
 
 
 def test_what_is_to_do_counts_on_where_a_layer_is_skipped(file: Path, dsn: str) -> None:
@@ -346,10 +346,10 @@ def test_what_is_to_do_counts_on_where_a_layer_is_skipped(file: Path, dsn: str) 
     (file.parent / "b.tif").write_bytes(whole[: len(whole) * 3 // 4])
     file.write_text(SETTINGS + 'on_error = "skip"\n')
     seen: list[pipeline.Snapshot] = []
-    made = run(file, watch=seen.append)
-    done = {stage: one.tiles for stage, one in made.stages.items()}
+    result = run(file, watch=seen.append)
+    done = {stage: one.tiles for stage, one in result.stages.items()}
     assert done["write"] > 9, "an attempt has been given up, which worked, too"
-    assert done == progress(dsn, made.run_id) == seen[-1].totals
+    assert done == progress(dsn, result.run_id) == seen[-1].totals
     assert ask(dsn, "SELECT totals FROM pipeline_runs") == [(done,)]
 
 
@@ -367,10 +367,10 @@ def test_a_signal_ends_as_cancelled_with_its_records_in_place(
             break
     start = time.monotonic()
     process.send_signal(number)
-    said = process.stderr.read()
-    assert process.wait(timeout=20) == code, said
+    stderr = process.stderr.read()
+    assert process.wait(timeout=20) == code, stderr
     assert time.monotonic() - start < 10
-    assert "error" not in said
+    assert "error" not in stderr
     assert ask(dsn, "SELECT state, exit_code FROM pipeline_runs") == [("cancelled", code)]
     ended = "SELECT detail ->> 'outcome' FROM pipeline_events WHERE name = 'stage_ended' AND stage = 'run'"
     assert ask(dsn, ended) == [("cancelled",)]
@@ -379,7 +379,7 @@ def test_a_signal_ends_as_cancelled_with_its_records_in_place(
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         (lambda dsn: dsn.replace("canary-7f3a91", "canary-wrong"), "refuses this user or password"),
         (lambda dsn: dsn.replace("127.0.0.1:", "127.0.0.1:1"), "cannot be reached|not valid"),
@@ -392,15 +392,15 @@ def test_a_database_that_cannot_be_used_is_told_once_and_leaves_nothing(
     file: Path,
     dsn: str,
     broken: Callable[[str], str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", broken(dsn))
     with caplog.at_level("WARNING"):
         first = run(file)
-    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert re.search(said, told)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert re.search(message, warning)
     assert "canary" not in caplog.text
     assert first.stages["write"].tiles == 9
     assert not left_on_disk()
@@ -415,10 +415,10 @@ def test_a_database_that_answers_before_the_end_has_all_of_the_run(
         monkeypatch.setenv("GEOPIPE_MONITORING_DSN", dsn)
 
     with caplog.at_level("WARNING"):
-        made = slowed(0.2, lambda: run(file, watch=mend))
+        result = slowed(0.2, lambda: run(file, watch=mend))
     assert [r.getMessage()[:16] for r in caplog.records if r.levelname == "WARNING"] == ["the run goes on,"]
-    assert progress(dsn, made.run_id) == {"read": 18, "merge": 9, "write": 9}
-    assert ask(dsn, "SELECT state FROM pipeline_runs WHERE run_id = %s", made.run_id) == [("completed",)]
+    assert progress(dsn, result.run_id) == {"read": 18, "merge": 9, "write": 9}
+    assert ask(dsn, "SELECT state FROM pipeline_runs WHERE run_id = %s", result.run_id) == [("completed",)]
     assert not left_on_disk()
 
 
@@ -426,14 +426,14 @@ def test_where_no_database_can_be_started_there_is_none_and_no_warning(
     file: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As after a plain `pip install geopipe`."""
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "pgserver" in name else found(name))
+    result = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "pgserver" in name else result(name))
     with caplog.at_level("INFO"):
-        made = run(file)
+        summary = run(file)
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
-    (told,) = [r.getMessage() for r in caplog.records if "no database" in r.getMessage()]
-    assert "pip install 'geopipe[postgres]'" in told
-    assert made.stages["write"].tiles == 9
+    (message,) = [r.getMessage() for r in caplog.records if "no database" in r.getMessage()]
+    assert "pip install 'geopipe[postgres]'" in message
+    assert summary.stages["write"].tiles == 9
     assert not left_on_disk()
 
 
@@ -506,12 +506,12 @@ def test_nobody_needs_to_start_a_database_and_it_is_said_how_it_ends(
     file: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        said = []
+        document = []
         for _ in range(2):
             code, _, err = call(capsys, "run", file, "--local", "--overwrite")
             assert code == 0
-            said.append("geopipe db stop" in err)
-        assert said == [True, False], "by the run that has started it"
+            document.append("geopipe db stop" in err)
+        assert document == [True, False], "by the run that has started it"
         ((run_id, *_), *_) = ask(embedded.url(), "SELECT run_id::text FROM pipeline_runs")
         assert progress(embedded.url(), run_id) == {"read": 18, "merge": 9, "write": 9}
     finally:
@@ -536,7 +536,7 @@ def test_a_tile_is_told_to_be_written_when_its_receipt_is_durable(file: Path) ->
         run(file)
     finally:
         unsubscribe()
-    assert [done for done, _ in seen] == [told for _, told in seen] == list(range(1, 10))
+    assert [done for done, _ in seen] == [entry for _, entry in seen] == list(range(1, 10))
 
 
 def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,18 +601,18 @@ def test_the_death_of_the_monitor_changes_nothing(file: Path, dsn_file: str, ray
             os.kill(killed[0], signal.SIGKILL)
 
     flags = (f"merge.strategy={strategy}", "merge.wave_tiles=3")
-    made = run(file, *flags, local=False, watch=kill)
+    result = run(file, *flags, local=False, watch=kill)
     assert killed
-    assert progress(dsn_file, made.run_id) == {"read": 18, "merge": 9, "write": 9}
-    assert (made.output / "manifest.jsonl").read_bytes() == (whole.output / "manifest.jsonl").read_bytes()
-    assert ask(dsn_file, "SELECT state FROM pipeline_runs WHERE run_id = %s", made.run_id) == [("completed",)]
+    assert progress(dsn_file, result.run_id) == {"read": 18, "merge": 9, "write": 9}
+    assert (result.output / "manifest.jsonl").read_bytes() == (whole.output / "manifest.jsonl").read_bytes()
+    assert ask(dsn_file, "SELECT state FROM pipeline_runs WHERE run_id = %s", result.run_id) == [("completed",)]
 
 
 def test_records_of_every_process_carry_their_place(file: Path, dsn_file: str, ray_session: None) -> None:
-    made = run(file, local=False)
-    sources = ask(dsn_file, "SELECT source FROM pipeline_sources WHERE run_id = %s", made.run_id)
+    result = run(file, local=False)
+    sources = ask(dsn_file, "SELECT source FROM pipeline_sources WHERE run_id = %s", result.run_id)
     assert len(sources) >= 2, "the driver and at least one worker"
-    places = ask(dsn_file, "SELECT DISTINCT attempt, node FROM pipeline_events WHERE run_id = %s", made.run_id)
+    places = ask(dsn_file, "SELECT DISTINCT attempt, node FROM pipeline_events WHERE run_id = %s", result.run_id)
     assert places == [(1, os.uname().nodename)]
-    assert isinstance(recorder.open_collector(pipeline.watching(settings.load(file), made.run_id, 1)), Collector)
+    assert isinstance(recorder.open_collector(pipeline.watching(settings.load(file), result.run_id, 1)), Collector)
     assert connections.dsn() == dsn_file

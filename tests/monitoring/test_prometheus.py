@@ -56,18 +56,20 @@ def expressions() -> dict[str, str]:
 
 def busy() -> Exporter:
     """The exporter of a run in which everything has happened that has a metric."""
-    made = Exporter({"version": "test"})
+    exporter = Exporter({"version": "test"})
     for stage in ("read", "merge", "write"):
-        made.record({"kind": "progress", "stage": stage, "tiles": 2, "cells": 9, "rows": 9, "bytes": 9, "seconds": 0.5})
-    made.record({"kind": "state", "state": "completed"})
-    made.record({"kind": "state", "state": "running", "detail": {"totals": {"read": 9, "merge": 9, "write": 9}}})
-    made.record({"kind": "log", "level": "ERROR", "stage": "read", "tile": 3})
-    made.record({"kind": "event", "name": "records_dropped", "detail": {"count": 5}})
+        exporter.record(
+            {"kind": "progress", "stage": stage, "tiles": 2, "cells": 9, "rows": 9, "bytes": 9, "seconds": 0.5}
+        )
+    exporter.record({"kind": "state", "state": "completed"})
+    exporter.record({"kind": "state", "state": "running", "detail": {"totals": {"read": 9, "merge": 9, "write": 9}}})
+    exporter.record({"kind": "log", "level": "ERROR", "stage": "read", "tile": 3})
+    exporter.record({"kind": "event", "name": "records_dropped", "detail": {"count": 5}})
     for name in ("cpu_percent", "rss_bytes", "object_store_bytes", "spill_bytes", "disk_free_bytes"):
-        made.record({"kind": "metric", "name": name, "value": 2.0**40, "node": "node-1"})
+        exporter.record({"kind": "metric", "name": name, "value": 2.0**40, "node": "node-1"})
     for name, value in (("memory_used_bytes", 50.0), ("memory_total_bytes", 100.0)):
-        made.record({"kind": "metric", "name": name, "value": value, "node": "node-1"})
-    return made
+        exporter.record({"kind": "metric", "name": name, "value": value, "node": "node-1"})
+    return exporter
 
 
 def test_promtool_finds_no_fault_with_the_files(prometheus_programs: Path) -> None:
@@ -103,8 +105,8 @@ def test_the_cases_notice_an_alert_that_is_off(prometheus_programs: Path, tmp_pa
 
 
 def test_the_dashboard_is_what_its_generator_makes() -> None:
-    made = runpy.run_path(str(CLUSTER / "grafana" / "generate.py"))
-    assert made["TARGET"].read_text(encoding="utf-8") == made["text"](), "run cluster/grafana/generate.py"
+    result = runpy.run_path(str(CLUSTER / "grafana" / "generate.py"))
+    assert result["TARGET"].read_text(encoding="utf-8") == result["text"](), "run cluster/grafana/generate.py"
 
 
 def test_the_dashboard_is_sound() -> None:
@@ -161,8 +163,8 @@ def test_every_name_in_rules_and_dashboard_is_one_of_the_exporter() -> None:
 def scraped(prometheus_programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[prometheus.Server]:
     """A Prometheus with the committed files, which scrapes a run that reads RATE cells a second, and Ray's file."""
     folder = tmp_path_factory.mktemp("prometheus")
-    made, ray, ended = busy(), Exporter({"version": "in the place of Ray"}), threading.Event()
-    ports = made.serve(0, "127.0.0.1"), ray.serve(0, "127.0.0.1")
+    exporter, ray, ended = busy(), Exporter({"version": "in the place of Ray"}), threading.Event()
+    ports = exporter.serve(0, "127.0.0.1"), ray.serve(0, "127.0.0.1")
     discovery = folder / "prom_metrics_service_discovery.json"
     discovery.write_text(json.dumps([{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{ports[1]}"]}]))
     config = yaml.safe_load(CONFIG.read_text())
@@ -175,12 +177,12 @@ def scraped(prometheus_programs: Path, tmp_path_factory: pytest.TempPathFactory)
     (folder / "rules.yml").write_text(RULES.read_text())
 
     def work() -> None:
-        start, told = time.monotonic(), 0
+        start, count = time.monotonic(), 0
         while not ended.wait(0.1):
-            cells = int((time.monotonic() - start) * RATE) - told
-            told += cells
-            made.record({"kind": "progress", "stage": "read", "tiles": 1, "cells": cells, "seconds": 0.1})
-            made.record({"kind": "progress", "stage": "write", "tiles": 1, "cells": cells, "seconds": 0.1})
+            cells = int((time.monotonic() - start) * RATE) - count
+            count += cells
+            exporter.record({"kind": "progress", "stage": "read", "tiles": 1, "cells": cells, "seconds": 0.1})
+            exporter.record({"kind": "progress", "stage": "write", "tiles": 1, "cells": cells, "seconds": 0.1})
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -190,7 +192,7 @@ def scraped(prometheus_programs: Path, tmp_path_factory: pytest.TempPathFactory)
     finally:
         ended.set()
         worker.join()
-        made.close()
+        exporter.close()
         ray.close()
 
 

@@ -33,9 +33,9 @@ UNITS = {
 @pytest.fixture
 def heard() -> Iterator[list[Any]]:
     """Everything that is emitted."""
-    found: list[Any] = []
-    end = subscribe(found.append)
-    yield found
+    result: list[Any] = []
+    end = subscribe(result.append)
+    yield result
     end()
 
 
@@ -47,21 +47,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def values(found: list[Metric]) -> dict[str, float]:
-    return {metric.name: metric.value for metric in found}
+def values(metrics: list[Metric]) -> dict[str, float]:
+    return {metric.name: metric.value for metric in metrics}
 
 
 def test_values_are_plausible_and_have_units(tmp_path: Path) -> None:
     (tmp_path / f"{source_name()}.pid").touch()
-    found = sampler.samples(tmp_path, tmp_path)
-    assert {metric.name: metric.unit for metric in found} == UNITS
-    told = values(found)
-    assert 0 <= told["cpu_percent"] <= 100
-    assert told["memory_total_bytes"] == psutil.virtual_memory().total
-    assert 0 < told["memory_used_bytes"] < told["memory_total_bytes"]
-    assert 0.5 < told["rss_bytes"] / psutil.Process().memory_info().rss < 2
-    assert 0 <= told["object_store_bytes"] <= shutil.disk_usage("/dev/shm").total
-    assert 0 < told["disk_free_bytes"] <= shutil.disk_usage(tmp_path).total
+    result = sampler.samples(tmp_path, tmp_path)
+    assert {metric.name: metric.unit for metric in result} == UNITS
+    numbers = values(result)
+    assert 0 <= numbers["cpu_percent"] <= 100
+    assert numbers["memory_total_bytes"] == psutil.virtual_memory().total
+    assert 0 < numbers["memory_used_bytes"] < numbers["memory_total_bytes"]
+    assert 0.5 < numbers["rss_bytes"] / psutil.Process().memory_info().rss < 2
+    assert 0 <= numbers["object_store_bytes"] <= shutil.disk_usage("/dev/shm").total
+    assert 0 < numbers["disk_free_bytes"] <= shutil.disk_usage(tmp_path).total
 
 
 def test_memory_is_of_the_processes_that_report_also_of_those_whose_records_have_all_arrived(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_one_process_of_a_node_samples_and_another_takes_over_when_it_is_killed(
         with open(out, "wb") as file:
             return subprocess.Popen([sys.executable, "-c", SAMPLES, str(tmp_path)], stdout=file)
 
-    def told(which: int) -> int:
+    def total(which: int) -> int:
         return outs[which].read_text().count("cpu_percent")
 
     def until(reached: Any) -> None:
@@ -172,12 +172,12 @@ def test_one_process_of_a_node_samples_and_another_takes_over_when_it_is_killed(
     both = [start(out) for out in outs]
     try:
         until(lambda: all("ready" in out.read_text() for out in outs))
-        until(lambda: told(0) + told(1) >= 5)
-        first = int(told(1) > 0)
-        assert told(1 - first) == 0
+        until(lambda: total(0) + total(1) >= 5)
+        first = int(total(1) > 0)
+        assert total(1 - first) == 0
         both[first].kill()
         both[first].wait()
-        until(lambda: told(1 - first) >= 3)
+        until(lambda: total(1 - first) >= 3)
     finally:
         for process in both:
             process.kill()

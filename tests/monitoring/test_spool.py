@@ -71,17 +71,17 @@ def on_disk(folder: Path) -> list[dict[str, Any]]:
 
 
 def numbers(folder: Path) -> list[int]:
-    return [told["seq"] for told in on_disk(folder)]
+    return [entry["seq"] for entry in on_disk(folder)]
 
 
 def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def script(code: str, *args: object, **given: Any) -> subprocess.Popen[str]:
+def script(code: str, *args: object, **overrides: Any) -> subprocess.Popen[str]:
     """Another process that runs `code`."""
     command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **given)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, **overrides)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -99,19 +99,19 @@ class Sink:
     def __call__(self, source: str, lines: Sequence[str]) -> int:
         kept = self.kept.setdefault(source, [])
         self.batches.append(len(lines))
-        for told in map(json.loads, lines):
-            if not kept or told["seq"] > kept[-1]:
-                kept.append(told["seq"])
+        for entry in map(json.loads, lines):
+            if not kept or entry["seq"] > kept[-1]:
+                kept.append(entry["seq"])
         return kept[-1]
 
 
 @contextmanager
-def shipper(*args: Any, **given: Any) -> Iterator[Shipper]:
-    made = Shipper(*args, **given)
+def shipper(*args: Any, **overrides: Any) -> Iterator[Shipper]:
+    result = Shipper(*args, **overrides)
     try:
-        yield made
+        yield result
     finally:
-        made.close(0.0)
+        result.close(0.0)
 
 
 def until(reached: Callable[[], bool]) -> None:
@@ -126,25 +126,29 @@ def until(reached: Callable[[], bool]) -> None:
 
 
 def test_numbers_begin_at_one_without_a_gap_and_say_who_when_and_where(tmp_path: Path) -> None:
-    made, before = new(tmp_path), time.time()
+    own_spool, before = new(tmp_path), time.time()
     with emit.context(run_id="not this", stage="read", layer="dem", tile=9):
         for body in BODIES.values():
-            made.append(body)
-    found = on_disk(tmp_path)
-    assert [told["seq"] for told in found] == list(range(1, len(BODIES) + 1))
-    for told in found:
-        assert before <= told["ts"] <= time.time()
-        assert (told["source"], told["worker"], told["node"]) == (made.source, os.getpid(), socket.gethostname())
-        assert (told["run_id"], told["attempt"], told["layer"], told["tile"]) == ("r", 3, "dem", 9)
-    assert made.waiting == len(BODIES)
+            own_spool.append(body)
+    result = on_disk(tmp_path)
+    assert [entry["seq"] for entry in result] == list(range(1, len(BODIES) + 1))
+    for entry in result:
+        assert before <= entry["ts"] <= time.time()
+        assert (entry["source"], entry["worker"], entry["node"]) == (
+            own_spool.source,
+            os.getpid(),
+            socket.gethostname(),
+        )
+        assert (entry["run_id"], entry["attempt"], entry["layer"], entry["tile"]) == ("r", 3, "dem", 9)
+    assert own_spool.waiting == len(BODIES)
 
 
 def test_a_thread_knows_run_and_attempt_which_it_has_no_context_for(tmp_path: Path) -> None:
-    made = new(tmp_path)
-    thread = threading.Thread(target=made.append, args=[Event("a")])
+    own_spool = new(tmp_path)
+    thread = threading.Thread(target=own_spool.append, args=[Event("a")])
     thread.start()
     thread.join()
-    assert [(told["run_id"], told["attempt"]) for told in on_disk(tmp_path)] == [("r", 3)]
+    assert [(entry["run_id"], entry["attempt"]) for entry in on_disk(tmp_path)] == [("r", 3)]
 
 
 def test_two_sources_of_one_process_have_two_names() -> None:
@@ -153,33 +157,33 @@ def test_two_sources_of_one_process_have_two_names() -> None:
 
 
 def test_only_the_owner_reads_what_waits(tmp_path: Path) -> None:
-    made = new(tmp_path, 2000)
+    own_spool = new(tmp_path, 2000)
     old = os.umask(0)
     try:
         for _ in range(40):
-            made.append(BODIES["INFO"])
-            made.append(BODIES["event"])
+            own_spool.append(BODIES["INFO"])
+            own_spool.append(BODIES["event"])
     finally:
         os.umask(old)
-    assert made.dropped
+    assert own_spool.dropped
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_eight_threads_at_once_leave_every_record_once_and_whole(tmp_path: Path) -> None:
-    made = new(tmp_path, 100_000)
+    own_spool = new(tmp_path, 100_000)
 
     def work(thread: int) -> None:
         for i in range(50):
-            made.append(Event("x", {"thread": thread, "i": i}))
+            own_spool.append(Event("x", {"thread": thread, "i": i}))
 
     threads = [threading.Thread(target=work, args=[n]) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    found = on_disk(tmp_path)
-    assert [told["seq"] for told in found] == list(range(1, 401)) == [x.seq for x in made.unsent(1000)]
-    each = [[told["detail"]["i"] for told in found if told["detail"]["thread"] == n] for n in range(8)]
+    result = on_disk(tmp_path)
+    assert [entry["seq"] for entry in result] == list(range(1, 401)) == [x.seq for x in own_spool.unsent(1000)]
+    each = [[entry["detail"]["i"] for entry in result if entry["detail"]["thread"] == n] for n in range(8)]
     assert each == [list(range(50))] * 8
     assert len(list(tmp_path.iterdir())) > 1
 
@@ -200,24 +204,24 @@ sys.stdin.read()
 @pytest.mark.parametrize("seed", [1, 2])
 def test_what_was_appended_outlives_a_kill(seed: int, tmp_path: Path) -> None:
     process = script(APPENDS, tmp_path, 6_000_000)
-    wanted = random.Random(seed).randrange(5, 600)
+    count = random.Random(seed).randrange(5, 600)
     assert process.stdout is not None
     read = 0
-    while read < wanted:
+    while read < count:
         read = int(process.stdout.readline())
     process.send_signal(signal.SIGKILL)
     rest = process.stdout.read()  # `communicate` would miss what has been read ahead
     process.communicate()
     appended = int(([str(read), *rest.split("\n")[:-1]])[-1])
-    found = numbers(tmp_path)
-    assert found == list(range(1, len(found) + 1))
-    assert len(found) - appended in (0, 1)  # one may have been written, and not told of
+    result = numbers(tmp_path)
+    assert result == list(range(1, len(result) + 1))
+    assert len(result) - appended in (0, 1)  # one may have been written, and not told of
 
     sink = Sink()
     last = max(tmp_path.glob("*.jsonl"))
     last.write_bytes(last.read_bytes() + b'{"seq": 100000, "ts": 17')
     assert left_behind([tmp_path], sink, 7, 30.0) == 1
-    assert list(sink.kept.values()) == [found]
+    assert list(sink.kept.values()) == [result]
     assert not tmp_path.exists()
 
 
@@ -233,11 +237,11 @@ def test_a_kill_while_room_is_made_leaves_whole_files(tmp_path: Path) -> None:
 def test_who_appends_does_not_wait_for_the_disk_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    made, before = new(tmp_path, 20_000), len(os.listdir("/proc/self/fd"))
+    own_spool, before = new(tmp_path, 20_000), len(os.listdir("/proc/self/fd"))
     for _ in range(60):
-        made.append(BODIES["event"])
+        own_spool.append(BODIES["event"])
     assert synced == []
-    made.sync()
+    own_spool.sync()
     assert len(synced) == len(list(tmp_path.iterdir())) > 4
     assert len(os.listdir("/proc/self/fd")) == before + 1
 
@@ -245,17 +249,17 @@ def test_who_appends_does_not_wait_for_the_disk_itself(tmp_path: Path, monkeypat
 # ---- a full disk
 
 
-def explained(found: list[dict[str, Any]], within_one: bool = False) -> None:
+def explained(records: list[dict[str, Any]], within_one: bool = False) -> None:
     """Each number that is missing is counted by one event."""
-    seqs = [told["seq"] for told in found]
+    seqs = [lost["seq"] for lost in records]
     assert seqs == sorted(set(seqs))
-    drops = [told["detail"] for told in found if told.get("name") == "records_dropped"]
+    drops = [lost["detail"] for lost in records if lost.get("name") == "records_dropped"]
     missing = seqs[-1] - len(seqs) if seqs else 0
-    told = sum(d["count"] for d in drops)
+    lost = sum(d["count"] for d in drops)
     if within_one:  # killed between giving up and telling: what is missing was given up, at most what a file holds
-        assert told <= missing
+        assert lost <= missing
     else:
-        assert told == missing
+        assert lost == missing
         assert not drops or drops[-1]["total"] == missing
 
 
@@ -267,80 +271,80 @@ def explained(found: list[dict[str, Any]], within_one: bool = False) -> None:
 )
 def test_bytes_on_disk_are_bounded_and_every_gap_is_explained(limit: int, kinds: list[str], lengths: list[int]) -> None:
     # The bound: the limit, the record that came last, and the event that tells of a loss.
-    with spool_of(limit) as made:
+    with spool_of(limit) as own_spool:
         for i, kind in enumerate(kinds):
             body: Body = BODIES[kind]
             if isinstance(body, Log):
                 body = Log(body.level, body.logger, body.message + "x" * lengths[i % len(lengths)], extra=body.extra)
-            made.append(body)
-            assert size(made.folder) <= limit + 3500 + 500
-        found = on_disk(made.folder)
-        explained(found)
-        assert made.waiting == len(found)
-        assert found[-1]["seq"] - len(found) == made.dropped
-        assert [x.seq for x in made.unsent(1000)] == [told["seq"] for told in found]
-        assert len(list(made.folder.iterdir())) <= len(found)
+            own_spool.append(body)
+            assert size(own_spool.folder) <= limit + 3500 + 500
+        result = on_disk(own_spool.folder)
+        explained(result)
+        assert own_spool.waiting == len(result)
+        assert result[-1]["seq"] - len(result) == own_spool.dropped
+        assert [x.seq for x in own_spool.unsent(1000)] == [entry["seq"] for entry in result]
+        assert len(list(own_spool.folder.iterdir())) <= len(result)
 
 
-def kind_of(told: dict[str, Any]) -> str:
-    return str(told["level"] if told["kind"] == "log" else told["kind"])
+def kind_of(entry: dict[str, Any]) -> str:
+    return str(entry["level"] if entry["kind"] == "log" else entry["kind"])
 
 
 @pytest.mark.parametrize("worth", range(1, len(spool.GIVEN_UP_FIRST)))
 def test_what_is_worth_least_is_given_up_first(worth: int, tmp_path: Path) -> None:
     """With room for some of the mixture, nothing goes of one kind before all of the kinds below it are gone."""
     order = list(spool.GIVEN_UP_FIRST[:-1])
-    made = new(tmp_path, 12_000)
+    own_spool = new(tmp_path, 12_000)
     lower, higher = order[:worth], [k for k in BODIES if k not in order[:worth]]
     for i in range(40):  # 40 of the less worthy, and 20 of the others, which fit
-        made.append(BODIES[lower[i % len(lower)]])
+        own_spool.append(BODIES[lower[i % len(lower)]])
         if i % 2:
-            made.append(BODIES[higher[i // 2 % len(higher)]])
-    found = on_disk(tmp_path)
-    assert made.dropped > 0
-    kept = [kind_of(told) for told in found if told.get("name") != "records_dropped"]
+            own_spool.append(BODIES[higher[i // 2 % len(higher)]])
+    result = on_disk(tmp_path)
+    assert own_spool.dropped > 0
+    kept = [kind_of(entry) for entry in result if entry.get("name") != "records_dropped"]
     assert [k for k in kept if k in higher] == [higher[i % len(higher)] for i in range(20)]
-    explained(found)
+    explained(result)
 
 
 def test_debug_goes_before_info_before_metrics_before_warnings_before_all_else(tmp_path: Path) -> None:
-    made = new(tmp_path, 30_000)
+    own_spool = new(tmp_path, 30_000)
     gone: list[str] = []
     order = ["DEBUG", "INFO", "metric", "WARNING"]
     for kind in reversed(order):
         for _ in range(10):
-            made.append(BODIES[kind])
+            own_spool.append(BODIES[kind])
     for _ in range(500):
-        made.append(BODIES["ERROR"])
-        left = {kind_of(told) for told in on_disk(tmp_path)}
+        own_spool.append(BODIES["ERROR"])
+        left = {kind_of(entry) for entry in on_disk(tmp_path)}
         gone += [kind for kind in order if kind not in left and kind not in gone]
     assert gone == order
 
 
 def test_text_that_looks_like_a_level_costs_no_record_its_place(tmp_path: Path) -> None:
-    made = new(tmp_path, 9000)
+    own_spool = new(tmp_path, 9000)
     for _ in range(8):
-        made.append(BODIES["event"])
-        made.append(BODIES["WARNING"])
+        own_spool.append(BODIES["event"])
+        own_spool.append(BODIES["WARNING"])
     for _ in range(30):
-        made.append(BODIES["DEBUG"])
-    kinds = [kind_of(told) for told in on_disk(tmp_path) if told.get("name") != "records_dropped"]
-    assert made.dropped
+        own_spool.append(BODIES["DEBUG"])
+    kinds = [kind_of(entry) for entry in on_disk(tmp_path) if entry.get("name") != "records_dropped"]
+    assert own_spool.dropped
     assert (kinds.count("event"), kinds.count("WARNING")) == (8, 8)
 
 
 def test_what_has_arrived_is_not_counted_as_lost(tmp_path: Path) -> None:
-    made, sink = new(tmp_path, 10_000), Sink()
+    own_spool, sink = new(tmp_path, 10_000), Sink()
     for _ in range(5):
-        made.append(BODIES["INFO"])
-    made.arrived(sink(made.source, [x.text for x in made.unsent(3)]))
+        own_spool.append(BODIES["INFO"])
+    own_spool.arrived(sink(own_spool.source, [x.text for x in own_spool.unsent(3)]))
     for _ in range(100):
-        made.append(BODIES["event"])
-    while lines := made.unsent(10):
-        made.arrived(sink(made.source, [x.text for x in lines]))
-    found = sink.kept[made.source]
-    assert found[:3] == [1, 2, 3]
-    assert made.dropped == found[-1] - len(found) > 0
+        own_spool.append(BODIES["event"])
+    while lines := own_spool.unsent(10):
+        own_spool.arrived(sink(own_spool.source, [x.text for x in lines]))
+    result = sink.kept[own_spool.source]
+    assert result[:3] == [1, 2, 3]
+    assert own_spool.dropped == result[-1] - len(result) > 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -348,62 +352,62 @@ def test_what_has_arrived_is_not_counted_as_lost(tmp_path: Path) -> None:
 def test_records_that_go_while_others_arrive_leave_no_gap_unexplained(data: st.DataObject) -> None:
     """Batches are handed out, room is made in the files that they came from, and then they arrive, or some do."""
     arrived: dict[int, dict[str, Any]] = {}
-    with spool_of(data.draw(st.integers(500, 6000))) as made:
+    with spool_of(data.draw(st.integers(500, 6000))) as own_spool:
         for _ in range(data.draw(st.integers(1, 12))):
-            lines = made.unsent(data.draw(st.integers(1, 12)))
+            lines = own_spool.unsent(data.draw(st.integers(1, 12)))
             for kind in data.draw(st.lists(st.sampled_from([*BODIES]), max_size=15)):
-                made.append(BODIES[kind])
+                own_spool.append(BODIES[kind])
             upto = data.draw(st.integers(0, len(lines)))
             for line in lines[:upto]:
                 arrived[line.seq] = json.loads(line.text)
             if upto:
-                made.arrived(lines[upto - 1].seq)
-        while lines := made.unsent(10):
+                own_spool.arrived(lines[upto - 1].seq)
+        while lines := own_spool.unsent(10):
             arrived |= {line.seq: json.loads(line.text) for line in lines}
-            made.arrived(lines[-1].seq)
-        assert made.waiting == 0
-        assert list(made.folder.iterdir()) == []
+            own_spool.arrived(lines[-1].seq)
+        assert own_spool.waiting == 0
+        assert list(own_spool.folder.iterdir()) == []
     seqs = list(arrived)
     assert seqs == sorted(seqs)
-    told = sum(r["detail"]["count"] for r in arrived.values() if r.get("name") == "records_dropped")
+    lost = sum(r["detail"]["count"] for r in arrived.values() if r.get("name") == "records_dropped")
     # What was given up between its delivery and the answer has arrived, and was counted all the same.
     missing = (seqs[-1] - len(seqs)) if seqs else 0
-    assert told >= missing
+    assert lost >= missing
 
 
 def test_a_disk_that_takes_half_a_line_spoils_no_other_and_the_loss_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, write = new(tmp_path), os.write
-    made.append(BODIES["ERROR"])
+    own_spool, write = new(tmp_path), os.write
+    own_spool.append(BODIES["ERROR"])
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, data: write(file, data[: len(data) // 2]))
         with pytest.raises(OSError, match="No space left"):
-            made.append(BODIES["state"])
+            own_spool.append(BODIES["state"])
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, data: write(-1, data))
         with pytest.raises(OSError, match="Bad file"):
-            made.append(BODIES["state"])
-    made.append(BODIES["event"])
-    found = on_disk(tmp_path)
-    assert [told["seq"] for told in found] == [1, 4, 5]
-    explained(found)
-    assert found[-1]["detail"]["count"] == 2
+            own_spool.append(BODIES["state"])
+    own_spool.append(BODIES["event"])
+    result = on_disk(tmp_path)
+    assert [entry["seq"] for entry in result] == [1, 4, 5]
+    explained(result)
+    assert result[-1]["detail"]["count"] == 2
 
 
 def test_a_body_that_makes_no_line_is_counted(tmp_path: Path) -> None:
-    made, endless = new(tmp_path), {}
+    own_spool, endless = new(tmp_path), {}
     endless["self"] = endless
     with pytest.raises(RecursionError):
-        made.append(Event("x", endless))
-    made.append(Event("y"))
-    assert [(told["seq"], told["name"]) for told in on_disk(tmp_path)] == [(2, "y"), (3, "records_dropped")]
+        own_spool.append(Event("x", endless))
+    own_spool.append(Event("y"))
+    assert [(entry["seq"], entry["name"]) for entry in on_disk(tmp_path)] == [(2, "y"), (3, "records_dropped")]
 
 
 def test_a_folder_that_vanished_closes_no_file_of_another(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    made = new(folder, 0)  # a file for each record
-    made.append(BODIES["ERROR"])
+    own_spool = new(folder, 0)  # a file for each record
+    own_spool.append(BODIES["ERROR"])
     held = os.open(os.devnull, os.O_RDONLY)
     for path in folder.iterdir():
         path.unlink()
@@ -411,7 +415,7 @@ def test_a_folder_that_vanished_closes_no_file_of_another(tmp_path: Path) -> Non
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(3):
         with pytest.raises(FileNotFoundError):
-            made.append(BODIES["ERROR"])
+            own_spool.append(BODIES["ERROR"])
     assert set(os.listdir("/proc/self/fd")) == before
     os.close(held)
 
@@ -423,85 +427,85 @@ def test_a_folder_that_vanished_closes_no_file_of_another(tmp_path: Path) -> Non
 @given(st.data())
 def test_batches_of_any_size_come_in_order_and_are_forgotten_as_they_arrive(data: st.DataObject) -> None:
     delivered: list[int] = []
-    with spool_of(8 * data.draw(st.integers(100, 1500))) as made:
-        made.limit, files = BIG, made.limit  # files as small as that, and nothing given up
-        made.limit = max(files, 40_000)
+    with spool_of(8 * data.draw(st.integers(100, 1500))) as own_spool:
+        own_spool.limit, files = BIG, own_spool.limit  # files as small as that, and nothing given up
+        own_spool.limit = max(files, 40_000)
         total = arrived = 0
         for _ in range(data.draw(st.integers(1, 12))):
             for _ in range(data.draw(st.integers(0, 8))):
-                made.append(BODIES["event"])
+                own_spool.append(BODIES["event"])
                 total += 1
-            lines = made.unsent(data.draw(st.integers(1, 10)))
+            lines = own_spool.unsent(data.draw(st.integers(1, 10)))
             assert [x.seq for x in lines] == list(range(arrived + 1, arrived + 1 + len(lines)))
-            assert made.unsent(len(lines) or 1) == lines  # and again the same
+            assert own_spool.unsent(len(lines) or 1) == lines  # and again the same
             if lines and data.draw(st.booleans()):
                 arrived = lines[data.draw(st.integers(0, len(lines) - 1))].seq
-                made.arrived(arrived)
-                made.arrived(data.draw(st.integers(0, arrived)))  # an answer that comes late
-            assert made.waiting == total - arrived
-            assert [n for n in numbers(made.folder) if n > arrived] == list(range(arrived + 1, total + 1))
+                own_spool.arrived(arrived)
+                own_spool.arrived(data.draw(st.integers(0, arrived)))  # an answer that comes late
+            assert own_spool.waiting == total - arrived
+            assert [n for n in numbers(own_spool.folder) if n > arrived] == list(range(arrived + 1, total + 1))
             delivered += [x.seq for x in lines]
-        made.arrived(total + 100)  # more than there is
-        assert made.waiting == 0
-        assert list(made.folder.iterdir()) == []
-        made.append(Event("next"))
-        assert [x.seq for x in made.unsent(9)] == [total + 1]
+        own_spool.arrived(total + 100)  # more than there is
+        assert own_spool.waiting == 0
+        assert list(own_spool.folder.iterdir()) == []
+        own_spool.append(Event("next"))
+        assert [x.seq for x in own_spool.unsent(9)] == [total + 1]
 
 
 def test_files_go_when_all_of_their_records_have_arrived(tmp_path: Path) -> None:
-    made = new(tmp_path, 200 * SEGMENTS)  # each file holds one record or two
+    own_spool = new(tmp_path, 200 * SEGMENTS)  # each file holds one record or two
     for _ in range(6):
-        made.append(Event("x"))
+        own_spool.append(Event("x"))
     files = sorted(tmp_path.glob("*.jsonl"))
     firsts = [int(path.name.split(".")[1]) for path in files]
     assert firsts[0] == 1
     assert len(firsts) >= 3
     for number, left in zip(firsts[1:], range(len(files) - 1, 0, -1), strict=True):
-        made.arrived(number - 1)
+        own_spool.arrived(number - 1)
         assert len(list(tmp_path.glob("*.jsonl"))) == left
-    made.arrived(6)
+    own_spool.arrived(6)
     assert list(tmp_path.glob("*.jsonl")) == []
 
 
 def test_a_corrupt_line_and_a_file_that_is_gone_do_not_hold_up_the_others(tmp_path: Path) -> None:
-    made = new(tmp_path, 200 * SEGMENTS)
+    own_spool = new(tmp_path, 200 * SEGMENTS)
     for _ in range(8):
-        made.append(Event("x"))
+        own_spool.append(Event("x"))
     files = sorted(tmp_path.glob("*.jsonl"))
     data = files[0].read_bytes()
     files[0].write_bytes(b"{" + data[1:].replace(b'"source"', b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8"))
     gone = len(files[1].read_bytes().splitlines())
     files[1].unlink()
     sink = Sink()
-    with shipper(made, 1, 60.0) as ships:
+    with shipper(own_spool, 1, 60.0) as ships:
         ships.deliver = sink
         assert ships.ship()
-    assert sink.kept[made.source] == list(range(len(data.splitlines()) + gone + 1, 9))
-    assert made.waiting == 0
+    assert sink.kept[own_spool.source] == list(range(len(data.splitlines()) + gone + 1, 9))
+    assert own_spool.waiting == 0
 
 
 # ---- the shipper
 
 
 def test_records_go_as_soon_as_a_batch_waits(tmp_path: Path) -> None:
-    made, sink = new(tmp_path), Sink()
-    with shipper(made, 5, 3600.0) as ships:
+    own_spool, sink = new(tmp_path), Sink()
+    with shipper(own_spool, 5, 3600.0) as ships:
         ships.deliver = sink
         for _ in range(4):
-            made.append(BODIES["INFO"])
+            own_spool.append(BODIES["INFO"])
         time.sleep(0.3)
         assert sink.kept == {}
-        made.append(BODIES["INFO"])
-        until(lambda: made.waiting == 0)
-    assert sink.kept == {made.source: [1, 2, 3, 4, 5]}
+        own_spool.append(BODIES["INFO"])
+        until(lambda: own_spool.waiting == 0)
+    assert sink.kept == {own_spool.source: [1, 2, 3, 4, 5]}
 
 
 def test_a_lone_log_goes_after_the_interval(tmp_path: Path) -> None:
-    made, sink = new(tmp_path), Sink()
-    with shipper(made, 1000, 0.1) as ships:
+    own_spool, sink = new(tmp_path), Sink()
+    with shipper(own_spool, 1000, 0.1) as ships:
         ships.deliver = sink
-        made.append(BODIES["INFO"])
-        until(lambda: made.waiting == 0)
+        own_spool.append(BODIES["INFO"])
+        until(lambda: own_spool.waiting == 0)
     assert sink.batches == [1]
 
 
@@ -509,30 +513,30 @@ def test_what_people_watch_for_goes_soon_and_takes_the_rest_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shipping, "SOON", 0.1)
-    made, sink = new(tmp_path), Sink()
-    with shipper(made, 1000, 3600.0) as ships:
+    own_spool, sink = new(tmp_path), Sink()
+    with shipper(own_spool, 1000, 3600.0) as ships:
         ships.deliver = sink
-        made.append(BODIES["INFO"])
-        made.append(BODIES["metric"])
+        own_spool.append(BODIES["INFO"])
+        own_spool.append(BODIES["metric"])
         time.sleep(0.3)
         assert sink.kept == {}
-        made.append(BODIES["progress"])
-        until(lambda: made.waiting == 0)
+        own_spool.append(BODIES["progress"])
+        until(lambda: own_spool.waiting == 0)
     assert sink.batches == [3]
 
 
 def test_batches_are_as_large_as_was_asked(tmp_path: Path) -> None:
-    made, sink = new(tmp_path), Sink()
+    own_spool, sink = new(tmp_path), Sink()
     for _ in range(10):
-        made.append(BODIES["INFO"])
-    with shipper(made, 4, 3600.0) as ships:
+        own_spool.append(BODIES["INFO"])
+    with shipper(own_spool, 4, 3600.0) as ships:
         ships.deliver = sink
         ships.ship()
     assert sink.batches == [4, 4, 2]
 
 
 def test_the_thread_survives_everything_and_delivers_in_the_end(tmp_path: Path) -> None:
-    made, sink, calls = new(tmp_path), Sink(), 0
+    own_spool, sink, calls = new(tmp_path), Sink(), 0
 
     def odd(source: str, lines: Sequence[str]) -> Any:
         nonlocal calls
@@ -550,16 +554,16 @@ def test_the_thread_survives_everything_and_delivers_in_the_end(tmp_path: Path) 
     def broken() -> None:
         raise RuntimeError
 
-    with shipper(made, 2, 0.01, [broken]) as ships:
+    with shipper(own_spool, 2, 0.01, [broken]) as ships:
         ships.deliver = odd
         for _ in range(7):
-            made.append(BODIES["event"])
-        until(lambda: made.waiting == 0)
-    assert sink.kept == {made.source: list(range(1, 8))}
+            own_spool.append(BODIES["event"])
+        until(lambda: own_spool.waiting == 0)
+    assert sink.kept == {own_spool.source: list(range(1, 8))}
 
 
 def test_an_unreadable_disk_does_not_end_the_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, sink, unsent, failed = new(tmp_path), Sink(), Spool.unsent, []
+    own_spool, sink, unsent, failed = new(tmp_path), Sink(), Spool.unsent, []
 
     def fails_twice(self: Spool, most: int) -> list[spool.Line]:
         if len(failed) < 2:
@@ -568,10 +572,10 @@ def test_an_unreadable_disk_does_not_end_the_thread(tmp_path: Path, monkeypatch:
         return unsent(self, most)
 
     monkeypatch.setattr(Spool, "unsent", fails_twice)
-    with shipper(made, 1, 0.01) as ships:
+    with shipper(own_spool, 1, 0.01) as ships:
         ships.deliver = sink
-        made.append(BODIES["event"])
-        until(lambda: made.waiting == 0)
+        own_spool.append(BODIES["event"])
+        until(lambda: own_spool.waiting == 0)
 
 
 def test_every_turn_calls_what_is_to_be_called(tmp_path: Path) -> None:
@@ -593,22 +597,22 @@ def test_what_is_called_no_more_is_not_called_after_one_before_it_that_hung(tmp_
 
 
 def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> None:
-    made, go, inside = new(tmp_path), threading.Event(), threading.Event()
+    own_spool, go, inside = new(tmp_path), threading.Event(), threading.Event()
 
     def hangs(source: str, lines: Sequence[str]) -> int:
         inside.set()
         go.wait(30)
         return 0
 
-    with shipper(made, 1, 0.01) as ships:
+    with shipper(own_spool, 1, 0.01) as ships:
         ships.deliver = hangs
-        end = emit.subscribe(made.append)
+        end = emit.subscribe(own_spool.append)
         emit.emit(Event("a"))
         inside.wait(30)
         for _ in range(100):
             emit.emit(Event("b"))
         end()
-        assert made.waiting == 101  # and still nobody has answered
+        assert own_spool.waiting == 101  # and still nobody has answered
         go.set()
 
 
@@ -616,7 +620,7 @@ def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> 
 @pytest.mark.parametrize("how", ["hangs", "slow"])
 def test_who_ships_waits_no_longer_than_it_says_and_the_rest_arrives_later(who: str, how: str, tmp_path: Path) -> None:
     """Whoever has the turn at a monitor that is slow."""
-    made, sink, go, inside = new(tmp_path), Sink(), threading.Event(), threading.Event()
+    own_spool, sink, go, inside = new(tmp_path), Sink(), threading.Event(), threading.Event()
 
     def deliver(source: str, lines: Sequence[str]) -> int:
         inside.set()
@@ -624,34 +628,34 @@ def test_who_ships_waits_no_longer_than_it_says_and_the_rest_arrives_later(who: 
         return sink(source, lines)
 
     for _ in range(100):
-        made.append(BODIES["event"])
-    with shipper(made, 1, 0.01 if who == "the thread" else 3600.0) as ships:
+        own_spool.append(BODIES["event"])
+    with shipper(own_spool, 1, 0.01 if who == "the thread" else 3600.0) as ships:
         ships.deliver = deliver
         if who == "the thread":
             assert inside.wait(30)
         start = time.monotonic()
         assert not ships.ship(0.3)
         assert 0.3 <= time.monotonic() - start < 10  # the 100 slow ones would take 20 s, the hanging one 60 s
-        assert made.waiting
+        assert own_spool.waiting
         go.set()
-        until(lambda: made.waiting == 0)
+        until(lambda: own_spool.waiting == 0)
         assert ships.ship(30.0)
-    assert sink.kept == {made.source: list(range(1, 101))}
+    assert sink.kept == {own_spool.source: list(range(1, 101))}
 
 
 def test_who_ships_in_time_does_not_wait_for_its_seconds(tmp_path: Path) -> None:
-    made, sink, start = new(tmp_path), Sink(), time.monotonic()
-    with shipper(made, 2, 3600.0) as ships:
-        made.append(BODIES["INFO"])
+    own_spool, sink, start = new(tmp_path), Sink(), time.monotonic()
+    with shipper(own_spool, 2, 3600.0) as ships:
+        own_spool.append(BODIES["INFO"])
         assert not ships.ship(60.0)  # to nobody
         ships.deliver = sink
         assert ships.ship(60.0)
     assert time.monotonic() - start < 30
-    assert sink.kept == {made.source: [1]}
+    assert sink.kept == {own_spool.source: [1]}
 
 
 def test_who_disconnects_waits_for_a_delivery_but_not_for_ever(tmp_path: Path) -> None:
-    made, go, calls = new(tmp_path), threading.Event(), []
+    own_spool, go, calls = new(tmp_path), threading.Event(), []
 
     def hangs(source: str, lines: Sequence[str]) -> int:
         calls.append(1)
@@ -659,8 +663,8 @@ def test_who_disconnects_waits_for_a_delivery_but_not_for_ever(tmp_path: Path) -
         return int(json.loads(lines[-1])["seq"])
 
     for _ in range(3):
-        made.append(BODIES["INFO"])
-    with shipper(made, 1, 3600.0) as ships:
+        own_spool.append(BODIES["INFO"])
+    with shipper(own_spool, 1, 3600.0) as ships:
         ships.deliver = hangs
         until(lambda: bool(calls))
         start = time.monotonic()
@@ -669,22 +673,22 @@ def test_who_disconnects_waits_for_a_delivery_but_not_for_ever(tmp_path: Path) -
         go.set()
         assert ships.disconnect(30.0)
         assert not ships.ship()
-    assert (calls, made.waiting) == ([1], 2)  # the one that was under way has arrived, and no other went
+    assert (calls, own_spool.waiting) == ([1], 2)  # the one that was under way has arrived, and no other went
 
 
 def test_close_sends_what_waits(tmp_path: Path) -> None:
-    made, sink = new(tmp_path), Sink()
-    ships = Shipper(made, 3, 3600.0)
+    own_spool, sink = new(tmp_path), Sink()
+    ships = Shipper(own_spool, 3, 3600.0)
     ships.deliver = sink
     for _ in range(8):
-        made.append(BODIES["INFO"])
+        own_spool.append(BODIES["INFO"])
     assert ships.close(30.0)
     assert sink.batches == [3, 3, 2]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_close_tries_again_within_its_seconds(tmp_path: Path) -> None:
-    made, sink, calls = new(tmp_path), Sink(), []
+    own_spool, sink, calls = new(tmp_path), Sink(), []
 
     def at_last(source: str, lines: Sequence[str]) -> int:
         calls.append(1)
@@ -692,9 +696,9 @@ def test_close_tries_again_within_its_seconds(tmp_path: Path) -> None:
             raise OSError
         return sink(source, lines)
 
-    ships = Shipper(made, 3, 3600.0)
+    ships = Shipper(own_spool, 3, 3600.0)
     ships.deliver = at_last
-    made.append(BODIES["INFO"])
+    own_spool.append(BODIES["INFO"])
     assert ships.close(30.0)
 
 
@@ -705,33 +709,33 @@ def test_close_has_longer_unless_it_is_hopeless(tmp_path: Path) -> None:
         time.sleep(0.1)
         return int(json.loads(lines[-1])["seq"])
 
-    for wanted in (True, False):
-        made = new(tmp_path / str(wanted))
-        ships = Shipper(made, 1, 3600.0)
+    for expected in (True, False):
+        own_spool = new(tmp_path / str(expected))
+        ships = Shipper(own_spool, 1, 3600.0)
         for _ in range(8):
-            made.append(BODIES["INFO"])
+            own_spool.append(BODIES["INFO"])
         ships.deliver = far
         start = time.monotonic()
-        assert ships.close(0.2, 30.0, unless=lambda: hopeless) == wanted
-        assert wanted or time.monotonic() - start < 20
+        assert ships.close(0.2, 30.0, unless=lambda: hopeless) == expected
+        assert expected or time.monotonic() - start < 20
         hopeless.append(1)
 
 
 def test_behind_what_is_received_and_not_kept_all_is_counted_once(tmp_path: Path) -> None:
-    made, calls, away = new(tmp_path), list[tuple[list[int], bool]](), True
+    own_spool, calls, away = new(tmp_path), list[tuple[list[int], bool]](), True
 
     def collect(source: str, lines: Sequence[str], keep: bool = True) -> int:
         calls.append(([json.loads(x)["seq"] for x in lines], keep))
         return calls[-1][0][-1] if keep and not away else 0
 
-    with shipper(made, 100, 3600.0) as ships:
+    with shipper(own_spool, 100, 3600.0) as ships:
         ships.batch_size, ships.deliver = 2, collect
         for _ in range(5):
-            made.append(BODIES["INFO"])
+            own_spool.append(BODIES["INFO"])
         assert not ships.ship()
         assert calls == [([1, 2], True), ([3, 4], False), ([5], False)]
         calls.clear()
-        made.append(BODIES["INFO"])
+        own_spool.append(BODIES["INFO"])
         assert not ships.ship()
         assert calls == [([1, 2], True), ([6], False)]
         calls.clear()
@@ -742,10 +746,10 @@ def test_behind_what_is_received_and_not_kept_all_is_counted_once(tmp_path: Path
 
 def test_a_recorder_that_is_closed_leaves_no_file_open(options: recorder.Options) -> None:
     def once() -> int:
-        made = recorder.Recorder(replace(options, metrics_interval=0.01))
+        session = recorder.Recorder(replace(options, metrics_interval=0.01))
         emit.emit(Event("x"))
-        until(lambda: made._sampler is not None and made._sampler._lock >= 0)
-        made.close(0.1)
+        until(lambda: session._sampler is not None and session._sampler._lock >= 0)
+        session.close(0.1)
         return len(os.listdir("/proc/self/fd"))
 
     assert once() == once()
@@ -753,7 +757,7 @@ def test_a_recorder_that_is_closed_leaves_no_file_open(options: recorder.Options
 
 @pytest.mark.parametrize("how", ["hangs", "raises", "slow", "nobody"])
 def test_close_ends_in_time_and_says_that_records_wait(how: str, tmp_path: Path) -> None:
-    made, go = new(tmp_path), threading.Event()
+    own_spool, go = new(tmp_path), threading.Event()
 
     def deliver(source: str, lines: Sequence[str]) -> int:
         if how == "raises":
@@ -761,34 +765,34 @@ def test_close_ends_in_time_and_says_that_records_wait(how: str, tmp_path: Path)
         go.wait(30 if how == "hangs" else 0.05)
         return int(json.loads(lines[-1])["seq"])
 
-    ships = Shipper(made, 1, 0.01)
+    ships = Shipper(own_spool, 1, 0.01)
     ships.deliver = None if how == "nobody" else deliver
     for _ in range(2000):
-        made.append(BODIES["INFO"])
+        own_spool.append(BODIES["INFO"])
     start = time.monotonic()
     assert not ships.close(0.2)
     assert time.monotonic() - start < 10  # the 2000 slow ones would take 100 s, the hanging one 30 s
-    assert made.waiting
+    assert own_spool.waiting
     go.set()
 
 
 def test_a_debug_log_of_the_shipper_itself_does_not_keep_it_at_work(tmp_path: Path) -> None:
     """Where debug logs are records, one comes of each failed delivery, and not of each record that waits."""
     logs.configure_logging("DEBUG", "text")
-    logger, made, calls = logging.getLogger("geopipe"), new(tmp_path), []
+    logger, own_spool, calls = logging.getLogger("geopipe"), new(tmp_path), []
 
     def fails(source: str, lines: Sequence[str]) -> int:
         calls.append(1)
         raise OSError("away")
 
-    end_logs, end = logs.record_from_now_on(), emit.subscribe(made.append)
+    end_logs, end = logs.record_from_now_on(), emit.subscribe(own_spool.append)
     try:
-        with shipper(made, 1, 3600.0) as ships:
+        with shipper(own_spool, 1, 3600.0) as ships:
             ships.deliver = fails
             emit.emit(Event("a"))
             assert not ships.ship()
             assert not ships.ship()
-        assert made.waiting == 1 + len(calls)
+        assert own_spool.waiting == 1 + len(calls)
     finally:
         end_logs()
         end()
@@ -857,11 +861,11 @@ def test_a_folder_of_a_living_process_without_records_stays(run_folder: Path) ->
 
 def written(folder: Path, source: str, count: int, limit: int = BIG) -> None:
     """Files of a source as a process would leave them."""
-    made = Spool(folder, source, limit, RUN)
+    own_spool = Spool(folder, source, limit, RUN)
     for i in range(count):
-        made.append(Event("x", {"i": i}))
-    made.sync()
-    made.close()
+        own_spool.append(Event("x", {"i": i}))
+    own_spool.sync()
+    own_spool.close()
 
 
 def dead_source(number: int = 1) -> str:
@@ -898,8 +902,8 @@ def test_what_is_not_kept_is_counted_and_stays(tmp_path: Path) -> None:
         return 0
 
     assert left_behind([tmp_path], full, 2, 30.0) == 0
-    told = [(2, True), (2, False), (1, False)]
-    assert [(n, keep) for _, n, keep in counted] == told * 2
+    batches = [(2, True), (2, False), (1, False)]
+    assert [(n, keep) for _, n, keep in counted] == batches * 2
     assert len(numbers(tmp_path)) == 10
 
 
@@ -1042,11 +1046,11 @@ def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) ->
     kept: set[tuple[str, int]] = set()
 
     def deliver(source: str, lines: Sequence[str]) -> int:
-        found = [json.loads(x)["seq"] for x in lines]
-        kept.update((source, seq) for seq in found)
-        return int(found[-1])
+        document = [json.loads(x)["seq"] for x in lines]
+        kept.update((source, seq) for seq in document)
+        return int(document[-1])
 
-    wanted = {(told["source"], told["seq"]) for told in on_disk(tmp_path)}
+    expected = {(entry["source"], entry["seq"]) for entry in on_disk(tmp_path)}
     failed: list[BaseException] = []
 
     def clear() -> None:
@@ -1061,7 +1065,7 @@ def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) ->
     for thread in threads:
         thread.join()
     assert failed == []
-    assert kept == wanted
+    assert kept == expected
 
 
 # ---- recording
@@ -1088,23 +1092,23 @@ def options(run_folder: Path, tmp_path: Path) -> recorder.Options:
 
 def test_a_recorder_is_there_until_it_is_closed(options: recorder.Options, run_folder: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
-    made = recorder.Recorder(options)
-    source = made.spool.source
+    session = recorder.Recorder(options)
+    source = session.spool.source
     assert [path.name for path in run_folder.iterdir()] == [f"{source}.pid"]
     assert spool.lives(run_folder, source)
     for _ in range(2):
-        made.close(0.0)
+        session.close(0.0)
         assert not spool.lives(run_folder, source)
         assert list(run_folder.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    return [(told["state"], told["detail"]) for told in on_disk(folder) if told["kind"] == "state"]
+    return [(entry["state"], entry["detail"]) for entry in on_disk(folder) if entry["kind"] == "state"]
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "wanted"),
+    ("error", "state", "expected"),
     [
         (
             RunError("it broke", "mend it"),
@@ -1127,19 +1131,19 @@ def states(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_how_a_run_ends_is_its_last_state(error: BaseException, state: str, wanted: Any, tmp_path: Path) -> None:
-    made = new(tmp_path)
-    end = emit.subscribe(made.append)
+def test_how_a_run_ends_is_its_last_state(error: BaseException, state: str, expected: Any, tmp_path: Path) -> None:
+    own_spool = new(tmp_path)
+    end = emit.subscribe(own_spool.append)
     with pytest.raises(type(error)) as raised, recorder.stated({"name": "n"}):
         raise error
     end()
     assert raised.value is error
-    assert states(tmp_path) == [("running", {"name": "n"}), (state, wanted)]
+    assert states(tmp_path) == [("running", {"name": "n"}), (state, expected)]
 
 
 def test_the_error_told_is_ours_behind_those_that_wrap_it(tmp_path: Path) -> None:
-    made = new(tmp_path)
-    end = emit.subscribe(made.append)
+    own_spool = new(tmp_path)
+    end = emit.subscribe(own_spool.append)
     with pytest.raises(RuntimeError), recorder.stated({}):
         raise RuntimeError("task failed") from MachineError("no disk", "free some")
     end()
@@ -1151,8 +1155,8 @@ def test_the_error_told_is_ours_behind_those_that_wrap_it(tmp_path: Path) -> Non
 
 def test_a_run_that_is_done_says_so_itself(tmp_path: Path) -> None:
     """`stated` cannot know the exit code: who runs it tells that it is completed."""
-    made = new(tmp_path)
-    end = emit.subscribe(made.append)
+    own_spool = new(tmp_path)
+    end = emit.subscribe(own_spool.append)
     with recorder.stated({}):
         emit.emit(State("completed", {"exit_code": 4}))
     end()
@@ -1174,9 +1178,9 @@ def test_recording_delivers_everything_at_its_end(
         def close(self, wait: float = 0.0) -> None: ...
 
     def open_collector(options: recorder.Options, serve: bool = True) -> recorder.Collector:
-        made = collector_of(options, serve)
-        made.observer = Observer()
-        return made
+        counter = collector_of(options, serve)
+        counter.observer = Observer()
+        return counter
 
     monkeypatch.setattr(recorder, "open_collector", open_collector)
     dead, source = process_of_the_run(3)
@@ -1189,11 +1193,11 @@ def test_recording_delivers_everything_at_its_end(
 
     with pytest.raises(ZeroDivisionError):
         run()
-    own = [told for told in got if told["source"] != source]
-    assert [told["seq"] for told in own] == list(range(1, len(own) + 1))
-    assert [told.get("state") or told["message"] for told in own] == ["running", "at work", "by 0", "failed"]
+    own = [entry for entry in got if entry["source"] != source]
+    assert [entry["seq"] for entry in own] == list(range(1, len(own) + 1))
+    assert [entry.get("state") or entry["message"] for entry in own] == ["running", "at work", "by 0", "failed"]
     assert "ZeroDivisionError: by 0" in own[2]["traceback"]
-    assert [told["seq"] for told in got if told["source"] == source] == [1, 2, 3]
+    assert [entry["seq"] for entry in got if entry["source"] == source] == [1, 2, 3]
     assert not run_folder.exists()
     assert emit._sinks == []
     assert not any(isinstance(h, logs._Emitter) for h in logging.getLogger("geopipe").handlers)
@@ -1205,8 +1209,8 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
     run_folder.parent.mkdir(parents=True)
     run_folder.write_text("a file in its place")
-    with recorder.recording(options, {}) as made, recorder.stated({}):
-        assert made is None
+    with recorder.recording(options, {}) as session, recorder.stated({}):
+        assert session is None
         emit.emit(Event("x"))
     assert [r.message for r in caplog.records if "not recorded" in r.message] == [caplog.records[-1].message]
     assert len(caplog.records) == 1
@@ -1296,11 +1300,11 @@ def test_without_a_home_records_lie_where_only_their_user_goes(before: int | Non
             folder.chmod(before)
     old = os.umask(0)
     try:
-        with recorder.recording(without_home(in_tmp), {}) as made:
-            assert made is not None
+        with recorder.recording(without_home(in_tmp), {}) as session:
+            assert session is not None
             assert [stat.S_IMODE(path.stat().st_mode) for path in (in_tmp, in_tmp / "spool")] == [0o700, 0o700]
             emit.emit(Event("x"))
-            assert [told["name"] for told in on_disk(in_tmp / "spool" / "r") if told["kind"] == "event"] == ["x"]
+            assert [entry["name"] for entry in on_disk(in_tmp / "spool" / "r") if entry["kind"] == "event"] == ["x"]
     finally:
         os.umask(old)
 
@@ -1321,17 +1325,17 @@ def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
         (in_tmp / "spool").mkdir(parents=True)
 
     def of_somebody(self: Path) -> Any:
-        found = list(lstat(self))
+        result = list(lstat(self))
         if self == theirs:
-            found[stat.ST_UID] += 1
-        return os.stat_result(found)
+            result[stat.ST_UID] += 1
+        return os.stat_result(result)
 
     monkeypatch.setattr(Path, "lstat", of_somebody)
     write_raster(tmp_path / "a.tif", np.ones((20, 20), np.float32), "EPSG:32632", north_up(500_000, 5_000_000, 10))
     (tmp_path / "s.toml").write_text(SETTINGS)
     before = sorted(tmp_path.rglob("geopipe-*/**/*")) + sorted(aim.rglob("*"))
-    with recorder.recording(options, {}) as made:
-        assert made is None
+    with recorder.recording(options, {}) as session:
+        assert session is None
     recorder.join(options, Sink())
     assert emit._sinks == []
     assert len(caplog.messages) == 1
@@ -1367,8 +1371,8 @@ def test_a_worker_that_joins_another_run_leaves_the_first(options: recorder.Opti
     finally:
         assert recorder._leave is not None
         recorder._leave()
-    told = {run: [(x["run_id"], x["attempt"], x["message"]) for x in found] for run, found in got.items()}
-    assert told == {"r": [("r", 2, "one")], "s": [("s", 1, "two")]}
+    messages = {run: [(x["run_id"], x["attempt"], x["message"]) for x in result] for run, result in got.items()}
+    assert messages == {"r": [("r", 2, "one")], "s": [("s", 1, "two")]}
     assert emit._sinks == []
 
 
@@ -1388,8 +1392,8 @@ logging.getLogger("geopipe.x").info("last words")
     process = script(code, tmp_path / "got")
     process.communicate()
     assert process.returncode == 0
-    found = [json.loads(x) for x in (tmp_path / "got").read_text().splitlines()]
-    assert [told["message"] for told in found] == ["last words"]
+    document = [json.loads(x) for x in (tmp_path / "got").read_text().splitlines()]
+    assert [entry["message"] for entry in document] == ["last words"]
     with suppress(FileNotFoundError):
         assert list(run_folder.iterdir()) == []
 
@@ -1432,7 +1436,7 @@ with recorder.recording(options, {}):
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
 def test_a_signal_inside_compiled_code_is_still_one(kind: type[BaseException]) -> None:
     """Numba and other C code make a SystemError of what a signal handler raises inside of them."""
-    told = SystemError("returned a result with an exception set")
-    told.__cause__ = arrived = kind()
-    assert pipeline._as_ours(told) is arrived
+    error = SystemError("returned a result with an exception set")
+    error.__cause__ = arrived = kind()
+    assert pipeline._as_ours(error) is arrived
     assert isinstance(pipeline._as_ours(SystemError("without one")), RunError)

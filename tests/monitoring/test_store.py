@@ -20,8 +20,8 @@ from geopipe.monitoring.database import store
 
 @pytest.fixture
 def connected(database: str) -> Iterator[connection]:
-    with closing(databases.connect(database)) as made:
-        yield made
+    with closing(databases.connect(database)) as conn:
+        yield conn
 
 
 def in_order(records: list[dict[str, Any]], size: int, overlap: int = 0) -> list[list[dict[str, Any]]]:
@@ -52,8 +52,8 @@ def test_a_batch_becomes_rows_with_all_that_its_records_say(database: str, conne
         "attempt, traceback, extra, run_day = geopipe_run_day(run_id, now()) FROM pipeline_logs",
     )
     text = "Traceback\n\tline \\N"
-    said = ("geopipe", "message 1", "read", "a", 7, 8, "n", 2, text, {"k": [1, None, "é"]}, True)
-    assert log == (TS + 1, "ERROR", 40, *said)
+    columns = ("geopipe", "message 1", "read", "a", 7, 8, "n", 2, text, {"k": [1, None, "é"]}, True)
+    assert log == (TS + 1, "ERROR", 40, *columns)
     assert query(database, "SELECT name, tile, attempt, detail FROM pipeline_events") == [
         ("wave_done", 7, 2, {"wave": 2})
     ]
@@ -70,7 +70,7 @@ def test_a_batch_becomes_rows_with_all_that_its_records_say(database: str, conne
 def test_batches_that_arrive_three_times_and_overlap_leave_the_tables_as_if_once(
     postgres_server: Any, seed: int
 ) -> None:
-    records, found = a_run(), []
+    records, result = a_run(), []
     for times, overlap in ((1, 0), (3, 7)):
         dsn = postgres_server.database()
         databases.upgrade(dsn)
@@ -82,8 +82,8 @@ def test_batches_that_arrive_three_times_and_overlap_leave_the_tables_as_if_once
                 store.write(connected, batch)
                 if times > 1 and chance.random() < 0.5:  # something old comes again, late
                     store.write(connected, chance.choice(sent[: at + 1]))
-        found.append(tables(dsn))
-    once, often = found
+        result.append(tables(dsn))
+    once, often = result
     assert often == once
     assert [len(once[name]) for name in once] == [1, 45, 45, 45, 1, 1, 4]
     assert once["pipeline_progress"][0]["tiles"] == 45
@@ -192,9 +192,9 @@ def test_text_that_postgres_cannot_hold_arrives_without_that_part(database: str,
             record(run, 3, "metric", name="m\0", value=float("inf"), node="\0n"),
         ],
     )
-    said = "nul half ? tab\t back\\slash \\. \\N new\nline\r"
+    text = "nul half ? tab\t back\\slash \\. \\N new\nline\r"
     assert query(database, "SELECT message, logger, extra FROM pipeline_logs") == [
-        (said, "", {"a": ["?", "nan", {"b": "<class 'object'>"}, 2**70], "t": ["x"]})
+        (text, "", {"a": ["?", "nan", {"b": "<class 'object'>"}, 2**70], "t": ["x"]})
     ]
     assert query(database, "SELECT name, settings, error FROM pipeline_runs") == [("n", {"k": "v"}, {"message": "?"})]
     assert query(database, "SELECT name, value, node FROM pipeline_metrics_latest") == [("m", float("inf"), "n")]
@@ -255,14 +255,14 @@ def test_the_end_of_a_run_is_not_undone_but_by_a_new_attempt(database: str, conn
 
 def test_what_a_state_does_not_say_stays_and_a_request_of_a_person_too(database: str, connected: connection) -> None:
     run, parent = new_run_id(), new_run_id()
-    said = {"plan_hash": "h", "settings": {"a": 1}, "versions": {"geopipe": "1"}, "ray_job_id": "j", "output": "/o"}
-    said |= {"totals": {"read": 4}, "parent_run_id": parent, "idempotency_key": "k"}
-    store.write(connected, [state(run, 1, "pending", name="n", **said)])
+    detail = {"plan_hash": "h", "settings": {"a": 1}, "versions": {"geopipe": "1"}, "ray_job_id": "j", "output": "/o"}
+    detail |= {"totals": {"read": 4}, "parent_run_id": parent, "idempotency_key": "k"}
+    store.write(connected, [state(run, 1, "pending", name="n", **detail)])
     query(database, "UPDATE pipeline_runs SET request = 'pause'")
     store.write(connected, [state(run, 2, "running")])
-    names = ", ".join(said)
+    names = ", ".join(detail)
     (row,) = query(database, f"SELECT request, {names} FROM pipeline_runs")
-    assert row == ("pause", *said.values())
+    assert row == ("pause", *detail.values())
 
 
 def test_an_idempotency_key_that_another_run_has_does_not_stop_a_batch(database: str, connected: connection) -> None:

@@ -51,11 +51,11 @@ def run_named(connected: connection, run_id: str) -> Run:
 
 
 def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: connection, runs: dict[str, str]) -> None:
-    found = queries.runs(connected)
-    assert [run.run_id for run in found] == [runs[k] for k in ("running", "completed", "stale", "failed", "hostile")]
-    assert [run.shown for run in found] == ["running", "completed", "stale", "failed", "cancelled"]
-    assert [run.ended for run in found] == [False, True, False, True, True]
-    working, done, stale, failed, _ = found
+    listed = queries.runs(connected)
+    assert [run.run_id for run in listed] == [runs[k] for k in ("running", "completed", "stale", "failed", "hostile")]
+    assert [run.shown for run in listed] == ["running", "completed", "stale", "failed", "cancelled"]
+    assert [run.ended for run in listed] == [False, True, False, True, True]
+    working, done, stale, failed, _ = listed
     assert working.share == pytest.approx((1980 + 330 + 300) / (2900 + 580 + 580))
     assert (done.share, stale.share, failed.share) == (1.0, pytest.approx(45 / 150), pytest.approx(0.3))
     assert done.seconds == pytest.approx(15, abs=0.1)
@@ -66,7 +66,7 @@ def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: co
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("filters", "expected"),
     [
         ({"name": "demo"}, ["completed", "failed"]),
         ({"name": "d*"}, ["completed", "failed"]),
@@ -84,17 +84,17 @@ def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: co
     ],
 )
 def test_each_filter_of_runs_keeps_what_it_names(
-    connected: connection, runs: dict[str, str], asked: dict[str, Any], expected: list[str]
+    connected: connection, runs: dict[str, str], filters: dict[str, Any], expected: list[str]
 ) -> None:
-    assert [run.run_id for run in queries.runs(connected, **asked)] == [runs[what] for what in expected]
+    assert [run.run_id for run in queries.runs(connected, **filters)] == [runs[what] for what in expected]
 
 
 def test_a_run_is_meant_by_its_id_the_start_of_one_its_name_or_latest(
     connected: connection, runs: dict[str, str]
 ) -> None:
     failed = runs["failed"]
-    for asked in (failed, failed.upper(), failed.replace("-", ""), failed[:13], failed.replace("-", "")[:11]):
-        assert queries.find_run(connected, asked).run_id == failed
+    for name in (failed, failed.upper(), failed.replace("-", ""), failed[:13], failed.replace("-", "")[:11]):
+        assert queries.find_run(connected, name).run_id == failed
     assert queries.find_run(connected, "demo").run_id == runs["completed"]  # the newest of that name
     assert queries.find_run(connected, "latest").run_id == queries.find_run(connected, None).run_id == runs["running"]
     assert queries.find_run(connected, HOSTILE).run_id == runs["hostile"]
@@ -103,29 +103,29 @@ def test_a_run_is_meant_by_its_id_the_start_of_one_its_name_or_latest(
 def test_a_start_that_several_ids_have_is_one_error_that_lists_them(
     connected: connection, runs: dict[str, str]
 ) -> None:
-    with pytest.raises(SettingsError, match="01 is the start of several ids") as told:
+    with pytest.raises(SettingsError, match="01 is the start of several ids") as caught:
         queries.find_run(connected, "01")
     for run_id in runs.values():
-        assert run_id in str(told.value)
-    assert "\x1b" not in str(told.value)
+        assert run_id in str(caught.value)
+    assert "\x1b" not in str(caught.value)
 
 
-@pytest.mark.parametrize("asked", ["wrold", "'; DROP TABLE pipeline_runs; --", "%", "ffff", "\x1b[2J"])
-def test_an_unknown_run_is_one_error_with_names_and_the_last_runs(connected: connection, asked: str) -> None:
-    with pytest.raises(SettingsError, match="there is no run") as told:
-        queries.find_run(connected, asked)
-    assert ("world?" in told.value.hint) == (asked == "wrold")
-    assert re.search(r"demo, completed, 1\d min ago", told.value.hint)
-    assert "\x1b" not in str(told.value)
+@pytest.mark.parametrize("name", ["wrold", "'; DROP TABLE pipeline_runs; --", "%", "ffff", "\x1b[2J"])
+def test_an_unknown_run_is_one_error_with_names_and_the_last_runs(connected: connection, name: str) -> None:
+    with pytest.raises(SettingsError, match="there is no run") as caught:
+        queries.find_run(connected, name)
+    assert ("world?" in caught.value.hint) == (name == "wrold")
+    assert re.search(r"demo, completed, 1\d min ago", caught.value.hint)
+    assert "\x1b" not in str(caught.value)
     assert len(queries.runs(connected)) == 5
 
 
 def test_an_empty_database_says_that_no_run_was_recorded(connected: connection, monitor_dsn: str) -> None:
     with closing(psycopg2.connect(monitor_dsn)) as empty, empty.cursor() as cursor:
         cursor.execute("TRUNCATE pipeline_runs")  # and never commit
-        for asked in (None, "demo", "01"):
+        for name in (None, "demo", "01"):
             with pytest.raises(SettingsError, match="been recorded yet"):
-                queries.find_run(empty, asked)
+                queries.find_run(empty, name)
         empty.rollback()
 
 
@@ -137,8 +137,8 @@ def test_questions_cannot_write(connected: connection) -> None:
 # ---------------------------------------------------------------- logs
 
 
-def messages(connected: connection, run_id: str, **asked: Any) -> list[str]:
-    return [log.message for log in queries.last_logs(connected, run_named(connected, run_id), Filter(**asked))]
+def messages(connected: connection, run_id: str, **filters: Any) -> list[str]:
+    return [log.message for log in queries.last_logs(connected, run_named(connected, run_id), Filter(**filters))]
 
 
 def test_each_filter_of_logs_keeps_what_it_names(connected: connection, runs: dict[str, str]) -> None:
@@ -166,8 +166,8 @@ def test_each_filter_of_logs_keeps_what_it_names(connected: connection, runs: di
 def test_the_last_logs_of_thousands_come_in_order_of_time_source_and_sequence(
     connected: connection, runs: dict[str, str]
 ) -> None:
-    found = queries.last_logs(connected, run_named(connected, runs["completed"]), ALL, 500)
-    assert [log.message for log in found] == [f"line {n}" for n in range(2500, 3000)]
+    rows = queries.last_logs(connected, run_named(connected, runs["completed"]), ALL, 500)
+    assert [log.message for log in rows] == [f"line {n}" for n in range(2500, 3000)]
     assert queries.count_logs(connected, run_named(connected, runs["completed"]), ALL) == 3000
 
 
@@ -196,17 +196,17 @@ def test_what_came_late_is_new_though_it_is_old(connected: connection, monitor_d
     marks = queries.log_marks(connected, run)
     late.log(at + 5, "old, and late").log(at + 6, "noise", "DEBUG").write(monitor_dsn)
     upto = queries.log_marks(connected, run)
-    found = queries.new_logs(connected, run, Filter(level="INFO"), marks, upto)
-    assert [log.message for log in found] == ["old, and late"]
+    rows = queries.new_logs(connected, run, Filter(level="INFO"), marks, upto)
+    assert [log.message for log in rows] == ["old, and late"]
     assert queries.new_logs(connected, run, ALL, upto, upto) == []
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
 def test_a_run_whose_id_has_no_time_keeps_its_records_under_the_day_of_its_start() -> None:
-    made = datetime(2020, 2, 29, 23, 59, tzinfo=UTC)
-    run = replace(a_run(), run_id=str(uuid.uuid4()), created_at=made)
-    assert run.day == made.date()
-    assert replace(run, run_id=new_id(made.timestamp() + 120)).day == datetime(2020, 3, 1, tzinfo=UTC).date()
+    start = datetime(2020, 2, 29, 23, 59, tzinfo=UTC)
+    run = replace(a_run(), run_id=str(uuid.uuid4()), created_at=start)
+    assert run.day == start.date()
+    assert replace(run, run_id=new_id(start.timestamp() + 120)).day == datetime(2020, 3, 1, tzinfo=UTC).date()
 
 
 # ---------------------------------------------------------------- looks, causes, metrics
@@ -284,9 +284,9 @@ def test_a_single_value_and_one_that_is_no_number_make_a_plot(connected: connect
     run = Source(new_id(at, 79)).state(at, "completed", name="few")
     run.metric(at, "cpu_percent", 5.0, "percent", node="n").metric(at, "rss_bytes", float("nan"), "bytes", node="n")
     run.metric(at + 1, "cpu_percent", float("inf"), "percent", node="n").write(monitor_dsn)
-    found = queries.metrics(connected, run_named(connected, run.run_id), None, 10)
-    assert [(s.name, s.count, s.last) for s in found.series] == [("cpu_percent", 1, 5.0)]
-    assert found.series[0].points[0] == 5.0
+    rows = queries.metrics(connected, run_named(connected, run.run_id), None, 10)
+    assert [(s.name, s.count, s.last) for s in rows.series] == [("cpu_percent", 1, 5.0)]
+    assert rows.series[0].points[0] == 5.0
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -342,9 +342,9 @@ def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str, m
     run = Source(new_id(now, 7_000_001)).state(now - 60, "running", name="told", totals={"write": 10})
     run.progress(now - 20, "write", 3).metric(now - 20, "seconds_left", 100.0, "s", stage="run").write(monitor_dsn)
     with follow.reading() as connected:
-        found = queries.look(connected, run.run_id)
-        assert found.left == pytest.approx(80, abs=5)
-        assert all("seconds_left" not in node.values for node in found.nodes)
+        result = queries.look(connected, run.run_id)
+        assert result.left == pytest.approx(80, abs=5)
+        assert all("seconds_left" not in node.values for node in result.nodes)
         run.state(now, "completed", exit_code=0).write(monitor_dsn)
         assert queries.look(connected, run.run_id).left is None
 
@@ -359,7 +359,7 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
     coming = Source(new_id(now + 1, 2))
     folder = tmp_path / "spool" / coming.run_id
     folder.mkdir(parents=True)
-    told: list[str] = []
+    entries: list[str] = []
     with follow.reading() as connected:
         assert follow.newest(connected) == new_id(now, 1), "nobody begins"
         lock = subprocess.Popen(["flock", folder / f"{os.uname().nodename}-1-1.pid", "sleep", "60"])
@@ -368,12 +368,12 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
             while not spool.living(folder):
                 time.sleep(0.01)
             writes.start()
-            assert follow.newest(connected, 0.0, told.append) == coming.run_id
+            assert follow.newest(connected, 0.0, entries.append) == coming.run_id
         finally:
             lock.kill()
             lock.wait()
             writes.join()
-    assert told == [f"waiting for run {coming.run_id}, which has told nothing yet"]
+    assert entries == [f"waiting for run {coming.run_id}, which has told nothing yet"]
     settle(monitor_dsn, *(f"DELETE FROM pipeline_runs WHERE run_id = '{new_id(now + n, n + 1)}'" for n in range(2)))
 
 
@@ -388,11 +388,11 @@ def test_a_notification_makes_the_next_look_come_sooner(connected: connection, m
     at = time.time() - 10 * 86400
     run = Source(new_id(at, 80)).state(at, "running", name="woken")
     run.write(monitor_dsn)
-    found = follow.looks(follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state, every=60)
-    assert next(found) == "running"
+    result = follow.looks(follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state, every=60)
+    assert next(result) == "running"
     run.state(at + 1, "completed").write(monitor_dsn)
     start = time.monotonic()
-    assert next(found) == "completed"
+    assert next(result) == "completed"
     assert time.monotonic() - start < 30
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
@@ -401,11 +401,11 @@ def test_a_run_that_is_deleted_ends_the_looking(connected: connection, monitor_d
     at = time.time() - 10 * 86400
     run = Source(new_id(at, 81)).state(at, "running", name="deleted")
     run.write(monitor_dsn)
-    found = follow.looks(follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state)
-    next(found)
+    result = follow.looks(follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state)
+    next(result)
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
     with pytest.raises(SettingsError, match="not in the database any more"):
-        next(found)
+        next(result)
 
 
 def test_a_server_that_stays_away_is_told_once_for_each_reason(connected: connection) -> None:
@@ -416,8 +416,8 @@ def test_a_server_that_stays_away_is_told_once_for_each_reason(connected: connec
             raise MachineError(reasons.pop(0))
         return follow.connect_to_read()
 
-    found = follow.looks(connect, "", lambda c: "back", every=0.01)
-    assert [next(found) for _ in range(3)] == [follow.Away("refused"), follow.Away("starting up"), "back"]
+    result = follow.looks(connect, "", lambda c: "back", every=0.01)
+    assert [next(result) for _ in range(3)] == [follow.Away("refused"), follow.Away("starting up"), "back"]
 
 
 # ---------------------------------------------------------------- words and numbers

@@ -153,12 +153,12 @@ def test_averages_are_those_of_the_wave_over_the_cell(tmp_path: Path, index: int
     """
     case, wave = Case(PAIRS[index], 2.4, 150), WAVES["long"]
     path, truth = case.write(tmp_path, wave), case.truth(wave)
-    found = raster_of(plan_of(case.grid, [Layer("a", (path,))]), "a")
+    values = raster_of(plan_of(case.grid, [Layer("a", (path,))]), "a")
     extent = [float(sum(np.abs(g) for g in np.gradient(v)).max()) for v in (case.col, case.row)]
     size = [float(np.hypot(*np.gradient(v)).min()) for v in (case.col, case.row)]
     damped = 1 - np.prod([np.sinc(k * (e + 1) / (2 * np.pi)) for k, e in zip(wave, extent, strict=True)])
     moved = sum(k * (0.125 / s + TOLERANCE) for k, s in zip(wave, size, strict=True))
-    assert np.abs(found - truth).max() <= damped + moved + SINGLE
+    assert np.abs(values - truth).max() <= damped + moved + SINGLE
 
 
 @pytest.mark.parametrize("index", range(len(PAIRS)), ids=pair_id)

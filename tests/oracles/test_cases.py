@@ -70,8 +70,8 @@ def cells(crs: str, x0: float, y0: float, size: float, width: int, height: int) 
     return {"crs": crs, "resolution": size, "bounds": [x0, y0 - height * size, x0 + width * size, y0]}
 
 
-def jobs(oracles: Path, made: Path) -> dict[str, dict[str, Any]]:
-    """The settings of each run by its name; small inputs are written to the folder `made`."""
+def jobs(oracles: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    """The settings of each run by its name; small inputs are written to `folder`."""
     byte, small, rgb = oracles / "gdal/byte.tif", oracles / "gdal/utmsmall.tif", oracles / "rasterio/RGB.byte.tif"
     modis, salem, meuse = oracles / "rioxarray/MODIS_ARRAY", oracles / "salem", oracles / "terra/meuse.tif"
     scenes = oracles / "geotrellis"
@@ -84,7 +84,7 @@ def jobs(oracles: Path, made: Path) -> dict[str, dict[str, Any]]:
         halves = []
         for col in (0, 10):
             part = Window(col, 0, 10, 20)
-            path = made / f"half{col}.tif"
+            path = folder / f"half{col}.tif"
             halves.append(write_raster(path, source.read(1, window=part), crs, source.window_transform(part)))
     assert (width, height) == (20, 20) == pixels.shape
     assert at == Affine(60, 0, 440720, 0, -60, 3751320)
@@ -93,10 +93,10 @@ def jobs(oracles: Path, made: Path) -> dict[str, dict[str, Any]]:
 
     # 4 x 4 on [0, 1]^2, and 3 x 3 without a place: any CRS will do
     squares = np.array([-1, *range(2, 17)], "int16").reshape(4, 4)
-    aggregate = write_raster(made / "t2.tif", squares, "EPSG:3857", Affine(0.25, 0, 0, 0, -0.25, 1), nodata=-1)
+    aggregate = write_raster(folder / "t2.tif", squares, "EPSG:3857", Affine(0.25, 0, 0, 0, -0.25, 1), nodata=-1)
     ties = [[[1, 1, 1], [2, 3, 4], [5, 5, 5]], [[1, 5, 1], [2, 5, 4], [5, 1, 0]]]
     one, two = (
-        write_raster(made / f"g9_{i}.tif", np.array(tie, "int32"), "EPSG:3857", Affine(1, 0, 0, 0, -1, 3))
+        write_raster(folder / f"g9_{i}.tif", np.array(tie, "int32"), "EPSG:3857", Affine(1, 0, 0, 0, -1, 3))
         for i, tie in enumerate(ties)
     )
 
@@ -228,8 +228,8 @@ def run(oracles: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: No
     def outcome(job: str, *more: str, local: bool = False) -> Outcome:
         folder = tmp_path_factory.mktemp("job")
         file = folder / "settings.toml"
-        told = {"run": {"output": "output"}, "merge": {"how": "grid"}, **known[job]}
-        file.write_text(tomli_w.dumps(told))
+        settings = {"run": {"output": "output"}, "merge": {"how": "grid"}, **known[job]}
+        file.write_text(tomli_w.dumps(settings))
         summary = pipeline.run(load.load(file, more), local=local)
         table = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
         grid = summary.plan.grid
@@ -261,10 +261,10 @@ def band(path: Path) -> np.ma.MaskedArray:
         return source.read(1, masked=True)
 
 
-def same(found: np.ma.MaskedArray, expected: np.ma.MaskedArray) -> np.ndarray:
+def same(result: np.ma.MaskedArray, expected: np.ma.MaskedArray) -> np.ndarray:
     """Where two arrays are null together, or have one value."""
-    null, other = np.ma.getmaskarray(found), np.ma.getmaskarray(expected)
-    return (null & other) | (~null & ~other & (found.data == expected.data))
+    null, other = np.ma.getmaskarray(result), np.ma.getmaskarray(expected)
+    return (null & other) | (~null & ~other & (result.data == expected.data))
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -276,28 +276,28 @@ def test_the_plain_loop_gives_the_same_table(run: Run, job: str) -> None:
 def test_g1_on_its_own_grid_a_raster_stays_what_it_is(run: Run, method: str) -> None:
     warped = run("G1", "resampling.skip_data_loading_for_passthrough=false", local=True)
     for outcome in (run("G1"), warped):
-        found = outcome.array(method)
-        assert not found.mask.any()
-        assert checksum(as_byte(found.data)) == 4672
+        values = outcome.array(method)
+        assert not values.mask.any()
+        assert checksum(as_byte(values.data)) == 4672
 
 
 @pytest.mark.parametrize(
     ("job", "shape", "expected"), [("G2", (40, 40), 18784), ("G3", (20, 20), 4672), ("G6", (20, 20), 4770)]
 )
 def test_g2_g3_g6_nearest(run: Run, job: str, shape: tuple[int, int], expected: int) -> None:
-    found = run(job).array("nearest")
-    assert found.shape == shape
-    assert found.dtype == np.uint8
-    assert not found.mask.any()
-    assert checksum(found.data) == expected
+    values = run(job).array("nearest")
+    assert values.shape == shape
+    assert values.dtype == np.uint8
+    assert not values.mask.any()
+    assert checksum(values.data) == expected
 
 
 def test_g4_two_halves_make_a_whole(run: Run) -> None:
-    found = run("G4").array("nearest")
-    assert found.shape == (20, 20)
+    values = run("G4").array("nearest")
+    assert values.shape == (20, 20)
     assert run("G4").corner() == (440720 + 30, 3751320 - 30)
-    assert not found.mask.any()
-    assert checksum(found.data) == 4672
+    assert not values.mask.any()
+    assert checksum(values.data) == 4672
 
 
 def test_g5_edges_on_whole_multiples(run: Run) -> None:
@@ -317,16 +317,16 @@ def test_g9_a_tie_goes_to_the_smaller_class(run: Run) -> None:
 
 def test_s1_every_height(run: Run, oracles: Path) -> None:
     expected = band(oracles / "salem/ref_dem_tmerc_bilinear.tif")
-    found = run("S1").array("bilinear")
-    assert found.count() == found.size == expected.count() == 15496
-    assert np.abs(found.data.astype(float) - expected.data).max() <= 2.5e-4
+    values = run("S1").array("bilinear")
+    assert values.count() == values.size == expected.count() == 15496
+    assert np.abs(values.data.astype(float) - expected.data).max() <= 2.5e-4
 
 
 def test_s2_every_cell_of_an_engine_that_is_not_gdal(run: Run, oracles: Path) -> None:
     expected = band(oracles / "salem/ref_trmm_on_wrf_nn.tif")
-    found = run("S2").array("nearest")
-    assert found.size == 6400
-    assert same(found, expected).all()
+    values = run("S2").array("nearest")
+    assert values.size == 6400
+    assert same(values, expected).all()
 
 
 @pytest.mark.parametrize("place", MEUSE, ids=str)
@@ -343,18 +343,18 @@ def test_t2_nulls_are_left_out(run: Run) -> None:
 
 
 def test_a1_a_rotated_raster(run: Run) -> None:
-    found = run("A1").array("nearest")
-    values = found.compressed().astype(float)
-    assert (found.shape, found.mask.sum(), values.size) == ((25, 25), 224, 401)
+    result = run("A1").array("nearest")
+    values = result.compressed().astype(float)
+    assert (result.shape, result.mask.sum(), values.size) == ((25, 25), 224, 401)
     assert np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist() == [74, 115, 123, 132, 255]
     assert values.mean() == pytest.approx(126.4289, abs=5e-5)
 
 
 def test_e1_the_first_scene_wins(run: Run, oracles: Path) -> None:
     expected = band(oracles / "geotrellis/lc8-utm-re-mosaic-expected.tif")
-    found = run("E1").array("nearest").filled(0)
-    assert found.shape == expected.shape == (284, 1198)
-    assert (found == expected.data).mean() >= 0.996
+    values = run("E1").array("nearest").filled(0)
+    assert values.shape == expected.shape == (284, 1198)
+    assert (values == expected.data).mean() >= 0.996
 
 
 # R1, R2, X1 and X2 state what GDAL gives with its default transformer, which may miss a place by 0.125 pixels, in one
@@ -391,13 +391,13 @@ def around(pixels: np.ndarray, col: np.ndarray, row: np.ndarray, outside: int) -
 def test_x1_x2_gdals_file_misses_places_by_its_tolerance_at_most(run: Run, oracles: Path, job: str, file: str) -> None:
     source, missing = oracles / "rioxarray/MODIS_ARRAY.nc", -28672
     expected = band(oracles / f"rioxarray/MODIS_ARRAY_{file}.nc").filled(missing)
-    found, pixels = run(job).array("nearest").filled(missing), band(source).filled(missing)
+    values, pixels = run(job).array("nearest").filled(missing), band(source).filled(missing)
     col, row = pixels_at(source, run(job), "EPSG:32615")
-    assert (found == look_up(pixels, col, row, missing)).all()
+    assert (values == look_up(pixels, col, row, missing)).all()
     near = around(pixels, col, row, missing)
     assert (near == expected).any(axis=0).all()
     certain = (near == near[0]).all(axis=0)
-    assert (found == expected)[certain].all()
+    assert (values == expected)[certain].all()
     assert certain.mean() > 0.3
 
 
@@ -442,9 +442,9 @@ def test_r1_kernels_are_those_of_gdals_exact_warp(run: Run, oracles: Path, metho
     At the rim, where pixels of its kernel are not there, lanczos is bilinear.
     """
     path = oracles / "rasterio/RGB.byte.tif"
-    found, expected = run("R1").array(method).filled(0), whole_warp(path, method)
-    assert abs(np.count_nonzero(as_byte(found)) - RGB[method]) <= 53
-    step = np.abs(found.astype("float64") - expected)
+    values, expected = run("R1").array(method).filled(0), whole_warp(path, method)
+    assert abs(np.count_nonzero(as_byte(values)) - RGB[method]) <= 53
+    step = np.abs(values.astype("float64") - expected)
     if method == "lanczos":
         col, row = pixels_at(path, run("R1"), "EPSG:3857")
         with rasterio.open(path) as source:

@@ -113,9 +113,9 @@ def load(name: str) -> File:
     with rasterio.open(uri) as ds:
         raw, (scale, offset) = ds.read(1, masked=True), (ds.scales[0], ds.offsets[0])
         values = raw.astype("float64").filled(np.nan) * scale + offset
-        given = GIVEN_CRS.get(name)
-        crs, packed = CRS.from_user_input(given or ds.crs.to_wkt()), (scale, offset) != (1, 0)
-        return File(uri, crs, given, ds.transform, raw, values, packed, PLACES.get(name))
+        crs = GIVEN_CRS.get(name)
+        crs, packed = CRS.from_user_input(crs or ds.crs.to_wkt()), (scale, offset) != (1, 0)
+        return File(uri, crs, crs, ds.transform, raw, values, packed, PLACES.get(name))
 
 
 def crs_for(file: File, finer: bool) -> str:
@@ -166,16 +166,16 @@ def run(file: File, grid: Grid, *methods: str) -> list[np.ndarray]:
     kinds = {"sum": Kind.COUNT}
     layers = [replace(one, name=m, resampling=m, kind=kinds.get(m, Kind.CONTINUOUS)) for m in methods]
     table = table_of(plan_of(grid, layers, how="grid"))
-    found = [table[m].to_numpy(zero_copy_only=False).astype("float64") for m in methods]
-    assert [int(np.isnan(f).sum()) for f in found] == [table[m].null_count for m in methods]  # no NaN leaves geopipe
-    return [f.reshape(grid.height, grid.width) for f in found]
+    result = [table[m].to_numpy(zero_copy_only=False).astype("float64") for m in methods]
+    assert [int(np.isnan(f).sum()) for f in result] == [table[m].null_count for m in methods]  # no NaN leaves geopipe
+    return [f.reshape(grid.height, grid.width) for f in result]
 
 
-def close(found: np.ndarray, expected: np.ndarray, tolerance: np.ndarray | float) -> np.ndarray:
+def close(result: np.ndarray, expected: np.ndarray, tolerance: np.ndarray | float) -> np.ndarray:
     """Both null, or within the tolerance of each other."""
     with np.errstate(invalid="ignore"):
-        near = np.abs(found - expected) <= tolerance
-    return near | (np.isnan(found) & np.isnan(expected))
+        near = np.abs(result - expected) <= tolerance
+    return near | (np.isnan(result) & np.isnan(expected))
 
 
 def test_no_file_is_forgotten() -> None:
@@ -185,7 +185,7 @@ def test_no_file_is_forgotten() -> None:
 
 def wrong_nearest(file: File, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Cells whose `nearest` is not the pixel under their centre, and what a look-up finds there."""
-    (found,) = run(file, grid, "nearest")
+    (result,) = run(file, grid, "nearest")
     col, row = centres(file, grid)
     inside = (col >= 0) & (col < file.shape[1]) & (row >= 0) & (row < file.shape[0])
     expected = np.full(col.shape, np.nan)
@@ -193,7 +193,7 @@ def wrong_nearest(file: File, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     on_edge = (np.abs(col - np.rint(col)) < EDGE) | (np.abs(row - np.rint(row)) < EDGE)
     assert on_edge.sum() < 20
     rounding = np.abs(expected) * 2.0**-24 if file.packed else 0  # unpacked values become float32
-    return np.argwhere(~close(found, expected, rounding) & ~on_edge), expected
+    return np.argwhere(~close(result, expected, rounding) & ~on_edge), expected
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -240,7 +240,7 @@ def test_bilinear_is_scipys_away_from_missing_pixels(name: str) -> None:
     file = load(name)
     height, width = file.shape
     grid = grid_on(file, finer=True)
-    (found,) = run(file, grid, "bilinear")
+    (result,) = run(file, grid, "bilinear")
     col, row = centres(file, grid)
     missing, values = np.isnan(file.values), np.nan_to_num(file.values)
     at = [row - 0.5, col - 0.5]
@@ -249,13 +249,13 @@ def test_bilinear_is_scipys_away_from_missing_pixels(name: str) -> None:
     expected = map_coordinates(values, at, order=1, mode="nearest")
     steps = [np.abs(np.diff(values, axis=a, append=np.take(values, [-1], axis=a))) for a in (0, 1)]
     slope = map_coordinates(sum(maximum_filter(s, 3) for s in steps), at, order=0, mode="nearest")
-    differ = sound & ~close(found, expected, TOLERANCE * slope + SINGLE * np.abs(values).max())
+    differ = sound & ~close(result, expected, TOLERANCE * slope + SINGLE * np.abs(values).max())
     assert np.argwhere(differ).tolist() == []
     assert sound.mean() >= SPARSE.get(name, 0.3) * 0.5
     # null where the pixel under the centre is missing, as GDAL has it; not so near to its edge that TOLERANCE matters
     under = map_coordinates(missing.astype(float), [np.floor(row), np.floor(col)], order=0, mode="constant", cval=1) > 0
     clear = (np.abs(col - np.rint(col)) > 2 * TOLERANCE) & (np.abs(row - np.rint(row)) > 2 * TOLERANCE)
-    assert np.argwhere(clear & under & ~np.isnan(found)).tolist() == []
+    assert np.argwhere(clear & under & ~np.isnan(result)).tolist() == []
 
 
 def zonal(file: File, x: np.ndarray, y: np.ndarray, *operations: str) -> list[np.ndarray]:
@@ -349,9 +349,9 @@ def test_a_copy_is_a_plain_read(name: str) -> None:
     valid = column.is_valid().to_numpy(zero_copy_only=False).reshape(rows, cols)
     assert np.array_equal(valid[:-5], there)
     assert not valid[-5:].any()
-    found = column.drop_null().to_numpy()
+    result = column.drop_null().to_numpy()
     if file.packed:
-        assert np.array_equal(found, file.values[top:, left : left + cols][there].astype(found.dtype))
+        assert np.array_equal(result, file.values[top:, left : left + cols][there].astype(result.dtype))
     else:
-        assert found.dtype == file.raw.dtype
-        assert np.array_equal(found, part.data[there])
+        assert result.dtype == file.raw.dtype
+        assert np.array_equal(result, part.data[there])

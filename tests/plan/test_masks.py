@@ -56,7 +56,7 @@ def settings_of(folder: Path, width: int, height: int, layers: dict[str, Path], 
     return file
 
 
-def drawn(folder: Path, *polygons: list[Any], name: str = "mask.gpkg", crs: str | None = UTM, **given: Any) -> Path:
+def drawn(folder: Path, *polygons: list[Any], name: str = "mask.gpkg", crs: str | None = UTM, **overrides: Any) -> Path:
     """A vector file of polygons in cells: rings of (column, row) from the upper left corner of the grid."""
     features = [
         struct.pack("<BII", 1, 3, len(rings))
@@ -70,7 +70,7 @@ def drawn(folder: Path, *polygons: list[Any], name: str = "mask.gpkg", crs: str 
     geometry = np.array(features, object)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a file without a CRS
-        pyogrio.raw.write(path, geometry, [], [], crs=crs, geometry_type="Polygon", **given)
+        pyogrio.raw.write(path, geometry, [], [], crs=crs, geometry_type="Polygon", **overrides)
     return path
 
 
@@ -303,19 +303,19 @@ def test_a_run_with_a_mask_validates_and_the_plan_tells_of_it(
     else:
         assert "a raster, inside where it is valid and not 0" in out
         assert "meets 9 of 9 tiles; at most 1,430,000 cells inside" in out
-    made = pipeline.run(load.load(file, (f"merge.how={how}",)), local=True)
-    assert made.rows == 180_100
-    assert made.files == (3 if mask == "mask.gpkg" else 9)  # a tile that the mask does not meet has none
-    assert call(capsys, "validate", made.output)[0] == 0
-    report = validate(made.output)
+    summary = pipeline.run(load.load(file, (f"merge.how={how}",)), local=True)
+    assert summary.rows == 180_100
+    assert summary.files == (3 if mask == "mask.gpkg" else 9)  # a tile that the mask does not meet has none
+    assert call(capsys, "validate", summary.output)[0] == 0
+    report = validate(summary.output)
     assert not report.findings
     assert str(tmp_path / mask) in report.numbers["rows"]
 
 
 def test_validation_finds_rows_outside_the_mask(tmp_path: Path, large: dict[str, Path]) -> None:
     drawn(tmp_path, [box(600, 100, 900, 400)])
-    made = pipeline.run(load.load(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')), local=True)
-    path = made.output / "_SUCCESS"
+    summary = pipeline.run(load.load(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')), local=True)
+    path = summary.output / "_SUCCESS"
     success = json.loads(path.read_text())
     assert success["table"]["mask"] == {
         "file": str(tmp_path / "mask.gpkg"),
@@ -325,9 +325,9 @@ def test_validation_finds_rows_outside_the_mask(tmp_path: Path, large: dict[str,
     }
     success["table"]["mask"] |= {"tiles": [[3, 4]], "cells": 80_000}
     path.write_text(json.dumps(success))
-    told = [f.message for f in validate(made.output).findings]
-    assert "tiles with rows outside the mask: 1; planned are 1" in told
-    assert "the table has 90,000 rows; planned are at most 80,000 (how = outer)" in told
+    findings = [f.message for f in validate(summary.output).findings]
+    assert "tiles with rows outside the mask: 1; planned are 1" in findings
+    assert "the table has 90,000 rows; planned are at most 80,000 (how = outer)" in findings
 
 
 def test_a_tile_outside_needs_no_receipt(tmp_path: Path, large: dict[str, Path]) -> None:
@@ -335,8 +335,8 @@ def test_a_tile_outside_needs_no_receipt(tmp_path: Path, large: dict[str, Path])
     plan = draft(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"'), "merge.how=grid")
     columns = {v.name: {"min": 0, "max": 1, "nulls": 0} for v in plan.spec.variables}
     assert check_receipts(facts_of(plan), [Receipt(1, 90_000, (), columns)]) == []
-    told = [f.message for f in check_receipts(facts_of(plan), [Receipt(1, 89_999, (), columns)])]
-    assert told == ["the table has 89,999 rows; planned are 90,000 (how = grid)"]
+    findings = [f.message for f in check_receipts(facts_of(plan), [Receipt(1, 89_999, (), columns)])]
+    assert findings == ["the table has 89,999 rows; planned are 90,000 (how = grid)"]
 
 
 def test_both_plans_of_the_engine_and_the_plain_loop_agree(
@@ -346,8 +346,8 @@ def test_both_plans_of_the_engine_and_the_plain_loop_agree(
     file = settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')
     tables = []
     for flags, local in ((), True), (("merge.strategy=aligned",), False), (("merge.strategy=groupby",), False):
-        made = pipeline.run(load.load(file, flags), local=local, overwrite=True)
-        tables.append((made.rows, {p.name: p.read_bytes() for p in sorted((made.output / "parquet").iterdir())}))
+        summary = pipeline.run(load.load(file, flags), local=local, overwrite=True)
+        tables.append((summary.rows, {p.name: p.read_bytes() for p in sorted((summary.output / "parquet").iterdir())}))
     assert tables[0][0] == 500 * 400 - 180 * 180
     assert tables[0] == tables[1] == tables[2]
 
@@ -491,9 +491,9 @@ def holes(tmp_path: Path) -> Path:
 def test_drop(holes: Path, how: str, drop: str, rows: str) -> None:
     flags = (f"merge.how={how}", f"merge.drop={drop}")
     assert shown(draft(holes, *flags)) == [rows]
-    made = pipeline.run(load.load(holes, flags), local=True, overwrite=True)
-    assert made.rows == rows.count("#")
-    assert [f for f in validate(made.output).findings if f.level == "error"] == []
+    summary = pipeline.run(load.load(holes, flags), local=True, overwrite=True)
+    assert summary.rows == rows.count("#")
+    assert [f for f in validate(summary.output).findings if f.level == "error"] == []
 
 
 def test_drop_is_in_the_hash_and_the_plan(holes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -520,13 +520,13 @@ def test_a_name_that_means_two_things_is_refused(holes: Path) -> None:
 
 
 def test_validation_knows_which_columns_have_no_nulls(holes: Path) -> None:
-    made = pipeline.run(load.load(holes, ("merge.how=grid",)), local=True)
-    path = made.output / "_SUCCESS"
+    summary = pipeline.run(load.load(holes, ("merge.how=grid",)), local=True)
+    path = summary.output / "_SUCCESS"
     success = json.loads(path.read_text())
     success["table"]["required"] = ["a"]
     path.write_text(json.dumps(success))
-    told = [f.message for f in validate(made.output).findings if f.level == "error"]
-    assert told == ["a of tile 0 has 3 nulls, but merge.drop leaves none"]
+    findings = [f.message for f in validate(summary.output).findings if f.level == "error"]
+    assert findings == ["a of tile 0 has 3 nulls, but merge.drop leaves none"]
 
 
 @pytest.mark.parametrize("name", ["mask.gpkg", "mask.shp", "mask.fgb", "mask.geojson"])

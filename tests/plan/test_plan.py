@@ -89,9 +89,9 @@ def test_a_column_is_named_after_its_layer_and_band() -> None:
     assert names((Layer("s2", ()), two)) == ["s2_1", "s2_2"]
     assert names((Layer("s2", (), bands=(2,)), two)) == ["s2"]
     assert names((Layer("s2", (), bands=(2, 1)), two)) == ["s2_2", "s2_1"]
-    said = header(Band(1, "uint8", description="NIR"), Band(2, "uint8", description="a sentence, no name"))
-    assert names((Layer("s2", ()), said)) == ["s2_nir", "s2_2"]
-    assert names((Layer("s2", (), bands=("nir", 2)), said)) == ["s2_nir", "s2_2"], "bands go by description, too"
+    document = header(Band(1, "uint8", description="NIR"), Band(2, "uint8", description="a sentence, no name"))
+    assert names((Layer("s2", ()), document)) == ["s2_nir", "s2_2"]
+    assert names((Layer("s2", (), bands=("nir", 2)), document)) == ["s2_nir", "s2_2"], "bands go by description, too"
     alpha = header(Band(1, "uint8"), Band(2, "uint8", alpha=True))
     assert names((Layer("photo", ()), alpha)) == ["photo"]
 
@@ -111,9 +111,9 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 def test_a_band_that_is_not_there_is_refused_with_those_that_are() -> None:
     source = header(Band(1, "uint8", description="red"), Band(2, "uint8"))
-    for wanted in (3, 0, "blue"):
-        with pytest.raises(SourceError, match=rf"layer a: /data/a.tif has no band {wanted!r}; it has 1 \(red\), 2"):
-            plan_from((Layer("a", (), bands=(wanted,)), source))
+    for expected in (3, 0, "blue"):
+        with pytest.raises(SourceError, match=rf"layer a: /data/a.tif has no band {expected!r}; it has 1 \(red\), 2"):
+            plan_from((Layer("a", (), bands=(expected,)), source))
 
 
 def test_kind_is_the_settings_word_else_told_by_a_colour_table() -> None:
@@ -162,9 +162,9 @@ def test_a_layer_beside_a_tilted_grid_is_refused_and_not_left_null() -> None:
     grid = Grid("EPSG:32633", 0, 5_000_000, 30, 30, width=100, height=100)
     x, y = crs_transform("EPSG:32633", "EPSG:32632")(np.array([-27.0]), np.array([4_998_493.0]))
     beside = header(crs="EPSG:32632", transform=north_up(x.item(), y.item(), 5), width=2, height=2)
-    found = projected_bounds(beside.transform, 2, 2, "EPSG:32632", grid.crs)
-    assert found is not None
-    assert found[2] < -10
+    bounds = projected_bounds(beside.transform, 2, 2, "EPSG:32632", grid.crs)
+    assert bounds is not None
+    assert bounds[2] < -10
     with pytest.raises(SourceError, match="does not meet the grid"):
         plan_from((Layer("a", ()), beside), grid=grid)
 
@@ -222,9 +222,9 @@ def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
     # 20000 x 20000 cells of float32 and a byte: 5 bytes x 4e8 are 1907 MB
     grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=20_000, height=20_000)
     store = replace(GENEROUS, object_store=1000 * MB)
-    made = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby").estimate
+    result = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby").estimate
     # a tile of 2048 x 2048 cells is 20 MB; 0.35 of the store takes 17, and 10 of them are a row of tiles
-    assert (made.exchange_bytes, made.wave_tiles, made.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
+    assert (result.exchange_bytes, result.wave_tiles, result.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
     with pytest.raises(
         PlanError, match=r"a wave of 50 tiles would exchange 1,000 MB; the object store has 1,000"
     ) as caught:
@@ -300,11 +300,11 @@ def test_describe_is_plain_json() -> None:
     plan = plan_from(
         (Layer("a", (), nodata=float("nan")), header()), (Layer("b", ()), SHIFTED), skipped={"b": "broken"}
     )
-    said = json.loads(json.dumps(plan.describe(), allow_nan=False))
-    assert said == plan.describe()
-    assert said["plan_hash"] == plan.hash
-    assert [layer["name"] for layer in said["layers"]] == ["a", "b"]
-    assert said["layers"][0]["sources"][0]["way"] == "copy"
+    document = json.loads(json.dumps(plan.describe(), allow_nan=False))
+    assert document == plan.describe()
+    assert document["plan_hash"] == plan.hash
+    assert [layer["name"] for layer in document["layers"]] == ["a", "b"]
+    assert document["layers"][0]["sources"][0]["way"] == "copy"
 
 
 def test_the_plan_of_many_tiles_is_no_larger() -> None:

@@ -16,12 +16,12 @@ from geopipe.plan.target import resolve_grid
 UTM = "EPSG:32612"
 
 
-def grid_of(layers: dict[str, Header], **given: Any) -> Grid:
-    asked = {"crs": UTM, "resolution": (30, 30), "bounds": "union", "like": None, "snap": None, "crs_of": {}} | given
-    crs_of = {name: asked["crs_of"].get(name) for name in layers}
+def grid_of(layers: dict[str, Header], **overrides: Any) -> Grid:
+    keys = {"crs": UTM, "resolution": (30, 30), "bounds": "union", "like": None, "snap": None, "crs_of": {}} | overrides
+    crs_of = {name: keys["crs_of"].get(name) for name in layers}
     sources = {name: [h] for name, h in layers.items()}
-    said = (asked[key] for key in ("crs", "resolution", "bounds", "like", "snap"))
-    return resolve_grid(*said, sources, crs_of)
+    positional = (keys[key] for key in ("crs", "resolution", "bounds", "like", "snap"))
+    return resolve_grid(*positional, sources, crs_of)
 
 
 def test_union_and_intersection_of_layers_snap_outward() -> None:
@@ -36,25 +36,25 @@ def test_union_and_intersection_of_layers_snap_outward() -> None:
 
 def test_a_union_reaches_around_layers_of_other_crs() -> None:
     lonlat = header(crs="EPSG:4326", transform=north_up(-111, 36, 0.01), width=10, height=10)
-    wanted = projected_bounds(lonlat.transform, 10, 10, "EPSG:4326", UTM)
-    assert wanted is not None
+    expected = projected_bounds(lonlat.transform, 10, 10, "EPSG:4326", UTM)
+    assert expected is not None
     left, bottom, right, top = grid_of({"a": header(), "b": lonlat}).bounds
-    assert left <= min(wanted[0], 500_000)
-    assert right >= max(wanted[2], 503_000)
-    assert top >= max(wanted[3], 4_000_000)
-    assert bottom <= min(wanted[1], 3_997_600)
+    assert left <= min(expected[0], 500_000)
+    assert right >= max(expected[2], 503_000)
+    assert top >= max(expected[3], 4_000_000)
+    assert bottom <= min(expected[1], 3_997_600)
 
 
 def test_like_gives_its_own_grid_or_what_is_left_out() -> None:
     like = header(transform=north_up(10, 20, 7), width=5, height=4)
     assert grid_of({}, crs=None, resolution=None, like=like, bounds=None) == Grid(UTM, 10, 20, 7, 7, 5, 4)
     assert grid_of({}, crs=None, resolution=(3.5, 2), like=like, bounds=None) == Grid(UTM, 10, 20, 3.5, 2, 10, 14)
-    found = grid_of({}, crs=None, resolution=None, like=like, bounds=(10, 6, 24, 20))
-    assert found == Grid(UTM, 10, 20, 7, 7, 2, 2)
+    bounds = grid_of({}, crs=None, resolution=None, like=like, bounds=(10, 6, 24, 20))
+    assert bounds == Grid(UTM, 10, 20, 7, 7, 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("given", "message", "hint"),
+    ("overrides", "message", "hint"),
     [
         ({"crs": None}, "grid.crs is missing", "grid.like"),
         ({"resolution": None}, "grid.resolution is missing", "grid.like"),
@@ -63,9 +63,9 @@ def test_like_gives_its_own_grid_or_what_is_left_out() -> None:
         ({"like": header(crs=None), "crs": None}, "grid.like = /data/a.tif has no CRS", "grid.crs"),
     ],
 )  # fmt: skip
-def test_a_grid_that_is_not_said_is_refused(given: dict[str, Any], message: str, hint: str) -> None:
+def test_a_grid_that_is_not_said_is_refused(overrides: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(SettingsError, match=message) as caught:
-        grid_of({"a": header()}, **given)
+        grid_of({"a": header()}, **overrides)
     assert hint in caught.value.hint
 
 

@@ -64,10 +64,10 @@ def test_a_sparse_file_of_four_million_million_pixels_is_warned_of_and_may_be_re
     file.write_text(f'[grid]\ncrs = "{UTM}"\nresolution = 1000\n[[layers]]\nname = "a"\npath = "a.tif"\n')
     code, out, _ = call(capsys, "plan", file)
     assert code == 0
-    told = " ".join(out.split())
-    assert "pixels to decode" in told
-    assert "note the run: it decodes 4,0" in told
-    assert "engine.max_pixels" in told
+    text = " ".join(out.split())
+    assert "pixels to decode" in text
+    assert "note the run: it decodes 4,0" in text
+    assert "engine.max_pixels" in text
     _, out, _ = call(capsys, "plan", file, "--json")
     work = json.loads(out)["work"]
     assert edge**2 <= work["pixels"] < 1.1 * edge**2

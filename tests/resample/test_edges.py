@@ -43,10 +43,10 @@ def test_centres_on_the_outer_edges_are_in_the_source_to_the_left_and_above_alon
     crs, x0, y0, size, count = LATTICES[lattice]
     path = write_raster(tmp_path / "a.tif", np.ones((count, count), "uint8"), crs, Affine(size, 0, x0, 0, -size, y0))
     grid = Grid(crs, x0 - size / 2, y0 + size / 2, size, size, count + 1, count + 1)
-    found = raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="nearest")]), "a", -1)
-    assert (found[:-1, :-1] == 1).all()
-    assert (found[-1] == -1).all()
-    assert (found[:, -1] == -1).all()
+    values = raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="nearest")]), "a", -1)
+    assert (values[:-1, :-1] == 1).all()
+    assert (values[-1] == -1).all()
+    assert (values[:, -1] == -1).all()
 
 
 @pytest.mark.parametrize("lattice", LATTICES)

@@ -131,17 +131,17 @@ def test_areas_are_exactextracts(centre: tuple[float, float], size: float, angle
     outline = [(centre[0] + size * float(np.cos(a)), centre[1] + size * float(np.sin(a))) for a in at]
     ring = [[x, height - y] for x, y in [*outline, outline[0]]]
     shape = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
-    asked = exact_extract(
+    values = exact_extract(
         NumPyRasterSource(pixels, 0, 0, width, height), JSONFeatureSource([shape]), ["count", "mean", "sum"]
     )[0]["properties"]
-    if asked["count"] < 1e-6:
+    if values["count"] < 1e-6:
         return
     mean, share = cell("average", outline, pixels)
     x, y = np.array(outline).T
     area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-    assert mean == pytest.approx(asked["mean"], rel=1e-5)  # exactextract counts areas in float32
-    assert footprint("sum", outline, pixels) == pytest.approx(asked["sum"], rel=1e-5)
-    assert share == pytest.approx(asked["count"] / area, rel=1e-4)
+    assert mean == pytest.approx(values["mean"], rel=1e-5)  # exactextract counts areas in float32
+    assert footprint("sum", outline, pixels) == pytest.approx(values["sum"], rel=1e-5)
+    assert share == pytest.approx(values["count"] / area, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_areas_are_exactextracts(centre: tuple[float, float], size: float, angle
 def test_kernels_have_the_weights_of_the_textbooks(method: str, at: float, expected: float) -> None:
     row = np.array([[1, 2, 3, 4, 8, 16]], "float64")
     code = kernels.INTERPOLATIONS.index(method)
-    found = kernels.interpolate(row, np.array([[at]]), np.array([[0.5]]), (0, 0), code, (1.0, 1.0))
-    assert found.item() == pytest.approx(expected, rel=1e-12)
+    values = kernels.interpolate(row, np.array([[at]]), np.array([[0.5]]), (0, 0), code, (1.0, 1.0))
+    assert values.item() == pytest.approx(expected, rel=1e-12)
 
 
 def interpolated(method: str, pixels: np.ndarray, x: float, y: float, scale: float = 1.0) -> float:
     code = kernels.INTERPOLATIONS.index(method)
-    found = kernels.interpolate(pixels, np.array([[x]]), np.array([[y]]), (0, 0), code, (scale, scale))
-    return float(found.item())
+    values = kernels.interpolate(pixels, np.array([[x]]), np.array([[y]]), (0, 0), code, (scale, scale))
+    return float(values.item())
 
 
 def test_an_infinite_pixel_without_weight_makes_no_hole() -> None:
@@ -204,5 +204,5 @@ def test_a_wider_kernel_is_an_average_of_more_pixels() -> None:
 def test_a_polynomial_on_a_lattice() -> None:
     coefficients = np.array([[1.0, 2.0], [3.0, 4.0]])  # 1 + 2x + 3y + 4xy
     x, y = np.array([0.0, 1.0, 2.0]), np.array([0.0, 10.0])
-    found = kernels.polynomial(coefficients, np.stack([y**0, y], axis=1), np.stack([x**0, x]))
-    assert found.tolist() == [[1, 3, 5], [31, 73, 115]]
+    values = kernels.polynomial(coefficients, np.stack([y**0, y], axis=1), np.stack([x**0, x]))
+    assert values.tolist() == [[1, 3, 5], [31, 73, 115]]

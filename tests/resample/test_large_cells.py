@@ -74,8 +74,8 @@ def test_a_cell_in_parts_is_the_cell_at_once_to_the_bit(
         assert 0 < share[0, 0] <= 1
         for height in (len(pixels), 71):
             xs, ys = kernels.outline(cols, rows, 0, 0, *about)
-            found, covered = large_cells.statistic_of(name, xs, ys, lambda h=height: strips(h), around)
-            assert once.dtype.type(found) == once[0, 0], (name, height)
+            result, covered = large_cells.statistic_of(name, xs, ys, lambda h=height: strips(h), around)
+            assert once.dtype.type(result) == once[0, 0], (name, height)
             assert np.float32(covered) == share[0, 0], (name, height)
 
 
@@ -99,8 +99,8 @@ def test_a_window_of_one_cell_is_read_in_strips_that_change_no_bit(
     plan = plan_of(grid, [layer])
     once = table_of(plan)
     monkeypatch.setattr(locate, "WINDOW_PIXELS", 20_000)
-    found = [n.strips for n in locate.canonical_blocks(grid, plan.layers[0].decisions[0], plan.spec.tile(0))]
-    assert [len(strips) for strips in found] == [11], "300 rows of 334 pixels, 29 of them at a time"
+    result = [n.strips for n in locate.canonical_blocks(grid, plan.layers[0].decisions[0], plan.spec.tile(0))]
+    assert [len(strips) for strips in result] == [11], "300 rows of 334 pixels, 29 of them at a time"
     assert table_of(plan).equals(once)
     assert once.num_rows == 1
     assert once.num_columns >= 6

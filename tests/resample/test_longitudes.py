@@ -53,9 +53,9 @@ def test_every_counting_of_longitudes_gives_the_function(world: dict[str, Path],
     lon, lat = crs_transform(grid.crs, LONLAT)(*np.meshgrid(grid.xs(0, grid.width), grid.ys(0, grid.height)))
     expected = np.cos(np.radians(lon)) * np.cos(np.radians(lat))
     results = [raster_of(plan_of(grid, [Layer("a", (str(p),), resampling=method)]), "a") for p in world.values()]
-    for found in results:
-        assert not np.isnan(found).any()
-        assert np.abs(found - expected).max() < ERRORS[method]
+    for result in results:
+        assert not np.isnan(result).any()
+        assert np.abs(result - expected).max() < ERRORS[method]
     for other in results[1:]:
         assert np.abs(other - results[0]).max() < 1e-6
 
@@ -89,8 +89,8 @@ def test_a_column_that_a_global_file_repeats_counts_once(tmp_path: Path, rule: O
     other = write_raster(tmp_path / "b.tif", pixels[:, :5], LONLAT, north_up(-185, 90, 10))
     for files, expected in (((path,), 1), ((path, other), 2 if rule is Overlap.SUM else 1)):
         layer = Layer("a", tuple(map(str, files)), overlap=rule)
-        found = raster_of(plan_of(grid, [layer]), "a")
-        assert found[0].tolist() == [expected] * 5 + [1] * 31
+        values = raster_of(plan_of(grid, [layer]), "a")
+        assert values[0].tolist() == [expected] * 5 + [1] * 31
 
 
 @pytest.mark.parametrize("bounds", [(100, -60, 260, 60), (170, -20, 190, 20), (-200, -60, -100, 60)])
@@ -99,11 +99,11 @@ def test_a_small_source_beyond_180_degrees_is_in_a_wide_grid(tmp_path: Path, bou
     path = write_raster(tmp_path / "a.tif", np.ones((100, 100), "uint8"), "EPSG:32701", north_up(5e5, 8e6, 100))
     west, south, east, north = bounds
     grid = Grid(LONLAT, west, north, 0.05, 0.05, (east - west) * 20, (north - south) * 20)
-    found = raster_of(plan_of(grid, [Layer("a", (str(path),))]), "a", 0)
+    values = raster_of(plan_of(grid, [Layer("a", (str(path),))]), "a", 0)
     x, y = crs_transform("EPSG:32701", LONLAT)(np.array([505_000.0]), np.array([7_995_000.0]))
     row, col = int((north - y[0]) * 20), int((x[0] - west) % 360 * 20)
-    assert found[row, col] == 1
-    assert 1 <= found.sum() <= 9
+    assert values[row, col] == 1
+    assert 1 <= values.sum() <= 9
 
 
 def columns_of(folder: Path, grid: Grid, lon: list[float], cells: str | None = None) -> list[int | None]:
@@ -111,8 +111,8 @@ def columns_of(folder: Path, grid: Grid, lon: list[float], cells: str | None = N
     path = folder / "p.parquet"
     pq.write_table(pa.table({"lon": lon, "lat": [grid.y0 - grid.dy / 2] * len(lon), "value": range(len(lon))}), path)
     layer = Layer("p", (str(path),), crs=LONLAT, aggregate="first", cells=cells)
-    found = [(layer, tables.measured(layer, tables.headers(layer), grid))]
-    rows = table_of(make_plan("test", grid, found, Options(), GENEROUS, VERSIONS)).to_pylist()
+    result = [(layer, tables.measured(layer, tables.headers(layer), grid))]
+    rows = table_of(make_plan("test", grid, result, Options(), GENEROUS, VERSIONS)).to_pylist()
     columns = {row["p"]: row["col"] for row in rows}
     return [columns.get(value) for value in range(len(lon))]
 

@@ -21,8 +21,8 @@ from geopipe.resample.methods import Way, Window, whole_turn
 
 def needs_of(grid: Grid, block: Tile, source: Source, method: str, tolerance: str | float = "auto") -> list[Needs]:
     kind = Kind.COUNT if method == "sum" else Kind.CONTINUOUS
-    found = decision(source, grid, kind, resampling=method, passthrough=False, tolerance=tolerance)
-    return list(canonical_blocks(grid, found, block))
+    choice = decision(source, grid, kind, resampling=method, passthrough=False, tolerance=tolerance)
+    return list(canonical_blocks(grid, choice, block))
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_blocks_are_quartered_until_the_window_fits(pixel: float, edges: set[int
     grid = Grid(UTM, 500_000, 5_000_000, 30, 30, width=512, height=512)
     pixels = int(512 * 30 / pixel)
     source = source_of(UTM, north_up(500_000, 5_000_000, pixel), pixels, pixels)
-    found = needs_of(grid, Tile(0, 0, 0, 512, 512), source, "max")
-    assert {n.block.width for n in found} == {n.block.height for n in found} == edges
-    assert sum(n.block.cells for n in found) == grid.cells
-    assert max(n.window.pixels for n in found) <= 4096**2
+    requests = needs_of(grid, Tile(0, 0, 0, 512, 512), source, "max")
+    assert {n.block.width for n in requests} == {n.block.height for n in requests} == edges
+    assert sum(n.block.cells for n in requests) == grid.cells
+    assert max(n.window.pixels for n in requests) <= 4096**2
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_blocks_are_quartered_until_the_window_fits(pixel: float, edges: set[int
 )
 def test_a_window_is_what_the_method_reaches(method: str, window: Window) -> None:
     """Ten by twenty cells on pixels of their size; a kernel reaches its radius and one pixel more on each side."""
-    (found,) = needs_of(GRID, Tile(0, 50, 60, 10, 20), on_grid(30), method)
-    assert found.window == window
+    (requests,) = needs_of(GRID, Tile(0, 50, 60, 10, 20), on_grid(30), method)
+    assert requests.window == window
 
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "average"])
@@ -59,8 +59,8 @@ def test_a_window_is_none_apart_and_cut_to_the_source(method: str) -> None:
     whole = Tile(0, 0, 0, 200, 400)
     apart = source_of(UTM, north_up(511_000, 4_999_000, 30), 50, 50)
     assert needs_of(GRID, Tile(0, 0, 0, 10, 10), apart, method) == []
-    (found,) = needs_of(GRID, whole, source_of(UTM, north_up(500_300, 4_999_800, 30), 50, 50), method)
-    assert found.window == Window(0, 0, 50, 50)
+    (requests,) = needs_of(GRID, whole, source_of(UTM, north_up(500_300, 4_999_800, 30), 50, 50), method)
+    assert requests.window == Window(0, 0, 50, 50)
 
 
 PLACES = {  # CRS: where its use is fair (west, south, east, north)
@@ -101,15 +101,15 @@ def test_places_are_pyprojs_and_lie_in_the_window(data: st.DataObject) -> None:
     block = Tile(0, 0, 0, height, width)
     for method, first, more in (("bilinear", 0.5, 0), ("max", 0.0, 1)):
         px, py = in_pixels(grid, block, source, first, more)
-        found = needs_of(grid, block, source, method)
-        if len(found) == 1:
-            lattice = found[0].centres if more == 0 else found[0].footprints.corners  # type: ignore[union-attr]
+        requests = needs_of(grid, block, source, method)
+        if len(requests) == 1:
+            lattice = requests[0].centres if more == 0 else requests[0].footprints.corners  # type: ignore[union-attr]
             near = np.hypot(px - size / 2, py - size / 2) < 2 * size
             assert np.abs(lattice.cols - px).max(initial=0, where=near) <= 0.01
             assert np.abs(lattice.rows - py).max(initial=0, where=near) <= 0.01
         inside = (px >= 0) & (px < size) & (py >= 0) & (py < size)
         held = np.zeros(px.shape, bool)
-        for needs in found:
+        for needs in requests:
             w = needs.window
             held |= (px >= w.col) & (px <= w.col + w.width) & (py >= w.row) & (py <= w.row + w.height)
         assert held[inside].all()
@@ -120,11 +120,11 @@ def test_a_nearest_place_is_exact_where_it_matters() -> None:
     grid = Grid("EPSG:4326", 8, 45, 0.001, 0.001, width=512, height=512)
     source = source_of(UTM, north_up(400_000, 5_000_000, 30), 4000, 4000)
     px, py = in_pixels(grid, Tile(0, 0, 0, 512, 512), source, 0.5, 0)
-    (found,) = needs_of(grid, Tile(0, 0, 0, 512, 512), source, "nearest")
-    assert found.centres is not None
-    assert np.array_equal(np.floor(found.centres.cols), np.floor(px))
-    assert np.array_equal(np.floor(found.centres.rows), np.floor(py))
-    assert 0 < np.abs(found.centres.cols - px).max() < 1e-4
+    (requests,) = needs_of(grid, Tile(0, 0, 0, 512, 512), source, "nearest")
+    assert requests.centres is not None
+    assert np.array_equal(np.floor(requests.centres.cols), np.floor(px))
+    assert np.array_equal(np.floor(requests.centres.rows), np.floor(py))
+    assert 0 < np.abs(requests.centres.cols - px).max() < 1e-4
 
 
 @pytest.mark.parametrize(("crs", "top"), [("EPSG:3031", -85), ("EPSG:3413", 90)])
@@ -138,13 +138,13 @@ def test_the_window_reaches_a_pole_and_both_sides_of_the_antimeridian(
     around = whole_turn(source)
     assert around == 36_000
     _, py = in_pixels(grid, Tile(0, 0, 0, 512, 512), source, 0.0, 1)
-    found = needs_of(grid, Tile(0, 0, 0, 512, 512), source, "max")
-    tops, bottoms = [n.window.row for n in found], [n.window.row + n.window.height for n in found]
+    requests = needs_of(grid, Tile(0, 0, 0, 512, 512), source, "max")
+    tops, bottoms = [n.window.row for n in requests], [n.window.row + n.window.height for n in requests]
     pole_row = 0 if top == 90 else 500
     assert min(tops) <= max(0, math.floor(py.min()))
     assert max(bottoms) >= min(500, py.max())
     assert pole_row in (min(tops), max(bottoms))
-    assert max(n.window.width for n in found) == around  # the block with the pole; no window has a column twice
+    assert max(n.window.width for n in requests) == around  # the block with the pole; no window has a column twice
 
 
 @pytest.mark.parametrize(
@@ -154,16 +154,16 @@ def test_the_window_reaches_a_pole_and_both_sides_of_the_antimeridian(
 def test_read_amplification_counts_how_often_a_stored_block_is_decoded(block: tuple[int, int], factor: float) -> None:
     # 4 x 4 tiles of 512 cells on 2048 x 2048 pixels: a strip of one row is decoded for each of the 4 tile columns
     grid = Grid(UTM, 500_000, 5_000_000, 30, 30, width=2048, height=2048)
-    found = decision(source_of(UTM, north_up(500_000, 5_000_000, 30), 2048, 2048, block), grid)
-    assert found.way is Way.COPY
-    assert read_amplification(grid, found, 512) == factor
+    choice = decision(source_of(UTM, north_up(500_000, 5_000_000, 30), 2048, 2048, block), grid)
+    assert choice.way is Way.COPY
+    assert read_amplification(grid, choice, 512) == factor
 
 
 def test_a_rotated_source_is_placed_by_its_own_transform() -> None:
     turned = Affine.translation(506_000, 4_997_000) @ Affine.rotation(30) @ north_up(-9000, 9000, 10)
     source = source_of(UTM, turned, 1800, 1800)
-    (found,) = needs_of(GRID, Tile(0, 0, 0, 200, 400), source, "bilinear")
+    (requests,) = needs_of(GRID, Tile(0, 0, 0, 200, 400), source, "bilinear")
     px, py = in_pixels(GRID, Tile(0, 0, 0, 200, 400), source, 0.5, 0)
-    assert found.centres is not None
-    assert np.abs(found.centres.cols - px).max() < 1e-6
-    assert np.abs(found.centres.rows - py).max() < 1e-6
+    assert requests.centres is not None
+    assert np.abs(requests.centres.cols - px).max() < 1e-6
+    assert np.abs(requests.centres.rows - py).max() < 1e-6

@@ -123,9 +123,9 @@ def cases(draw: st.DrawFn, covered: bool = False, constant: bool = False, holes:
 @given(make=cases(constant=True), method=st.sampled_from(PICTURING))
 def test_a_constant_stays_what_it_is(folder: Path, make: Any, method: str) -> None:
     case = make(folder)
-    found = case.run(method)
-    found = found[~np.isnan(found)]
-    assert np.abs(found - np.float32(37.3)).max(initial=0) <= (0 if method in ("nearest", "mode") else SINGLE)
+    values = case.run(method)
+    values = values[~np.isnan(values)]
+    assert np.abs(values - np.float32(37.3)).max(initial=0) <= (0 if method in ("nearest", "mode") else SINGLE)
 
 
 @small(40)
@@ -153,12 +153,12 @@ def test_a_sum_keeps_the_mass_over_borders_of_blocks(folder: Path) -> None:
 def test_missing_pixels_never_leak(folder: Path, make: Any, method: str) -> None:
     """What is missing is stored as a number far off, so that the least weight of it would show."""
     case = make(folder)
-    found = case.run(method)
-    found = found[~np.isnan(found)]
+    values = case.run(method)
+    values = values[~np.isnan(values)]
     low, high = np.nanmin(case.pixels), np.nanmax(case.pixels)
     beyond = (high - low) * (OVERSHOOT.get(method, 1) - 1) / 2
-    assert found.min(initial=high) >= low - beyond - SINGLE
-    assert found.max(initial=low) <= high + beyond + SINGLE
+    assert values.min(initial=high) >= low - beyond - SINGLE
+    assert values.max(initial=low) <= high + beyond + SINGLE
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
@@ -174,10 +174,10 @@ def test_kernels_overshoot_by_no_more_than_their_weights(folder: Path, method: s
     x, y = Transformer.from_crs("EPSG:32632", "EPSG:32633", always_xy=True).transform(502_000, 5_498_000)
     beyond = 50 * (OVERSHOOT.get(method, 1) - 1) + 1e-3
     for size, count in ((48, 300), (160, 90)):
-        found = Case(str(path), pixels, Grid("EPSG:32633", x, y, size, size, count, count)).run(method)
-        outside = (found < -beyond) | (found > 100 + beyond)
+        values = Case(str(path), pixels, Grid("EPSG:32633", x, y, size, size, count, count)).run(method)
+        outside = (values < -beyond) | (values > 100 + beyond)
         assert not outside.any(), (
-            f"{outside.sum()} of {np.isfinite(found).sum()}: {found[outside].min()}..{found[outside].max()}"
+            f"{outside.sum()} of {np.isfinite(values).sum()}: {values[outside].min()}..{values[outside].max()}"
         )
 
 
@@ -246,10 +246,10 @@ LAYERS = [  # of four files, one kind of reading each
 @given(makes=st.lists(cases(), min_size=4, max_size=4), order=st.permutations(range(4)))
 def test_layers_do_not_change_each_other(folder: Path, makes: list[Any], order: list[int]) -> None:
     """Their order only orders the columns, and a layer alone has the same column."""
-    made = [make(folder) for make in makes]
-    grid = made[0].grid
-    layers = [replace(layer, paths=(case.path,)) for layer, case in zip(LAYERS, made, strict=True)]
-    there = [i for i in range(4) if made[i].meets(grid)]
+    cases = [make(folder) for make in makes]
+    grid = cases[0].grid
+    layers = [replace(layer, paths=(case.path,)) for layer, case in zip(LAYERS, cases, strict=True)]
+    there = [i for i in range(4) if cases[i].meets(grid)]
     table = table_of(plan_of(grid, [layers[i] for i in there], how="grid"))
     other = table_of(plan_of(grid, [layers[i] for i in order if i in there], how="grid"))
     assert other.column_names[4:] == [layers[i].name for i in order if i in there]
@@ -265,10 +265,10 @@ def test_windows_and_the_way_of_a_run_do_not_change_the_table(
     folder: Path, makes: list[Any], height: int, width: int
 ) -> None:
     """Tiles of any size give one table; so does a whole run by the plain loop, read back from its Parquet files."""
-    made = [make(folder) for make in makes]
-    near = made[0].grid
+    cases = [make(folder) for make in makes]
+    near = cases[0].grid
     grid = replace(near, dx=near.dx / 16, dy=near.dy / 16, height=height, width=width)
-    layers = [replace(layer, paths=(case.path,)) for layer, case in zip(LAYERS, made, strict=True) if case.meets(grid)]
+    layers = [replace(layer, paths=(case.path,)) for layer, case in zip(LAYERS, cases, strict=True) if case.meets(grid)]
     assume(layers)
     order = [("row", "ascending"), ("col", "ascending")]
     first, *others = (table_of(plan_of(grid, layers, window_size=w)).sort_by(order) for w in (512, 1024, 1536))

@@ -39,11 +39,11 @@ def on_grid(pixel: float, dx: float = 0.0, dy: float = 0.0, crs: str = UTM) -> S
     return source_of(crs, north_up(500_000 + dx, 5_000_000 + dy, pixel), *count)
 
 
-def decision(source: Source, grid: Grid = GRID, kind: Kind = Kind.CONTINUOUS, **given: Any) -> Decision:
-    asked = {"tolerance": "auto", "alignment": 0.01, "passthrough": True} | given
-    layer = Layer("a", ("a.tif",), resampling=asked.pop("resampling", "auto"))
-    found = decide(grid, source, layer, kind, **asked)
-    return found[0]
+def decision(source: Source, grid: Grid = GRID, kind: Kind = Kind.CONTINUOUS, **overrides: Any) -> Decision:
+    keys = {"tolerance": "auto", "alignment": 0.01, "passthrough": True} | overrides
+    layer = Layer("a", ("a.tif",), resampling=keys.pop("resampling", "auto"))
+    decisions = decide(grid, source, layer, kind, **keys)
+    return decisions[0]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def decision(source: Source, grid: Grid = GRID, kind: Kind = Kind.CONTINUOUS, **
     ],
 )
 def test_auto_follows_kind_and_shrink(kind: Kind, shrink: float, method: str) -> None:
-    found, why = choose_method("a", "auto", kind, shrink)
-    assert found == method
+    chosen, why = choose_method("a", "auto", kind, shrink)
+    assert chosen == method
     assert why.startswith("auto")
 
 
@@ -130,16 +130,16 @@ def test_aligned_looks_at_the_far_corner_too(relative: float, expected: Any) -> 
 )
 def test_the_cheapest_way_that_is_right(source: Source, resampling: str, way: Way | None) -> None:
     layer = Layer("a", (), resampling=resampling)
-    found = decide(GRID, source, layer, Kind.CONTINUOUS, tolerance="auto", alignment=0.01, passthrough=True)
-    assert [d.way for d in found] == ([] if way is None else [way])
-    if found and way is not Way.WARP:
+    decisions = decide(GRID, source, layer, Kind.CONTINUOUS, tolerance="auto", alignment=0.01, passthrough=True)
+    assert [d.way for d in decisions] == ([] if way is None else [way])
+    if decisions and way is not Way.WARP:
         assert decision(source, resampling=resampling, passthrough=False).way is Way.WARP
 
 
 def test_counts_are_copied_on_the_grid_and_summed_off_it() -> None:
-    found = [decision(on_grid(pixel), kind=Kind.COUNT) for pixel in (30, 15, 20)]
-    assert [d.way for d in found] == [Way.COPY, Way.DECIMATE, Way.WARP]
-    assert {(d.method, d.scale) for d in found} == {("sum", None)}
+    choices = [decision(on_grid(pixel), kind=Kind.COUNT) for pixel in (30, 15, 20)]
+    assert [d.way for d in choices] == [Way.COPY, Way.DECIMATE, Way.WARP]
+    assert {(d.method, d.scale) for d in choices} == {("sum", None)}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -178,10 +178,10 @@ def test_a_scale_that_varies_over_the_grid_is_said_and_average_named() -> None:
 
 
 def test_steps_are_the_pixels_that_a_cell_spans() -> None:
-    found = pixel_steps(GRID, on_grid(10))
-    assert found is not None
-    assert found[0] == pytest.approx(np.full(441, 3.0))
-    assert found[1] == pytest.approx(np.full(441, 3.0))
+    result = pixel_steps(GRID, on_grid(10))
+    assert result is not None
+    assert result[0] == pytest.approx(np.full(441, 3.0))
+    assert result[1] == pytest.approx(np.full(441, 3.0))
     wide = pixel_steps(GRID, source_of(UTM, Affine(60, 0, 500_000, 0, -15, 5_000_000), 200, 400))
     assert wide is not None
     assert (wide[0][0], wide[1][0]) == (pytest.approx(0.5), pytest.approx(2.0))

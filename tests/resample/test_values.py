@@ -38,32 +38,32 @@ def columns(tmp_path: Path, pixels: Any, way: str = "decimate", grid: Grid = GRI
 @pytest.mark.parametrize("way", WAYS)
 def test_several_statistics_of_one_layer(tmp_path: Path, way: str) -> None:
     if way == "decimate":
-        found = columns(tmp_path, PIXELS.astype("uint8"), resampling=("mean", "std"))
+        values = columns(tmp_path, PIXELS.astype("uint8"), resampling=("mean", "std"))
     else:
-        found = columns(tmp_path, PIXELS.astype("uint8"), way, resampling=("mean", "std", "min", "max"))
-        assert (found["a_min"] <= [[1, 5], [2, 0]]).all()  # a hair of the neighbours is touched, and counts
-        assert (found["a_max"] >= [[7, 5], [2, 8]]).all()
+        values = columns(tmp_path, PIXELS.astype("uint8"), way, resampling=("mean", "std", "min", "max"))
+        assert (values["a_min"] <= [[1, 5], [2, 0]]).all()  # a hair of the neighbours is touched, and counts
+        assert (values["a_max"] >= [[7, 5], [2, 8]]).all()
     # deviations from 4: -3, -1, 1, 3; the mean of their squares is 5
-    assert found["a_mean"] == pytest.approx(np.array([[4, 5], [2, 4]]), abs=2e-3)
+    assert values["a_mean"] == pytest.approx(np.array([[4, 5], [2, 4]]), abs=2e-3)
     hair = 0.03 if way == "warp" else 1e-6  # a neighbour's sliver of 1e-5 is 3e-3 under the root
-    assert found["a_std"] == pytest.approx(np.array([[5**0.5, 0], [0, 4]]), abs=hair)
+    assert values["a_std"] == pytest.approx(np.array([[5**0.5, 0], [0, 4]]), abs=hair)
 
 
 def test_a_standard_deviation_of_large_numbers_keeps_its_digits(tmp_path: Path) -> None:
-    found = columns(tmp_path, PIXELS + 1e9, resampling="std")["a"]
-    assert found == pytest.approx(np.array([[5**0.5, 0], [0, 4]]), abs=1e-6)
+    values = columns(tmp_path, PIXELS + 1e9, resampling="std")["a"]
+    assert values == pytest.approx(np.array([[5**0.5, 0], [0, 4]]), abs=1e-6)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_fractions_are_the_share_of_each_class_and_add_up_to_one(tmp_path: Path, way: str) -> None:
     pixels = PIXELS.astype("uint8")
     pixels[0, 0] = 9
-    asked = {"kind": Kind.CATEGORICAL, "resampling": "mode", "fractions": (0, 2, 3, 5, 7, 8), "declared": 9}
-    found = columns(tmp_path, pixels, way, **asked)
-    assert list(found) == ["a", "a_0", "a_2", "a_3", "a_5", "a_7", "a_8"]
-    assert found["a_5"] == pytest.approx(np.array([[1 / 3, 1], [0, 0]]), abs=1e-3)
-    assert found["a_8"] == pytest.approx(np.array([[0, 0], [0, 0.5]]), abs=1e-3)
-    assert sum(v for k, v in found.items() if k != "a") == pytest.approx(np.ones((2, 2)), abs=1e-5)
+    keys = {"kind": Kind.CATEGORICAL, "resampling": "mode", "fractions": (0, 2, 3, 5, 7, 8), "declared": 9}
+    values = columns(tmp_path, pixels, way, **keys)
+    assert list(values) == ["a", "a_0", "a_2", "a_3", "a_5", "a_7", "a_8"]
+    assert values["a_5"] == pytest.approx(np.array([[1 / 3, 1], [0, 0]]), abs=1e-3)
+    assert values["a_8"] == pytest.approx(np.array([[0, 0], [0, 0.5]]), abs=1e-3)
+    assert sum(v for k, v in values.items() if k != "a") == pytest.approx(np.ones((2, 2)), abs=1e-5)
 
 
 def test_fractions_true_finds_the_classes_that_the_grid_meets(tmp_path: Path) -> None:
@@ -101,18 +101,18 @@ def test_columns_of_fractions_are_letters_digits_and_underscores(
         f'[[layers]]\nname = "a"\npath = "{path.name}"\nkind = "categorical"\nfractions = true\n'
     )
     plan = draft.draft(load.load(file))
-    found = {v.name: raster_of(plan, v.name)[0, 0] for v in plan.spec.variables if v.part is not None}
-    assert set(found) == {f"a_{word}" for word in words}
-    assert [found[f"a_{word}"] for word in words] == pytest.approx([6 / 16, 5 / 16, 5 / 16])
+    values = {v.name: raster_of(plan, v.name)[0, 0] for v in plan.spec.variables if v.part is not None}
+    assert set(values) == {f"a_{word}" for word in words}
+    assert [values[f"a_{word}"] for word in words] == pytest.approx([6 / 16, 5 / 16, 5 / 16])
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_valid_share_of_a_cell_and_the_least_that_counts(tmp_path: Path, way: str) -> None:
     pixels = PIXELS.astype("float32")
     pixels[0, :2] = pixels[0, 2] = pixels[2:, :2] = -1  # two of four, one of four, and all four pixels
-    found = columns(tmp_path, pixels, way, resampling="average", valid_fraction=True, declared=-1)
-    assert found["a_valid"] == pytest.approx(np.array([[0.5, 0.75], [np.nan, 1]]), abs=2e-3, nan_ok=True)
-    assert np.isfinite(found["a"]).tolist() == [[True, True], [False, True]]
+    values = columns(tmp_path, pixels, way, resampling="average", valid_fraction=True, declared=-1)
+    assert values["a_valid"] == pytest.approx(np.array([[0.5, 0.75], [np.nan, 1]]), abs=2e-3, nan_ok=True)
+    assert np.isfinite(values["a"]).tolist() == [[True, True], [False, True]]
     strict = columns(tmp_path, pixels, way, resampling="average", min_valid=0.6, declared=-1)
     assert np.isfinite(strict["a"]).tolist() == [[False, True], [False, True]]
 
@@ -120,18 +120,18 @@ def test_the_valid_share_of_a_cell_and_the_least_that_counts(tmp_path: Path, way
 @pytest.mark.parametrize("way", WAYS)
 def test_the_valid_share_counts_what_lies_beyond_the_source_as_not_valid(tmp_path: Path, way: str) -> None:
     grid = Grid(UTM, 499_950, 5_000_000, 100, 100, width=3, height=2)  # half a cell further west
-    found = columns(tmp_path, PIXELS.astype("float32"), way, grid, resampling="average", valid_fraction=True)
-    assert found["a_valid"] == pytest.approx(np.array([[0.5, 1, 0.5]] * 2), abs=2e-3)
+    values = columns(tmp_path, PIXELS.astype("float32"), way, grid, resampling="average", valid_fraction=True)
+    assert values["a_valid"] == pytest.approx(np.array([[0.5, 1, 0.5]] * 2), abs=2e-3)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_angles_are_averaged_as_vectors(tmp_path: Path, way: str) -> None:
     """The mean of 350 and 10 degrees is north, not south."""
     pixels = np.array([[350, 10, 90, 90], [350, 10, 90, 90], [180, 180, 0, 90], [180, 180, 0, 90]], "int16")
-    found = columns(tmp_path, pixels, way, kind=Kind.CIRCULAR, resampling="average")["a"]
-    off = (found - np.array([[0, 90], [180, 45]]) + 180) % 360 - 180
+    values = columns(tmp_path, pixels, way, kind=Kind.CIRCULAR, resampling="average")["a"]
+    off = (values - np.array([[0, 90], [180, 45]]) + 180) % 360 - 180
     assert np.abs(off).max() < 0.1
-    assert ((found >= 0) & (found < 360)).all()
+    assert ((values >= 0) & (values < 360)).all()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "float32", "float64"])
@@ -150,17 +150,17 @@ def test_an_angle_just_below_0_is_0_and_an_infinite_one_is_missing(tmp_path: Pat
     grid = Grid(UTM, 500_000, 5_000_000, 50, 50, width=2, height=1)
     pixels = np.array([[-1e-9, np.inf]], "float32")
     for way, method in (("decimate", "mode"), ("warp", "nearest")):
-        found = columns(tmp_path, pixels, way, grid=grid, kind=Kind.CIRCULAR, resampling=method)["a"]
-        assert found[0, 0] == 0
-        assert np.isnan(found[0, 1])
+        values = columns(tmp_path, pixels, way, grid=grid, kind=Kind.CIRCULAR, resampling=method)["a"]
+        assert values[0, 0] == 0
+        assert np.isnan(values[0, 1])
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_equal_classes_of_a_turn_are_one(tmp_path: Path, way: str) -> None:
     pixels = np.array([[350, -10], [90, 91]], "int16")
     grid = Grid(UTM, 500_000, 5_000_000, 100, 100, width=1, height=1)
-    found = columns(tmp_path, pixels, way, grid=grid, kind=Kind.CIRCULAR, resampling="mode")["a"]
-    assert found.tolist() == [[350]]
+    values = columns(tmp_path, pixels, way, grid=grid, kind=Kind.CIRCULAR, resampling="mode")["a"]
+    assert values.tolist() == [[350]]
 
 
 def test_bits_are_taken_out_of_whole_numbers(tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_all_bits_of_a_number_are_a_number_without_a_sign(
     pixels = np.array([[0, 1], [-1 if ends.min else ends.max, ends.min]], dtype)
     grid = Grid(UTM, 500_000, 5_000_000, 50, 50, width=2, height=2)
     path = write_raster(tmp_path / "a.tif", pixels, UTM, WAYS["decimate"])
-    found = table_of(plan_of(grid, [Layer("a", (str(path),), bits=bits)]))["a"]
-    assert (str(found.type), found.to_pylist()) == (column, expected)
+    result = table_of(plan_of(grid, [Layer("a", (str(path),), bits=bits)]))["a"]
+    assert (str(result.type), result.to_pylist()) == (column, expected)
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("uint8", (0, 8)), ("uint8", (4, 3)), ("float32", (0, 1))])
@@ -221,9 +221,9 @@ def test_sources_of_one_layer_may_need_different_methods(tmp_path: Path) -> None
     grid = Grid(UTM, 500_000, 5_000_000, 20, 20, width=20, height=10)
     plan = plan_of(grid, [Layer("a", (str(fine), str(coarse)))])
     assert {d.method for d in plan.layers[0].decisions} == {"average", "bilinear"}
-    found = raster_of(plan, "a")
-    assert (found[:, :10] == 1).all()
-    assert (found[:, 10:] == 2).all()
+    values = raster_of(plan, "a")
+    assert (values[:, :10] == 1).all()
+    assert (values[:, 10:] == 2).all()
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "float64"])
@@ -231,8 +231,8 @@ def test_sources_of_one_layer_may_need_different_methods(tmp_path: Path) -> None
 def test_a_mode_keeps_classes_to_the_last_bit(tmp_path: Path, way: str, dtype: str) -> None:
     pixels = np.full((4, 4), 2**24 + 1, dtype)
     pixels[:2, :2] = 123_456_789
-    found = columns(tmp_path, pixels, way, kind=Kind.CATEGORICAL, resampling="mode")["a"]
-    assert found.tolist() == [[123_456_789, 2**24 + 1], [2**24 + 1] * 2]
+    values = columns(tmp_path, pixels, way, kind=Kind.CATEGORICAL, resampling="mode")["a"]
+    assert values.tolist() == [[123_456_789, 2**24 + 1], [2**24 + 1] * 2]
 
 
 OF_FOUR = {  # of four pixels: what a cell of 2 x 2 of them is
@@ -258,10 +258,10 @@ def test_numbers_of_64_bits_keep_each_bit_where_one_of_them_is_the_result(
     layer = Layer("a", (str(path),), kind=Kind.CONTINUOUS, resampling=method)
     plan = plan_of(grid, [layer], passthrough=way == "decimate")
     assert plan.layers[0].decisions[0].way.value == way
-    found = table_of(plan)["a"].to_numpy().reshape(20, 20)
+    result = table_of(plan)["a"].to_numpy().reshape(20, 20)
     fours = pixels.astype("int64").reshape(20, 2, 20, 2).transpose(0, 2, 1, 3).reshape(20, 20, 4)
-    assert found.dtype == dtype
-    assert (found == np.apply_along_axis(OF_FOUR[method], 2, fours)).all()
+    assert result.dtype == dtype
+    assert (result == np.apply_along_axis(OF_FOUR[method], 2, fours)).all()
 
 
 @pytest.mark.parametrize("passthrough", [True, False])
@@ -357,9 +357,9 @@ def test_a_datum_shift_whose_grid_files_are_missing_goes_through_wgs_84(
     metres: float,
 ) -> None:
     """PROJ would leave the shift out; its accuracy is that of both parts."""
-    found = crs_transform(source, target)(*(np.array([float(v)]) for v in place))
+    values = crs_transform(source, target)(*(np.array([float(v)]) for v in place))
     unit = 1.0 if target == "EPSG:2056" else 111_000.0
-    assert np.hypot(*(np.array(found)[:, 0] - expected)) * unit < metres
+    assert np.hypot(*(np.array(values)[:, 0] - expected)) * unit < metres
     size = 1000 / unit
     grid = Grid(target, expected[0] - size, expected[1] + size, size, size, 2, 2)
     plan = plan_of(grid, [layer_in(tmp_path, source, north_up(place[0] - 4 * size, place[1] + 4 * size, 2 * size))])
@@ -406,10 +406,10 @@ def test_an_rpc_model_places_a_file_on_request(shared_data: Path) -> None:
     layer = Layer("a", (file,), nodata=0, resampling="nearest")
     header = raster.georeferenced(raster.inspect(file), "rpcs", "a")
     grid = Grid("EPSG:4326", 46.729, 39.8732, 2e-5, 2e-5, 370, 310)
-    found = raster_of(plan_of(grid, [layer], headers={"a": [header]}), "a")
+    values = raster_of(plan_of(grid, [layer], headers={"a": [header]}), "a")
     import rasterio
 
     with rasterio.open(file) as ds:
         pixels = ds.read(1)
-    assert np.nanmean(found) == pytest.approx(pixels[pixels > 0].mean(), rel=0.01)
-    assert set(np.unique(found[~np.isnan(found)]).astype(int)) <= set(np.unique(pixels).tolist())
+    assert np.nanmean(values) == pytest.approx(pixels[pixels > 0].mean(), rel=0.01)
+    assert set(np.unique(values[~np.isnan(values)]).astype(int)) <= set(np.unique(pixels).tolist())

@@ -89,11 +89,11 @@ def test_bilinear_is_scipys_at_the_centres(
     col, row = places(grid, crs, transform)
     inside = (row > 0.5) & (row < shape[0] - 0.5) & (col > 0.5) & (col < shape[1] - 0.5)  # four pixels around
     expected = map_coordinates(noise(*shape).astype(float), [row - 0.5, col - 0.5], order=1, mode="nearest")
-    found = raster_of(plan, "a")
+    values = raster_of(plan, "a")
     assert inside.sum() > 3000
-    assert not np.isnan(found[inside]).any()
-    assert np.abs(found - expected)[inside].max() < most
-    assert np.isnan(found[(row < -0.01) | (row > shape[0] + 0.01) | (col < -0.01) | (col > shape[1] + 0.01)]).all()
+    assert not np.isnan(values[inside]).any()
+    assert np.abs(values - expected)[inside].max() < most
+    assert np.isnan(values[(row < -0.01) | (row > shape[0] + 0.01) | (col < -0.01) | (col > shape[1] + 0.01)]).all()
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in RADIUS])
@@ -178,20 +178,20 @@ def test_a_constant_stays_what_it_is(tmp_path: Path, method: str, size: int) -> 
     kind = Kind.COUNT if method == "sum" else Kind.CONTINUOUS
     path = write_raster(tmp_path / "a.tif", np.full((400, 400), -7.25, "float32"), UTM, T)
     grid = tilted(size, 8000 // size, 8000 // size)
-    found = raster_of(plan_of(grid, [Layer("a", (str(path),), kind=kind, resampling=method)]), "a")
+    values = raster_of(plan_of(grid, [Layer("a", (str(path),), kind=kind, resampling=method)]), "a")
     if method == "sum":  # of counts it is the density that stays; the two projections differ by less than 1 % in area
-        assert found == pytest.approx(np.full(found.shape, -7.25 * (size / 30) ** 2), rel=0.02)
+        assert values == pytest.approx(np.full(values.shape, -7.25 * (size / 30) ** 2), rel=0.02)
     else:  # weights are float32
-        assert np.abs(found - {"rms": 7.25, "std": 0.0}.get(method, -7.25)).max() < 1e-4
+        assert np.abs(values - {"rms": 7.25, "std": 0.0}.get(method, -7.25)).max() < 1e-4
 
 
 def test_counts_keep_their_total(tmp_path: Path) -> None:
     people = np.random.default_rng(3).integers(0, 1000, (100, 100)).astype("int32")
     path = write_raster(tmp_path / "a.tif", people, UTM, T)
-    found = raster_of(
+    values = raster_of(
         plan_of(tilted(90, 140, 140, dx=-5000, dy=5000), [Layer("a", (str(path),), kind=Kind.COUNT)]), "a"
     )
-    assert np.nansum(found) == pytest.approx(people.sum(), rel=1e-3)
+    assert np.nansum(values) == pytest.approx(people.sum(), rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["bilinear", "cubic", "lanczos", "average", "nearest"])
@@ -253,25 +253,25 @@ def test_a_pixel_that_a_cell_only_touches_is_not_under_it(
     spans = [(math.floor(k * exact), math.ceil((k + 1) * exact)) for k in range(count)]  # pixels that a cell overlaps
     for method, best in (("min", np.min), ("max", np.max)):
         layer = Layer("a", (str(path),), resampling=method)
-        found = raster_of(plan_of(grid, [layer]), "a")
-        assert (found == [[best(pixels[a:b, c:d]) for c, d in spans] for a, b in spans]).all()
-    found = raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="std")]), "a")
+        values = raster_of(plan_of(grid, [layer]), "a")
+        assert (values == [[best(pixels[a:b, c:d]) for c, d in spans] for a, b in spans]).all()
+    values = raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="std")]), "a")
     single = [end - start == 1 for start, end in spans]
-    assert (found[np.ix_(single, single)] == 0).all(), "of one pixel there is no deviation"
+    assert (values[np.ix_(single, single)] == 0).all(), "of one pixel there is no deviation"
 
 
 def test_two_sources_meet_in_the_overlap_rule_after_the_warp(tmp_path: Path) -> None:
     one = write_raster(tmp_path / "1.tif", np.full((200, 400), 1, "float32"), UTM, T)
     two = write_raster(tmp_path / "2.tif", np.full((500, 500), 4, "float32"), LONLAT, north_up(9.0, 45.2, 0.0003))
     grid = tilted(37, 200, 200)
-    found = {
+    result = {
         rule: raster_of(plan_of(grid, [Layer("a", (str(one), str(two)), overlap=Overlap(rule))]), "a")
         for rule in ("first", "last", "mean", "sum")
     }
-    both = found["first"] != found["last"]
+    both = result["first"] != result["last"]
     assert 0 < both.sum() < both.size
-    assert set(found["mean"][both]) == {2.5}
-    assert set(found["sum"][both]) == {5.0}
+    assert set(result["mean"][both]) == {2.5}
+    assert set(result["sum"][both]) == {5.0}
 
 
 @pytest.mark.parametrize(("crs", "top"), [("EPSG:3031", -85), ("EPSG:3413", 90)])
@@ -293,7 +293,7 @@ def test_cells_across_the_antimeridian_of_a_projected_source_are_not_as_wide_as_
         tmp_path / "a.tif", np.cos(np.radians(lon)).astype("float32"), crs, north_up(-20_040_000, 10_020_000, pixel)
     )
     grid = Grid("+proj=laea +lat_0=10 +lon_0=180 +datum=WGS84", -2e6, 2e6, pixel, pixel, 100, 100)
-    found = raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="average")]), "a")
+    values = raster_of(plan_of(grid, [Layer("a", (str(path),), resampling="average")]), "a")
     lon, _ = crs_transform(grid.crs, "EPSG:4326")(*np.meshgrid(grid.xs(0, 100), grid.ys(0, 100)))
-    assert np.nanmax(np.abs(found - np.cos(np.radians(lon)))) < 0.01
-    assert 0 < np.isnan(found).sum() <= 2 * 100
+    assert np.nanmax(np.abs(values - np.cos(np.radians(lon)))) < 0.01
+    assert 0 < np.isnan(values).sum() <= 2 * 100

@@ -96,9 +96,9 @@ def test_a_run_goes_on_where_it_stopped(file: Path, stops_after: Any, error: Bas
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else Exception
     with pytest.raises(expected):
         run(file)
-    found = commit.status(file.parent / "out")
-    assert found.finished is None
-    assert [(u.done, u.tiles, u.missing) for u in found.unfinished] == [(5, 12, "5-11")]
+    status = commit.status(file.parent / "out")
+    assert status.finished is None
+    assert [(u.done, u.tiles, u.missing) for u in status.unfinished] == [(5, 12, "5-11")]
     stops_after(99, error)
     done.clear()
     summary = run(file, resume=True)
@@ -128,9 +128,9 @@ def test_without_resume_the_tiles_of_the_same_plan_are_kept_and_named(
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_on_a_terminal_a_person_is_asked_whether_to_keep_them(file: Path, cut: list[int], kept: bool) -> None:
-    asked: list[str] = []
-    run(file, confirm=lambda question: asked.append(question) or kept)
-    assert asked == ["5 of 12 tiles of an unfinished run of this plan are there. Keep them?"]
+    request: list[str] = []
+    run(file, confirm=lambda question: request.append(question) or kept)
+    assert request == ["5 of 12 tiles of an unfinished run of this plan are there. Keep them?"]
     assert cut == list(range(5 if kept else 0, 12))
 
 
@@ -165,9 +165,9 @@ def test_publishing_leaves_the_tiles_of_other_plans(
 ) -> None:
     output = Path(run(file, "grid.resolution=60").output)
     assert "5 tiles of an unfinished run of another plan (trial) stay in" in caplog.text
-    found = commit.status(output)
-    assert found.finished is not None
-    assert [run.done for run in found.unfinished] == [5]
+    status = commit.status(output)
+    assert status.finished is not None
+    assert [run.done for run in status.unfinished] == [5]
     cut.clear()
     run(file, resume=True, overwrite=True)
     assert cut == list(range(5, 12))
@@ -181,17 +181,17 @@ def test_a_cancelled_overwrite_can_be_resumed(file: Path, stops_after: Any, reso
     done = stops_after(3, StopError())
     with pytest.raises(Exception, match="StopError"):
         run(file, flag, overwrite=True)
-    found = commit.status(Path(first.output))
-    assert found.finished is not None
-    assert found.finished["run_id"] == first.run_id, "what was there is there"
-    assert [run.done for run in found.unfinished] == [3]
+    status = commit.status(Path(first.output))
+    assert status.finished is not None
+    assert status.finished["run_id"] == first.run_id, "what was there is there"
+    assert [run.done for run in status.unfinished] == [3]
     stops_after(99, StopError())
     done.clear()
     second = run(file, flag, resume=True)
     assert min(done) == 3
-    found = commit.status(Path(first.output))
-    assert found.finished is not None
-    assert (found.finished["run_id"], found.unfinished) == (second.run_id, ())
+    status = commit.status(Path(first.output))
+    assert status.finished is not None
+    assert (status.finished["run_id"], status.unfinished) == (second.run_id, ())
     done.clear()
     assert run(file, flag, resume=True).run_id == second.run_id, "it is finished already"
     assert done == []
@@ -321,9 +321,9 @@ def test_status_tells_what_is_there(file: Path, stops_after: Any, capsys: pytest
     assert "5 of 12 are done" in out
     assert "tiles 5-11" in out
     assert "--resume" in out
-    told = json.loads(call(capsys, "status", output, "--json")[1])
-    assert told["unfinished"][0]["done"] == 5
-    assert told["finished"] is None
+    document = json.loads(call(capsys, "status", output, "--json")[1])
+    assert document["unfinished"][0]["done"] == 5
+    assert document["finished"] is None
     with locked(output, "run-7"):
         assert "run run-7" in call(capsys, "status", output)[1]
     stops_after(99, StopError())

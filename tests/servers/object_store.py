@@ -102,10 +102,10 @@ def _front(behind: int) -> Iterator[int]:
                 return
             connection = http.client.HTTPConnection("127.0.0.1", behind, timeout=60)
             connection.request(self.command, self.path, body or None, dict(self.headers))
-            told = connection.getresponse()
-            data = told.read()
-            headers = {k: v for k, v in told.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
-            self.reply(told.status, {"Content-Length": str(len(data))} | headers, data)
+            response = connection.getresponse()
+            data = response.read()
+            headers = {k: v for k, v in response.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
+            self.reply(response.status, {"Content-Length": str(len(data))} | headers, data)
             connection.close()
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815

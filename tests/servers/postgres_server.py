@@ -66,8 +66,8 @@ def _programs(folder: Path) -> Path:
     They are copied because the server's user may not be let into the environment that the wheel is in.
     """
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    if found := shutil.which("pg_ctl"):
-        candidates.append(Path(found).resolve().parent)
+    if program := shutil.which("pg_ctl"):
+        candidates.append(Path(program).resolve().parent)
     for programs in candidates:
         if (programs / "initdb").exists() and (programs / "pg_ctl").exists():
             return programs

@@ -38,8 +38,8 @@ def programs(cache: Path) -> Path:
         shutil.rmtree(cache / "root", ignore_errors=True)
         unpacked.replace(cache / "root")  # whole or not at all, whatever else is at work here
     except (subprocess.SubprocessError, OSError) as error:
-        said = getattr(error, "stderr", None)
-        pytest.skip(f"no Prometheus: not in PATH, and {error}: {said.decode().strip() if said else ''}")
+        stderr = getattr(error, "stderr", None)
+        pytest.skip(f"no Prometheus: not in PATH, and {error}: {stderr.decode().strip() if stderr else ''}")
     return folder
 
 
@@ -91,9 +91,9 @@ class Server:
 
     def value(self, expression: str) -> float | None:
         """The value of the only series, if there is one."""
-        found = self.query(expression)
-        assert len(found) <= 1, found
-        return float(found[0]["value"][1]) if found else None
+        series = self.query(expression)
+        assert len(series) <= 1, series
+        return float(series[0]["value"][1]) if series else None
 
 
 @contextmanager

@@ -35,10 +35,10 @@ class Handler(BaseHTTPRequestHandler):
         data = path.read_bytes()
         tag = {} if "bare" in self.path else {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
         short = int((re.search(r"short=(\d+)", self.path) or [0, 0])[1])
-        asked = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if not asked:
+        span = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if not span:
             return self.answer(200, data, short, **tag)
-        first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+        first, last = int(span[1]), min(int(span[2] or len(data)), len(data) - 1)
         lacks = min(max(0, last + 1 - (len(data) - short)), last + 1 - first)
         return self.answer(206, data[first : last + 1], lacks, Content_Range=f"bytes {first}-{last}/{len(data)}", **tag)
 

@@ -279,9 +279,9 @@ def test_no_message_repeats_an_address(tmp_path: Path, secret: str) -> None:
 def test_keys_of_the_old_system_are_accepted_with_what_replaced_them(
     tmp_path: Path, section: str, line: str, instead: str
 ) -> None:
-    with pytest.warns(DeprecationWarning, match=re.escape(instead)) as told:
+    with pytest.warns(DeprecationWarning, match=re.escape(instead)) as caught:
         load(tmp_path, f"{GOOD}[{section}]\n{line}\n")
-    assert str(told[0].message).startswith(f"{section}.{line.partition(' ')[0]}")
+    assert str(caught[0].message).startswith(f"{section}.{line.partition(' ')[0]}")
 
 
 def test_the_whole_configuration_of_the_old_system_is_accepted(tmp_path: Path) -> None:

@@ -102,11 +102,11 @@ def output(finished: Path, tmp_path: Path) -> Path:
 
 
 def errors(report: Report) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for finding in report.findings:
         if finding.level == "error":
-            found.setdefault(finding.check, []).append(finding.message)
-    return found
+            result.setdefault(finding.check, []).append(finding.message)
+    return result
 
 
 def edit_manifest(output: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
@@ -118,8 +118,8 @@ def edit_manifest(output: Path, change: Callable[[list[dict[str, Any]]], Any]) -
 
 
 def edit_success(output: Path, **changes: Any) -> None:
-    said = json.loads((output / "_SUCCESS").read_text())
-    (output / "_SUCCESS").write_text(json.dumps(said | changes))
+    document = json.loads((output / "_SUCCESS").read_text())
+    (output / "_SUCCESS").write_text(json.dumps(document | changes))
 
 
 def forge(output: Path, name: str) -> None:
@@ -232,9 +232,9 @@ def test_a_flipped_byte_anywhere_is_found(output: Path) -> None:
 def test_a_file_that_is_cut_short_is_found(output: Path) -> None:
     data = (output / SECOND).read_bytes()
     (output / SECOND).write_bytes(data[:1000])
-    found = errors(validate(output))
-    assert found["checksum"] == [f"{SECOND} has 1,000 bytes; manifest.jsonl says {len(data):,}"]
-    assert found["files"][0].startswith(f"{SECOND} cannot be read: ")
+    findings = errors(validate(output))
+    assert findings["checksum"] == [f"{SECOND} has 1,000 bytes; manifest.jsonl says {len(data):,}"]
+    assert findings["files"][0].startswith(f"{SECOND} cannot be read: ")
 
 
 def test_a_missing_file_is_found(output: Path) -> None:
@@ -385,9 +385,9 @@ def test_the_files_of_two_tiles_exchanged_are_found(output: Path) -> None:
     (output / SECOND).write_bytes(first)
     forge(output, FIRST)
     forge(output, SECOND)
-    found = errors(validate(output))["cells"]
-    assert f"{FIRST}: 1,760 of 1,760 rows are outside tile 0" in found[0]
-    assert f"{SECOND}: 10,240 of 10,240 rows are outside tile 1" in found[1]
+    findings = errors(validate(output))["cells"]
+    assert f"{FIRST}: 1,760 of 1,760 rows are outside tile 0" in findings[0]
+    assert f"{SECOND}: 10,240 of 10,240 rows are outside tile 1" in findings[1]
 
 
 def test_findings_do_not_depend_on_the_batches(finished: Path) -> None:
@@ -396,10 +396,12 @@ def test_findings_do_not_depend_on_the_batches(finished: Path) -> None:
     receipt = Receipt.parse((finished / "manifest.jsonl").read_text().splitlines()[0])
     table = put(repeat(pq.ParquetFile(finished / FIRST).read()), "height", 0, float("nan"))
     table = put(put(table, "x", 4000, 0.0), "x", 4001, 0.0).combine_chunks()
-    found = [check_rows(facts, receipt, "f", [("f", table.to_batches(max_chunksize=n))]) for n in (7, 100, 4001, 10**6)]
-    assert {f.check for f in found[0][0]} == {"cells", "coordinates", "values", "nulls"}
-    assert found[0][1] == table.num_rows
-    assert found[1:] == found[:1] * 3
+    findings = [
+        check_rows(facts, receipt, "f", [("f", table.to_batches(max_chunksize=n))]) for n in (7, 100, 4001, 10**6)
+    ]
+    assert {f.check for f in findings[0][0]} == {"cells", "coordinates", "values", "nulls"}
+    assert findings[0][1] == table.num_rows
+    assert findings[1:] == findings[:1] * 3
 
 
 CSV_DAMAGE: dict[str, tuple[Callable[[list[str]], Any], str, str]] = {
@@ -500,9 +502,9 @@ def test_a_manifest_that_is_torn_or_gone_is_found(output: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     assert errors(validate(output))["manifest"][0].startswith("line 2 of manifest.jsonl is no receipt: ")
     path.unlink()
-    found = errors(validate(output))
-    assert found["manifest"][0] == "manifest.jsonl cannot be read: No such file or directory"
-    assert len(found["files"]) == 4
+    findings = errors(validate(output))
+    assert findings["manifest"][0] == "manifest.jsonl cannot be read: No such file or directory"
+    assert len(findings["files"]) == 4
 
 
 # ---------------------------------------------------------------- no finished run
@@ -551,12 +553,12 @@ def test_the_command_prints_checks_and_exits_with_their_code(output: Path, capsy
     assert f"run {output}/settings.toml again with --overwrite" in out
 
     code, out, _ = call(capsys, "validate", output, "--json")
-    told = json.loads(out)
-    assert code == told["exit_code"] == 1
-    assert len(told["findings"]) == 8
-    assert told["checks"]["files"]["level"] == "error"
-    assert told["checks"]["cells"]["level"] == "ok"
-    assert {v["name"]: v["max"] for v in told["variables"]}["height"] == "inf"
+    document = json.loads(out)
+    assert code == document["exit_code"] == 1
+    assert len(document["findings"]) == 8
+    assert document["checks"]["files"]["level"] == "error"
+    assert document["checks"]["cells"]["level"] == "ok"
+    assert {v["name"]: v["max"] for v in document["variables"]}["height"] == "inf"
 
     code, out, err = call(capsys, "validate", output / "parquet")
     assert (code, out) == (2, "")
@@ -641,8 +643,8 @@ def test_a_table_without_rows_warns(void: Path) -> None:
 
 
 def receipt(rows: int = 4, tile: int = 0, **columns: tuple[Any, Any, int]) -> Receipt:
-    told = {name: {"min": low, "max": high, "nulls": nulls} for name, (low, high, nulls) in columns.items()}
-    return Receipt(tile, rows, (), told)
+    ranges = {name: {"min": low, "max": high, "nulls": nulls} for name, (low, high, nulls) in columns.items()}
+    return Receipt(tile, rows, (), ranges)
 
 
 def facts(how: str = "outer", grid: Grid | None = None, **variables: VariableFacts) -> Facts:
@@ -653,7 +655,7 @@ FLOAT, BYTE = VariableFacts("f", "float32", (0, 255)), VariableFacts("b", "uint8
 
 
 @pytest.mark.parametrize(
-    ("facts", "receipt", "found"),
+    ("facts", "receipt", "result"),
     [
         (facts(f=FLOAT), receipt(f=(0.0, 255.0, 0)), []),
         (facts(f=FLOAT), receipt(f=(-0.0001, 255.001, 0)), []),  # rounding
@@ -677,8 +679,8 @@ FLOAT, BYTE = VariableFacts("f", "float32", (0, 255)), VariableFacts("b", "uint8
         (facts(grid=Grid(UTM, 1e18, 20, 10, 10, 2, 2), b=BYTE), receipt(b=(1, 2, 0)), ["coordinates"]),
     ],
 )
-def test_receipts_are_held_to_the_facts(facts: Facts, receipt: Receipt, found: list[str]) -> None:
-    assert sorted(f.check for f in check_receipts(facts, [receipt])) == found
+def test_receipts_are_held_to_the_facts(facts: Facts, receipt: Receipt, result: list[str]) -> None:
+    assert sorted(f.check for f in check_receipts(facts, [receipt])) == result
 
 
 def test_coordinates_too_coarse_for_the_cells_are_told_with_numbers() -> None:
