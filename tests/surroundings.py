@@ -15,7 +15,8 @@ FOREIGN = ("GEOPIPE_", "RAY_", "GDAL_", "CPL_", "VSI_", "PROJ_", "AWS_", "GS_", 
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SERVERS = REPOSITORY / "tests" / "servers"
+TESTS = REPOSITORY / "tests"
+SERVERS = TESTS / "servers"
 OUTSIDE = Path(os.environ.get("GEOPIPE_TEST_DATA") or REPOSITORY.parent / "shared").resolve()
 """Rasters and oracles of other projects, which are not in the repository."""
 MISSING = f"the rasters of other projects are not in {OUTSIDE} (GEOPIPE_TEST_DATA names the folder)"

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 from records import query
-from test_resume import hashes, make_trial
+from trials import hashes, make_trial
 
 from geopipe.export.ledger import Ledger
 

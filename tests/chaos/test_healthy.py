@@ -17,7 +17,7 @@ from pathlib import Path
 
 import eight_layers
 import pytest
-from test_zion import write_settings
+from zion import write_settings
 
 from geopipe import demo
 

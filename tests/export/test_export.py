@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commits import finish, stage
 from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe.engine.local import run_local
 from geopipe.errors import GeopipeError, MachineError, PlanError
 from geopipe.export import tiles as export
-from geopipe.export.commit import Staging, check_output, recover
-from geopipe.export.ledger import finisher
+from geopipe.export.commit import check_output, recover
 from geopipe.export.lock import locked
 from geopipe.export.tiles import Receipt
 from geopipe.export.writers import write_parquet
@@ -61,20 +61,6 @@ def make(tmp_path: Path) -> Callable[..., Plan]:
         return plan_of(grid, layers, **{"window_size": 512, "formats": ("parquet", "csv")} | options)
 
     return plan
-
-
-def stage(output: Path, plan: Plan, chunk_size: int = 1000, tiles: Sequence[int] | None = None) -> Staging:
-    """A run up to its commit; tiles are done in the wrong order, as by workers."""
-    staging = Staging(output, plan, "[run]\n")
-    staging.begin()
-    keys = plan.keys[::-1] if tiles is None else np.array(tiles, np.int64)
-    list(run_local(plan, finisher(plan, staging.folder, chunk_size), keys))
-    return staging
-
-
-def finish(output: Path, plan: Plan) -> dict[str, int]:
-    with locked(output, "run"):
-        return stage(output, plan).commit({"run_id": "run"})
 
 
 def finished(output: Path) -> str | None:

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from commits import finish
+from damage import SETTINGS, edit_manifest, errors, forge, make_settings, rewrite, run
 from helpers import north_up, plan_of, table_of, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
-from test_export import finish
-from test_validate import SETTINGS, edit_manifest, errors, forge, make_settings, rewrite, run
 
 from geopipe.engine.local import run_local
 from geopipe.errors import MachineError, PlanError, RunError, SettingsError

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import surroundings
 from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe.grid.grid import Grid
@@ -130,7 +131,7 @@ CASES = [
 
 def test_reading_takes_no_more_memory_than_the_plan_says(tmp_path: Path) -> None:
     """From 0.01 to 100,000 pixels to a cell edge, in a process whose peak is measured."""
-    script = Path(__file__).with_name("reading_memory.py")
+    script = surroundings.TESTS / "reading_memory.py"
     command = [sys.executable, str(script), str(tmp_path), json.dumps(CASES)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from affine import Affine
 from helpers import north_up
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_resampling import GRID, UTM, decision, on_grid, source_of
+from sources import GRID, UTM, decision, on_grid, source_of
 
 from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.layer import Kind, Source

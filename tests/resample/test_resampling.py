@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import pytest
 from affine import Affine
 from helpers import north_up
+from sources import GRID, UTM, decision, on_grid, source_of
 
 from geopipe.errors import SettingsError
 from geopipe.grid.grid import Grid
-from geopipe.layers.layer import Band, Header, Kind, Layer, Placed, Source
+from geopipe.layers.layer import Kind, Layer, Source
 from geopipe.resample.methods import (
     METHODS,
     RADIUS,
-    Decision,
     Way,
     aligned,
     choose_method,
     decide,
     pixel_steps,
 )
-
-UTM = "EPSG:32632"
-GRID = Grid(UTM, 500_000, 5_000_000, 30, 30, width=400, height=200)
-
-
-def source_of(crs: str, transform: Affine, width: int, height: int, block: tuple[int, int] = (256, 256)) -> Source:
-    header = Header("a.tif", "GTiff", crs, transform, width, height, (Band(1, "float32"),), block)
-    return Source((Placed(header),), crs, transform, width, height)
-
-
-def on_grid(pixel: float, dx: float = 0.0, dy: float = 0.0, crs: str = UTM) -> Source:
-    """A source that covers GRID with `pixel` metres, moved by dx and dy metres."""
-    count = math.ceil(12_000 / pixel), math.ceil(6000 / pixel)
-    return source_of(crs, north_up(500_000 + dx, 5_000_000 + dy, pixel), *count)
-
-
-def decision(source: Source, grid: Grid = GRID, kind: Kind = Kind.CONTINUOUS, **overrides: Any) -> Decision:
-    keys = {"tolerance": "auto", "alignment": 0.01, "passthrough": True} | overrides
-    layer = Layer("a", ("a.tif",), resampling=keys.pop("resampling", "auto"))
-    decisions = decide(grid, source, layer, kind, **keys)
-    return decisions[0]
 
 
 @pytest.mark.parametrize(

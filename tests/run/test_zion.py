@@ -15,43 +15,14 @@ import pyarrow.dataset as ds
 import pytest
 import rasterio
 from pyproj import Transformer
+from zion import LAYERS, write_settings
 
 from geopipe.run import pipeline
 from geopipe.settings import load
 
-LAYERS = {
-    "elevation": ("zion/srtm.tif", ""),
-    "landcover": ("zion/nlcd.tif", 'kind = "categorical"'),
-    "nlcd2011": ("zion/nlcd2011.tif", 'kind = "categorical"'),
-    "tmax": ("zion/tmmx_20190121.nc", ""),
-    "bio": ("continental/bio.tif", ""),
-    "biome": ("continental/biome.tif", 'kind = "categorical"'),
-    "cropland": ("global/openlandmap_cropland_2016_10km.tif", ""),
-}
 BIO = [f"bio_bio{n}" for n in (1, 5, 6, 7, 8, 9, 12, 16, 17)]
 COLUMNS = ["row", "col", "x", "y", "elevation", "landcover", "nlcd2011", "tmax", *BIO, "biome", "cropland"]
 CATEGORICAL = {"landcover": "zion/nlcd.tif", "nlcd2011": "zion/nlcd2011.tif", "biome": "continental/biome.tif"}
-
-
-def write_settings(folder: Path, data: Path, each: str = "") -> Path:
-    text = f"""
-[run]
-name = "zion"
-output = "{folder}/output"
-[grid]
-crs = "EPSG:32612"
-resolution = 90
-bounds = [301980, 4111500, 335910, 4153890]
-[merge]
-how = "grid"
-[export]
-formats = ["parquet", "csv"]
-"""
-    for name, (path, more) in LAYERS.items():
-        text += f'[[layers]]\nname = "{name}"\npath = "{data / path}"\n{more}\n{each}\n'
-    file = folder / "zion.toml"
-    file.write_text(text)
-    return file
 
 
 def hashes(output: Path) -> dict[str, str]:

@@ -1,0 +1,51 @@
+"""A run of 4 x 3 tiles and two layers that tests cut short and take up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from helpers import north_up, write_raster
+
+from geopipe.run import pipeline
+from geopipe.settings import load
+
+UTM = "EPSG:32632"
+SETTINGS = """
+[run]
+name = "trial"
+output = "out"
+[grid]
+crs = "EPSG:32632"
+resolution = 30
+bounds = "union"
+[resampling]
+window_size = 512
+[export]
+formats = ["parquet"]
+[[layers]]
+name = "a"
+path = "a.tif"
+[[layers]]
+name = "b"
+path = "b.tif"
+"""
+
+
+def make_trial(folder: Path) -> Path:
+    """Settings of 4 x 3 tiles and two layers."""
+    rng = np.random.default_rng(0)
+    for name, shift in (("a", 0), ("b", 11)):
+        pixels = rng.uniform(0, 100, (1300, 1800)).astype("float32")
+        write_raster(folder / f"{name}.tif", pixels, UTM, north_up(500_000 + shift, 5_000_000, 30))
+    (folder / "s.toml").write_text(SETTINGS)
+    return folder / "s.toml"
+
+
+def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
+    return pipeline.run(load.load(file, flags), **{"local": True, **how})
+
+
+def hashes(output: Path) -> list[str]:
+    return [line.split('"columns"')[0] for line in (output / "manifest.jsonl").read_text().splitlines()]
