@@ -18,7 +18,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
-from geopipe.grid.grid import crs_transform, projected_bounds
+from geopipe.grid.crs import crs_transform
+from geopipe.grid.grid import projected_bounds
 
 Array = NDArray[Any]
 

@@ -82,6 +82,12 @@ class Terminated(BaseException):
         return 128 + self.number
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, at most 300 characters; the name of its class if it has no text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
 def find(error: BaseException) -> GeopipeError | None:
     """The geopipe error behind `error`: itself, or in its chain of causes (a Ray task error wraps it)."""
     for item in _chain(error):

@@ -15,7 +15,8 @@ from geopipe.cli.screen import headline as headline
 from geopipe.errors import SettingsError
 from geopipe.export.commit import Status
 from geopipe.export.objects import Stored
-from geopipe.grid.grid import crs_of, projected_bounds
+from geopipe.grid.crs import crs_of
+from geopipe.grid.grid import projected_bounds
 from geopipe.layers.layer import Band, Header, Variable
 from geopipe.layers.tables import TableHeader, TablePlan
 from geopipe.merge import derived

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geopipe.errors import RunError
-from geopipe.grid.grid import BLOCK, Tile, is_lonlat
+from geopipe.grid.crs import is_lonlat
+from geopipe.grid.grid import BLOCK, Tile
 from geopipe.layers.layer import Kind
 from geopipe.merge import derived
 from geopipe.plan.plan import Plan

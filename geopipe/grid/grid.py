@@ -1,234 +1,54 @@
 """The target grid: a frozen value that knows its cells, tiles and canonical blocks.
 
-Cells are named by integers (row, col) from the upper left corner; x and y are pixel centres, computed from those
-integers and never stored, so that no rounding can move a cell.
+A cell is named by integers (row, col) from the upper left corner. x and y of its centre are computed from these
+integers and never stored, so that rounding cannot move a cell.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
-from pyproj.aoi import AreaOfInterest
-from pyproj.exceptions import CRSError, ProjError
-from pyproj.transformer import TransformerGroup
 
-from geopipe import proposals
 from geopipe.errors import SettingsError
+from geopipe.grid.crs import Bounds, crs_of, crs_transform
 
 BLOCK = 512
-"""Edge of a canonical block in cells: warps are computed block by block, whatever the tile (see ARCHITECTURE.md)."""
+"""Edge of a canonical block in cells. Warps are computed block by block, whatever the tile (see ARCHITECTURE.md)."""
 
 MAX_CELLS = 2**31 - 1
 """Rows and columns are int32 in the table."""
 
 ROUNDING = 2.0**-48
-"""Share of the largest coordinate by which a coordinate may be off for rounding: 16 steps of float64."""
-
-Bounds = tuple[float, float, float, float]
-"""xmin, ymin, xmax, ymax."""
-
-Transform = Callable[[NDArray[np.float64], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
-"""Maps arrays of x and y to another CRS; places that have no image come back infinite."""
-
-
-@lru_cache(maxsize=256)
-def crs_of(text: str) -> CRS:
-    """The CRS that `text` (authority code, WKT, PROJ string, PROJJSON) names.
-
-    Raises:
-        SettingsError: PROJ cannot read it.
-    """
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
-        alike = proposals.crs(text) if len(text) < 80 else ()
-        reason = "" if alike or len(text) < 30 else f" ({str(error).splitlines()[0][:120]})"
-        raise SettingsError(
-            f"{text[:80]!r} is no CRS that PROJ knows{reason}",
-            f"did you mean {' or '.join(alike)}?" if alike else "give an authority code such as EPSG:32612, or WKT",
-        ) from None
-
-
-@lru_cache(maxsize=256)
-def crs_transform(source: str, target: str) -> Transform:
-    """The transformation of x, y from one CRS to another, in x, y (lon, lat) order."""
-    if same_crs(source, target):
-        return lambda x, y: (x, y)
-    if through_wgs84(source, target):
-        there, back = crs_transform(source, WGS84), crs_transform(WGS84, target)
-        return lambda x, y: back(*there(x, y))
-    try:
-        transformer = Transformer.from_crs(crs_of(source), crs_of(target), always_xy=True)
-    except ProjError as error:
-        raise SettingsError(
-            f"PROJ knows no way from {crs_of(source).name} to {crs_of(target).name}: {error}", "choose another CRS"
-        ) from None
-    return lambda x, y: transformer.transform(x, y, errcheck=False)
-
-
-@lru_cache(maxsize=256)
-def same_crs(one: str, other: str) -> bool:
-    """Whether two CRS are the same beyond doubt; a doubtful pair is warped, which is right and only slower."""
-    return one == other or crs_of(one).equals(crs_of(other), ignore_axis_order=True)
+"""Rounding error of a coordinate, as a share of the largest one: 16 steps of float64."""
 
 
 def apply(
     transform: Affine, first: NDArray[np.float64], second: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """An affine transform of arrays: of (col, row) to (x, y), or back by its inverse."""
+    """Apply an affine transform to arrays: (col, row) to (x, y), or back with its inverse."""
     t = transform
     return t.a * first + t.b * second + t.c, t.d * first + t.e * second + t.f
 
 
 def rounding(bounds: Iterable[Bounds], step: float) -> float:
-    """Share of a pixel or cell of size `step` by which rounding may move places within `bounds`.
+    """Share of a pixel or cell of size `step` by which rounding may move points within `bounds`.
 
-    It is one number for a whole axis, so that neighbours on edges cannot differ.
+    One number holds for a whole axis, so that neighbours agree on their common edge.
     """
     largest = max(abs(value) for numbers in bounds for value in numbers)
     return float(min(ROUNDING * largest / step, 0.01))
 
 
-@lru_cache(maxsize=256)
-def horizontal(text: str) -> tuple[str, str]:
-    """The horizontal part of a CRS, and the name of the vertical part that is left out ("" where there is none)."""
-    crs = crs_of(text)
-    if crs.is_compound:
-        plane, *rest = crs.sub_crs_list
-        return _text_of(plane), ", ".join(part.name for part in rest)
-    if len(crs.axis_info) == 3:
-        return _text_of(crs.to_2d()), "ellipsoidal height"
-    return text, ""
-
-
-def _text_of(crs: CRS) -> str:
-    authority = crs.to_authority(min_confidence=100)
-    return ":".join(authority) if authority else crs.to_wkt()
-
-
-@dataclass(frozen=True)
-class Operation:
-    """How PROJ gets from one CRS to another: the name of the operation, and its accuracy in metres where known.
-
-    `ballpark` means that PROJ knows no datum shift between the two and leaves it out; `unnamed` that there is none to
-    be known, because one of them does not say which datum it has. `better` names an operation that would be better, but
-    for grid files that are not installed.
-    """
-
-    name: str
-    accuracy: float | None
-    ballpark: bool
-    unnamed: bool
-    better: str = ""
-
-
-NO_DATUM = ("unknown", "unnamed", "not specified", "not_specified")
-"""What writers call a datum that they do not know."""
-
-
-WGS84 = "EPSG:4326"
-"""The datum by which two others may be known."""
-
-
-@lru_cache(maxsize=256)
-def operation(source: str, target: str, area: Bounds | None) -> Operation:
-    """The best operation between two CRS, in an area given in longitude and latitude; what `crs_transform` does."""
-    if not through_wgs84(source, target):
-        return _operation(source, target, area)
-    there, back = _operation(source, WGS84, area), _operation(WGS84, target, area)
-    known = [way.accuracy for way in (there, back) if way.accuracy is not None]
-    return Operation(
-        name=f"{there.name} + {back.name}",
-        accuracy=sum(known) if len(known) == 2 else None,
-        ballpark=there.ballpark or back.ballpark,
-        unnamed=False,
-        better=_operation(source, target, area).better,
-    )
-
-
-@lru_cache(maxsize=256)
-def through_wgs84(source: str, target: str) -> bool:
-    """Whether PROJ leaves the datum shift between two CRS out, and knows it by way of WGS 84.
-
-    PROJ does not try that way where it knows a better one whose grid files are not installed.
-    """
-    if same_crs(source, target) or ellipsoids_apart(source, target) is not None:
-        return False
-    if same_crs(source, WGS84) or same_crs(target, WGS84):
-        return False
-    direct = _operation(source, target, None)
-    if not direct.ballpark or direct.unnamed:
-        return False
-    return not (_operation(source, WGS84, None).ballpark or _operation(WGS84, target, None).ballpark)
-
-
-@lru_cache(maxsize=256)
-def ellipsoids_apart(one: str, other: str) -> float | None:
-    """Metres by which the ellipsoids of two CRS differ; None where the two have not one datum, by its code or name."""
-    here, there = crs_of(one), crs_of(other)
-    if here.datum is None or there.datum is None or here.ellipsoid is None or there.ellipsoid is None:
-        return None
-    codes = [datum.to_json_dict().get("id") for datum in (here.datum, there.datum)]
-    names = [re.sub("[ _]", "", d.name.lower()).removesuffix("ensemble") for d in (here.datum, there.datum)]
-    unnamed = any(word in d.name.lower() for d in (here.datum, there.datum) for word in NO_DATUM)
-    if unnamed or not (names[0] == names[1] or (codes[0] is not None and codes[0] == codes[1])):
-        return None
-    axes = [(e.semi_major_metre, e.semi_minor_metre) for e in (here.ellipsoid, there.ellipsoid)]
-    return float(max(abs(p - q) for p, q in zip(*axes, strict=True)))
-
-
-def _operation(source: str, target: str, area: Bounds | None) -> Operation:
-    if same_crs(source, target):
-        return Operation("the same CRS", 0.0, False, False)
-    aoi = None
-    if area is not None and all(map(math.isfinite, area)):
-        west, south, east, north = area
-        aoi = AreaOfInterest(max(west, -180), max(south, -90), min(east, 180), min(north, 90))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of is in `better`
-        group = TransformerGroup(crs_of(source), crs_of(target), always_xy=True, area_of_interest=aoi)  # type: ignore[arg-type]
-    found = group.transformers
-    if not found:
-        return Operation("none", None, True, False)
-    best = found[0]
-    steps = [step for step in best.description.split(" + ") if not step.startswith("axis order change")]
-    datums = [datum.name.lower() if (datum := crs_of(text).datum) else "unknown" for text in (source, target)]
-    return Operation(
-        name=" + ".join(steps) or "a change of axis order",
-        accuracy=best.accuracy if best.accuracy is not None and best.accuracy >= 0 else None,
-        ballpark="ballpark" in best.description.lower(),
-        unnamed=any(word in name for name in datums for word in NO_DATUM),
-        better="" if group.best_available or not group.unavailable_operations else group.unavailable_operations[0].name,
-    )
-
-
-def radius(text: str) -> float | None:
-    """The equatorial radius in metres of the body that a CRS belongs to."""
-    ellipsoid = crs_of(text).ellipsoid
-    return float(ellipsoid.semi_major_metre) if ellipsoid else None
-
-
-@lru_cache(maxsize=256)
-def is_lonlat(text: str) -> bool:
-    """Whether a CRS counts longitude and latitude in degrees."""
-    crs = crs_of(text)
-    return crs.is_geographic and all(axis.unit_name == "degree" for axis in crs.axis_info[:2])
-
-
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of grid cells under an integer key. Canonical blocks have the same shape of name."""
+    """A rectangle of grid cells under an integer key. A canonical block is one, too."""
 
     key: int
     row: int
@@ -299,11 +119,11 @@ class Grid:
         return self.width * self.height
 
     def xs(self, col: int, width: int) -> NDArray[np.float64]:
-        """X of the centres of `width` columns from `col` on."""
+        """X of the centres of `width` columns from `col` on: (width,) float64."""
         return np.asarray(self.x0 + (np.arange(col, col + width) + 0.5) * self.dx, np.float64)
 
     def ys(self, row: int, height: int) -> NDArray[np.float64]:
-        """Y of the centres of `height` rows from `row` on."""
+        """Y of the centres of `height` rows from `row` on: (height,) float64."""
         return np.asarray(self.y0 - (np.arange(row, row + height) + 0.5) * self.dy, np.float64)
 
     def transform_of(self, tile: Tile) -> Affine:
@@ -315,7 +135,7 @@ class Grid:
         return -(-self.height // size), -(-self.width // size)
 
     def tile(self, key: int, size: int) -> Tile:
-        """The tile under `key`: keys count in row-major order."""
+        """The tile with this key. Keys count tiles in row-major order."""
         row, col = divmod(key, self.tiling(size)[1])
         row, col = row * size, col * size
         return Tile(key, row, col, min(size, self.height - row), min(size, self.width - col))
@@ -335,10 +155,10 @@ class Grid:
 
 
 def blocks_of(tile: Tile, size: int) -> Iterator[Tile]:
-    """The canonical blocks of `size` cells in a tile, clipped to it.
+    """Iterate over the canonical blocks of `size` cells in a tile, clipped to it.
 
     Blocks are anchored to the grid's corner. A tile is a multiple of a block (or ends at the grid's edge), so that
-    the same blocks come out of any tiling.
+    any tiling has the same blocks.
     """
     for row in range(tile.row, tile.row + tile.height, size):
         for col in range(tile.col, tile.col + tile.width, size):
@@ -348,10 +168,10 @@ def blocks_of(tile: Tile, size: int) -> Iterator[Tile]:
 
 
 def make_grid(crs: str, resolution: tuple[float, float], bounds: Bounds, snap: bool) -> Grid:
-    """The grid of `resolution` that covers `bounds`.
+    """Make the grid of `resolution` that covers `bounds`.
 
-    With `snap`, edges are moved outward to whole multiples of the resolution; without, the upper left corner stays
-    and the other edges are moved outward to whole cells.
+    With `snap`, edges move outward to whole multiples of the resolution. Without it, the upper left corner stays
+    and the other edges move outward to whole cells.
     """
     dx, dy = resolution
     xmin, ymin, xmax, ymax = bounds
@@ -371,7 +191,7 @@ def make_grid(crs: str, resolution: tuple[float, float], bounds: Bounds, snap: b
 
 
 def _ceil(value: float) -> int:
-    """Ceiling that forgives rounding: 377.0000000001 cells are 377."""
+    """Round up, but ignore rounding errors: 377.0000000001 cells are 377."""
     return math.ceil(value - 1e-6)
 
 
@@ -382,16 +202,16 @@ def _floor(value: float) -> int:
 def outline(
     transform: Affine, width: int, height: int, points: int = 65
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """X and y along the edge of a raster and on a lattice inside it, `points` to a side.
+    """X and y of a lattice of `points` x `points` points on a raster, edges included: (points * points,) float64 each.
 
-    The edge of a raster is a curve in another CRS, and a pole may lie inside it: corners alone would miss both.
+    In another CRS an edge is a curve, and a pole may lie inside the raster: the four corners would miss both.
     """
     col, row = np.meshgrid(np.linspace(0, width, points), np.linspace(0, height, points))
     return apply(transform, col.ravel(), row.ravel())
 
 
 def projected_bounds(transform: Affine, width: int, height: int, crs: str, target: str) -> Bounds | None:
-    """Bounds in the CRS `target` of a raster in `crs`; None where no part of it has an image there."""
+    """Bounds in the CRS `target` of a raster in `crs`. None if no part of it has an image there."""
     x, y = crs_transform(crs, target)(*outline(transform, width, height))
     ok = np.isfinite(x) & np.isfinite(y)
     if not ok.any():
@@ -405,7 +225,7 @@ def projected_bounds(transform: Affine, width: int, height: int, crs: str, targe
 
 
 def _inside(transform: Affine, width: int, height: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
-    """Whether the first place lies in a raster."""
+    """Whether the point x[0], y[0] lies in a raster."""
     if not (np.isfinite(x[0]) and np.isfinite(y[0])) or transform.is_degenerate:
         return False
     col, row = apply(~transform, x, y)
@@ -413,13 +233,13 @@ def _inside(transform: Affine, width: int, height: int, x: NDArray[np.float64], 
 
 
 def union(bounds: Iterable[Bounds]) -> Bounds:
-    """The smallest bounds that hold all of them."""
+    """The smallest bounds that contain all of them."""
     xmin, ymin, xmax, ymax = zip(*bounds, strict=True)
     return (min(xmin), min(ymin), max(xmax), max(ymax))
 
 
 def intersection(bounds: Iterable[Bounds]) -> Bounds | None:
-    """The bounds that all of them share, or None."""
+    """The bounds that all of them share, None if they share none."""
     xmin, ymin, xmax, ymax = zip(*bounds, strict=True)
     shared = (max(xmin), max(ymin), min(xmax), min(ymax))
     return shared if shared[0] < shared[2] and shared[1] < shared[3] else None

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SourceError
-from geopipe.grid.grid import Bounds, Grid, Transform, crs_transform, is_lonlat, outline, projected_bounds, same_crs
+from geopipe.grid.crs import Bounds, Transform, crs_transform, is_lonlat, same_crs
+from geopipe.grid.grid import Grid, outline, projected_bounds
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -22,7 +22,7 @@ from typing import Any
 import psycopg2
 
 from geopipe.engine import heads
-from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError
+from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError, first_line
 from geopipe.events.records import new_run_id
 from geopipe.export import lock
 from geopipe.monitoring import departed, requests, states
@@ -92,13 +92,9 @@ def _client(address: str) -> Any:
         return client
     except Exception as error:  # Ray raises what it meets: RuntimeError, ConnectionError, AuthenticationError
         raise MachineError(
-            f"no Ray cluster takes jobs at {address}: {_first_line(error)}",
+            f"no Ray cluster takes jobs at {address}: {first_line(error)}",
             "start one (`ray start --head`), or correct --address or RAY_ADDRESS",
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def shutdown(force: bool) -> int:
@@ -185,7 +181,7 @@ def start(settings: Settings, address: str, how: list[str], before: Run | None =
                 )
             )
         except Exception as error:  # as in `_client`
-            message = f"the cluster at {address} did not take the job: {_first_line(error)}"
+            message = f"the cluster at {address} did not take the job: {first_line(error)}"
             departed.note(
                 run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt
             )
@@ -328,7 +324,7 @@ def _end_job(client: Any, job: str) -> None:
             time.sleep(0.2)
     except Exception as error:  # as in `_client`
         if "does not exist" not in str(error):
-            raise MachineError(f"Ray cannot end job {job}: {_first_line(error)}", "see Ray's dashboard") from None
+            raise MachineError(f"Ray cannot end job {job}: {first_line(error)}", "see Ray's dashboard") from None
 
 
 def _until(look: Callable[[], Run], done: Callable[[Run], bool], timeout: float) -> Run | None:
@@ -392,7 +388,7 @@ def _info(run: Run, address: str) -> Any:
         return client.get_job_info(run.ray_job_id)
     except Exception as error:  # as in `_client`
         raise MachineError(
-            f"the cluster at {address} says nothing of job {run.ray_job_id}: {_first_line(error)}",
+            f"the cluster at {address} says nothing of job {run.ray_job_id}: {first_line(error)}",
             "name the job's cluster by --address",
         ) from None
 
@@ -413,7 +409,7 @@ def output(run: Run, address: str, follow: bool) -> Iterator[str]:
             text = client.get_job_logs(run.ray_job_id)
         except Exception as error:  # as in `_client`
             raise MachineError(
-                f"the cluster at {address} says nothing of the job of run {clean(run.name)}: {_first_line(error)}",
+                f"the cluster at {address} says nothing of the job of run {clean(run.name)}: {first_line(error)}",
                 "see `geopipe monitor logs`, whose records outlive the cluster",
             ) from None
         if text[shown:]:

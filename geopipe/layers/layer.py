@@ -11,7 +11,7 @@ import numpy as np
 from affine import Affine
 
 from geopipe.errors import SourceError
-from geopipe.grid.grid import Bounds, horizontal
+from geopipe.grid.crs import Bounds, horizontal
 from geopipe.layers.access import Access
 from geopipe.layers.uris import subdataset
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid.grid import Grid, horizontal
+from geopipe.grid.crs import horizontal
+from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Band, Kind, Layer, Variable
 
 Floats = NDArray[np.float64]

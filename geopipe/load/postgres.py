@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from psycopg2 import sql
 from psycopg2.extensions import connection, parse_dsn
 
-from geopipe.errors import MachineError, SettingsError, SourceError
+from geopipe.errors import MachineError, SettingsError, SourceError, first_line
 from geopipe.layers.layer import Layer
 from geopipe.layers.tables import PART_ROWS, SERVER, Columns, Part, TableColumn, TableHeader
 
@@ -94,13 +94,9 @@ def _named(path: str) -> str:
     return path if path.partition(":")[2].strip("/") else f"what {DSN} or libpq's variables name"
 
 
-def _told(error: psycopg2.Error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def _without_secrets(error: psycopg2.Error) -> str:
     """Why there is no connection. Of a DSN that it cannot parse libpq repeats parts, and one may be the password."""
-    return "the DSN is not valid" if "dsn" in str(error).lower() else re.sub('"[^"]*"', '"..."', _told(error))
+    return "the DSN is not valid" if "dsn" in str(error).lower() else re.sub('"[^"]*"', '"..."', first_line(error))
 
 
 def _relation(layer: Layer) -> sql.Composable:
@@ -144,12 +140,12 @@ def header(path: str, layer: Layer | None) -> TableHeader:
 def _unreadable(where: str, layer: str, error: psycopg2.Error) -> SourceError:
     if error.pgcode == "57014":
         return SourceError(
-            f"{where}Postgres gave up after a statement took too long: {_told(error)}",
+            f"{where}Postgres gave up after a statement took too long: {first_line(error)}",
             "see what holds the table (select * from pg_stat_activity), give a key that has an index, or set another "
             "limit: PGOPTIONS='-c statement_timeout=1h'",
             layer,
         )
-    return SourceError(f"{where}Postgres says: {_told(error)}", "correct table, query or key of the layer", layer)
+    return SourceError(f"{where}Postgres says: {first_line(error)}", "correct table, query or key of the layer", layer)
 
 
 def _primary_key(cursor: Any, layer: Layer, columns: tuple[TableColumn, ...]) -> str:

@@ -20,7 +20,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from geopipe.errors import SourceError
+from geopipe.errors import SourceError, first_line
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Grid
@@ -137,12 +137,8 @@ def header(path: str, layer: Layer | None = None) -> TableHeader:
         )
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # of a column's name, say
         raise SourceError(
-            f"{where}{path} cannot be read as a table: {_first_line(error)}", "correct path =, or repair the file", name
+            f"{where}{path} cannot be read as a table: {first_line(error)}", "correct path =, or repair the file", name
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _parts(groups: Sequence[int]) -> Iterator[Part]:
@@ -245,7 +241,7 @@ def _rows(layer: str, header: TableHeader, part: Part, columns: Columns, dtypes:
             yield {name: _numbers(batch.column(name), dtype) for name, dtype in dtypes.items()}
     except (OSError, pa.ArrowException) as error:
         raise SourceError(
-            f"layer {layer}: {header.uri} cannot be read: {_first_line(error)}",
+            f"layer {layer}: {header.uri} cannot be read: {first_line(error)}",
             f'repair the file, or leave it out with on_error = "skip" in the layer {layer}',
             layer,
         ) from None

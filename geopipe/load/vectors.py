@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SourceError
-from geopipe.grid.grid import horizontal
+from geopipe.grid.crs import horizontal
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.access import HEAD, POINTERS, ending
 from geopipe.layers.uris import file_of, in_gdal, is_remote

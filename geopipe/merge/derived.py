@@ -15,7 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe.errors import MachineError
-from geopipe.grid.grid import BLOCK, Bounds, Grid, crs_of, crs_transform
+from geopipe.grid.crs import Bounds, crs_of, crs_transform
+from geopipe.grid.grid import BLOCK, Grid
 
 LON_LAT = "OGC:CRS84"
 """Longitude and latitude on WGS 84, in degrees: what H3 and web maps mean by them."""

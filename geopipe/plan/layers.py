@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid.grid import Grid, apply, crs_of, ellipsoids_apart, horizontal, operation, projected_bounds, radius
+from geopipe.grid.crs import crs_of, ellipsoids_apart, horizontal, operation, radius
+from geopipe.grid.grid import Grid, apply, projected_bounds
 from geopipe.grid.polygons import Polygons, Shapes, polygons_of
 from geopipe.layers.access import root_of
 from geopipe.layers.bands import choose, columns, of_file

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError
-from geopipe.grid.grid import Grid, is_lonlat
+from geopipe.grid.crs import is_lonlat
+from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.layer import Header, Kind, Layer
 from geopipe.layers.tables import Partition, TableHeader, TablePlan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from geopipe.errors import SettingsError
-from geopipe.grid.grid import Bounds, Grid, horizontal, intersection, make_grid, projected_bounds, union
+from geopipe.grid.crs import Bounds, horizontal
+from geopipe.grid.grid import Grid, intersection, make_grid, projected_bounds, union
 from geopipe.layers.layer import Header
 
 

@@ -9,7 +9,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 from rasterio.transform import GCPTransformer, RPCTransformer
 
-from geopipe.grid.grid import Transform
+from geopipe.grid.crs import Transform
 from geopipe.layers.layer import Georeference
 
 

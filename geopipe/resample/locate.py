@@ -12,7 +12,8 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from geopipe.grid.grid import BLOCK, Grid, Tile, Transform, blocks_of, rounding, same_crs
+from geopipe.grid.crs import Transform, same_crs
+from geopipe.grid.grid import BLOCK, Grid, Tile, blocks_of, rounding
 from geopipe.layers.layer import Source
 from geopipe.resample import kernels
 from geopipe.resample.methods import (

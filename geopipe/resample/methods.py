@@ -20,7 +20,8 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError
-from geopipe.grid.grid import Grid, Tile, Transform, apply, crs_transform, is_lonlat, outline, same_crs
+from geopipe.grid.crs import Transform, crs_transform, is_lonlat, same_crs
+from geopipe.grid.grid import Grid, Tile, apply, outline
 from geopipe.layers.layer import Kind, Layer, Source
 from geopipe.resample.gcps import model_of
 

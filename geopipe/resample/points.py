@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.grid.grid import Grid, crs_transform, is_lonlat, rounding
+from geopipe.grid.crs import crs_transform, is_lonlat
+from geopipe.grid.grid import Grid, rounding
 from geopipe.layers.tables import TablePlan
 from geopipe.resample import kernels
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from geopipe.errors import SettingsError
-from geopipe.grid.grid import crs_of
+from geopipe.grid.crs import crs_of
 from geopipe.proposals import from_windows
 from geopipe.settings.mistakes import refusal
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from geopipe.errors import GeopipeError, MachineError, PlanError
+from geopipe.errors import GeopipeError, MachineError, PlanError, first_line
 from geopipe.export.commit import MANIFEST, SUCCESS
 from geopipe.export.lock import STAGING
 from geopipe.export.tiles import FORMATS, File, Receipt, totals
@@ -273,7 +273,7 @@ def _check_tile(output: Path, tables: _Tables, receipt: Receipt, form: str, file
     try:
         found, rows = check_rows(tables.facts, receipt, name, parts())
     except UNREADABLE as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0][:200]
+        cause = first_line(error)[:200]
         return [*findings, Finding("error", "files", f"{at} cannot be read: {cause}")]
     findings += found
     tables.rows[form] = tables.rows.get(form, 0) + rows

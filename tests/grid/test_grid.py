@@ -13,18 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geopipe.errors import SettingsError
-from geopipe.grid.grid import (
-    BLOCK,
-    Grid,
-    Tile,
-    blocks_of,
-    crs_of,
-    intersection,
-    make_grid,
-    projected_bounds,
-    same_crs,
-    union,
-)
+from geopipe.grid.crs import crs_of, same_crs
+from geopipe.grid.grid import BLOCK, Grid, Tile, blocks_of, intersection, make_grid, projected_bounds, union
 
 UTM12 = "EPSG:32612"
 SIZES = st.integers(1, 4500)

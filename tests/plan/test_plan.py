@@ -13,7 +13,8 @@ from affine import Affine
 from helpers import GENEROUS, VERSIONS, header, north_up
 
 from geopipe.errors import MachineError, PlanError, SettingsError, SourceError
-from geopipe.grid.grid import Grid, crs_transform, projected_bounds
+from geopipe.grid.crs import crs_transform
+from geopipe.grid.grid import Grid, projected_bounds
 from geopipe.layers.layer import Band, Header, Kind, Layer, Overlap
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import Layout, Options

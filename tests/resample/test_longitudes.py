@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import GENEROUS, VERSIONS, north_up, plan_of, raster_of, table_of, write_raster
 
-from geopipe.grid.grid import Grid, crs_transform
+from geopipe.grid.crs import crs_transform
+from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer, Overlap
 from geopipe.load import tables
 from geopipe.plan.layers import Options

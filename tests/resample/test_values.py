@@ -11,7 +11,8 @@ from affine import Affine
 from helpers import north_up, plan_of, raster_of, table_of, write_raster
 
 from geopipe.errors import SettingsError, SourceError
-from geopipe.grid.grid import Grid, crs_transform
+from geopipe.grid.crs import crs_transform
+from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.load import raster
 from geopipe.run import draft

@@ -13,7 +13,8 @@ from affine import Affine
 from helpers import north_up, plan_of, raster_of, table_of, write_raster
 from scipy.ndimage import map_coordinates
 
-from geopipe.grid.grid import Grid, crs_transform
+from geopipe.grid.crs import crs_transform
+from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.resample.methods import METHODS, RADIUS, Way
 

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import connection, parse_dsn
 
-from geopipe.errors import MachineError
+from geopipe.errors import MachineError, first_line
 from geopipe.monitoring.database import embedded
 from geopipe.monitoring.database.migrations import HEAD, RELATIONS, REVISIONS, VERSION_TABLE
 
@@ -146,7 +146,7 @@ def connect(
 
 def _refused(dsn: str, error: psycopg2.Error) -> MachineError:
     """Why there is no connection. Of an address that it cannot parse libpq repeats parts: these stay unsaid."""
-    where, said = f"the monitor's database at {masked(dsn)}", _told(error)
+    where, said = f"the monitor's database at {masked(dsn)}", first_line(error)
     if isinstance(error, psycopg2.ProgrammingError) or "connection option" in said or "invalid port" in said:
         return MachineError(
             "the address of the monitor's database is not valid",
@@ -166,11 +166,6 @@ def _refused(dsn: str, error: psycopg2.Error) -> MachineError:
     )
 
 
-def _told(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300]
-
-
 @contextmanager
 def working(dsn: str, what: str) -> Iterator[None]:
     """Errors of the server as one MachineError that says what was being done.
@@ -184,7 +179,7 @@ def working(dsn: str, what: str) -> Iterator[None]:
         where = f"{what} at {masked(dsn)}"
         if error.pgcode == "42501":
             raise MachineError(
-                f"{where} is not permitted: {_told(error)}", "use the role that owns the tables and the schema"
+                f"{where} is not permitted: {first_line(error)}", "use the role that owns the tables and the schema"
             ) from None
         if error.pgcode == "55P03":
             raise MachineError(
@@ -195,7 +190,9 @@ def working(dsn: str, what: str) -> Iterator[None]:
             raise MachineError(
                 f"{where} took too long and was given up", "try again when the server has less to do"
             ) from None
-        raise MachineError(f"{where} failed: {_told(error)}", "see the server's log; nothing was changed") from None
+        raise MachineError(
+            f"{where} failed: {first_line(error)}", "see the server's log; nothing was changed"
+        ) from None
 
 
 # ---------------------------------------------------------------- schema

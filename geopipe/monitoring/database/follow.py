@@ -14,7 +14,7 @@ import psycopg2
 import psycopg2.errors
 from psycopg2.extensions import connection
 
-from geopipe.errors import GeopipeError, MachineError, SettingsError
+from geopipe.errors import GeopipeError, MachineError, SettingsError, first_line
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.database.queries import find_run, log_marks, new_logs, run_of, runs
 from geopipe.monitoring.database.runs import Filter, Log, Look, Run
@@ -85,9 +85,9 @@ def told(error: psycopg2.Error) -> GeopipeError:
     """An error of the server as one message."""
     if isinstance(error, psycopg2.errors.InvalidRegularExpression):
         return SettingsError(
-            f"--grep: {_reason(error)}", "write a regular expression of Postgres, such as 'tile [0-9]+'"
+            f"--grep: {first_line(error)}", "write a regular expression of Postgres, such as 'tile [0-9]+'"
         )
-    return MachineError(f"the monitor's database says: {_reason(error)}", "see the server's log, and try again")
+    return MachineError(f"the monitor's database says: {first_line(error)}", "see the server's log, and try again")
 
 
 def newest(connected: connection, seconds: float = 0.0, tell: Callable[[str], None] = lambda _: None) -> str:
@@ -149,7 +149,7 @@ def looks(
                 reason = (
                     error.message
                     if isinstance(error, GeopipeError)
-                    else f"the monitor's database is away: {_reason(error)}"
+                    else f"the monitor's database is away: {first_line(error)}"
                 )
                 if reason != away:
                     away = reason
@@ -161,10 +161,6 @@ def looks(
             _wait(connected, run_id, start, every)
     finally:
         _close(connected)
-
-
-def _reason(error: psycopg2.Error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _listening(connect: Callable[[], connection]) -> connection:
