@@ -20,7 +20,8 @@ from affine import Affine
 
 from geopipe.engine import ray as engine
 from geopipe.grid.grid import Grid
-from geopipe.layers.layer import Band, Header, Layer
+from geopipe.layers.header import Band, Header
+from geopipe.layers.layer import Layer
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import Options
 from geopipe.plan.plan import Plan, make_plan

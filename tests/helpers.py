@@ -18,7 +18,8 @@ from surroundings import signals_as_they_were
 from geopipe.cli import main
 from geopipe.engine.local import run_local
 from geopipe.grid.grid import Grid
-from geopipe.layers.layer import Band, Header, Layer
+from geopipe.layers.header import Band, Header
+from geopipe.layers.layer import Layer
 from geopipe.load import raster
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import Options

@@ -9,7 +9,8 @@ from affine import Affine
 from helpers import north_up
 
 from geopipe.grid.grid import Grid
-from geopipe.layers.layer import Band, Header, Kind, Layer, Placed, Source
+from geopipe.layers.header import Band, Header
+from geopipe.layers.layer import Kind, Layer, Placed, Source
 from geopipe.resample.methods import (
     Decision,
     decide,

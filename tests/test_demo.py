@@ -108,7 +108,7 @@ def test_the_table_has_sensible_values(settings_file: Path) -> None:
     grid = resolve_grid(settings.grid.crs, settings.grid.resolution, settings.grid.bounds, None, None, {}, {})
     machine = Machine(cpus=1, workers=1, memory=2**35, object_store=2**30, free_disk=2**40)
     plan = make_plan("demo", grid, layers, settings.options(), machine, {"geopipe": "test"})
-    ways = {p.layer.name: [(d.way.value, d.method) for d in p.decisions] for p in plan.layers}
+    ways = {p.layer.name: [(d.route.value, d.method) for d in p.decisions] for p in plan.layers}
     assert ways["slope"] == [("copy", "bilinear")]
     assert ways["landcover"] == [("warp", "mode")]
     assert ways["population"] == [("warp", "sum")]

@@ -17,13 +17,14 @@ from geopipe.export.commit import Status
 from geopipe.export.objects import Stored
 from geopipe.grid.crs import crs_of
 from geopipe.grid.grid import projected_bounds
-from geopipe.layers.layer import Band, Header, Variable
+from geopipe.layers.header import Band, Header
+from geopipe.layers.layer import Variable
 from geopipe.layers.tables import TableHeader, TablePlan
 from geopipe.merge import derived
 from geopipe.plan.layers import LayerPlan, reaches
 from geopipe.plan.plan import Plan
 from geopipe.plan.work import span
-from geopipe.resample.methods import Way
+from geopipe.resample.methods import Route
 from geopipe.run.pipeline import Summary
 from geopipe.settings.load import Run
 from geopipe.text import size as size
@@ -266,8 +267,8 @@ def _layer(out: Console, layer: LayerPlan) -> None:
     if layer.skipped:
         _facts(out, {"skipped": layer.skipped})
     for d in layer.decisions:
-        text = f"{d.way.value}, {d.method} ({d.why})"
-        if d.way is Way.WARP:
+        text = f"{d.route.value}, {d.method} ({d.why})"
+        if d.route is Route.WARP:
             kernel = f", kernel scale {_numbers(d.scale, 4)}" if d.scale else ""
             exact = "exactly" if d.tolerance == 0 else f"to {d.tolerance:g} pixels"
             text += f"\n{_numbers(d.steps, 4)} pixels to a cell{kernel}, placed {exact}"
@@ -286,7 +287,7 @@ def _table_facts(layer: LayerPlan, table: TablePlan) -> dict[str, str]:
     name = f"{first.relation} of {first.uri}" if first.relation else first.uri
     read = f"{name} ({first.driver})" + (f" and {more} more" if more else "")
     columns, by = table.columns, f", by {first.key}" if first.key else ""
-    words = ", ".join(dict.fromkeys(v.word for v in layer.variables))
+    words = ", ".join(dict.fromkeys(v.requested_method for v in layer.variables))
     values = f" of {', '.join(columns.values)}" if any(columns.values) else " of points"
     return {
         "from": f"{read}, {table.rows:,} rows in {len(table.partitions):,} partitions{by}",

@@ -17,7 +17,7 @@ from geopipe.events.emit import context, emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
 from geopipe.load import raster
-from geopipe.load.sweep import Held
+from geopipe.load.sweep import BandBuffer
 from geopipe.merge.tile import BlockRow, marker, merge_tile
 from geopipe.monitoring.recorder import Options
 from geopipe.plan.layers import LayerPlan
@@ -51,12 +51,12 @@ def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[Bl
     """The block rows of a layer for the whole grid, as if it were one tile."""
     grid, first = plan.grid, plan.first_variable[layer.layer.name]
     for decision in layer.decisions:
-        source, held = decision.source, dict[int, Held]()
+        source, held = decision.source, dict[int, BandBuffer]()
         for n, variable in enumerate(layer.variables):
-            if variable.word != decision.word:
+            if variable.requested_method != decision.requested_method:
                 continue
             if variable.index not in held:
-                held = {variable.index: Held(source, variable.index)}
+                held = {variable.index: BandBuffer(source, variable.index)}
                 held[variable.index].move(Window(0, 0, source.height, source.width), layer, readers)
             shape = (grid.height, grid.width)
             values, valid = np.zeros(shape, variable.dtype), np.zeros(shape, bool)

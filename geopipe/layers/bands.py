@@ -10,7 +10,8 @@ import numpy as np
 
 from geopipe.errors import SourceError
 from geopipe.layers import times
-from geopipe.layers.layer import Band, Header, Layer
+from geopipe.layers.header import Band, Header
+from geopipe.layers.layer import Layer
 
 
 def choose(layer: Layer, headers: Sequence[Header]) -> list[tuple[Header, tuple[Band, ...]]]:

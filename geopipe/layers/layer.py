@@ -1,4 +1,4 @@
-"""What goes in and what comes out: headers of rasters, sources, layers and variables, as frozen values."""
+"""Layers, the sources that their files make, and their output columns, as frozen values."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import numpy as np
 from affine import Affine
 
 from geopipe.errors import SourceError
-from geopipe.grid.crs import Bounds, horizontal
+from geopipe.grid.crs import horizontal
 from geopipe.layers.access import Access
-from geopipe.layers.uris import subdataset
+from geopipe.layers.header import Band, Georeference, Header
 
 MOST_BLOCK_BYTES = 2**30
-"""A file with larger blocks is refused: a few bytes may declare them."""
+"""Files with larger blocks are refused: a header of a few bytes could ask for any amount of memory."""
 
 
 class Kind(StrEnum):
-    """What the numbers of a layer mean; it decides which resampling makes sense."""
+    """The kind of a layer's numbers. It decides which resampling methods make sense."""
 
     CONTINUOUS = "continuous"
     CATEGORICAL = "categorical"
@@ -29,7 +28,7 @@ class Kind(StrEnum):
 
 
 class Overlap(StrEnum):
-    """Which value a cell gets where several files of one layer cover it."""
+    """The value of a cell that several files of one layer cover."""
 
     FIRST = "first"
     LAST = "last"
@@ -40,120 +39,11 @@ class Overlap(StrEnum):
 
 
 @dataclass(frozen=True)
-class Band:
-    """One band as its header declares it. `index` counts from 1, as GDAL does.
-
-    `variable` is its name in a NetCDF, Zarr or GRIB file, `step` its time (an ISO date or datetime), `level` its place
-    on any other axis: empty where the file says none. Where a layer reduces several steps to one column, `more` has the
-    other bands and `reduce` the rule: mean, min, max or sum. `bits` are the first and last bit of the field that is
-    taken out of it. `alpha_band` is the number of an alpha band that hides pixels beside `nodata`; 0 where GDAL's mask
-    has it, or there is none. `missing` are numbers that stand for no value beside `nodata`, and `limits` the least and
-    the greatest stored number that is a value, as NetCDF files say them.
-    """
-
-    index: int
-    dtype: str
-    nodata: float | int | None = None
-    scale: float = 1.0
-    offset: float = 0.0
-    unit: str = ""
-    description: str = ""
-    paletted: bool = False
-    alpha: bool = False
-    mask: str = "all_valid"
-    variable: str = ""
-    step: str = ""
-    level: str = ""
-    more: tuple[Band, ...] = ()
-    reduce: str = ""
-    bits: tuple[int, int] | None = None
-    alpha_band: int = 0
-    missing: tuple[float | int, ...] = ()
-    limits: tuple[float | int | None, float | int | None] = (None, None)
-
-    @property
-    def place(self) -> dict[str, str]:
-        """What the file says of where the band belongs, and what became of its steps; nothing that it does not say."""
-        steps = f"{self.reduce} of {1 + len(self.more)}" if self.reduce else ""
-        told = {"variable": self.variable, "level": self.level, "time": self.step, "steps": steps}
-        return {key: text for key, text in told.items() if text}
-
-
-@dataclass(frozen=True)
-class Georeference:
-    """What places a raster without a geotransform: ground control points, or an RPC model (on request only).
-
-    `points` are (row, column, x, y); `rpcs` are GDAL's RPC tags.
-    """
-
-    points: tuple[tuple[float, float, float, float], ...] = ()
-    rpcs: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Header:
-    """A raster file as its header tells it, without a pixel read. `crs` is an authority code or WKT.
-
-    Where it is `transposed`, its columns are GDAL's rows: width, height, block and transform are those of its columns.
-    `size`, `mtime_ns` and `tag` are its stamp (`stamps.Stamp`), with that of the local files `beside` it.
-    `reaches` has the folders and hosts of the files that it refers to.
-    """
-
-    uri: str
-    driver: str
-    crs: str | None
-    transform: Affine
-    width: int
-    height: int
-    bands: tuple[Band, ...]
-    block: tuple[int, int] = (1, 1)
-    overviews: tuple[int, ...] = ()
-    compression: str = ""
-    interleave: str = ""
-    subdatasets: tuple[str, ...] = ()
-    has_gcps: bool = False
-    has_rpcs: bool = False
-    georeference: Georeference | None = None
-    transposed: bool = False
-    size: int = 0
-    mtime_ns: int = 0
-    tag: str = ""
-    beside: tuple[str, ...] = ()
-    reaches: tuple[str, ...] = ()
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Names of the variables that the file holds beside or instead of its bands."""
-        parts = [(uri, subdataset(uri)) for uri in self.subdatasets]
-        return tuple(part.name if part and part.name else uri for uri, part in parts)
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes that are in memory while one stored block is decoded: with all bands where they are stored together."""
-        sizes = [np.dtype(b.dtype).itemsize for b in self.bands]
-        together = sum(sizes) if self.interleave == "PIXEL" else max(sizes, default=0)
-        return self.block[0] * self.block[1] * together
-
-    @property
-    def resolution(self) -> tuple[float, float]:
-        """Pixel width and height in CRS units, also of a rotated raster."""
-        t = self.transform
-        return math.hypot(t.a, t.d), math.hypot(t.b, t.e)
-
-    @property
-    def bounds(self) -> Bounds:
-        """Bounds in the raster's own CRS."""
-        corners = [self.transform @ (c, r) for c in (0, self.width) for r in (0, self.height)]
-        xs, ys = zip(*corners, strict=True)
-        return (min(xs), min(ys), max(xs), max(ys))
-
-
-@dataclass(frozen=True)
 class Placed:
-    """A file in a source, with the place of its upper left pixel in the source's pixels.
+    """A file of a source; `row` and `col` are the source pixel of its upper left corner.
 
-    `bands` has the band of each variable as this file declares it and the layer mends it: nodata, scale and offset may
-    differ from file to file.
+    `bands` has the band of each variable, with the layer's settings applied. Nodata, scale and offset may differ from
+    file to file.
     """
 
     header: Header
@@ -164,7 +54,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Source:
-    """One raster, or several files on one pixel lattice that are read as one (a mosaic without seams)."""
+    """One raster, or a mosaic: several files on one pixel lattice that are read as one, without seams."""
 
     files: tuple[Placed, ...]
     crs: str
@@ -174,17 +64,17 @@ class Source:
 
     @property
     def georeference(self) -> Georeference | None:
-        """GCPs or RPCs, where they place it; such a file is a source of its own."""
+        """GCPs or RPCs, if the layer asks for them. Such a file is a source of its own."""
         return self.files[0].header.georeference
 
     @property
     def block(self) -> tuple[int, int]:
-        """Height and width of the blocks in which its first file is stored."""
+        """Height and width of the stored blocks of the first file, in pixels."""
         return self.files[0].header.block
 
     @property
     def compression(self) -> str:
-        """How its first file is compressed, by GDAL's name; "" where it is not."""
+        """Compression of the first file by GDAL's name; "" without one."""
         return self.files[0].header.compression
 
     @property
@@ -195,20 +85,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Layer:
-    """A named source as the settings give it. None means: as the file declares it.
+    """A named layer of the settings. None means: as the file declares it.
 
-    The keys from `table` to `on_misaligned` are those of coordinate tables: `table` or `query` is what is read of
-    Postgres, by ranges of `key`; `cells` says that each row is a cell, and how it is placed (see `relation.TablePlan`).
-
-    `driver` is GDAL's, where names do not tell it; `allow` has the folders and beginnings of addresses that its files
-    may lead to (see `access`).
-
-    `asset` and `sort_by` choose and order the files of STAC items, `variable` what is read of a file with several,
-    `time` and `level` its bands (see `steps.matches`), and `reduce` makes one column of their times.
-
-    `bits` are the first and last bit (from 0) of a field that is taken out of whole numbers. `fractions` asks for a
-    column per class: of these classes, or (True) of all that are found. `min_valid` is the share of valid source area
-    below which a cell is null.
+    Attributes:
+        driver: of GDAL, if the file's ending does not tell it.
+        allow: folders and beginnings of addresses that the files may refer to (see `access`).
+        asset: of STAC items; `sort_by` orders the items.
+        variable: of a file with several.
+        time: of the bands to read, as `level` (see `times.matches`); `reduce` makes one column of several times.
+        bits: first and last bit (from 0) of a bit field in whole numbers.
+        fractions: classes with a column of their share each; True for all classes that occur.
+        min_valid: smallest share of valid source area; a cell with less is null.
+        table: to read from Postgres (or a `query`), in ranges of `key`.
+        cells: each row of the table is a cell; how to place it (see `table_plan.TablePlan`).
     """
 
     name: str
@@ -250,16 +139,20 @@ class Layer:
 
     @property
     def access(self) -> Access:
-        """What its files may lead to."""
+        """What its files may refer to."""
         return Access.of_layer(self.name, self.allow, self.driver)
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One output column. `dtype` is numpy's name of its type; `band` is the header's, as the layer mends it.
+    """One output column.
 
-    `index` is the place of the band among the layer's bands, `word` what the settings ask to be made of its pixels (the
-    method that it means may differ from source to source), `part` the class of which it is the share, for a fraction.
+    Attributes:
+        dtype: numpy's name of its type.
+        band: of the header, with the layer's settings applied.
+        index: of the band among the layer's bands.
+        requested_method: as the settings have it; "auto" may become other methods for other sources.
+        part: the class, if the column is the share of a class.
     """
 
     name: str
@@ -268,15 +161,15 @@ class Variable:
     band: Band
     unit: str = ""
     index: int = 0
-    word: str = ""
+    requested_method: str = ""
     part: float | None = None
 
 
 def check_files(layer: Layer, headers: Sequence[Header]) -> None:
-    """Refuse files that cannot be a layer.
+    """Check that files can be read as one layer.
 
     Raises:
-        SourceError: a file has no CRS, no bands of its own, or other bands than the first file.
+        SourceError: a file has no CRS, no geotransform, no bands of its own, or other bands than the first file.
     """
     first = headers[0]
     for header in headers:
@@ -322,12 +215,12 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
 
 
 def _unplaced(layer: Layer, header: Header) -> SourceError:
-    """The error for a file whose pixels would be taken for coordinates."""
+    """The error for a file without a geotransform."""
     if header.has_gcps or header.has_rpcs:
-        have = "ground control points" if header.has_gcps else "an RPC model"
+        model = "ground control points" if header.has_gcps else "an RPC model"
         by = "gcps" if header.has_gcps else "rpcs"
         return SourceError(
-            f"layer {layer.name}: {header.uri} has no geotransform, but {have}",
+            f"layer {layer.name}: {header.uri} has no geotransform, but {model}",
             f'let them place it, in the layer {layer.name}: georeference = "{by}"',
             layer.name,
         )
@@ -339,12 +232,12 @@ def _unplaced(layer: Layer, header: Header) -> SourceError:
 
 
 def sources_of(layer: Layer, files: Sequence[tuple[Header, tuple[Band, ...]]]) -> tuple[Source, ...]:
-    """The files of a layer as sources: neighbours on one pixel lattice are read as one, so that no seam can show.
+    """Group the files of a layer into sources: neighbours on one pixel lattice become a mosaic without seams.
 
-    Files keep their order; a file on another lattice starts a new source, whose rank settles overlaps.
+    Files keep their order. A file on another lattice starts a new source, whose rank settles overlaps.
 
     Args:
-        layer: whose CRS, if it gives one, counts.
+        layer: its CRS, if it has one, replaces that of the files.
         files: each file with the band of each variable.
     """
     runs: list[list[Placed]] = []
@@ -362,7 +255,7 @@ def _types(header: Header) -> str:
 
 
 def _offset(first: Header, other: Header) -> tuple[float, float]:
-    """Column and row of `other`'s corner in the pixels of `first`."""
+    """Column and row of the upper left corner of `other` in pixels of `first`."""
     col, row = ~first.transform @ (other.transform.c, other.transform.f)
     return col, row
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from geopipe.errors import SettingsError, SourceError
 from geopipe.grid.crs import horizontal
 from geopipe.grid.grid import Grid
-from geopipe.layers.layer import Band, Kind, Layer, Variable
+from geopipe.layers.header import Band
+from geopipe.layers.layer import Kind, Layer, Variable
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.layers.layer import Band
+from geopipe.layers.header import Band
 
 Values = NDArray[Any]
 Mask = NDArray[np.bool_]

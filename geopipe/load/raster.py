@@ -32,7 +32,8 @@ from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
 from geopipe.grid.polygons import covered
 from geopipe.layers.access import NOTHING, Access
-from geopipe.layers.layer import Band, Georeference, Header, Layer, Overlap, Placed, Source, Variable
+from geopipe.layers.header import Band, Georeference, Header
+from geopipe.layers.layer import Layer, Overlap, Placed, Source, Variable
 from geopipe.layers.times import Place
 from geopipe.layers.uris import is_remote
 from geopipe.load.gdal import (
@@ -54,7 +55,7 @@ from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
 from geopipe.resample.cells import last_read, place, to_cells
 from geopipe.resample.locate import canonical_blocks
-from geopipe.resample.methods import Decision, Window, clip, whole_turn
+from geopipe.resample.methods import Decision, Window, clip, wraps_around
 
 COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr", ".txt", ".md", ".json", ".toml")
 """Endings of files that lie beside rasters in a folder and are none."""
@@ -314,7 +315,7 @@ def read_tile(
     start = time.perf_counter()
     first = plan.first_variable[layer.layer.name]
     for decision in layer.decisions:
-        mine = {first + n: v for n, v in enumerate(layer.variables) if v.word == decision.word}
+        mine = {first + n: v for n, v in enumerate(layer.variables) if v.requested_method == decision.requested_method}
         for n, part in _parts(plan, layer, decision, mine, tile, readers, inside).items():
             yield BlockRow(tile.key, n, decision.rank, part.values, None if part.valid.all() else part.valid)
     with context(layer=layer.layer.name):
@@ -396,7 +397,7 @@ def read_window(source: Source, index: int, window: Window, layer: LayerPlan, re
     A window may reach beyond the source; no pixel is valid there. A mosaic settles its overlaps by the layer's rule,
     before any resampling.
     """
-    around = whole_turn(source)
+    around = wraps_around(source)
     turns = (0,) if around is None else (0, -around, around)  # where longitudes go round, so do the columns
     found = [(placed, areas) for placed in source.files if (areas := _areas(placed, window, turns))]
     if not found:

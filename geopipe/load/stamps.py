@@ -15,7 +15,7 @@ from typing import NamedTuple
 import rasterio._env
 
 from geopipe.errors import MachineError, SourceError
-from geopipe.layers.layer import Header
+from geopipe.layers.header import Header
 from geopipe.layers.tables import TableHeader
 from geopipe.layers.uris import file_of, in_gdal, subdataset
 from geopipe.plan.plan import Plan

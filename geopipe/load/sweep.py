@@ -24,7 +24,7 @@ from geopipe.merge.tile import BlockRow, Column
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
 from geopipe.resample.cells import last_read, to_cells
-from geopipe.resample.locate import Needs, canonical_blocks, rough_window, union_of
+from geopipe.resample.locate import BlockRequest, canonical_blocks, rough_window, union_of
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Window
 
 AHEAD = 4 * WINDOW_PIXELS
@@ -43,7 +43,7 @@ def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], readers: Readers) -
     start = time.perf_counter()
     tiles = [plan.spec.tile(key) for key in keys]
     for decision in layer.decisions:
-        held: dict[int, Held] = {}
+        held: dict[int, BandBuffer] = {}
         windows = [w for tile in tiles if (w := rough_window(plan.grid, decision, tile)) is not None]
         about = union_of(windows) if windows else None
         for _, row in groupby(tiles, key=lambda tile: tile.row):
@@ -62,7 +62,7 @@ def _strip(
     strips: Sequence[Tile],
     down: int,
     about: Window | None,
-    held: dict[int, Held],
+    held: dict[int, BandBuffer],
     readers: Readers,
 ) -> Iterator[BlockRow]:
     """The block rows of tiles abreast, `down` rows from their top.
@@ -81,9 +81,9 @@ def _strip(
     if wide.pixels <= AHEAD:  # rows in full width are of use to the next strips, too, where these lie more to one side
         whole = wide
     first = plan.first_variable[layer.layer.name]
-    mine = {first + n: v for n, v in enumerate(layer.variables) if v.word == decision.word}
+    mine = {first + n: v for n, v in enumerate(layer.variables) if v.requested_method == decision.requested_method}
     for index in dict.fromkeys(v.index for v in mine.values()):
-        pixels = held.setdefault(index, Held(decision.source, index))
+        pixels = held.setdefault(index, BandBuffer(decision.source, index))
         if whole.pixels <= AHEAD:
             pixels.move(whole, layer, readers)
         for strip, needs in _by_strip(needed):
@@ -102,13 +102,13 @@ def _strip(
                 yield BlockRow(strip.key, n, decision.rank, values, mask, top=down)
 
 
-def _by_strip(needed: Sequence[tuple[Tile, Needs]]) -> Iterator[tuple[Tile, list[Needs]]]:
+def _by_strip(needed: Sequence[tuple[Tile, BlockRequest]]) -> Iterator[tuple[Tile, list[BlockRequest]]]:
     for strip, group in groupby(needed, key=lambda pair: pair[0]):
         yield strip, [needs for _, needs in group]
 
 
 @dataclass
-class Held:
+class BandBuffer:
     """The pixels of one band that are in memory, for the variable `index` of a source."""
 
     source: Source

@@ -160,7 +160,7 @@ def _aggregate(spec: TableSpec, tile: Tile, first: int, rows: Sequence[SparseRow
         if (variable.layer, variable.index) == (told.layer, told.index):
             values, valid = np.zeros(tile.cells, variable.dtype), np.zeros(tile.cells, bool)
             values[points.cells], valid[points.cells] = statistic(
-                points, variable.word, variable.layer, f"column {variable.name}, tile {tile.key}"
+                points, variable.requested_method, variable.layer, f"column {variable.name}, tile {tile.key}"
             )
             shape = (tile.height, tile.width)
             yield n, (values.reshape(shape), valid.reshape(shape))

@@ -13,7 +13,7 @@ from geopipe.errors import MachineError, PlanError
 from geopipe.grid.grid import BLOCK, Grid
 from geopipe.plan.cells import Reach
 from geopipe.resample.locate import canonical_blocks
-from geopipe.resample.methods import WINDOW_PIXELS, Decision, Way
+from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
 
 MB = 1 << 20
 WORKER_BYTES = 260 * MB
@@ -166,10 +166,10 @@ def reading_bytes(grid: Grid, decisions: Sequence[Decision], window_size: int) -
 
 
 def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
-    size = window_size if decision.way is Way.COPY else BLOCK
+    size = window_size if decision.route is Route.COPY else BLOCK
     cells = min(size, grid.height) * min(size, grid.width)
-    places = 0 if decision.way is Way.COPY else (cells + 1) * PLACE_BYTES
-    scratch = SCRATCH if decision.covering and decision.way is not Way.COPY else 0
+    places = 0 if decision.route is Route.COPY else (cells + 1) * PLACE_BYTES
+    scratch = SCRATCH if decision.covering and decision.route is not Route.COPY else 0
     files = decision.source.files
     values = max(
         (8 if b.scale != 1 or b.offset else np.dtype(b.dtype).itemsize for f in files for b in f.bands), default=8

@@ -16,13 +16,14 @@ from geopipe.grid.grid import Grid, apply, projected_bounds
 from geopipe.grid.polygons import Polygons, Shapes, polygons_of
 from geopipe.layers.access import root_of
 from geopipe.layers.bands import choose, columns, of_file
-from geopipe.layers.layer import Band, Header, Kind, Layer, Overlap, Source, Variable, check_files, sources_of
+from geopipe.layers.header import Band, Header
+from geopipe.layers.layer import Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.layers.tables import TableHeader, TablePlan, check_keys, plan_table, table_variables
 from geopipe.plan.cells import Reach, reach_of
 from geopipe.plan.target import numbers
 from geopipe.plan.variables import dtype_of, kind_of, told_kind, variables_of
 from geopipe.resample.locate import read_amplification
-from geopipe.resample.methods import PICKED, Decision, Way, asked_methods, decide
+from geopipe.resample.methods import PICKED, Decision, Route, decide, requested_methods
 
 MASK = "grid.mask"
 """In place of a layer's name, in what is told of the mask; no layer can be named so."""
@@ -136,7 +137,7 @@ def describe_layer(plan: LayerPlan) -> dict[str, Any]:
         "sources": [
             {
                 "files": [placed.header.uri for placed in d.source.files],
-                "way": d.way.value,
+                "route": d.route.value,
                 "method": d.method,
                 "why": d.why,
                 "rank": d.rank,
@@ -227,8 +228,9 @@ def plan_layer(
     )
     if not decisions:
         raise _outside(grid, layer, sources)
-    copied = {word for word in asked_methods(layer) if all(d.way is Way.COPY for d in decisions if d.word == word)}
-    picked = {word for word in asked_methods(layer) if word in PICKED}
+    methods = requested_methods(layer)
+    copied = set(methods) - {d.requested_method for d in decisions if d.route is not Route.COPY}
+    picked = {method for method in methods if method in PICKED}
     variables = variables_of(layer, kind, [own for _, own in files], *((set(), set()) if blends else (copied, picked)))
     amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
     notes += [f"layer {layer.name}: {d.note}" for d in decisions if d.note]

@@ -19,7 +19,8 @@ from geopipe.errors import SettingsError
 from geopipe.grid.crs import is_lonlat
 from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
-from geopipe.layers.layer import Header, Kind, Layer
+from geopipe.layers.header import Header
+from geopipe.layers.layer import Kind, Layer
 from geopipe.layers.tables import Partition, TableHeader, TablePlan
 from geopipe.merge import derived
 from geopipe.merge.points import POINT_BYTES

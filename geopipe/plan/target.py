@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import Bounds, horizontal
 from geopipe.grid.grid import Grid, intersection, make_grid, projected_bounds, union
-from geopipe.layers.layer import Header
+from geopipe.layers.header import Header
 
 
 def resolve_grid(

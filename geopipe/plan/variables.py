@@ -9,9 +9,10 @@ import numpy as np
 
 from geopipe.errors import SettingsError
 from geopipe.layers.bands import columns
-from geopipe.layers.layer import Band, Kind, Layer, Variable
+from geopipe.layers.header import Band
+from geopipe.layers.layer import Kind, Layer, Variable
 from geopipe.merge.tile import RESERVED
-from geopipe.resample.methods import FRACTION, VALID, asked_methods
+from geopipe.resample.methods import FRACTION, VALID, requested_methods
 
 
 def variables_of(
@@ -28,7 +29,7 @@ def variables_of(
         untouched: the words whose values are the source's own.
         picked: the words whose values are some of the source's own.
     """
-    words = asked_methods(layer)
+    words = requested_methods(layer)
     plain = [word for word in words if word not in (FRACTION, VALID)]
     bases = columns(layer, files[0])
     made = []
@@ -37,7 +38,7 @@ def variables_of(
         for word in words:
             if word == VALID and index > 0:
                 continue  # a column per layer
-            about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "word": word}
+            about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "requested_method": word}
             if word == FRACTION:
                 classes = layer.fractions if isinstance(layer.fractions, tuple) else ()
                 made += [Variable(f"{base}_{_class_word(c, band)}", "float32", part=c, **about) for c in classes]

@@ -15,7 +15,7 @@ from geopipe.plan.cells import Reach
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import LayerPlan, Options
 from geopipe.resample.locate import stored_pixels
-from geopipe.resample.methods import Decision, Way
+from geopipe.resample.methods import Decision, Route
 
 DECODE = {"": 1.0, "DEFLATE": 10.0, "LZW": 10.0, "ZSTD": 4.0}
 """ns a pixel by GDAL's name of the compression; a file of several compressions in it counts as DEFLATE."""
@@ -101,7 +101,7 @@ def work_of(
         for decision in plan.decisions:
             bands, stored = _bands(plan, decision), share * stored_pixels(grid, decision)
             cells = min(share * grid.cells, stored / max(1e-9, decision.steps[0] * decision.steps[1]))
-            cell, pixel = COPY if decision.way is Way.COPY else RATES.get(decision.method, AREA)
+            cell, pixel = COPY if decision.route is Route.COPY else RATES.get(decision.method, AREA)
             decoded = stored * again * bands
             pixels += decoded
             spent += decoded * DECODE.get(decision.source.compression, OTHER_DECODE)
@@ -121,7 +121,7 @@ def _tiles(grid: Grid, options: Options) -> int:
 
 def _bands(plan: LayerPlan, decision: Decision) -> int:
     """Bands that are read of a source for a method: of several methods each reads them anew."""
-    mine = [v for v in plan.variables if v.word == decision.word]
+    mine = [v for v in plan.variables if v.requested_method == decision.requested_method]
     return sum(1 + len(v.band.more) for v in mine) or 1
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from geopipe.layers.layer import Kind, Variable
 from geopipe.merge.tile import Column, Mask, Values
 from geopipe.resample import kernels, large_cells
-from geopipe.resample.locate import Needs
-from geopipe.resample.methods import FRACTION, PICKED, RADIUS, VALID, Decision, Way, Window, lattice_window
+from geopipe.resample.locate import BlockRequest
+from geopipe.resample.methods import FRACTION, PICKED, RADIUS, VALID, Decision, Route, Window, lattice_window
 
 Read = Callable[[Window], Column]
 """Reads pixels of the variable's band, unpacked, and where they are valid (None: everywhere)."""
@@ -26,7 +26,9 @@ def last_read(read: Read) -> Read:
     return lru_cache(maxsize=1)(read)
 
 
-def to_cells(read: Read, needs: Needs, decision: Decision, variable: Variable, kind: Kind, min_valid: float) -> Column:
+def to_cells(
+    read: Read, needs: BlockRequest, decision: Decision, variable: Variable, kind: Kind, min_valid: float
+) -> Column:
     """Values (of the variable's type) and validity of one block, both of the block's shape.
 
     Args:
@@ -38,9 +40,9 @@ def to_cells(read: Read, needs: Needs, decision: Decision, variable: Variable, k
         min_valid: the least share of a cell that valid pixels must cover, where the decision asks for it.
     """
     circular = kind is Kind.CIRCULAR and decision.method != VALID
-    if circular and (decision.way is Way.COPY or decision.method in ("nearest", "mode")):
+    if circular and (decision.route is Route.COPY or decision.method in ("nearest", "mode")):
         read = partial(_read_angles, read)
-    if decision.way is Way.COPY:
+    if decision.route is Route.COPY:
         made, have = place(*read(needs.window), needs.window, lattice_window(decision, needs.block))
         made = np.abs(made) if decision.method == "rms" else made
     elif decision.method == "nearest":
@@ -63,7 +65,7 @@ def _read_angles(read: Read, window: Window) -> Column:
     return angles, finite if valid is None else valid & finite
 
 
-def _nearest(values: Values, valid: Mask | None, needs: Needs) -> tuple[Values, Mask]:
+def _nearest(values: Values, valid: Mask | None, needs: BlockRequest) -> tuple[Values, Mask]:
     """The pixels in which the centres of the cells lie; on an edge between two, the right or lower one."""
     assert needs.centres is not None
     window = needs.window
@@ -75,7 +77,7 @@ def _nearest(values: Values, valid: Mask | None, needs: Needs) -> tuple[Values, 
 
 
 def _make(
-    read: Read, needs: Needs, method: str, decision: Decision, kind: Kind, variable: Variable
+    read: Read, needs: BlockRequest, method: str, decision: Decision, kind: Kind, variable: Variable
 ) -> tuple[Values, Mask]:
     """What a method other than nearest makes of the pixels; values where there are none are arbitrary."""
     if method == VALID:
@@ -91,7 +93,9 @@ def _make(
     return _resample(read, partial(_numbers, method, variable.dtype), needs, method, decision)
 
 
-def _resample(read: Read, convert: Convert, needs: Needs, method: str, decision: Decision) -> tuple[Values, Mask]:
+def _resample(
+    read: Read, convert: Convert, needs: BlockRequest, method: str, decision: Decision
+) -> tuple[Values, Mask]:
     """Pixels by kernels or footprints, and where there are any."""
     if method not in RADIUS:
         result, share = _footprints(read, convert, needs, method)
@@ -106,7 +110,7 @@ def _resample(read: Read, convert: Convert, needs: Needs, method: str, decision:
     return np.where(have, found, 0), have
 
 
-def _footprints(read: Read, convert: Convert, needs: Needs, statistic: str) -> tuple[Values, Values]:
+def _footprints(read: Read, convert: Convert, needs: BlockRequest, statistic: str) -> tuple[Values, Values]:
     """A statistic of each cell, and the share of its area that is valid; values where there is none are arbitrary."""
     feet, windows = needs.footprints, needs.strips
     assert feet is not None
@@ -134,7 +138,7 @@ def _footprints(read: Read, convert: Convert, needs: Needs, statistic: str) -> t
     return result, share
 
 
-def _share(read: Read, needs: Needs) -> Values:
+def _share(read: Read, needs: BlockRequest) -> Values:
     """The share of each cell that valid pixels cover."""
     return _footprints(read, _ones, needs, "average")[1]
 

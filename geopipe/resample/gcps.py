@@ -10,7 +10,7 @@ from rasterio.rpc import RPC
 from rasterio.transform import GCPTransformer, RPCTransformer
 
 from geopipe.grid.crs import Transform
-from geopipe.layers.layer import Georeference
+from geopipe.layers.header import Georeference
 
 
 @lru_cache(maxsize=64)

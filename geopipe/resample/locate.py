@@ -21,14 +21,14 @@ from geopipe.resample.methods import (
     WINDOW_PIXELS,
     Decision,
     Floats,
-    Way,
+    Route,
     Window,
     clip,
     lattice_window,
     pixels_of,
-    turn,
+    pixels_per_360,
     unrolled,
-    whole_turn,
+    wraps_around,
 )
 
 DEGREES = (8, 16)
@@ -62,7 +62,7 @@ class Footprints:
 
 
 @dataclass(frozen=True)
-class Needs:
+class BlockRequest:
     """What one block needs of a source: a window, and the places in it that the decision asks for."""
 
     block: Tile
@@ -86,7 +86,7 @@ class Needs:
 
 def canonical_blocks(
     grid: Grid, decision: Decision, tile: Tile, inside: NDArray[np.bool_] | None = None
-) -> Iterator[Needs]:
+) -> Iterator[BlockRequest]:
     """The blocks in which a tile is computed, each with what it needs; those that need nothing are left out.
 
     A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, whatever the tile
@@ -96,11 +96,11 @@ def canonical_blocks(
     Args:
         inside: the cells of the tile that are wanted, None for all: blocks without any are left out.
     """
-    if decision.way is Way.COPY:
+    if decision.route is Route.COPY:
         for block in (tile,) if inside is None else blocks_of(tile, BLOCK):
             window = _cut(lattice_window(decision, block), decision.source)
             if window is not None and _wanted(inside, tile, block):
-                yield Needs(block, window)
+                yield BlockRequest(block, window)
         return
     blocks = list(blocks_of(tile, BLOCK))
     while blocks:
@@ -122,7 +122,7 @@ def _wanted(inside: NDArray[np.bool_] | None, tile: Tile, block: Tile) -> bool:
     return inside is None or bool(inside[top : top + block.height, left : left + block.width].any())
 
 
-def _needs(grid: Grid, decision: Decision, block: Tile) -> Needs | None:
+def _needs(grid: Grid, decision: Decision, block: Tile) -> BlockRequest | None:
     source, windows, centres, footprints = decision.source, [], None, None
     if decision.centred:
         centres = _lattice(grid, decision, block, corners=False)
@@ -133,7 +133,7 @@ def _needs(grid: Grid, decision: Decision, block: Tile) -> Needs | None:
         window, footprints = _under(footprints, source)
         windows.append(window)
     found = [w for w in windows if w is not None]
-    return Needs(block, union_of(found), centres, footprints) if found else None
+    return BlockRequest(block, union_of(found), centres, footprints) if found else None
 
 
 def union_of(windows: Sequence[Window]) -> Window:
@@ -145,7 +145,7 @@ def union_of(windows: Sequence[Window]) -> Window:
 
 def _cut(window: Window, source: Source) -> Window | None:
     """The part of a window that the source has. Where its columns go round, it has all of them."""
-    if whole_turn(source) is None:
+    if wraps_around(source) is None:
         return clip(window, source.height, source.width)
     rows = clip(replace(window, col=0, width=1), source.height, 1)
     return replace(window, row=rows.row, height=rows.height) if rows else None
@@ -153,7 +153,7 @@ def _cut(window: Window, source: Source) -> Window | None:
 
 def _around(centres: Lattice, source: Source, reach: int) -> Window | None:
     """The pixels of the centres that lie in the source, with `reach` more on each side."""
-    width = np.inf if whole_turn(source) else float(source.width)
+    width = np.inf if wraps_around(source) else float(source.width)
     left, top, right, bottom = kernels.span(centres.cols, centres.rows, width, float(source.height))
     if left > right:
         return None
@@ -162,7 +162,7 @@ def _around(centres: Lattice, source: Source, reach: int) -> Window | None:
 
 
 def _footprints(corners: Lattice, source: Source) -> Footprints:
-    degrees = turn(source)
+    degrees = pixels_per_360(source)
     if degrees is not None:
         t = source.transform
         return Footprints(corners, degrees, poles=((90 - t.f) / t.e, (-90 - t.f) / t.e))
@@ -180,7 +180,7 @@ def _under(feet: Footprints, source: Source) -> tuple[Window | None, Footprints]
     far = 2.0**40  # a place near where a projection ends can lie anywhere
     ends = np.clip([np.floor(left), np.floor(top), np.ceil(right), np.ceil(bottom)], -far, far)
     col, row, end, last = (int(v) for v in ends)
-    around = whole_turn(source)
+    around = wraps_around(source)
     if around is not None and end - col >= around:
         end, feet = col + around, replace(feet, around=around)
     return _cut(Window(row, col, last - row, end - col), source), feet
@@ -194,7 +194,7 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
     first, more = (0.0, 1) if corners else (0.5, 0)
     col = np.arange(block.width + more, dtype=np.float64) + first
     row = np.arange(block.height + more, dtype=np.float64) + first
-    if decision.way is Way.DECIMATE:
+    if decision.route is Route.DECIMATE:
         (ry, rx), (top, left) = decision.ratio, decision.origin
         return Lattice(*np.meshgrid(left + (block.col + col) * rx, top + (block.row + row) * ry))
     source = decision.source
@@ -210,7 +210,7 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
         near = [np.argwhere(np.abs(v - np.rint(v)) < 10 * NEAR) for v in (found.cols, found.rows)]
         i, j = np.concatenate(near).T
         cols, rows = to_pixels(col[j], row[i])
-        degrees = turn(source)
+        degrees = pixels_per_360(source)
         if degrees is not None:
             cols += degrees * np.round((found.cols[i, j] - cols) / degrees)
         found.cols[i, j], found.rows[i, j] = cols, rows
@@ -232,10 +232,10 @@ def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
 
 def _home(lattice: Lattice, source: Source) -> Lattice:
     """The same places in the turn of longitudes in which the source has them."""
-    degrees = turn(source)
+    degrees = pixels_per_360(source)
     if degrees is None:
         return lattice
-    if whole_turn(source):  # it has every turn: stay together
+    if wraps_around(source):  # it has every turn: stay together
         return Lattice(unrolled(lattice.cols, source), lattice.rows)
     with np.errstate(invalid="ignore"):
         cols = lattice.cols - degrees * np.round((lattice.cols - source.width / 2) / degrees)
@@ -261,7 +261,7 @@ def _polynomial(to_pixels: Transform, source: Source, col: Floats, row: Floats, 
         cols = unrolled(cols, source)
         if not np.isfinite(cols + rows).all():
             return None
-        if (degrees := turn(source)) is not None:  # in the same turn as those that were asked
+        if (degrees := pixels_per_360(source)) is not None:  # in the same turn as those that were asked
             cols += degrees * np.round((truth[0][8, 8] - cols[degree // 2, degree // 2]) / degrees)
         terms = [_coefficients(v, nodes) for v in (cols, rows)]
         found = [_evaluated(c, *asked, col, row) for c in terms]
@@ -321,7 +321,7 @@ def _repeats(grid: Grid, decision: Decision, keys: Sequence[int], window_size: i
 
 def rough_window(grid: Grid, decision: Decision, tile: Tile) -> Window | None:
     """About the pixels that a tile needs, by the places of 17 x 17 of its corners; None where there are none."""
-    if decision.way is not Way.WARP:
+    if decision.route is not Route.WARP:
         return _cut(lattice_window(decision, tile), decision.source)
     col, row = np.meshgrid(np.linspace(0, tile.width, 17), np.linspace(0, tile.height, 17))
     lattice = _home(Lattice(*pixels_of(grid.transform_of(tile), grid.crs, decision.source)(col, row)), decision.source)

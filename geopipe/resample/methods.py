@@ -59,7 +59,7 @@ WINDOW_PIXELS = 4096 * 4096
 Floats = NDArray[np.float64]
 
 
-class Way(StrEnum):
+class Route(StrEnum):
     """How a source gets to the grid."""
 
     COPY = "copy"
@@ -94,7 +94,7 @@ class Decision:
     """
 
     source: Source
-    way: Way
+    route: Route
     method: str
     why: str
     ratio: tuple[int, int] = (1, 1)
@@ -105,7 +105,7 @@ class Decision:
     spread: float = 1.0
     note: str = ""
     share: bool = False
-    word: str = ""
+    requested_method: str = ""
     rank: int = 0
 
     @property
@@ -119,7 +119,7 @@ class Decision:
         return self.share or not self.centred
 
 
-def asked_methods(layer: Layer) -> tuple[str, ...]:
+def requested_methods(layer: Layer) -> tuple[str, ...]:
     """The words of the layer's `resampling`, and what its other keys ask for."""
     words = (layer.resampling,) if isinstance(layer.resampling, str) else layer.resampling
     more = (FRACTION,) if layer.fractions and layer.fractions is not True else ()
@@ -185,7 +185,7 @@ def decide(
             tolerance=tolerance,
             share=layer.min_valid > 0,
         )
-        for word in asked_methods(layer)
+        for word in requested_methods(layer)
     )
 
 
@@ -212,16 +212,16 @@ def _decide(
     sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
     shrink = _shrink(steps)
     spread = max(float(s.max() / s.min()) for s in steps)
-    common: dict[str, Any] = {"steps": (sx, sy), "word": word, "share": share and method != VALID}
+    common: dict[str, Any] = {"steps": (sx, sy), "requested_method": word, "share": share and method != VALID}
     if lattice is not None:
         ratio, origin = lattice
         derived = method in ("std", FRACTION, VALID)
         if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a hair off, a spline smooths
             text = f"on the grid already; {why}"
-            return Decision(source, Way.COPY, method, text, ratio=ratio, origin=origin, word=word)
+            return Decision(source, Route.COPY, method, text, ratio=ratio, origin=origin, requested_method=word)
         if method not in RADIUS:
             text = f"{ratio[1]} x {ratio[0]} pixels make a cell; {why}"
-            return Decision(source, Way.DECIMATE, method, text, ratio=ratio, origin=origin, **common)
+            return Decision(source, Route.DECIMATE, method, text, ratio=ratio, origin=origin, **common)
     scale, note = None, ""
     if method in RADIUS:
         scale = (max(1.0, round(sx, 4)), max(1.0, round(sy, 4))) if shrink >= SHRINKS else (1.0, 1.0)
@@ -234,7 +234,7 @@ def _decide(
         pixels = AUTO_TOLERANCE.get(method, 0.01)
     else:
         pixels = 0.0 if tolerance == "exact" else float(tolerance)
-    return Decision(source, Way.WARP, method, why, scale=scale, tolerance=pixels, spread=spread, note=note, **common)
+    return Decision(source, Route.WARP, method, why, scale=scale, tolerance=pixels, spread=spread, note=note, **common)
 
 
 def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, int], tuple[int, int]] | None:
@@ -253,7 +253,7 @@ def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, in
     if rows is None or cols is None:
         return None
     (ry, row), (rx, col) = rows, cols
-    pixels = turn(source)
+    pixels = pixels_per_360(source)
     if pixels is not None and abs(pixels - round(pixels)) < 1e-3:  # the same longitudes, counted from elsewhere
         middle = col + grid.width * rx / 2
         col -= round(pixels) * round((middle - source.width / 2) / pixels)
@@ -279,7 +279,7 @@ def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[Floats, F
     )
     to_pixels = pixels_of(grid.transform, grid.crs, source)
     px, py = to_pixels(col, row)
-    pixels = turn(source)
+    pixels = pixels_per_360(source)
     if pixels is not None:
         px = px - pixels * np.round((px - source.width / 2) / pixels)
     right, left = to_pixels(col + 0.5, row), to_pixels(col - 0.5, row)
@@ -297,7 +297,7 @@ def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[Floats, F
     return steps[0][inside], steps[1][inside]
 
 
-def turn(source: Source) -> float | None:
+def pixels_per_360(source: Source) -> float | None:
     """Pixels in 360 degrees, of a geographic source whose columns run along longitude; None for others."""
     t = source.transform
     if t.b or t.d or not is_lonlat(source.crs):
@@ -305,9 +305,9 @@ def turn(source: Source) -> float | None:
     return 360.0 / abs(t.a)
 
 
-def whole_turn(source: Source) -> int | None:
+def wraps_around(source: Source) -> int | None:
     """Pixels in 360 degrees, where they are a whole number and the source has them all: its columns go round."""
-    pixels = turn(source)
+    pixels = pixels_per_360(source)
     if pixels is None or abs(pixels - round(pixels)) > 1e-3 or source.width < round(pixels):
         return None
     return round(pixels)
@@ -315,7 +315,7 @@ def whole_turn(source: Source) -> int | None:
 
 def unrolled(col: Floats, source: Source) -> Floats:
     """Source columns without a jump of 360 degrees, in the turn that is nearest to the source."""
-    pixels = turn(source)
+    pixels = pixels_per_360(source)
     finite = col[np.isfinite(col)]
     if pixels is None or not finite.size:
         return col
@@ -329,7 +329,7 @@ def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
     """Whether a cell's place lies in the source, or a place of the source in the grid."""
     col, row = np.meshgrid(np.linspace(0, grid.width, places), np.linspace(0, grid.height, places))
     px, py = pixels_of(grid.transform, grid.crs, source)(col, row)
-    pixels = turn(source)
+    pixels = pixels_per_360(source)
     if pixels is not None:
         px = px - pixels * np.round((px - source.width / 2) / pixels)
     x, y = crs_transform(source.crs, grid.crs)(*outline(source.transform, source.width, source.height, places))

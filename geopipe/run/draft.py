@@ -16,7 +16,8 @@ from geopipe.export import commit
 from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.access import Access
-from geopipe.layers.layer import Header, Kind, Layer, check_files
+from geopipe.layers.header import Header
+from geopipe.layers.layer import Kind, Layer, check_files
 from geopipe.layers.tables import TableHeader
 from geopipe.load import raster, stac, vectors
 from geopipe.load import tables as points

@@ -17,11 +17,12 @@ import numpy as np
 
 from geopipe.export.tiles import Receipt
 from geopipe.grid.grid import Grid
-from geopipe.layers.layer import Band, Kind, Overlap, Variable
+from geopipe.layers.header import Band
+from geopipe.layers.layer import Kind, Overlap, Variable
 from geopipe.plan.cells import Reach, keys_of
 from geopipe.plan.layers import LayerPlan, Layout
 from geopipe.plan.plan import Plan
-from geopipe.resample.methods import FRACTION, VALID, Way
+from geopipe.resample.methods import FRACTION, VALID, Route
 
 CHECKS = {
     "manifest": "a receipt for every tile, and their totals",
@@ -173,13 +174,13 @@ def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | 
     No pixel is read: the range is that of the bands' integer types, without a nodata number at an end of it, unpacked.
     Statistics in headers are not trusted: they are often approximate, or older than the pixels.
     """
-    if variable.word in (FRACTION, VALID):
+    if variable.requested_method in (FRACTION, VALID):
         return 0.0, 1.0
     if layer.kind is Kind.CIRCULAR or Overlap.SUM in (layer.layer.overlap, layer.layer.reduce):
         return None
-    mine = [d for d in layer.decisions if d.word == variable.word]
-    methods, ways = {d.method for d in mine}, {d.way for d in mine}
-    if not methods <= set(CONVEX) and ("rms" in methods or ways != {Way.COPY}):
+    mine = [d for d in layer.decisions if d.requested_method == variable.requested_method]
+    methods, ways = {d.method for d in mine}, {d.route for d in mine}
+    if not methods <= set(CONVEX) and ("rms" in methods or ways != {Route.COPY}):
         return None
     bands = [placed.bands[variable.index] for d in layer.decisions for placed in d.source.files]
     ranges = [_band_range(part) for band in bands for part in (band, *band.more)]

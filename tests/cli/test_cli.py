@@ -390,14 +390,14 @@ def test_keys_of_the_plan_have_their_effect(trial: Path) -> None:
     assert planned(trial, "resampling.window_size=512", "grid.resolution=50").estimate.tiles == 4
     assert {d.tolerance for p in planned(trial, "resampling.tolerance=exact").layers for d in p.decisions} == {0}
     assert planned(trial, "resampling.tolerance=0.5").layers[0].decisions[0].tolerance == 0.5
-    ways = {p.layer.name: p.decisions[0].way for p in base.layers}
+    ways = {p.layer.name: p.decisions[0].route for p in base.layers}
     assert ways["slope"] == "copy"
     passed = planned(trial, "resampling.skip_data_loading_for_passthrough=false")
-    assert {p.layer.name: p.decisions[0].way for p in passed.layers}["slope"] == "warp"
+    assert {p.layer.name: p.decisions[0].route for p in passed.layers}["slope"] == "warp"
     shifted = "grid.bounds=[600020, 5130000, 650020, 5170000]"
-    assert {p.layer.name: p.decisions[0].way for p in planned(trial, shifted).layers}["slope"] == "warp"
+    assert {p.layer.name: p.decisions[0].route for p in planned(trial, shifted).layers}["slope"] == "warp"
     tolerant = planned(trial, shifted, "merge.alignment_tolerance=0.3")
-    assert {p.layer.name: p.decisions[0].way for p in tolerant.layers}["slope"] == "copy"
+    assert {p.layer.name: p.decisions[0].route for p in tolerant.layers}["slope"] == "copy"
     assert planned(trial, "merge.strategy=groupby").strategy == "groupby"
     assert planned(trial, "engine.workers=3").machine.workers == 3
 

@@ -7,7 +7,8 @@ from helpers import header
 
 from geopipe.errors import SourceError
 from geopipe.layers import bands
-from geopipe.layers.layer import Band, Layer
+from geopipe.layers.header import Band
+from geopipe.layers.layer import Layer
 
 NAMES = ["B04 (665 nm)", "B05 (705 nm)", "Near-infrared", "nir", "B8", "B8A", "", "red edge"]
 

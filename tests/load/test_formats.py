@@ -46,7 +46,7 @@ def table(folder: Path, path: Path | str, *more: str) -> dict[str, np.ndarray]:
     keys = "\n".join(['name = "a"', f"path = '{path}'", *more])
     file.write_text(f"[grid]\n{grid}\n[[layers]]\n{keys}\n")
     summary = pipeline.run(load.load(file), local=True, overwrite=True)
-    assert {d.way for p in summary.plan.layers for d in p.decisions} == {"copy"}
+    assert {d.route for p in summary.plan.layers for d in p.decisions} == {"copy"}
     result = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
     return {name: result[name].to_numpy().reshape(HEIGHT, WIDTH) for name in result.column_names[4:]}
 

@@ -25,7 +25,8 @@ from geopipe.cli.main import cli
 from geopipe.errors import SettingsError, SourceError
 from geopipe.grid.grid import Grid
 from geopipe.layers import uris
-from geopipe.layers.layer import Band, Kind, Layer, Overlap
+from geopipe.layers.header import Band
+from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.load import raster
 from geopipe.merge.tile import overlay, reduce_columns
 from geopipe.plan.layers import Options

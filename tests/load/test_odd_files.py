@@ -127,7 +127,7 @@ def test_kilometres_are_a_unit_of_a_crs(tmp_path: Path, shared_data: Path) -> No
     summary = run(tmp_path, f'like = "{path}"', path)
     with rasterio.open(path) as source:
         pixels = source.read(1, masked=True)
-    assert summary.plan.layers[0].decisions[0].way == "copy"
+    assert summary.plan.layers[0].decisions[0].route == "copy"
     result = values(summary)
     assert np.array_equal(np.isnan(result), np.ma.getmaskarray(pixels))
     assert np.array_equal(result[~np.isnan(result)], pixels.compressed().astype(float))

@@ -172,8 +172,9 @@ def test_whole_numbers_keep_every_bit(tmp_path: Path) -> None:
 
 
 def test_kinds_choose_the_statistic(few: Path) -> None:
-    assert [v.word for v in plan_for([layer(few, values=("value",), kind=Kind.CATEGORICAL)]).spec.variables] == ["mode"]
-    assert [v.word for v in plan_for([layer(few, values=("value",), kind=Kind.COUNT)]).spec.variables] == ["sum"]
+    for kind, expected in ((Kind.CATEGORICAL, "mode"), (Kind.COUNT, "sum")):
+        plan = plan_for([layer(few, values=("value",), kind=kind)])
+        assert [v.requested_method for v in plan.spec.variables] == [expected]
     for kind, aggregate in ((Kind.CATEGORICAL, "mean"), (Kind.CIRCULAR, "auto")):
         with pytest.raises(SettingsError, match=r"makes no sense for kind"):
             plan_for([layer(few, values=("value",), kind=kind, aggregate=aggregate)])

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geopipe.grid.grid import Grid, Tile
-from geopipe.layers.layer import Band, Overlap, Variable
+from geopipe.layers.header import Band
+from geopipe.layers.layer import Overlap, Variable
 from geopipe.merge.tile import EXCHANGE, BlockRow, TableSpec, marker, merge_tile, overlay, pack, unpack
 
 # 3 columns x 2 rows of 10 x 20 m; the upper left corner is (100, 1000)

@@ -28,7 +28,7 @@ from surroundings import OUTSIDE
 
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.resample.methods import Way
+from geopipe.resample.methods import Route
 
 DATA = OUTSIDE / "data"
 
@@ -342,7 +342,7 @@ def test_a_copy_is_a_plain_read(name: str) -> None:
     with rasterio.open(file.uri) as ds:
         grid = Grid(crs or ds.crs.to_wkt(), *(t @ (left, top)), t.a, -t.e, cols, rows)
     plan = plan_of(grid, [Layer("a", (file.uri,), bands=(1,), crs=crs)], how="grid")
-    assert plan.layers[0].decisions[0].way is Way.COPY
+    assert plan.layers[0].decisions[0].route is Route.COPY
     column = table_of(plan)["a"].combine_chunks()
     part = file.raw[top:, left : left + cols]
     there = ~np.ma.getmaskarray(part) & ~np.isnan(part.data)

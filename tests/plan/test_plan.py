@@ -15,12 +15,13 @@ from helpers import GENEROUS, VERSIONS, header, north_up
 from geopipe.errors import MachineError, PlanError, SettingsError, SourceError
 from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid, projected_bounds
-from geopipe.layers.layer import Band, Header, Kind, Layer, Overlap
+from geopipe.layers.header import Band, Header
+from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import Layout, Options
 from geopipe.plan.plan import Plan, make_plan
 from geopipe.resample.locate import canonical_blocks
-from geopipe.resample.methods import Way
+from geopipe.resample.methods import Route
 
 UTM, MB = "EPSG:32612", 1 << 20
 GRID = Grid(UTM, 500_000, 4_000_000, 30, 30, width=100, height=80)
@@ -147,7 +148,7 @@ def test_a_file_without_crs_is_refused_with_file_and_setting() -> None:
     with pytest.raises(SourceError, match=r"layer a: /data/a\.tif has no CRS") as caught:
         plan_from((Layer("a", ()), header(crs=None)))
     assert 'crs = "EPSG:..."' in caught.value.hint
-    assert plan_from((Layer("a", (), crs=UTM), header(crs=None))).layers[0].decisions[0].way is Way.COPY
+    assert plan_from((Layer("a", (), crs=UTM), header(crs=None))).layers[0].decisions[0].route is Route.COPY
 
 
 def test_a_layer_outside_the_grid_is_refused_with_both_bounds() -> None:
@@ -305,7 +306,7 @@ def test_describe_is_plain_json() -> None:
     assert document == plan.describe()
     assert document["plan_hash"] == plan.hash
     assert [layer["name"] for layer in document["layers"]] == ["a", "b"]
-    assert document["layers"][0]["sources"][0]["way"] == "copy"
+    assert document["layers"][0]["sources"][0]["route"] == "copy"
 
 
 def test_the_plan_of_many_tiles_is_no_larger() -> None:

@@ -10,7 +10,7 @@ from helpers import header, north_up
 
 from geopipe.errors import SettingsError
 from geopipe.grid.grid import Grid, projected_bounds
-from geopipe.layers.layer import Header
+from geopipe.layers.header import Header
 from geopipe.plan.target import resolve_grid
 
 UTM = "EPSG:32612"

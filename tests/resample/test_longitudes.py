@@ -68,7 +68,7 @@ def test_classes_are_copied_and_looked_up_across_the_edge(tmp_path: Path, west: 
     path = write_raster(tmp_path / "a.tif", pixels, LONLAT, north_up(0, 90, 10))
     grid = Grid(LONLAT, west + shift, 90, 10, 10, width=30, height=18)
     plan = plan_of(grid, [Layer("a", (str(path),), resampling="nearest")])
-    assert plan.layers[0].decisions[0].way == ("warp" if shift else "copy")
+    assert plan.layers[0].decisions[0].route == ("warp" if shift else "copy")
     first = west % 360 // 10
     assert raster_of(plan, "a", -1)[0].tolist() == [(first + i) % 36 for i in range(30)]
 

@@ -15,11 +15,13 @@ from sources import GRID, UTM, decision, on_grid, source_of
 
 from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.layer import Kind, Source
-from geopipe.resample.locate import Needs, canonical_blocks, read_amplification
-from geopipe.resample.methods import Way, Window, whole_turn
+from geopipe.resample.locate import BlockRequest, canonical_blocks, read_amplification
+from geopipe.resample.methods import Route, Window, wraps_around
 
 
-def needs_of(grid: Grid, block: Tile, source: Source, method: str, tolerance: str | float = "auto") -> list[Needs]:
+def needs_of(
+    grid: Grid, block: Tile, source: Source, method: str, tolerance: str | float = "auto"
+) -> list[BlockRequest]:
     kind = Kind.COUNT if method == "sum" else Kind.CONTINUOUS
     choice = decision(source, grid, kind, resampling=method, passthrough=False, tolerance=tolerance)
     return list(canonical_blocks(grid, choice, block))
@@ -135,7 +137,7 @@ def test_the_window_reaches_a_pole_and_both_sides_of_the_antimeridian(
     # 512 x 512 cells of 1 km with the pole at a column and row among them; pixels of 0.01 degree, 5 degrees of latitude
     grid = Grid(crs, -pole[0] * 1000, pole[1] * 1000, 1000, 1000, 512, 512)
     source = source_of("EPSG:4326", north_up(-180, top, 0.01), 36_000, 500)
-    around = whole_turn(source)
+    around = wraps_around(source)
     assert around == 36_000
     _, py = in_pixels(grid, Tile(0, 0, 0, 512, 512), source, 0.0, 1)
     requests = needs_of(grid, Tile(0, 0, 0, 512, 512), source, "max")
@@ -155,7 +157,7 @@ def test_read_amplification_counts_how_often_a_stored_block_is_decoded(block: tu
     # 4 x 4 tiles of 512 cells on 2048 x 2048 pixels: a strip of one row is decoded for each of the 4 tile columns
     grid = Grid(UTM, 500_000, 5_000_000, 30, 30, width=2048, height=2048)
     choice = decision(source_of(UTM, north_up(500_000, 5_000_000, 30), 2048, 2048, block), grid)
-    assert choice.way is Way.COPY
+    assert choice.route is Route.COPY
     assert read_amplification(grid, choice, 512) == factor
 
 

@@ -16,7 +16,7 @@ from geopipe.layers.layer import Kind, Layer, Source
 from geopipe.resample.methods import (
     METHODS,
     RADIUS,
-    Way,
+    Route,
     aligned,
     choose_method,
     decide,
@@ -96,27 +96,27 @@ def test_aligned_looks_at_the_far_corner_too(relative: float, expected: Any) -> 
 @pytest.mark.parametrize(
     ("source", "resampling", "way"),
     [
-        (on_grid(30), "auto", Way.COPY),
-        *((on_grid(30), m, Way.COPY) for m in METHODS if m not in ("cubic_spline", "sum", "std")),
-        (on_grid(30), "std", Way.DECIMATE),  # of one pixel it is 0
-        (on_grid(30), "cubic_spline", Way.WARP),  # a spline smooths, also where nothing moves
-        *((on_grid(15), m, Way.DECIMATE) for m in METHODS if m not in (*RADIUS, "sum")),
-        *((on_grid(15), m, Way.WARP) for m in RADIUS),
-        (on_grid(30, dx=15), "nearest", Way.WARP),
+        (on_grid(30), "auto", Route.COPY),
+        *((on_grid(30), m, Route.COPY) for m in METHODS if m not in ("cubic_spline", "sum", "std")),
+        (on_grid(30), "std", Route.DECIMATE),  # of one pixel it is 0
+        (on_grid(30), "cubic_spline", Route.WARP),  # a spline smooths, also where nothing moves
+        *((on_grid(15), m, Route.DECIMATE) for m in METHODS if m not in (*RADIUS, "sum")),
+        *((on_grid(15), m, Route.WARP) for m in RADIUS),
+        (on_grid(30, dx=15), "nearest", Route.WARP),
         (on_grid(30, crs="EPSG:32633"), "nearest", None),  # a zone farther east: does not meet
     ],
 )
-def test_the_cheapest_way_that_is_right(source: Source, resampling: str, way: Way | None) -> None:
+def test_the_cheapest_way_that_is_right(source: Source, resampling: str, way: Route | None) -> None:
     layer = Layer("a", (), resampling=resampling)
     decisions = decide(GRID, source, layer, Kind.CONTINUOUS, tolerance="auto", alignment=0.01, passthrough=True)
-    assert [d.way for d in decisions] == ([] if way is None else [way])
-    if decisions and way is not Way.WARP:
-        assert decision(source, resampling=resampling, passthrough=False).way is Way.WARP
+    assert [d.route for d in decisions] == ([] if way is None else [way])
+    if decisions and way is not Route.WARP:
+        assert decision(source, resampling=resampling, passthrough=False).route is Route.WARP
 
 
 def test_counts_are_copied_on_the_grid_and_summed_off_it() -> None:
     choices = [decision(on_grid(pixel), kind=Kind.COUNT) for pixel in (30, 15, 20)]
-    assert [d.way for d in choices] == [Way.COPY, Way.DECIMATE, Way.WARP]
+    assert [d.route for d in choices] == [Route.COPY, Route.DECIMATE, Route.WARP]
     assert {(d.method, d.scale) for d in choices} == {("sum", None)}
 
 

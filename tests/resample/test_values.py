@@ -32,7 +32,7 @@ def columns(tmp_path: Path, pixels: Any, way: str = "decimate", grid: Grid = GRI
     nodata = layer.pop("declared", None)
     path = write_raster(tmp_path / "a.tif", np.asarray(pixels), UTM, WAYS[way], nodata=nodata)
     plan = plan_of(grid, [Layer("a", (str(path),), **layer)], how="grid")
-    assert {d.way.value for p in plan.layers for d in p.decisions} <= {way, "copy"}
+    assert {d.route.value for p in plan.layers for d in p.decisions} <= {way, "copy"}
     return {v.name: raster_of(plan, v.name) for v in plan.spec.variables}
 
 
@@ -258,7 +258,7 @@ def test_numbers_of_64_bits_keep_each_bit_where_one_of_them_is_the_result(
     grid = Grid(UTM, 500_000, 5_000_000, 100, 100, width=20, height=20)
     layer = Layer("a", (str(path),), kind=Kind.CONTINUOUS, resampling=method)
     plan = plan_of(grid, [layer], passthrough=way == "decimate")
-    assert plan.layers[0].decisions[0].way.value == way
+    assert plan.layers[0].decisions[0].route.value == way
     result = table_of(plan)["a"].to_numpy().reshape(20, 20)
     fours = pixels.astype("int64").reshape(20, 2, 20, 2).transpose(0, 2, 1, 3).reshape(20, 20, 4)
     assert result.dtype == dtype
@@ -377,7 +377,7 @@ def test_the_plan_names_the_datum_shift_that_is_used(tmp_path: Path) -> None:
 
 def test_the_vertical_part_of_a_crs_is_named_and_ignored(tmp_path: Path) -> None:
     plan = plan_of(GRID, [layer_in(tmp_path, UTM, crs="EPSG:32632+5773")])
-    assert plan.layers[0].decisions[0].way == "decimate" or plan.layers[0].decisions[0].way == "warp"
+    assert plan.layers[0].decisions[0].route == "decimate" or plan.layers[0].decisions[0].route == "warp"
     assert raster_of(plan, "a").tolist() == [[1, 1], [1, 1]]
     assert any("EGM96 height" in note and "is ignored" in note for note in plan.notes)
 

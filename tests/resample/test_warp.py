@@ -16,7 +16,7 @@ from scipy.ndimage import map_coordinates
 from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer, Overlap
-from geopipe.resample.methods import METHODS, RADIUS, Way
+from geopipe.resample.methods import METHODS, RADIUS, Route
 
 UTM, NEXT, LONLAT = "EPSG:32632", "EPSG:32633", "EPSG:4326"
 T = north_up(500_000, 5_000_000, 30)
@@ -107,7 +107,7 @@ def test_a_decimated_read_equals_the_warp(tmp_path: Path, method: str, ratio: in
     kind = Kind.COUNT if method == "sum" else Kind.CONTINUOUS
     layers = [Layer("a", (str(path),), kind=kind, resampling=method)]
     plans = [plan_of(grid, layers, passthrough=p, how="grid") for p in (True, False)]
-    assert [p.layers[0].decisions[0].way for p in plans] == [Way.DECIMATE, Way.WARP]
+    assert [p.layers[0].decisions[0].route for p in plans] == [Route.DECIMATE, Route.WARP]
     short, long = (raster_of(p, "a") for p in plans)
     assert (np.isnan(short) == np.isnan(long)).all()
     assert np.nanmax(np.abs(short - long)) < 1e-5 * (ratio**2 if method == "sum" else 1)  # of 1..5, in float32
