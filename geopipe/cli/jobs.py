@@ -98,12 +98,11 @@ def start(
 
 def _cluster(address: str | None) -> str:
     """The cluster for a job; a head here where there is none, which is said."""
-    from geopipe.engine import heads
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import head
 
-    before = heads.own()
-    where = work.cluster(address, start=True)
-    if before is None and where == heads.own():
+    before = head.own_address()
+    where = head.cluster(address, start=True)
+    if before is None and where == head.own_address():
         click.echo(f"started a Ray head on this machine ({where}); end it: geopipe jobs shutdown", err=True)
     return where
 
@@ -140,9 +139,10 @@ def _follow(asked: str, where: str) -> int:
 @address_option
 def logs(run: str, follow: bool, address: str | None) -> int:
     """Print what a job has printed. Its records, with levels and places, are in `geopipe monitor logs`."""
+    from geopipe.jobs import head
     from geopipe.jobs import jobs as work
 
-    where = work.cluster(address)
+    where = head.cluster(address)
     if follow:
         return _follow(run, where)
     with _found(run) as (found, _):
@@ -160,12 +160,13 @@ def status(run: str, address: str | None, as_json: bool) -> None:
 
     Of a pending one the cluster is asked, too, if it can be: a job may have ended before its run began.
     """
+    from geopipe.jobs import head
     from geopipe.jobs import jobs as work
 
     with _found(run) as (found, look):
         if found.state == "pending" and found.ray_job_id is not None:
             with suppress(MachineError):
-                found = work.settled(found, look, work.cluster(address))
+                found = work.settled(found, look, head.cluster(address))
         _tell(found, as_json)
 
 
@@ -224,10 +225,11 @@ def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
 @json_option
 def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
     """End a run: it is asked to, and then forced. What it has done waits for `geopipe jobs resume`."""
+    from geopipe.jobs import head
     from geopipe.jobs import jobs as work
 
     with _found(run, settle=False) as (found, look):
-        _tell(work.stop(found, look, lambda: work.cluster(address), timeout), as_json)
+        _tell(work.stop(found, look, lambda: head.cluster(address), timeout), as_json)
 
 
 @jobs.command()
@@ -235,9 +237,9 @@ def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
 @json_option
 def shutdown(force: bool, as_json: bool) -> None:
     """End the Ray head that `geopipe jobs start` has started on this machine, and no other Ray."""
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import head
 
-    ended = work.shutdown(force)
+    ended = head.shutdown(force)
     if as_json:
         print_json({"processes": ended})
     else:

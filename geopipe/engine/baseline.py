@@ -12,7 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from geopipe.engine.local import Engine, Finish, Keys, Stop, in_process, points_of
+from geopipe.engine.contract import Engine, Finish, Keys, Stop
+from geopipe.engine.local import in_process, points_of
 from geopipe.events.emit import context, emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile

@@ -6,19 +6,17 @@ oracle of the engine and the debugger's entrance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from geopipe.engine.contract import Engine, Finish, Keys, Stop
 from geopipe.errors import Terminated
 from geopipe.events import logs
 from geopipe.events.emit import context
-from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
 from geopipe.load import raster, tables
 from geopipe.merge.points import SparseRow
@@ -29,28 +27,6 @@ from geopipe.monitoring.recorder import Options, open_collector
 from geopipe.plan.plan import Plan
 
 Result = TypeVar("Result")
-Keys = NDArray[np.int64]
-"""Keys of tiles that are to be done."""
-
-Finish = Callable[[Tile, pa.Table], None]
-"""What becomes of a merged tile inside the task that merged it: its files are written, and their receipt noted."""
-
-
-Stop = Callable[[], bool]
-"""Says whether the run is to pause: what is at work is finished, and nothing more begun. Workers ask it, too."""
-
-
-class Engine(Protocol):
-    """Something that executes a plan: the plain loop, or Ray."""
-
-    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
-        """Merge and finish these tiles; yields their keys as they are done, and begins none once `stop` says so."""
-
-    def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
-        """Take records of a process of the run, as `Collector.receive`."""
-
-    def stages(self) -> Mapping[str, Progress]:
-        """Progress by stage so far."""
 
 
 def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys | None = None) -> Iterator[Result]:

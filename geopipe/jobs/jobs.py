@@ -1,16 +1,13 @@
-"""Runs as jobs of a Ray cluster, by Ray's Jobs API: submitted there, and asked to pause, go on or end.
+"""Runs as jobs of a Ray cluster, by Ray's Jobs API: start, pause, resume and stop them.
 
-The cluster is the one that is told, or a head of our own on this machine, which stays up for the next job. What a run
-is doing, the database knows (`watching`); Ray knows whether its process lives.
+The monitor's database knows what a run does; Ray knows whether its process lives.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
-import socket
 import sys
 import tempfile
 import time
@@ -21,118 +18,30 @@ from typing import Any
 
 import psycopg2
 
-from geopipe.engine import heads
+from geopipe.engine.address import is_local
 from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError, first_line
 from geopipe.events.records import new_run_id
 from geopipe.export import lock
+from geopipe.jobs.head import client
 from geopipe.monitoring import departed, requests, states
 from geopipe.monitoring.database import connections, queries
-from geopipe.monitoring.database import follow as following
+from geopipe.monitoring.database.follow import reading
 from geopipe.monitoring.database.runs import Run
 from geopipe.monitoring.home import HOME, home
 from geopipe.monitoring.recorder import dsn_file_of, prepare_database
-from geopipe.run import draft
 from geopipe.settings.load import Settings
 from geopipe.text import clean
 
-PATIENCE = 60.0
-"""Seconds that a head may take to start, and to be ready for jobs."""
-
-
-# ---------------------------------------------------------------- the cluster
-
-
-def cluster(address: str | None, start: bool = False) -> str:
-    """The address of the cluster for jobs: what is told, or RAY_ADDRESS, or the head on this machine.
-
-    Args:
-        start: a head here where there is none; else there must be one, because a job of it is meant.
-
-    Raises:
-        MachineError: there is none, or it is elsewhere and no token protects it.
-    """
-    told = address or os.environ.get("RAY_ADDRESS") or "local"
-    if told in ("auto", "local"):
-        found = heads.own() or (heads.start(draft.OBJECT_STORE) if start else None)
-        if found is None:
-            raise MachineError(
-                "no Ray head of geopipe runs on this machine (any more)", "name the job's cluster by --address"
-            )
-        told = found
-    heads.use_token(told)
-    asked = os.environ.get("RAY_AUTH_MODE") == "token"
-    if asked and not heads.has_token():  # Ray would end this process
-        raise MachineError(
-            "RAY_AUTH_MODE is token, and there is no token",
-            "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has it, or unset RAY_AUTH_MODE",
-        )
-    if not asked and not heads.is_here(told):
-        raise MachineError(
-            f"the cluster at {told} is beyond this machine, and no token would protect what is submitted to it",
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has them",
-        )
-    return told
-
-
-def _client(address: str) -> Any:
-    """Ray's client for jobs.
-
-    Raises:
-        MachineError: no cluster answers there.
-    """
-    from ray.job_submission import JobSubmissionClient  # loads half of Ray, which asking the database must not
-
-    try:
-        host, port = heads.place(address)
-        if host and port:  # Ray itself would try for a minute
-            socket.create_connection((host, port), timeout=10).close()
-        client = JobSubmissionClient(address)
-        for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # how it packs and sends is of no concern here
-        return client
-    except Exception as error:  # Ray raises what it meets: RuntimeError, ConnectionError, AuthenticationError
-        raise MachineError(
-            f"no Ray cluster takes jobs at {address}: {first_line(error)}",
-            "start one (`ray start --head`), or correct --address or RAY_ADDRESS",
-        ) from None
-
-
-def shutdown(force: bool) -> int:
-    """End our own head on this machine; how many processes it had.
-
-    Args:
-        force: also where jobs are at work on it.
-
-    Raises:
-        PlanError: jobs are at work on it.
-        MachineError: an older geopipe started it.
-    """
-    address = heads.own()
-    if address is not None and not force:
-        with suppress(MachineError):  # one that does not answer has no jobs that could be saved
-            at_work = [
-                job.submission_id for job in _client(cluster(address)).list_jobs() if not job.status.is_terminal()
-            ]
-            if at_work:
-                raise PlanError(
-                    f"{len(at_work)} jobs are at work on the head at {address}: {', '.join(map(str, at_work[:3]))}",
-                    "wait, stop them with `geopipe jobs stop`, or give --force",
-                )
-    ended = heads.shutdown()
-    for path in home().glob("job-*.dsn"):  # of jobs that worked there
-        path.unlink(missing_ok=True)
-    return ended
-
-
-# ---------------------------------------------------------------- start
+AGENT_SECONDS = 60.0
+"""Seconds that a head which has just started may take until it accepts jobs."""
 
 
 def prepare(settings: Settings) -> Path | None:
-    """See that a run of these settings can be noted, as `prepare_database`; before a head is started for it.
+    """Check that a run of these settings can be recorded, before a head is started for it; as `prepare_database`.
 
     Raises:
-        SettingsError: the run would tell nobody what becomes of it.
-        MachineError: there is no database to note it in.
+        SettingsError: the settings switch the database off.
+        MachineError: no database can be used.
     """
     if not settings.monitoring.enable_database_logging:
         raise SettingsError(
@@ -142,73 +51,73 @@ def prepare(settings: Settings) -> Path | None:
     return prepare_database()
 
 
-def start(settings: Settings, address: str, how: list[str], before: Run | None = None) -> str:
-    """Submit a run, and note it as pending; returns its id.
+def start(settings: Settings, address: str, flags: list[str], parent: Run | None = None) -> str:
+    """Submit a run as a job, and record it as pending; the job makes the plan, on its cluster.
 
     Args:
-        how: flags of `geopipe run`.
-        before: the attempt that it goes on from.
+        settings: of the run.
+        address: of the cluster.
+        flags: of `geopipe run`.
+        parent: the attempt that this run resumes.
+
+    Returns:
+        the id of the run.
 
     Raises:
-        SettingsError: the run would tell nobody what becomes of it.
-        MachineError: another run is at work in its output, there is no database to note it in, or no cluster takes it.
+        SettingsError: the settings switch the database off.
+        MachineError: another run is at work in its output, no database can be used, or no cluster takes the job.
     """
-    file, here = prepare(settings), heads.is_here(address)
+    dsn_file, local = prepare(settings), is_local(address)
     remove_dsn_files()
-    if here:
+    if local:
         lock.check_free(settings.run.folder)
-    client, run_id = _client(address), new_run_id()
-    python = [sys.executable, "-m", "geopipe"] if here else ["geopipe"]
+    submitter, run_id, attempt = client(address), new_run_id(), parent.attempt + 1 if parent else 1
+    detail: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output, "ray_job_id": job_id(run_id)}
+    detail |= {"settings": settings.model_dump(mode="json"), "parent_run_id": parent.run_id if parent else None}
+    command = [*([sys.executable, "-m"] if local else []), "geopipe", "run", "settings.toml"]
+    command += ["--run-id", run_id, "--attempt", str(attempt), *flags]
     with tempfile.TemporaryDirectory() as folder:
         engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already
-        alone = settings.model_copy(update={"engine": engine})
-        (Path(folder) / "settings.toml").write_text(alone.to_toml(secrets=True), encoding="utf-8")
-        attempt = before.attempt + 1 if before else 1
-        ours = ["--run-id", run_id, "--attempt", str(attempt)]
-        command = shlex.join([*python, "run", "settings.toml", *ours, *how])
-        told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output}
-        told["ray_job_id"] = job_id(run_id)
-        told |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
-        departed.note(run_id, "pending", told, attempt)
-        env_vars = _database_of_job(file, run_id) if here else {}
+        text = settings.model_copy(update={"engine": engine}).to_toml(secrets=True)
+        (Path(folder) / "settings.toml").write_text(text, encoding="utf-8")
+        departed.note(run_id, "pending", detail, attempt)
+        environment = {"working_dir": folder, "env_vars": _database_of_job(dsn_file, run_id) if local else {}}
         try:
-            _retried(
-                lambda: client.submit_job(
-                    entrypoint=command,
-                    submission_id=job_id(run_id),
-                    runtime_env={"working_dir": folder, "env_vars": env_vars},
-                    metadata={"geopipe_run": run_id, "name": settings.run.name},
-                )
+            _submit(
+                submitter,
+                entrypoint=shlex.join(command),
+                submission_id=job_id(run_id),
+                runtime_env=environment,
+                metadata={"geopipe_run": run_id, "name": settings.run.name},
             )
-        except Exception as error:  # as in `_client`
+        except Exception as error:  # as in `head.client`
             message = f"the cluster at {address} did not take the job: {first_line(error)}"
-            departed.note(
-                run_id, "failed", {"exit_code": 3, "error": {"type": "MachineError", "message": message}}, attempt
-            )
+            failure = {"exit_code": 3, "error": {"type": "MachineError", "message": message}}
+            departed.note(run_id, "failed", failure, attempt)
             raise MachineError(message, "see the log of Ray's dashboard agent") from None
     return run_id
 
 
-def _database_of_job(file: Path | None, run_id: str) -> dict[str, str]:
-    """What has a job on this machine keep its records in our database: its head may know another, or none.
+def _database_of_job(dsn_file: Path | None, run_id: str) -> dict[str, str]:
+    """The environment that makes a job on this machine use our database: its head may know another, or none.
 
-    An address with its password goes by a file: what a job is told, everybody reads who sees the cluster.
+    Pass the DSN in a file with mode 0600: Ray shows a job's environment to every user of the cluster.
     """
-    if file is None:
+    if dsn_file is None:
         dsn = connections.needed_dsn()
-        file = dsn_file_of(run_id)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as held:
-            held.write(dsn)
-    return {HOME: str(home()), connections.DSN: "", connections.DSN_FILE: str(file)}
+        dsn_file = dsn_file_of(run_id)
+        dsn_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(dsn_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(dsn)
+    return {HOME: str(home()), connections.DSN: "", connections.DSN_FILE: str(dsn_file)}
 
 
 def remove_dsn_files() -> None:
-    """Remove the addresses of those jobs that have ended: a job that was killed could not do it itself."""
-    with suppress(OSError, GeopipeError), following.reading() as connected:
+    """Remove the DSN files of jobs that have ended: a job that was killed could not do it itself."""
+    with suppress(OSError, GeopipeError), reading() as connected:
         for path in home().glob("job-*.dsn"):
             run_id = path.stem.removeprefix("job-")
-            with suppress(SettingsError, psycopg2.DataError):  # nobody knows this run, or it is no id of one
+            with suppress(SettingsError, psycopg2.DataError):  # an unknown run, or no id of a run
                 if not queries.run_of(connected, run_id).over:
                     continue
             path.unlink(missing_ok=True)
@@ -219,12 +128,12 @@ def job_id(run_id: str) -> str:
     return f"geopipe-{run_id}"
 
 
-def _retried(submit: Callable[[], object]) -> None:
-    """Submit; a head that has just started has no agent for jobs yet."""
-    end = time.monotonic() + PATIENCE
+def _submit(submitter: Any, **job: Any) -> None:
+    """Submit a job; try again while a head that has just started has no agent for jobs."""
+    end = time.monotonic() + AGENT_SECONDS
     while True:
         try:
-            submit()
+            submitter.submit_job(**job)
             return
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > end:
@@ -232,13 +141,21 @@ def _retried(submit: Callable[[], object]) -> None:
         time.sleep(1)
 
 
-# ---------------------------------------------------------------- what is asked of a run
+# ---------------------------------------------------------------- requests to a run
 
 
 def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
-    """A run; a pending one whose job has failed has failed, which its process did not live to say.
+    """Record that a pending run has failed if its job has: its process did not live to record it.
 
-    Of a job that did well nothing is noted: its run keeps its records where this database is not.
+    A job that succeeded records nothing here: its run keeps its records in another database.
+
+    Args:
+        run: as it was last seen.
+        look: reads the run from the database again.
+        address: of the cluster.
+
+    Returns:
+        the run as it is now.
 
     Raises:
         MachineError: no cluster answers, or it does not know the job (any more).
@@ -246,22 +163,25 @@ def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
     if run.state != "pending" or run.ray_job_id is None:
         return run
     job = _info(run, address)
-    now = look()  # after its job: one that has ended says no more
+    now = look()  # after its job: a job that has ended records nothing more
     if job.status in ("PENDING", "RUNNING", "SUCCEEDED") or now.state != "pending":
         return now
     reason = (job.message or str(job.status)).strip().splitlines()[0]
-    said = f"its job ended before the run began: {reason}"
-    told = {"type": "MachineError", "message": said, "hint": f"see `geopipe jobs logs {run.run_id}`"}
-    departed.note(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": told}, run.attempt)
+    error = {"type": "MachineError", "message": f"its job ended before the run began: {reason}"}
+    error["hint"] = f"see `geopipe jobs logs {run.run_id}`"
+    departed.note(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": error}, run.attempt)
     return look()
 
 
 def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
-    """Ask a run to finish what is in its hands and to wait; returns it when it does.
+    """Pause a run: it commits the tiles in progress, then stops. `resume` continues it.
+
+    Returns:
+        the run, once it has paused.
 
     Raises:
         PlanError: it is not at work.
-        MachineError: nobody has heard of it for a minute; or it did not answer in time, and the request stands.
+        MachineError: it has been silent for a minute; or it did not pause in time, and the request stands.
     """
     states.check("pause", clean(run.name), run.state, run.run_id)
     if run.stale:
@@ -270,34 +190,34 @@ def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
             f"if its process is gone: `geopipe jobs stop {run.run_id}`, which lets it be resumed",
         )
     requests.ask(run.run_id, "pause")
-    found = _until(look, lambda now: now.state != "running", timeout)
-    if found is None:
+    paused = _until(look, lambda now: now.state != "running", timeout)
+    if paused is None:
         raise MachineError(
             f"run {clean(run.name)} has not paused in {timeout:g} s: it finishes the tiles at work first",
             "the request stands; watch it with `geopipe monitor watch`, or give a longer --timeout",
         )
-    return found
+    return paused
 
 
 def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout: float) -> Run:
-    """End a run: ask it, and where it does not answer in time, have Ray end its process.
+    """End a run: request it, and let Ray end the process of a job that does not end in time.
 
-    One that has not been heard of for a minute is taken for ended where nobody knows its process. If it works after
-    all, it finds the request.
+    A run that has been silent for a minute counts as ended if no machine knows its process. If it works after all, it
+    finds the request.
 
     Raises:
         PlanError: it has ended already.
         MachineError: it does not answer, and is no job that Ray could end.
     """
     states.check("stop", clean(run.name), run.state, run.run_id)
-    with following.reading() as connected:
+    with reading() as connected:
         if departed.settle(connected, run.run_id, "cancelled"):
             return look()
     if run.state == "running":
         requests.ask(run.run_id, "cancel")
-        found = _until(look, lambda now: now.ended, timeout)
-        if found is not None:
-            return found
+        ended = _until(look, lambda now: now.ended, timeout)
+        if ended is not None:
+            return ended
         if run.ray_job_id is None and not run.stale:
             raise MachineError(
                 f"run {clean(run.name)} has not ended in {timeout:g} s, and is no job that could be forced",
@@ -305,8 +225,8 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
             )
     if run.state != "paused" and run.ray_job_id is not None:
         try:
-            _end_job(_client(address()), run.ray_job_id)
-            _until(look, lambda now: now.ended, 5.0)  # its driver may yet have told how it ended
+            _end_job(client(address()), run.ray_job_id)
+            _until(look, lambda now: now.ended, 5.0)  # its driver may have recorded how it ended
         except MachineError:
             if not (run.stale or (run.state == "pending" and run.age > 60)):
                 raise
@@ -315,12 +235,12 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
     return look()
 
 
-def _end_job(client: Any, job: str) -> None:
-    """SIGTERM, and SIGKILL after some seconds; returns when the process is gone."""
+def _end_job(submitter: Any, job: str) -> None:
+    """Send SIGTERM, and SIGKILL after some seconds; return when the process is gone."""
     try:
-        client.stop_job(job)
+        submitter.stop_job(job)
         end = time.monotonic() + 20
-        while not client.get_job_status(job).is_terminal() and time.monotonic() < end:
+        while not submitter.get_job_status(job).is_terminal() and time.monotonic() < end:
             time.sleep(0.2)
     except Exception as error:  # as in `_client`
         if "does not exist" not in str(error):
@@ -328,20 +248,21 @@ def _end_job(client: Any, job: str) -> None:
 
 
 def _until(look: Callable[[], Run], done: Callable[[Run], bool], timeout: float) -> Run | None:
+    """The run once `done` is true of it; None after `timeout` seconds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        found = look()
-        if done(found):
-            return found
+        run = look()
+        if done(run):
+            return run
         time.sleep(0.3)
     return None
 
 
 def settings_of(run: Run) -> Settings:
-    """The settings that a run was started with.
+    """Read the settings of a run from the database.
 
     Raises:
-        SettingsError: the database has none of it, or of another version of geopipe.
+        SettingsError: they are not there, or another version of geopipe wrote them.
     """
     with closing(connections.connect(connections.needed_dsn())) as connected, connected.cursor() as cursor:
         cursor.execute("SELECT settings::text FROM pipeline_runs WHERE run_id = %s", (run.run_id,))
@@ -356,13 +277,13 @@ def settings_of(run: Run) -> Settings:
 
 
 def _whole(digits: str) -> int | float:
-    """A whole number of jsonb, which writes -3.4e38 with all its digits."""
+    """Parse a whole number of jsonb, which writes -3.4e38 with all its digits."""
     number = int(digits)
     return number if -(2**63) <= number < 2**64 else float(digits)
 
 
 def resume(run: Run, address: str) -> str:
-    """Submit a run again, to go on by its receipts; returns the id of the new attempt.
+    """Submit a run again; it does the tiles that are left. Returns the id of the new attempt.
 
     Raises:
         PlanError: it is at work, or complete.
@@ -372,7 +293,7 @@ def resume(run: Run, address: str) -> str:
 
 
 def exit_code(run: Run, address: str) -> int:
-    """The code that the process of a job has ended with, as Ray knows it; 1 where it does not.
+    """The exit code of a job's process; 1 if Ray does not know it.
 
     Raises:
         MachineError: as `settled`.
@@ -382,10 +303,10 @@ def exit_code(run: Run, address: str) -> int:
 
 
 def _info(run: Run, address: str) -> Any:
-    """What Ray knows of the job of a run."""
-    client = _client(address)
+    """Ray's JobDetails of a run."""
+    submitter = client(address)
     try:
-        return client.get_job_info(run.ray_job_id)
+        return submitter.get_job_info(run.ray_job_id)
     except Exception as error:  # as in `_client`
         raise MachineError(
             f"the cluster at {address} says nothing of job {run.ray_job_id}: {first_line(error)}",
@@ -394,19 +315,24 @@ def _info(run: Run, address: str) -> Any:
 
 
 def output(run: Run, address: str, follow: bool) -> Iterator[str]:
-    """What a job has printed; `follow`: also what it prints until it ends.
+    """Yield the output of a job, as it grows.
+
+    Args:
+        run: of the job.
+        address: of the cluster.
+        follow: go on until the job ends.
 
     Raises:
-        PlanError: the run is no job.
+        PlanError: the run was not started as a job.
         MachineError: the cluster does not know it (any more).
     """
     if run.ray_job_id is None:
         raise PlanError(f"run {clean(run.name)} was not started as a job", "see `geopipe monitor logs` for its records")
-    client, shown = _client(address), 0
+    submitter, shown = client(address), 0
     while True:
         try:
-            ended = client.get_job_status(run.ray_job_id).is_terminal()
-            text = client.get_job_logs(run.ray_job_id)
+            ended = submitter.get_job_status(run.ray_job_id).is_terminal()
+            text = submitter.get_job_logs(run.ray_job_id)
         except Exception as error:  # as in `_client`
             raise MachineError(
                 f"the cluster at {address} says nothing of the job of run {clean(run.name)}: {first_line(error)}",

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from geopipe import processes
-from geopipe.engine import heads
+from geopipe.engine import address as addresses
 from geopipe.engine.baseline import old_way
-from geopipe.engine.local import Engine, plain_loop
+from geopipe.engine.contract import Engine
+from geopipe.engine.local import plain_loop
 from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunError, SourceError, find_signal, noted
 from geopipe.events import logs
 from geopipe.events.emit import context, emit
@@ -213,12 +214,12 @@ def _keep_or_drop(folder: Path, plan: Plan, fresh: bool, confirm: Callable[[str]
 @contextmanager
 def _joined(settings: Settings, local: bool) -> Iterator[Machine | None]:
     """The cluster that the run joins, as what there is to run on, so that the plan is made for it; None without one."""
-    address = settings.engine.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = addresses.requested(settings.engine.address)
     ray = sys.modules.get("ray")  # planning and the plain loop must not load it
     if local or settings.resampling.old_way or (address == "local" and not (ray and ray.is_initialized())):
         yield None
         return
-    from geopipe.engine.ray import joined
+    from geopipe.engine.cluster import joined
 
     with joined(settings.engine.address, this_machine(settings)) as machine:
         yield machine
@@ -243,6 +244,7 @@ def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -
             dsn_file = prepare_database()
         except MachineError as error:
             problem, database = str(error), connections.named()  # that one may answer before the run has ended
+    alone = addresses.runs_on_one_machine(settings.engine.address)
     return Options(
         run_id=run_id,
         attempt=attempt,
@@ -257,7 +259,7 @@ def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -
         dsn_file=dsn_file,
         problem=problem,
         job=job,
-        prometheus_host=asked.prometheus_host or ("127.0.0.1" if heads.alone(settings.engine.address) else "0.0.0.0"),
+        prometheus_host=asked.prometheus_host or ("127.0.0.1" if alone else "0.0.0.0"),
     )
 
 

@@ -27,10 +27,10 @@ from monitored import HOSTILE, Source, new_id, settle
 from records import query
 from surroundings import REPOSITORY
 
-from geopipe.engine import heads
+from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.export import commit, lock
-from geopipe.jobs import jobs
+from geopipe.jobs import head, jobs
 from geopipe.monitoring import departed, requests
 from geopipe.monitoring.database import follow, queries
 from geopipe.monitoring.database.runs import Run
@@ -145,7 +145,7 @@ class Gone:
     ],
 )
 def test_an_address_of_this_machine_needs_no_token(address: str) -> None:
-    assert jobs.cluster(address) == address
+    assert head.cluster(address) == address
     assert "RAY_AUTH_MODE" not in os.environ, "without a token Ray would end this process"
 
 
@@ -166,44 +166,44 @@ def test_an_address_of_this_machine_needs_no_token(address: str) -> None:
 )
 def test_beyond_this_machine_nothing_goes_without_a_token(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MachineError, match="no token") as caught:
-        jobs.cluster(address)
+        head.cluster(address)
     assert "RAY_AUTH_MODE=token" in caught.value.hint
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
     with pytest.raises(MachineError, match="no token"):
-        jobs.cluster(address)
+        head.cluster(address)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert jobs.cluster(address) == address
+    assert head.cluster(address) == address
 
 
 def test_ray_address_is_where_jobs_go_unless_another_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert jobs.cluster(None) == "127.0.0.1:1"
-    assert jobs.cluster("127.0.0.1:2") == "127.0.0.1:2"
+    assert head.cluster(None) == "127.0.0.1:1"
+    assert head.cluster("127.0.0.1:2") == "127.0.0.1:2"
 
 
 @pytest.mark.parametrize("address", [None, "auto", "local"])
 def test_without_an_address_it_is_the_head_of_this_machine(
     address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "own", lambda: None)
-    monkeypatch.setattr(heads, "start", lambda store: "127.0.0.1:3")
+    monkeypatch.setattr(head, "own_address", lambda: None)
+    monkeypatch.setattr(head, "start_head", lambda store: "127.0.0.1:3")
     monkeypatch.setenv("RAY_ADDRESS", "")
-    assert jobs.cluster(address, start=True) == "127.0.0.1:3"
+    assert head.cluster(address, start=True) == "127.0.0.1:3"
     with pytest.raises(MachineError, match="no Ray head of geopipe runs") as caught:
-        jobs.cluster(address)  # a new one would know nothing of the job that is meant
+        head.cluster(address)  # a new one would know nothing of the job that is meant
     assert "--address" in caught.value.hint
 
 
 def test_a_token_on_this_machine_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
-    jobs.cluster("127.0.0.1:1")
+    head.cluster("127.0.0.1:1")
     assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 def test_a_token_that_is_asked_for_and_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(MachineError, match="there is no token") as caught:
-        jobs.cluster("127.0.0.1:1")
+        head.cluster("127.0.0.1:1")
     assert "RAY_AUTH_TOKEN" in caught.value.hint
 
 
@@ -212,15 +212,15 @@ def test_a_head_that_is_gone_or_was_never_noted_is_none(
     held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
-    assert heads.own() is None
+    assert head.own_address() is None
     (tmp_path / "head.json").write_text(held)
-    assert heads.own() is None
+    assert head.own_address() is None
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
 def test_a_wrong_address_is_one_error_and_soon(scheme: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MachineError, match="no Ray cluster takes jobs at") as caught:
-        jobs._client(f"{scheme}127.0.0.1:{heads.free_port()}")
+        head.client(f"{scheme}127.0.0.1:{head.free_port()}")
     assert "--address" in caught.value.hint
     assert capfd.readouterr().err == ""
 
@@ -332,7 +332,7 @@ def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pyt
     run_id, met = noted(monitor_dsn, "running"), list[str]()
     requests.ask(run_id, "pause")
     look = requests.listener(run_id, {"pause": lambda: met.append("pause")})
-    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{heads.free_port()}/none")
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{head.free_port()}/none")
     look()
     with pytest.raises(MachineError, match="cannot be reached"):
         requests.ask(run_id, "cancel")
@@ -501,7 +501,7 @@ def test_without_a_database_the_cure_says_how_to_get_one(
 def test_a_start_needs_a_database_that_answers(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{heads.free_port()}/none")
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{head.free_port()}/none")
     code, out, err = call(capsys, "jobs", "start", file, "--daemon", "--address", "127.0.0.1:1")
     assert (code, out, err.count("error:"), err.count("hint:")) == (3, "", 1, 1)
     assert "cannot be reached" in err
@@ -513,7 +513,7 @@ def test_no_head_is_started_for_a_job_that_has_no_database(
     """As after a plain `pip install geopipe`."""
     find, begun = importlib.util.find_spec, list[int]()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "pgserver" in name else find(name))
-    monkeypatch.setattr(heads, "start", begun.append)
+    monkeypatch.setattr(head, "start_head", begun.append)
     monkeypatch.delenv("GEOPIPE_MONITORING_DSN")
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
     code, out, err = call(capsys, "jobs", "start", file, "--daemon")
@@ -539,14 +539,14 @@ def test_the_token_that_geopipe_makes_is_for_its_user_alone(tmp_path: Path, monk
     monkeypatch.setenv("HOME", str(tmp_path))
     before = os.umask(0o000)
     try:
-        heads.make_token()
+        addresses.create_token()
     finally:
         os.umask(before)
     result = tmp_path / ".ray" / "auth_token"
     assert result.stat().st_mode & 0o777 == 0o600
     text = result.read_text()
     assert len(text) >= 32
-    heads.make_token()
+    addresses.create_token()
     assert result.read_text() == text, "one that is there stays"
 
 
@@ -592,10 +592,10 @@ def geopipe(*args: object, seconds: float = 240) -> subprocess.CompletedProcess[
 
 
 @pytest.fixture(scope="module")
-def head(surroundings: Path) -> Iterator[str]:
+def head_address(surroundings: Path) -> Iterator[str]:
     """A head that `cluster` has started, and found again. It knows a wrong database, and settings that are no job's."""
     folder = tempfile.mkdtemp(prefix="gj-", dir="/tmp")  # short: Ray makes sockets in it
-    script = "from geopipe.jobs import jobs; print(jobs.cluster(None, start=True)); print(jobs.cluster('auto'))"
+    script = "from geopipe.jobs import head; print(head.cluster(None, start=True)); print(head.cluster('auto'))"
     wrong = {
         "GEOPIPE_MONITORING_DSN": "postgresql://nobody@127.0.0.1:1/none",
         "GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING": "false",
@@ -670,7 +670,7 @@ def started(file: Path, name: str, output: Path) -> str:
 
 
 def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
-    head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head_address: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = started(file, "story", tmp_path / "out")
     assert row(monitor_dsn, first, "name, attempt, ray_job_id") == ("story", 1, f"geopipe-{first}")
@@ -704,7 +704,7 @@ def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
 
 
 def test_a_job_is_stopped_by_asking_and_by_force(
-    head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head_address: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = started(file, "ended", tmp_path / "out")
     at_work(monitor_dsn, first)
@@ -729,14 +729,14 @@ def test_a_job_is_stopped_by_asking_and_by_force(
 
 
 def test_a_job_that_ends_before_its_run_begins_has_failed(
-    head: str, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head_address: str, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where geopipe is not installed on the cluster, for instance: nobody is there to say so but Ray."""
     run_id = noted(monitor_dsn, "pending", "missing", ray_job_id="geopipe-missing")
     script = (
-        "import sys, time; from geopipe.jobs import jobs\n"
-        "client = jobs._client(jobs.cluster(None))\n"
-        "jobs._retried(lambda: client.submit_job(entrypoint='geopipe-that-is-not-there', submission_id=sys.argv[1]))\n"
+        "import sys, time; from geopipe.jobs import head, jobs\n"
+        "client = head.client(head.cluster(None))\n"
+        "jobs._submit(client, entrypoint='geopipe-that-is-not-there', submission_id=sys.argv[1])\n"
         "while not client.get_job_status(sys.argv[1]).is_terminal(): time.sleep(0.1)"
     )
     subprocess.run([sys.executable, "-c", script, "geopipe-missing"], check=True, timeout=120)
@@ -757,7 +757,7 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
 
 
 def test_a_paused_job_says_how_a_job_goes_on(
-    head: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head_address: str, file: Path, monitor_dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = geopipe("start", file, "--name", "paused-job", "--daemon", "--set", f"run.output={tmp_path}/out")
     run_id = known_by_name(monitor_dsn, "paused-job")
@@ -772,7 +772,7 @@ def known_by_name(dsn: str, name: str) -> str:
     return str(query(dsn, "SELECT run_id::text FROM pipeline_runs WHERE name = %s", name)[0][0])
 
 
-def test_no_password_stays_behind_a_job(head: str, surroundings: Path, monitor_dsn: str, file: Path) -> None:
+def test_no_password_stays_behind_a_job(head_address: str, surroundings: Path, monitor_dsn: str, file: Path) -> None:
     killed = surroundings / f"job-{noted(monitor_dsn, 'failed')}.dsn"
     killed.write_text(monitor_dsn)
     older = surroundings / "job-0123456789abcdef.dsn"
@@ -785,9 +785,9 @@ def test_no_password_stays_behind_a_job(head: str, surroundings: Path, monitor_d
     assert not (surroundings / f"job-{known_by_name(monitor_dsn, 'brief')}.dsn").exists()
 
 
-def test_a_run_joins_the_head_of_this_machine_by_its_token(head: str, surroundings: Path, file: Path) -> None:
+def test_a_run_joins_the_head_of_this_machine_by_its_token(head_address: str, surroundings: Path, file: Path) -> None:
     assert (surroundings / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
-    command = [sys.executable, "-m", "geopipe", "run", file, "--overwrite", "--address", head]
+    command = [sys.executable, "-m", "geopipe", "run", file, "--overwrite", "--address", head_address]
     command += ["--set", f"run.output={surroundings}/joined", "--set", "grid.resolution=40"]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert outcome.returncode == 0, outcome.stderr
@@ -795,22 +795,22 @@ def test_a_run_joins_the_head_of_this_machine_by_its_token(head: str, surroundin
 
 
 def test_shutdown_ends_our_head_and_nothing_else(
-    head: str, file: Path, monitor_dsn: str, tmp_path: Path, surroundings: Path
+    head_address: str, file: Path, monitor_dsn: str, tmp_path: Path, surroundings: Path
 ) -> None:
     """The last one: after it there is no head."""
     mark = json.loads((surroundings / "head.json").read_text())["mark"]
-    assert len(heads._marked(mark)) > 5
+    assert len(head._marked(mark)) > 5
     run_id = started(file, "busy-head", tmp_path / "out")
     at_work(monitor_dsn, run_id)
     refused = geopipe("shutdown")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert f"geopipe-{run_id}" in refused.stderr
-    stranger = subprocess.Popen(["sleep", "120"], env=os.environ | {heads.MARK: "another"})
+    stranger = subprocess.Popen(["sleep", "120"], env=os.environ | {head.MARK: "another"})
     try:
         done = geopipe("shutdown", "--force")
         assert done.returncode == 0, done.stderr
         assert "ended the Ray head" in done.stdout
-        assert heads._marked(mark) == []
+        assert head._marked(mark) == []
         assert stranger.poll() is None
         assert not (surroundings / "head.json").exists()
         assert not list(surroundings.glob("job-*.dsn"))

@@ -1,0 +1,67 @@
+"""Addresses of Ray clusters, and the token that a cluster may require. Loads no Ray."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+def host_and_port(address: str) -> tuple[str, int | None]:
+    """Split an address into host and port: ("", None) if it is not one."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+
+
+def is_local(address: str) -> bool:
+    """Whether an address belongs to this machine."""
+    host = host_and_port(address)[0]
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def requested(address: str | None) -> str:
+    """The address of the cluster to use: `address`, else RAY_ADDRESS, else "local"."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def runs_on_one_machine(address: str | None) -> bool:
+    """Whether a run at this address (else RAY_ADDRESS) uses this machine only; False if that is not certain."""
+    return (target := requested(address)) in ("auto", "local") or is_local(target)
+
+
+def _token_file() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def has_token() -> bool:
+    """Whether this user has a token."""
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return any(os.environ.get(name) for name in names) or _token_file().exists()
+
+
+def use_token(address: str) -> None:
+    """Send this user's token to a head of this machine, unless the environment says otherwise."""
+    if (address == "auto" or is_local(address)) and has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def create_token() -> None:
+    """Create this user's token before a new head would: Ray writes it where every user can read it."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or has_token():
+        return
+    with suppress(OSError, RuntimeError):  # another process was faster; or Ray will report that there is no home
+        _token_file().parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(_token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))

@@ -1,0 +1,41 @@
+"""The contract between a run and what executes its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from geopipe.events.records import Progress
+from geopipe.grid.grid import Tile
+from geopipe.plan.plan import Plan
+
+Keys = NDArray[np.int64]
+"""Keys of the tiles to do: (n,) int64."""
+
+Finish = Callable[[Tile, pa.Table], None]
+"""Writes a merged tile and its receipt, in the process that merged it."""
+
+Stop = Callable[[], bool]
+"""Tells whether the run shall pause: tiles in progress are finished, no other tile begins. Workers call it, too."""
+
+
+def never() -> bool:
+    """Never pause: the `Stop` of a run that nobody can pause."""
+    return False
+
+
+class Engine(Protocol):
+    """Executes a plan: the plain loop, or Ray."""
+
+    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
+        """Merge and finish these tiles, and yield their keys as they are done. No tile begins once `stop` is true."""
+
+    def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
+        """Take records of a process of the run, as `Collector.receive` does."""
+
+    def stages(self) -> Mapping[str, Progress]:
+        """Return the progress so far, by stage."""
