@@ -43,13 +43,13 @@ def _found(asked: str, settle: bool = True) -> Iterator[tuple[Run, Callable[[], 
     Args:
         settle: tell the end of runs whose processes have died on this machine first.
     """
-    from geopipe.monitoring import departed
+    from geopipe.monitoring import dead_runs
     from geopipe.monitoring.database import follow as following
     from geopipe.monitoring.database import queries
 
     with following.reading() as connected:
         if settle:
-            departed.settle(connected)
+            dead_runs.settle(connected)
         run = queries.find_run(connected, asked)
         yield run, lambda: queries.run_of(connected, run.run_id)
 
@@ -175,12 +175,12 @@ def status(run: str, address: str | None, as_json: bool) -> None:
 @json_option
 def list_jobs(limit: int, as_json: bool) -> None:
     """List the runs that were started as jobs."""
-    from geopipe.monitoring import departed
+    from geopipe.monitoring import dead_runs
     from geopipe.monitoring.database import follow as following
     from geopipe.monitoring.database import queries
 
     with following.reading() as connected:
-        departed.settle(connected)
+        dead_runs.settle(connected)
         found = [run for run in queries.runs(connected) if run.ray_job_id is not None][:limit]
     if as_json:
         print_json([_told(run) for run in found])

@@ -68,12 +68,12 @@ def monitor() -> None:
 @contextmanager
 def _reading() -> Iterator[connection]:
     """A connection for a command, which may be interrupted: a run does not notice whether it is watched."""
-    from geopipe.monitoring import departed
+    from geopipe.monitoring import dead_runs
     from geopipe.monitoring.database import follow as following
 
     try:
         with following.reading() as connected:
-            departed.settle(connected)
+            dead_runs.settle(connected)
             yield connected
     except (KeyboardInterrupt, Terminated) as stop:
         click.echo("stopped watching; what runs goes on", err=True)
@@ -158,12 +158,12 @@ def watch(run: str, every: float, as_json: bool) -> int:
     completed, with 1 when it has failed or was cancelled, with 75 when it has paused.
     """
     from geopipe.cli import screen
-    from geopipe.monitoring import departed
+    from geopipe.monitoring import dead_runs
     from geopipe.monitoring.database import follow as following
     from geopipe.monitoring.database import queries
 
     def look(connected: connection) -> Look:
-        departed.settle(connected, run_id)
+        dead_runs.settle(connected, run_id)
         return queries.look(connected, run_id)
 
     with _reading() as connected:
@@ -300,7 +300,7 @@ def logs(
 def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit: int, as_json: bool) -> None:
     """The last records, and then those that come, until the run has ended."""
     from geopipe.cli import show_runs, show_watch
-    from geopipe.monitoring import departed
+    from geopipe.monitoring import dead_runs
     from geopipe.monitoring.database import follow as following
     from geopipe.monitoring.database import queries
 
@@ -323,7 +323,7 @@ def _follow(connected: connection, out: Console, run: Run, asked: Filter, limit:
     tail = following.tail(run.run_id, asked, marks)
 
     def read(connected: connection) -> Batch:
-        departed.settle(connected, run.run_id)
+        dead_runs.settle(connected, run.run_id)
         return tail(connected)
 
     found = following.looks(following.connect_to_read, run.run_id, read)

@@ -23,8 +23,7 @@ from geopipe.cli.screen import say, tail
 from geopipe.cli.show import console
 from geopipe.events.emit import current, subscribe
 from geopipe.events.logs import STAGE_STARTED
-from geopipe.events.records import RAY_STARTS, Body, Event
-from geopipe.monitoring.recorder import STARTED
+from geopipe.events.records import POSTGRES_STARTED, RAY_STARTS, Body, Event
 from geopipe.run.pipeline import Snapshot
 from geopipe.text import clean, clock
 
@@ -119,7 +118,7 @@ def notes(out: Console) -> Iterator[None]:
     """Say what a run starts that runs on after it."""
 
     def hear(body: Body) -> None:
-        if isinstance(body, Event) and body.name == STARTED:
+        if isinstance(body, Event) and body.name == POSTGRES_STARTED:
             say(out, f"started a Postgres for the history of runs, in {body.detail['folder']}; end it: geopipe db stop")
 
     unsubscribe = subscribe(hear)

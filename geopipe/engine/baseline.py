@@ -20,7 +20,7 @@ from geopipe.grid.grid import Tile
 from geopipe.load import raster
 from geopipe.load.sweep import BandBuffer
 from geopipe.merge.tile import BlockRow, marker, merge_tile
-from geopipe.monitoring.recorder import Options
+from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
 from geopipe.resample.cells import to_cells
@@ -28,7 +28,7 @@ from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import Window
 
 
-def old_way(options: Options) -> AbstractContextManager[Engine]:
+def old_way(options: MonitoringOptions) -> AbstractContextManager[Engine]:
     """The old way as an engine."""
     return in_process(_work, options)
 

@@ -126,7 +126,7 @@ class Guard:
         while not ended.wait(EVERY):
             if self.look(PATIENCE) and self._armed and not self._interrupted:
                 self._interrupted = True
-                requests.cancel()
+                requests.interrupt()
                 if not self._disarmed.wait(GRACE):
                     self._end()
 

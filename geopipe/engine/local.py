@@ -21,9 +21,9 @@ from geopipe.grid.grid import Tile
 from geopipe.load import raster, tables
 from geopipe.merge.points import SparseRow
 from geopipe.merge.tile import merge_tile
-from geopipe.monitoring.collector import Collector
+from geopipe.monitoring.collector import Collector, open_collector
+from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.prometheus import LAST_SCRAPE
-from geopipe.monitoring.recorder import Options, open_collector
 from geopipe.plan.plan import Plan
 
 Result = TypeVar("Result")
@@ -64,7 +64,7 @@ class _InProcess:
 
 
 @contextmanager
-def in_process(work: Work, options: Options) -> Iterator[Engine]:
+def in_process(work: Work, options: MonitoringOptions) -> Iterator[Engine]:
     """A function of this process as an engine."""
     collector, wait = open_collector(options), LAST_SCRAPE
     try:
@@ -76,7 +76,7 @@ def in_process(work: Work, options: Options) -> Iterator[Engine]:
         collector.close(wait)
 
 
-def plain_loop(options: Options) -> AbstractContextManager[Engine]:
+def plain_loop(options: MonitoringOptions) -> AbstractContextManager[Engine]:
     """The plain loop as an engine."""
 
     def work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:

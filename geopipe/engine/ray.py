@@ -41,7 +41,9 @@ from geopipe.merge.points import SparseRow
 from geopipe.merge.tile import BlockRow, marker, merge_tile, pack, unpack
 from geopipe.monitoring import actor as monitor
 from geopipe.monitoring import prometheus
-from geopipe.monitoring.recorder import Options, deliver_rest, dismiss, forget, join, leave_run
+from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, release_workers
+from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.recorder import join, leave_run
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
@@ -128,7 +130,7 @@ def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
 class Watch:
     """How the workers of a run are watched, and by which actor."""
 
-    options: Options
+    options: MonitoringOptions
     monitor: ActorHandle = field(compare=False)  # of one actor there are many handles
 
 
@@ -238,7 +240,7 @@ def _worker_cpus(workers: int) -> float:
 
 
 class _RayEngine:
-    def __init__(self, options: Options, guard: Guard) -> None:
+    def __init__(self, options: MonitoringOptions, guard: Guard) -> None:
         self.guard = guard
         self.watch = Watch(options, monitor.start(options))
         self.receive = monitor.deliver(self.watch.monitor)
@@ -296,7 +298,7 @@ def _done(dataset: ray.data.Dataset) -> Iterator[int]:
 
 
 @contextmanager
-def ray_engine(address: str | None, here: Machine, options: Options) -> Iterator[Engine]:
+def ray_engine(address: str | None, here: Machine, options: MonitoringOptions) -> Iterator[Engine]:
     """Ray as an engine, on the cluster that is there, else on one of our own for the run."""
     with cluster(address, here.object_store) as guard:
         with guard.armed():
@@ -318,18 +320,18 @@ def _collect(watch: Watch, over: bool = False) -> None:
         over: the workers are to let go of the run.
     """
     here = ray.get_runtime_context().get_node_id()
-    deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_rest)
+    deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_leftovers)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     there = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
     calls = [one.remote(watch, over) for one in there]
-    _deliver_rest(watch, over, others=False)  # without a process more; what earlier runs left its driver delivers
+    _deliver_leftovers(watch, over, others=False)  # without a process more; what earlier runs left its driver delivers
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=5)
 
 
-def _deliver_rest(watch: Watch, over: bool, others: bool = True) -> None:
+def _deliver_leftovers(watch: Watch, over: bool, others: bool = True) -> None:
     if over:
-        dismiss(watch.options, 1.0)
-    deliver_rest(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
+        release_workers(watch.options, 1.0)
+    deliver_leftovers(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
     if over and others:  # the driver does it on its own node
-        forget(watch.options)
+        delete_spool(watch.options)

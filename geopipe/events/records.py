@@ -27,6 +27,9 @@ DRIVER = "driver_started"
 RAY_STARTS = "ray_starts"
 """The event that a Ray is started or joined for a run."""
 
+POSTGRES_STARTED = "postgres_started"
+"""The event that the embedded Postgres was started; it runs on after the run."""
+
 WHERE = ("run_id", "attempt", "stage", "layer", "tile")
 """Of the context: where in which run a record was made."""
 

@@ -6,7 +6,6 @@ The monitor's database knows what a run does; Ray knows whether its process live
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -23,12 +22,11 @@ from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError,
 from geopipe.events.records import new_run_id
 from geopipe.export import lock
 from geopipe.jobs.head import client
-from geopipe.monitoring import departed, requests, states
+from geopipe.monitoring import dead_runs, requests, states
 from geopipe.monitoring.database import connections, queries
 from geopipe.monitoring.database.follow import reading
 from geopipe.monitoring.database.runs import Run
-from geopipe.monitoring.home import HOME, home
-from geopipe.monitoring.recorder import dsn_file_of, prepare_database
+from geopipe.monitoring.home import HOME, home, job_dsn_file, write_private
 from geopipe.settings.load import Settings
 from geopipe.text import clean
 
@@ -48,7 +46,7 @@ def prepare(settings: Settings) -> Path | None:
             "a job is watched, paused and stopped by the database, and monitoring.enable_database_logging is false",
             "set it to true, or use `geopipe run`",
         )
-    return prepare_database()
+    return connections.prepare_database()
 
 
 def start(settings: Settings, address: str, flags: list[str], parent: Run | None = None) -> str:
@@ -80,7 +78,7 @@ def start(settings: Settings, address: str, flags: list[str], parent: Run | None
         engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already
         text = settings.model_copy(update={"engine": engine}).to_toml(secrets=True)
         (Path(folder) / "settings.toml").write_text(text, encoding="utf-8")
-        departed.note(run_id, "pending", detail, attempt)
+        dead_runs.record_state(run_id, "pending", detail, attempt)
         environment = {"working_dir": folder, "env_vars": _database_of_job(dsn_file, run_id) if local else {}}
         try:
             _submit(
@@ -93,7 +91,7 @@ def start(settings: Settings, address: str, flags: list[str], parent: Run | None
         except Exception as error:  # as in `head.client`
             message = f"the cluster at {address} did not take the job: {first_line(error)}"
             failure = {"exit_code": 3, "error": {"type": "MachineError", "message": message}}
-            departed.note(run_id, "failed", failure, attempt)
+            dead_runs.record_state(run_id, "failed", failure, attempt)
             raise MachineError(message, "see the log of Ray's dashboard agent") from None
     return run_id
 
@@ -105,10 +103,9 @@ def _database_of_job(dsn_file: Path | None, run_id: str) -> dict[str, str]:
     """
     if dsn_file is None:
         dsn = connections.needed_dsn()
-        dsn_file = dsn_file_of(run_id)
+        dsn_file = job_dsn_file(run_id)
         dsn_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(dsn_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(dsn)
+        write_private(dsn_file, dsn)
     return {HOME: str(home()), connections.DSN: "", connections.DSN_FILE: str(dsn_file)}
 
 
@@ -169,7 +166,7 @@ def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
     reason = (job.message or str(job.status)).strip().splitlines()[0]
     error = {"type": "MachineError", "message": f"its job ended before the run began: {reason}"}
     error["hint"] = f"see `geopipe jobs logs {run.run_id}`"
-    departed.note(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": error}, run.attempt)
+    dead_runs.record_state(run.run_id, "failed", {"exit_code": job.driver_exit_code or 1, "error": error}, run.attempt)
     return look()
 
 
@@ -189,7 +186,7 @@ def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
             f"run {clean(run.name)} has not been heard of for {run.silent or 0:.0f} s, and would not answer",
             f"if its process is gone: `geopipe jobs stop {run.run_id}`, which lets it be resumed",
         )
-    requests.ask(run.run_id, "pause")
+    requests.send_request(run.run_id, "pause")
     paused = _until(look, lambda now: now.state != "running", timeout)
     if paused is None:
         raise MachineError(
@@ -211,10 +208,10 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
     """
     states.check("stop", clean(run.name), run.state, run.run_id)
     with reading() as connected:
-        if departed.settle(connected, run.run_id, "cancelled"):
+        if dead_runs.settle(connected, run.run_id, "cancelled"):
             return look()
     if run.state == "running":
-        requests.ask(run.run_id, "cancel")
+        requests.send_request(run.run_id, "cancel")
         ended = _until(look, lambda now: now.ended, timeout)
         if ended is not None:
             return ended
@@ -231,7 +228,7 @@ def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout:
             if not (run.stale or (run.state == "pending" and run.age > 60)):
                 raise
     if not look().ended:
-        departed.note(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
+        dead_runs.record_state(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
     return look()
 
 

@@ -10,8 +10,8 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geopipe.events.records import Progress
-from geopipe.monitoring.collector import Collector
-from geopipe.monitoring.recorder import Options, open_collector
+from geopipe.monitoring.collector import Collector, open_collector
+from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.shipping import Deliver
 
 PATIENCE = 10.0
@@ -21,7 +21,7 @@ PATIENCE = 10.0
 class Monitor:
     """Receives the records of every process of a run. It holds no CPU, and a run goes on without it."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MonitoringOptions) -> None:
         self.collector: Collector = open_collector(options)
 
     def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
@@ -37,7 +37,7 @@ class Monitor:
         return self.collector.stages()
 
 
-def start(options: Options) -> ActorHandle:
+def start(options: MonitoringOptions) -> ActorHandle:
     """The monitor of a run, on the node of the driver: the head node, where a job's driver is."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Monitor)

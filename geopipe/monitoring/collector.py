@@ -1,15 +1,14 @@
-"""What arrives of a run, in one place: counted once for its progress and Prometheus, and put into Postgres.
+"""The collector of a run: counts each record once for progress and Prometheus, and writes it to Postgres.
 
 Records come in batches of one source in their order, maybe more than once. The collector counts by sequence number what
-is new, and says up to which record all is safe: in Postgres, where there is one. What is not is sent again. So it holds
-nothing that a crash could lose, but for what it has counted, which it notes in a small file for its successor.
+is new, and returns up to which record all is safe: in Postgres, if the run has one. The rest is sent again. So a crash
+loses nothing but the counts, which are noted in a small file for a successor.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,88 +17,96 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from geopipe import __version__
+from geopipe.errors import MachineError
 from geopipe.events import records
 from geopipe.events.records import Progress, State
+from geopipe.monitoring.database.store import PostgresStore, Refused
+from geopipe.monitoring.home import claim, write_private
+from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.prometheus import Exporter
 
 log = logging.getLogger(__name__)
 
-STATES = 4
-"""States of a run that are kept for a successor: the present one, and the last that told how much there is to do."""
+KEPT_STATES = 4
+"""States of a run that are noted for a successor: the present one, and the last with the planned work."""
 
 RETRY = (1.0, 30.0)
 """Seconds between attempts to reach a store that is away: at first, and at most."""
 
 
 class Store(Protocol):
-    """Where records are kept: Postgres."""
+    """Keeps records: Postgres."""
 
     def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a batch, whole or not at all; one that is there already changes nothing. May raise anything.
+        """Keep a batch as a whole; a batch that is there already changes nothing. May raise anything.
 
         Raises:
-            Refused: one of the records can never be kept.
+            Refused: the store can never keep one of the records.
         """
 
     def close(self) -> None:
-        """Let go of what it holds."""
-
-
-class Refused(Exception):
-    """What a store was given is no record to it, and will be none tomorrow."""
+        """Close the connection."""
 
 
 class Observer(Protocol):
-    """Who is told of each new record once: Prometheus' exporter."""
+    """Receives each new record once: Prometheus' exporter."""
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Take a record."""
 
     def pending(self, count: int) -> None:
-        """Hear how many records have been seen that are not kept yet."""
+        """Take the number of records that are counted and not kept yet."""
 
     def close(self, wait: float = 0.0) -> None:
-        """Let go of what it holds, after `wait` seconds at most in which others may hear of it."""
+        """Close, after at most `wait` seconds for a last scrape."""
 
 
 class Collector:
     """Counts and keeps the records of one run.
 
     Args:
-        note: the file that a successor goes on from; None where there is no place for it.
-        store: None where nothing is kept: what has been counted has arrived.
-        observer: None where nobody looks.
-        problem: with the store, that has been told already.
+        note: file with the counts, for a successor; None if no folder can hold it.
+        store: None if no database keeps the records: a record has arrived when it is counted.
+        observer: None without Prometheus.
+        problem: of the store; the user has been warned.
+        warns: whether to warn when records cannot be stored.
     """
 
     def __init__(
-        self, note: Path | None, store: Store | None = None, observer: Observer | None = None, problem: str = ""
+        self,
+        note: Path | None,
+        store: Store | None = None,
+        observer: Observer | None = None,
+        problem: str = "",
+        warns: bool = True,
     ) -> None:
         self.note, self.store, self.observer = note, store, observer
         self._counted: dict[str, int] = {}
         self._kept: dict[str, int] = {}
-        self._first: dict[str, int] = {}  # what a source sent here first; what lies before had arrived elsewhere
+        self._first: dict[str, int] = {}  # the first record of each source here; earlier ones arrived elsewhere
         self._stages: dict[str, Progress] = {}
-        self._states: list[Mapping[str, Any]] = []  # the last ones, for the observer of a successor
+        self._states: list[Mapping[str, Any]] = []  # the last ones, for a successor's observer
         self._counting, self._keeping = threading.Lock(), threading.Lock()
         self._due, self._delay = 0.0, RETRY[0]
-        self.problem, self._warned = problem, False
+        self.problem, self._warns, self._warned = problem, warns, False
         self._recall()
 
     def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
-        """Take a batch of one source; returns up to which of its records everything is safe.
+        """Take a batch of one source. Returns the sequence number up to which all its records are safe.
 
         Args:
-            keep: else it is counted, and kept when it comes again: records before it are not kept yet.
+            keep: False to count the batch only; it comes again, after earlier records that are not kept yet.
         """
-        batch = list(filter(None, map(_whole, lines)))
+        batch = list(filter(None, map(_parsed, lines)))
         with self._counting:
             before = self._counted.get(source, 0)
             if batch:
                 self._first.setdefault(source, batch[0]["seq"])
-            for told in batch:
-                if told["seq"] > self._counted.get(source, 0):
-                    self._counted[source] = told["seq"]
-                    self._count(told)
+            for record in batch:
+                if record["seq"] > self._counted.get(source, 0):
+                    self._counted[source] = record["seq"]
+                    self._count(record)
             counted = self._counted.get(source, 0)
             if counted > before:
                 self._write_note()
@@ -107,62 +114,60 @@ class Collector:
             return counted
         arrived = self._keep(self.store, source, batch if keep else ())
         if self.observer is not None:
-            heard = self._first.copy().items()
-            self.observer.pending(sum(max(0, self._counted.get(s, 0) - self._kept.get(s, n - 1)) for s, n in heard))
+            first = self._first.copy().items()
+            self.observer.pending(sum(max(0, self._counted.get(s, 0) - self._kept.get(s, n - 1)) for s, n in first))
         return arrived
 
     def close(self, wait: float = 0.0) -> None:
-        """Let go of Postgres and of Prometheus' port; who calls again gets a new connection.
+        """Close the connection to Postgres and Prometheus' port; a later batch opens a new connection.
 
         Args:
-            wait: seconds at most for the observer, until others have heard the last of it.
+            wait: seconds at most for a last scrape.
         """
         if self.store is not None:
             self.store.close()
         if self.observer is not None:
             self.observer.close(wait)
 
-    def _count(self, told: Mapping[str, Any]) -> None:
-        if told["kind"] == Progress.kind:
-            new = Progress(**{f.name: told[f.name] for f in fields(Progress)})
+    def _count(self, record: Mapping[str, Any]) -> None:
+        if record["kind"] == Progress.kind:
+            new = Progress(**{f.name: record[f.name] for f in fields(Progress)})
             old = self._stages.get(new.stage)
-            self._stages[new.stage] = new if old is None else added(old, new)
-        if told["kind"] == State.kind:
-            known = {name: told.get(name) for name in ("kind", "ts", "source", "seq", "state")}
-            totals = (told.get("detail") or {}).get("totals")
-            self._states = [*self._states[1 - STATES :], known | {"detail": {"totals": totals}}]
+            self._stages[new.stage] = new if old is None else add_progress(old, new)
+        if record["kind"] == State.kind:
+            state = {name: record.get(name) for name in ("kind", "ts", "source", "seq", "state")}
+            totals = (record.get("detail") or {}).get("totals")
+            self._states = [*self._states[1 - KEPT_STATES :], state | {"detail": {"totals": totals}}]
         if self.observer is not None:
             try:
-                self.observer.record(told)
-            except Exception as error:  # it is counted, and what follows must be, too
-                log.debug("%s: %s", error, told)
+                self.observer.record(record)
+            except Exception as error:  # the record is counted, and later ones must be, too
+                log.debug("%s: %s", error, record)
 
     def _keep(self, store: Store, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
         if not batch:
             return self._kept.get(source, 0)
         with self._keeping:
             kept = self._kept.get(source, 0)
-            wanted = [told for told in batch if told["seq"] > kept]
-            if not wanted:
-                return kept
-            if time.monotonic() < self._due:
+            new = [record for record in batch if record["seq"] > kept]
+            if not new or time.monotonic() < self._due:
                 return kept
             try:
-                _write(store, wanted)
-            except Exception as error:  # whatever it is, the records wait where they are
+                _write(store, new)
+            except Exception as error:  # whatever it is, the records wait in their spools
                 self._due, self._delay = time.monotonic() + self._delay, min(2 * self._delay, RETRY[1])
-                self._tell(str(error).strip() or type(error).__name__)
+                self._set_problem(str(error).strip() or type(error).__name__)
                 return kept
             self._due, self._delay = 0.0, RETRY[0]
-            self._tell("")
-            self._kept[source] = int(wanted[-1]["seq"])
+            self._set_problem("")
+            self._kept[source] = int(new[-1]["seq"])
             return self._kept[source]
 
-    def _tell(self, problem: str) -> None:
-        if problem and not self.problem:
+    def _set_problem(self, problem: str) -> None:
+        if problem and not self.problem and self._warns:
             log.warning("the monitor's records wait, the run goes on: %s", problem)
             self._warned = True
-        elif self._warned and not problem:  # who was not told of a problem need not hear of its end
+        elif self._warned and not problem:
             log.info("the monitor's records arrive again")
             self._warned = False
         self.problem = problem
@@ -175,11 +180,11 @@ class Collector:
     def _recall(self) -> None:
         if self.note is None:
             return
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # there was no predecessor
-            told = json.loads(self.note.read_text(encoding="utf-8"))
-            stages = {name: Progress(**values) for name, values in told["stages"].items()}
-            counted = {source: int(seq) for source, seq in told["counted"].items()}
-            self._stages, self._counted, self._states = stages, counted, told["states"]
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # no predecessor
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            stages = {name: Progress(**values) for name, values in note["stages"].items()}
+            counted = {source: int(seq) for source, seq in note["counted"].items()}
+            self._stages, self._counted, self._states = stages, counted, note["states"]
             if self.observer is not None:
                 for state in self._states:
                     self.observer.record(state)
@@ -187,21 +192,39 @@ class Collector:
     def _write_note(self) -> None:
         if self.note is None:
             return
-        told = {
-            "counted": self._counted,
-            "states": self._states,
-            "stages": {name: asdict(p) for name, p in self._stages.items()},
-        }
-        partial = self.note.with_suffix(".tmp")
+        stages = {name: asdict(progress) for name, progress in self._stages.items()}
+        note = {"counted": self._counted, "states": self._states, "stages": stages}
         try:
-            partial.write_text(json.dumps(told), encoding="utf-8")
-            os.replace(partial, self.note)
+            write_private(self.note, json.dumps(note), sync=False)
         except OSError as error:
-            log.debug("what was counted could not be noted: %s", error)
+            log.debug("the counts could not be noted: %s", error)
+
+
+def open_collector(options: MonitoringOptions, serve: bool = True, warns: bool = True) -> Collector:
+    """Open the collector of a run in this process, with its store and its exporter.
+
+    Args:
+        serve: whether to answer Prometheus, if the options have a port.
+        warns: whether to warn when records cannot be stored.
+    """
+    exporter = None
+    if serve and options.prometheus_port is not None:
+        exporter = Exporter({"version": __version__})
+        try:
+            exporter.serve(options.prometheus_port, options.prometheus_host)
+        except MachineError as error:
+            log.warning("Prometheus will not see this run: %s", error)
+    note = None
+    with suppress(OSError):  # no run fails for the note
+        claim(options.root)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        note = options.folder / "counted.json"
+    store = PostgresStore(options.dsn_file) if options.database else None
+    return Collector(note, store, exporter, options.problem, warns)
 
 
 def _write(store: Store, batch: Sequence[Mapping[str, Any]]) -> None:
-    """Write a batch without the records that the store refuses: nothing else may wait for them."""
+    """Write a batch without the records that the store refuses, so that the others do not wait for them."""
     try:
         store.write(batch)
     except Refused as error:
@@ -213,8 +236,8 @@ def _write(store: Store, batch: Sequence[Mapping[str, Any]]) -> None:
         _write(store, batch[middle:])
 
 
-def _whole(text: str) -> dict[str, Any] | None:
-    """The record of a line; None of what is none, which nobody could ever deliver."""
+def _parsed(text: str) -> dict[str, Any] | None:
+    """The record of a line; None for a damaged line, which nothing could ever deliver."""
     try:
         return records.parse(text)
     except ValueError as error:
@@ -222,7 +245,7 @@ def _whole(text: str) -> dict[str, Any] | None:
         return None
 
 
-def added(one: Progress, two: Progress) -> Progress:
-    """The progress of one stage, of two records."""
+def add_progress(one: Progress, two: Progress) -> Progress:
+    """The sum of two progress records of one stage."""
     sums = {f.name: getattr(one, f.name) + getattr(two, f.name) for f in fields(Progress) if f.name != "stage"}
     return Progress(one.stage, **sums)

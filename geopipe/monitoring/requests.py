@@ -1,4 +1,4 @@
-"""What a person asks of a run at work: to pause, or to end. It is a word in the run's row, which its driver reads."""
+"""Requests of people to a running run, to pause or to cancel: a word in the run's row, which its driver reads."""
 
 from __future__ import annotations
 
@@ -12,61 +12,65 @@ from geopipe.errors import GeopipeError
 from geopipe.monitoring.database import connections
 
 EVERY = 3.0
-"""Seconds between two looks."""
+"""Seconds between two reads of the row."""
 
 
-def ask(run_id: str, what: str | None) -> None:
-    """Ask a run to "pause" or to "cancel"; None takes it back.
+def send_request(run_id: str, request: str | None) -> None:
+    """Request a run to "pause" or to "cancel"; None withdraws the request.
 
     Raises:
-        MachineError: the database cannot be asked.
+        MachineError: the database cannot be used.
     """
-    told = connections.needed_dsn()
-    with closing(connections.connect(told)) as connected, connections.working(told, "asking a run"):
+    dsn = connections.needed_dsn()
+    with closing(connections.connect(dsn)) as connected, connections.working(dsn, "asking a run"):
         with connected.cursor() as cursor:
-            cursor.execute("UPDATE pipeline_runs SET request = %s WHERE run_id = %s", (what, run_id))
+            cursor.execute("UPDATE pipeline_runs SET request = %s WHERE run_id = %s", (request, run_id))
         connected.commit()
 
 
-def asked(run_id: str) -> str | None:
-    """What is asked of a run.
+def read_request(run_id: str) -> str | None:
+    """The request in the row of a run.
 
     Raises:
-        MachineError: the database cannot be asked.
+        MachineError: the database cannot be used.
     """
-    told = connections.needed_dsn()
-    connected = connections.connect(told, statement_timeout=2, connect_timeout=2)
-    with closing(connected), connections.working(told, "looking for requests"), connected.cursor() as cursor:
+    dsn = connections.needed_dsn()
+    connected = connections.connect(dsn, statement_timeout=2, connect_timeout=2)
+    with closing(connected), connections.working(dsn, "looking for requests"), connected.cursor() as cursor:
         cursor.execute("SELECT request FROM pipeline_runs WHERE run_id = %s", (run_id,))
         row = cursor.fetchone()
     return row[0] if row else None
 
 
-def listener(run_id: str, answers: dict[str, Callable[[], None]]) -> Callable[[], None]:
-    """A function to be called often, which looks every now and then, and answers each request once.
+class Requests:
+    """The requests to a run, each answered once by an action; `answer` is to be called often."""
 
-    Args:
-        answers: what to do, by request; those that are not there yet wait until a stage of the run brings them.
-    """
-    due, answered = 0.0, set[str]()
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._actions: dict[str, Callable[[], None]] = {}
+        self._answered: set[str] = set()
+        self._due = 0.0
 
-    def look() -> None:
-        nonlocal due
-        if time.monotonic() < due:
+    def on(self, request: str, action: Callable[[], None]) -> None:
+        """Answer a request by this action, from now on. A request without an action waits for one."""
+        self._actions[request] = action
+
+    def answer(self) -> None:
+        """Read the run's row, every few seconds, and answer a new request; an action that fails is called again."""
+        if time.monotonic() < self._due:
             return
-        due = time.monotonic() + EVERY
+        self._due = time.monotonic() + EVERY
         try:
-            found = asked(run_id)
+            request = read_request(self._run_id)
         except GeopipeError:
-            return  # a database that is away asks nothing
-        if found in answers and found not in answered:
-            answers[found]()  # it may fail, and is asked for again
-            answered.add(found)
+            return  # a database that is away has no requests
+        action = self._actions.get(request or "")
+        if request and action and request not in self._answered:
+            action()
+            self._answered.add(request)
 
-    return look
 
-
-def cancel() -> None:
-    """End this process as a person would who stands beside it."""
+def interrupt() -> None:
+    """End this process as a signal from its terminal would."""
     graceful = callable(signal.getsignal(signal.SIGTERM))
     os.kill(os.getpid(), signal.SIGTERM if graceful else signal.SIGINT)

@@ -26,6 +26,7 @@ from typing import Any, cast
 from geopipe.events import records
 from geopipe.events.emit import current
 from geopipe.events.records import Body, Event, Log, Metric
+from geopipe.monitoring.home import write_private
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class Spool:
             else:
                 kept.append(text)
         if kept:
-            _replace(segment.path, b"".join(kept))
+            write_private(segment.path, b"".join(kept), sync=False)
         else:
             segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
@@ -295,14 +296,6 @@ def _told_of(text: bytes) -> int:
     return int(told["detail"]["count"]) if told.get("kind") == Event.kind and told.get("name") == DROPPED else 0
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file anew, so that a kill in between leaves the old one."""
-    beside = path.with_suffix(".tmp")
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-    os.replace(beside, path)
-
-
 def source_of(path: Path) -> str | None:
     """The source that a file belongs to by its name; None of a file that is none of ours."""
     name = path.name.split(".")[0]
@@ -322,7 +315,7 @@ def present(folder: Path, source: str) -> int:
     return held
 
 
-def lives(folder: Path, source: str) -> bool:
+def is_alive(folder: Path, source: str) -> bool:
     """Whether a process still reports under this name: it holds a lock.
 
     One of another host, whose disk this is too, may hold it where this one does not see it; so it must have been quiet,
@@ -353,7 +346,7 @@ def lives(folder: Path, source: str) -> bool:
 def living(folder: Path) -> list[str]:
     """The sources in a folder whose processes report there; this process is not one of them."""
     known = [source for path in files(folder, f"*{PRESENT}") if (source := source_of(path))]
-    return [source for source in known if process(source) != os.getpid() and lives(folder, source)]
+    return [source for source in known if process(source) != os.getpid() and is_alive(folder, source)]
 
 
 def files(folder: Path, pattern: str) -> list[Path]:

@@ -32,10 +32,11 @@ from geopipe.export.ledger import finisher
 from geopipe.export.lock import locked
 from geopipe.export.objects import Store
 from geopipe.load import raster, stamps
-from geopipe.monitoring import requests
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.forecast import Forecast
-from geopipe.monitoring.recorder import Options, Recorder, prepare_database, recording, spools, stated
+from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.recorder import Recorder, recording, stated
+from geopipe.monitoring.requests import Requests, interrupt
 from geopipe.plan.estimate import Machine
 from geopipe.plan.plan import Plan
 from geopipe.run.draft import draft, skippable, this_machine, versions
@@ -123,7 +124,8 @@ def run(
     store = objects.connect(settings.run.store) if settings.run.store else None
     before = commit.last_unfinished(folder) if resume else None
     options = watching(settings, run_id, max(attempt, before.attempt + 1 if before else 1), job)
-    answers = {"cancel": requests.cancel}
+    requests = Requests(run_id)
+    requests.on("cancel", interrupt)
     told: dict[str, Any] = {"name": settings.run.name, "output": settings.run.store or str(folder)}
     told |= {"settings": settings.model_dump(mode="json"), "versions": versions()}
     told["parent_run_id"] = before.run_id if before else None
@@ -131,7 +133,7 @@ def run(
     with (
         noted(lambda: _outcome(folder, store, run_id, sent.is_set())),
         context(run_id=run_id, attempt=options.attempt),
-        recording(options, answers) as recorder,
+        recording(options, requests) as recorder,
         stated(told) as ending,
         _joined(settings, local) as machine,
     ):
@@ -170,7 +172,7 @@ def run(
                             recorder.shipper.ship(2.0)
                         return engine.stages()
 
-                    summary = _attempts(settings, plan, engine, options, replaces, clock, watch, answers, counted)
+                    summary = _attempts(settings, plan, engine, options, replaces, clock, watch, requests, counted)
                     _send(store, folder, replaces, clock)
                     sent.set()
                     _complete(summary)
@@ -235,17 +237,17 @@ def _sending(recorder: Recorder | None, engine: Engine) -> AbstractContextManage
     return nullcontext() if recorder is None else recorder.connected(engine.receive, engine.stages)
 
 
-def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -> Options:
+def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -> MonitoringOptions:
     """How a run of these settings is watched; starts a database of our own where there is to be one."""
     asked, dsn_file, problem = settings.monitoring, None, ""
     database = asked.enable_database_logging
     if database:
         try:
-            dsn_file = prepare_database()
+            dsn_file = connections.prepare_database()
         except MachineError as error:
             problem, database = str(error), connections.named()  # that one may answer before the run has ended
     alone = addresses.runs_on_one_machine(settings.engine.address)
-    return Options(
+    return MonitoringOptions(
         run_id=run_id,
         attempt=attempt,
         output=settings.run.folder,
@@ -255,7 +257,6 @@ def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -
         metrics_interval=asked.metrics_interval if asked.enable_metrics else None,
         prometheus_port=asked.prometheus_port,
         spool_bytes=asked.spool_bytes,
-        root=spools(),
         dsn_file=dsn_file,
         problem=problem,
         job=job,
@@ -310,11 +311,11 @@ def _attempts(
     settings: Settings,
     plan: Plan,
     engine: Engine,
-    options: Options,
+    options: MonitoringOptions,
     overwrite: bool,
     clock: _Clock,
     watch: Watch | None,
-    answers: dict[str, Callable[[], None]],
+    requests: Requests,
     counted: Callable[[], Mapping[str, Progress]],
 ) -> Summary:
     """Run a plan to its commit; where a bad source may be skipped, start over without it.
@@ -335,14 +336,14 @@ def _attempts(
         totals = {stage: before.get(stage, 0) + count for stage, count in totals.items()}
         emit(State("running", {"plan_hash": plan.hash, "totals": totals}))
         stop = partial(os.path.exists, staging.pause)
-        answers["pause"] = partial(_ask_to_pause, staging, pausing)
+        requests.on("pause", partial(_ask_to_pause, staging, pausing))
         if pausing.is_set():  # an attempt that is over
             staging.pause.touch()
         try:
             with logs.log_stage(log, "run"), _watching(totals, engine, watch, begin):
                 for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), stop):
                     pass
-            _refuse_pause(staging, stop, options.goes_on_by)
+            _refuse_pause(staging, stop, options.resume_command)
             clock.lap("run")
             with raster.environment():
                 stamps.refuse_changes(plan)
@@ -359,7 +360,7 @@ def _attempts(
             if isinstance(error, SourceError | RunError):
                 staging.discard()
             else:
-                _leave(staging, options.goes_on_by)
+                _leave(staging, options.resume_command)
             if not isinstance(error, SourceError):
                 raise _as_ours(error) from error
             error.exit_code = RunError.exit_code  # the settings were sound: what failed is the run
@@ -413,7 +414,7 @@ def _checked(plan: Plan, staging: Staging, enabled: bool) -> tuple[dict[str, obj
     return {"table": facts.describe(), "warnings": told}, tuple(findings)
 
 
-def _engine(plan: Plan, settings: Settings, options: Options, local: bool) -> AbstractContextManager[Engine]:
+def _engine(plan: Plan, settings: Settings, options: MonitoringOptions, local: bool) -> AbstractContextManager[Engine]:
     if settings.resampling.old_way:
         return old_way(options)
     if local:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.export import commit, lock
 from geopipe.jobs import head, jobs
-from geopipe.monitoring import departed, requests
+from geopipe.monitoring import dead_runs, requests
 from geopipe.monitoring.database import follow, queries
 from geopipe.monitoring.database.runs import Run
 from geopipe.run import pipeline
@@ -290,29 +291,31 @@ def test_a_job_that_would_write_no_state_is_refused(file: Path, capsys: pytest.C
 
 def test_what_is_asked_of_a_run_is_in_its_row_until_it_is_taken_back(monitor_dsn: str) -> None:
     run_id, other = noted(monitor_dsn, "running"), noted(monitor_dsn, "running")
-    assert requests.asked(run_id) is None
-    requests.ask(run_id, "pause")
-    assert (requests.asked(run_id), requests.asked(other)) == ("pause", None)
-    requests.ask(run_id, None)
-    assert requests.asked(run_id) is None
-    assert requests.asked(new_id(time.time())) is None, "of a run that nobody knows nothing is asked"
+    assert requests.read_request(run_id) is None
+    requests.send_request(run_id, "pause")
+    assert (requests.read_request(run_id), requests.read_request(other)) == ("pause", None)
+    requests.send_request(run_id, None)
+    assert requests.read_request(run_id) is None
+    assert requests.read_request(new_id(time.time())) is None, "of a run that nobody knows nothing is asked"
 
 
 def test_each_request_is_answered_once_and_waits_for_its_answer(
     monitor_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "EVERY", 0.0)
-    run_id, met, answers = noted(monitor_dsn, "running"), list[str](), dict[str, Callable[[], None]]()
-    look = requests.listener(run_id, answers)
+    run_id, met = noted(monitor_dsn, "running"), list[str]()
+    listener = requests.Requests(run_id)
+    look = listener.answer
     look()
-    requests.ask(run_id, "pause")
+    requests.send_request(run_id, "pause")
     look()
     assert not met, "nobody can pause yet"
-    answers |= {what: (lambda what=what: met.append(what)) for what in ("pause", "cancel")}
+    for what in ("pause", "cancel"):
+        listener.on(what, partial(met.append, what))
     for _ in range(3):
         look()
     assert met == ["pause"]
-    requests.ask(run_id, "cancel")
+    requests.send_request(run_id, "cancel")
     for _ in range(3):
         look()
     assert met == ["pause", "cancel"]
@@ -320,8 +323,8 @@ def test_each_request_is_answered_once_and_waits_for_its_answer(
 
 def test_a_listener_looks_now_and_then(monitor_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    monkeypatch.setattr(requests, "asked", looked.append)
-    look = requests.listener("id", {})
+    monkeypatch.setattr(requests, "read_request", looked.append)
+    look = requests.Requests("id").answer
     for _ in range(100):
         look()
     assert looked == ["id"]
@@ -330,12 +333,14 @@ def test_a_listener_looks_now_and_then(monitor_dsn: str, monkeypatch: pytest.Mon
 def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "EVERY", 0.0)
     run_id, met = noted(monitor_dsn, "running"), list[str]()
-    requests.ask(run_id, "pause")
-    look = requests.listener(run_id, {"pause": lambda: met.append("pause")})
+    requests.send_request(run_id, "pause")
+    listener = requests.Requests(run_id)
+    listener.on("pause", lambda: met.append("pause"))
+    look = listener.answer
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{head.free_port()}/none")
     look()
     with pytest.raises(MachineError, match="cannot be reached"):
-        requests.ask(run_id, "cancel")
+        requests.send_request(run_id, "cancel")
     assert not met
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", monitor_dsn)
     look()
@@ -384,7 +389,7 @@ def test_nobody_waits_for_a_silent_run_to_pause(monitor_dsn: str, capsys: pytest
     assert code == 3
     assert "has not been heard of for 36" in err
     assert f"geopipe jobs stop {run_id}" in err
-    assert requests.asked(run_id) is None
+    assert requests.read_request(run_id) is None
 
 
 @pytest.mark.parametrize("state", ["pending", "paused"])
@@ -413,7 +418,7 @@ def test_a_pause_that_is_late_stands(monitor_dsn: str, capsys: pytest.CaptureFix
     code, _, err = call(capsys, "jobs", "pause", "busy", "--timeout", "0.1")
     assert code == 3
     assert "the request stands" in err
-    assert requests.asked(run_id) == "pause"
+    assert requests.read_request(run_id) == "pause"
     assert "asked to pause" in call(capsys, "jobs", "status", run_id)[1]
 
 
@@ -444,7 +449,7 @@ def test_an_attempt_that_finds_nothing_on_disk_still_writes_its_states(
     before = noted(monitor_dsn, "failed")
     run_id = new_id(time.time(), secrets.randbits(60))
     identity = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
-    departed.note(run_id, "pending", identity, 2)
+    dead_runs.record_state(run_id, "pending", identity, 2)
     pipeline.run(loaded, local=True, resume=True, run_id=run_id, attempt=2)
     result = row(monitor_dsn, run_id, "state, attempt, exit_code, ray_job_id, parent_run_id::text")
     assert result == ("completed", 2, 0, f"geopipe-{run_id}", before)

@@ -6,10 +6,8 @@ import json
 import logging
 import os
 import random
-import sys
 import tempfile
 import threading
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from psycopg2.errors import NumericValueOutOfRange
 from records import query, record
 
-import geopipe
 from geopipe.events import records
 from geopipe.events.records import Event, Log, Progress, State
-from geopipe.monitoring import collector, recorder, spool
-from geopipe.monitoring.collector import Collector, Refused, added
+from geopipe.monitoring import collector, spool
+from geopipe.monitoring.collector import Collector, add_progress
+from geopipe.monitoring.database import store
+from geopipe.monitoring.database.store import PostgresStore, Refused
 from geopipe.monitoring.shipping import Shipper
 from geopipe.monitoring.spool import Line, Spool
 
@@ -148,7 +147,7 @@ def test_sources_are_counted_each_by_its_own_numbers(tmp_path: Path) -> None:
 
 def test_stages_add_up_each_for_itself() -> None:
     one, two = Progress("read", 1, 2, 0.25, 4, 5), Progress("read", 10, 20, 0.5, 40, 50)
-    assert added(one, two) == Progress("read", 11, 22, 0.75, 44, 55)
+    assert add_progress(one, two) == Progress("read", 11, 22, 0.75, 44, 55)
 
 
 def test_numbers_of_a_source_may_have_gaps(tmp_path: Path) -> None:
@@ -401,12 +400,8 @@ def test_what_postgres_calls_no_record_is_refused_and_what_it_calls_away_waits(
     def write(connection: object, batch: Sequence[object]) -> None:
         raise batch[0]  # type: ignore[misc]
 
-    module = types.SimpleNamespace(write=write)
-    for name in ("store", "database"):
-        monkeypatch.setitem(sys.modules, f"geopipe.{name}", module)
-        monkeypatch.setattr(geopipe, name, module, raising=False)
-    monkeypatch.setattr(recorder, "store", module, raising=False)
-    result = recorder._Postgres(None)
+    monkeypatch.setattr(store, "write", write)
+    result = PostgresStore(None)
     result._connection = object()
     with pytest.raises(Refused, match="kind"):
         result.write([ValueError("kind")])  # type: ignore[list-item]
@@ -431,7 +426,7 @@ def test_a_number_that_postgres_cannot_hold_costs_its_record_only(
     messages = [record(run, seq, kind) for seq, kind in enumerate(("state", *["log", "event"] * 4), 1)]
     messages += [record(run, seq, "progress") for seq in range(10, 13)]
     messages[3]["tile"] = messages[10]["cells"] = 2**70
-    counter = Collector(tmp_path / "note.json", recorder._Postgres(None))
+    counter = Collector(tmp_path / "note.json", PostgresStore(None))
     assert counter.receive("host-1-1", [json.dumps(one) for one in messages]) == 12
     counter.close()
     assert counter.problem == ""
@@ -507,7 +502,7 @@ class Way(RuleBasedStateMachine):
             own_spool = Spool(self.folder, f"elsewhere-{n}-1", 1 << 30, RUN)
             self.spools.append(own_spool)
             self.shippers.append(Shipper(own_spool, batch, 1.0))
-            self.shippers[-1].deliver = self.deliver
+            self.shippers[-1].connect(self.deliver)
             self.appended[own_spool.source] = 0
 
     def fail(self, when: str) -> None:
@@ -641,7 +636,7 @@ def test_threads_and_a_store_at_random_lose_nothing(seed: int, tmp_path: Path) -
     spools = [Spool(tmp_path, f"elsewhere-{n}-1", 1 << 20, RUN) for n in range(3)]
     shippers = [Shipper(one, 1 + 3 * n, 0.01) for n, one in enumerate(spools)]
     for ships in shippers:
-        ships.deliver = chance.between(counter)
+        ships.connect(chance.between(counter))
 
     def say(one: Spool) -> None:
         for _ in range(60):

@@ -30,11 +30,12 @@ from geopipe.events.emit import emit, subscribe
 from geopipe.events.records import Body, Event, Log, Progress, State
 from geopipe.export import commit
 from geopipe.export.lock import STAGING
-from geopipe.monitoring import recorder, requests
-from geopipe.monitoring.collector import Collector
+from geopipe.monitoring import leftovers, requests
+from geopipe.monitoring.collector import Collector, open_collector
 from geopipe.monitoring.database import connections, embedded
 from geopipe.monitoring.database import schema as database
-from geopipe.monitoring.recorder import Options, Recorder
+from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.recorder import Recorder
 from geopipe.run import pipeline
 from geopipe.settings import load as settings
 
@@ -300,7 +301,7 @@ def test_a_run_pauses_when_it_is_asked_and_goes_on_as_its_next_attempt(
 
     def ask_for_it(_: pipeline.Snapshot) -> None:
         for (run_id,) in ask(dsn, "SELECT run_id FROM pipeline_runs WHERE state = 'running'"):
-            requests.ask(run_id, "pause")
+            requests.send_request(run_id, "pause")
 
     with pytest.raises(Paused, match=r"[1-8] of 9 tiles") as caught:
         slowed(0.5, lambda: run(file, watch=ask_for_it, overwrite=False))
@@ -326,7 +327,7 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypa
         if isinstance(body, Event) and body.name == "stage_ended" and body.detail["outcome"] == "failed":
             while not (runs := ask(dsn, "SELECT run_id::text FROM pipeline_runs")):
                 time.sleep(0.05)
-            requests.ask(runs[0][0], "pause")
+            requests.send_request(runs[0][0], "pause")
             (plan,) = (file.parent / "out" / STAGING).glob(f"*/{commit.PLAN}")
             while not plan.with_name(commit.PAUSE).exists():  # the attempt has failed, and still hears of it
                 time.sleep(0.05)
@@ -454,7 +455,7 @@ def test_a_healthy_run_warns_of_nothing_though_a_dead_worker_left_records(
 def test_what_earlier_runs_left_is_pruned_by_age_and_size(
     file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "KEPT_BYTES", 2500)
+    monkeypatch.setattr(leftovers, "KEPT_BYTES", 2500)
     days = {"old": 15.0, "middle": 3.0, "young": 2.0, "newest": 1.0, "held": 30.0}
     for name, age in days.items():
         folder = home / "spool" / name
@@ -545,8 +546,10 @@ def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.Mon
     dsn = embedded.start()
     database.upgrade(dsn)
     run_id = "01a20da6-9a60-74ae-a0f4-93a5bf6fa04d"
-    options = Options(run_id, 1, home, True, 500, 0.2, None, None, 2**30, home / "spool")
-    watcher = Recorder(options, recorder.open_collector(options).receive)
+    options = MonitoringOptions(
+        run_id, output=home, batch_size=500, flush_interval=0.2, spool_bytes=2**30, root=home / "spool"
+    )
+    watcher = Recorder(options, open_collector(options).receive)
     ended, emitted = threading.Event(), 0
 
     def load() -> None:
@@ -614,5 +617,5 @@ def test_records_of_every_process_carry_their_place(file: Path, dsn_file: str, r
     assert len(sources) >= 2, "the driver and at least one worker"
     places = ask(dsn_file, "SELECT DISTINCT attempt, node FROM pipeline_events WHERE run_id = %s", result.run_id)
     assert places == [(1, os.uname().nodename)]
-    assert isinstance(recorder.open_collector(pipeline.watching(settings.load(file), result.run_id, 1)), Collector)
+    assert isinstance(open_collector(pipeline.watching(settings.load(file), result.run_id, 1)), Collector)
     assert connections.dsn() == dsn_file

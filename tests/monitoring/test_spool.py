@@ -31,8 +31,12 @@ from hypothesis import strategies as st
 from geopipe.errors import MachineError, Paused, RunError, Terminated
 from geopipe.events import emit, logs
 from geopipe.events.records import Body, Event, Log, Metric, Progress, State
-from geopipe.monitoring import recorder, shipping, spool
-from geopipe.monitoring.shipping import Shipper, left_behind
+from geopipe.monitoring import leftovers, recorder, shipping, spool
+from geopipe.monitoring.collector import Collector
+from geopipe.monitoring.home import spool_root
+from geopipe.monitoring.leftovers import deliver_folders
+from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.shipping import Shipper
 from geopipe.monitoring.spool import SEGMENTS, Spool, source_name
 from geopipe.run import pipeline
 from geopipe.settings import load as config
@@ -220,7 +224,7 @@ def test_what_was_appended_outlives_a_kill(seed: int, tmp_path: Path) -> None:
     sink = Sink()
     last = max(tmp_path.glob("*.jsonl"))
     last.write_bytes(last.read_bytes() + b'{"seq": 100000, "ts": 17')
-    assert left_behind([tmp_path], sink, 7, 30.0) == 1
+    assert deliver_folders([tmp_path], sink, 7, 30.0) == 1
     assert list(sink.kept.values()) == [result]
     assert not tmp_path.exists()
 
@@ -478,7 +482,7 @@ def test_a_corrupt_line_and_a_file_that_is_gone_do_not_hold_up_the_others(tmp_pa
     files[1].unlink()
     sink = Sink()
     with shipper(own_spool, 1, 60.0) as ships:
-        ships.deliver = sink
+        ships.connect(sink)
         assert ships.ship()
     assert sink.kept[own_spool.source] == list(range(len(data.splitlines()) + gone + 1, 9))
     assert own_spool.waiting == 0
@@ -490,7 +494,7 @@ def test_a_corrupt_line_and_a_file_that_is_gone_do_not_hold_up_the_others(tmp_pa
 def test_records_go_as_soon_as_a_batch_waits(tmp_path: Path) -> None:
     own_spool, sink = new(tmp_path), Sink()
     with shipper(own_spool, 5, 3600.0) as ships:
-        ships.deliver = sink
+        ships.connect(sink)
         for _ in range(4):
             own_spool.append(BODIES["INFO"])
         time.sleep(0.3)
@@ -503,7 +507,7 @@ def test_records_go_as_soon_as_a_batch_waits(tmp_path: Path) -> None:
 def test_a_lone_log_goes_after_the_interval(tmp_path: Path) -> None:
     own_spool, sink = new(tmp_path), Sink()
     with shipper(own_spool, 1000, 0.1) as ships:
-        ships.deliver = sink
+        ships.connect(sink)
         own_spool.append(BODIES["INFO"])
         until(lambda: own_spool.waiting == 0)
     assert sink.batches == [1]
@@ -515,7 +519,7 @@ def test_what_people_watch_for_goes_soon_and_takes_the_rest_along(
     monkeypatch.setattr(shipping, "SOON", 0.1)
     own_spool, sink = new(tmp_path), Sink()
     with shipper(own_spool, 1000, 3600.0) as ships:
-        ships.deliver = sink
+        ships.connect(sink)
         own_spool.append(BODIES["INFO"])
         own_spool.append(BODIES["metric"])
         time.sleep(0.3)
@@ -530,7 +534,7 @@ def test_batches_are_as_large_as_was_asked(tmp_path: Path) -> None:
     for _ in range(10):
         own_spool.append(BODIES["INFO"])
     with shipper(own_spool, 4, 3600.0) as ships:
-        ships.deliver = sink
+        ships.connect(sink)
         ships.ship()
     assert sink.batches == [4, 4, 2]
 
@@ -554,8 +558,8 @@ def test_the_thread_survives_everything_and_delivers_in_the_end(tmp_path: Path) 
     def broken() -> None:
         raise RuntimeError
 
-    with shipper(own_spool, 2, 0.01, [broken]) as ships:
-        ships.deliver = odd
+    with shipper(own_spool, 2, 0.01, tasks=[broken]) as ships:
+        ships.connect(odd)
         for _ in range(7):
             own_spool.append(BODIES["event"])
         until(lambda: own_spool.waiting == 0)
@@ -573,26 +577,27 @@ def test_an_unreadable_disk_does_not_end_the_thread(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Spool, "unsent", fails_twice)
     with shipper(own_spool, 1, 0.01) as ships:
-        ships.deliver = sink
+        ships.connect(sink)
         own_spool.append(BODIES["event"])
         until(lambda: own_spool.waiting == 0)
 
 
 def test_every_turn_calls_what_is_to_be_called(tmp_path: Path) -> None:
     calls: list[int] = []
-    with shipper(new(tmp_path), 1, 0.01, [lambda: calls.append(1)]):
+    with shipper(new(tmp_path), 1, 0.01, tasks=[lambda: calls.append(1)]):
         until(lambda: len(calls) > 2)
 
 
 def test_what_is_called_no_more_is_not_called_after_one_before_it_that_hung(tmp_path: Path) -> None:
     go, inside, after, calls = threading.Event(), threading.Event(), threading.Event(), []
-    with shipper(new(tmp_path), 1, 0.01, [lambda: (inside.set(), go.wait(30)), lambda: calls.append(1)]) as ships:
+    with shipper(new(tmp_path), 1, 0.01, tasks=[after.set]) as ships:
+        ships.connect(Sink(), lambda: (inside.set(), go.wait(30)), lambda: calls.append(1))
         inside.wait(30)
-        ships.every = [after.set]
         assert not ships.disconnect(0.1), "one of them is under way"
+        after.clear()
         go.set()
         assert ships.disconnect(30.0)
-        after.wait(30)
+        assert after.wait(30)
     assert not calls
 
 
@@ -605,7 +610,7 @@ def test_who_appends_does_not_wait_for_a_delivery_that_hangs(tmp_path: Path) -> 
         return 0
 
     with shipper(own_spool, 1, 0.01) as ships:
-        ships.deliver = hangs
+        ships.connect(hangs)
         end = emit.subscribe(own_spool.append)
         emit.emit(Event("a"))
         inside.wait(30)
@@ -630,7 +635,7 @@ def test_who_ships_waits_no_longer_than_it_says_and_the_rest_arrives_later(who: 
     for _ in range(100):
         own_spool.append(BODIES["event"])
     with shipper(own_spool, 1, 0.01 if who == "the thread" else 3600.0) as ships:
-        ships.deliver = deliver
+        ships.connect(deliver)
         if who == "the thread":
             assert inside.wait(30)
         start = time.monotonic()
@@ -648,7 +653,7 @@ def test_who_ships_in_time_does_not_wait_for_its_seconds(tmp_path: Path) -> None
     with shipper(own_spool, 2, 3600.0) as ships:
         own_spool.append(BODIES["INFO"])
         assert not ships.ship(60.0)  # to nobody
-        ships.deliver = sink
+        ships.connect(sink)
         assert ships.ship(60.0)
     assert time.monotonic() - start < 30
     assert sink.kept == {own_spool.source: [1]}
@@ -665,7 +670,7 @@ def test_who_disconnects_waits_for_a_delivery_but_not_for_ever(tmp_path: Path) -
     for _ in range(3):
         own_spool.append(BODIES["INFO"])
     with shipper(own_spool, 1, 3600.0) as ships:
-        ships.deliver = hangs
+        ships.connect(hangs)
         until(lambda: bool(calls))
         start = time.monotonic()
         assert not ships.disconnect(0.2)
@@ -679,7 +684,7 @@ def test_who_disconnects_waits_for_a_delivery_but_not_for_ever(tmp_path: Path) -
 def test_close_sends_what_waits(tmp_path: Path) -> None:
     own_spool, sink = new(tmp_path), Sink()
     ships = Shipper(own_spool, 3, 3600.0)
-    ships.deliver = sink
+    ships.connect(sink)
     for _ in range(8):
         own_spool.append(BODIES["INFO"])
     assert ships.close(30.0)
@@ -697,7 +702,7 @@ def test_close_tries_again_within_its_seconds(tmp_path: Path) -> None:
         return sink(source, lines)
 
     ships = Shipper(own_spool, 3, 3600.0)
-    ships.deliver = at_last
+    ships.connect(at_last)
     own_spool.append(BODIES["INFO"])
     assert ships.close(30.0)
 
@@ -714,7 +719,7 @@ def test_close_has_longer_unless_it_is_hopeless(tmp_path: Path) -> None:
         ships = Shipper(own_spool, 1, 3600.0)
         for _ in range(8):
             own_spool.append(BODIES["INFO"])
-        ships.deliver = far
+        ships.connect(far)
         start = time.monotonic()
         assert ships.close(0.2, 30.0, unless=lambda: hopeless) == expected
         assert expected or time.monotonic() - start < 20
@@ -744,7 +749,7 @@ def test_behind_what_is_received_and_not_kept_all_is_counted_once(tmp_path: Path
         assert calls == [([1, 2], True), ([3, 4], True), ([5, 6], True)]
 
 
-def test_a_recorder_that_is_closed_leaves_no_file_open(options: recorder.Options) -> None:
+def test_a_recorder_that_is_closed_leaves_no_file_open(options: MonitoringOptions) -> None:
     def once() -> int:
         session = recorder.Recorder(replace(options, metrics_interval=0.01))
         emit.emit(Event("x"))
@@ -766,7 +771,8 @@ def test_close_ends_in_time_and_says_that_records_wait(how: str, tmp_path: Path)
         return int(json.loads(lines[-1])["seq"])
 
     ships = Shipper(own_spool, 1, 0.01)
-    ships.deliver = None if how == "nobody" else deliver
+    if how != "nobody":
+        ships.connect(deliver)
     for _ in range(2000):
         own_spool.append(BODIES["INFO"])
     start = time.monotonic()
@@ -788,7 +794,7 @@ def test_a_debug_log_of_the_shipper_itself_does_not_keep_it_at_work(tmp_path: Pa
     end_logs, end = logs.record_from_now_on(), emit.subscribe(own_spool.append)
     try:
         with shipper(own_spool, 1, 3600.0) as ships:
-            ships.deliver = fails
+            ships.connect(fails)
             emit.emit(Event("a"))
             assert not ships.ship()
             assert not ships.ship()
@@ -809,7 +815,8 @@ from pathlib import Path
 from geopipe.events.emit import emit
 from geopipe.events.records import Event
 from geopipe.monitoring import recorder
-options = recorder.Options("r", 1, Path("."), False, 10, 3600.0, None, None, int(sys.argv[2]), recorder.spools())
+from geopipe.monitoring.options import MonitoringOptions
+options = MonitoringOptions("r", database=False, batch_size=10, flush_interval=3600.0, spool_bytes=int(sys.argv[2]))
 made = recorder.Recorder(options)
 for i in range(int(sys.argv[1])):
     emit(Event("x", {"i": i}))
@@ -835,27 +842,27 @@ def test_what_the_dead_left_is_delivered_and_what_the_living_have_is_theirs(run_
     dead, living = process_of_the_run(25), process_of_the_run(5)
     kill(dead[0])
     sink = Sink()
-    assert left_behind([run_folder], sink, 10, 30.0) == 1
+    assert deliver_folders([run_folder], sink, 10, 30.0) == 1
     assert sink.kept == {dead[1]: list(range(1, 26))}
     assert {path.name.split(".")[0] for path in run_folder.glob("*.jsonl")} == {living[1]}
 
-    assert left_behind([run_folder], sink, 10, 30.0, living=True) == 1
+    assert deliver_folders([run_folder], sink, 10, 30.0, living=True) == 1
     assert sink.kept[living[1]] == [1, 2, 3, 4, 5]
     assert len(numbers(run_folder)) == 5  # the files stay: their process has not heard of it
 
     kill(living[0])
     sink = Sink()
-    assert left_behind([run_folder], sink, 10, 30.0) == 1
+    assert deliver_folders([run_folder], sink, 10, 30.0) == 1
     assert sink.kept == {living[1]: [1, 2, 3, 4, 5]}
     assert not run_folder.exists()
 
 
 def test_a_folder_of_a_living_process_without_records_stays(run_folder: Path) -> None:
     process, _ = process_of_the_run(0)
-    assert left_behind([run_folder], Sink(), 10, 30.0) == 0
+    assert deliver_folders([run_folder], Sink(), 10, 30.0) == 0
     assert run_folder.is_dir()
     kill(process)
-    left_behind([run_folder], Sink(), 10, 30.0)
+    deliver_folders([run_folder], Sink(), 10, 30.0)
     assert not run_folder.exists()
 
 
@@ -883,11 +890,11 @@ def test_a_source_of_another_host_stays_until_it_has_been_quiet_and_holds_no_loc
         if quiet:
             for path in tmp_path.iterdir():
                 os.utime(path, (0, time.time() - 2 * spool.QUIET))
-        assert left_behind([tmp_path], sink, 10, 30.0) == 0
+        assert deliver_folders([tmp_path], sink, 10, 30.0) == 0
         assert sink.kept == {}
         assert numbers(tmp_path) == [1, 2, 3]
     os.close(held)
-    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert deliver_folders([tmp_path], sink, 10, 30.0) == 1
     assert list(sink.kept.values()) == [[1, 2, 3]]
     assert not tmp_path.exists()
 
@@ -901,7 +908,7 @@ def test_what_is_not_kept_is_counted_and_stays(tmp_path: Path) -> None:
         counted.append((source, len(lines), keep))
         return 0
 
-    assert left_behind([tmp_path], full, 2, 30.0) == 0
+    assert deliver_folders([tmp_path], full, 2, 30.0) == 0
     batches = [(2, True), (2, False), (1, False)]
     assert [(n, keep) for _, n, keep in counted] == batches * 2
     assert len(numbers(tmp_path)) == 10
@@ -909,16 +916,16 @@ def test_what_is_not_kept_is_counted_and_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("database", [False, True])
 def test_what_earlier_runs_left_goes_to_a_database_or_nowhere(
-    database: bool, options: recorder.Options, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    database: bool, options: MonitoringOptions, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = Sink()
     monkeypatch.setattr(
-        recorder, "open_collector", lambda o, serve: SimpleNamespace(receive=sink, close=lambda wait=0.0: None)
+        leftovers, "open_collector", lambda o, **_: SimpleNamespace(receive=sink, close=lambda wait=0.0: None)
     )
     earlier = options.root / "earlier"
     written(earlier, dead_source(1), 3)
     written(run_folder, dead_source(2), 2)
-    recorder.deliver_rest(replace(options, database=database), 30.0)
+    leftovers.deliver_leftovers(replace(options, database=database), 30.0)
     assert sorted(len(seqs) for seqs in sink.kept.values()) == ([2, 3] if database else [2])
     assert earlier.exists() != database
 
@@ -930,7 +937,7 @@ def test_who_has_the_id_of_a_dead_process_is_another(tmp_path: Path) -> None:
         written(tmp_path, source, 3)
     (tmp_path / f"{sources[0]}.pid").touch()
     sink = Sink()
-    assert left_behind([tmp_path], sink, 10, 30.0) == 2
+    assert deliver_folders([tmp_path], sink, 10, 30.0) == 2
     assert sink.kept == {source: [1, 2, 3] for source in sources}
     assert not tmp_path.exists()
 
@@ -941,12 +948,12 @@ def test_who_holds_its_lock_lives_until_it_lets_go(tmp_path: Path) -> None:
     held = spool.present(tmp_path, source)
     before, sink = len(os.listdir("/proc/self/fd")), Sink()
     for _ in range(3):
-        assert left_behind([tmp_path], sink, 10, 30.0) == 0
+        assert deliver_folders([tmp_path], sink, 10, 30.0) == 0
     assert sink.kept == {}
     assert len(os.listdir("/proc/self/fd")) == before
     assert (tmp_path / f"{source}.pid").stat().st_mode & 0o777 == 0o600
     os.close(held)
-    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert deliver_folders([tmp_path], sink, 10, 30.0) == 1
     assert sink.kept == {source: [1, 2, 3]}
     assert not tmp_path.exists()
 
@@ -968,11 +975,11 @@ def test_a_lock_dies_with_its_process_and_not_with_the_name_of_one(tmp_path: Pat
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     sink = Sink()
-    assert left_behind([tmp_path], sink, 10, 30.0) == 0
-    assert left_behind([tmp_path], sink, 10, 30.0, living=True) == 1
+    assert deliver_folders([tmp_path], sink, 10, 30.0) == 0
+    assert deliver_folders([tmp_path], sink, 10, 30.0, living=True) == 1
     assert numbers(tmp_path) == [1, 2]
     kill(process)
-    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert deliver_folders([tmp_path], sink, 10, 30.0) == 1
     assert sink.kept == {source: [1, 2]}
     assert not tmp_path.exists()
 
@@ -983,7 +990,7 @@ def test_foreign_files_are_no_ones_and_harm_nothing(tmp_path: Path) -> None:
     for name in ("notes.jsonl", "a-b-c.jsonl", "x-1.jsonl", "x.pid", ".jsonl"):
         (tmp_path / name).write_text("{}\n")
     sink = Sink()
-    assert left_behind([tmp_path], sink, 10, 30.0) == 1
+    assert deliver_folders([tmp_path], sink, 10, 30.0) == 1
     assert sink.kept == {source: [1, 2, 3]}
     assert (tmp_path / "notes.jsonl").exists()
 
@@ -993,7 +1000,7 @@ def test_several_runs_and_folders_that_are_not_there(tmp_path: Path) -> None:
     for n, source in enumerate(sources):
         written(tmp_path / str(n), source, 2 + n)
     sink = Sink()
-    assert left_behind([tmp_path / "none", *(tmp_path / str(n) for n in range(3))], sink, 2, 30.0) == 3
+    assert deliver_folders([tmp_path / "none", *(tmp_path / str(n) for n in range(3))], sink, 2, 30.0) == 3
     assert sink.kept == {source: list(range(1, 3 + n)) for n, source in enumerate(sources)}
     assert list(tmp_path.iterdir()) == []
 
@@ -1003,7 +1010,7 @@ def test_a_monitor_that_is_away_leaves_all_as_it_was(tmp_path: Path) -> None:
         raise ConnectionError
 
     written(tmp_path, dead_source(), 20)
-    assert left_behind([tmp_path], away, 10, 30.0) == 0
+    assert deliver_folders([tmp_path], away, 10, 30.0) == 0
     assert numbers(tmp_path) == list(range(1, 21))
 
 
@@ -1022,7 +1029,7 @@ def test_it_stops_in_time_and_goes_on_with_the_rest_next_time(tmp_path: Path) ->
             time.sleep(0.06)
             return sink(source, lines)
 
-        left_behind([tmp_path], slow, 20, 0.1)
+        deliver_folders([tmp_path], slow, 20, 0.1)
         kept |= {seq for seqs in sink.kept.values() for seq in seqs}
     assert tries > 1
     assert kept == set(range(1, 101))
@@ -1036,7 +1043,7 @@ def test_corrupt_lines_in_a_file_of_the_dead_do_not_stop_the_others(tmp_path: Pa
         junk = [b'{"seq": 9, "ts": broken}\n', b"\x00\xff\n", b'{"seq": "2"}\n', b"\n", b"[" * 100_000 + b"\n"]
         path.write_bytes(b"".join([junk[0], lines[0], *junk, *lines[1:], *junk, lines[3][:9]]))
     sink = Sink()
-    assert left_behind([tmp_path], sink, 1, 30.0) == 2
+    assert deliver_folders([tmp_path], sink, 1, 30.0) == 2
     assert list(sink.kept.values()) == [[1, 2, 3, 4]] * 2
 
 
@@ -1055,7 +1062,7 @@ def test_two_who_clear_up_at_once_do_not_trip_over_each_other(tmp_path: Path) ->
 
     def clear() -> None:
         try:
-            left_behind([tmp_path], deliver, 3, 30.0)
+            deliver_folders([tmp_path], deliver, 3, 30.0)
         except BaseException as error:
             failed.append(error)
 
@@ -1086,19 +1093,20 @@ path = "a.tif"
 
 
 @pytest.fixture
-def options(run_folder: Path, tmp_path: Path) -> recorder.Options:
-    return recorder.Options("r", 2, tmp_path / "out", False, 100, 0.05, None, None, BIG, run_folder.parent)
+def options(run_folder: Path, tmp_path: Path) -> MonitoringOptions:
+    root = run_folder.parent
+    return MonitoringOptions("r", 2, tmp_path / "out", database=False, flush_interval=0.05, spool_bytes=BIG, root=root)
 
 
-def test_a_recorder_is_there_until_it_is_closed(options: recorder.Options, run_folder: Path) -> None:
+def test_a_recorder_is_there_until_it_is_closed(options: MonitoringOptions, run_folder: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     session = recorder.Recorder(options)
     source = session.spool.source
     assert [path.name for path in run_folder.iterdir()] == [f"{source}.pid"]
-    assert spool.lives(run_folder, source)
+    assert spool.is_alive(run_folder, source)
     for _ in range(2):
         session.close(0.0)
-        assert not spool.lives(run_folder, source)
+        assert not spool.is_alive(run_folder, source)
         assert list(run_folder.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -1164,10 +1172,9 @@ def test_a_run_that_is_done_says_so_itself(tmp_path: Path) -> None:
 
 
 def test_recording_delivers_everything_at_its_end(
-    options: recorder.Options, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    options: MonitoringOptions, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got: list[dict[str, Any]] = []
-    collector_of = recorder.open_collector
 
     class Observer:
         def record(self, record: Any) -> None:
@@ -1177,17 +1184,18 @@ def test_recording_delivers_everything_at_its_end(
 
         def close(self, wait: float = 0.0) -> None: ...
 
-    def open_collector(options: recorder.Options, serve: bool = True) -> recorder.Collector:
-        counter = collector_of(options, serve)
+    def observed(options: MonitoringOptions, **how: bool) -> Collector:
+        counter = open_collector(options, **how)
         counter.observer = Observer()
         return counter
 
-    monkeypatch.setattr(recorder, "open_collector", open_collector)
+    for module in (recorder, leftovers):
+        monkeypatch.setattr(module, "open_collector", observed)
     dead, source = process_of_the_run(3)
     kill(dead)
 
     def run() -> None:
-        with recorder.recording(options, {}), recorder.stated({"name": "n"}):
+        with recorder.recording(options), recorder.stated({"name": "n"}):
             logging.getLogger("geopipe.tested").info("at work")
             raise ZeroDivisionError("by 0")
 
@@ -1204,21 +1212,21 @@ def test_recording_delivers_everything_at_its_end(
 
 
 def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
-    options: recorder.Options, run_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    options: MonitoringOptions, run_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
     run_folder.parent.mkdir(parents=True)
     run_folder.write_text("a file in its place")
-    with recorder.recording(options, {}) as session, recorder.stated({}):
+    with recorder.recording(options) as session, recorder.stated({}):
         assert session is None
         emit.emit(Event("x"))
     assert [r.message for r in caplog.records if "not recorded" in r.message] == [caplog.records[-1].message]
     assert len(caplog.records) == 1
 
 
-def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: recorder.Options, run_folder: Path) -> None:
+def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: MonitoringOptions, run_folder: Path) -> None:
     def run() -> None:
-        with recorder.recording(options, {}):
+        with recorder.recording(options):
             emit.emit(Event("x"))
             shutil.rmtree(run_folder)
             run_folder.write_text("a file in its place")
@@ -1230,7 +1238,7 @@ def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: recorde
 
 
 def test_records_that_wait_are_told_of_with_their_folder(
-    options: recorder.Options,
+    options: MonitoringOptions,
     run_folder: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -1242,10 +1250,8 @@ def test_records_that_wait_are_told_of_with_their_folder(
         def close(self) -> None: ...
 
     monkeypatch.setattr(logging.getLogger("geopipe"), "propagate", True)
-    monkeypatch.setattr(
-        recorder, "open_collector", lambda o, serve: recorder.Collector(o.folder / "counted.json", Away())
-    )
-    with recorder.recording(replace(options, database=True), {}):
+    monkeypatch.setattr(recorder, "open_collector", lambda o, **_: Collector(o.folder / "counted.json", Away()))
+    with recorder.recording(replace(options, database=True)):
         emit.emit(Event("x"))
     assert f"records of the run wait in {run_folder}: TimeoutError" in caplog.messages
     assert numbers(run_folder) == [1]
@@ -1256,11 +1262,11 @@ def test_a_run_does_not_wait_for_a_monitor_that_hangs(
 ) -> None:
     go = threading.Event()
 
-    def hangs(self: recorder.Collector, source: str, lines: Sequence[str]) -> int:
+    def hangs(self: Collector, source: str, lines: Sequence[str]) -> int:
         go.wait(120)
         return 0
 
-    monkeypatch.setattr(recorder.Collector, "receive", hangs)
+    monkeypatch.setattr(Collector, "receive", hangs)
     small = np.ones((20, 20), np.float32)
     write_raster(tmp_path / "a.tif", small, "EPSG:32632", north_up(500_000, 5_000_000, 10))
     (tmp_path / "s.toml").write_text(SETTINGS)
@@ -1287,9 +1293,9 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / f"geopipe-{os.geteuid()}"
 
 
-def without_home(in_tmp: Path) -> recorder.Options:
-    assert recorder.spools() == in_tmp / "spool"
-    return recorder.Options("r", 1, in_tmp / "out", False, 100, 0.05, None, None, BIG, recorder.spools())
+def without_home(in_tmp: Path) -> MonitoringOptions:
+    assert spool_root() == in_tmp / "spool"
+    return MonitoringOptions("r", 1, in_tmp / "out", database=False, flush_interval=0.05, spool_bytes=BIG)
 
 
 @pytest.mark.parametrize("before", [None, 0o755, 0o777])
@@ -1300,7 +1306,7 @@ def test_without_a_home_records_lie_where_only_their_user_goes(before: int | Non
             folder.chmod(before)
     old = os.umask(0)
     try:
-        with recorder.recording(without_home(in_tmp), {}) as session:
+        with recorder.recording(without_home(in_tmp)) as session:
             assert session is not None
             assert [stat.S_IMODE(path.stat().st_mode) for path in (in_tmp, in_tmp / "spool")] == [0o700, 0o700]
             emit.emit(Event("x"))
@@ -1334,7 +1340,7 @@ def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
     write_raster(tmp_path / "a.tif", np.ones((20, 20), np.float32), "EPSG:32632", north_up(500_000, 5_000_000, 10))
     (tmp_path / "s.toml").write_text(SETTINGS)
     before = sorted(tmp_path.rglob("geopipe-*/**/*")) + sorted(aim.rglob("*"))
-    with recorder.recording(options, {}) as session:
+    with recorder.recording(options) as session:
         assert session is None
     recorder.join(options, Sink())
     assert emit._sinks == []
@@ -1349,7 +1355,7 @@ def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
     assert sorted(tmp_path.rglob("geopipe-*/**/*")) + sorted(aim.rglob("*")) == before
 
 
-def test_a_worker_that_joins_another_run_leaves_the_first(options: recorder.Options, run_folder: Path) -> None:
+def test_a_worker_that_joins_another_run_leaves_the_first(options: MonitoringOptions, run_folder: Path) -> None:
     """Warm workers outlive a run: what they say later is of the run that they work for, and once."""
     from dataclasses import replace
 
@@ -1381,11 +1387,12 @@ def test_a_worker_sends_what_waits_when_it_ends(run_folder: Path, tmp_path: Path
 import json, sys, logging
 from pathlib import Path
 from geopipe.monitoring import recorder
+from geopipe.monitoring.options import MonitoringOptions
 def deliver(source, lines):
     with open(sys.argv[1], "a") as file:
         file.writelines(lines)
     return json.loads(lines[-1])["seq"]
-options = recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20, recorder.spools())
+options = MonitoringOptions("r", database=False, flush_interval=3600.0)
 recorder.join(options, deliver)
 logging.getLogger("geopipe.x").info("last words")
 """
@@ -1404,7 +1411,9 @@ def test_a_signal_leaves_a_cancelled_run_and_flushed_records(number: signal.Sign
 import signal, sys, time
 from pathlib import Path
 from geopipe.monitoring import recorder
+from geopipe.monitoring.options import MonitoringOptions
 from geopipe.errors import Terminated
+from geopipe.monitoring.collector import Collector
 def stop(*_):
     raise Terminated
 signal.signal(signal.SIGTERM, stop)
@@ -1415,9 +1424,9 @@ class Store:
             print(told["kind"], told.get("state"), told.get("detail", {}).get("exit_code"), flush=True)
     def close(self):
         pass
-recorder.open_collector = lambda o, serve=True: recorder.Collector(o.folder / "counted.json", Store())
-options = recorder.Options("r", 1, Path("."), False, 100, 3600.0, None, None, 1 << 20, recorder.spools())
-with recorder.recording(options, {}):
+recorder.open_collector = lambda o, **_: Collector(o.folder / "counted.json", Store())
+options = MonitoringOptions("r", database=False, flush_interval=3600.0)
+with recorder.recording(options):
     with recorder.stated({}):
         print("ready", flush=True)
         time.sleep(30)

@@ -16,8 +16,11 @@ import psycopg2
 from psycopg2.extensions import connection, parse_dsn
 
 from geopipe.errors import MachineError, first_line
+from geopipe.events.emit import emit
+from geopipe.events.records import POSTGRES_STARTED, Event
 from geopipe.monitoring.database import embedded
 from geopipe.monitoring.database.migrations import HEAD, RELATIONS, REVISIONS, VERSION_TABLE
+from geopipe.monitoring.home import HOME, home, write_private
 
 DSN, DSN_FILE = "GEOPIPE_MONITORING_DSN", "GEOPIPE_MONITORING_DSN_FILE"
 INVALID = "an address that is not valid"
@@ -97,6 +100,48 @@ def masked(dsn: str) -> str:
     service = f" (service {parts['service']})" if parts.get("service") else ""
     host = parts.get("host") or parts.get("hostaddr") or "localhost"
     return f"postgresql://{user}{host}{port}/{parts.get('dbname', '')}{service}"
+
+
+def prepare_database() -> Path | None:
+    """Check that records can be stored: at the address of the environment, else in an embedded server.
+
+    Returns:
+        file with the DSN, for processes without it in their environment.
+
+    Raises:
+        MachineError: the database cannot be used.
+    """
+    if os.environ.get(DSN, "").strip():
+        file = None
+    elif name := os.environ.get(DSN_FILE, "").strip():
+        file = Path(name).expanduser().absolute()
+    else:
+        return _prepare_embedded()
+    connect(needed_dsn(file)).close()
+    return file
+
+
+def _prepare_embedded() -> Path:
+    """Start the embedded server with today's schema; returns a file with its DSN that only its user can read."""
+    was_running, dsn = embedded.running(), embedded.start()
+    if not was_running:
+        emit(Event(POSTGRES_STARTED, {"folder": str(embedded.folder())}))
+    try:
+        connect(dsn).close()
+    except MachineError:
+        from geopipe.monitoring.database import schema  # loads alembic
+
+        schema.upgrade(dsn)
+    file = home() / "monitor.dsn"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_private(file, dsn)
+    except OSError as error:
+        raise MachineError(
+            f"the file for workers with the address of the database, {file}, cannot be written: {error.strerror}",
+            f"set {HOME} to a folder that can be written",
+        ) from None
+    return file
 
 
 # ---------------------------------------------------------------- connections

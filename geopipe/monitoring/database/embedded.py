@@ -26,7 +26,7 @@ from pathlib import Path
 import psycopg2
 
 from geopipe.errors import MachineError
-from geopipe.monitoring.home import HOME, home
+from geopipe.monitoring.home import HOME, home, write_private
 
 USER, DATABASE = "geopipe", "postgres"
 FOR_ROOT = Path("/var/lib/geopipe")
@@ -424,7 +424,7 @@ def _make(place: _Place, programs: Path) -> None:
     try:
         fresh.mkdir(mode=0o700)
         told = fresh / "told"
-        _write(told, password)
+        write_private(told, password)
         if place.user is not None:
             for path in (fresh, told):
                 os.chown(path, pwd.getpwnam(place.user).pw_uid, -1)
@@ -435,7 +435,7 @@ def _make(place: _Place, programs: Path) -> None:
                 f"the embedded Postgres cannot be made in {place.folder}: {_last(done.stderr or done.stdout)}",
                 f"see that there is room and that the folder may be written, or {ELSEWHERE}",
             )
-        _write(place.folder / "password", password)
+        write_private(place.folder / "password", password)
         os.rename(fresh / "data", place.data)
     except OSError as error:
         raise MachineError(
@@ -459,7 +459,7 @@ def _start(place: _Place, programs: Path) -> None:
     (place.data / "postmaster.pid").unlink(missing_ok=True)
     if log.exists():
         os.replace(log, place.folder / "log.old")
-    _write(log, "")
+    write_private(log, "")
     if place.user is not None:
         os.chown(log, pwd.getpwnam(place.user).pw_uid, -1)
     for _ in range(5):
@@ -468,8 +468,8 @@ def _start(place: _Place, programs: Path) -> None:
         command = ("-D", str(place.data), "-w", "-t", str(int(WAIT)), "-l", str(log), "-o", options, "start")
         done = _call(place, programs / "pg_ctl", *command)
         if done.returncode == 0:
-            _write(place.folder / "port", str(port))
-            _write(place.folder / "host", socket.gethostname())
+            write_private(place.folder / "port", str(port))
+            write_private(place.folder / "host", socket.gethostname())
             return
         said = "; ".join(place.read("log").splitlines()[-3:])
         if "bind" not in place.read("log"):
@@ -490,17 +490,6 @@ def _port(place: _Place) -> int:
             free.bind(("127.0.0.1", wanted))
             return int(free.getsockname()[1])
     raise MachineError("no port is free on 127.0.0.1", ELSEWHERE)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, from its first moment on."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _last(said: str) -> str:

@@ -18,6 +18,7 @@ from geopipe.errors import GeopipeError, MachineError, SettingsError, first_line
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.database.queries import find_run, log_marks, new_logs, run_of, runs
 from geopipe.monitoring.database.runs import Filter, Log, Look, Run
+from geopipe.monitoring.home import spool_root
 from geopipe.monitoring.spool import living
 
 T = TypeVar("T")
@@ -118,10 +119,8 @@ def newest(connected: connection, seconds: float = 0.0, tell: Callable[[str], No
 
 def _starting(after: str) -> list[Path]:
     """Where processes of this machine keep the records of runs that are younger than one."""
-    from geopipe.monitoring.recorder import spools  # loads what collects records, which who only looks needs not
-
     with suppress(OSError):
-        return [f for f in spools().iterdir() if f.name > after and f.is_dir() and living(f)]
+        return [f for f in spool_root().iterdir() if f.name > after and f.is_dir() and living(f)]
     return []
 
 

@@ -11,13 +11,18 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from psycopg2 import DataError, IntegrityError
 from psycopg2.extensions import connection, cursor
 from psycopg2.extras import execute_values
+
+from geopipe.monitoring.database import connections
 
 Record = Mapping[str, Any]
 
@@ -38,6 +43,41 @@ COLUMNS = {
 
 INCREMENTS = ("tiles", "cells", "rows", "bytes", "seconds")
 LARGEST = 2**63 - 1
+
+
+class Refused(Exception):
+    """Postgres can never hold this record."""
+
+
+class PostgresStore:
+    """Writes batches through a connection that is opened for the first batch, and again after it broke."""
+
+    def __init__(self, dsn_file: Path | None) -> None:
+        self._dsn_file = dsn_file
+        self._connection: Any = None
+
+    def write(self, batch: Sequence[Record]) -> None:
+        """Write a batch.
+
+        Raises:
+            Refused: Postgres cannot hold a record of it.
+        """
+        if self._connection is None:
+            dsn = connections.needed_dsn(self._dsn_file)
+            self._connection = connections.connect(dsn, statement_timeout=5, connect_timeout=3)
+        try:
+            write(self._connection, batch)
+        except (ValueError, DataError, IntegrityError) as error:  # of a record, not of the connection
+            raise Refused(str(error).strip()) from error
+        except Exception:  # the connection itself may have broken
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(Exception):  # a broken connection cannot even be closed
+            self._connection.close()
+        self._connection = None
 
 
 def write(connection: connection, records: Sequence[Record]) -> int:

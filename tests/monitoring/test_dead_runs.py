@@ -21,7 +21,7 @@ from records import query
 
 from geopipe import processes
 from geopipe.events.records import DRIVER
-from geopipe.monitoring import departed
+from geopipe.monitoring import dead_runs
 from geopipe.monitoring.database import follow, queries
 
 SETTINGS = """
@@ -125,7 +125,7 @@ def test_a_run_that_died_before_it_was_heard_of_is_told_by_who_looks(
 def test_a_run_that_lives_is_left_alone(database: str) -> None:
     run = driven(database, processes.identity())
     with follow.reading() as connected:
-        assert not departed.settle(connected)
+        assert not dead_runs.settle(connected)
     assert states(database) == {run.run_id: "running"}
 
 
@@ -140,7 +140,7 @@ def test_the_end_that_waits_on_disk_is_told_and_no_other(database: str, home: Pa
     run.state(time.time(), "completed", exit_code=0)
     (folder / f"{run.name}.000000000004.jsonl").write_text("".join(json.dumps(r) + "\n" for r in run.records))
     with follow.reading() as connected:
-        assert departed.settle(connected)
+        assert dead_runs.settle(connected)
         assert queries.run_of(connected, run.run_id).state == "completed"
     assert not folder.exists()
 
