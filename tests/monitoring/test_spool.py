@@ -32,7 +32,7 @@ from geopipe.errors import MachineError, Paused, RunError, Terminated
 from geopipe.events import emit, logs
 from geopipe.events.records import Body, Event, Log, Metric, Progress, State
 from geopipe.monitoring import leftovers, recorder, shipping, spool
-from geopipe.monitoring.collector import Collector
+from geopipe.monitoring.collector import Collector, open_collector
 from geopipe.monitoring.home import spool_root
 from geopipe.monitoring.leftovers import deliver_folders
 from geopipe.monitoring.options import MonitoringOptions
@@ -734,7 +734,8 @@ def test_behind_what_is_received_and_not_kept_all_is_counted_once(tmp_path: Path
         return calls[-1][0][-1] if keep and not away else 0
 
     with shipper(own_spool, 100, 3600.0) as ships:
-        ships.batch_size, ships.deliver = 2, collect
+        ships.batch_size = 2
+        ships.connect(collect)
         for _ in range(5):
             own_spool.append(BODIES["INFO"])
         assert not ships.ship()
@@ -1413,7 +1414,7 @@ from pathlib import Path
 from geopipe.monitoring import recorder
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.errors import Terminated
-from geopipe.monitoring.collector import Collector
+from geopipe.monitoring.collector import Collector, open_collector
 def stop(*_):
     raise Terminated
 signal.signal(signal.SIGTERM, stop)
