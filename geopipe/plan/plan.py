@@ -24,7 +24,7 @@ from geopipe.layers.layer import Kind, Layer
 from geopipe.layers.tables import Partition, TableHeader, TablePlan
 from geopipe.merge import derived
 from geopipe.merge.points import POINT_BYTES
-from geopipe.merge.tile import TableSpec
+from geopipe.merge.spec import TableSpec
 from geopipe.plan.cells import effective_how, keys_of, required
 from geopipe.plan.estimate import MB, Estimate, Machine, estimate, refuse
 from geopipe.plan.layers import LayerPlan, MaskPlan, Options, describe_layer, plan_layer, plan_mask, skip

@@ -25,8 +25,8 @@ from helpers import north_up, plan_of, table_of, write_raster
 from geopipe.engine.local import run_local
 from geopipe.errors import GeopipeError, MachineError, PlanError
 from geopipe.export import tiles as export
-from geopipe.export.commit import check_output, recover
 from geopipe.export.lock import locked
+from geopipe.export.publish import check_output, recover
 from geopipe.export.tiles import Receipt
 from geopipe.export.writers import write_parquet
 from geopipe.grid.grid import Grid
