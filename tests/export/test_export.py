@@ -31,7 +31,7 @@ from geopipe.export.tiles import Receipt
 from geopipe.export.writers import write_parquet
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.plan.layers import Layout
+from geopipe.plan.options import Layout
 from geopipe.plan.plan import Plan
 
 UTM = "EPSG:32612"

@@ -35,7 +35,7 @@ from geopipe.export.tiles import Receipt
 from geopipe.export.writers import write_csv
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.plan.layers import Layout
+from geopipe.plan.options import Layout
 from geopipe.plan.plan import Plan
 from geopipe.run import draft, pipeline
 from geopipe.settings import load

@@ -33,7 +33,7 @@ from geopipe.merge import points as sparse
 from geopipe.merge.blocks import pack, unpack
 from geopipe.merge.points import SparseRow, gather, statistic
 from geopipe.merge.tile import merge_tile
-from geopipe.plan.layers import Options
+from geopipe.plan.options import Options
 from geopipe.plan.plan import Plan, make_plan
 from geopipe.run import draft
 from geopipe.settings import load
