@@ -20,7 +20,7 @@ from geopipe.errors import SettingsError
 from geopipe.grid.crs import Bounds, crs_of, crs_transform
 
 BLOCK = 512
-"""Edge of a canonical block in cells. Warps are computed block by block, whatever the tile (see ARCHITECTURE.md)."""
+"""Edge of a canonical block in cells. Resampling works block by block, so that the tile size changes no value."""
 
 MAX_CELLS = 2**31 - 1
 """Rows and columns are int32 in the table."""

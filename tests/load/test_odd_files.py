@@ -1,4 +1,4 @@
-"""Every odd real file gives right values or one clear error; ARCHITECTURE.md lists which."""
+"""Every odd real file gives right values or one clear error; docs/inputs.md lists which."""
 
 from __future__ import annotations
 
