@@ -13,6 +13,7 @@ from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Kind, Layer, Placed, Source
 from geopipe.resample.methods import (
     Decision,
+    Rules,
     decide,
 )
 
@@ -32,7 +33,6 @@ def on_grid(pixel: float, dx: float = 0.0, dy: float = 0.0, crs: str = UTM) -> S
 
 
 def decision(source: Source, grid: Grid = GRID, kind: Kind = Kind.CONTINUOUS, **overrides: Any) -> Decision:
-    keys = {"tolerance": "auto", "alignment": 0.01, "passthrough": True} | overrides
-    layer = Layer("a", ("a.tif",), resampling=keys.pop("resampling", "auto"))
-    decisions = decide(grid, source, layer, kind, **keys)
+    layer = Layer("a", ("a.tif",), resampling=overrides.pop("resampling", "auto"))
+    decisions = decide(grid, source, layer, kind, Rules(**overrides))
     return decisions[0]

@@ -37,7 +37,7 @@ PLACE_BYTES = 160
 """Of a cell of a canonical block, while its place is sought and its value made (measured)."""
 
 SCRATCH = 48 * MB
-"""Pixels under cells with their areas, in parts of kernels.PART, and classes by large_cells.MOST_CLASSES (measured)."""
+"""Pixels under cells and their areas (coverage.PART), and classes (large_cells.MOST_CLASSES). Measured."""
 
 SAMPLE = 16
 """Parts of a canonical block whose windows are looked at: a block may have as many parts as cells."""

@@ -23,7 +23,7 @@ from geopipe.plan.cells import Reach, reach_of
 from geopipe.plan.target import numbers
 from geopipe.plan.variables import dtype_of, kind_of, told_kind, variables_of
 from geopipe.resample.locate import read_amplification
-from geopipe.resample.methods import PICKED, Decision, Route, decide, requested_methods
+from geopipe.resample.methods import PICKED, Decision, Route, Rules, decide, requested_methods
 
 MASK = "grid.mask"
 """In place of a layer's name, in what is told of the mask; no layer can be named so."""
@@ -213,18 +213,11 @@ def plan_layer(
     notes = [note for s in sources for note in _check_way(grid, layer.name, s.name, s.crs, options)]
     heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in sources for f in s.files} - {""}
     notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
+    rules = Rules(options.tolerance, options.alignment_tolerance, options.passthrough)
     decisions = tuple(
         replace(decision, rank=rank)
         for rank, source in enumerate(sources)
-        for decision in decide(
-            grid,
-            source,
-            layer,
-            kind,
-            tolerance=options.tolerance,
-            alignment=options.alignment_tolerance,
-            passthrough=options.passthrough,
-        )
+        for decision in decide(grid, source, layer, kind, rules)
     )
     if not decisions:
         raise _outside(grid, layer, sources)

@@ -1,4 +1,4 @@
-"""From a window of pixels to a block of cells: which numbers the kernels are given, and what is made of theirs."""
+"""Resample a window of pixels to a block of cells: prepare the pixels for the kernels, and finish their results."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ import numpy as np
 
 from geopipe.layers.layer import Kind, Variable
 from geopipe.merge.tile import Column, Mask, Values
-from geopipe.resample import kernels, large_cells
+from geopipe.resample import coverage, kernels, large_cells
 from geopipe.resample.locate import BlockRequest
 from geopipe.resample.methods import FRACTION, PICKED, RADIUS, VALID, Decision, Route, Window, lattice_window
 
 Read = Callable[[Window], Column]
-"""Reads pixels of the variable's band, unpacked, and where they are valid (None: everywhere)."""
+"""Reads pixels of the variable's band, unpacked, and their mask (None: all are valid)."""
 
 Convert = Callable[[Values, Mask | None], tuple[Values, Mask]]
-"""Makes of them what the kernels are given: floats in which NaN is missing, or whole numbers with a mask."""
+"""Converts pixels for the kernels: to floats in which NaN is missing, or to integers with a mask."""
 
 
 def last_read(read: Read) -> Read:
-    """The same reader; the window that it has read last is in memory."""
+    """The same reader with the last window in memory."""
     return lru_cache(maxsize=1)(read)
 
 
 def to_cells(
-    read: Read, needs: BlockRequest, decision: Decision, variable: Variable, kind: Kind, min_valid: float
+    read: Read, request: BlockRequest, decision: Decision, variable: Variable, kind: Kind, min_valid: float
 ) -> Column:
-    """Values (of the variable's type) and validity of one block, both of the block's shape.
+    """Values (of the variable's type) and mask of one block, both of the block's shape.
 
     Args:
-        read: the source's pixels; it is called with the window of `needs`, or with each of its strips.
-        needs: the block, its window and the places of its cells.
-        decision: how the source gets to the grid.
-        variable: what is made of the pixels.
+        read: reads the source's pixels; called with the window of the request, or with each of its strips.
+        request: the block, its window and the places of its cells.
+        decision: how the source is resampled.
+        variable: the column to compute.
         kind: of the variable's layer.
-        min_valid: the least share of a cell that valid pixels must cover, where the decision asks for it.
+        min_valid: smallest share of valid area of a cell, if the decision asks for it.
     """
     circular = kind is Kind.CIRCULAR and decision.method != VALID
     if circular and (decision.route is Route.COPY or decision.method in ("nearest", "mode")):
         read = partial(_read_angles, read)
     if decision.route is Route.COPY:
-        made, have = place(*read(needs.window), needs.window, lattice_window(decision, needs.block))
-        made = np.abs(made) if decision.method == "rms" else made
+        values, valid = place(*read(request.window), request.window, lattice_window(decision, request.block))
+        values = np.abs(values) if decision.method == "rms" else values
     elif decision.method == "nearest":
-        made, have = _nearest(*read(needs.window), needs)
+        values, valid = _nearest(*read(request.window), request)
     else:
-        made, have = _make(read, needs, decision.method, decision, kind, variable)
+        values, valid = _resample(read, request, decision, kind, variable)
     if decision.share:
-        have &= _share(read, needs) >= min_valid - 1e-6
-    made = made.astype(variable.dtype, copy=False)
-    return np.where(made >= 360, 0, made) if circular else made, have  # float32 rounds up to 360
+        valid &= _share(read, request) >= min_valid - 1e-6
+    values = values.astype(variable.dtype, copy=False)
+    return np.where(values >= 360, 0, values) if circular else values, valid  # float32 rounds up to 360
 
 
 def _read_angles(read: Read, window: Window) -> Column:
-    """Angles from 0 to 360 degrees; infinite ones are missing."""
+    """Read angles from 0 to 360 degrees. Infinite ones are missing."""
     values, valid = read(window)
     if values.dtype.kind in "iu":
         return values.astype(np.result_type(values, f"{values.dtype.kind}2")) % 360, valid
@@ -65,88 +65,82 @@ def _read_angles(read: Read, window: Window) -> Column:
     return angles, finite if valid is None else valid & finite
 
 
-def _nearest(values: Values, valid: Mask | None, needs: BlockRequest) -> tuple[Values, Mask]:
-    """The pixels in which the centres of the cells lie; on an edge between two, the right or lower one."""
-    assert needs.centres is not None
-    window = needs.window
+def _nearest(values: Values, valid: Mask | None, request: BlockRequest) -> tuple[Values, Mask]:
+    """The pixels that contain the centres of the cells; on an edge between two pixels the right or lower one."""
+    assert request.centres is not None
+    window = request.window
     with np.errstate(invalid="ignore"):
-        col, row = np.floor(needs.centres.cols) - window.col, np.floor(needs.centres.rows) - window.row
-        have = (col >= 0) & (col < window.width) & (row >= 0) & (row < window.height)
-    at = np.where(have, row, 0).astype(np.intp), np.where(have, col, 0).astype(np.intp)
-    return values[at], have if valid is None else have & valid[at]
-
-
-def _make(
-    read: Read, needs: BlockRequest, method: str, decision: Decision, kind: Kind, variable: Variable
-) -> tuple[Values, Mask]:
-    """What a method other than nearest makes of the pixels; values where there are none are arbitrary."""
-    if method == VALID:
-        share = _share(read, needs)
-        return share, share > 1e-6  # less is rounding
-    if method == FRACTION:
-        return _resample(read, partial(_members, variable.part), needs, "average", decision)
-    if kind is Kind.CIRCULAR and method != "mode":
-        (north, have), (east, _) = (
-            _resample(read, partial(_components, of), needs, method, decision) for of in (np.cos, np.sin)
-        )
-        return np.degrees(np.arctan2(east, north)) % 360.0, have
-    return _resample(read, partial(_numbers, method, variable.dtype), needs, method, decision)
+        col, row = np.floor(request.centres.cols) - window.col, np.floor(request.centres.rows) - window.row
+        inside = (col >= 0) & (col < window.width) & (row >= 0) & (row < window.height)
+    at = np.where(inside, row, 0).astype(np.intp), np.where(inside, col, 0).astype(np.intp)
+    return values[at], inside if valid is None else inside & valid[at]
 
 
 def _resample(
-    read: Read, convert: Convert, needs: BlockRequest, method: str, decision: Decision
+    read: Read, request: BlockRequest, decision: Decision, kind: Kind, variable: Variable
 ) -> tuple[Values, Mask]:
-    """Pixels by kernels or footprints, and where there are any."""
+    """Resample by a method other than nearest. Values of invalid cells are arbitrary."""
+    method = decision.method
+    if method == VALID:
+        share = _share(read, request)
+        return share, share > 1e-6  # less is rounding
+    if method == FRACTION:
+        return _apply(read, partial(_members, variable.part), request, "average", decision)
+    if kind is Kind.CIRCULAR and method != "mode":
+        (north, valid), (east, _) = (
+            _apply(read, partial(_components, function), request, method, decision) for function in (np.cos, np.sin)
+        )
+        return np.degrees(np.arctan2(east, north)) % 360.0, valid
+    return _apply(read, partial(_numbers, method, variable.dtype), request, method, decision)
+
+
+def _apply(read: Read, convert: Convert, request: BlockRequest, method: str, decision: Decision) -> tuple[Values, Mask]:
+    """Apply an interpolation kernel or a footprint statistic to converted pixels."""
     if method not in RADIUS:
-        result, share = _footprints(read, convert, needs, method)
-        have = share > 0
-        return result, have if result.dtype.kind in "iu" else have & ~np.isnan(result)
-    assert needs.centres is not None
+        result, share = _footprints(read, convert, request, method)
+        valid = share > 0
+        return result, valid if result.dtype.kind in "iu" else valid & ~np.isnan(result)
+    assert request.centres is not None
     assert decision.scale is not None
-    pixels, _ = convert(*read(needs.window))
-    corner, kernel = (needs.window.row, needs.window.col), kernels.INTERPOLATIONS.index(method)
-    found: Values = kernels.interpolate(pixels, needs.centres.cols, needs.centres.rows, corner, kernel, decision.scale)
-    have = ~np.isnan(found)
-    return np.where(have, found, 0), have
+    pixels, _ = convert(*read(request.window))
+    centres, corner = request.centres, (request.window.row, request.window.col)
+    kernel = kernels.INTERPOLATIONS.index(method)
+    values: Values = kernels.interpolate(pixels, centres.cols, centres.rows, corner, kernel, decision.scale)
+    valid = ~np.isnan(values)
+    return np.where(valid, values, 0), valid
 
 
-def _footprints(read: Read, convert: Convert, needs: BlockRequest, statistic: str) -> tuple[Values, Values]:
-    """A statistic of each cell, and the share of its area that is valid; values where there is none are arbitrary."""
-    feet, windows = needs.footprints, needs.strips
-    assert feet is not None
+def _footprints(read: Read, convert: Convert, request: BlockRequest, statistic: str) -> tuple[Values, Values]:
+    """A statistic of each cell, and the share of its area that is valid. Values without a share are arbitrary."""
+    footprints, windows = request.footprints, request.strips
+    assert footprints is not None
 
     def strips() -> Iterator[tuple[tuple[int, int], Values, Mask]]:
         for window in windows:
             yield (window.row, window.col), *convert(*read(window))
 
-    cols, rows, about = feet.corners.cols, feet.corners.rows, (feet.turn, feet.poles, feet.longest)
     if len(windows) > 1:  # a block of one cell
-        value, part = large_cells.statistic_of(
-            statistic, *kernels.outline(cols, rows, 0, 0, *about), strips, feet.around
-        )
+        value, part = large_cells.statistic_of(statistic, *footprints.outline(0, 0), strips, footprints.wrap)
         return np.array([[value]]), np.array([[part]], np.float32)
-    (only,) = strips()
-    corner, pixels, valid = only
-    code = kernels.STATISTICS.index(statistic)
-    result, share = kernels.footprints(
-        pixels, valid, cols, rows, corner, code, feet.turn, feet.around, feet.poles, feet.longest
-    )
+    (strip,) = strips()
+    corner, pixels, valid = strip
+    result, share = footprints.statistic(statistic, pixels, valid, corner)
     for i, j in np.argwhere(np.isnan(share)):
         result[i, j], share[i, j] = large_cells.statistic_of(
-            statistic, *kernels.outline(cols, rows, i, j, *about), partial(iter, (only,)), feet.around
+            statistic, *footprints.outline(i, j), partial(iter, (strip,)), footprints.wrap
         )
     return result, share
 
 
-def _share(read: Read, needs: BlockRequest) -> Values:
+def _share(read: Read, request: BlockRequest) -> Values:
     """The share of each cell that valid pixels cover."""
-    return _footprints(read, _ones, needs, "average")[1]
+    return _footprints(read, _ones, request, "average")[1]
 
 
 def _numbers(method: str, column: str, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
-    """The pixels themselves; whole numbers that no float holds stay what they are where one of them is the result."""
+    """The pixels themselves. 64-bit integers stay integers if the result is one of them: no float holds them."""
     if method in PICKED and values.dtype.kind in "iu" and values.dtype.itemsize == 8:
-        return np.ascontiguousarray(values), kernels.EVERYWHERE if valid is None else np.ascontiguousarray(valid)
+        return np.ascontiguousarray(values), coverage.EVERYWHERE if valid is None else np.ascontiguousarray(valid)
     return _floats(values, valid, _working_type(values.dtype, column))
 
 
@@ -155,11 +149,11 @@ def _members(part: float | None, values: Values, valid: Mask | None) -> tuple[Va
     return _floats(values == part, valid, "float32")
 
 
-def _components(of: np.ufunc, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
+def _components(function: np.ufunc, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
     """The cosine or sine of angles in degrees."""
     pixels, everywhere = _floats(values, valid, "float64")
     with np.errstate(invalid="ignore"):  # infinite ones are missing
-        of(np.radians(pixels, out=pixels), out=pixels)
+        function(np.radians(pixels, out=pixels), out=pixels)
     return pixels, everywhere
 
 
@@ -169,26 +163,26 @@ def _ones(values: Values, valid: Mask | None) -> tuple[Values, Mask]:
 
 
 def _floats(values: Values, valid: Mask | None, dtype: str) -> tuple[Values, Mask]:
-    """Pixels as floats of their own, NaN where not valid."""
+    """A copy of the pixels as floats, NaN where not valid."""
     pixels = values.astype(dtype, order="C")
     if valid is not None:
         pixels[~valid] = np.nan
-    return pixels, kernels.EVERYWHERE
+    return pixels, coverage.EVERYWHERE
 
 
 def _working_type(own: np.dtype[Any], column: str) -> str:
-    """The float type that the kernels get: one that holds both the source's values and the column's."""
+    """The float type for the kernels: it holds both the source's values and the column's."""
     wide = column == "float64" or own.itemsize == 8 or (own.kind in "iu" and own.itemsize == 4)
     return "float64" if wide else "float32"
 
 
-def place(values: Values, valid: Mask | None, window: Window, wanted: Window) -> tuple[Values, Mask]:
-    """Cut or pad what was read from `window` to `wanted`; pixels outside are not valid."""
-    if window == wanted:
+def place(values: Values, valid: Mask | None, window: Window, target: Window) -> tuple[Values, Mask]:
+    """Cut or pad the pixels of `window` to `target`. Pixels outside of `window` are not valid."""
+    if window == target:
         return values, np.ones(values.shape, bool) if valid is None else valid
-    full = np.zeros((wanted.height, wanted.width), values.dtype)
+    full = np.zeros((target.height, target.width), values.dtype)
     mask = np.zeros(full.shape, bool)
-    rows = slice(window.row - wanted.row, window.row - wanted.row + window.height)
-    cols = slice(window.col - wanted.col, window.col - wanted.col + window.width)
+    rows = slice(window.row - target.row, window.row - target.row + window.height)
+    cols = slice(window.col - target.col, window.col - target.col + window.width)
     full[rows, cols], mask[rows, cols] = values, True if valid is None else valid
     return full, mask

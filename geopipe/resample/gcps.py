@@ -1,13 +1,10 @@
-"""Where places lie in a raster that ground control points or an RPC model place: GDAL's own transformers say."""
+"""Pixels of coordinates in a raster with ground control points or an RPC model, by GDAL's own transformers."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
-from rasterio.control import GroundControlPoint
-from rasterio.rpc import RPC
-from rasterio.transform import GCPTransformer, RPCTransformer
 
 from geopipe.grid.crs import Transform
 from geopipe.layers.header import Georeference
@@ -15,7 +12,11 @@ from geopipe.layers.header import Georeference
 
 @lru_cache(maxsize=64)
 def model_of(georeference: Georeference) -> Transform:
-    """The function from x, y to pixels (col, row); of an RPC model at its default height. Infinite where unknown."""
+    """The function from x, y to pixels (col, row), infinite where unknown. An RPC model has its default height."""
+    from rasterio.control import GroundControlPoint  # few sources need rasterio before their pixels are read
+    from rasterio.rpc import RPC
+    from rasterio.transform import GCPTransformer, RPCTransformer
+
     if georeference.points:
         transformer = GCPTransformer([GroundControlPoint(*point) for point in georeference.points])
     else:

@@ -1,8 +1,8 @@
-"""Cells with more pixels than are worked on at a time: their statistics, from parts of them, in bounded memory.
+"""Statistics of cells with more pixels than are worked on at a time, computed from parts in bounded memory.
 
-A part is some rows of a cell's pixels, with their areas in the cell. Sums go on from part to part, pixel by pixel, so
-that the result does not depend on how a cell was cut. A statistic that needs more than that goes through the parts
-again: `std` twice, a quantile once for every 16 bits of a number, `mode` once for each MOST_CLASSES of its classes.
+A part is some rows of a cell's pixels with their areas in the cell. Sums continue from part to part, pixel by pixel, so
+that the cut does not change the result. Other statistics go through the parts again: `std` twice, a quantile once for
+every 16 bits of a number (radix selection), `mode` once for each MOST_CLASSES of its classes.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.resample import kernels
+from geopipe.resample import coverage
 
 Values = NDArray[Any]
 Floats = NDArray[np.floating[Any]]
 Part = tuple[Values, Floats]
 
 Parts = Callable[[], Iterator[Part]]
-"""Goes through the valid pixels of a cell, row by row: values, and their areas. A part holds until the next one."""
+"""Iterates over the valid pixels of a cell, row by row: values and areas. A part is overwritten by the next one."""
 
-Strips = Callable[[], Iterator[tuple[tuple[int, int], Values, kernels.Mask]]]
-"""Goes through a cell's window from top to bottom: row and column of the first pixel, pixels, and where they are."""
+Strips = Callable[[], Iterator[tuple[tuple[int, int], Values, coverage.Mask]]]
+"""Iterates over a cell's window from top to bottom: row and column of the first pixel, pixels, and their mask."""
 
-PART = kernels.PART
+PART = coverage.PART
 """Pixels of a part, about."""
 
 MOST_CLASSES = 1 << 18
@@ -34,20 +34,19 @@ MOST_CLASSES = 1 << 18
 QUANTILES = {"q1": 0.25, "med": 0.5, "q3": 0.75}
 
 
-def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, around: int) -> tuple[Any, float]:
+def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, wrap: int) -> tuple[Any, float]:
     """A statistic of the pixels under a cell, weighted by their areas, and the share of the cell that is valid.
 
     Args:
-        name: one of kernels.STATISTICS.
-        xs: columns of the cell's outline, closed; of none there is no cell.
-        ys: its rows.
-        strips: the pixels; every call begins anew.
-        around: pixels in 360 degrees, where columns go round; else 0.
+        name: one of coverage.STATISTICS.
+        xs: (points,) columns of the cell's closed outline, without points if there is no cell; `ys` has its rows.
+        strips: the pixels; each call starts again.
+        wrap: pixels in 360 degrees if columns wrap around, else 0.
     """
-    cell = _Cell(xs, ys, strips, around)
+    cell = _Cell(xs, ys, strips, wrap)
     sums, least, most = np.zeros(4), None, None
     for values, areas in cell.parts():
-        kernels.add(values, areas, values.size, sums)
+        coverage.add(values, areas, values.size, sums)
         low, high = values.min(), values.max()
         least, most = (low, high) if least is None else (min(least, low), max(most, high))
     total = float(sums[0])
@@ -61,25 +60,25 @@ def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, around: int)
     if name == "mode":
         return _mode(cell.parts, total), share
     if name in QUANTILES:
-        return _quantile(cell.parts, QUANTILES[name] * total * (1.0 - kernels.SLIVER), least.dtype), share
+        return _quantile(cell.parts, QUANTILES[name] * total * (1.0 - coverage.SLIVER), least.dtype), share
     if name == "std" and least != most:
         for values, areas in cell.parts():
-            sums[3] = kernels.deviate(values, areas, values.size, sums[1] / total, sums[3])
-    return kernels.of_sums(kernels.STATISTICS.index(name), sums), share
+            sums[3] = coverage.deviate(values, areas, values.size, sums[1] / total, sums[3])
+    return coverage.of_sums(coverage.STATISTICS.index(name), sums), share
 
 
 class _Cell:
-    """The pixels of a cell in parts. `area`, in pixels, is there once they have been gone through."""
+    """The pixels of a cell in parts. `area`, in pixels, is known after the first iteration."""
 
-    def __init__(self, xs: Floats, ys: Floats, strips: Strips, around: int) -> None:
-        self._xs, self._ys, self._strips, self._around = xs, ys, strips, around
+    def __init__(self, xs: Floats, ys: Floats, strips: Strips, wrap: int) -> None:
+        self._outline, self._strips, self._wrap = (xs, ys, xs.size), strips, wrap
         self.area = 0.0
 
     def parts(self) -> Iterator[Part]:
         cover, values, areas = np.zeros(0), np.zeros(0), np.zeros(0)
-        for corner, pixels, valid in self._strips() if self._xs.size else ():
+        for corner, pixels, valid in self._strips() if self._outline[2] else ():
             pixels = np.ascontiguousarray(pixels)
-            box, top, bottom = kernels.box_of(self._xs, self._ys, self._xs.size, corner, pixels.shape, self._around)
+            box, top, bottom = coverage.box_of(*self._outline, corner, pixels.shape, self._wrap)
             width = box[2] - box[0] + 2
             rows = max(1, PART // width)
             size = rows * width
@@ -87,17 +86,20 @@ class _Cell:
                 cover, values, areas = np.zeros(size), np.zeros(size, pixels.dtype), np.zeros(size)
             for first in range(top, bottom, rows):
                 last = min(first + rows, bottom)
-                count, self.area = kernels.collect(
-                    pixels, valid, self._xs, self._ys, corner, box, first, last, self._around, cover, values, areas
+                self.area = coverage.cover_pixels(*self._outline, box, first, last, cover)
+                sliver = min(coverage.SLIVER * self.area, coverage.MOTE)
+                count = coverage.take_pixels(
+                    pixels, valid, corner, box, first, last, self._wrap, cover, sliver, values, areas
                 )
                 if count:
                     yield values[:count], areas[:count]
 
 
-def _quantile(parts: Parts, wanted: float, dtype: np.dtype[Any]) -> Any:
-    """The value up to which the areas of the least values add up to `wanted`.
+def _quantile(parts: Parts, target: float, dtype: np.dtype[Any]) -> Any:
+    """The value at which the areas of the smaller values add up to `target`.
 
-    Numbers become keys of the same order, and areas are counted by 16 bits of the keys at a time, the highest first.
+    Radix selection: numbers become unsigned keys of the same order, and areas are summed by 16 bits of the keys at a
+    time, the highest bits first.
     """
     below, prefix, bits = 0.0, 0, 8 * dtype.itemsize
     for shift in range(bits - 16, -1, -16):
@@ -109,7 +111,7 @@ def _quantile(parts: Parts, wanted: float, dtype: np.dtype[Any]) -> Any:
                 keys, areas = keys[inside], areas[inside]
             np.add.at(counts, (keys >> keys.dtype.type(shift)) & keys.dtype.type(0xFFFF), areas)
         sums = below + np.cumsum(counts)
-        at = min(int(np.searchsorted(sums, wanted)), int(np.flatnonzero(counts)[-1]))
+        at = min(int(np.searchsorted(sums, target)), int(np.flatnonzero(counts)[-1]))
         below = float(sums[at - 1]) if at else below
         prefix = prefix << 16 | at
     return _value(prefix, dtype)
@@ -125,7 +127,7 @@ def _keys(values: Values) -> Values:
 
 
 def _value(key: int, dtype: np.dtype[Any]) -> Any:
-    """The value that has a key."""
+    """The value of a key: the inverse of `_keys`."""
     bits, highest = 8 * dtype.itemsize, 1 << 8 * dtype.itemsize - 1
     if dtype.kind == "i":
         key ^= highest
@@ -135,23 +137,23 @@ def _value(key: int, dtype: np.dtype[Any]) -> Any:
 
 
 def _mode(parts: Parts, total: float) -> Any:
-    """The value with the largest area; of equal areas the smallest."""
+    """The value with the largest area; of equal areas the smallest value."""
     best, most, above = None, 0.0, None
     while True:
         classes, sums, limit = np.zeros(0), np.zeros(0), None
         for values, areas in parts():
             if above is not None or limit is not None:
-                wanted = np.ones(values.size, bool) if above is None else values > above
-                wanted = wanted if limit is None else wanted & (values <= limit)
-                values, areas = values[wanted], areas[wanted]
+                chosen = np.ones(values.size, bool) if above is None else values > above
+                chosen = chosen if limit is None else chosen & (values <= limit)
+                values, areas = values[chosen], areas[chosen]
             classes, index = np.unique(np.concatenate([classes.astype(values.dtype), values]), return_inverse=True)
             sums, before = np.zeros(classes.size), sums
             np.add.at(sums, index, np.concatenate([before, areas]))
-            if classes.size > MOST_CLASSES:  # the least of them now, the others when all is gone through again
+            if classes.size > MOST_CLASSES:  # the smallest ones now, the others in the next round
                 classes, sums = classes[:MOST_CLASSES].copy(), sums[:MOST_CLASSES].copy()
                 limit = classes[-1]
         for value, area in zip(classes, sums.tolist(), strict=True):
-            if area > most + kernels.SLIVER * total:
+            if area > most + coverage.SLIVER * total:
                 best, most = value, area
         if limit is None:
             return best

@@ -1,12 +1,14 @@
-"""Where the cells of a block lie in a source's pixels, and which window of them they need.
+"""Locate the cells of a block in a source's pixels, and the window of pixels that the block needs.
 
-Every block finds its own places, whatever tile asks for it, and its window is what they reach: never too little.
+Each block locates its own cells, whatever tile asks for it. Its window is what these places reach, so that it is never
+too small, whatever the projection does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from geopipe.grid.crs import Transform, same_crs
 from geopipe.grid.grid import BLOCK, Grid, Tile, blocks_of, rounding
 from geopipe.layers.layer import Source
-from geopipe.resample import kernels
+from geopipe.resample import coverage, kernels
 from geopipe.resample.methods import (
     RADIUS,
     WINDOW_PIXELS,
@@ -32,15 +34,15 @@ from geopipe.resample.methods import (
 )
 
 DEGREES = (8, 16)
-"""Degrees of the polynomials that are tried for the places of a block."""
+"""Degrees of the polynomials that are tried for the places in a block."""
 
 NEAR = 1e-4
-"""Pixels by which a place may be off at first when it must be exact; near an edge of its pixel it is made so."""
+"""Error in pixels of a first approximation of exact places. Those near an edge of their pixel are then recomputed."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Places in a source's pixels, `cols` and `rows` of one shape; not finite where there is none."""
+    """Places in source pixels: `cols` and `rows`, (height, width) float64 each, not finite for a missing place."""
 
     cols: Floats
     rows: Floats
@@ -48,22 +50,59 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Footprints:
-    """Cells as polygons in a source's pixels: their corners, one more each way than cells.
+    """The cells of a block as polygons in source pixels.
 
-    `turn` is 360 degrees in pixels (0: no longitudes), `around` the same where the window has them all and columns go
-    round; `poles` are the rows of the poles, and no edge is longer than `longest` pixels.
+    Attributes:
+        corners: of the cells, one more each way than cells.
+        pixels_per_360: 0 if the source has no longitudes.
+        wrap: the same if the window has all longitudes, so that columns wrap around; else 0.
+        poles: rows of the two poles.
+        longest: largest length of an edge of a cell, in pixels.
     """
 
     corners: Lattice
-    turn: float = 0.0
-    around: int = 0
+    pixels_per_360: float = 0.0
+    wrap: int = 0
     poles: tuple[float, float] = (0.0, 0.0)
     longest: float = np.inf
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in pixels; left > right if there are none."""
+        return coverage.extent(self.corners.cols, self.corners.rows, self.pixels_per_360, self.poles)
+
+    def outline(self, i: int, j: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The closed outline of the cell (i, j) as columns and rows; without points if the cell has none."""
+        cols, rows = self.corners.cols, self.corners.rows
+        return coverage.outline(cols, rows, i, j, self.pixels_per_360, self.poles, self.longest)
+
+    def statistic(
+        self, name: str, pixels: NDArray[Any], valid: coverage.Mask, corner: tuple[int, int]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """A statistic of the pixels under each cell, and the share of valid area (see `coverage.footprints`).
+
+        Args:
+            name: one of coverage.STATISTICS.
+            pixels: (height, width) of the window whose first pixel is `corner` (row, column).
+            valid: (height, width) for integers, EVERYWHERE for floats.
+        """
+        return coverage.footprints(
+            pixels,
+            valid,
+            self.corners.cols,
+            self.corners.rows,
+            corner,
+            coverage.STATISTICS.index(name),
+            self.pixels_per_360,
+            self.wrap,
+            self.poles,
+            self.longest,
+        )
 
 
 @dataclass(frozen=True)
 class BlockRequest:
-    """What one block needs of a source: a window, and the places in it that the decision asks for."""
+    """What one block needs of a source: a window of pixels, and the places in it."""
 
     block: Tile
     window: Window
@@ -72,9 +111,9 @@ class BlockRequest:
 
     @property
     def strips(self) -> list[Window]:
-        """The window as it is read: at once, or rows of it one after the other where a footprint is too large for that.
+        """The window as it is read: at once, or in strips of rows if the footprint of a cell is too large for that.
 
-        A strip holds half of WINDOW_PIXELS, because the one before it may still be there.
+        A strip has at most half of WINDOW_PIXELS, because the strip before it may still be in memory.
         """
         w = self.window
         if w.pixels <= WINDOW_PIXELS or self.centres is not None or self.footprints is None:
@@ -87,42 +126,41 @@ class BlockRequest:
 def canonical_blocks(
     grid: Grid, decision: Decision, tile: Tile, inside: NDArray[np.bool_] | None = None
 ) -> Iterator[BlockRequest]:
-    """The blocks in which a tile is computed, each with what it needs; those that need nothing are left out.
+    """Iterate over the blocks in which a tile is computed. Blocks that need no pixels are left out.
 
-    A copy is the same in any blocks, so its block is the tile. Else blocks are anchored to the grid, whatever the tile
-    is that asks. One is quartered if its window would hold more than WINDOW_PIXELS, down to single cells, whose windows
-    are read in strips.
+    Blocks are anchored to the grid, whatever the tile (a copy is the same in any blocks: its block is the tile). A
+    block whose window would hold more than WINDOW_PIXELS is quartered, down to single cells, which are read in strips.
 
     Args:
-        inside: the cells of the tile that are wanted, None for all: blocks without any are left out.
+        inside: (height, width) bool, the cells of the tile to compute, None for all. Blocks without any are left out.
     """
     if decision.route is Route.COPY:
         for block in (tile,) if inside is None else blocks_of(tile, BLOCK):
             window = _cut(lattice_window(decision, block), decision.source)
-            if window is not None and _wanted(inside, tile, block):
+            if window is not None and _has_cells(inside, tile, block):
                 yield BlockRequest(block, window)
         return
     blocks = list(blocks_of(tile, BLOCK))
     while blocks:
         block = blocks.pop(0)
-        if not _wanted(inside, tile, block):
+        if not _has_cells(inside, tile, block):
             continue
-        needs = _needs(grid, decision, block)
-        if needs is None:
+        request = _request(grid, decision, block)
+        if request is None:
             continue
-        if needs.window.pixels > WINDOW_PIXELS and block.cells > 1:
+        if request.window.pixels > WINDOW_PIXELS and block.cells > 1:
             blocks[:0] = blocks_of(block, -(-max(block.height, block.width) // 2))
         else:
-            yield needs
+            yield request
 
 
-def _wanted(inside: NDArray[np.bool_] | None, tile: Tile, block: Tile) -> bool:
-    """Whether any cell of the block is."""
+def _has_cells(inside: NDArray[np.bool_] | None, tile: Tile, block: Tile) -> bool:
+    """Whether any cell of the block is inside."""
     top, left = block.row - tile.row, block.col - tile.col
     return inside is None or bool(inside[top : top + block.height, left : left + block.width].any())
 
 
-def _needs(grid: Grid, decision: Decision, block: Tile) -> BlockRequest | None:
+def _request(grid: Grid, decision: Decision, block: Tile) -> BlockRequest | None:
     source, windows, centres, footprints = decision.source, [], None, None
     if decision.centred:
         centres = _lattice(grid, decision, block, corners=False)
@@ -132,19 +170,19 @@ def _needs(grid: Grid, decision: Decision, block: Tile) -> BlockRequest | None:
         footprints = _footprints(_lattice(grid, decision, block, corners=True), source)
         window, footprints = _under(footprints, source)
         windows.append(window)
-    found = [w for w in windows if w is not None]
-    return BlockRequest(block, union_of(found), centres, footprints) if found else None
+    meeting = [w for w in windows if w is not None]
+    return BlockRequest(block, union_of(meeting), centres, footprints) if meeting else None
 
 
 def union_of(windows: Sequence[Window]) -> Window:
-    """The smallest window that holds all of them."""
+    """The smallest window that contains all of them."""
     top, left = min(w.row for w in windows), min(w.col for w in windows)
     bottom, right = max(w.row + w.height for w in windows), max(w.col + w.width for w in windows)
     return Window(top, left, bottom - top, right - left)
 
 
 def _cut(window: Window, source: Source) -> Window | None:
-    """The part of a window that the source has. Where its columns go round, it has all of them."""
+    """The part of a window within the source. All columns are, if they wrap around."""
     if wraps_around(source) is None:
         return clip(window, source.height, source.width)
     rows = clip(replace(window, col=0, width=1), source.height, 1)
@@ -152,7 +190,7 @@ def _cut(window: Window, source: Source) -> Window | None:
 
 
 def _around(centres: Lattice, source: Source, reach: int) -> Window | None:
-    """The pixels of the centres that lie in the source, with `reach` more on each side."""
+    """The window of the centres that lie in the source, with a margin of `reach` pixels."""
     width = np.inf if wraps_around(source) else float(source.width)
     left, top, right, bottom = kernels.span(centres.cols, centres.rows, width, float(source.height))
     if left > right:
@@ -162,35 +200,35 @@ def _around(centres: Lattice, source: Source, reach: int) -> Window | None:
 
 
 def _footprints(corners: Lattice, source: Source) -> Footprints:
-    degrees = pixels_per_360(source)
-    if degrees is not None:
+    pixels = pixels_per_360(source)
+    if pixels is not None:
         t = source.transform
-        return Footprints(corners, degrees, poles=((90 - t.f) / t.e, (-90 - t.f) / t.e))
+        return Footprints(corners, pixels, poles=((90 - t.f) / t.e, (-90 - t.f) / t.e))
     edges = np.abs(np.diff(corners.cols[::16], axis=1)) + np.abs(np.diff(corners.rows[::16], axis=1))
     edges = edges[np.isfinite(edges)]
     usual = float(np.median(edges)) if edges.size else 0.0
     return Footprints(corners, longest=max(20 * usual, max(source.width, source.height) / 2))
 
 
-def _under(feet: Footprints, source: Source) -> tuple[Window | None, Footprints]:
-    """The pixels of the source that the footprints touch, and the footprints, told whether columns go round there."""
-    left, top, right, bottom = kernels.extent(feet.corners.cols, feet.corners.rows, feet.turn, feet.poles)
+def _under(footprints: Footprints, source: Source) -> tuple[Window | None, Footprints]:
+    """The window of pixels that the footprints touch, and the footprints with their `wrap`."""
+    left, top, right, bottom = footprints.extent
     if left > right:
-        return None, feet
-    far = 2.0**40  # a place near where a projection ends can lie anywhere
+        return None, footprints
+    far = 2.0**40  # near the end of a projection a place can lie anywhere
     ends = np.clip([np.floor(left), np.floor(top), np.ceil(right), np.ceil(bottom)], -far, far)
     col, row, end, last = (int(v) for v in ends)
-    around = wraps_around(source)
-    if around is not None and end - col >= around:
-        end, feet = col + around, replace(feet, around=around)
-    return _cut(Window(row, col, last - row, end - col), source), feet
+    wrap = wraps_around(source)
+    if wrap is not None and end - col >= wrap:
+        end, footprints = col + wrap, replace(footprints, wrap=wrap)
+    return _cut(Window(row, col, last - row, end - col), source), footprints
 
 
 # ---------------------------------------------------------------- places
 
 
 def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> Lattice:
-    """The corners or the centres of a block's cells in the source's pixels."""
+    """The corners or the centres of a block's cells in source pixels."""
     first, more = (0.0, 1) if corners else (0.5, 0)
     col = np.arange(block.width + more, dtype=np.float64) + first
     row = np.arange(block.height + more, dtype=np.float64) + first
@@ -200,25 +238,25 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
     source = decision.source
     to_pixels = pixels_of(grid.transform_of(block), grid.crs, source)
     exact = decision.tolerance == 0.0 and decision.method == "nearest" and not corners
-    off = NEAR if exact else decision.tolerance  # those near an edge of their pixel are seen to below
-    found = None
-    if off > 0 and not same_crs(grid.crs, source.crs):
-        found = _polynomial(to_pixels, source, col, row, off)
-    if found is None:
-        return _snapped(_home(Lattice(*to_pixels(*np.meshgrid(col, row))), source), grid, source)
-    if exact:
-        near = [np.argwhere(np.abs(v - np.rint(v)) < 10 * NEAR) for v in (found.cols, found.rows)]
+    tolerance = NEAR if exact else decision.tolerance
+    places = None
+    if tolerance > 0 and not same_crs(grid.crs, source.crs):
+        places = _polynomial(to_pixels, source, col, row, tolerance)
+    if places is None:
+        places = Lattice(*to_pixels(*np.meshgrid(col, row)))
+    elif exact:
+        near = [np.argwhere(np.abs(v - np.rint(v)) < 10 * NEAR) for v in (places.cols, places.rows)]
         i, j = np.concatenate(near).T
         cols, rows = to_pixels(col[j], row[i])
-        degrees = pixels_per_360(source)
-        if degrees is not None:
-            cols += degrees * np.round((found.cols[i, j] - cols) / degrees)
-        found.cols[i, j], found.rows[i, j] = cols, rows
-    return _snapped(_home(found, source), grid, source)
+        pixels = pixels_per_360(source)
+        if pixels is not None:
+            cols += pixels * np.round((places.cols[i, j] - cols) / pixels)
+        places.cols[i, j], places.rows[i, j] = cols, rows
+    return _snapped(_home(places, source), grid, source)
 
 
 def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
-    """The same places, on edges and middles of pixels where only rounding keeps them off."""
+    """Move places onto edges and middles of pixels if they are off by no more than rounding."""
     t = source.transform
     corners = [t @ (col, row) for col in (0, source.width) for row in (0, source.height)]
     bounds = [(*corners[0], *corners[3]), (*corners[1], *corners[2])]
@@ -231,26 +269,26 @@ def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
 
 
 def _home(lattice: Lattice, source: Source) -> Lattice:
-    """The same places in the turn of longitudes in which the source has them."""
-    degrees = pixels_per_360(source)
-    if degrees is None:
+    """Move places by multiples of 360 degrees to where the source has its columns."""
+    pixels = pixels_per_360(source)
+    if pixels is None:
         return lattice
-    if wraps_around(source):  # it has every turn: stay together
+    if wraps_around(source):  # the source has any longitude: keep the places together
         return Lattice(unrolled(lattice.cols, source), lattice.rows)
     with np.errstate(invalid="ignore"):
-        cols = lattice.cols - degrees * np.round((lattice.cols - source.width / 2) / degrees)
+        cols = lattice.cols - pixels * np.round((lattice.cols - source.width / 2) / pixels)
     return Lattice(cols, lattice.rows)
 
 
 def _polynomial(to_pixels: Transform, source: Source, col: Floats, row: Floats, tolerance: float) -> Lattice | None:
-    """Places by a polynomial through few of them, where it is right to `tolerance` in those between; else None.
+    """Approximate places by a Chebyshev polynomial. None if 17 x 17 places between are off by half of `tolerance`.
 
-    Projections are smooth, so that 64 or 256 places of a block tell the others (Chebyshev's are the best to ask).
+    Projections are smooth: a polynomial through 8 x 8 or 16 x 16 Chebyshev nodes of a block gives the other places.
     """
     if col.size * row.size < 4 * DEGREES[-1] ** 2:
         return None
-    asked = np.linspace(col[0], col[-1], 17), np.linspace(row[0], row[-1], 17)
-    truth = to_pixels(*np.meshgrid(*asked))
+    checks = np.linspace(col[0], col[-1], 17), np.linspace(row[0], row[-1], 17)
+    truth = to_pixels(*np.meshgrid(*checks))
     truth = unrolled(truth[0], source), truth[1]
     if not np.isfinite(truth).all():
         return None
@@ -261,24 +299,24 @@ def _polynomial(to_pixels: Transform, source: Source, col: Floats, row: Floats, 
         cols = unrolled(cols, source)
         if not np.isfinite(cols + rows).all():
             return None
-        if (degrees := pixels_per_360(source)) is not None:  # in the same turn as those that were asked
-            cols += degrees * np.round((truth[0][8, 8] - cols[degree // 2, degree // 2]) / degrees)
+        if (pixels := pixels_per_360(source)) is not None:  # not 360 degrees away from `truth`
+            cols += pixels * np.round((truth[0][8, 8] - cols[degree // 2, degree // 2]) / pixels)
         terms = [_coefficients(v, nodes) for v in (cols, rows)]
-        found = [_evaluated(c, *asked, col, row) for c in terms]
-        if all(np.abs(f - t).max() <= tolerance / 2 for f, t in zip(found, truth, strict=True)):
+        values = [_evaluated(c, *checks, col, row) for c in terms]
+        if all(np.abs(v - t).max() <= tolerance / 2 for v, t in zip(values, truth, strict=True)):
             return Lattice(*(_evaluated(c, col, row, col, row) for c in terms))
     return None
 
 
 def _coefficients(values: Floats, nodes: Floats) -> Floats:
-    """Of the Chebyshev polynomial through values (rows, cols) at the nodes of both axes."""
+    """Coefficients (n, n) of the Chebyshev polynomial through values (n, n) at the nodes of both axes."""
     terms = chebyshev.chebvander(nodes, len(nodes) - 1).T * (2.0 / len(nodes))
     terms[0] /= 2
     return np.asarray(kernels.polynomial(values, terms, np.ascontiguousarray(terms.T)), np.float64)
 
 
 def _evaluated(coefficients: Floats, at_col: Floats, at_row: Floats, col: Floats, row: Floats) -> Floats:
-    """A polynomial over the range of col and row at a lattice of places."""
+    """Evaluate a polynomial over the range of col and row at a lattice of places."""
     across, down = (
         np.ascontiguousarray(chebyshev.chebvander((at - v[0]) / (v[-1] - v[0]) * 2 - 1, len(coefficients) - 1))
         for at, v in ((at_col, col), (at_row, row))
@@ -286,14 +324,14 @@ def _evaluated(coefficients: Floats, at_col: Floats, at_row: Floats, col: Floats
     return np.asarray(kernels.polynomial(coefficients, down, np.ascontiguousarray(across.T)), np.float64)
 
 
-# ---------------------------------------------------------------- what the plan asks
+# ---------------------------------------------------------------- predictions for the plan
 
 
 def read_amplification(grid: Grid, decision: Decision, window_size: int) -> float:
-    """How often each stored block of a source is decoded when it is read tile by tile (1: once).
+    """How often each stored block of a source is decoded if it is read tile by tile (1: once).
 
-    Strips that cross many tiles, or large blocks under small tiles, make it grow. It is the product of what a run of
-    neighbouring tiles costs along a row and along a column, in the middle of the grid.
+    Strips that cross many tiles, or large blocks under small tiles, make it grow. It is measured for neighbouring tiles
+    along a row and along a column in the middle of the grid; the two factors are multiplied.
     """
     rows, cols = grid.tiling(window_size)
     row, col = rows // 2, cols // 2
@@ -308,7 +346,7 @@ def _middle(count: int, most: int = 16) -> range:
 
 
 def _repeats(grid: Grid, decision: Decision, keys: Sequence[int], window_size: int) -> float:
-    """Pixels decoded for tiles one by one, per pixel decoded for all of them at once."""
+    """Pixels decoded for these tiles one by one, per pixel decoded for all of them at once."""
     windows = [rough_window(grid, decision, grid.tile(key, window_size)) for key in keys]
     spans = [_stored(decision.source, w) for w in windows if w is not None]
     if not spans:
@@ -320,7 +358,7 @@ def _repeats(grid: Grid, decision: Decision, keys: Sequence[int], window_size: i
 
 
 def rough_window(grid: Grid, decision: Decision, tile: Tile) -> Window | None:
-    """About the pixels that a tile needs, by the places of 17 x 17 of its corners; None where there are none."""
+    """Estimate the window of a tile from 17 x 17 places in it. None if it needs no pixels."""
     if decision.route is not Route.WARP:
         return _cut(lattice_window(decision, tile), decision.source)
     col, row = np.meshgrid(np.linspace(0, tile.width, 17), np.linspace(0, tile.height, 17))
@@ -330,9 +368,9 @@ def rough_window(grid: Grid, decision: Decision, tile: Tile) -> Window | None:
 
 
 def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of a window, moved outward to whole stored blocks."""
+    """Top, left, bottom and right of a window, moved outward to whole stored blocks."""
     if clip(window, source.height, source.width) is None:
-        window = replace(window, col=0, width=source.width)  # beyond the edge of the longitudes
+        window = replace(window, col=0, width=source.width)  # beyond the edge of the longitudes: any column
     rows, cols = source.block
     bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
     right = min(-(-(window.col + window.width) // cols) * cols, source.width)
@@ -340,7 +378,7 @@ def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
 
 
 def stored_pixels(grid: Grid, decision: Decision) -> int:
-    """About the pixels of the stored blocks of a source that lie under the grid, each once."""
+    """Estimate the pixels of a source's stored blocks under the grid, each counted once."""
     window = rough_window(grid, decision, Tile(0, 0, 0, grid.height, grid.width))
     if window is None:
         return 0

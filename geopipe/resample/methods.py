@@ -1,11 +1,10 @@
-"""The rules of resampling, as pure functions: which method, which way, which scale, which part of the source.
+"""Choose how a source is resampled: method, route, kernel scale and tolerance. Pure functions.
 
-A layer gets to the grid in one of three ways, the cheapest that is right: `copy` (its pixels are the cells), `decimate`
-(a whole number of pixels makes a cell) or `warp`. Warps are computed in canonical blocks anchored to the grid, with a
-kernel scale that belongs to the source and not to the window, so that no tile, worker or plan can change a byte.
+There are three routes, and the cheapest exact one is taken: `copy` (the pixels are the cells), `decimate` (a whole
+number of pixels makes a cell) and `warp`. Warps are computed in canonical blocks anchored to the grid, with a kernel
+scale that belongs to the source and not to the window: tiles, workers and plans cannot change a byte.
 
-Methods look at cells in one of two ways: nearest and the kernels at the pixels around a cell's centre, all others at
-the pixels in its outline.
+nearest and the interpolation kernels use the pixels around a cell's centre, all other methods those in its outline.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from geopipe.layers.layer import Kind, Layer, Source
 from geopipe.resample.gcps import model_of
 
 RADIUS = {"bilinear": 1, "cubic": 2, "cubic_spline": 2, "lanczos": 3}
-"""Radius in source pixels of the kernels that interpolate; these, and only these, have a pinned scale."""
+"""Radius in source pixels of the interpolation kernels. Only these have a scale."""
 
 CENTRED = ("nearest", *RADIUS)
-"""What looks at the pixels around a cell's centre; all other methods look at those in its outline."""
+"""Methods that use the pixels around a cell's centre; all others use those in its outline."""
 
 METHODS = (*RADIUS, "nearest", "average", "mode", "max", "min", "med", "q1", "q3", "sum", "rms", "std")
-"""By GDAL's names, and the standard deviation of what an average averages. `mean` is another word for average."""
+"""GDAL's names, and `std` (the standard deviation by area). `mean` is another name for average."""
 
 PICKED = ("nearest", "mode", "min", "max", "med", "q1", "q3")
 """Methods whose result is one of the pixels."""
@@ -45,22 +44,22 @@ MEANINGFUL = {
 }
 
 FRACTION, VALID = "fraction", "valid"
-"""Columns that a layer may have beside: the share of a class, and the share of valid source area."""
+"""Additional columns: the share of a class, and the share of valid source area."""
 
 SHRINKS = 1.5
-"""From this many source pixels to a cell edge on, a layer counts as shrinking."""
+"""Source pixels per cell edge from which on a layer is downsampled."""
 
 AUTO_TOLERANCE = {"nearest": 0.0, "mode": 1e-4}
-"""Pixels by which a place may be off under `tolerance = "auto"`, where it is not 0.01: a class is right or wrong."""
+"""Tolerance in pixels of `tolerance = "auto"`; 0.01 for other methods. A class is either right or wrong."""
 
 WINDOW_PIXELS = 4096 * 4096
-"""Pixels of a source that one warp may hold: a canonical block is quartered until its window fits."""
+"""Source pixels that one warp may hold. A canonical block is quartered until its window fits."""
 
 Floats = NDArray[np.float64]
 
 
 class Route(StrEnum):
-    """How a source gets to the grid."""
+    """How a source is brought to the grid."""
 
     COPY = "copy"
     DECIMATE = "decimate"
@@ -69,7 +68,7 @@ class Route(StrEnum):
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of source pixels. Where longitudes go round it may reach beyond the edges of the source."""
+    """A rectangle of source pixels. If columns wrap around, it may reach beyond the edges of the source."""
 
     row: int
     col: int
@@ -83,14 +82,19 @@ class Window:
 
 @dataclass(frozen=True)
 class Decision:
-    """How one source gets to the grid; enough to do it without looking at anything else.
+    """How one source is resampled by one method. It is complete: reading needs nothing else.
 
-    `ratio` is in source pixels per cell (rows, columns) for copy and decimate, `origin` the source pixel (row, column)
-    at the grid's corner. `scale` is how many pixels wide (x, y) a kernel is made, 1 for plain interpolation and None
-    for methods without one. `tolerance` is by how many source pixels a place may be off (0: exact). `steps` are the
-    median pixels per cell edge (x, y), and `spread` is how many times larger the largest is than the smallest. `share`
-    asks for the valid area of each cell beside what is made of it. `word` is how the settings call the method, and
-    `rank` the place of the source in its layer.
+    Attributes:
+        why: the reason for the method, for the plan.
+        ratio: source pixels per cell (rows, columns), for copy and decimate.
+        origin: source pixel (row, column) at the grid's corner, for copy and decimate.
+        scale: width of the kernel in pixels (x, y), 1 for plain interpolation; None for methods without a kernel.
+        tolerance: largest error of a place in source pixels, 0 for exact places.
+        steps: median pixels per cell edge (x, y).
+        spread: largest pixels per cell edge, divided by the smallest.
+        share: compute the valid area of each cell, too.
+        requested_method: as the settings have it.
+        rank: of the source in its layer.
     """
 
     source: Source
@@ -110,37 +114,37 @@ class Decision:
 
     @property
     def centred(self) -> bool:
-        """Whether the method looks at the pixels around a cell's centre."""
+        """Whether the method uses the pixels around a cell's centre."""
         return self.method in CENTRED
 
     @property
     def covering(self) -> bool:
-        """Whether pixels count by the area that they have in a cell."""
+        """Whether the method weights pixels by their area in a cell."""
         return self.share or not self.centred
 
 
 def requested_methods(layer: Layer) -> tuple[str, ...]:
-    """The words of the layer's `resampling`, and what its other keys ask for."""
-    words = (layer.resampling,) if isinstance(layer.resampling, str) else layer.resampling
+    """The methods that a layer requests: those of `resampling`, and those of `fractions` and `valid_fraction`."""
+    methods = (layer.resampling,) if isinstance(layer.resampling, str) else layer.resampling
     more = (FRACTION,) if layer.fractions and layer.fractions is not True else ()
-    return (*words, *more, *((VALID,) if layer.valid_fraction else ()))
+    return (*methods, *more, *((VALID,) if layer.valid_fraction else ()))
 
 
-def choose_method(layer: str, word: str, kind: Kind, shrink: float) -> tuple[str, str]:
-    """The method that a word of the settings means for a source with `shrink` pixels to a cell edge, and why.
+def choose_method(layer: str, requested: str, kind: Kind, shrink: float) -> tuple[str, str]:
+    """The method for a source, and the reason.
 
     Args:
         layer: its name, for the message.
-        word: of the settings.
+        requested: method of the settings, or "auto".
         kind: of the layer.
-        shrink: pixels to a cell edge.
+        shrink: source pixels per cell edge.
 
     Raises:
         SettingsError: the method does not exist, or makes no sense for the kind.
     """
-    if word in (FRACTION, VALID):
-        return word, "the share of each class" if word == FRACTION else "the share of valid source area"
-    if word == "auto":
+    if requested in (FRACTION, VALID):
+        return requested, "the share of each class" if requested == FRACTION else "the share of valid source area"
+    if requested == "auto":
         if kind is Kind.COUNT:
             return "sum", "auto: counts are summed, their total is kept"
         if shrink >= SHRINKS:
@@ -148,44 +152,43 @@ def choose_method(layer: str, word: str, kind: Kind, shrink: float) -> tuple[str
         else:
             method = "nearest" if kind is Kind.CATEGORICAL else "bilinear"
         return method, f"auto: {kind.value}, {shrink:.3g} pixels to a cell edge"
-    method = "average" if word == "mean" else word
+    method = "average" if requested == "mean" else requested
     if method not in METHODS:
         raise SettingsError(
-            f"layer {layer}: resampling = {word!r} is no method", f"choose auto, mean, {', '.join(METHODS)}"
+            f"layer {layer}: resampling = {requested!r} is no method", f"choose auto, mean, {', '.join(METHODS)}"
         )
     if method not in MEANINGFUL[kind]:
         raise SettingsError(
-            f"layer {layer}: resampling = {word!r} makes no sense for kind = {kind.value!r}",
+            f"layer {layer}: resampling = {requested!r} makes no sense for kind = {kind.value!r}",
             f"choose auto, {', '.join(MEANINGFUL[kind])}; or give the layer another kind",
         )
     return method, "as the settings ask"
 
 
-def decide(
-    grid: Grid, source: Source, layer: Layer, kind: Kind, *, tolerance: str | float, alignment: float, passthrough: bool
-) -> tuple[Decision, ...]:
-    """How `source` gets to `grid`, for each method that the layer asks for; empty where the two do not meet.
+@dataclass(frozen=True)
+class Rules:
+    """The settings that decide about routes.
 
-    Args:
-        tolerance: of the transformer: "auto", "exact", or source pixels.
-        alignment: share of a pixel by which pixels may miss the cells that they are copied to.
-        passthrough: whether the ways without a warp may be taken.
+    Attributes:
+        tolerance: of places: "auto", "exact", or source pixels.
+        alignment: largest distance, in pixels, between a pixel and the cell that it is copied to.
+        passthrough: allow the routes without a warp.
     """
+
+    tolerance: str | float = "auto"
+    alignment: float = 0.01
+    passthrough: bool = True
+
+
+def decide(grid: Grid, source: Source, layer: Layer, kind: Kind, rules: Rules) -> tuple[Decision, ...]:
+    """Decide how `source` is brought to `grid`, for each method that the layer requests. Empty if they do not meet."""
     steps = pixel_steps(grid, source)
     if steps is None:
         return ()
-    lattice = aligned(grid, source, alignment) if passthrough else None
+    lattice = aligned(grid, source, rules.alignment) if rules.passthrough else None
     return tuple(
-        _decide(
-            source,
-            steps,
-            lattice,
-            word,
-            *choose_method(layer.name, word, kind, _shrink(steps)),
-            tolerance=tolerance,
-            share=layer.min_valid > 0,
-        )
-        for word in requested_methods(layer)
+        _decide(source, steps, lattice, rules.tolerance, _Choice.of(layer, kind, method, _shrink(steps)))
+        for method in requested_methods(layer)
     )
 
 
@@ -194,31 +197,35 @@ Lattice = tuple[tuple[int, int], tuple[int, int]]
 
 
 def _shrink(steps: Steps) -> float:
-    """Pixels to a cell edge, in the middle of both directions."""
+    """Source pixels per cell edge: the geometric mean of the medians in x and in y."""
     return math.sqrt(float(np.median(steps[0])) * float(np.median(steps[1])))
 
 
-def _decide(
-    source: Source,
-    steps: Steps,
-    lattice: Lattice | None,
-    word: str,
-    method: str,
-    why: str,
-    *,
-    tolerance: str | float,
-    share: bool,
-) -> Decision:
+@dataclass(frozen=True)
+class _Choice:
+    requested: str
+    method: str
+    why: str
+    share: bool
+
+    @classmethod
+    def of(cls, layer: Layer, kind: Kind, requested: str, shrink: float) -> _Choice:
+        method, why = choose_method(layer.name, requested, kind, shrink)
+        return cls(requested, method, why, layer.min_valid > 0 and method != VALID)
+
+
+def _decide(source: Source, steps: Steps, lattice: Lattice | None, tolerance: str | float, choice: _Choice) -> Decision:
+    method, why = choice.method, choice.why
     sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
     shrink = _shrink(steps)
     spread = max(float(s.max() / s.min()) for s in steps)
-    common: dict[str, Any] = {"steps": (sx, sy), "requested_method": word, "share": share and method != VALID}
+    common: dict[str, Any] = {"steps": (sx, sy), "requested_method": choice.requested, "share": choice.share}
     if lattice is not None:
         ratio, origin = lattice
         derived = method in ("std", FRACTION, VALID)
-        if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a hair off, a spline smooths
-            text = f"on the grid already; {why}"
-            return Decision(source, Route.COPY, method, text, ratio=ratio, origin=origin, requested_method=word)
+        if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a spline would smooth at the least offset
+            text, requested = f"on the grid already; {why}", choice.requested
+            return Decision(source, Route.COPY, method, text, ratio=ratio, origin=origin, requested_method=requested)
         if method not in RADIUS:
             text = f"{ratio[1]} x {ratio[0]} pixels make a cell; {why}"
             return Decision(source, Route.DECIMATE, method, text, ratio=ratio, origin=origin, **common)
@@ -238,12 +245,10 @@ def _decide(
 
 
 def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Whether a whole number of source pixels makes each cell of the grid, nowhere off by more than `tolerance` pixels.
+    """Source pixels per cell (rows, columns) and the source pixel (row, column) at the grid's corner.
 
-    Comparing resolutions alone would shift data silently: phase and drift over the whole extent count too.
-
-    Returns:
-        Source pixels per cell (rows, columns) and the source pixel (row, column) at the grid's corner, or None.
+    None unless a whole number of pixels makes each cell, nowhere off by more than `tolerance` pixels. Equal resolutions
+    are not enough and would shift data: phase and drift over the whole extent count, too.
     """
     t = source.transform
     if t.b or t.d or t.a <= 0 or t.e >= 0 or source.georeference or not same_crs(source.crs, grid.crs):
@@ -254,7 +259,7 @@ def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, in
         return None
     (ry, row), (rx, col) = rows, cols
     pixels = pixels_per_360(source)
-    if pixels is not None and abs(pixels - round(pixels)) < 1e-3:  # the same longitudes, counted from elsewhere
+    if pixels is not None and abs(pixels - round(pixels)) < 1e-3:  # the same longitudes, 360 degrees apart
         middle = col + grid.width * rx / 2
         col -= round(pixels) * round((middle - source.width / 2) / pixels)
     return (ry, rx), (row, col)
@@ -269,10 +274,10 @@ def _phase(step: float, start: float, count: int, tolerance: float) -> tuple[int
 
 
 def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[Floats, Floats] | None:
-    """Source pixels that one cell edge spans in x and in y, at those of `places` x `places` cells that meet the source.
+    """Source pixels per cell edge in x and in y, sampled at `places` x `places` cells.
 
     Returns:
-        Two arrays of one length, above zero; None where no cell meets the source.
+        Two (n,) float64 above zero, for the cells that meet the source; None if no cell does.
     """
     col, row = np.meshgrid(
         np.linspace(0.5, grid.width - 0.5, places), np.linspace(0.5, grid.height - 0.5, places), indexing="xy"
@@ -288,17 +293,17 @@ def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[Floats, F
         steps = [np.hypot(right[i] - left[i], below[i] - above[i]) for i in (0, 1)]
         ok = np.isfinite(steps[0]) & np.isfinite(steps[1]) & (steps[0] > 0) & (steps[1] > 0)
         if pixels is not None:
-            ok &= steps[0] < pixels / 2  # more is the jump from one edge of the longitudes to the other
+            ok &= steps[0] < pixels / 2  # more is the jump at the edge of the longitudes
         inside = ok & (px >= 0) & (px <= source.width) & (py >= 0) & (py <= source.height)
     if not inside.any():
         if not ok.any() or not _meet(grid, source):
             return None
-        inside = ok  # the source lies between the places: any scale of the grid will do
+        inside = ok  # the source lies between the sampled cells: use all of them
     return steps[0][inside], steps[1][inside]
 
 
 def pixels_per_360(source: Source) -> float | None:
-    """Pixels in 360 degrees, of a geographic source whose columns run along longitude; None for others."""
+    """Pixels in 360 degrees of a geographic source whose columns run along longitude; None for others."""
     t = source.transform
     if t.b or t.d or not is_lonlat(source.crs):
         return None
@@ -306,7 +311,7 @@ def pixels_per_360(source: Source) -> float | None:
 
 
 def wraps_around(source: Source) -> int | None:
-    """Pixels in 360 degrees, where they are a whole number and the source has them all: its columns go round."""
+    """Pixels in 360 degrees if the columns wrap around: the source has all longitudes in whole pixels. Else None."""
     pixels = pixels_per_360(source)
     if pixels is None or abs(pixels - round(pixels)) > 1e-3 or source.width < round(pixels):
         return None
@@ -314,7 +319,7 @@ def wraps_around(source: Source) -> int | None:
 
 
 def unrolled(col: Floats, source: Source) -> Floats:
-    """Source columns without a jump of 360 degrees, in the turn that is nearest to the source."""
+    """Source columns without a jump of 360 degrees, as near to the source as multiples of 360 degrees allow."""
     pixels = pixels_per_360(source)
     finite = col[np.isfinite(col)]
     if pixels is None or not finite.size:
@@ -326,7 +331,7 @@ def unrolled(col: Floats, source: Source) -> Floats:
 
 
 def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
-    """Whether a cell's place lies in the source, or a place of the source in the grid."""
+    """Whether a cell lies in the source or a pixel in the grid, sampled at `places` x `places` of each."""
     col, row = np.meshgrid(np.linspace(0, grid.width, places), np.linspace(0, grid.height, places))
     px, py = pixels_of(grid.transform, grid.crs, source)(col, row)
     pixels = pixels_per_360(source)
@@ -343,7 +348,7 @@ def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
 
 
 def pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
-    """The function from cells (col, row) under `transform` to pixels (col, row) of `source`."""
+    """The function from cells (col, row) of `transform` to pixels (col, row) of `source`."""
     to_source, inverse = crs_transform(crs, source.crs), ~source.transform
     model = model_of(source.georeference) if source.georeference is not None else None
 
@@ -356,13 +361,13 @@ def pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
 
 
 def lattice_window(decision: Decision, block: Tile) -> Window:
-    """The pixels that make the cells of `block`, for copy and decimate. It may reach beyond the source."""
+    """The window of pixels that make the cells of `block`, for copy and decimate. It may reach beyond the source."""
     (ry, rx), (row, col) = decision.ratio, decision.origin
     return Window(row + block.row * ry, col + block.col * rx, block.height * ry, block.width * rx)
 
 
 def clip(window: Window, height: int, width: int) -> Window | None:
-    """The part of a window inside 0..height, 0..width, or None."""
+    """The part of a window within 0..height, 0..width, or None."""
     top, left = max(window.row, 0), max(window.col, 0)
     bottom, right = min(window.row + window.height, height), min(window.col + window.width, width)
     return Window(top, left, bottom - top, right - left) if top < bottom and left < right else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from exactextract import exact_extract
@@ -10,32 +12,23 @@ from exactextract.raster import NumPyRasterSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe.resample import kernels
+from geopipe.resample import coverage, kernels
+from geopipe.resample.locate import Footprints, Lattice
 
 NAN = np.nan
 PIXELS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, NAN]], "float64")
 
 
-def footprint(statistic: str, outline: list[tuple[float, float]], pixels: np.ndarray = PIXELS, **about: float) -> float:
+def footprint(statistic: str, outline: list[tuple[float, float]], pixels: np.ndarray = PIXELS, **about: Any) -> float:
     """A statistic of one cell: its corners as (col, row), from the upper left clockwise."""
     return cell(statistic, outline, pixels, **about)[0]
 
 
-def cell(
-    statistic: str,
-    outline: list[tuple[float, float]],
-    pixels: np.ndarray,
-    turn: float = 0.0,
-    around: int = 0,
-    poles: tuple[float, float] = (0.0, 0.0),
-    longest: float = np.inf,
-) -> tuple[float, float]:
+def cell(statistic: str, outline: list[tuple[float, float]], pixels: np.ndarray, **about: Any) -> tuple[float, float]:
     (a, b, c, d) = outline
     cols, rows = (np.array([[a[k], b[k]], [d[k], c[k]]], "float64") for k in (0, 1))
-    code = kernels.STATISTICS.index(statistic)
-    result, share = kernels.footprints(
-        pixels, kernels.EVERYWHERE, cols, rows, (0, 0), code, turn, around, poles, longest
-    )
+    footprints = Footprints(Lattice(cols, rows), **about)
+    result, share = footprints.statistic(statistic, pixels, coverage.EVERYWHERE, (0, 0))
     return float(result[0, 0]) if share[0, 0] else NAN, float(share[0, 0])
 
 
@@ -102,16 +95,16 @@ def test_a_cell_without_an_image_or_longer_than_a_cell_can_be_is_missing() -> No
 def test_longitudes_go_round_and_a_pole_closes_its_cell() -> None:
     """Twelve columns are a turn; the pole is the upper edge of the first row."""
     world = np.arange(24, dtype="float64").reshape(2, 12)
-    about = {"turn": 12.0, "poles": (0.0, 6.0)}
-    assert footprint("sum", [(11, 0), (1, 0), (1, 1), (11, 1)], world, around=12, **about) == 11 + 0
+    about = {"pixels_per_360": 12.0, "poles": (0.0, 6.0)}
+    assert footprint("sum", [(11, 0), (1, 0), (1, 1), (11, 1)], world, wrap=12, **about) == 11 + 0
     # corners at four longitudes around the pole, half a row down: half of every pixel of the first row
     ring = [(1.5, 0.5), (4.5, 0.5), (7.5, 0.5), (10.5, 0.5)]
-    assert footprint("sum", ring, world, around=12, **about) == pytest.approx(world[0].sum() / 2)
-    assert footprint("sum", ring[::-1], world, around=12, **about) == pytest.approx(world[0].sum() / 2)
+    assert footprint("sum", ring, world, wrap=12, **about) == pytest.approx(world[0].sum() / 2)
+    assert footprint("sum", ring[::-1], world, wrap=12, **about) == pytest.approx(world[0].sum() / 2)
     # a corner at the pole has all longitudes: the cell is a quarter of the cap, whatever longitude PROJ gives it
     for any_longitude in (0.0, 5.0, 11.9):
         corner = [(any_longitude, 0.0), (3.0, 1.0), (1.5, 1.0), (0.0, 1.0)]
-        assert footprint("sum", corner, world, around=12, **about) == pytest.approx(0 + 1 + 2)
+        assert footprint("sum", corner, world, wrap=12, **about) == pytest.approx(0 + 1 + 2)
 
 
 @given(

@@ -15,7 +15,7 @@ from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.resample import kernels, large_cells, locate
+from geopipe.resample import coverage, large_cells, locate
 
 UTM = "EPSG:32632"
 PICKED = ("min", "max", "med", "q1", "q3", "mode")
@@ -55,12 +55,12 @@ def test_a_cell_in_parts_is_the_cell_at_once_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, dtype: str, kind: str, where: str, tilt: float
 ) -> None:
     pixels = pixels_of(dtype, kind)
-    valid = kernels.EVERYWHERE if dtype[0] == "f" else np.random.default_rng(6).random(pixels.shape) < 0.9
+    valid = coverage.EVERYWHERE if dtype[0] == "f" else np.random.default_rng(6).random(pixels.shape) < 0.9
     across, down = (np.array(v, "float64") for v in OUTLINES[where])
     cols, rows = np.meshgrid(across, down)
     cols, rows = cols + tilt * (rows - rows.mean()), rows - tilt * (cols - cols.mean())
-    around = 400 if "longitudes" in where else 0
-    about = float(around), (0.0, 3000.0), np.inf
+    wrap = 400 if "longitudes" in where else 0
+    footprints = locate.Footprints(locate.Lattice(cols, rows), float(wrap), wrap, (0.0, 3000.0))
     monkeypatch.setattr(large_cells, "PART", 3000)
     monkeypatch.setattr(large_cells, "MOST_CLASSES", 20_000 if kind == "noise" else 2)
 
@@ -69,13 +69,13 @@ def test_a_cell_in_parts_is_the_cell_at_once_to_the_bit(
             part = slice(top, top + height)
             yield (1000 + top, 2000), pixels[part], valid[part] if valid.size else valid
 
-    for name in kernels.STATISTICS if dtype[0] == "f" else PICKED:
-        code = kernels.STATISTICS.index(name)
-        once, share = kernels.footprints(pixels, valid, cols, rows, (1000, 2000), code, about[0], around, *about[1:])
+    for name in coverage.STATISTICS if dtype[0] == "f" else PICKED:
+        once, share = footprints.statistic(name, pixels, valid, (1000, 2000))
         assert 0 < share[0, 0] <= 1
         for height in (len(pixels), 71):
-            xs, ys = kernels.outline(cols, rows, 0, 0, *about)
-            result, covered = large_cells.statistic_of(name, xs, ys, lambda h=height: strips(h), around)
+            result, covered = large_cells.statistic_of(
+                name, *footprints.outline(0, 0), lambda h=height: strips(h), wrap
+            )
             assert once.dtype.type(result) == once[0, 0], (name, height)
             assert np.float32(covered) == share[0, 0], (name, height)
 

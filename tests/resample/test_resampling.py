@@ -17,6 +17,7 @@ from geopipe.resample.methods import (
     METHODS,
     RADIUS,
     Route,
+    Rules,
     aligned,
     choose_method,
     decide,
@@ -108,7 +109,7 @@ def test_aligned_looks_at_the_far_corner_too(relative: float, expected: Any) -> 
 )
 def test_the_cheapest_way_that_is_right(source: Source, resampling: str, way: Route | None) -> None:
     layer = Layer("a", (), resampling=resampling)
-    decisions = decide(GRID, source, layer, Kind.CONTINUOUS, tolerance="auto", alignment=0.01, passthrough=True)
+    decisions = decide(GRID, source, layer, Kind.CONTINUOUS, Rules())
     assert [d.route for d in decisions] == ([] if way is None else [way])
     if decisions and way is not Route.WARP:
         assert decision(source, resampling=resampling, passthrough=False).route is Route.WARP
