@@ -23,7 +23,7 @@ from geopipe.grid.grid import Grid
 from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Layer
 from geopipe.plan.estimate import Machine
-from geopipe.plan.layers import Options
+from geopipe.plan.options import Options
 from geopipe.plan.plan import Plan, make_plan
 
 TILES = (625, 800)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from geopipe.engine.local import run_local
-from geopipe.export.commit import Staging
 from geopipe.export.ledger import finisher
 from geopipe.export.lock import locked
+from geopipe.export.staging import Staging
 from geopipe.plan.plan import Plan
 
 

@@ -22,7 +22,7 @@ from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Layer
 from geopipe.load import raster
 from geopipe.plan.estimate import Machine
-from geopipe.plan.layers import Options
+from geopipe.plan.options import Options
 from geopipe.plan.plan import Plan, make_plan
 
 GENEROUS = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)

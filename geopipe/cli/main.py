@@ -246,7 +246,7 @@ def status(output: str, as_json: bool) -> None:
     OUTPUT is an output folder, a run.staging, or the URI of an object store: is there a table, are all its objects?
     """
     from geopipe.cli import show as render
-    from geopipe.export import commit, objects
+    from geopipe.export import objects, state
     from geopipe.layers import uris
 
     if uris.is_store(output):
@@ -256,7 +256,7 @@ def status(output: str, as_json: bool) -> None:
         else:
             render.stored(render.console(), stored)
         return
-    found = commit.status(Path(output))
+    found = state.status(Path(output))
     if as_json:
         print_json(render.status_json(found))
     else:

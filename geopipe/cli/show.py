@@ -13,8 +13,8 @@ from rich.table import Table
 from geopipe.cli.screen import console as console
 from geopipe.cli.screen import headline as headline
 from geopipe.errors import SettingsError
-from geopipe.export.commit import Status
 from geopipe.export.objects import Stored
+from geopipe.export.state import Status
 from geopipe.grid.crs import crs_of
 from geopipe.grid.grid import projected_bounds
 from geopipe.layers.header import Band, Header

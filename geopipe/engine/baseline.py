@@ -19,7 +19,8 @@ from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
 from geopipe.load import raster
 from geopipe.load.sweep import BandBuffer
-from geopipe.merge.tile import BlockRow, marker, merge_tile
+from geopipe.merge.blocks import BlockRow, marker
+from geopipe.merge.tile import merge_tile
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan

@@ -37,8 +37,9 @@ from geopipe.export import ledger
 from geopipe.grid.grid import Tile
 from geopipe.load import raster, tables
 from geopipe.load.sweep import sweep
+from geopipe.merge.blocks import BlockRow, marker, pack, unpack
 from geopipe.merge.points import SparseRow
-from geopipe.merge.tile import BlockRow, marker, merge_tile, pack, unpack
+from geopipe.merge.tile import merge_tile
 from geopipe.monitoring import actor as monitor
 from geopipe.monitoring import prometheus
 from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, release_workers

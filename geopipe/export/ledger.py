@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from geopipe.export.tiles import CSV_PARTS, FORMATS, File, Receipt, fault, sync, write_tile
+from geopipe.durable import sync_folder, write_error
+from geopipe.export.tiles import CSV_PARTS, FORMATS, File, Receipt, write_tile
 from geopipe.grid.grid import Tile
 from geopipe.plan.plan import Plan
 
@@ -57,16 +58,16 @@ def note(folder: Path, receipt: Receipt) -> None:
         name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}.jsonl"  # names sort by time
         try:
             journal = _open[folder] = open(folder / JOURNALS / name, "a", encoding="utf-8")  # noqa: SIM115 - kept open
-            sync(folder / JOURNALS)
+            sync_folder(folder / JOURNALS)
         except OSError as error:
-            raise fault(error, folder / JOURNALS / name) from error
+            raise write_error(error, folder / JOURNALS / name) from error
     try:
         line = receipt.line()
         journal.write(f"{zlib.crc32(line.encode()):08x} {line}")
         journal.flush()
         os.fsync(journal.fileno())
     except OSError as error:
-        raise fault(error, Path(journal.name)) from error
+        raise write_error(error, Path(journal.name)) from error
 
 
 def close() -> None:

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from geopipe.durable import write_error
 from geopipe.errors import MachineError
-from geopipe.export.tiles import fault
 
 STAGING, LOCK = "_staging", "_lock"
 
@@ -69,7 +69,7 @@ def _acquire(output: Path, new_folders: set[Path]) -> TextIO:
             lock = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - the caller closes it
         except OSError as error:
             if not left or not isinstance(error, FileNotFoundError | FileExistsError):
-                raise fault(error, output) from error
+                raise write_error(error, output) from error
         else:
             try:
                 if _hold(lock, path, output, patient=left > 0):

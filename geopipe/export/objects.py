@@ -18,8 +18,9 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from geopipe.errors import MachineError, PlanError, SettingsError
-from geopipe.export import commit
-from geopipe.export.commit import MANIFEST, SETTINGS, SUCCESS
+from geopipe.export import state
+from geopipe.export.publish import refuse
+from geopipe.export.state import MANIFEST, SETTINGS, SUCCESS
 from geopipe.export.tiles import FORMATS, Receipt, is_ours
 from geopipe.layers import uris
 
@@ -36,7 +37,7 @@ GIVE_UP = "retry_limit_seconds"
 
 
 @dataclass(frozen=True)
-class Store:
+class ObjectStore:
     """A prefix in an object store. `root` is bucket/prefix, as `fs` takes it."""
 
     uri: str
@@ -58,7 +59,7 @@ class Stored:
     missing: tuple[str, ...]
 
 
-def connect(uri: str) -> Store:
+def connect(uri: str) -> ObjectStore:
     """The store of a URI, with the options in its query and the credentials of the environment.
 
     Raises:
@@ -75,10 +76,10 @@ def connect(uri: str) -> Store:
             fs, root = FileSystem.from_uri(asked)
         except pa.ArrowInvalid as error:
             raise SettingsError(f"run.output = {uri} is not understood: {error}", "correct it") from None
-    return Store(uri, fs, root.rstrip("/"))
+    return ObjectStore(uri, fs, root.rstrip("/"))
 
 
-def check(store: Store, overwrite: bool) -> None:
+def check(store: ObjectStore, overwrite: bool) -> None:
     """Refuse a prefix that cannot or must not be used. Nothing is written.
 
     Raises:
@@ -90,10 +91,10 @@ def check(store: Store, overwrite: bool) -> None:
     # what a run that was not sent to its end has left may be taken over; others have a settings.toml, too
     ours = files | ({MANIFEST, SETTINGS} if files else set())
     strange = set() if done else {name.partition("/")[0] for name in found.keys() - ours}
-    commit.refuse(store.uri, done, strange, files, overwrite)
+    refuse(store.uri, done, strange, files, overwrite)
 
 
-def listing(store: Store) -> dict[str, int]:
+def listing(store: ObjectStore) -> dict[str, int]:
     """The size of each object under the prefix, by its name there.
 
     Raises:
@@ -107,7 +108,7 @@ def listing(store: Store) -> dict[str, int]:
     return {i.path.removeprefix(store.path("")): i.size for i in infos if i.type is FileType.File}
 
 
-def finished(store: Store) -> dict[str, Any] | None:
+def finished(store: ObjectStore) -> dict[str, Any] | None:
     """What `_SUCCESS` says, where a finished run of geopipe is here.
 
     Raises:
@@ -117,12 +118,12 @@ def finished(store: Store) -> dict[str, Any] | None:
     with _reported(store.uri):
         try:
             with store.fs.open_input_stream(store.path(SUCCESS), compression=None) as stream:
-                return commit.success_of(stream.read(), store.path(SUCCESS))
+                return state.success_of(stream.read(), store.path(SUCCESS))
         except FileNotFoundError:
             return None
 
 
-def is_finished(store: Store) -> bool:
+def is_finished(store: ObjectStore) -> bool:
     """Whether a finished run of geopipe is here, though its `_SUCCESS` may be damaged."""
     try:
         return finished(store) is not None
@@ -130,7 +131,7 @@ def is_finished(store: Store) -> bool:
         return True
 
 
-def publish(store: Store, folder: Path, overwrite: bool) -> None:
+def publish(store: ObjectStore, folder: Path, overwrite: bool) -> None:
     """Send the finished run in a folder; after a crash at any line it can be called again, and sends all again.
 
     `_SUCCESS` goes first and comes last. What an older run left under our names, and this one does not name, is deleted
@@ -149,8 +150,8 @@ def publish(store: Store, folder: Path, overwrite: bool) -> None:
         there = finished(store)
     except PlanError:
         there = {}  # damaged
-    if there is None or there != commit.finished(folder):
-        commit.refuse(store.uri, there is not None, (), (), overwrite)
+    if there is None or there != state.finished(folder):
+        refuse(store.uri, there is not None, (), (), overwrite)
         if there is not None:
             _delete(store, SUCCESS)
         _send(store, folder, sizes)
@@ -213,7 +214,7 @@ def _files(found: Iterable[str]) -> set[str]:
     return {name for name in found if name.partition("/")[0] in FORMATS}
 
 
-def _send(store: Store, folder: Path, names: Iterable[str]) -> None:
+def _send(store: ObjectStore, folder: Path, names: Iterable[str]) -> None:
     with _reported(store.uri), ThreadPoolExecutor(THREADS) as pool:
         jobs = [pool.submit(_put, store, folder, name) for name in names]
         try:
@@ -224,7 +225,7 @@ def _send(store: Store, folder: Path, names: Iterable[str]) -> None:
             raise
 
 
-def _put(store: Store, folder: Path, name: str) -> None:
+def _put(store: ObjectStore, folder: Path, name: str) -> None:
     # without compression=None pyarrow goes by the name, and compresses what is compressed
     with open(folder / name, "rb") as source, store.fs.open_output_stream(store.path(name), compression=None) as sink:
         while data := source.read(CHUNK):
@@ -232,7 +233,7 @@ def _put(store: Store, folder: Path, name: str) -> None:
             sink.flush()  # waits for the part: pyarrow sends in the background, and would hold the whole file
 
 
-def _delete(store: Store, name: str) -> None:
+def _delete(store: ObjectStore, name: str) -> None:
     with _reported(store.uri):
         store.fs.delete_file(store.path(name))  # in S3 an empty object stays, named as the folder: readers pass it over
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from geopipe.durable import replacing, sync_folder, write_error
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
@@ -188,16 +187,12 @@ def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]
     try:
         if path.parent != staging / name.partition("/")[0]:
             path.parent.mkdir(exist_ok=True)
-            sync(path.parent.parent)
-        with open(partial, "wb") as raw:
+            sync_folder(path.parent.parent)
+        with replacing(path, partial) as raw:
             sink = _Hashing(raw)
             yield sink
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(partial, path)
-        sync(path.parent)
     except OSError as error:
-        raise fault(error, path) from error
+        raise write_error(error, path) from error
     files.append(File(name, sink.size, sink.digest.hexdigest()))
 
 
@@ -275,29 +270,3 @@ def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:
     """Min and max as JSON values (an infinite one as text, which JSON's numbers do not know), and the nulls."""
     ends = {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in pc.min_max(column).as_py().items()}
     return {"min": ends["min"], "max": ends["max"], "nulls": column.null_count}
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def fault(error: OSError, path: Path) -> MachineError:
-    """The error to raise where a file cannot be written."""
-    free = shutil.disk_usage(existing(path)).free
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MachineError(
-            f"the disk is full: {path} could not be written, {free:,} bytes are free", "make room, then start again"
-        )
-    return MachineError(f"{path} cannot be written: {error.strerror}", "choose another folder, or mend it")
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    while not path.exists():
-        path = path.parent
-    return path

@@ -49,7 +49,8 @@ from geopipe.load.messages import REPAIR, Hearing, refusing_damage
 from geopipe.load.missing import declared, missing_in
 from geopipe.load.opening import Target, is_store, look_at, reading
 from geopipe.load.stamps import Stamp, local_file, refuse_change, stamp_of
-from geopipe.merge.tile import BlockRow, Column, Mask, Values, marker, overlay, reduce_columns
+from geopipe.merge.blocks import BlockRow, Column, Mask, Values, marker
+from geopipe.merge.tile import overlay, reduce_columns
 from geopipe.plan.estimate import OPEN_FILES, READ_CACHE
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan

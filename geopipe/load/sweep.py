@@ -20,7 +20,7 @@ from geopipe.events.records import Progress
 from geopipe.grid.grid import BLOCK, Tile
 from geopipe.layers.layer import Source
 from geopipe.load.raster import Readers, inside_of, read_window
-from geopipe.merge.tile import BlockRow, Column
+from geopipe.merge.blocks import BlockRow, Column
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
 from geopipe.resample.cells import last_read, to_cells

@@ -1,4 +1,4 @@
-"""The table: its schema, and the merge of block rows, dense and sparse, into one tile of it.
+"""Merge the block rows of one tile, dense and sparse, into its rows of the table.
 
 This is the meaning of the merge, for every physical plan: group block rows by tile, then align inside the tile by
 integer (row, col). Nothing here knows Ray or rasters.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,73 +16,12 @@ from numpy.typing import NDArray
 
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
-from geopipe.grid.grid import Grid, Tile
-from geopipe.layers.layer import Overlap, Variable
+from geopipe.grid.grid import Tile
+from geopipe.layers.layer import Overlap
 from geopipe.merge import derived
+from geopipe.merge.blocks import MARKER, BlockRow, Column, Mask, Values
 from geopipe.merge.points import SparseRow, gather, statistic
-
-Values = NDArray[Any]
-Mask = NDArray[np.bool_]
-Column = tuple[Values, Mask | None]
-"""Values and where they are valid; None means everywhere."""
-
-COORDINATES = (("row", pa.int32()), ("col", pa.int32()), ("x", pa.float64()), ("y", pa.float64()))
-RESERVED = frozenset({"row", "col", "x", "y", "lon", "lat", "h3", "tile", "geometry"})
-"""Names that no variable may have."""
-
-
-@dataclass(frozen=True)
-class BlockRow:
-    """What travels before the merge: one variable of one tile from one source.
-
-    `values` and `valid` have the shape (rows, tile.width), for whole rows of the tile from `top` on: all of them, or
-    those that a sweep along the source has come to. `valid` None means that every cell has a value. `rank` is the place
-    of the source in its layer and settles overlaps.
-    """
-
-    tile: int
-    variable: int
-    rank: int
-    values: Values
-    valid: Mask | None
-    top: int = 0
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """All that decides what a tile of the table looks like. `overlaps` has the rule of each variable.
-
-    `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell. Of these
-    cells, one in which a `required` variable is null is dropped.
-    `null_layers` are skipped layers: null everywhere, they do not count in "inner". `lonlat` and `h3` (a resolution)
-    ask for columns that follow from a cell's place.
-    """
-
-    grid: Grid
-    window_size: int
-    variables: tuple[Variable, ...]
-    overlaps: tuple[Overlap, ...]
-    how: str
-    null_layers: frozenset[str] = frozenset()
-    required: frozenset[str] = frozenset()
-    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    lonlat: bool = False
-    h3: int | None = None
-
-    @property
-    def schema(self) -> pa.Schema:
-        fields = [pa.field(name, kind, nullable=False) for name, kind in COORDINATES]
-        fields += derived.fields(self.lonlat, self.h3)
-        for v in self.variables:
-            about = {"layer": v.layer, "band": str(v.band.index), "unit": v.unit, "description": v.band.description}
-            about |= v.band.place
-            fields.append(
-                pa.field(v.name, pa.from_numpy_dtype(np.dtype(v.dtype)), metadata={k: t for k, t in about.items() if t})
-            )
-        return pa.schema(fields, metadata=dict(self.metadata))
-
-    def tile(self, key: int) -> Tile:
-        return self.grid.tile(key, self.window_size)
+from geopipe.merge.spec import TableSpec
 
 
 def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
@@ -259,101 +196,3 @@ def _arrow(values: Values, valid: Mask | None) -> pa.Array:
         bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
     data = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(data.dtype), len(data), [bitmap, pa.py_buffer(data)])
-
-
-EXCHANGE = pa.schema(
-    [
-        ("tile", pa.int64()),
-        ("variable", pa.int32()),
-        ("rank", pa.int32()),
-        ("top", pa.int32()),
-        ("values", pa.large_binary()),
-        ("valid", pa.large_binary()),
-        ("cells", pa.large_binary()),
-        ("order", pa.large_binary()),
-        ("weights", pa.large_binary()),
-    ]
-)
-"""Block rows as they travel through an exchange: whole tiles as bytes, whose shape and type the plan knows.
-
-A sparse one has `cells` and `order`, and knows no rank.
-"""
-
-
-MARKER = -1
-"""In place of a variable: the tile exists, also where no source meets it."""
-
-
-def marker(tile: int, inside: Mask | None = None) -> BlockRow:
-    """A block row without values that makes sure that a tile is a group of the exchange.
-
-    Args:
-        inside: the cells that are in the mask; None for all.
-    """
-    return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), inside)
-
-
-def pack(row: BlockRow | SparseRow) -> pa.Table:
-    """A block row as an Arrow table of one row with the schema EXCHANGE, which shares the memory of its arrays."""
-    numbers = (row.tile, row.variable, 0, 0)
-    bodies: list[Values | None] = [row.values, None, None, None, None]
-    if isinstance(row, SparseRow):
-        bodies[2:] = row.cells, row.order, row.weights
-    else:
-        numbers = (row.tile, row.variable, row.rank, row.top)
-        bodies[1] = None if row.valid is None else np.packbits(row.valid)
-    columns = [pa.array([n], f.type) for n, f in zip(numbers, EXCHANGE, strict=False)]
-    return pa.Table.from_arrays([*columns, *map(_binary, bodies)], schema=EXCHANGE)
-
-
-def _binary(values: Values | None) -> pa.Array:
-    """An array as a single value of bytes. Made of its buffer: `pa.array` leaks a memoryview, and copies the rest."""
-    if values is None:
-        return pa.nulls(1, pa.large_binary())
-    values = np.ascontiguousarray(values)
-    ends = np.array([0, values.nbytes])
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(ends), pa.py_buffer(values)])
-
-
-def _views(column: pa.ChunkedArray) -> list[pa.Buffer | None]:
-    """The values of a column of bytes as views of its memory, which Arrow's scalars would copy."""
-    found: list[pa.Buffer | None] = []
-    for chunk in column.chunks:
-        _, ends, data = chunk.buffers()
-        ends = np.frombuffer(ends, np.int64)[chunk.offset :]
-        for index, valid in enumerate(chunk.is_valid().to_pylist()):
-            start, length = int(ends[index]), int(ends[index + 1] - ends[index])
-            found.append((data.slice(start, length) if length else pa.py_buffer(b"")) if valid else None)
-    return found
-
-
-def _array(buffer: pa.Buffer, dtype: Any = np.int64) -> NDArray[Any]:
-    """A view as an array, copied only where it does not lie as its type must."""
-    return np.require(np.frombuffer(buffer, dtype), requirements="A")
-
-
-def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
-    """The block rows that `pack` packed, and markers that tell of a mask; values are views of the table's memory."""
-    rows: list[BlockRow | SparseRow] = []
-    columns = [table.column(name) for name in EXCHANGE.names]
-    numbers, bodies = [c.to_pylist() for c in columns[:4]], [_views(c) for c in columns[4:]]
-    for key, index, rank, top, values, valid, cells, order, weights in zip(*numbers, *bodies, strict=True):
-        mask = None
-        if index == MARKER and valid is None:
-            continue
-        if cells is not None:
-            data, places, orders = (_array(values, spec.variables[index].band.dtype), _array(cells), _array(order))
-            rows.append(
-                SparseRow(key, index, places, orders, data, None if weights is None else _array(weights, np.float64))
-            )
-            continue
-        place = spec.tile(key)
-        data, shape = np.zeros(0, np.uint8), (place.height, place.width)
-        if index != MARKER:
-            data = _array(values, spec.variables[index].dtype).reshape(-1, place.width)
-            shape = data.shape
-        if valid is not None:
-            bits = _array(valid, np.uint8)
-            mask = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
-        rows.append(BlockRow(key, index, rank, data, mask, top))
-    return rows

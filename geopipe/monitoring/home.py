@@ -7,6 +7,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from geopipe.durable import replacing
 from geopipe.errors import MachineError
 
 HOME = "GEOPIPE_HOME"
@@ -68,11 +69,5 @@ def write_private(path: Path, text: str | bytes, sync: bool = True) -> None:
     Args:
         sync: whether to flush the file to the disk before it gets its name.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with replacing(path, path.with_name(f"{path.name}.{os.getpid()}.tmp"), 0o600, sync) as file:
         file.write(text.encode() if isinstance(text, str) else text)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-    os.replace(partial, path)

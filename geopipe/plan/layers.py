@@ -20,6 +20,7 @@ from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Kind, Layer, Overlap, Source, Variable, check_files, sources_of
 from geopipe.layers.tables import TableHeader, TablePlan, check_keys, plan_table, table_variables
 from geopipe.plan.cells import Reach, reach_of
+from geopipe.plan.options import Options
 from geopipe.plan.target import numbers
 from geopipe.plan.variables import dtype_of, kind_of, told_kind, variables_of
 from geopipe.resample.locate import read_amplification
@@ -31,47 +32,6 @@ MASK = "grid.mask"
 
 ONE_DATUM = 10.0
 """Metres by which the ellipsoids of two CRS of one datum may differ and no datum shift be missed between them."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the table lies in files, and which columns follow from a cell's place.
-
-    `csv_files` is "tiles" or "one"; `partition_by` a variable of classes or "tile": a folder for each of its values;
-    `geometry` "point" for GeoParquet; `lonlat` and `h3` (a resolution) ask for columns; `encoding` "plain" is Parquet
-    for readers that do not know the encoding of floats by bytes.
-    """
-
-    csv_files: str = "tiles"
-    partition_by: str | None = None
-    geometry: str | None = None
-    lonlat: bool = False
-    h3: int | None = None
-    encoding: str = "auto"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the settings say beside grid and layers.
-
-    `tolerance` is "auto", "exact" or source pixels; `whole` asks for the old way, which reads whole rasters;
-    `compress`, of CSV, is "gzip", "zstd" or "none"; a run that would decode more than `max_pixels` is refused.
-    """
-
-    window_size: int = 2048
-    tolerance: str | float = "auto"
-    whole: bool = False
-    passthrough: bool = True
-    allow_ballpark: bool = False
-    how: str = "outer"
-    drop: str | tuple[str, ...] = ()
-    strategy: str = "auto"
-    wave_tiles: int | None = None
-    alignment_tolerance: float = 0.01
-    formats: tuple[str, ...] = ("parquet",)
-    compress: str = "gzip"
-    layout: Layout = Layout()
-    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)

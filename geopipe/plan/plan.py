@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -24,10 +24,12 @@ from geopipe.layers.layer import Kind, Layer
 from geopipe.layers.tables import Partition, TableHeader, TablePlan
 from geopipe.merge import derived
 from geopipe.merge.points import POINT_BYTES
-from geopipe.merge.tile import TableSpec
+from geopipe.merge.spec import TableSpec
 from geopipe.plan.cells import effective_how, keys_of, required
 from geopipe.plan.estimate import MB, Estimate, Machine, estimate, refuse
-from geopipe.plan.layers import LayerPlan, MaskPlan, Options, describe_layer, plan_layer, plan_mask, skip
+from geopipe.plan.identity import cells_of, identity_of
+from geopipe.plan.layers import LayerPlan, MaskPlan, describe_layer, plan_layer, plan_mask, skip
+from geopipe.plan.options import Options
 from geopipe.plan.variables import check_names
 from geopipe.plan.work import Work, refuse_work, work_of
 from geopipe.redaction import redacted
@@ -68,7 +70,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What the hash covers, as JSON values; for a secret in an address its hash."""
         version = json.loads(dict(self.spec.metadata)["geopipe:versions"])["geopipe"]
-        made = _identity(self.grid, self.layers, self.options, version, _cells(self.spec, self.mask))
+        made = identity_of(self.grid, self.layers, self.options, version, cells_of(self.spec, self.mask))
         return cast(dict[str, Any], redacted(json.loads(json.dumps(made)), mark=True))
 
     def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -169,7 +171,7 @@ def make_plan(
         lonlat=options.layout.lonlat,
         h3=options.layout.h3,
     )
-    identity = _identity(grid, plans, options, versions["geopipe"], _cells(spec, masked))
+    identity = identity_of(grid, plans, options, versions["geopipe"], cells_of(spec, masked))
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     metadata = {
         "geopipe:plan_hash": digest,
@@ -233,58 +235,6 @@ def _united(notes: Sequence[str]) -> list[str]:
         word = "" if names == ["grid.mask"] else "layer " if len(names) == 1 else "layers "
         united.append(f"{word}{', '.join(names)}: {text}")
     return united
-
-
-def _cells(spec: TableSpec, mask: MaskPlan | None) -> dict[str, Any]:
-    """What decides which cells are rows."""
-    told: dict[str, Any] = {"merge": {"how": spec.how, "drop": sorted(spec.required)}}
-    if mask is not None:
-        headers = [f.header for d in mask.raster.decisions for f in d.source.files] if mask.raster else []
-        told["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns, h.tag] for h in headers]}
-    return told
-
-
-def _identity(
-    grid: Grid, plans: Sequence[LayerPlan], options: Options, version: str, cells: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder.
-
-    By names that a person knows from the settings, because a resumed run that differs is told what differs.
-    """
-    return {
-        **cells,
-        "geopipe": version,
-        "grid": {f.name: getattr(grid, f.name) for f in fields(grid)},
-        "resampling": {"window_size": options.window_size},
-        "export": {"formats": list(options.formats), "compress": options.compress, **asdict(options.layout)},
-        "layers": {
-            p.layer.name: {**asdict(replace(p.layer, allow=())), "plan": describe_layer(p), **_details(p)}
-            for p in plans
-        },
-        "order": [p.layer.name for p in plans],
-        "sources": {
-            f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns, "tag": f.header.tag}
-            for p in plans
-            for d in p.decisions
-            for f in d.source.files
-        }
-        # of Postgres, nothing but its rows and keys tells that a table was changed
-        | {
-            h.uri: {"size": h.size, "mtime_ns": h.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
-            for p in plans
-            if p.table
-            for h in p.table.headers
-        },
-    }
-
-
-def _details(plan: LayerPlan) -> dict[str, Any]:
-    """What else decides a layer's bytes."""
-    return {
-        "crs_of_sources": [plan.table.crs] if plan.table else [d.source.crs for d in plan.decisions],
-        "bands_of_files": [[asdict(b) for b in f.bands] for d in plan.decisions for f in d.source.files],
-        "variables": [asdict(v) for v in plan.variables],
-    }
 
 
 def _point_bytes(table: TablePlan) -> int:

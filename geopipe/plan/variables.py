@@ -11,7 +11,7 @@ from geopipe.errors import SettingsError
 from geopipe.layers.bands import columns
 from geopipe.layers.header import Band
 from geopipe.layers.layer import Kind, Layer, Variable
-from geopipe.merge.tile import RESERVED
+from geopipe.merge.spec import RESERVED
 from geopipe.resample.methods import FRACTION, VALID, requested_methods
 
 

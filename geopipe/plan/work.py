@@ -13,7 +13,8 @@ from geopipe.errors import PlanError
 from geopipe.grid.grid import Grid
 from geopipe.plan.cells import Reach
 from geopipe.plan.estimate import Machine
-from geopipe.plan.layers import LayerPlan, Options
+from geopipe.plan.layers import LayerPlan
+from geopipe.plan.options import Options
 from geopipe.resample.locate import stored_pixels
 from geopipe.resample.methods import Decision, Route
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from geopipe.layers.layer import Kind, Variable
-from geopipe.merge.tile import Column, Mask, Values
+from geopipe.merge.blocks import Column, Mask, Values
 from geopipe.resample import coverage, kernels, large_cells
 from geopipe.resample.locate import BlockRequest
 from geopipe.resample.methods import FRACTION, PICKED, RADIUS, VALID, Decision, Route, Window, lattice_window

@@ -12,7 +12,7 @@ import pyproj
 
 from geopipe import machine, proposals
 from geopipe.errors import SettingsError, SourceError
-from geopipe.export import commit
+from geopipe.export import publish, state
 from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.access import Access
@@ -43,7 +43,7 @@ def this_machine(settings: Settings) -> Machine:
         workers=settings.engine.workers or cpus,
         memory=memory,
         object_store=settings.engine.object_store_memory or min(OBJECT_STORE, memory // 4),
-        free_disk=commit.free_bytes(settings.run.folder),
+        free_disk=publish.free_bytes(settings.run.folder),
     )
 
 
@@ -85,7 +85,7 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
         sound,
         {layer.name: layer.crs for layer, _ in layers},
     )
-    here, mask, written = here or this_machine(settings), _mask(settings), commit.bytes_done(settings.run.folder)
+    here, mask, written = here or this_machine(settings), _mask(settings), state.bytes_done(settings.run.folder)
     layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     while True:
         try:

@@ -26,11 +26,11 @@ from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, RunErr
 from geopipe.events import logs
 from geopipe.events.emit import context, emit
 from geopipe.events.records import DRIVER, Event, Progress, State, new_run_id
-from geopipe.export import commit, objects
-from geopipe.export.commit import Staging
+from geopipe.export import objects, publish, state
 from geopipe.export.ledger import finisher
 from geopipe.export.lock import locked
-from geopipe.export.objects import Store
+from geopipe.export.objects import ObjectStore
+from geopipe.export.staging import Staging
 from geopipe.load import raster, stamps
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.forecast import Forecast
@@ -122,7 +122,7 @@ def run(
     job = run_id is not None
     run_id, clock, folder = run_id or new_run_id(), _Clock(), settings.run.folder
     store = objects.connect(settings.run.store) if settings.run.store else None
-    before = commit.last_unfinished(folder) if resume else None
+    before = state.last_unfinished(folder) if resume else None
     options = watching(settings, run_id, max(attempt, before.attempt + 1 if before else 1), job)
     requests = Requests(run_id)
     requests.on("cancel", interrupt)
@@ -145,12 +145,12 @@ def run(
             done = _finished(folder, store) if resume else None
             plan = _resumed(settings, done, machine) if resume else draft(settings, machine)
         if resume and (done is None or done["plan_hash"] != plan.hash):
-            commit.refuse_resume(folder, plan)
+            state.refuse_resume(folder, plan)
         clock.lap("plan")
         with locked(folder, run_id):
-            commit.recover(folder)
+            publish.recover(folder)
             done = _finished(folder, store) if resume else None
-            left = commit.unfinished_run(folder, plan)
+            left = state.unfinished_run(folder, plan)
             replaces = overwrite or (resume and left is not None and left.overwrite)
             if done is not None and done["plan_hash"] == plan.hash and (left is None or not replaces):
                 made = done.get("run_id", "")
@@ -180,11 +180,11 @@ def run(
         return summary
 
 
-def _outcome(folder: Path, store: Store | None, run_id: str, sent: bool) -> str:
+def _outcome(folder: Path, store: ObjectStore | None, run_id: str, sent: bool) -> str:
     """What a run has come to that is ended by a signal."""
     done = None
     with suppress(GeopipeError):
-        done = commit.finished(folder)
+        done = state.finished(folder)
     if store is not None and sent:
         return f"the table is finished in {store.uri}"
     if done is None or done.get("run_id") != run_id:
@@ -197,10 +197,10 @@ def _outcome(folder: Path, store: Store | None, run_id: str, sent: bool) -> str:
 def _keep_or_drop(folder: Path, plan: Plan, fresh: bool, confirm: Callable[[str], bool] | None) -> None:
     """Say what unfinished runs have left in the output; that of the same plan is kept, unless it is not wanted."""
     if fresh:
-        commit.drop(folder)
-    for run in commit.unfinished_runs(folder, strict=False):
+        publish.drop(folder)
+    for run in state.unfinished_runs(folder, strict=False):
         if not run.done:
-            commit.drop(folder, run.plan_hash)
+            publish.drop(folder, run.plan_hash)
             continue
         if run.plan_hash != plan.hash:
             told = "%s tiles of an unfinished run of another plan (%s) stay in %s/_staging; --fresh drops them"
@@ -210,7 +210,7 @@ def _keep_or_drop(folder: Path, plan: Plan, fresh: bool, confirm: Callable[[str]
         if confirm is None:
             log.warning("%s, and are kept; --fresh drops them", told)
         elif not confirm(f"{told}. Keep them?"):
-            commit.drop(folder, plan.hash)
+            publish.drop(folder, plan.hash)
 
 
 @contextmanager
@@ -264,27 +264,27 @@ def watching(settings: Settings, run_id: str, attempt: int, job: bool = False) -
     )
 
 
-def _check(folder: Path, store: Store | None, overwrite: bool) -> None:
+def _check(folder: Path, store: ObjectStore | None, overwrite: bool) -> None:
     """Refuse an output, and the folder where the run works, before anything is done."""
     if store is not None:
         objects.check(store, overwrite)
-        if commit.is_finished(folder) and not overwrite:
+        if state.is_finished(folder) and not overwrite:
             raise PlanError(
                 f"run.staging = {folder} holds a finished run that was not sent to the end",
                 "send it with --resume, replace it with --overwrite, or choose another run.staging",
             )
-    commit.check_output(folder, overwrite)
+    publish.check_output(folder, overwrite)
 
 
-def _finished(folder: Path, store: Store | None) -> dict[str, Any] | None:
+def _finished(folder: Path, store: ObjectStore | None) -> dict[str, Any] | None:
     """What the `_SUCCESS` of a finished run says: one that is to be sent, else one that is in the output."""
-    done = commit.finished(folder)
+    done = state.finished(folder)
     return objects.finished(store) if done is None and store is not None else done
 
 
 def _resumed(settings: Settings, done: Mapping[str, Any] | None, machine: Machine | None) -> Plan:
     """The plan of a run to go on with, without the layers that it has skipped; `done` is one that is finished."""
-    before = commit.last_unfinished(settings.run.folder)
+    before = state.last_unfinished(settings.run.folder)
     first = before.skipped if before else {}
     plan = draft(settings, machine, first)
     if (before is None or plan.hash != before.plan_hash) and done is not None and done.get("skipped", {}) != first:
@@ -292,9 +292,9 @@ def _resumed(settings: Settings, done: Mapping[str, Any] | None, machine: Machin
     return plan
 
 
-def _send(store: Store | None, folder: Path, overwrite: bool, clock: _Clock) -> None:
+def _send(store: ObjectStore | None, folder: Path, overwrite: bool, clock: _Clock) -> None:
     """Send a finished run in the folder to the store, if there is one, and remove it from the folder."""
-    if store is None or commit.finished(folder) is None:
+    if store is None or state.finished(folder) is None:
         return
     try:
         with logs.log_stage(log, "send"):
@@ -303,7 +303,7 @@ def _send(store: Store | None, folder: Path, overwrite: bool, clock: _Clock) -> 
         again = "--resume --overwrite" if overwrite else "--resume"
         log.warning("the table is whole in %s: `geopipe run %s` sends it", folder, again)
         raise
-    commit.remove(folder)
+    publish.remove(folder)
     clock.lap("send")
 
 

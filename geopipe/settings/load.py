@@ -29,7 +29,7 @@ from geopipe.errors import SettingsError
 from geopipe.grid.grid import BLOCK
 from geopipe.layers import uris
 from geopipe.layers.layer import Kind, Layer, Overlap
-from geopipe.plan.layers import Layout, Options
+from geopipe.plan.options import Layout, Options
 from geopipe.redaction import redacted
 from geopipe.settings.fields import (
     CRS_RULE,

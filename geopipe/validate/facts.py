@@ -20,7 +20,8 @@ from geopipe.grid.grid import Grid
 from geopipe.layers.header import Band
 from geopipe.layers.layer import Kind, Overlap, Variable
 from geopipe.plan.cells import Reach, keys_of
-from geopipe.plan.layers import LayerPlan, Layout
+from geopipe.plan.layers import LayerPlan
+from geopipe.plan.options import Layout
 from geopipe.plan.plan import Plan
 from geopipe.resample.methods import FRACTION, VALID, Route
 

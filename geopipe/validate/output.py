@@ -19,8 +19,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from geopipe.errors import GeopipeError, MachineError, PlanError, first_line
-from geopipe.export.commit import MANIFEST, SUCCESS
 from geopipe.export.lock import STAGING
+from geopipe.export.state import MANIFEST, SUCCESS
 from geopipe.export.tiles import FORMATS, File, Receipt, totals
 from geopipe.export.writers import CSV_SUFFIX, HIVE_NULL, ROW_GROUP
 from geopipe.merge import derived

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from geopipe.export.commit import MANIFEST
+from geopipe.export.state import MANIFEST
 from geopipe.export.tiles import Receipt
 from geopipe.grid.grid import Tile
 from geopipe.merge import derived
-from geopipe.merge.tile import COORDINATES
+from geopipe.merge.spec import COORDINATES
 from geopipe.validate.facts import Facts, Finding, check_round_trip, number
 
 DEGREES = 1e-8

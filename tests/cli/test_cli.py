@@ -337,7 +337,7 @@ def test_a_block_that_breaks_at_work_is_a_failed_run(small: Path, capsys: pytest
 def test_too_little_disk_is_of_the_environment(
     small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("geopipe.export.commit.free_bytes", lambda folder: 100)
+    monkeypatch.setattr("geopipe.export.publish.free_bytes", lambda folder: 100)
     code, _, err = call(capsys, "run", small, "--local")
     assert code == 3, err
     assert "the output would take up to" in err

@@ -16,7 +16,7 @@ import pytest
 from helpers import call, north_up, write_raster
 
 from geopipe.errors import GeopipeError, PlanError
-from geopipe.export import commit, ledger
+from geopipe.export import ledger, state
 from geopipe.export.tiles import Receipt
 from geopipe.run import pipeline
 from geopipe.settings import load
@@ -168,7 +168,7 @@ def test_a_damaged_success_of_ours_can_be_replaced(folder: Path) -> None:
     del document["rows"]
     (output / "_SUCCESS").write_text(json.dumps(document))
     with pytest.raises(PlanError, match="_SUCCESS is damaged") as caught:
-        commit.status(output)
+        state.status(output)
     assert "--overwrite" in caught.value.hint
     with pytest.raises(PlanError, match="holds a finished run"):
         run(folder, "replaced")
@@ -197,13 +197,13 @@ def test_status_during_a_publication(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
 
         def vanish(self: Path) -> bytes:
-            if self.name == commit.PLAN:
+            if self.name == state.PLAN:
                 shutil.rmtree(output / "_staging")
                 shutil.copytree(folder / "whole", output, dirs_exist_ok=True)
             return read(self)
 
         patch.setattr(Path, "read_bytes", vanish)
-        status = commit.status(output)
+        status = state.status(output)
     assert status.unfinished == ()
     assert status.finished is not None
     assert not os.path.exists(output / "_staging")

@@ -25,13 +25,13 @@ from helpers import north_up, plan_of, table_of, write_raster
 from geopipe.engine.local import run_local
 from geopipe.errors import GeopipeError, MachineError, PlanError
 from geopipe.export import tiles as export
-from geopipe.export.commit import check_output, recover
 from geopipe.export.lock import locked
+from geopipe.export.publish import check_output, recover
 from geopipe.export.tiles import Receipt
 from geopipe.export.writers import write_parquet
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.plan.layers import Layout
+from geopipe.plan.options import Layout
 from geopipe.plan.plan import Plan
 
 UTM = "EPSG:32612"

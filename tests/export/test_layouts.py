@@ -28,13 +28,14 @@ from geopipe.engine.local import run_local
 from geopipe.errors import MachineError, PlanError, RunError, SettingsError
 from geopipe.events.emit import subscribe
 from geopipe.export import tiles
-from geopipe.export.commit import Staging, check_output
 from geopipe.export.ledger import finisher
+from geopipe.export.publish import check_output
+from geopipe.export.staging import Staging
 from geopipe.export.tiles import Receipt
 from geopipe.export.writers import write_csv
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.plan.layers import Layout
+from geopipe.plan.options import Layout
 from geopipe.plan.plan import Plan
 from geopipe.run import draft, pipeline
 from geopipe.settings import load

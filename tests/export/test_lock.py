@@ -14,7 +14,7 @@ SECONDS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
 WORK = """
 import json, os, sys, time
 from pathlib import Path
-from geopipe.export.commit import status
+from geopipe.export.state import status
 from geopipe.export.lock import locked
 from geopipe.errors import MachineError, PlanError
 

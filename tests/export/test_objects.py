@@ -20,7 +20,7 @@ from object_store import BUCKET, ENVIRONMENT, KEY, SECRET, ObjectStore
 from pyarrow.fs import FileSystem
 
 from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError
-from geopipe.export import commit, ledger, objects
+from geopipe.export import ledger, objects, state
 from geopipe.load import raster
 from geopipe.run import pipeline
 from geopipe.settings import load
@@ -299,7 +299,7 @@ def test_a_table_that_another_run_finished_meanwhile_is_not_replaced(
     with pytest.raises(PlanError, match="holds a finished run"):
         run(file)
     assert b"other" in object_store.objects(prefix)["settings.toml"]
-    assert commit.finished(file.parent / "work") is not None, "what was made is still there"
+    assert state.finished(file.parent / "work") is not None, "what was made is still there"
 
 
 # ---------------------------------------------------------------- what breaks on the way
@@ -314,7 +314,7 @@ def test_after_an_upload_that_failed_resume_only_sends(
         run(file)
     assert caught.value.exit_code == 3
     assert "_SUCCESS" not in object_store.objects(prefix)
-    assert commit.status(file.parent / "work").finished is not None
+    assert state.status(file.parent / "work").finished is not None
     assert len(tiles) == 4
     with pytest.raises(PlanError, match="holds a finished run that was not sent to the end") as refused:
         run(file)

@@ -15,9 +15,10 @@ from helpers import north_up, plan_of, write_raster
 from geopipe.engine.local import run_local
 from geopipe.errors import MachineError, PlanError
 from geopipe.export import tiles
-from geopipe.export.commit import Staging, check_output
 from geopipe.export.ledger import finisher
 from geopipe.export.lock import locked
+from geopipe.export.publish import check_output
+from geopipe.export.staging import Staging
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer
 from geopipe.plan.plan import Plan

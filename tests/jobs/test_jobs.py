@@ -30,7 +30,7 @@ from surroundings import REPOSITORY
 
 from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, PlanError, SettingsError
-from geopipe.export import commit, lock
+from geopipe.export import lock, state
 from geopipe.jobs import head, jobs
 from geopipe.monitoring import dead_runs, requests
 from geopipe.monitoring.database import follow, queries
@@ -661,7 +661,7 @@ def at_work(dsn: str, run_id: str) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    result = (p for p in folder.rglob("*") if p.is_file() and p.name not in (commit.SUCCESS, commit.SETTINGS))
+    result = (p for p in folder.rglob("*") if p.is_file() and p.name not in (state.SUCCESS, state.SETTINGS))
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in result}
 
 
@@ -685,7 +685,7 @@ def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
     assert json.loads(out)["state"] == "paused"
     result = row(monitor_dsn, first, "state, exit_code, request, ray_job_id")
     assert result == ("paused", 75, "pause", f"geopipe-{first}"), "the driver's states keep what the start has noted"
-    (left,) = commit.status(tmp_path / "out").unfinished
+    (left,) = state.status(tmp_path / "out").unfinished
     assert 0 < left.done < left.tiles == 16
 
     outcome = geopipe("resume", "story")
@@ -717,7 +717,7 @@ def test_a_job_is_stopped_by_asking_and_by_force(
     assert (code, err) == (0, "")
     assert json.loads(out)["state"] == "cancelled"
     assert row(monitor_dsn, first, "state, exit_code") == ("cancelled", 143)
-    (left,) = commit.status(tmp_path / "out").unfinished
+    (left,) = state.status(tmp_path / "out").unfinished
     assert left.done > 0, "what was done waits for resume"
 
     outcome = geopipe("resume", "ended", "--daemon", "--json")

@@ -29,7 +29,7 @@ from geopipe.layers.header import Band
 from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.load import raster
 from geopipe.merge.tile import overlay, reduce_columns
-from geopipe.plan.layers import Options
+from geopipe.plan.options import Options
 from geopipe.plan.plan import make_plan
 from geopipe.run import pipeline
 from geopipe.settings import load

@@ -30,9 +30,10 @@ from geopipe.layers.layer import Kind, Layer
 from geopipe.layers.tables import Part, choose_columns
 from geopipe.load import postgres, tables
 from geopipe.merge import points as sparse
+from geopipe.merge.blocks import pack, unpack
 from geopipe.merge.points import SparseRow, gather, statistic
-from geopipe.merge.tile import merge_tile, pack, unpack
-from geopipe.plan.layers import Options
+from geopipe.merge.tile import merge_tile
+from geopipe.plan.options import Options
 from geopipe.plan.plan import Plan, make_plan
 from geopipe.run import draft
 from geopipe.settings import load

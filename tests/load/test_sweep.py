@@ -19,7 +19,8 @@ from geopipe.layers.layer import Kind, Layer
 from geopipe.load import raster
 from geopipe.load.raster import read_tile
 from geopipe.load.sweep import sweep
-from geopipe.merge.tile import merge_tile, pack, unpack
+from geopipe.merge.blocks import pack, unpack
+from geopipe.merge.tile import merge_tile
 from geopipe.plan.plan import Plan
 
 UTM, NEXT, LONLAT = "EPSG:32632", "EPSG:32633", "EPSG:4326"

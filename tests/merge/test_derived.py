@@ -20,7 +20,7 @@ from geopipe.errors import MachineError, SettingsError
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer
 from geopipe.merge import derived
-from geopipe.plan.layers import Layout
+from geopipe.plan.options import Layout
 
 UTM = "EPSG:32632"
 GRID = Grid(UTM, 600_000, 5_170_000, 100, 100, 600, 520)

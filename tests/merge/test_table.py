@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.header import Band
 from geopipe.layers.layer import Overlap, Variable
-from geopipe.merge.tile import EXCHANGE, BlockRow, TableSpec, marker, merge_tile, overlay, pack, unpack
+from geopipe.merge.blocks import SHUFFLE_SCHEMA, BlockRow, marker, pack, unpack
+from geopipe.merge.spec import TableSpec
+from geopipe.merge.tile import merge_tile, overlay
 
 # 3 columns x 2 rows of 10 x 20 m; the upper left corner is (100, 1000)
 GRID = Grid("EPSG:32612", 100.0, 1000.0, 10.0, 20.0, width=3, height=2)
@@ -248,7 +250,7 @@ def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: 
     spec = spec_of(*((f"v{i}", dtype, layer) for i, layer in enumerate(layers)), grid=grid)
     rows = [r for parts in rows for r in parts]
     packed = pa.concat_tables([pack(row) for row in (marker(0), *rows)])
-    assert packed.schema.equals(EXCHANGE)
+    assert packed.schema.equals(SHUFFLE_SCHEMA)
     whole = packed.combine_chunks()  # what a shuffle gives is neither one chunk nor one chunk a row
     back = unpack(spec, pa.concat_tables([whole.slice(0, 2), whole.slice(2)]))
     assert len(back) == len(rows)
@@ -264,7 +266,7 @@ def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: 
 def test_only_a_marker_makes_an_empty_tile() -> None:
     spec = spec_of(("a", "float32", "la"))
     assert unpack(spec, pack(marker(0))) == []
-    assert unpack(spec, EXCHANGE.empty_table()) == []
+    assert unpack(spec, SHUFFLE_SCHEMA.empty_table()) == []
 
 
 def test_packing_shares_memory_and_keeps_none() -> None:

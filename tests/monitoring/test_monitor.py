@@ -28,7 +28,7 @@ from helpers import call, north_up, write_raster
 from geopipe.errors import Paused, SourceError
 from geopipe.events.emit import emit, subscribe
 from geopipe.events.records import Body, Event, Log, Progress, State
-from geopipe.export import commit
+from geopipe.export import state
 from geopipe.export.lock import STAGING
 from geopipe.monitoring import leftovers, requests
 from geopipe.monitoring.collector import Collector, open_collector
@@ -328,8 +328,8 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypa
             while not (runs := ask(dsn, "SELECT run_id::text FROM pipeline_runs")):
                 time.sleep(0.05)
             requests.send_request(runs[0][0], "pause")
-            (plan,) = (file.parent / "out" / STAGING).glob(f"*/{commit.PLAN}")
-            while not plan.with_name(commit.PAUSE).exists():  # the attempt has failed, and still hears of it
+            (plan,) = (file.parent / "out" / STAGING).glob(f"*/{state.PLAN}")
+            while not plan.with_name(state.PAUSE).exists():  # the attempt has failed, and still hears of it
                 time.sleep(0.05)
 
     unsubscribe = subscribe(ask_for_it)
@@ -529,7 +529,7 @@ def test_a_tile_is_told_to_be_written_when_its_receipt_is_durable(file: Path) ->
 
     def hear(body: Body) -> None:
         if isinstance(body, Progress) and body.stage == "write" and body.tiles:
-            (left,) = commit.status(file.parent / "out").unfinished
+            (left,) = state.status(file.parent / "out").unfinished
             seen.append((left.done, len(seen) + 1))
 
     unsubscribe = subscribe(hear)

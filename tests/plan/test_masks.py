@@ -21,7 +21,8 @@ from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export.tiles import Receipt
 from geopipe.load import raster, vectors
 from geopipe.load.sweep import sweep
-from geopipe.merge.tile import marker, merge_tile
+from geopipe.merge.blocks import marker
+from geopipe.merge.tile import merge_tile
 from geopipe.plan.plan import Plan
 from geopipe.run import draft as drafting
 from geopipe.run import pipeline

@@ -18,7 +18,7 @@ from geopipe.grid.grid import Grid, projected_bounds
 from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.plan.estimate import Machine
-from geopipe.plan.layers import Layout, Options
+from geopipe.plan.options import Layout, Options
 from geopipe.plan.plan import Plan, make_plan
 from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import Route

@@ -14,7 +14,7 @@ from helpers import GENEROUS, VERSIONS, plan_of, raster_of, write_raster
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer
 from geopipe.load import tables
-from geopipe.plan.layers import Options
+from geopipe.plan.options import Options
 from geopipe.plan.plan import make_plan
 
 LONLAT, UTM = "EPSG:4326", "EPSG:32633"

@@ -14,7 +14,7 @@ from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer, Overlap
 from geopipe.load import tables
-from geopipe.plan.layers import Options
+from geopipe.plan.options import Options
 from geopipe.plan.plan import make_plan
 
 LONLAT = "EPSG:4326"

@@ -14,7 +14,7 @@ from helpers import call
 from trials import SETTINGS, hashes, make_trial, run
 
 from geopipe.errors import MachineError, PlanError
-from geopipe.export import commit, ledger
+from geopipe.export import ledger, publish, state
 from geopipe.export.ledger import differences, ranges
 from geopipe.export.lock import locked
 from geopipe.run import pipeline
@@ -57,7 +57,7 @@ def test_a_run_goes_on_where_it_stopped(file: Path, stops_after: Any, error: Bas
     expected = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else Exception
     with pytest.raises(expected):
         run(file)
-    status = commit.status(file.parent / "out")
+    status = state.status(file.parent / "out")
     assert status.finished is None
     assert [(u.done, u.tiles, u.missing) for u in status.unfinished] == [(5, 12, "5-11")]
     stops_after(99, error)
@@ -126,7 +126,7 @@ def test_publishing_leaves_the_tiles_of_other_plans(
 ) -> None:
     output = Path(run(file, "grid.resolution=60").output)
     assert "5 tiles of an unfinished run of another plan (trial) stay in" in caplog.text
-    status = commit.status(output)
+    status = state.status(output)
     assert status.finished is not None
     assert [run.done for run in status.unfinished] == [5]
     cut.clear()
@@ -142,7 +142,7 @@ def test_a_cancelled_overwrite_can_be_resumed(file: Path, stops_after: Any, reso
     done = stops_after(3, StopError())
     with pytest.raises(Exception, match="StopError"):
         run(file, flag, overwrite=True)
-    status = commit.status(Path(first.output))
+    status = state.status(Path(first.output))
     assert status.finished is not None
     assert status.finished["run_id"] == first.run_id, "what was there is there"
     assert [run.done for run in status.unfinished] == [3]
@@ -150,7 +150,7 @@ def test_a_cancelled_overwrite_can_be_resumed(file: Path, stops_after: Any, reso
     done.clear()
     second = run(file, flag, resume=True)
     assert min(done) == 3
-    status = commit.status(Path(first.output))
+    status = state.status(Path(first.output))
     assert status.finished is not None
     assert (status.finished["run_id"], status.unfinished) == (second.run_id, ())
     done.clear()
@@ -163,10 +163,10 @@ def test_a_crash_after_success_leaves_a_finished_run_and_is_cleaned_up(
 ) -> None:
     output = file.parent / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(commit.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(publish.shutil, "rmtree", lambda *_, **__: None)
         first = run(file)
     assert list((output / "_staging").glob("*/plan.json"))
-    assert commit.status(output).unfinished == ()
+    assert state.status(output).unfinished == ()
     assert run(file, resume=True).run_id == first.run_id
     assert not (output / "_staging").exists()
 
@@ -174,12 +174,12 @@ def test_a_crash_after_success_leaves_a_finished_run_and_is_cleaned_up(
 def test_what_is_written_already_needs_no_room_again(
     file: Path, cut: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = commit.status(file.parent / "out").unfinished[0].bytes
+    there = state.status(file.parent / "out").unfinished[0].bytes
     needed = draft(load.load(file)).estimate.output_bytes
-    monkeypatch.setattr(commit, "free_bytes", lambda _: needed - there - 1)
+    monkeypatch.setattr(publish, "free_bytes", lambda _: needed - there - 1)
     with pytest.raises(MachineError, match=r"the output would take up to .* \(\d+ MB are there already\)"):
         run(file, resume=True)
-    monkeypatch.setattr(commit, "free_bytes", lambda _: needed - there)
+    monkeypatch.setattr(publish, "free_bytes", lambda _: needed - there)
     run(file, resume=True)
     assert cut == list(range(5, 12))
 
@@ -243,7 +243,7 @@ def test_other_settings_or_sources_cannot_go_on_and_are_named(file: Path, stops_
     os.utime(source, (1, 1))
     with pytest.raises(PlanError, match=r"sources.*b.tif.mtime_ns: \d+ -> 1000000000"):
         run(file, resume=True)
-    assert commit.status(file.parent / "out").unfinished[0].done == 5, "what was done is still there"
+    assert state.status(file.parent / "out").unfinished[0].done == 5, "what was done is still there"
 
 
 def test_a_layer_that_was_skipped_stays_skipped(file: Path, stops_after: Any) -> None:

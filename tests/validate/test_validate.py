@@ -21,7 +21,7 @@ from helpers import call, north_up, plan_of, write_raster
 from geopipe.engine.local import run_local
 from geopipe.errors import PlanError, RunError
 from geopipe.export import ledger
-from geopipe.export.commit import Staging
+from geopipe.export.staging import Staging
 from geopipe.export.tiles import Receipt, write_tile
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer, Overlap

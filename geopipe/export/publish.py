@@ -1,0 +1,163 @@
+"""Put a complete run in the place of its output, and refuse an output that is somebody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from geopipe.durable import nearest_folder, sync_folder, write_error
+from geopipe.errors import MachineError, PlanError
+from geopipe.export.lock import STAGING
+from geopipe.export.state import (
+    MANIFEST,
+    OLD,
+    SETTINGS,
+    SUCCESS,
+    finished,
+    is_finished,
+    read,
+    staged_folders,
+    staging_folder,
+    success_of,
+    unfinished_runs,
+)
+from geopipe.export.tiles import FORMATS, is_ours
+
+
+def free_bytes(output: Path) -> int:
+    """Free space where the output will be."""
+    while True:
+        with suppress(FileNotFoundError):  # a run that ended has removed the folder between two looks
+            return shutil.disk_usage(nearest_folder(output)).free
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output folder that cannot or must not be used. Nothing is written.
+
+    Raises:
+        PlanError: it holds a finished run (without `overwrite`), or is not geopipe's.
+        MachineError: it cannot be written.
+    """
+    if output.exists() and not output.is_dir():
+        raise PlanError(f"{output} is a file", "give a folder")
+    with suppress(FileNotFoundError, NotADirectoryError):
+        entries = set(os.listdir(output))
+        done = is_finished(output)
+        files = {
+            Path(folder, name).relative_to(output).as_posix()
+            for form in FORMATS
+            for folder, _, names in os.walk(output / form)
+            for name in names
+        }
+        refuse(output, done, () if done or STAGING in entries else entries, files, overwrite)
+    for left in reversed(range(3)):
+        folder = nearest_folder(output)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+            break
+        except OSError as error:
+            if left and isinstance(error, FileNotFoundError):  # removed meanwhile by a run that ended
+                continue
+            raise MachineError(
+                f"{output} cannot be written: {error.strerror} in {folder}",
+                "choose another folder, or permit this user to write there",
+            ) from None
+
+
+def refuse(output: Path | str, done: bool, strange: Collection[str], files: Collection[str], overwrite: bool) -> None:
+    """Refuse an output, a folder or an object store, for what is in it.
+
+    Args:
+        done: whether that is a finished run.
+        strange: what makes it an output of somebody else.
+        files: what lies in the folders of the formats.
+
+    Raises:
+        PlanError: it holds a finished run (without `overwrite`), or is not geopipe's.
+    """
+    if strange:
+        raise PlanError(
+            f"{output} holds {len(strange)} entries ({', '.join(sorted(strange)[:3])}, ...) "
+            f"and no run of geopipe; it is left as it is",
+            "choose an empty or a new place",
+        )
+    if done and not overwrite:
+        raise PlanError(f"{output} holds a finished run", "give --overwrite to replace it, or another run.output")
+    foreign = sorted(name for name in files if not is_ours(name.rpartition("/")[2]))
+    if foreign:
+        raise PlanError(
+            f"{output} holds {len(foreign)} files that no run wrote ({', '.join(foreign[:3])})",
+            f"move them elsewhere: a run alone fills the folders {' and '.join(FORMATS)}",
+        )
+
+
+def publish(output: Path, staged: Path) -> None:
+    """Move a complete staged output into place, entry by entry; after a crash at any line it can be called again.
+
+    `_SUCCESS` goes first and comes last: without it there is no finished run. What an older run left under our names
+    is moved aside, and deleted when the new run stands. What runs of other plans have left stays for them.
+    """
+    aside = output / STAGING / OLD
+    if (staged / SUCCESS).exists():
+        formats = json.loads((staged / SUCCESS).read_text(encoding="utf-8"))["formats"]
+        aside.mkdir(exist_ok=True)
+        (output / SUCCESS).unlink(missing_ok=True)
+        for name in (*FORMATS, MANIFEST, SETTINGS):
+            arrives, stays = (staged / name).exists(), name in formats or name not in FORMATS
+            if (output / name).exists() and (arrives or not stays):
+                os.replace(output / name, aside / f"{name}-{time.time_ns()}")
+            if arrives:
+                os.replace(staged / name, output / name)
+        os.replace(staged / SUCCESS, output / SUCCESS)
+        sync_folder(output)
+    for left in (staged, aside):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def recover(output: Path) -> None:
+    """Finish a publication that a crash cut short: the staged run was complete already, or even in place."""
+    for folder in staged_folders(output):
+        text = read(folder / SUCCESS)
+        if text is None:
+            continue
+        with suppress(PlanError):
+            if success_of(text, str(folder / SUCCESS)) is not None:
+                publish(output, folder)
+                continue
+        (folder / SUCCESS).unlink()  # damaged: its tiles have receipts, and are committed once more
+    with suppress(PlanError):
+        done = finished(output)
+        if done is not None:
+            for run in unfinished_runs(output, strict=False):
+                if run.run_id == done.get("run_id"):
+                    drop(output, run.plan_hash)
+            shutil.rmtree(output / STAGING / OLD, ignore_errors=True)
+
+
+def drop(output: Path, plan_hash: str | None = None) -> None:
+    """Delete what unfinished runs have left in a folder: that of one plan, or of all."""
+    for folder in staged_folders(output):
+        if plan_hash is None or folder == staging_folder(output, plan_hash):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove(output: Path) -> None:
+    """Remove the finished run from a folder, and nothing else. `_SUCCESS` goes last, so that it can be done again.
+
+    Raises:
+        MachineError: a file cannot be removed.
+    """
+    try:
+        for form in FORMATS:
+            if (output / form).exists():
+                shutil.rmtree(output / form)
+        for name in (MANIFEST, SETTINGS, SUCCESS):
+            (output / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(error, output) from error
