@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.export.ledger import finisher
 from geopipe.export.lock import locked
 from geopipe.export.staging import Staging
@@ -19,7 +19,7 @@ def stage(output: Path, plan: Plan, chunk_size: int = 1000, tiles: Sequence[int]
     staging = Staging(output, plan, "[run]\n")
     staging.begin()
     keys = plan.keys[::-1] if tiles is None else np.array(tiles, np.int64)
-    list(run_local(plan, finisher(plan, staging.folder, chunk_size), keys))
+    list(local.finish_tiles(plan, keys, finisher(plan, staging.folder, chunk_size)))
     return staging
 
 

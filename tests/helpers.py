@@ -16,7 +16,7 @@ from affine import Affine
 from surroundings import signals_as_they_were
 
 from geopipe.cli import main
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.grid.grid import Grid
 from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Layer
@@ -74,7 +74,7 @@ def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **
 
 def table_of(plan: Plan) -> pa.Table:
     """The whole table, tiles in the order of their keys."""
-    return pa.concat_tables(run_local(plan, lambda tile, table: table))
+    return pa.concat_tables(local.merge(plan))
 
 
 def raster_of(plan: Plan, column: str, missing: Any = np.nan) -> np.ndarray:

@@ -6,14 +6,15 @@ memory grows with the rasters and with the grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from functools import partial
 
 import numpy as np
 
 from geopipe.engine.contract import Engine, Finish, Keys, Stop
-from geopipe.engine.local import in_process, points_of
+from geopipe.engine.local import in_process, sparse_rows
+from geopipe.engine.session import WorkerSession
 from geopipe.events.emit import context, emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
@@ -34,19 +35,18 @@ def old_way(options: MonitoringOptions) -> AbstractContextManager[Engine]:
     return in_process(_work, options)
 
 
-def _work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
-    with raster.environment():
-        readers, sparse = raster.Readers(), points_of(plan)
-        whole = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
+def _work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
+    with closing(WorkerSession()) as session, session.working():
+        readers, sparse = session.readers, sparse_rows(plan)
+        rows = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
         for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key):
                 inside = raster.inside_of(plan, tile, readers)
-                parts = [marker(tile.key, inside), *(_cut(row, tile) for row in whole), *sparse.pop(tile.key, ())]
-                finish(tile, merge_tile(plan.spec, tile, parts))
-                yield tile.key
+                parts = [marker(tile.key, inside), *(_cut(row, tile) for row in rows), *sparse.pop(tile.key, ())]
+                finish(tile, merge_tile(plan.spec, tile, parts), session.journal)
+            yield tile.key
             if stop():
                 break
-        readers.close()
 
 
 def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[BlockRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,14 +10,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe.events.records import Progress
+from geopipe.export.ledger import Journal
 from geopipe.grid.grid import Tile
 from geopipe.plan.plan import Plan
 
 Keys = NDArray[np.int64]
 """Keys of the tiles to do: (n,) int64."""
 
-Finish = Callable[[Tile, pa.Table], None]
-"""Writes a merged tile and its receipt, in the process that merged it."""
+Finish = Callable[[Tile, pa.Table, Journal], None]
+"""Writes a merged tile, and its receipt to the journal of the process that merged it."""
 
 Stop = Callable[[], bool]
 """Tells whether the run shall pause: tiles in progress are finished, no other tile begins. Workers call it, too."""
@@ -31,7 +32,7 @@ def never() -> bool:
 class Engine(Protocol):
     """Executes a plan: the plain loop, or Ray."""
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
+    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
         """Merge and finish these tiles, and yield their keys as they are done. No tile begins once `stop` is true."""
 
     def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:

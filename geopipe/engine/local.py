@@ -1,22 +1,23 @@
 """The plain loop: the whole run in one process, without Ray.
 
-It walks the same plan with the same functions as the Ray engine, so that the two must agree to the bit. It is the
-oracle of the engine and the debugger's entrance.
+It executes the same plan by the same functions as the Ray engine, so the two agree to the bit. It is the oracle of the
+Ray engine, and the place to start a debugger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import chain
-from typing import TypeVar
 
 import pyarrow as pa
 
-from geopipe.engine.contract import Engine, Finish, Keys, Stop
+from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
+from geopipe.engine.session import WorkerSession
 from geopipe.errors import Terminated
 from geopipe.events import logs
 from geopipe.events.emit import context
+from geopipe.export.ledger import Journal
 from geopipe.grid.grid import Tile
 from geopipe.load import raster, tables
 from geopipe.merge.points import SparseRow
@@ -26,46 +27,52 @@ from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.prometheus import LAST_SCRAPE
 from geopipe.plan.plan import Plan
 
-Result = TypeVar("Result")
+Work = Callable[[Plan, Keys, Finish, Stop], Generator[int, None, None]]
+"""Merges and finishes tiles in this process, and yields their keys."""
 
 
-def run_local(plan: Plan, finish: Callable[[Tile, pa.Table], Result], keys: Keys | None = None) -> Iterator[Result]:
-    """What `finish` makes of each tile of the table (or of those in `keys`), in their order."""
-    with raster.environment():
-        todo = plan.keys if keys is None else keys
-        readers, sparse = raster.Readers(), points_of(plan)
-        for tile in map(plan.spec.tile, todo.tolist()):
+def finish_tiles(plan: Plan, keys: Keys, finish: Finish, stop: Stop = never) -> Generator[int, None, None]:
+    """Read, merge and finish one tile after the other, and yield their keys."""
+    with closing(WorkerSession()) as session, session.working():
+        sparse = sparse_rows(plan)
+        for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key), logs.failures():
-                rows = raster.read_rows(plan, plan.rasters, tile, readers)
-                yield finish(tile, merge_tile(plan.spec, tile, chain(rows, sparse.pop(tile.key, ()))))
-        readers.close()
+                rows = raster.read_rows(plan, plan.rasters, tile, session.readers)
+                finish(tile, merge_tile(plan.spec, tile, chain(rows, sparse.pop(tile.key, ()))), session.journal)
+            yield tile.key
+            if stop():
+                return
 
 
-def points_of(plan: Plan) -> dict[int, list[SparseRow]]:
-    """The sparse block rows of all coordinate tables by tile: each table is read once, and has points for any tile."""
-    found: dict[int, list[SparseRow]] = {}
+def merge(plan: Plan, keys: Keys | None = None) -> Iterator[pa.Table]:
+    """The merged table of each tile (of those in `keys`), in their order, written nowhere: as `engine.ray.merge`."""
+    tables: list[pa.Table] = []
+
+    def keep(_tile: Tile, table: pa.Table, _journal: Journal) -> None:
+        tables.append(table)
+
+    for _ in finish_tiles(plan, plan.keys if keys is None else keys, keep):
+        yield tables.pop()
+
+
+def sparse_rows(plan: Plan) -> dict[int, list[SparseRow]]:
+    """The sparse block rows of all coordinate tables, by tile. Each table is read once: it has points for any tile."""
+    rows: dict[int, list[SparseRow]] = {}
     for layer, partition in plan.partitions:
         with context(layer=layer.layer.name):
             for row in tables.read(plan, layer, partition):
-                found.setdefault(row.tile, []).append(row)
-    return found
-
-
-Work = Callable[[Plan, Keys, Finish, Stop], Iterator[int]]
-"""Merges and finishes tiles in this process; yields their keys."""
+                rows.setdefault(row.tile, []).append(row)
+    return rows
 
 
 class _InProcess:
     def __init__(self, work: Work, collector: Collector) -> None:
-        self.work, self.receive, self.stages = work, collector.receive, collector.stages
-
-    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
-        return self.work(plan, keys, finish, stop)
+        self.run, self.receive, self.stages = work, collector.receive, collector.stages
 
 
 @contextmanager
 def in_process(work: Work, options: MonitoringOptions) -> Iterator[Engine]:
-    """A function of this process as an engine."""
+    """An engine that works in this process."""
     collector, wait = open_collector(options), LAST_SCRAPE
     try:
         yield _InProcess(work, collector)
@@ -78,15 +85,4 @@ def in_process(work: Work, options: MonitoringOptions) -> Iterator[Engine]:
 
 def plain_loop(options: MonitoringOptions) -> AbstractContextManager[Engine]:
     """The plain loop as an engine."""
-
-    def work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
-        def done(tile: Tile, table: pa.Table) -> int:
-            finish(tile, table)
-            return tile.key
-
-        for key in run_local(plan, done, keys):
-            yield key
-            if stop():
-                return
-
-    return in_process(work, options)
+    return in_process(finish_tiles, options)

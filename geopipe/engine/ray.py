@@ -10,10 +10,10 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -29,11 +29,11 @@ from geopipe import machine
 from geopipe.engine.cluster import cluster
 from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
 from geopipe.engine.guard import Guard
+from geopipe.engine.session import WorkerSession, task_session
 from geopipe.errors import Terminated, find
 from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.events.records import Progress
-from geopipe.export import ledger
 from geopipe.grid.grid import Tile
 from geopipe.load import raster, tables
 from geopipe.load.sweep import sweep
@@ -44,7 +44,6 @@ from geopipe.monitoring import actor as monitor
 from geopipe.monitoring import prometheus
 from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, release_workers
 from geopipe.monitoring.options import MonitoringOptions
-from geopipe.monitoring.recorder import join, leave_run
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
@@ -57,37 +56,52 @@ MOST_BLOCKS = 1000
 """Ray keeps statistics of every block for the whole run; many tiles share a block instead."""
 
 
+@dataclass(frozen=True)
+class Watch:
+    """The monitoring of a run, for its workers: the options, and the actor that takes their records."""
+
+    options: MonitoringOptions
+    monitor: ActorHandle
+
+    def deliver(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
+        """Hand records to the actor."""
+        return monitor.deliver(self.monitor)(source, lines, keep)
+
+
 class _Aligned:
-    """A resampling actor: reads all layers of a tile and merges them at once."""
+    """A resampling actor: reads all layers of a tile, and merges them."""
 
     def __init__(self, plan: Plan, watch: Watch | None, finish: Finish | None, stop: Stop) -> None:
         self.plan, self.finish, self.stop = plan, finish, stop
-        self.readers = _join_run(watch)
+        self.session = WorkerSession(watch.options, watch.deliver) if watch else WorkerSession()
 
     def __call__(self, batch: Batch) -> Iterator[pa.Table]:
-        for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
-            if self.stop():
-                return
-            with context(tile=tile.key), logs.failures():
-                rows = raster.read_rows(self.plan, self.plan.layers, tile, self.readers)
-                table = merge_tile(self.plan.spec, tile, rows)
-                yield _finished(self.finish, tile, table)
+        with self.session.working() as session:
+            for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
+                if self.stop():
+                    return
+                with context(tile=tile.key), logs.failures():
+                    rows = raster.read_rows(self.plan, self.plan.layers, tile, session.readers)
+                    yield _finished(self.finish, tile, merge_tile(self.plan.spec, tile, rows), session)
 
     def __del__(self) -> None:
-        """Ray is about to end this process: a thread that waits for the monitor then would crash in Ray's core."""
-        leave_run()
+        """Ray is about to end this process: stop the recorder's thread before Ray's core goes."""
+        self.session.close()
+
+
+def _task_session(watch: Watch | None) -> AbstractContextManager[WorkerSession]:
+    return task_session(watch.options, watch.deliver) if watch else task_session(None, None)
 
 
 def _read(batch: Batch, plan: Plan, watch: Watch | None) -> Iterator[pa.Table]:
-    """Read one layer in some tiles, or a partition of a table, into block rows for the exchange.
+    """Read one layer in some tiles, or a partition of a table, into block rows for the shuffle.
 
-    A task, where the aligned plan has actors: an actor pool would end with each wave, and start anew for the next;
-    tasks come back to the same warm workers, which also merge, so that there are fewer of them.
+    A task, not an actor: an actor pool would end with each wave, and start anew for the next. Tasks come back to the
+    same warm workers, which also merge.
     """
-    readers = _join_run(watch)
     layer, keys = plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
-    with context(layer=layer.layer.name):
-        for row in _rows(plan, layer, int(batch["part"][0]), keys, readers):
+    with context(layer=layer.layer.name), _task_session(watch) as session:
+        for row in _rows(plan, layer, int(batch["part"][0]), keys, session.readers):
             yield pack(row)
     machine.release_memory()
 
@@ -95,7 +109,7 @@ def _read(batch: Batch, plan: Plan, watch: Watch | None) -> Iterator[pa.Table]:
 def _rows(
     plan: Plan, layer: LayerPlan, part: int, keys: list[int], readers: raster.Readers
 ) -> Iterator[BlockRow | SparseRow]:
-    """The block rows, after a marker of each tile: it comes also where nothing follows (see `marker`)."""
+    """The block rows of a layer, after a marker of each tile, which has a marker even if nothing follows."""
     if layer.table is None and not layer.sweeps:
         for key in keys:
             with context(tile=key), logs.failures():
@@ -111,43 +125,19 @@ def _rows(
 
 def _merge_group(plan: Plan, watch: Watch | None, finish: Finish | None, group: pa.Table) -> pa.Table:
     """Merge the block rows of one tile."""
-    _join_run(watch)
     tile = plan.spec.tile(group["tile"][0].as_py())
-    with context(tile=tile.key), logs.failures():
-        return _finished(finish, tile, merge_tile(plan.spec, tile, unpack(plan.spec, group)))
+    with _task_session(watch) as session, context(tile=tile.key), logs.failures():
+        return _finished(finish, tile, merge_tile(plan.spec, tile, unpack(plan.spec, group)), session)
 
 
-def _finished(finish: Finish | None, tile: Tile, table: pa.Table) -> pa.Table:
-    """The table itself, or the key of the tile that was finished."""
+def _finished(finish: Finish | None, tile: Tile, table: pa.Table, session: WorkerSession) -> pa.Table:
+    """Finish a tile, and return its key as a table; without `finish` return the tile's table."""
     if finish is None:
         return table
-    finish(tile, table)
+    finish(tile, table, session.journal)
     del table
     machine.release_memory()
     return pa.table({"done": [tile.key]})
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How the workers of a run are watched, and by which actor."""
-
-    options: MonitoringOptions
-    monitor: ActorHandle = field(compare=False)  # of one actor there are many handles
-
-
-@lru_cache(maxsize=1)
-def _join_run(watch: Watch | None) -> raster.Readers:
-    """The readers of this worker process, which learns once which run it works for and where to report."""
-    raster.environment().__enter__()  # for the life of the process
-    if watch is not None:
-        join(watch.options, monitor.deliver(watch.monitor), _let_go)
-    return raster.Readers()
-
-
-def _let_go() -> None:
-    """Close what this worker process holds of a run that is over: it may live on, idle, as long as the cluster."""
-    _join_run.cache_clear()
-    ledger.close()
 
 
 def merge(
@@ -247,7 +237,7 @@ class _RayEngine:
         self.receive = monitor.deliver(self.watch.monitor)
         self._stages: Mapping[str, Progress] = {}
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Iterator[int]:
+    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
         failure = None
         try:
             with self.guard.armed():

@@ -32,49 +32,52 @@ JOURNALS = "receipts"
 TILE = re.compile(rb'\{"tile": (\d+), ')
 
 
-def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, table: pa.Table) -> None:
-    """Write a merged tile, and note that it is there: all that becomes of it in a run.
+class Journal:
+    """The journal of this process: receipts of the tiles that it wrote. It is created for the first of them."""
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    def append(self, folder: Path, receipt: Receipt) -> None:
+        """Append a receipt durably to this process's journal in a staging folder."""
+        journals = folder / JOURNALS
+        # a run that starts over creates the folder anew
+        if self._file is None or Path(self._file.name).parent != journals or not os.path.exists(self._file.name):
+            self.close()
+            name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}.jsonl"  # names sort by time
+            try:
+                self._file = open(journals / name, "a", encoding="utf-8")  # noqa: SIM115 - kept open
+                sync_folder(journals)
+            except OSError as error:
+                raise write_error(error, journals / name) from error
+        try:
+            line = receipt.line()
+            self._file.write(f"{zlib.crc32(line.encode()):08x} {line}")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise write_error(error, Path(self._file.name)) from error
+
+    def close(self) -> None:
+        """Close the journal; the next receipt opens another."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # a full disk: `append` has raised an error for the line
+                file.close()
+
+
+def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, table: pa.Table, journal: Journal) -> None:
+    """Write a merged tile to the staging folder of a run, and its receipt to the journal.
 
     Args:
-        folder: of the staged run.
-        chunk_size: rows that are formatted as CSV at a time.
+        chunk_size: rows to format as CSV at a time.
     """
-    write_tile(plan, folder, chunk_size, tile, table, partial(note, Path(folder)))
+    write_tile(plan, folder, chunk_size, tile, table, partial(journal.append, Path(folder)))
 
 
 def finisher(plan: Plan, folder: Path, chunk_size: int) -> partial[None]:
     """`finish_tile` for a plan, to be pickled to every worker."""
     return partial(finish_tile, plan, str(folder), chunk_size)
-
-
-_open: dict[Path, TextIO] = {}
-
-
-def note(folder: Path, receipt: Receipt) -> None:
-    """Append a receipt to this process's journal, durably."""
-    journal = _open.get(folder)
-    if journal is None or not os.path.exists(journal.name):  # a run that starts over makes the folder anew
-        close()
-        name = f"{time.time_ns()}-{socket.gethostname()}-{os.getpid()}.jsonl"  # names sort by time
-        try:
-            journal = _open[folder] = open(folder / JOURNALS / name, "a", encoding="utf-8")  # noqa: SIM115 - kept open
-            sync_folder(folder / JOURNALS)
-        except OSError as error:
-            raise write_error(error, folder / JOURNALS / name) from error
-    try:
-        line = receipt.line()
-        journal.write(f"{zlib.crc32(line.encode()):08x} {line}")
-        journal.flush()
-        os.fsync(journal.fileno())
-    except OSError as error:
-        raise write_error(error, Path(journal.name)) from error
-
-
-def close() -> None:
-    """Close the journal of this process; the next receipt opens another."""
-    while _open:
-        with suppress(OSError):  # a full disk: of a line that could not be written, `note` has raised an error
-            _open.popitem()[1].close()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from geopipe.durable import replacing, write_error
 from geopipe.errors import PlanError, Terminated
-from geopipe.export import ledger
 from geopipe.export.ledger import JOURNALS, Ledger, ranges
 from geopipe.export.publish import publish
 from geopipe.export.state import MANIFEST, PAUSE, PLAN, SETTINGS, SUCCESS, staging_folder
@@ -82,7 +81,6 @@ class Staging:
         Raises:
             PlanError: a tile is missing: a bug, never a state to publish.
         """
-        ledger.close()
         noted = self.ledger()
         missing = self.plan.keys[~noted.done[self.plan.keys]]
         if missing.size:
@@ -129,13 +127,11 @@ class Staging:
 
         A run that is complete is kept: `recover` publishes it.
         """
-        ledger.close()
         if not (self.folder / SUCCESS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def leave(self) -> int:
         """Leave what is done for `--resume`, or nothing where nothing is; returns how many tiles are done."""
-        ledger.close()
         done = int(self.ledger().done.sum())
         if not done:
             self.discard()

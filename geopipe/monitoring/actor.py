@@ -47,9 +47,13 @@ def start(options: MonitoringOptions) -> ActorHandle:
 
 
 def deliver(monitor: ActorHandle, seconds: float = PATIENCE) -> Deliver:
-    """How a process of the run hands records to the actor; it raises where the actor does not answer in time."""
+    """How a process of the run hands records to the actor; raises if the actor does not answer in time.
+
+    It does not wait inside Ray's core, as `ray.get` does: Ray may end this process meanwhile, and its core would abort.
+    """
 
     def send(source: str, lines: Sequence[str], keep: bool = True) -> int:
-        return cast(int, ray.get(monitor.receive.remote(source, lines, keep), timeout=seconds))
+        answer: Any = monitor.receive.remote(source, lines, keep)
+        return cast(int, answer.future().result(seconds))
 
     return send

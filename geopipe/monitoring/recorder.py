@@ -5,10 +5,8 @@ records of this process -> `Spool` -> `Shipper` -> the run's `Collector`, here o
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +19,7 @@ from geopipe.events.records import Log, Progress, State
 from geopipe.monitoring.collector import open_collector
 from geopipe.monitoring.database import embedded
 from geopipe.monitoring.home import claim, job_dsn_file
-from geopipe.monitoring.leftovers import OVER, delete_spool, deliver_leftovers, prune_spools
+from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, prune_spools
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.requests import Requests
 from geopipe.monitoring.sampler import Sampler, speedometer
@@ -118,58 +116,6 @@ def _record_end(error: BaseException) -> None:
         emit(Log("ERROR", __name__, cause["message"], None if ours else logs.traceback_of(error)))
         detail = {"exit_code": ours.exit_code if ours else 1, "error": cause | {"hint": ours.hint if ours else ""}}
         emit(State("failed", detail))
-
-
-_leave: Callable[[], None] | None = None
-_joining = threading.RLock()
-
-
-def join(options: MonitoringOptions, deliver: Deliver, let_go: Callable[[], None] = lambda: None) -> None:
-    """Record the run in this worker process until the run is over, the worker joins another run, or it ends.
-
-    Args:
-        let_go: called at the end of the run, to close what else the process holds of it.
-    """
-    global _leave
-    with _joining, suppress(OSError):  # a disk that holds no records does not stop a run
-        _leave_run(_leave)
-        mark = options.folder / OVER
-
-        def leave_and_let_go() -> None:
-            if _leave_run(leave):
-                let_go()
-
-        def leave_when_over() -> None:
-            if mark.exists() or not options.folder.exists():
-                # in a thread of its own, because leaving waits for the thread that calls this
-                threading.Thread(target=leave_and_let_go, daemon=True).start()
-
-        recorder = Recorder(options, deliver, [leave_when_over])
-        end_logs = logs.record_from_now_on()
-
-        def leave() -> None:
-            end_logs()
-            recorder.close(1.0)
-
-        _leave = leave
-        atexit.register(leave)
-
-
-def leave_run() -> None:
-    """Send the last records of this worker process, which is about to end."""
-    _leave_run(_leave)
-
-
-def _leave_run(leave: Callable[[], None] | None) -> bool:
-    """Leave the run that this process has joined, if `leave` belongs to it."""
-    global _leave
-    with _joining:
-        if leave is None or _leave is not leave:
-            return False
-        _leave = None
-        atexit.unregister(leave)
-        leave()
-        return True
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -341,8 +341,10 @@ def _attempts(
             staging.pause.touch()
         try:
             with logs.log_stage(log, "run"), _watching(totals, engine, watch, begin):
-                for _ in engine.run(plan, keys, finisher(plan, staging.folder, settings.export.rows_at_once), stop):
-                    pass
+                finish = finisher(plan, staging.folder, settings.export.rows_at_once)
+                with closing(engine.run(plan, keys, finish, stop)) as tiles:
+                    for _ in tiles:
+                        pass
             _refuse_pause(staging, stop, options.resume_command)
             clock.lap("run")
             with raster.environment():

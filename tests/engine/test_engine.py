@@ -20,8 +20,8 @@ from helpers import write_raster
 from hypothesis import Phase, given
 from hypothesis import strategies as st
 
+from geopipe.engine import local
 from geopipe.engine import ray as engine
-from geopipe.engine.local import run_local
 from geopipe.errors import SourceError
 from geopipe.layers.layer import Source
 from geopipe.load import raster, sweep, tables
@@ -126,7 +126,7 @@ def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
         )
     ]
     order = [("row", "ascending"), ("col", "ascending")]
-    expected = pa.concat_tables(run_local(plans[0], lambda _tile, table: table)).sort_by(order)
+    expected = pa.concat_tables(local.merge(plans[0])).sort_by(order)
     result = pa.concat_tables(ray.get(engine.merge(plans[1]).to_arrow_refs())).sort_by(order)
     assert result.replace_schema_metadata().equals(expected.replace_schema_metadata())
 
@@ -146,11 +146,11 @@ def test_tables_come_through_the_exchange_to_the_bit(
     if beside:
         text += f'[[layers]]\nname = "own"\npath = "{sources}/own.tif"\n'
     outputs = []
-    for local in (True, False):
-        folder = tmp_path / f"local-{local}"
+    for plain in (True, False):
+        folder = tmp_path / f"local-{plain}"
         folder.mkdir()
         (folder / "s.toml").write_text(GRID.format(folder=folder) + text)
-        summary = pipeline.run(load.load(folder / "s.toml"), local=local)
+        summary = pipeline.run(load.load(folder / "s.toml"), local=plain)
         assert summary.plan.strategy == "groupby"
         assert summary.stages["read"].tiles == summary.plan.reads(summary.plan.keys) == (9 * beside + 5)
         outputs.append(hashes(summary.output))
@@ -166,7 +166,7 @@ def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
     merged = engine.merge(plan).materialize()
     assert set(tmp_path.rglob("*")) == before
     order = [("row", "ascending"), ("col", "ascending")]
-    expected = pa.concat_tables(run_local(plan, lambda _tile, table: table)).sort_by(order)
+    expected = pa.concat_tables(local.merge(plan)).sort_by(order)
     merged.write_parquet(str(tmp_path / "plain_parquet"))
     assert ds.dataset(tmp_path / "plain_parquet").to_table().sort_by(order).equals(expected)
     merged.write_csv(str(tmp_path / "plain_csv"))
@@ -258,7 +258,7 @@ def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypat
         return real(uri, *more)
 
     monkeypatch.setattr(raster, "open_raster", counting)
-    list(run_local(plan, lambda _tile, _table: None))
+    list(local.merge(plan))
     assert sorted(opened) == sorted(str(sources / f"{n}.tif") for n in ("own", "warped", "classes"))
 
 
@@ -294,7 +294,7 @@ def test_two_hundred_layers(sources: Path, tmp_path: Path, ray_session: None, st
         text += f'[[layers]]\nname = "l{n}"\npath = "{sources / kinds[n % 3]}.tif"\n'
     (tmp_path / "s.toml").write_text(text)
     loaded = load.load(tmp_path / "s.toml", (f"merge.strategy={strategy}", "merge.how=grid"))
-    (table,) = run_local(draft.draft(loaded), lambda _tile, table: table)
+    (table,) = local.merge(draft.draft(loaded))
     summary = pipeline.run(loaded)
     assert ds.dataset(summary.output / "parquet").to_table().equals(table)
     assert table.num_columns == 204

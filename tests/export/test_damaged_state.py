@@ -213,9 +213,10 @@ def test_a_receipt_that_finds_no_room_is_one_error_and_its_journal_closes(tmp_pa
     (tmp_path / ledger.JOURNALS).mkdir()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    journal = ledger.Journal()
     try:
         with pytest.raises(GeopipeError, match="cannot be written: File too large"):
-            ledger.note(tmp_path, Receipt(0, 1, (), {}))
-        ledger.close()
+            journal.append(tmp_path, Receipt(0, 1, (), {}))
+        journal.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

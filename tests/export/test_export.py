@@ -22,7 +22,7 @@ import pytest
 from commits import finish, stage
 from helpers import north_up, plan_of, table_of, write_raster
 
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.errors import GeopipeError, MachineError, PlanError
 from geopipe.export import tiles as export
 from geopipe.export.lock import locked
@@ -112,7 +112,7 @@ def test_names_of_tiles_sort_as_the_tiles_do() -> None:
 def test_a_receipt_says_min_max_and_nulls_and_survives_its_line(make: Callable[..., Plan], tmp_path: Path) -> None:
     plan = make()
     receipt = next(stage(tmp_path / "out", plan).ledger().receipts())
-    table = next(run_local(plan, lambda tile, table: table))
+    table = next(local.merge(plan))
     temp = table["temp"].drop_null().to_pylist()
     big = table["big"].to_pylist()
     assert receipt.columns["temp"] == {"min": min(temp), "max": max(temp), "nulls": 20 * 512 - len(temp)}

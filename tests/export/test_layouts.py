@@ -24,7 +24,7 @@ from helpers import north_up, plan_of, table_of, write_raster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.errors import MachineError, PlanError, RunError, SettingsError
 from geopipe.events.emit import subscribe
 from geopipe.export import tiles
@@ -133,7 +133,7 @@ def finish_whole(output: Path, plan: Plan) -> dict[str, int]:
 
 def stage(output: Path, plan: Plan) -> Staging:
     staging = Staging(output, plan, "[run]\n")
-    list(run_local(plan, finisher(plan, staging.folder, 1000), staging.begin()))
+    list(local.finish_tiles(plan, staging.begin(), finisher(plan, staging.folder, 1000)))
     return staging
 
 

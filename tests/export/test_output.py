@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import north_up, plan_of, write_raster
 
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.errors import MachineError, PlanError
 from geopipe.export import tiles
 from geopipe.export.ledger import finisher
@@ -35,7 +35,7 @@ def plan(tmp_path: Path) -> Plan:
 def stage(output: Path, plan: Plan) -> Staging:
     staging = Staging(output, plan, "")
     keys = staging.begin()
-    list(run_local(plan, finisher(plan, staging.folder, 100), keys))
+    list(local.finish_tiles(plan, keys, finisher(plan, staging.folder, 100)))
     return staging
 
 

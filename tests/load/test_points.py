@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from postgres_server import PASSWORD, Server
 
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
@@ -432,9 +432,7 @@ def test_row_groups_are_cut_into_parts_of_about_a_million_rows(tmp_path: Path, m
 
 
 def tables_by_window(plan: Plan) -> pa.Table:
-    return pa.concat_tables(run_local(plan, lambda tile, table: table)).sort_by(
-        [("row", "ascending"), ("col", "ascending")]
-    )
+    return pa.concat_tables(local.merge(plan)).sort_by([("row", "ascending"), ("col", "ascending")])
 
 
 def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from helpers import north_up, write_raster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geopipe.engine.session import WorkerSession
 from geopipe.errors import MachineError, Paused, RunError, Terminated
 from geopipe.events import emit, logs
 from geopipe.events.records import Body, Event, Log, Metric, Progress, State
@@ -1343,7 +1344,7 @@ def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
     before = sorted(tmp_path.rglob("geopipe-*/**/*")) + sorted(aim.rglob("*"))
     with recorder.recording(options) as session:
         assert session is None
-    recorder.join(options, Sink())
+    WorkerSession(options, Sink()).close()
     assert emit._sinks == []
     assert len(caplog.messages) == 1
     caplog.clear()
@@ -1354,56 +1355,6 @@ def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
     if what != "link to nothing":
         assert f"{theirs} belongs to user {os.geteuid() + 1}; set GEOPIPE_HOME" in warned[0]
     assert sorted(tmp_path.rglob("geopipe-*/**/*")) + sorted(aim.rglob("*")) == before
-
-
-def test_a_worker_that_joins_another_run_leaves_the_first(options: MonitoringOptions, run_folder: Path) -> None:
-    """Warm workers outlive a run: what they say later is of the run that they work for, and once."""
-    from dataclasses import replace
-
-    got: dict[str, list[Any]] = {"r": [], "s": []}
-
-    def deliver(run: str) -> Callable[[str, Sequence[str]], int]:
-        def send(source: str, lines: Sequence[str]) -> int:
-            got[run] += map(json.loads, lines)
-            return int(got[run][-1]["seq"])
-
-        return send
-
-    tested = logging.getLogger("geopipe.tested")
-    try:
-        recorder.join(options, deliver("r"))
-        tested.warning("one")
-        recorder.join(replace(options, run_id="s", attempt=1), deliver("s"))
-        tested.warning("two")
-    finally:
-        assert recorder._leave is not None
-        recorder._leave()
-    messages = {run: [(x["run_id"], x["attempt"], x["message"]) for x in result] for run, result in got.items()}
-    assert messages == {"r": [("r", 2, "one")], "s": [("s", 1, "two")]}
-    assert emit._sinks == []
-
-
-def test_a_worker_sends_what_waits_when_it_ends(run_folder: Path, tmp_path: Path) -> None:
-    code = """
-import json, sys, logging
-from pathlib import Path
-from geopipe.monitoring import recorder
-from geopipe.monitoring.options import MonitoringOptions
-def deliver(source, lines):
-    with open(sys.argv[1], "a") as file:
-        file.writelines(lines)
-    return json.loads(lines[-1])["seq"]
-options = MonitoringOptions("r", database=False, flush_interval=3600.0)
-recorder.join(options, deliver)
-logging.getLogger("geopipe.x").info("last words")
-"""
-    process = script(code, tmp_path / "got")
-    process.communicate()
-    assert process.returncode == 0
-    document = [json.loads(x) for x in (tmp_path / "got").read_text().splitlines()]
-    assert [entry["message"] for entry in document] == ["last words"]
-    with suppress(FileNotFoundError):
-        assert list(run_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

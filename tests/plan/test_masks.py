@@ -16,7 +16,7 @@ import pytest
 import rasterio
 from helpers import call, north_up, write_raster
 
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export.tiles import Receipt
 from geopipe.load import raster, vectors
@@ -84,7 +84,7 @@ def draft(file: Path, *flags: str) -> Plan:
 
 
 def table_of(plan: Plan) -> pa.Table:
-    return pa.concat_tables(run_local(plan, lambda tile, table: table))
+    return pa.concat_tables(local.merge(plan))
 
 
 def shown(plan: Plan) -> list[str]:
@@ -346,8 +346,8 @@ def test_both_plans_of_the_engine_and_the_plain_loop_agree(
     drawn(tmp_path, [box(400, 300, 900, 700), box(420, 320, 600, 500)])
     file = settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')
     tables = []
-    for flags, local in ((), True), (("merge.strategy=aligned",), False), (("merge.strategy=groupby",), False):
-        summary = pipeline.run(load.load(file, flags), local=local, overwrite=True)
+    for flags, plain in ((), True), (("merge.strategy=aligned",), False), (("merge.strategy=groupby",), False):
+        summary = pipeline.run(load.load(file, flags), local=plain, overwrite=True)
         tables.append((summary.rows, {p.name: p.read_bytes() for p in sorted((summary.output / "parquet").iterdir())}))
     assert tables[0][0] == 500 * 400 - 180 * 180
     assert tables[0] == tables[1] == tables[2]

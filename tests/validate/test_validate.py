@@ -18,7 +18,7 @@ import pytest
 from damage import HEIGHT, UTM, WIDTH, edit_manifest, edit_success, errors, forge, make_settings, rewrite, run
 from helpers import call, north_up, plan_of, write_raster
 
-from geopipe.engine.local import run_local
+from geopipe.engine import local
 from geopipe.errors import PlanError, RunError
 from geopipe.export import ledger
 from geopipe.export.staging import Staging
@@ -667,6 +667,7 @@ def test_no_right_value_is_out_of_its_range(tmp_path: Path, dtype: str, method: 
     plan: Plan = plan_of(Grid(UTM, 3, 390, 17, 17, 22, 22), [layer], how="grid")
     staging = Staging(tmp_path / "out", plan, "")
     staging.begin()
-    receipts = list(run_local(plan, lambda tile, table: write_tile(plan, str(staging.folder), 100, tile, table)))
+    tiles = zip(map(plan.spec.tile, plan.keys.tolist()), local.merge(plan), strict=True)
+    receipts = [write_tile(plan, str(staging.folder), 100, tile, table) for tile, table in tiles]
     assert facts_of(plan).variables["a"].range is not None
     assert check_receipts(facts_of(plan), receipts) == []
