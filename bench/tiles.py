@@ -24,7 +24,7 @@ from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Layer
 from geopipe.plan.estimate import Machine
 from geopipe.plan.options import Options
-from geopipe.plan.plan import Plan, make_plan
+from geopipe.plan.plan import Inputs, Plan, make_plan
 
 TILES = (625, 800)
 GB = 1 << 30
@@ -58,7 +58,7 @@ def plan_of(tiles: tuple[int, int], layers: int) -> Plan:
         result.append((Layer(f"l{n}", (f"{n}.tif",)), [other]))
     grid = Grid("EPSG:32632", 500_003, 6_000_000, 10, 10, width, height)
     machine = Machine(cpus=os.cpu_count() or 1, workers=2, memory=16 * GB, object_store=GB, free_disk=1 << 60)
-    return make_plan("tiles", grid, result, Options(window_size=512), machine, {"geopipe": "bench"})
+    return make_plan(Inputs("tiles", grid, result, {"geopipe": "bench"}), Options(window_size=512), machine)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from geopipe.layers.layer import Layer
 from geopipe.load import raster
 from geopipe.plan.estimate import Machine
 from geopipe.plan.options import Options
-from geopipe.plan.plan import Plan, make_plan
+from geopipe.plan.plan import Inputs, Plan, make_plan
 
 GENEROUS = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)
 VERSIONS = {"geopipe": "test"}
@@ -69,7 +69,7 @@ def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **
     """The plan of layers whose paths are read here, but for `headers`; `options` are those of geopipe.plan.Options."""
     known = options.pop("headers", {})
     headers = [(y, known.get(y.name) or [raster.inspect(path, y.name) for path in y.paths]) for y in layers]
-    return make_plan("test", grid, headers, Options(**options), machine, VERSIONS)
+    return make_plan(Inputs("test", grid, headers, VERSIONS), Options(**options), machine)
 
 
 def table_of(plan: Plan) -> pa.Table:

@@ -13,8 +13,8 @@ from geopipe import demo
 from geopipe.load import raster
 from geopipe.merge.tile import merge_tile
 from geopipe.plan.estimate import Machine
-from geopipe.plan.plan import make_plan
-from geopipe.plan.target import resolve_grid
+from geopipe.plan.plan import Inputs, make_plan
+from geopipe.plan.target import GridRequest, resolve_grid
 from geopipe.settings.load import LayerSettings, Settings, load
 
 ROOT = Path(__file__).parents[1]
@@ -105,9 +105,9 @@ def test_the_examples_behind_comment_signs_are_valid() -> None:
 def test_the_table_has_sensible_values(settings_file: Path) -> None:
     settings = load(settings_file)
     layers = [(layer, [raster.inspect(file) for file in layer.paths]) for layer in settings.layer_values()]
-    grid = resolve_grid(settings.grid.crs, settings.grid.resolution, settings.grid.bounds, None, None, {}, {})
+    grid = resolve_grid(GridRequest(settings.grid.crs, settings.grid.resolution, settings.grid.bounds), {}, {})
     machine = Machine(cpus=1, workers=1, memory=2**35, object_store=2**30, free_disk=2**40)
-    plan = make_plan("demo", grid, layers, settings.options(), machine, {"geopipe": "test"})
+    plan = make_plan(Inputs("demo", grid, layers, {"geopipe": "test"}), settings.options(), machine)
     ways = {p.layer.name: [(d.route.value, d.method) for d in p.decisions] for p in plan.layers}
     assert ways["slope"] == [("copy", "bilinear")]
     assert ways["landcover"] == [("warp", "mode")]

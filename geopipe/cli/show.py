@@ -212,9 +212,9 @@ def plan(out: Console, made: Plan, run: Run) -> None:
         }
         | ({"table": f"made in {run.folder}, then sent to {run.store}"} if run.store else {}),
     )
-    if estimate.exchange_bytes:
+    if estimate.shuffle_bytes:
         waves = -(-len(made.keys) // estimate.wave_tiles)
-        text = f"{size(estimate.exchange_bytes)} in {waves:,} waves of {estimate.wave_tiles:,} tiles, "
+        text = f"{size(estimate.shuffle_bytes)} in {waves:,} waves of {estimate.wave_tiles:,} tiles, "
         text += f"{size(estimate.wave_bytes)} each, through {size(machine.object_store)} of object store"
         _facts(out, {"exchanged": text})
     for note in made.notes:
@@ -278,8 +278,8 @@ def _layer(out: Console, layer: LayerPlan) -> None:
         _facts(out, {"reaches": ", ".join(roots[:SHOWN_ROOTS]) + more})
     if layer.table:
         _facts(out, _table_facts(layer, layer.table))
-    if layer.amplification > 1.005:
-        _facts(out, {"reads": f"each stored block is decoded {layer.amplification:.2f} times"})
+    if layer.decode_factor > 1.005:
+        _facts(out, {"reads": f"each stored block is decoded {layer.decode_factor:.2f} times"})
 
 
 def _table_facts(layer: LayerPlan, table: TablePlan) -> dict[str, str]:

@@ -111,6 +111,7 @@ class Staging:
             "formats": list(self.plan.options.formats),
             "schema": {f.name: str(f.type) for f in self.plan.spec.schema},
             **report,
+            "provenance": self.plan.provenance,
         }
         _write_state(self.folder / SUCCESS, [json.dumps(redacted(success), indent=2) + "\n"])
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,7 +44,7 @@ class TableSpec:
         fields += derived.fields(self.lonlat, self.h3)
         for v in self.variables:
             about = {"layer": v.layer, "band": str(v.band.index), "unit": v.unit, "description": v.band.description}
-            about |= v.band.place
+            about |= v.band.place | {"categories": json.dumps(dict(v.band.categories)) if v.band.categories else ""}
             fields.append(
                 pa.field(v.name, pa.from_numpy_dtype(np.dtype(v.dtype)), metadata={k: t for k, t in about.items() if t})
             )

@@ -11,7 +11,12 @@ import numpy as np
 
 from geopipe.errors import MachineError, PlanError
 from geopipe.grid.grid import BLOCK, Grid
-from geopipe.plan.cells import Reach
+from geopipe.layers.tables import TablePlan
+from geopipe.merge import derived
+from geopipe.merge.points import POINT_BYTES
+from geopipe.merge.spec import TableSpec
+from geopipe.plan.layers import LayerPlan, MaskPlan
+from geopipe.plan.options import Options
 from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
 
@@ -58,13 +63,14 @@ class Machine:
 class Estimate:
     """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need.
 
-    `wave_tiles` are the tiles that are exchanged at a time, `wave_bytes` their block rows; 0 where nothing is.
+    `shuffle_bytes` are the block rows of the whole run that travel between tasks, `wave_bytes` those of the
+    `wave_tiles` that are shuffled at a time; all 0 for the strategy "aligned".
     """
 
     tiles: int
     tasks: int
     task_bytes: int
-    exchange_bytes: int
+    shuffle_bytes: int
     wave_tiles: int
     wave_bytes: int
     peak_bytes: int
@@ -80,75 +86,77 @@ ROW_SHARE = 0.45
 
 
 def estimate(
-    grid: Grid,
-    window_size: int,
-    layers: Sequence[Sequence[Decision]],
-    dtypes: Sequence[str],
-    *,
-    carried: Sequence[str],
-    points: Sequence[tuple[int, int, int]] = (),
-    exchange: bool,
-    wave_tiles: int | None,
-    sweeps: bool = False,
-    formats: Sequence[str],
-    compress: bool,
-    csv_copies: int = 1,
+    spec: TableSpec,
+    plans: Sequence[LayerPlan],
+    options: Options,
     machine: Machine,
-    whole: bool = False,
-    reach: Reach | None = None,
-    mask_bytes: int = 0,
+    mask: MaskPlan | None = None,
+    shuffles: bool = False,
 ) -> Estimate:
-    """Predict a run.
+    """Predict memory, tasks and output of a run.
 
     Args:
-        layers: the decisions of each raster layer.
-        dtypes: of the variables.
-        carried: types of those that cross an exchange as arrays.
-        points: partitions and rows of each layer of coordinate tables, and bytes of a row in block rows.
-        exchange: whether block rows travel between tasks.
-        whole: whether all rasters and the whole grid are in the memory of one process.
-        reach: of the mask, where there is one.
-        mask_bytes: what it takes in each worker.
-        wave_tiles: tiles that are exchanged at a time, where the settings say so.
-        sweeps: whether a layer is read along its own blocks.
-        csv_copies: how often the CSV is on disk at most: twice while the files of the tiles become one.
+        shuffles: whether block rows travel between tasks, as in the strategy "groupby".
     """
-    rows, cols = grid.tiling(window_size)
-    tiles = rows * cols
-    tile_cells = min(window_size, grid.width) * min(window_size, grid.height)
-    sizes = [np.dtype(d).itemsize for d in dtypes]
-    block_rows = tile_cells * sum(s + 1 for s in sizes)
-    table = tile_cells * (24 + sum(sizes))
-    reading = reading_bytes(grid, [d for decisions in layers for d in decisions], window_size)
+    grid, size = spec.grid, options.window_size
+    rows, cols = grid.tiling(size)
+    tile_cells = min(size, grid.width) * min(size, grid.height)
+    rasters, tables = [p for p in plans if not p.table], [p.table for p in plans if p.table]
+    decisions = [d for p in rasters for d in p.decisions]
+    derived_types = [str(f.type) for f in derived.fields(spec.lonlat, spec.h3)]
+    sizes = [np.dtype(d).itemsize for d in derived_types + [v.dtype for v in spec.variables]]
+    tiles, cells = (rows * cols, grid.cells) if mask is None else (mask.reach.tiles, mask.reach.cells)
+    block_rows, table = tile_cells * sum(s + 1 for s in sizes), tile_cells * (24 + sum(sizes))
+    mask_bytes = mask.polygons.memory if mask and mask.polygons else 0
     # a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reading + mask_bytes
-    met, cells = (tiles, grid.cells) if reach is None else (reach.tiles, reach.cells)
-    sparse = sum(rows * size for _, rows, size in points)
-    cell_bytes = sum(np.dtype(d).itemsize + 1 for d in carried)
-    exchanged = min(grid.cells, met * tile_cells) * cell_bytes + sparse if exchange else 0
-    wave = min(met, wave_tiles or _wave(machine, tile_cells * cell_bytes, cols, sweeps)) if exchange else 0
-    tasks = met * (len(layers) + 1) + sum(parts for parts, _, _ in points) if exchange else met
-    # all points may lie in one tile, where they are joined and sorted beside what came
-    waiting = wave * tile_cells * cell_bytes + (sparse if exchange else 0)
-    processes = min(machine.workers, tasks) + (1 if exchange else 0)  # a shuffle's own tasks run beside the readers
-    peak = DRIVER_BYTES + processes * (WORKER_BYTES + task) + 2 * waiting + 2 * sparse
-    if whole:
-        pixels = max((d.source.width * d.source.height for decisions in layers for d in decisions), default=0)
+    task = READ_CACHE + block_rows + 2 * table + reading_bytes(grid, decisions, size) + mask_bytes
+    point_bytes = sum(t.rows * _row_bytes(t) for t in tables)
+    shuffled, wave, waiting, tasks = 0, 0, 0, tiles
+    if shuffles:
+        cell_bytes = sum(np.dtype(v.dtype).itemsize + 1 for p in rasters for v in p.variables)
+        shuffled = min(grid.cells, tiles * tile_cells) * cell_bytes + point_bytes
+        sweeps = any(p.sweeps for p in plans)
+        wave = min(tiles, options.wave_tiles or _wave(machine, tile_cells * cell_bytes, cols, sweeps))
+        tasks = tiles * (len(rasters) + 1) + sum(len(t.partitions) for t in tables)
+        # all points may lie in one tile, where they are joined and sorted beside what came
+        waiting = wave * tile_cells * cell_bytes + point_bytes
+    processes = min(machine.workers, tasks) + shuffles  # a shuffle's own tasks run beside the readers
+    peak = DRIVER_BYTES + processes * (WORKER_BYTES + task) + 2 * waiting + 2 * point_bytes
+    if options.whole:
+        pixels = max((d.source.width * d.source.height for d in decisions), default=0)
         peak = WORKER_BYTES + task + grid.cells * sum(s + 1 for s in sizes) + pixels * 8
-    per_row = 1 + 0.75 * sum(sizes) * ("parquet" in formats)
-    if "csv" in formats:
-        per_row += (24 + 9 * len(sizes)) * (0.4 if compress else 1.0) * csv_copies
     return Estimate(
-        tiles=tiles,
+        tiles=rows * cols,
         tasks=tasks,
         task_bytes=task,
-        exchange_bytes=exchanged,
+        shuffle_bytes=shuffled,
         wave_tiles=wave,
-        wave_bytes=waiting if exchange else 0,
+        wave_bytes=waiting,
         peak_bytes=peak,
         rows=cells,
-        output_bytes=math.ceil(cells * per_row),
+        output_bytes=math.ceil(cells * _output_row_bytes(sizes, options)),
     )
+
+
+def _row_bytes(table: TablePlan) -> int:
+    """Bytes of a row of a coordinate table in block rows."""
+    return sum(POINT_BYTES + np.dtype(dtype).itemsize for dtype in table.dtypes)
+
+
+def _output_row_bytes(sizes: Sequence[int], options: Options) -> float:
+    """Bytes on disk of a row whose values are noise, which nothing compresses (measured with normal deviates).
+
+    Args:
+        sizes: bytes of a value of each column behind row, col, x and y.
+    """
+    total = 0.0
+    if "parquet" in options.formats:
+        total += 1 + sum(sizes)
+    if "csv" in options.formats:
+        text = 36 + sum(3 + 2.8 * size for size in sizes)
+        text = text if options.compress == "none" else 4 + sum(4 + 1.4 * size for size in sizes)
+        total += text * (2 if options.layout.csv_files == "one" else 1)  # the tiles' files stay until they are joined
+    return total
 
 
 def _wave(machine: Machine, tile_bytes: int, cols: int, sweeps: bool) -> int:
@@ -201,7 +209,7 @@ def refuse(needed: Estimate, machine: Machine, window_size: int, written: int = 
     """
     if needed.wave_bytes > 0.7 * machine.object_store:
         raise PlanError(
-            f"a wave of {needed.wave_tiles:,} tiles would exchange {needed.wave_bytes / MB:,.0f} MB; "
+            f"a wave of {needed.wave_tiles:,} tiles would shuffle {needed.wave_bytes / MB:,.0f} MB; "
             f"the object store has {machine.object_store / MB:,.0f} MB",
             "use fewer merge.wave_tiles, a smaller resampling.window_size, or a larger engine.object_store_memory",
         )

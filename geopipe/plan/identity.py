@@ -1,37 +1,44 @@
-"""The identity of a plan: what decides the bytes of its table, from which the plan's hash is made."""
+"""The identity of a plan, which decides the bytes of its table, and the provenance that stands beside the table."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, fields, replace
 from typing import Any
 
-from geopipe.grid.grid import Grid
+from geopipe.layers.layer import Placed
 from geopipe.merge.spec import TableSpec
 from geopipe.plan.layers import LayerPlan, MaskPlan, describe_layer
 from geopipe.plan.options import Options
+from geopipe.redaction import redacted
 
+MOST_SOURCES = 10_000
+"""Source files that a provenance lists; of more it gives the number."""
 
-def cells_of(spec: TableSpec, mask: MaskPlan | None) -> dict[str, Any]:
-    """What decides which cells are rows."""
-    told: dict[str, Any] = {"merge": {"how": spec.how, "drop": sorted(spec.required)}}
-    if mask is not None:
-        headers = [f.header for d in mask.raster.decisions for f in d.source.files] if mask.raster else []
-        told["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns, h.tag] for h in headers]}
-    return told
+SHOWN_FILES = 3
+"""Files of a mosaic that a provenance names beside its layer; all of them stand in its list of sources."""
 
 
 def identity_of(
-    grid: Grid, plans: Sequence[LayerPlan], options: Options, version: str, cells: Mapping[str, Any]
+    spec: TableSpec, mask: MaskPlan | None, plans: Sequence[LayerPlan], options: Options, version: str
 ) -> dict[str, Any]:
-    """What decides the bytes, and nothing that does not: no strategy, no worker count, no output folder.
+    """Everything that decides the bytes, as JSON values: no strategy, no worker count, no output folder.
 
-    By names that a person knows from the settings, because a resumed run that differs is told what differs.
+    The keys are the names of settings, because a refused resume lists the differences to the user.
+
+    Args:
+        version: of geopipe.
     """
+    cells: dict[str, Any] = {"merge": {"how": spec.how, "drop": sorted(spec.required)}}
+    if mask is not None:
+        headers = [placed.header for placed in _files(mask.raster)] if mask.raster else []
+        cells["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns, h.tag] for h in headers]}
     return {
         **cells,
         "geopipe": version,
-        "grid": {f.name: getattr(grid, f.name) for f in fields(grid)},
+        "grid": {f.name: getattr(spec.grid, f.name) for f in fields(spec.grid)},
         "resampling": {"window_size": options.window_size},
         "export": {"formats": list(options.formats), "compress": options.compress, **asdict(options.layout)},
         "layers": {
@@ -39,26 +46,63 @@ def identity_of(
             for p in plans
         },
         "order": [p.layer.name for p in plans],
-        "sources": {
-            f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns, "tag": f.header.tag}
-            for p in plans
-            for d in p.decisions
-            for f in d.source.files
-        }
-        # of Postgres, nothing but its rows and keys tells that a table was changed
-        | {
-            h.uri: {"size": h.size, "mtime_ns": h.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
-            for p in plans
-            if p.table
-            for h in p.table.headers
-        },
+        "sources": _sources(plans),
     }
 
 
+def hash_of(identity: Mapping[str, Any]) -> str:
+    """The plan's hash: SHA-256 of its identity as JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def provenance_of(plans: Sequence[LayerPlan], mask: MaskPlan | None, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What made a table and from what, as JSON values without secrets: versions, layers, source files, mask.
+
+    It stands once beside the table, so each file is listed once: `sources` has all of them, or the first MOST_SOURCES.
+    """
+    layers = []
+    for plan in plans:
+        about = describe_layer(plan)
+        mosaics = [
+            {**source, "files": source["files"][:SHOWN_FILES], "file_count": len(source["files"])}
+            for source in about["sources"][:MOST_SOURCES]
+        ]
+        layers.append({**about, "sources": mosaics, "source_count": len(about["sources"])})
+    sources = _sources(plans)
+    shown = dict(list(sources.items())[:MOST_SOURCES])
+    return {
+        "versions": dict(versions),
+        "layers": redacted(layers),
+        "sources": redacted(shown, mark=True),
+        "source_count": len(sources),
+        "mask": redacted(mask.describe()) if mask else None,
+    }
+
+
+def _sources(plans: Sequence[LayerPlan]) -> dict[str, Any]:
+    """Size, time and tag of each source file by its URI; rows and keys of a table in Postgres, which has no more."""
+    files = {
+        f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns, "tag": f.header.tag}
+        for p in plans
+        for f in _files(p)
+    }
+    tables = {
+        h.uri: {"size": h.size, "mtime_ns": h.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
+        for p in plans
+        if p.table
+        for h in p.table.headers
+    }
+    return files | tables
+
+
+def _files(plan: LayerPlan) -> list[Placed]:
+    return [placed for decision in plan.decisions for placed in decision.source.files]
+
+
 def _details(plan: LayerPlan) -> dict[str, Any]:
-    """What else decides a layer's bytes."""
+    """Details of a layer that decide its bytes and stand in no setting."""
     return {
         "crs_of_sources": [plan.table.crs] if plan.table else [d.source.crs for d in plan.decisions],
-        "bands_of_files": [[asdict(b) for b in f.bands] for d in plan.decisions for f in d.source.files],
+        "bands_of_files": [[asdict(band) for band in placed.bands] for placed in _files(plan)],
         "variables": [asdict(v) for v in plan.variables],
     }

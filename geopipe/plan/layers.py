@@ -23,7 +23,7 @@ from geopipe.plan.cells import Reach, reach_of
 from geopipe.plan.options import Options
 from geopipe.plan.target import numbers
 from geopipe.plan.variables import dtype_of, kind_of, told_kind, variables_of
-from geopipe.resample.locate import read_amplification
+from geopipe.resample.locate import decode_factor
 from geopipe.resample.methods import PICKED, Decision, Route, Rules, decide, requested_methods
 
 MASK = "grid.mask"
@@ -38,7 +38,7 @@ ONE_DATUM = 10.0
 class LayerPlan:
     """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank.
 
-    `amplification` is how often its stored blocks are decoded when it is read tile by tile. Where it `sweeps`, it is
+    `decode_factor` is how often its stored blocks are decoded when it is read tile by tile. Where it `sweeps`, it is
     read along its own blocks instead, each of them once, and its block rows are exchanged. A layer of coordinate tables
     has a `table` instead.
     """
@@ -48,7 +48,7 @@ class LayerPlan:
     kind_why: str
     variables: tuple[Variable, ...]
     decisions: tuple[Decision, ...]
-    amplification: float = 1.0
+    decode_factor: float = 1.0
     sweeps: bool = False
     skipped: str = ""
     notes: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ def describe_layer(plan: LayerPlan) -> dict[str, Any]:
             for v in plan.variables
         ],
         "reaches": reaches(plan),
-        "read_amplification": round(plan.amplification, 2),
+        "decode_factor": round(plan.decode_factor, 2),
         "table": plan.table and plan.table.describe(),
         "sources": [
             {
@@ -185,9 +185,9 @@ def plan_layer(
     copied = set(methods) - {d.requested_method for d in decisions if d.route is not Route.COPY}
     picked = {method for method in methods if method in PICKED}
     variables = variables_of(layer, kind, [own for _, own in files], *((set(), set()) if blends else (copied, picked)))
-    amplification = max(read_amplification(grid, d, options.window_size) for d in decisions)
+    factor = max(decode_factor(grid, d, options.window_size) for d in decisions)
     notes += [f"layer {layer.name}: {d.note}" for d in decisions if d.note]
-    return LayerPlan(layer, kind, kind_why, variables, decisions, amplification, notes=tuple(notes))
+    return LayerPlan(layer, kind, kind_why, variables, decisions, factor, notes=tuple(notes))
 
 
 def _check_way(grid: Grid, layer: str, source: str, crs: str, options: Options) -> list[str]:

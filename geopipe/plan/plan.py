@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -21,13 +20,12 @@ from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.header import Header
 from geopipe.layers.layer import Kind, Layer
-from geopipe.layers.tables import Partition, TableHeader, TablePlan
+from geopipe.layers.tables import Partition, TableHeader
 from geopipe.merge import derived
-from geopipe.merge.points import POINT_BYTES
 from geopipe.merge.spec import TableSpec
 from geopipe.plan.cells import effective_how, keys_of, required
 from geopipe.plan.estimate import MB, Estimate, Machine, estimate, refuse
-from geopipe.plan.identity import cells_of, identity_of
+from geopipe.plan.identity import hash_of, identity_of, provenance_of
 from geopipe.plan.layers import LayerPlan, MaskPlan, describe_layer, plan_layer, plan_mask, skip
 from geopipe.plan.options import Options
 from geopipe.plan.variables import check_names
@@ -43,6 +41,7 @@ class Plan:
     spec: TableSpec
     layers: tuple[LayerPlan, ...]
     options: Options
+    versions: Mapping[str, str]
     strategy: str
     strategy_why: str
     machine: Machine
@@ -69,9 +68,13 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What the hash covers, as JSON values; for a secret in an address its hash."""
-        version = json.loads(dict(self.spec.metadata)["geopipe:versions"])["geopipe"]
-        made = identity_of(self.grid, self.layers, self.options, version, cells_of(self.spec, self.mask))
-        return cast(dict[str, Any], redacted(json.loads(json.dumps(made)), mark=True))
+        identity = identity_of(self.spec, self.mask, self.layers, self.options, self.versions["geopipe"])
+        return cast(dict[str, Any], redacted(json.loads(json.dumps(identity)), mark=True))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the table is made of and by, as JSON values; it stands in `_SUCCESS`."""
+        return provenance_of(self.layers, self.mask, self.versions)
 
     def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The tiles that are merged and committed together: all of them, unless block rows are exchanged."""
@@ -125,41 +128,45 @@ class Plan:
         }
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a plan is made of: the grid, each layer with the headers of its files or tables, and what goes with them.
+
+    `versions` are those of the libraries that make the bytes; `skipped` has the reason by name of each layer that
+    failed and is left null, which may have no headers; `mask` is polygons, or a raster as a layer with its header.
+    """
+
+    name: str
+    grid: Grid
+    layers: Sequence[tuple[Layer, Sequence[Header] | Sequence[TableHeader]]]
+    versions: Mapping[str, str]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    mask: Shapes | tuple[Layer, Header] | None = None
+
+
 def make_plan(
-    name: str,
-    grid: Grid,
-    layers: Sequence[tuple[Layer, Sequence[Header] | Sequence[TableHeader]]],
-    options: Options,
-    machine: Machine,
-    versions: Mapping[str, str],
-    skipped: Mapping[str, str] | None = None,
-    mask: Shapes | tuple[Layer, Header] | None = None,
-    written: Mapping[str, int] | None = None,
+    inputs: Inputs, options: Options, machine: Machine, written_bytes: Mapping[str, int] | None = None
 ) -> Plan:
     """Decide everything, and refuse what cannot be done.
 
     Args:
-        layers: each layer with the headers of its files or tables; a skipped layer may have none.
-        versions: of the libraries that make the bytes, for the provenance.
-        skipped: reason by layer name, for layers that failed and may be left null.
-        mask: polygons, or a raster as a layer with its header.
-        written: bytes that unfinished runs have left on the disk, by the hash of their plans.
+        written_bytes: bytes that unfinished runs have left on the disk, by the hash of their plans.
 
     Raises:
         SettingsError, SourceError: a layer, band, kind or method makes no sense.
         PlanError: it does not fit in memory or on disk.
     """
-    skipped = skipped or {}
+    grid, skipped = inputs.grid, inputs.skipped
     plans = tuple(
         skip(grid, layer, headers, skipped[layer.name], options)
         if layer.name in skipped
         else plan_layer(grid, layer, headers, options)
-        for layer, headers in layers
+        for layer, headers in inputs.layers
     )
     variables = tuple(v for p in plans for v in p.variables)
     check_names(variables)
     _check_layout(grid, plans, options)
-    masked = None if mask is None else plan_mask(grid, mask, options)
+    mask = None if inputs.mask is None else plan_mask(grid, inputs.mask, options)
     spec = TableSpec(
         grid=grid,
         window_size=options.window_size,
@@ -171,46 +178,35 @@ def make_plan(
         lonlat=options.layout.lonlat,
         h3=options.layout.h3,
     )
-    identity = identity_of(grid, plans, options, versions["geopipe"], cells_of(spec, masked))
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    metadata = {
-        "geopipe:plan_hash": digest,
-        "geopipe:grid": json.dumps(grid.projjson()),
-        "geopipe:versions": json.dumps(dict(versions)),
-        "geopipe:layers": json.dumps(redacted([describe_layer(p) for p in plans])),
-        "geopipe:sources": json.dumps(redacted(identity["sources"], mark=True)),
-    } | ({"geopipe:mask": json.dumps(redacted(masked.describe()))} if masked else {})
-    spec = replace(spec, metadata=tuple(metadata.items()))
-    strategy, why = _choose_strategy(options, plans, grid, [v.dtype for v in variables])
+    digest = hash_of(identity_of(spec, mask, plans, options, inputs.versions["geopipe"]))
+    spec = replace(spec, metadata=(("geopipe:plan_hash", digest),))
+    strategy, why = _choose_strategy(options, plans, grid)
     if strategy == "groupby":
-        plans = tuple(replace(p, sweeps=p.amplification > SWEEPS) for p in plans)
-    predicted = estimate(
-        grid,
-        options.window_size,
-        [p.decisions for p in plans if not p.table],
-        [str(f.type) for f in derived.fields(spec.lonlat, spec.h3)] + [v.dtype for v in variables],
-        carried=[v.dtype for p in plans if not p.table for v in p.variables],
-        points=[(len(p.table.partitions), p.table.rows, _point_bytes(p.table)) for p in plans if p.table],
-        exchange=strategy == "groupby",
-        wave_tiles=options.wave_tiles,
-        sweeps=any(p.sweeps for p in plans),
-        formats=options.formats,
-        compress=options.compress != "none",
-        csv_copies=2 if options.layout.csv_files == "one" else 1,
-        machine=machine,
-        whole=options.whole,
-        reach=masked.reach if masked else None,
-        mask_bytes=masked.polygons.memory if masked and masked.polygons else 0,
-    )
-    work = work_of(grid, plans, options, machine, predicted.tasks, masked.reach if masked else None)
+        plans = tuple(replace(p, sweeps=p.decode_factor > SWEEPS) for p in plans)
+    needs = estimate(spec, plans, options, machine, mask, strategy == "groupby")
+    work = work_of(grid, plans, options, machine, needs.tasks, mask.reach if mask else None)
     refuse_work(work, options.max_pixels)
-    refuse(predicted, machine, options.window_size, (written or {}).get(digest, 0))
-    notes = _united([note for p in plans for note in p.notes] + list(masked.notes if masked else ()))
+    refuse(needs, machine, options.window_size, (written_bytes or {}).get(digest, 0))
+    notes = _united([note for p in plans for note in p.notes] + list(mask.notes if mask else ()))
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
     notes += [note for note in [_few_cells(grid), work.note()] if note]
     if options.drop == "any" and skipped:
         notes.append("merge.drop: skipped layers do not count")
-    return Plan(name, spec, plans, options, strategy, why, machine, predicted, work, digest, tuple(notes), masked)
+    return Plan(
+        name=inputs.name,
+        spec=spec,
+        layers=plans,
+        options=options,
+        versions=inputs.versions,
+        strategy=strategy,
+        strategy_why=why,
+        machine=machine,
+        estimate=needs,
+        work=work,
+        hash=digest,
+        notes=tuple(notes),
+        mask=mask,
+    )
 
 
 def _few_cells(grid: Grid) -> str:
@@ -237,21 +233,16 @@ def _united(notes: Sequence[str]) -> list[str]:
     return united
 
 
-def _point_bytes(table: TablePlan) -> int:
-    """Bytes of a row of a table in block rows."""
-    return sum(POINT_BYTES + np.dtype(dtype).itemsize for dtype in table.dtypes)
-
-
 def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> None:
     """Refuse files that cannot be written as they are asked for."""
     layout, formats = options.layout, list(options.formats)
-    asked = {
+    keys = {
         "csv_files": ("csv", layout.csv_files if layout.csv_files != "tiles" else None),
         "partition_by": ("parquet", layout.partition_by),
         "geometry": ("parquet", layout.geometry),
         "encoding": ("parquet", layout.encoding if layout.encoding != "auto" else None),
     }
-    for key, (form, value) in asked.items():
+    for key, (form, value) in keys.items():
         if value is not None and form not in formats:
             raise SettingsError(
                 f"export.{key} = {value!r} is about {form}, but export.formats = {formats}",
@@ -264,12 +255,12 @@ def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> N
 
 
 def _check_partition(plans: Sequence[LayerPlan], name: str) -> None:
-    found = {v.name: (p, v) for p in plans for v in p.variables}
-    classes = [n for n, (p, v) in found.items() if p.kind is Kind.CATEGORICAL and np.dtype(v.dtype).kind in "iu"]
+    variables = {v.name: (p, v) for p in plans for v in p.variables}
+    classes = [n for n, (p, v) in variables.items() if p.kind is Kind.CATEGORICAL and np.dtype(v.dtype).kind in "iu"]
     hint = f"choose one of {', '.join([*classes, 'tile'])}"
-    if name not in found:
+    if name not in variables:
         raise SettingsError(f"export.partition_by = {name!r} is no variable of the table", hint)
-    layer, variable = found[name]
+    layer, variable = variables[name]
     if name not in classes and not layer.skipped:
         raise SettingsError(
             f"export.partition_by = {name!r} is {layer.kind.value} ({layer.kind_why}), of type {variable.dtype}; "
@@ -279,37 +270,37 @@ def _check_partition(plans: Sequence[LayerPlan], name: str) -> None:
 
 
 SWEEPS = 1.5
-"""A layer whose stored blocks would be decoded this often, tile by tile, is read along them where it can be."""
+"""Decode factor of a layer from which it is read along its stored blocks where it can be, not tile by tile."""
 
-EXCHANGE_COST = 3.0
-"""What it costs to exchange a byte, in bytes decoded (see bench/)."""
+SHUFFLE_COST = 3.0
+"""Cost of shuffling a byte, in bytes decoded (measured, see bench/)."""
 
 
-def _choose_strategy(
-    options: Options, plans: Sequence[LayerPlan], grid: Grid, dtypes: Sequence[str]
-) -> tuple[str, str]:
-    """Aligned, unless there are points, or reading tile by tile decodes so much again that an exchange is cheaper."""
+def _choose_strategy(options: Options, plans: Sequence[LayerPlan], grid: Grid) -> tuple[str, str]:
+    """The strategy and its reason: "groupby" for points, or where decoding blocks again costs more than a shuffle."""
     if options.whole:
-        return "aligned", "the old way reads whole rasters, in one process"
+        return "aligned", "the baseline reads whole rasters, in one process"
     tables = [p.layer.name for p in plans if p.table]
     if tables:
-        why = f"the points of {', '.join(tables)} are read for all tiles at once, so that they must be exchanged"
+        why = f"the points of {', '.join(tables)} are read for all tiles at once, so that they must be shuffled"
         if options.strategy == "aligned":
             raise SettingsError(f'merge.strategy = "aligned" cannot be: {why}', 'use "auto" or "groupby"')
         return "groupby", why
-    again = sum((p.amplification - 1) * _decoded(p, grid) for p in plans)
-    exchanged = float(grid.cells * sum(np.dtype(d).itemsize + 1 for d in dtypes))
-    worst = max(plans, key=lambda p: p.amplification)
-    told = (
-        f"tile by tile, {again / MB:,.0f} MB would be decoded again (amplification at most {worst.amplification:.3g}, "
-        f"of {worst.layer.name}); an exchange moves {exchanged / MB:,.0f} MB"
-    )
+    again = sum((p.decode_factor - 1) * _decoded_bytes(p, grid) for p in plans)
+    shuffled = float(grid.cells * sum(np.dtype(v.dtype).itemsize + 1 for p in plans for v in p.variables))
+    worst = max(plans, key=lambda p: p.decode_factor)
+    why = "read tile by tile, each stored block is decoded once"
+    if worst.decode_factor > 1.005:
+        why = (
+            f"read tile by tile, stored blocks are decoded up to {worst.decode_factor:.3g} times (layer "
+            f"{worst.layer.name}), {again / MB:,.0f} MB more than once; a shuffle would move {shuffled / MB:,.0f} MB"
+        )
     if options.strategy != "auto":
-        return options.strategy, f"as the settings ask; {told}"
-    return ("groupby" if again > EXCHANGE_COST * exchanged else "aligned"), told
+        return options.strategy, f"merge.strategy says so; {why}"
+    return ("groupby" if again > SHUFFLE_COST * shuffled else "aligned"), why
 
 
-def _decoded(plan: LayerPlan, grid: Grid) -> float:
-    """Bytes of a layer's pixels under the grid, decoded once."""
+def _decoded_bytes(plan: LayerPlan, grid: Grid) -> float:
+    """Bytes of a layer's pixels under the grid, each decoded once."""
     sizes = [np.dtype(b.dtype).itemsize for d in plan.decisions[:1] for b in d.source.files[0].bands]
     return float(grid.cells * sum(sizes) * np.prod(plan.decisions[0].steps)) if plan.decisions else 0.0

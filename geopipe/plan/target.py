@@ -1,8 +1,9 @@
-"""The grid that the settings ask for: said in numbers, like another raster, or around the layers."""
+"""The target grid: from numbers in the settings, from another raster, or around the layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import Bounds, horizontal
@@ -10,30 +11,35 @@ from geopipe.grid.grid import Grid, intersection, make_grid, projected_bounds, u
 from geopipe.layers.header import Header
 
 
+@dataclass(frozen=True)
+class GridRequest:
+    """The grid as the settings describe it; None where they leave something out.
+
+    `resolution` is cell width and height; `bounds` xmin, ymin, xmax, ymax, or "union" or "intersection" of the layers
+    (a layer's own files are united); `like` a raster that fills in what is left out; `snap` says whether edges move
+    to whole multiples of the resolution (None: those of a union or intersection do).
+    """
+
+    crs: str | None = None
+    resolution: tuple[float, float] | None = None
+    bounds: Bounds | str | None = None
+    like: Header | None = None
+    snap: bool | None = None
+
+
 def resolve_grid(
-    crs: str | None,
-    resolution: tuple[float, float] | None,
-    bounds: Bounds | str | None,
-    like: Header | None,
-    snap: bool | None,
-    layers: Mapping[str, Sequence[Header]],
-    layer_crs: Mapping[str, str | None],
+    request: GridRequest, layers: Mapping[str, Sequence[Header]], layer_crs: Mapping[str, str | None]
 ) -> Grid:
-    """The grid that the settings ask for.
+    """The grid of a request. Without bounds it has those of `like`, or the union of the layers.
 
     Args:
-        crs: of the grid; None takes that of `like`.
-        resolution: cell width and height; None takes that of `like`.
-        bounds: xmin, ymin, xmax, ymax; or "union" or "intersection" of the layers (a layer's own files are united);
-            None takes the extent of `like`, or the union where there is none.
-        like: a raster that fills in what the settings leave out.
-        snap: whether edges move to whole multiples of the resolution; None does so for a union or intersection.
         layers: headers by layer.
         layer_crs: the CRS that the settings give to a layer, where they do.
 
     Raises:
         SettingsError: something is missing, or there is no such grid.
     """
+    crs, resolution, bounds, like = request.crs, request.resolution, request.bounds, request.like
     if like is not None:
         if crs is None and resolution is None and bounds is None:
             return _same(like)
@@ -43,24 +49,22 @@ def resolve_grid(
         raise SettingsError(f"{missing} is missing", f"set {missing}, or grid.like = a raster to take it from")
     crs = horizontal(crs)[0]
     if bounds is not None and not isinstance(bounds, str):
-        return make_grid(crs, resolution, bounds, bool(snap))
-    found = {name: _extent(name, headers, layer_crs[name], crs) for name, headers in layers.items()}
-    if not found:
-        raise SettingsError(
-            "nothing says where the grid is: there is no raster, or all are skipped", "give grid.bounds"
-        )
-    area = intersection(found.values()) if bounds == "intersection" else union(found.values())
+        return make_grid(crs, resolution, bounds, bool(request.snap))
+    extents = {name: _extent(name, headers, layer_crs[name], crs) for name, headers in layers.items()}
+    if not extents:
+        raise SettingsError("the grid has no bounds: there is no raster, or all are skipped", "give grid.bounds")
+    area = intersection(extents.values()) if bounds == "intersection" else union(extents.values())
     if area is None:
-        listed = "; ".join(f"{name} {numbers(b)}" for name, b in found.items())
+        listed = "; ".join(f"{name} {numbers(b)}" for name, b in extents.items())
         raise SettingsError(
             f'grid.bounds = "intersection" is empty: the layers do not all meet. In {crs}: {listed}',
             'use "union", explicit bounds, or leave the stray layer out',
         )
-    return make_grid(crs, resolution, area, snap is None or snap)
+    return make_grid(crs, resolution, area, request.snap is None or request.snap)
 
 
 def _same(like: Header) -> Grid:
-    """The very grid of a raster."""
+    """The grid whose cells are the pixels of a raster."""
     crs, (dx, dy), _ = _filled(like, None, None, None)
     return Grid(horizontal(crs)[0], like.transform.c, like.transform.f, dx, dy, like.width, like.height)
 
@@ -68,7 +72,7 @@ def _same(like: Header) -> Grid:
 def _filled(
     like: Header, crs: str | None, resolution: tuple[float, float] | None, bounds: Bounds | str | None
 ) -> tuple[str, tuple[float, float], Bounds | str]:
-    """CRS, resolution and bounds, each from `like` where it is not given."""
+    """CRS, resolution and bounds, each from `like` where it is None."""
     t = like.transform
     if t.b or t.d or t.a <= 0 or t.e >= 0:
         raise SettingsError(

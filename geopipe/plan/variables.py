@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,44 +17,41 @@ from geopipe.resample.methods import FRACTION, VALID, requested_methods
 
 
 def variables_of(
-    layer: Layer,
-    kind: Kind,
-    files: Sequence[Sequence[Band]],
-    untouched: set[str],
-    picked: set[str],
+    layer: Layer, kind: Kind, files: Sequence[Sequence[Band]], copied: set[str], picked: set[str]
 ) -> tuple[Variable, ...]:
-    """The columns of a layer: by band, and for each band by what the layer asks for.
+    """The columns of a layer: for each band one for each requested method.
 
     Args:
         files: the bands of each file.
-        untouched: the words whose values are the source's own.
-        picked: the words whose values are some of the source's own.
+        copied: the methods whose values are copied from the source.
+        picked: the methods whose values are each one of the source's.
     """
-    words = requested_methods(layer)
-    plain = [word for word in words if word not in (FRACTION, VALID)]
+    methods = requested_methods(layer)
+    statistics = [method for method in methods if method not in (FRACTION, VALID)]
     bases = columns(layer, files[0])
-    made = []
+    variables = []
     for index, band in enumerate(files[0]):
-        base = bases[index]
-        for word in words:
-            if word == VALID and index > 0:
+        named = kind is Kind.CATEGORICAL and band.bits is None  # else the column's values are not the named classes
+        for method in methods:
+            if method == VALID and index > 0:
                 continue  # a column per layer
-            about: dict[str, Any] = {"layer": layer.name, "band": band, "index": index, "requested_method": word}
-            if word == FRACTION:
+            own_band = band if named and method in statistics else replace(band, categories=())
+            common: dict[str, Any] = {"layer": layer.name, "band": own_band, "index": index, "requested_method": method}
+            if method == FRACTION:
                 classes = layer.fractions if isinstance(layer.fractions, tuple) else ()
-                made += [Variable(f"{base}_{_class_word(c, band)}", "float32", part=c, **about) for c in classes]
-            elif word == VALID:
-                made.append(Variable(f"{layer.name}_valid", "float32", **about))
+                variables += [
+                    Variable(f"{bases[index]}_{_class_name(c, band)}", "float32", part=c, **common) for c in classes
+                ]
+            elif method == VALID:
+                variables.append(Variable(f"{layer.name}_valid", "float32", **common))
             else:
-                dtype = np.result_type(
-                    *(dtype_of(kind, own[index], word in untouched, word in picked) for own in files)
-                )
-                name = f"{base}_{word}" if len(plain) > 1 else base
-                made.append(Variable(name, str(dtype), unit=band.unit, **about))
-    return tuple(made)
+                types = [dtype_of(kind, own[index], method in copied, method in picked) for own in files]
+                name = f"{bases[index]}_{method}" if len(statistics) > 1 else bases[index]
+                variables.append(Variable(name, str(np.result_type(*types)), unit=band.unit, **common))
+    return tuple(variables)
 
 
-def _class_word(value: float, band: Band) -> str:
+def _class_name(value: float, band: Band) -> str:
     """A class in a column's name, which is letters, digits and _ alone: -2 is minus2, 0.5 is 0_5."""
     own = np.dtype(band.dtype)
     stored = own.kind == "f" and band.scale == 1.0 and band.offset == 0.0

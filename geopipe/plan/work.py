@@ -98,7 +98,7 @@ def work_of(
     share = 1.0 if reach is None else reach.tiles / max(1, _tiles(grid, options))
     pixels, spent = 0.0, 0.0
     for plan in plans:
-        again = 1.0 if plan.sweeps else plan.amplification
+        again = 1.0 if plan.sweeps else plan.decode_factor
         for decision in plan.decisions:
             bands, stored = _bands(plan, decision), share * stored_pixels(grid, decision)
             cells = min(share * grid.cells, stored / max(1e-9, decision.steps[0] * decision.steps[1]))

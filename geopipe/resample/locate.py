@@ -327,7 +327,7 @@ def _evaluated(coefficients: Floats, at_col: Floats, at_row: Floats, col: Floats
 # ---------------------------------------------------------------- predictions for the plan
 
 
-def read_amplification(grid: Grid, decision: Decision, window_size: int) -> float:
+def decode_factor(grid: Grid, decision: Decision, window_size: int) -> float:
     """How often each stored block of a source is decoded if it is read tile by tile (1: once).
 
     Strips that cross many tiles, or large blocks under small tiles, make it grow. It is measured for neighbouring tiles

@@ -23,8 +23,8 @@ from geopipe.load import raster, stac, vectors
 from geopipe.load import tables as points
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import MASK, LayerPlan
-from geopipe.plan.plan import Plan, make_plan
-from geopipe.plan.target import resolve_grid
+from geopipe.plan.plan import Inputs, Plan, make_plan
+from geopipe.plan.target import GridRequest, resolve_grid
 from geopipe.settings.load import Settings
 
 log = logging.getLogger(__name__)
@@ -76,26 +76,18 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
     # tables do not say where their points lie, and have no part in a union
     rasters = {layer.name: [h for h in headers if isinstance(h, Header)] for layer, headers in layers}
     sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
-    grid = resolve_grid(
-        asked.crs,
-        asked.resolution,
-        asked.bounds,
-        like,
-        asked.snap,
-        sound,
-        {layer.name: layer.crs for layer, _ in layers},
-    )
+    request = GridRequest(asked.crs, asked.resolution, asked.bounds, like, asked.snap)
+    grid = resolve_grid(request, sound, {layer.name: layer.crs for layer, _ in layers})
     here, mask, written = here or this_machine(settings), _mask(settings), state.bytes_done(settings.run.folder)
     layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     while True:
         try:
-            plan = make_plan(
-                settings.run.name, grid, layers, settings.options(), here, versions(), reasons, mask, written
-            )
-            wanted = {p.layer.name: classes for p in plan.layers if (classes := _classes(plan, p)) is not None}
-            if not wanted:
+            inputs = Inputs(settings.run.name, grid, layers, versions(), reasons, mask)
+            plan = make_plan(inputs, settings.options(), here, written)
+            classes = {p.layer.name: values for p in plan.layers if (values := _classes(plan, p)) is not None}
+            if not classes:
                 return plan
-            layers = [(replace(y, fractions=wanted.get(y.name, y.fractions)), headers) for y, headers in layers]
+            layers = [(replace(y, fractions=classes.get(y.name, y.fractions)), headers) for y, headers in layers]
         except SourceError as error:
             reasons |= skippable(settings, error, reasons)
 

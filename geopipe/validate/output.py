@@ -407,7 +407,8 @@ def _check_schema(tables: _Tables, path: str, schema: pa.Schema) -> Iterator[Fin
     plan, planned = metadata.get(b"geopipe:plan_hash", b"none").decode(), str(tables.success["plan_hash"])
     if plan != planned:
         yield Finding("error", "schema", f"{path} is of the plan {plan[:16]}; {SUCCESS} says {planned[:16]}")
-    if json.loads(metadata.get(b"geopipe:grid", b"null")) != tables.success["table"]["grid"]:
+    grid = metadata.get(b"geopipe:grid")  # files of earlier versions have it
+    if grid is not None and json.loads(grid) != tables.success["table"]["grid"]:
         yield Finding("error", "schema", f"{path} has another grid in its metadata than {SUCCESS}")
     schema = schema.with_metadata({k: v for k, v in metadata.items() if k != b"geo"})  # it has the bounds of its file
     tables.first = tables.first or schema

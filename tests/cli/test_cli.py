@@ -419,7 +419,7 @@ def test_keys_of_the_monitor_reach_every_process(small: Path, monkeypatch: pytes
     ("flags", "message"),
     [
         (("engine.memory=1000000",), "the run would need about"),
-        (("merge.strategy=groupby", "engine.object_store_memory=83886080", "grid.resolution=10"), "would exchange"),
+        (("merge.strategy=groupby", "engine.object_store_memory=83886080", "grid.resolution=10"), "would shuffle"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_numbers(trial: Path, flags: tuple[str, ...], message: str) -> None:

@@ -80,7 +80,9 @@ def finished(output: Path) -> str | None:
     assert (document["rows"], document["files"], document["bytes"]) == totals
     assert {path.split("/")[0] for path in listed} == set(document["formats"])
     for path in sorted((output / "parquet").glob("*")):
-        assert pq.read_schema(path).metadata[b"geopipe:plan_hash"].decode() == document["plan_hash"]
+        metadata = pq.read_schema(path).metadata
+        assert metadata[b"geopipe:plan_hash"].decode() == document["plan_hash"]
+        assert set(metadata) <= {b"geopipe:plan_hash", b"geo"}, "what all files share stands in _SUCCESS, once"
     assert (output / "settings.toml").read_text() == "[run]\n"
     return str(document["plan_hash"])
 

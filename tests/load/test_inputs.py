@@ -30,7 +30,7 @@ from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.load import raster
 from geopipe.merge.tile import overlay, reduce_columns
 from geopipe.plan.options import Options
-from geopipe.plan.plan import make_plan
+from geopipe.plan.plan import Inputs, make_plan
 from geopipe.run import pipeline
 from geopipe.settings import load
 
@@ -423,7 +423,7 @@ def test_days_on_which_a_flag_is_set_are_counted(tmp_path: Path) -> None:
 def test_the_type_holds_what_is_reduced(dtype: str, rule: str, steps: int, column: str) -> None:
     source = header(*(Band(n + 1, dtype) for n in range(steps)))
     grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=100, height=80)
-    plan = make_plan("p", grid, [(Layer("a", (), reduce=rule), [source])], Options(), GENEROUS, VERSIONS)
+    plan = make_plan(Inputs("p", grid, [(Layer("a", (), reduce=rule), [source])], VERSIONS), Options(), GENEROUS)
     assert [v.dtype for v in plan.spec.variables] == [column]
 
 
@@ -453,7 +453,7 @@ def test_files_of_other_steps_are_no_mosaic(tmp_path: Path, cube: xr.Dataset) ->
 def test_the_schema_says_what_was_read(netcdf: Path) -> None:
     source = Layer("a", (str(netcdf),), variable="tas", level=("850",), reduce="mean")
     headers = [raster.inspect(str(netcdf), "a", "tas")]
-    plan = make_plan("p", GRID, [(source, headers)], Options(), GENEROUS, VERSIONS)
+    plan = make_plan(Inputs("p", GRID, [(source, headers)], VERSIONS), Options(), GENEROUS)
     metadata = {k.decode(): v.decode() for k, v in plan.spec.schema.field("a").metadata.items()}
     assert metadata.items() >= {
         "variable": "tas", "level": "850", "time": "1999-01-31/1999-04-30", "steps": "mean of 4", "unit": "K",
@@ -642,7 +642,7 @@ def real(path: Path, variable: str | None = None, **keys: Any) -> tuple[Any, dic
     t = result.transform
     grid = Grid(keys.get("crs") or result.crs, t.c, t.f, t.a, -t.e, result.width, result.height)
     source = Layer("a", (str(path),), variable=variable, **keys)
-    plan = make_plan("p", grid, [(source, [result])], Options(how="grid"), GENEROUS, VERSIONS)
+    plan = make_plan(Inputs("p", grid, [(source, [result])], VERSIONS), Options(how="grid"), GENEROUS)
     return plan, {v.name: raster_of(plan, v.name) for v in plan.spec.variables}
 
 

@@ -27,14 +27,13 @@ from geopipe.engine import local
 from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.layers.tables import Part, choose_columns
+from geopipe.layers.tables import STATISTICS, Part, choose_columns
 from geopipe.load import postgres, tables
-from geopipe.merge import points as sparse
 from geopipe.merge.blocks import pack, unpack
 from geopipe.merge.points import SparseRow, gather, statistic
 from geopipe.merge.tile import merge_tile
 from geopipe.plan.options import Options
-from geopipe.plan.plan import Plan, make_plan
+from geopipe.plan.plan import Inputs, Plan, make_plan
 from geopipe.run import draft
 from geopipe.settings import load
 
@@ -56,7 +55,7 @@ def layer(path: Path | str, **overrides: Any) -> Layer:
 
 def plan_for(layers: Sequence[Layer], grid: Grid = GRID, **options: Any) -> Plan:
     result = [(y, tables.measured(y, tables.headers(y), grid)) for y in layers]
-    return make_plan("test", grid, result, Options(**options), GENEROUS, VERSIONS)
+    return make_plan(Inputs("test", grid, result, VERSIONS), Options(**options), GENEROUS)
 
 
 def cells_of(plan: Plan, *columns: str) -> dict[tuple[int, int], Any]:
@@ -404,7 +403,7 @@ def test_a_table_forces_the_exchange_and_says_why(few: Path) -> None:
 
 def test_the_estimate_counts_points_and_not_cells_for_the_exchange(few: Path) -> None:
     plan = plan_for([layer(few, values=("value",))], Grid(UTM, 500_000, 4_000_000, 10, 10, 100_000, 80_000))
-    assert plan.estimate.exchange_bytes == 6 * (24 + 2)
+    assert plan.estimate.shuffle_bytes == 6 * (24 + 2)
     assert plan.estimate.tasks == plan.estimate.tiles + 1
 
 
@@ -472,7 +471,7 @@ def test_any_split_and_order_of_rows_gives_the_same_bytes(data: st.DataObject) -
     pieces = [p for p in np.split(rng.permutation(count), cuts) if len(p)]
     whole = gather([SparseRow(0, 0, cells, order, values, weights)])
     split = gather([SparseRow(0, 0, cells[p], order[p], values[p], weights[p]) for p in pieces])
-    for name in sparse.STATISTICS:
+    for name in STATISTICS:
         (one, valid), (other, also) = statistic(whole, name, "", ""), statistic(split, name, "", "")
         assert one.tobytes() == other.tobytes()
         assert valid.tobytes() == also.tobytes()
@@ -811,6 +810,6 @@ def test_a_layer_whose_sum_needs_more_than_64_bits_is_skipped_on_request(
 def test_a_union_needs_a_raster(few: Path, tmp_path: Path) -> None:
     text = f'[grid]\ncrs = "{UTM}"\nresolution = 10\n[[layers]]\nname = "p"\npath = "few.parquet"\nvalues = "w"\n'
     (tmp_path / "s.toml").write_text(text)
-    with pytest.raises(SettingsError, match="nothing says where the grid is") as caught:
+    with pytest.raises(SettingsError, match="the grid has no bounds") as caught:
         draft.draft(load.load(tmp_path / "s.toml"))
     assert "grid.bounds" in caught.value.hint

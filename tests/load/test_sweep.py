@@ -122,7 +122,7 @@ def test_auto_exchanges_where_that_is_cheaper_than_decoding_again(tmp_path: Path
     path = noise(tmp_path / "a.tif", (64, 65_536), UTM, north_up(500_000, 5_000_000, 10), tiled=False, blockysize=64)
     wide = Grid(UTM, 500_000, 5_000_000, 10, 10, width=65_536, height=64)
     plan = plan_of(wide, [Layer("a", (path,))], window_size=512)
-    assert plan.layers[0].amplification == 16  # as far as it is looked at
+    assert plan.layers[0].decode_factor == 16  # as far as it is looked at
     assert plan.strategy == "groupby"
     assert plan.layers[0].sweeps
     aligned = plan_of(wide, [Layer("a", (path,))], window_size=512, strategy="aligned")

@@ -118,7 +118,7 @@ def test_cells_outside_a_vector_mask_are_no_rows(tmp_path: Path, small: Path, na
         6 * r + c for r, c in zip(*np.nonzero(np.array([[*x] for x in RINGED]) == "#"), strict=True)
     ]
     assert (plan.mask.reach.cells, plan.mask.reach.exact, plan.estimate.rows) == (14, True, 14)
-    about = json.loads(table.schema.metadata[b"geopipe:mask"])
+    about = plan.provenance["mask"]
     assert (about["file"], about["cells"], about["polygons"]) == (str(tmp_path / name), 14, 1)
 
 

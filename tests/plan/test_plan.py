@@ -19,7 +19,7 @@ from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.plan.estimate import Machine
 from geopipe.plan.options import Layout, Options
-from geopipe.plan.plan import Plan, make_plan
+from geopipe.plan.plan import Inputs, Plan, make_plan
 from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import Route
 
@@ -32,7 +32,7 @@ def plan_from(
     *layers: tuple[Layer, Header], grid: Grid = GRID, machine: Machine = GENEROUS, skipped: Any = None, **options: Any
 ) -> Plan:
     files = [(layer, [source]) for layer, source in layers]
-    return make_plan("p", grid, files, Options(**options), machine, VERSIONS, skipped)
+    return make_plan(Inputs("p", grid, files, VERSIONS, skipped or {}), Options(**options), machine)
 
 
 OFF, FINE = north_up(500_010, 4_000_010, 30), north_up(500_000, 4_000_000, 15)
@@ -77,7 +77,7 @@ def test_a_mean_or_sum_of_sources_has_a_type_that_holds_it(overlap: Overlap) -> 
     # two files of one place, both copied, so that the column would keep their type
     layer = Layer("a", (), overlap=overlap)
     files = [header(Band(1, "uint8")), header(Band(1, "uint8"), uri="/data/b.tif")]
-    plan = make_plan("p", GRID, [(layer, files)], Options(), GENEROUS, VERSIONS)
+    plan = make_plan(Inputs("p", GRID, [(layer, files)], VERSIONS), Options(), GENEROUS)
     assert plan.spec.variables[0].dtype != "uint8", "200 + 101 is no uint8, nor is (200 + 101) / 2"
 
 
@@ -174,7 +174,26 @@ def test_a_layer_beside_a_tilted_grid_is_refused_and_not_left_null() -> None:
 def test_files_of_one_layer_must_have_the_same_bands() -> None:
     files = [header(), header(Band(1, "int16"), uri="/data/b.tif")]
     with pytest.raises(SourceError, match=r"/data/b\.tif has bands of type int16, /data/a\.tif of float32"):
-        make_plan("p", GRID, [(Layer("a", ()), files)], Options(), GENEROUS, VERSIONS)
+        make_plan(Inputs("p", GRID, [(Layer("a", ()), files)], VERSIONS), Options(), GENEROUS)
+
+
+def test_names_of_classes_reach_the_columns_that_hold_classes() -> None:
+    band = Band(1, "uint8", categories=((1, "water"), (2, "forest")))
+    layer = Layer("c", (), kind=Kind.CATEGORICAL, resampling=("mode",), fractions=(1.0,))
+    metadata = {f.name: f.metadata for f in plan_from((layer, header(band))).spec.schema}
+    assert json.loads(metadata["c"][b"categories"]) == {"1": "water", "2": "forest"}
+    assert b"categories" not in metadata["c_1"], "a share is no class"
+    (column,) = plan_from((Layer("n", (), kind=Kind.CONTINUOUS), header(band))).spec.variables
+    assert column.band.categories == (), "a mean is no class"
+
+
+def test_provenance_has_each_file_of_a_mosaic_once() -> None:
+    files = [header(transform=north_up(500_000 + 3000 * i, 4_000_000, 30), uri=f"/data/{i}.tif") for i in range(5)]
+    plan = make_plan(Inputs("p", GRID, [(Layer("a", ()), files)], VERSIONS), Options(), GENEROUS)
+    assert set(plan.provenance) == {"versions", "layers", "sources", "source_count", "mask"}
+    assert [plan.provenance["source_count"], *plan.provenance["sources"]] == [5, *(f"/data/{i}.tif" for i in range(5))]
+    (mosaic,) = plan.provenance["layers"][0]["sources"]
+    assert (len(mosaic["files"]), mosaic["file_count"]) == (3, 5)
 
 
 def test_a_skipped_layer_keeps_its_columns_and_is_told() -> None:
@@ -226,9 +245,9 @@ def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
     store = replace(GENEROUS, object_store=1000 * MB)
     result = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby").estimate
     # a tile of 2048 x 2048 cells is 20 MB; 0.35 of the store takes 17, and 10 of them are a row of tiles
-    assert (result.exchange_bytes, result.wave_tiles, result.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
+    assert (result.shuffle_bytes, result.wave_tiles, result.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
     with pytest.raises(
-        PlanError, match=r"a wave of 50 tiles would exchange 1,000 MB; the object store has 1,000"
+        PlanError, match=r"a wave of 50 tiles would shuffle 1,000 MB; the object store has 1,000"
     ) as caught:
         plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", wave_tiles=50)
     assert "fewer merge.wave_tiles" in caught.value.hint
@@ -256,7 +275,7 @@ def test_the_hash_and_the_metadata_do_not_know_how_a_run_is_executed() -> None:
     others = [
         plan_from((LAYER, SHIFTED), strategy="groupby"),
         plan_from((LAYER, SHIFTED), machine=replace(GENEROUS, workers=7, cpus=3)),
-        make_plan("another name", GRID, [(LAYER, [SHIFTED])], Options(), GENEROUS, VERSIONS),
+        make_plan(Inputs("another name", GRID, [(LAYER, [SHIFTED])], VERSIONS), Options(), GENEROUS),
     ]
     assert {p.hash for p in others} == {plan.hash}
     assert {p.spec.metadata for p in others} == {plan.spec.metadata}

@@ -11,7 +11,7 @@ from helpers import header, north_up
 from geopipe.errors import SettingsError
 from geopipe.grid.grid import Grid, projected_bounds
 from geopipe.layers.header import Header
-from geopipe.plan.target import resolve_grid
+from geopipe.plan.target import GridRequest, resolve_grid
 
 UTM = "EPSG:32612"
 
@@ -20,8 +20,8 @@ def grid_of(layers: dict[str, Header], **overrides: Any) -> Grid:
     keys = {"crs": UTM, "resolution": (30, 30), "bounds": "union", "like": None, "snap": None, "crs_of": {}} | overrides
     crs_of = {name: keys["crs_of"].get(name) for name in layers}
     sources = {name: [h] for name, h in layers.items()}
-    positional = (keys[key] for key in ("crs", "resolution", "bounds", "like", "snap"))
-    return resolve_grid(*positional, sources, crs_of)
+    request = GridRequest(**{key: keys[key] for key in ("crs", "resolution", "bounds", "like", "snap")})
+    return resolve_grid(request, sources, crs_of)
 
 
 def test_union_and_intersection_of_layers_snap_outward() -> None:

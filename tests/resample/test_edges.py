@@ -15,7 +15,7 @@ from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer
 from geopipe.load import tables
 from geopipe.plan.options import Options
-from geopipe.plan.plan import make_plan
+from geopipe.plan.plan import Inputs, make_plan
 
 LONLAT, UTM = "EPSG:4326", "EPSG:32633"
 
@@ -56,6 +56,8 @@ def test_points_on_corners_are_in_the_cell_to_the_right_and_below(tmp_path: Path
     csv.write_csv(pa.table({"x": np.round(x, 8), "y": np.round(y, 8)}), tmp_path / "p.csv")
     layer = Layer("p", (str(tmp_path / "p.csv"),), crs=crs, aggregate="count")
     plan = make_plan(
-        "test", Grid(crs, x0, y0, size, size, 60, 60), [(layer, tables.headers(layer))], Options(), GENEROUS, VERSIONS
+        Inputs("test", Grid(crs, x0, y0, size, size, 60, 60), [(layer, tables.headers(layer))], VERSIONS),
+        Options(),
+        GENEROUS,
     )
     assert (raster_of(plan, "p", 0) == 1).all()

@@ -15,7 +15,7 @@ from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer, Overlap
 from geopipe.load import tables
 from geopipe.plan.options import Options
-from geopipe.plan.plan import make_plan
+from geopipe.plan.plan import Inputs, make_plan
 
 LONLAT = "EPSG:4326"
 
@@ -113,7 +113,7 @@ def columns_of(folder: Path, grid: Grid, lon: list[float], cells: str | None = N
     pq.write_table(pa.table({"lon": lon, "lat": [grid.y0 - grid.dy / 2] * len(lon), "value": range(len(lon))}), path)
     layer = Layer("p", (str(path),), crs=LONLAT, aggregate="first", cells=cells)
     result = [(layer, tables.measured(layer, tables.headers(layer), grid))]
-    rows = table_of(make_plan("test", grid, result, Options(), GENEROUS, VERSIONS)).to_pylist()
+    rows = table_of(make_plan(Inputs("test", grid, result, VERSIONS), Options(), GENEROUS)).to_pylist()
     columns = {row["p"]: row["col"] for row in rows}
     return [columns.get(value) for value in range(len(lon))]
 

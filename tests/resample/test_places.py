@@ -15,7 +15,7 @@ from sources import GRID, UTM, decision, on_grid, source_of
 
 from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.layer import Kind, Source
-from geopipe.resample.locate import BlockRequest, canonical_blocks, read_amplification
+from geopipe.resample.locate import BlockRequest, canonical_blocks, decode_factor
 from geopipe.resample.methods import Route, Window, wraps_around
 
 
@@ -153,12 +153,12 @@ def test_the_window_reaches_a_pole_and_both_sides_of_the_antimeridian(
     ("block", "factor"),
     [((512, 512), 1.0), ((256, 256), 1.0), ((1, 2048), 4.0), ((1024, 1024), 4.0), ((2048, 2048), 16.0)],
 )
-def test_read_amplification_counts_how_often_a_stored_block_is_decoded(block: tuple[int, int], factor: float) -> None:
+def test_the_decode_factor_counts_how_often_a_stored_block_is_decoded(block: tuple[int, int], factor: float) -> None:
     # 4 x 4 tiles of 512 cells on 2048 x 2048 pixels: a strip of one row is decoded for each of the 4 tile columns
     grid = Grid(UTM, 500_000, 5_000_000, 30, 30, width=2048, height=2048)
     choice = decision(source_of(UTM, north_up(500_000, 5_000_000, 30), 2048, 2048, block), grid)
     assert choice.route is Route.COPY
-    assert read_amplification(grid, choice, 512) == factor
+    assert decode_factor(grid, choice, 512) == factor
 
 
 def test_a_rotated_source_is_placed_by_its_own_transform() -> None:
