@@ -24,53 +24,39 @@ from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
 from geopipe.plan.estimate import Machine
 
+_VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED")
+"""Environment variables that `connect` sets where they are missing."""
+
 
 @contextmanager
-def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
-    """A Ray cluster: the one that is there, else one of our own that is stopped at the end; with its guard.
+def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
+    """A Ray cluster, with its guard: the session of this process, else one joined or started for the block.
 
-    There is one if this process is connected, or at `address`, or at RAY_ADDRESS.
+    A session that was there before is left as it was.
+
+    Args:
+        address: of the cluster; None for RAY_ADDRESS, else one of our own.
+        object_store: bytes of shared memory of a cluster of our own.
 
     Raises:
-        MachineError: there is none at the address, or it does not start.
+        MachineError: there is no cluster at the address, or ours does not start.
     """
-    # what Ray Data logs of an error, with its whole stack, reaches the user once, as our error
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        with guarded() as guard:
-            yield guard
-        return
-    address = addresses.requested(address)
-    _reach(address)
-    emit(Event(RAY_STARTS))
-    addresses.use_token(address)
-    Config.initialize("")  # as Ray does it itself: what the environment said was read when Ray was imported
-    if address == "local":
-        addresses.create_token()
-    # of calls whose answer nobody waits for: Ray Data's statistics, of which a dead actor forgets all that it was told
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-    own: dict[str, Any] = {}
-    if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        own = {"num_cpus": machine.cpus(), "object_store_memory": object_store_memory, "include_dashboard": False}
-    on_term = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
-        starting = stack.enter_context(guarded(starts=True)) if own else None
+        stack.enter_context(_without_data_logs())
+        if ray.is_initialized():
+            yield stack.enter_context(guarded())
+            return
+        address = addresses.requested(address)
+        stack.enter_context(_same_environment())
+        emit(Event(RAY_STARTS))
+        starting = stack.enter_context(guarded(starts=True)) if address == "local" else None
         try:
-            with apart(), starting.armed() if starting else nullcontext():
-                ray.init(address, logging_level=logging.ERROR, **own)
+            with starting.armed() if starting else nullcontext():
+                connect(address, object_store)
         except MachineError:
             if starting is not None:
                 starting.abandon()
             raise
-        except (
-            Exception
-        ) as error:  # Ray raises whatever its start scripts met: all of it means that there is no cluster
-            raise MachineError(
-                f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
-            ) from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
         guard = starting or stack.enter_context(guarded())
         try:
             yield guard
@@ -80,16 +66,71 @@ def cluster(address: str | None, object_store_memory: int) -> Iterator[Guard]:
             guard.shutdown()
 
 
+def connect(address: str | None, object_store: int) -> None:
+    """Join the cluster at an address (None: RAY_ADDRESS), or start one of our own, as the Ray session of this process.
+
+    Raises:
+        MachineError: there is no cluster at the address, or ours does not start.
+    """
+    address = addresses.requested(address)
+    _check_port(address)
+    addresses.use_token(address)
+    Config.initialize("")  # Ray read the environment when it was imported
+    # Ray Data does not wait for answers to its statistics; without this Ray prints an error if their actor dies
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    own: dict[str, Any] = {}
+    if address == "local":
+        addresses.create_token()
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        own = {"num_cpus": machine.cpus(), "object_store_memory": object_store, "include_dashboard": False}
+    on_term = signal.getsignal(signal.SIGTERM)
+    try:
+        with apart():
+            ray.init(address, logging_level=logging.ERROR, **own)
+    except MachineError:
+        raise
+    except Exception as error:  # Ray raises whatever its start scripts met: there is no cluster
+        raise MachineError(
+            f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
+
+
+@contextmanager
+def _without_data_logs() -> Iterator[None]:
+    """Silence Ray Data inside: it logs an error with its whole stack, which the user sees once, as our error."""
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """Take back after the block what `connect` sets in the environment."""
+    before = {name: os.environ.get(name) for name in _VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
 def _join_executors(seconds: float) -> None:
-    """Wait for the threads of Ray Data, which ends a process at once in which one of them still wants Ray after it."""
+    """Wait for the threads of Ray Data: one that needs Ray after its shutdown would end this process."""
     end = time.monotonic() + seconds
     for thread in threading.enumerate():
         if thread.name.startswith("StreamingExecutor-"):
             thread.join(timeout=max(end - time.monotonic(), 0))
 
 
-def _reach(address: str) -> None:
-    """Refuse host:port where nothing listens, at once; Ray itself would try for minutes."""
+def _check_port(address: str) -> None:
+    """Refuse host:port at once if nothing listens there; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         try:
@@ -101,21 +142,26 @@ def _reach(address: str) -> None:
 
 
 @contextmanager
-def joined(address: str | None, here: Machine) -> Iterator[Machine]:
-    """The cluster that is there, joined, as what there is to run on; `here` has what the settings ask for."""
-    with cluster(address, here.object_store) as guard:
+def joined(address: str | None, machine: Machine) -> Iterator[Machine]:
+    """Join the cluster that exists, and yield what it offers.
+
+    Args:
+        address: of the cluster; None for RAY_ADDRESS.
+        machine: this machine, within the limits of the settings.
+    """
+    with cluster(address, machine.object_store) as guard:
         with guard.armed():
-            there = _cluster_machine(here)
-        yield there
+            offer = _cluster_machine(machine)
+        yield offer
 
 
-def _cluster_machine(here: Machine) -> Machine:
+def _cluster_machine(machine: Machine) -> Machine:
     total = ray.cluster_resources()
     cpus = int(total.get("CPU", 1))
     return replace(
-        here,
+        machine,
         cpus=cpus,
-        workers=here.workers if here.workers != here.cpus else max(1, cpus),
-        memory=int(total.get("memory", here.memory)),
-        object_store=int(total.get("object_store_memory", here.object_store)),
+        workers=machine.workers if machine.workers != machine.cpus else max(1, cpus),
+        memory=int(total.get("memory", machine.memory)),
+        object_store=int(total.get("object_store_memory", machine.object_store)),
     )

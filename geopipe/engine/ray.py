@@ -26,7 +26,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geopipe import machine
-from geopipe.engine.cluster import cluster
+from geopipe.engine.cluster import cluster, connect
 from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
 from geopipe.engine.guard import Guard
 from geopipe.engine.session import WorkerSession, task_session
@@ -183,6 +183,22 @@ def merge(
     )
     groups = rows.groupby("tile", num_partitions=parts)
     return groups.map_groups(partial(_merge_group, plan, watch, finish), batch_format="pyarrow")
+
+
+def dataset(plan: Plan, address: str | None = None) -> ray.data.Dataset:
+    """The merged table of a plan as a Ray Dataset: lazy, and written nowhere.
+
+    Args:
+        plan: to execute.
+        address: of the Ray cluster to join if this process has no Ray session; None for RAY_ADDRESS, else a cluster of
+            our own. The session stays until `ray.shutdown()`, or until the process ends.
+
+    Raises:
+        MachineError: there is no cluster at the address, or ours does not start.
+    """
+    if not ray.is_initialized():
+        connect(address, plan.machine.object_store)
+    return merge(plan)
 
 
 def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +19,18 @@ import pyarrow.csv as pacsv
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import rasterio
 import ray
 from affine import Affine
 from helpers import write_raster
 from hypothesis import Phase, given
 from hypothesis import strategies as st
+from ray.data import DataContext
 
 from geopipe.engine import local
 from geopipe.engine import ray as engine
 from geopipe.errors import SourceError
+from geopipe.events import emit
 from geopipe.layers.layer import Source
 from geopipe.load import raster, sweep, tables
 from geopipe.resample.methods import Window
@@ -298,3 +306,34 @@ def test_two_hundred_layers(sources: Path, tmp_path: Path, ray_session: None, st
     summary = pipeline.run(loaded)
     assert ds.dataset(summary.output / "parquet").to_table().equals(table)
     assert table.num_columns == 204
+
+
+def process_state() -> dict[str, Any]:
+    """What a user of a process and of its Ray session may have set, and what lives in them."""
+    loggers = [logging.getLogger(name) for name in ("", "ray", "ray.data", "geopipe", "rasterio")]
+    return {
+        "loggers": {x.name: (x.level, x.propagate, x.disabled, list(x.filters), list(x.handlers)) for x in loggers},
+        "data context": DataContext.get_current().__dict__.copy(),
+        "environment": dict(os.environ),
+        "signals": {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)},
+        "hooks": (sys.excepthook, sys.unraisablehook, threading.excepthook),
+        "sinks": list(emit._sinks),
+        "gdal": rasterio.env.hasenv(),
+        "threads": {x.name for x in threading.enumerate() if "geopipe" in x.name},
+        "session": ray.get_runtime_context().get_session_name(),
+        "actors": [x for x in ray.util.list_named_actors(all_namespaces=True) if x["namespace"] == "geopipe"],
+    }
+
+
+@pytest.mark.parametrize("strategy", ["aligned", "groupby"])
+def test_a_run_leaves_a_session_of_the_user_as_it_was(
+    sources: Path, tmp_path: Path, ray_session: None, strategy: str
+) -> None:
+    before, cpus = process_state(), ray.available_resources()["CPU"]
+    pipeline.run(load.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
+    end = time.monotonic() + 30  # Ray ends the actors of a Dataset a moment later
+    while (process_state() != before or ray.available_resources().get("CPU") != cpus) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert process_state() == before
+    assert ray.available_resources()["CPU"] == cpus
+    assert ray.data.range(3).count() == 3
