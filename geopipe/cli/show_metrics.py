@@ -1,4 +1,4 @@
-"""Metrics as small plots: a line for each series, all over the same time."""
+"""The output of `geopipe monitor metrics`: a small plot for each series, all over the same span of time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from geopipe.cli.screen import head, on_terminal, padded, say, spark, speaks_unicode
-from geopipe.monitoring.database.runs import KINDS, STAGES, Metrics, Series
+from geopipe.monitoring.database.runs import KINDS, Metrics, Series
+from geopipe.monitoring.states import STAGES
 from geopipe.text import clean, moment, short
 
 LABELS = {
@@ -26,13 +27,13 @@ LABELS = {
 NUMBERS = ("min", "mean", "max", "last")
 
 FINE = 240
-"""Points that are asked for: before the numbers are known, nobody knows how wide a plot can be."""
+"""Points of a series to read; a plot has fewer, and its width depends on the numbers beside it."""
 
 NARROWEST, WIDEST = 10, 72
 
 
 def amount(name: str, value: float) -> str:
-    """A value of a metric in few characters: 1.4G (of 1024M), 57%, 1.05M."""
+    """A value of a metric in few characters: 1.4G (powers of 1024), 57%, 1.05M."""
     if name.endswith("_percent"):
         return f"{value:.0f}%"
     if not name.endswith("_bytes"):
@@ -44,11 +45,11 @@ def amount(name: str, value: float) -> str:
     return f"{value:,.1f}T"
 
 
-def metrics(out: Console, found: Metrics, kind: str | None) -> None:
-    """A plot and four numbers for each series; those of a kind stand together, and so do those of a node."""
-    whole = {series.node: series.last for series in found.series if series.name == "memory_total_bytes"}
-    shown = _sorted([series for series in found.series if series.name != "memory_total_bytes"])
-    if not shown or found.first_ts is None or found.last_ts is None:
+def metrics(out: Console, plots: Metrics, kind: str | None) -> None:
+    """Print a plot and four numbers for each series, grouped by kind and node."""
+    whole = {series.node: series.last for series in plots.series if series.name == "memory_total_bytes"}
+    shown = _sorted([series for series in plots.series if series.name != "memory_total_bytes"])
+    if not shown or plots.first_ts is None or plots.last_ts is None:
         say(out, f"no metrics of {kind}" if kind else "no metrics")
         return
     unicode = speaks_unicode(out.encoding)
@@ -59,7 +60,7 @@ def metrics(out: Console, found: Metrics, kind: str | None) -> None:
     wide = [max(len(name), *(len(row[i]) for row in numbers)) for i, name in enumerate(NUMBERS)]
     room = (out.width if on_terminal(out) else WIDEST * 2) - node - label - sum(wide) - 2 * 7
     points = max(min(room, WIDEST), NARROWEST)
-    axis = _axis(moment(found.first_ts, found.last_ts), moment(found.last_ts, found.last_ts), points)
+    axis = _axis(moment(plots.first_ts, plots.last_ts), moment(plots.last_ts, plots.last_ts), points)
     group, before = "", ""
     for i, (of, series) in enumerate(shown):
         if of != group:
@@ -75,11 +76,11 @@ def metrics(out: Console, found: Metrics, kind: str | None) -> None:
         say(out, line)
 
 
-def _sorted(found: Sequence[Series]) -> list[tuple[str, Series]]:
-    """The series in the order in which they are shown, each with its kind."""
+def _sorted(unsorted: Sequence[Series]) -> list[tuple[str, Series]]:
+    """The series in their order on the page, each with its kind."""
     kinds = {name: kind for kind, names in KINDS.items() for name in names}
     groups, order = (*KINDS, "other"), (*LABELS,)
-    pairs = [(kinds.get(series.name, "other"), series) for series in found]
+    pairs = [(kinds.get(series.name, "other"), series) for series in unsorted]
 
     def place(pair: tuple[str, Series]) -> tuple[int, str, int, str, int, str]:
         group, s = pair
@@ -97,23 +98,23 @@ def _label(series: Series, whole: float | None) -> str:
 
 
 def _axis(start: str, end: str, points: int) -> str:
-    """The first and the last time over the ends of a plot, as far as there is room."""
+    """The first and the last time above the ends of a plot, if they fit."""
     if len(start) + len(end) < points:
         return f"{start}{' ' * (points - len(start) - len(end))}{end}"
     return f"{end[-points:]:>{points}}"
 
 
 def resampled(series: Series, points: int) -> list[float | None]:
-    """The values of a series in fewer or more points. Between two values the first one holds, but not over a gap."""
+    """The values of a series in `points` points. A value holds until the next one, but not across a gap."""
     reach = 2 * math.ceil(len(series.points) / series.count) + 1
-    held: list[float | None] = []
+    filled: list[float | None] = []
     value, since = None, 0
     for point in series.points:
         value, since = (point, 0) if point is not None else (value, since + 1)
-        held.append(value if since < reach else None)
-    made: list[float | None] = []
+        filled.append(value if since < reach else None)
+    means: list[float | None] = []
     for i in range(points):
-        start = i * len(held) // points
-        part = [v for v in held[start : max((i + 1) * len(held) // points, start + 1)] if v is not None]
-        made.append(sum(part) / len(part) if part else None)
-    return made
+        start = i * len(filled) // points
+        part = [v for v in filled[start : max((i + 1) * len(filled) // points, start + 1)] if v is not None]
+        means.append(sum(part) / len(part) if part else None)
+    return means

@@ -1,4 +1,4 @@
-"""A run at work as a screen that changes, and as lines where there is no terminal."""
+"""The output of `geopipe monitor watch`: a screen for a terminal, lines elsewhere, and JSON."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from rich.text import Text
 from geopipe.cli.screen import head, speaks_unicode, tail
 from geopipe.cli.show_metrics import amount
 from geopipe.cli.show_runs import STYLES, as_json, headline, run_named
-from geopipe.monitoring.database.follow import Pace
-from geopipe.monitoring.database.runs import Log, Look, Node, Run, Stage
+from geopipe.monitoring.database.runs import LogRow, Look, Node, Run, Stage
 from geopipe.text import clean, clock, moment, share, short
 
 ERRORS = 6
-"""Errors that are shown at most."""
+"""Displayed errors at most."""
 
 
-def screen(out: Console, look: Look, paces: Mapping[str, Pace], away: str = "") -> Group:
-    """All of a look, in as many lines as the terminal has; nodes and errors give way."""
+def screen(out: Console, look: Look, paces: Mapping[str, float | None], away: str = "") -> Group:
+    """A look as a screen, in the height of the terminal; nodes and errors get the room that is left."""
     unicode = speaks_unicode(out.encoding)
     parts: list[RenderableType] = [*_top(look, paces, out.width, unicode, away), _stages(look, paces)]
     room = out.height - 2 - len(parts) - max(len(look.stages), 1)
@@ -35,43 +34,42 @@ def screen(out: Console, look: Look, paces: Mapping[str, Pace], away: str = "") 
     return Group(*parts)
 
 
-def _top(look: Look, paces: Mapping[str, Pace], width: int, unicode: bool, away: str) -> list[RenderableType]:
+def _top(look: Look, paces: Mapping[str, float | None], width: int, unicode: bool, away: str) -> list[RenderableType]:
     run, line = look.run, headline(look.run)
     if run.seconds is not None:
         line.append(f" {'in' if run.ended else 'after' if run.stale or run.over else 'for'} {clock(run.seconds)}")
     if run.attempt > 1:
         line.append(f", attempt {run.attempt}")
-    left = look.left
-    line.append(f", about {clock(left)} left" if left else "", style="bold")
+    line.append(f", about {clock(look.left)} left" if look.left else "", style="bold")
     line.truncate(width, overflow="ellipsis" if unicode else "crop")
     lines: list[RenderableType] = [line]
     if run.output:
         lines.append(Text("  " + tail(clean(run.output), width - 2, unicode), style="dim"))
     lines += [Text(head(note, width, unicode), style="yellow") for note in notes(run, away)]
     if run.error:
-        told = f"{clean(run.error.get('type', 'error'))}: {clean(run.error.get('message', ''))}"
-        lines.append(Text(head(told, width * 2, unicode), style="red"))
+        error = f"{clean(run.error.get('type', 'error'))}: {clean(run.error.get('message', ''))}"
+        lines.append(Text(head(error, width * 2, unicode), style="red"))
         if run.error.get("hint"):
             lines.append(Text(head(f"  hint: {clean(run.error['hint'])}", width * 2, unicode)))
     return lines
 
 
 def notes(run: Run, away: str = "") -> list[str]:
-    """What is out of the ordinary."""
-    made = [retrying(away)] if away else []
+    """Notes on what is not normal: no answer, silence, a request."""
+    lines = [retrying(away)] if away else []
     if run.stale and run.silent is not None:
-        made.append(f"not heard of for {clock(run.silent)}: its driver may be dead, or cannot reach the database")
+        lines.append(f"not heard of for {clock(run.silent)}: its driver may be dead, or cannot reach the database")
     if run.request and not run.over:
-        made.append(f"asked to {run.request}")
-    return made
+        lines.append(f"asked to {run.request}")
+    return lines
 
 
 def retrying(reason: str) -> str:
-    """That the database does not answer, and why."""
+    """The message that the database does not answer."""
     return f"no answer, trying again: {clean(reason)}"
 
 
-def _stages(look: Look, paces: Mapping[str, Pace]) -> RenderableType:
+def _stages(look: Look, paces: Mapping[str, float | None]) -> RenderableType:
     if not look.stages:
         return Text("  no work has been reported yet", style="dim")
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -80,9 +78,9 @@ def _stages(look: Look, paces: Mapping[str, Pace]) -> RenderableType:
     for _ in range(3):
         grid.add_column(justify="right", no_wrap=True)
     for stage in look.stages:
-        pace = paces[stage.stage]
+        cells = paces[stage.stage]
         done = f"{stage.tiles:,}/{stage.of:,}" if stage.of else f"{stage.tiles:,}"
-        style = "green" if stage.of and stage.tiles >= stage.of else STYLES[look.run.shown]
+        style = "green" if stage.of and stage.tiles >= stage.of else STYLES[look.run.displayed]
         bar = ProgressBar(stage.of or 1, min(stage.tiles, stage.of or 0), complete_style=style, finished_style="green")
         part = stage.tiles / stage.of if stage.of else None
         grid.add_row(
@@ -90,7 +88,7 @@ def _stages(look: Look, paces: Mapping[str, Pace]) -> RenderableType:
             bar,
             Text(share(part)),
             Text(done),
-            Text("" if pace.cells is None else f"{short(pace.cells)} cells/s"),
+            Text("" if cells is None else f"{short(cells)} cells/s"),
         )
     return grid
 
@@ -103,14 +101,14 @@ COLUMNS = {
     "spilled": "spill_bytes",
     "disk free": "disk_free_bytes",
 }
-"""What is shown of a node; `memory` is made of two numbers."""
+"""The columns of a node and their metrics; `memory` combines two."""
 
 NARROW = 72
-"""Columns of a terminal that are too few for all of a node's."""
+"""Width of a terminal below which a node has three columns."""
 
 
 def _nodes(nodes: tuple[Node, ...], fit: int, width: int, unicode: bool) -> Table:
-    """A line for each node; where not all fit, for those whose processes hold most memory."""
+    """A line for each node; if not all fit, for those whose processes use the most memory."""
     columns = list(COLUMNS)[: 3 if width < NARROW else None]
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     grid.add_column("  node", no_wrap=True)
@@ -143,7 +141,7 @@ def _errors(look: Look, shown: int, width: int, unicode: bool) -> list[Renderabl
     for record in look.errors[-shown:] if shown else ():
         when = moment(record.ts, look.run.now)
         line = Text(f"  {when} ", style="dim")
-        line.append(head(_told(record), width - len(when) - 3, unicode), style="not dim")
+        line.append(head(_error(record), width - len(when) - 3, unicode), style="not dim")
         lines.append(line)
     return lines
 
@@ -152,7 +150,7 @@ def _counts(look: Look) -> tuple[tuple[int, str], ...]:
     return (look.error_count, "error"), (look.warning_count, "warning")
 
 
-def _told(record: Log) -> str:
+def _error(record: LogRow) -> str:
     where = " ".join(clean(part) for part in (record.stage, record.layer) if part)
     return (f"{where}: " if where else "") + clean(record.message)
 
@@ -160,16 +158,15 @@ def _told(record: Log) -> str:
 # ---------------------------------------------------------------- without a terminal
 
 
-def line(look: Look, paces: Mapping[str, Pace]) -> str:
+def line(look: Look, paces: Mapping[str, float | None]) -> str:
     """A look in one line."""
     run = look.run
-    parts = [moment(run.now), f"{run.shown:<9}", *(_part(stage) for stage in look.stages)]
+    parts = [moment(run.now), f"{run.displayed:<9}", *(_part(stage) for stage in look.stages)]
     if not run.over:
-        rate = next((paces[s.stage].cells for s in reversed(look.stages) if paces[s.stage].cells), None)
-        left = look.left
+        rate = next((paces[s.stage] for s in reversed(look.stages) if paces[s.stage]), None)
         parts += [f"{short(rate)} cells/s"] if rate else []
-        parts += [f"{clock(left)} left"] if left else []
-        parts += _whole(look.nodes)
+        parts += [f"{clock(look.left)} left"] if look.left else []
+        parts += _totals(look.nodes)
     elif run.seconds is not None:
         parts.append(f"in {clock(run.seconds)}")
     parts += [f"{n:,} {word}{'s' if n > 1 else ''}" for n, word in _counts(look) if n]
@@ -180,23 +177,23 @@ def _part(stage: Stage) -> str:
     return f"{clean(stage.stage)} {stage.tiles:,}" + (f"/{stage.of:,}" if stage.of else "")
 
 
-def _whole(nodes: tuple[Node, ...]) -> list[str]:
-    """What all nodes together use."""
-    made = []
+def _totals(nodes: tuple[Node, ...]) -> list[str]:
+    """The processors and the memory that all nodes use together."""
+    totals = []
     for name, label in (("cpu_percent", "cpu"), ("rss_bytes", "memory")):
         values = [node.values[name] for node in nodes if name in node.values]
-        made += [f"{label} {amount(name, sum(values))}"] if values else []
-    return made
+        totals += [f"{label} {amount(name, sum(values))}"] if values else []
+    return totals
 
 
-def error_line(record: Log) -> str:
+def error_line(record: LogRow) -> str:
     """An error in one line."""
-    return f"{moment(record.ts)}  {record.level.lower():<9}  {_told(record)}"
+    return f"{moment(record.ts)}  {record.level.lower():<9}  {_error(record)}"
 
 
-def look_json(look: Look, paces: Mapping[str, Pace]) -> dict[str, Any]:
+def look_json(look: Look, paces: Mapping[str, float | None]) -> dict[str, Any]:
     """A look as JSON values."""
-    rates = {name: {"cells_per_second": p.cells} for name, p in paces.items()}
+    rates = {name: {"cells_per_second": cells} for name, cells in paces.items()}
     return {
         **run_named(look.run),
         "run": as_json(look.run),

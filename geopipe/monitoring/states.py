@@ -1,36 +1,47 @@
-"""What a run may become from what it is: the one table that everything asks that changes a run's state."""
+"""The states of a run, the stages of its work and the levels of its log: the one place that names them."""
 
 from __future__ import annotations
 
 from geopipe.errors import PlanError
 
-STATES = ("pending", "running", "paused", "completed", "failed", "cancelled")
-
 NEXT = {
     "pending": ("running", "failed", "cancelled"),
     "running": ("paused", "completed", "failed", "cancelled"),
     "paused": ("running", "cancelled"),
+    "completed": (),
     "failed": ("running",),
     "cancelled": ("running",),
-    "completed": (),
 }
-"""A run that goes on from `paused`, `failed` or `cancelled` does so in a new attempt."""
+"""The states that may follow each state. From paused, failed or cancelled a run is resumed in a new attempt."""
+
+STATES = tuple(NEXT)
+ENDED = ("completed", "failed", "cancelled")
+STALE = "stale"
+"""Displayed instead of a working state when a run has been silent for a minute."""
+
+DISPLAYED = ("pending", "running", STALE, "paused", *ENDED)
+
+STAGES = ("read", "merge", "write")
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 
 VERBS = {"pause": "paused", "resume": "running", "stop": "cancelled"}
-"""What a person asks of a run, and what it is to become."""
+"""What a person requests of a run, and the state that it leads to."""
 
 
 def check(verb: str, run: str, state: str, run_id: str) -> None:
-    """Refuse what cannot be asked of a run in this state.
+    """Refuse a request that the state of a run does not allow.
 
     Args:
-        run: its name, which later runs may have, too; the hint is for the one with this id.
+        verb: of VERBS.
+        run: its name, which other runs may have, too.
+        state: of the run.
+        run_id: for the hint.
 
     Raises:
-        PlanError: with what can be asked of it.
+        PlanError: the hint names a request that the state allows.
     """
-    begun = {"resume": ("paused", "failed", "cancelled")}.get(verb)
-    if VERBS[verb] in NEXT[state] and (begun is None or state in begun):
+    resumes = verb != "resume" or state in ("paused", "failed", "cancelled")
+    if VERBS[verb] in NEXT[state] and resumes:
         return
     others = [v for v, to in VERBS.items() if to in NEXT[state] and v != verb and (v != "resume" or state != "pending")]
     hint = f"`geopipe jobs {others[0]} {run_id}`" if others else "start it anew with `geopipe jobs start`"

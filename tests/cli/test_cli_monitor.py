@@ -301,7 +301,7 @@ def test_runs_can_be_chosen_by_name_state_age_and_number(runs: dict[str, str]) -
     assert chosen("--limit", "1") == [runs["running"]]
     assert ask("runs", "--limit", "1").stderr == "these are the newest 1; --limit 0 shows all\n"
     assert ask("runs", "--limit", "0").stderr == ""
-    assert ask("runs", "--name", "no").stderr == "no run is like this\n"
+    assert ask("runs", "--name", "no").stderr == "no runs match\n"
 
 
 # ---------------------------------------------------------------- logs

@@ -6,7 +6,6 @@ import pytest
 
 from geopipe.errors import PlanError
 from geopipe.monitoring import states
-from geopipe.monitoring.database import runs
 
 ASKED = {  # state: (pause, resume, stop); "" where it may be asked, else the verb that the hint names ("start": anew)
     "pending": ("stop", "stop", ""),
@@ -41,7 +40,7 @@ def test_what_a_cure_names_may_be_asked(verb: str, state: str, hint: str) -> Non
 def test_the_table_has_every_state_and_leads_nowhere_else() -> None:
     assert set(states.NEXT) == set(states.STATES) == set(ASKED)
     assert {to for after in states.NEXT.values() for to in after} <= set(states.STATES)
-    assert set(runs.SHOWN) - {"stale"} == set(states.STATES)
+    assert set(states.DISPLAYED) - {"stale"} == set(states.STATES)
 
 
 def test_nothing_becomes_pending_again_and_what_is_complete_stays_so() -> None:

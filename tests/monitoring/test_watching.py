@@ -25,7 +25,7 @@ from geopipe.cli import screen
 from geopipe.cli.show_metrics import amount, resampled
 from geopipe.errors import MachineError, SettingsError
 from geopipe.monitoring import spool
-from geopipe.monitoring.database import follow, queries
+from geopipe.monitoring.database import follow, history, queries
 from geopipe.monitoring.database.runs import Filter, Look, Run, Series, Stage
 
 ALL = Filter()
@@ -53,7 +53,7 @@ def run_named(connected: connection, run_id: str) -> Run:
 def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: connection, runs: dict[str, str]) -> None:
     listed = queries.runs(connected)
     assert [run.run_id for run in listed] == [runs[k] for k in ("running", "completed", "stale", "failed", "hostile")]
-    assert [run.shown for run in listed] == ["running", "completed", "stale", "failed", "cancelled"]
+    assert [run.displayed for run in listed] == ["running", "completed", "stale", "failed", "cancelled"]
     assert [run.ended for run in listed] == [False, True, False, True, True]
     working, done, stale, failed, _ = listed
     assert working.share == pytest.approx((1980 + 330 + 300) / (2900 + 580 + 580))
@@ -138,7 +138,7 @@ def test_questions_cannot_write(connected: connection) -> None:
 
 
 def messages(connected: connection, run_id: str, **filters: Any) -> list[str]:
-    return [log.message for log in queries.last_logs(connected, run_named(connected, run_id), Filter(**filters))]
+    return [log.message for log in history.last_logs(connected, run_named(connected, run_id), Filter(**filters))]
 
 
 def test_each_filter_of_logs_keeps_what_it_names(connected: connection, runs: dict[str, str]) -> None:
@@ -155,20 +155,20 @@ def test_each_filter_of_logs_keeps_what_it_names(connected: connection, runs: di
     assert messages(connected, run, grep="(?i)TILE 17") == ["tile 17 was written twice"]
     assert messages(connected, run, grep="no such block") == []
     assert len(messages(connected, run, grep="no such block", tracebacks=True)) == 12
-    (warned,) = queries.last_logs(connected, run_named(connected, run), Filter(stage="write"))
+    (warned,) = history.last_logs(connected, run_named(connected, run), Filter(stage="write"))
     recent = datetime.now(UTC) - warned.ts + timedelta(seconds=1)
     assert messages(connected, run, since=recent)[0] == "tile 17 was written twice"
     assert messages(connected, run, stage="write", level="ERROR") == []
-    counted = queries.count_logs(connected, run_named(connected, run), Filter(level="ERROR"))
+    counted = history.count_logs(connected, run_named(connected, run), Filter(level="ERROR"))
     assert counted == 14
 
 
 def test_the_last_logs_of_thousands_come_in_order_of_time_source_and_sequence(
     connected: connection, runs: dict[str, str]
 ) -> None:
-    rows = queries.last_logs(connected, run_named(connected, runs["completed"]), ALL, 500)
+    rows = history.last_logs(connected, run_named(connected, runs["completed"]), ALL, 500)
     assert [log.message for log in rows] == [f"line {n}" for n in range(2500, 3000)]
-    assert queries.count_logs(connected, run_named(connected, runs["completed"]), ALL) == 3000
+    assert history.count_logs(connected, run_named(connected, runs["completed"]), ALL) == 3000
 
 
 def test_equal_times_are_ordered_by_source_and_sequence(connected: connection, monitor_dsn: str) -> None:
@@ -182,7 +182,7 @@ def test_equal_times_are_ordered_by_source_and_sequence(connected: connection, m
     expected = [f"{name}{n}" for name in "ab" for n in range(11)]
     assert messages(connected, sources[0].run_id) == expected
     run = run_named(connected, sources[0].run_id)
-    new = queries.new_logs(connected, run, ALL, {}, queries.log_marks(connected, run))
+    new = history.new_logs(connected, run, ALL, {}, history.log_marks(connected, run))
     assert [log.message for log in new] == expected
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
@@ -193,12 +193,12 @@ def test_what_came_late_is_new_though_it_is_old(connected: connection, monitor_d
     early, late = Source(new_id(at, 78), "driver"), Source(new_id(at, 78), "worker")
     early.state(at, "running", name="late").log(at + 10, "young").write(monitor_dsn)
     run = run_named(connected, early.run_id)
-    marks = queries.log_marks(connected, run)
+    marks = history.log_marks(connected, run)
     late.log(at + 5, "old, and late").log(at + 6, "noise", "DEBUG").write(monitor_dsn)
-    upto = queries.log_marks(connected, run)
-    rows = queries.new_logs(connected, run, Filter(level="INFO"), marks, upto)
+    upto = history.log_marks(connected, run)
+    rows = history.new_logs(connected, run, Filter(level="INFO"), marks, upto)
     assert [log.message for log in rows] == ["old, and late"]
-    assert queries.new_logs(connected, run, ALL, upto, upto) == []
+    assert history.new_logs(connected, run, ALL, upto, upto) == []
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -238,7 +238,7 @@ def test_speeds_are_those_of_all_nodes_in_the_last_half_minute(connected: connec
 
 
 def test_errors_are_grouped_by_cause_with_place_and_one_traceback(connected: connection, runs: dict[str, str]) -> None:
-    causes = queries.causes(connected, run_named(connected, runs["running"]), tracebacks=True)
+    causes = history.causes(connected, run_named(connected, runs["running"]), tracebacks=True)
     assert [cause.count for cause in causes] == [12, 1, 1]
     first = causes[0]
     assert (first.stages, first.layers) == (("read",), ("srtm",))
@@ -251,7 +251,7 @@ def test_errors_are_grouped_by_cause_with_place_and_one_traceback(connected: con
 
 def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: connection, runs: dict[str, str]) -> None:
     run = run_named(connected, runs["running"])
-    memory = queries.metrics(connected, run, "memory", 30)
+    memory = history.metrics(connected, run, "memory", 30)
     assert {s.name for s in memory.series} == {
         "rss_bytes",
         "memory_used_bytes",
@@ -259,7 +259,7 @@ def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: conn
         "object_store_bytes",
         "spill_bytes",
     }
-    cpu = queries.metrics(connected, run, "cpu", 30).series
+    cpu = history.metrics(connected, run, "cpu", 30).series
     assert {(s.name, s.node, s.unit) for s in cpu} == {
         ("cpu_percent", "worker-1", "percent"),
         ("cpu_percent", "worker-2", "percent"),
@@ -271,12 +271,12 @@ def test_metrics_have_their_numbers_and_no_kind_has_another_ones(connected: conn
         assert len(series.points) == 30
         assert (min(values), max(values), values[-1]) == pytest.approx((series.low, series.high, series.last))
         assert sum(values) / len(values) == pytest.approx(series.mean)
-    speeds = queries.metrics(connected, run, "throughput", 10).series
+    speeds = history.metrics(connected, run, "throughput", 10).series
     assert {(s.name, s.stage) for s in speeds} == {("cells_per_second", s) for s in ("read", "merge", "write")}
-    assert len(queries.metrics(connected, run, None, 10).series) == 2 * 7 + 3
-    short = queries.metrics(connected, run, "cpu", 10, timedelta(minutes=2))
+    assert len(history.metrics(connected, run, None, 10).series) == 2 * 7 + 3
+    short = history.metrics(connected, run, "cpu", 10, timedelta(minutes=2))
     assert all(0 < s.count <= 12 for s in short.series)
-    assert queries.metrics(connected, run_named(connected, runs["failed"]), None, 10).series == ()
+    assert history.metrics(connected, run_named(connected, runs["failed"]), None, 10).series == ()
 
 
 def test_a_single_value_and_one_that_is_no_number_make_a_plot(connected: connection, monitor_dsn: str) -> None:
@@ -284,7 +284,7 @@ def test_a_single_value_and_one_that_is_no_number_make_a_plot(connected: connect
     run = Source(new_id(at, 79)).state(at, "completed", name="few")
     run.metric(at, "cpu_percent", 5.0, "percent", node="n").metric(at, "rss_bytes", float("nan"), "bytes", node="n")
     run.metric(at + 1, "cpu_percent", float("inf"), "percent", node="n").write(monitor_dsn)
-    rows = queries.metrics(connected, run_named(connected, run.run_id), None, 10)
+    rows = history.metrics(connected, run_named(connected, run.run_id), None, 10)
     assert [(s.name, s.count, s.last) for s in rows.series] == [("cpu_percent", 1, 5.0)]
     assert rows.series[0].points[0] == 5.0
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
@@ -326,13 +326,13 @@ def a_look(tiles: int, of: int = 1000, speeds: dict[str, float] | None = None, *
 
 def test_a_rate_is_that_of_the_last_half_minute() -> None:
     pace = follow.paces([(0.0, a_look(100)), (20.0, a_look(300)), (45.0, a_look(800))])["write"]
-    assert pace.cells == pytest.approx(500 * 100 / 25)
+    assert pace == pytest.approx(500 * 100 / 25)
 
 
 def test_a_short_history_takes_the_runs_own_rate_and_else_the_mean_since_its_start() -> None:
     pace = follow.paces([(0.0, a_look(500)), (2.0, a_look(500))])["write"]
-    assert pace.cells == pytest.approx(500, rel=0.01)
-    assert follow.paces([(0.0, a_look(500, speeds={"write": 7.0}))])["write"].cells == 7.0
+    assert pace == pytest.approx(500, rel=0.01)
+    assert follow.paces([(0.0, a_look(500, speeds={"write": 7.0}))])["write"] == 7.0
 
 
 def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
 
 
 def test_a_stage_that_is_done_has_no_rate() -> None:
-    assert follow.paces([(0.0, a_look(1000))])["write"] == follow.Pace(None)
+    assert follow.paces([(0.0, a_look(1000))])["write"] is None
 
 
 # ---------------------------------------------------------------- looking again and again

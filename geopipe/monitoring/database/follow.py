@@ -1,4 +1,4 @@
-"""Looking at a run again and again: woken by Postgres, once a second anyway, and on through its restarts."""
+"""Follow a run: read it each second, sooner after a notification of Postgres, and through restarts of the server."""
 
 from __future__ import annotations
 
@@ -16,48 +16,42 @@ from psycopg2.extensions import connection
 
 from geopipe.errors import GeopipeError, MachineError, SettingsError, first_line
 from geopipe.monitoring.database import connections
-from geopipe.monitoring.database.queries import find_run, log_marks, new_logs, run_of, runs
-from geopipe.monitoring.database.runs import Filter, Log, Look, Run
+from geopipe.monitoring.database.history import log_marks, new_logs
+from geopipe.monitoring.database.queries import find_run, run_of, runs
+from geopipe.monitoring.database.runs import Filter, LogRow, Look, Run
 from geopipe.monitoring.home import spool_root
 from geopipe.monitoring.spool import living
 
 T = TypeVar("T")
 
 EVERY = 1.0
-"""Seconds between two looks. Polling is the truth: a notification only makes the next look come sooner."""
+"""Seconds between two reads. Polling suffices: a notification only makes the next read come sooner."""
 
 SOONEST = 0.25
-"""Seconds from a look to the next, however many notifications come."""
+"""Seconds between two reads at least, however many notifications come."""
 
 WINDOW = 30.0
-"""Seconds that a rate is taken over."""
+"""Seconds over which a rate is computed."""
 
 ENOUGH = 10.0
-"""Seconds of history from which a rate is one: work arrives in batches, every few seconds."""
+"""Seconds of history that a rate needs: work arrives in batches, every few seconds."""
 
 GRACE = 2.0
-"""Seconds after the end of a run in which records of its workers may still come."""
+"""Seconds after the end of a run in which its workers may still send records."""
 
 
 @dataclass(frozen=True)
 class Away:
-    """The database cannot be asked, and why."""
+    """The database does not answer, and why."""
 
     reason: str
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Cells per second of a stage; None: not known."""
-
-    cells: float | None
-
-
 def connect_to_read() -> connection:
-    """A connection on which nothing can be written, and each statement sees what is there by then.
+    """A read-only connection, each statement of which sees the latest rows.
 
     Raises:
-        MachineError: there is no database, or not one of this geopipe.
+        MachineError: there is no database, or its schema is not that of this geopipe.
     """
     connected = connections.connect(connections.needed_dsn())
     connected.rollback()
@@ -67,23 +61,23 @@ def connect_to_read() -> connection:
 
 @contextmanager
 def reading(connect: Callable[[], connection] = connect_to_read) -> Iterator[connection]:
-    """A connection for some questions.
+    """A connection for some queries.
 
     Raises:
-        SettingsError: the server cannot read a regular expression.
-        MachineError: it cannot answer.
+        SettingsError: a regular expression is not valid.
+        MachineError: the server cannot answer.
     """
     connected = connect()
     try:
         yield connected
     except psycopg2.Error as error:
-        raise told(error) from None
+        raise as_error(error) from None
     finally:
         _close(connected)
 
 
-def told(error: psycopg2.Error) -> GeopipeError:
-    """An error of the server as one message."""
+def as_error(error: psycopg2.Error) -> GeopipeError:
+    """An error of the server as an error of geopipe."""
     if isinstance(error, psycopg2.errors.InvalidRegularExpression):
         return SettingsError(
             f"--grep: {first_line(error)}", "write a regular expression of Postgres, such as 'tile [0-9]+'"
@@ -91,26 +85,27 @@ def told(error: psycopg2.Error) -> GeopipeError:
     return MachineError(f"the monitor's database says: {first_line(error)}", "see the server's log, and try again")
 
 
-def newest(connected: connection, seconds: float = 0.0, tell: Callable[[str], None] = lambda _: None) -> str:
-    """The id of the newest run; where that is over, of one that begins within so many seconds.
+def newest(connected: connection, seconds: float = 0.0, announce: Callable[[str], None] = lambda _: None) -> str:
+    """The id of the newest run; if that is over, wait for a run that is starting.
 
-    One whose process is on this machine, and has not been heard of yet, is waited for as long as that lives.
+    A run whose process on this machine has recorded nothing yet is waited for as long as the process lives.
 
     Args:
-        tell: is told once that there is such a process.
+        seconds: to wait for a run of which nothing is known.
+        announce: called once with a message if such a process lives.
 
     Raises:
         SettingsError: there is no run.
     """
-    before, end, told = runs(connected, limit=1), time.monotonic() + seconds, False
+    before, end, announced = runs(connected, limit=1), time.monotonic() + seconds, False
     while not before or before[0].over:
-        found = runs(connected, limit=1)
-        if found and (not before or found[0].run_id != before[0].run_id):
-            return found[0].run_id
+        now = runs(connected, limit=1)
+        if now and (not before or now[0].run_id != before[0].run_id):
+            return now[0].run_id
         starting = [folder.name for folder in _starting(before[0].run_id if before else "")]
-        if starting and not told:
-            told = True
-            tell(f"waiting for run {starting[0]}, which has told nothing yet")
+        if starting and not announced:
+            announced = True
+            announce(f"waiting for run {starting[0]}, which has told nothing yet")
         if not starting and time.monotonic() >= end:
             break
         time.sleep(0.2)
@@ -118,7 +113,7 @@ def newest(connected: connection, seconds: float = 0.0, tell: Callable[[str], No
 
 
 def _starting(after: str) -> list[Path]:
-    """Where processes of this machine keep the records of runs that are younger than one."""
+    """Spool folders of living processes on this machine, of runs that are younger than the run `after`."""
     with suppress(OSError):
         return [f for f in spool_root().iterdir() if f.name > after and f.is_dir() and living(f)]
     return []
@@ -127,9 +122,9 @@ def _starting(after: str) -> list[Path]:
 def looks(
     connect: Callable[[], connection], run_id: str, read: Callable[[connection], T], every: float = EVERY
 ) -> Iterator[T | Away]:
-    """What `read` finds, each time that something may have changed, without an end.
+    """Results of `read`, each time that something may have changed, without an end.
 
-    A server that goes away is asked again every second; an `Away` says so, once for each reason.
+    If the server goes away, an `Away` is yielded once for each reason, and the server is tried every second.
     """
     connected: connection | None = None
     away = ""
@@ -139,24 +134,21 @@ def looks(
             try:
                 if connected is None:
                     connected = _listening(connect)
-                found = read(connected)
+                result = read(connected)
             except (psycopg2.OperationalError, psycopg2.InterfaceError, GeopipeError) as error:
                 if isinstance(error, GeopipeError) and connected is not None:
-                    raise  # the run is gone, which no waiting changes
+                    raise  # the run is gone
                 _close(connected)
                 connected = None
-                reason = (
-                    error.message
-                    if isinstance(error, GeopipeError)
-                    else f"the monitor's database is away: {first_line(error)}"
-                )
+                ours = isinstance(error, GeopipeError)
+                reason = error.message if ours else f"the monitor's database is away: {first_line(error)}"
                 if reason != away:
                     away = reason
                     yield Away(reason)
                 time.sleep(every)
                 continue
             away = ""
-            yield found
+            yield result
             _wait(connected, run_id, start, every)
     finally:
         _close(connected)
@@ -165,7 +157,7 @@ def looks(
 def _listening(connect: Callable[[], connection]) -> connection:
     connected = connect()
     try:
-        # a standby, or a pool of connections, may not let anybody listen: then there is polling
+        # a standby or a connection pool may refuse LISTEN; polling suffices
         with suppress(psycopg2.NotSupportedError, psycopg2.InternalError), connected.cursor() as cursor:
             cursor.execute("LISTEN geopipe")
     except psycopg2.Error:
@@ -180,7 +172,7 @@ def _close(connected: connection | None) -> None:
 
 
 def _wait(connected: connection, run_id: str, start: float, every: float) -> None:
-    """Until `every` seconds after `start`, or until the run is heard of."""
+    """Wait until `every` seconds after `start`, or until a notification of the run."""
     end = start + every
     try:
         while (left := end - time.monotonic()) > 0:
@@ -189,14 +181,14 @@ def _wait(connected: connection, run_id: str, start: float, every: float) -> Non
             if any(notice.payload == run_id for notice in connected.notifies):
                 end = min(end, start + SOONEST)
             connected.notifies.clear()
-    except (psycopg2.Error, OSError, ValueError):  # the connection is lost, as the next look will find
+    except (psycopg2.Error, OSError, ValueError):  # a lost connection, which the next read reports
         time.sleep(max(min(start + SOONEST, end) - time.monotonic(), 0))
 
 
-def until_done(found: Iterator[Look | Away]) -> Iterator[Look | Away]:
-    """Looks until the run has ended or paused; the last is one look later, when what it counted last is there, too."""
+def until_done(looks: Iterator[Look | Away]) -> Iterator[Look | Away]:
+    """Looks until the run has ended or paused, and one more, which has its last counts."""
     first = closing = True
-    for look in found:
+    for look in looks:
         if isinstance(look, Look) and look.run.over and not first and closing:
             closing = False
             continue
@@ -215,24 +207,24 @@ class Batch:
     """New records of a run, and the run."""
 
     run: Run
-    logs: tuple[Log, ...]
+    logs: tuple[LogRow, ...]
 
 
-def tail(run_id: str, asked: Filter, marks: dict[str, int]) -> Callable[[connection], Batch]:
-    """A `read` for `looks` that finds what came behind `marks`, and moves them."""
+def tail(run_id: str, filters: Filter, marks: dict[str, int]) -> Callable[[connection], Batch]:
+    """A `read` for `looks` that returns the records behind `marks`, and moves the marks."""
 
     def read(connected: connection) -> Batch:
-        run = run_of(connected, run_id)  # before its records: what a run that has ended wrote is then there
+        run = run_of(connected, run_id)  # before its records: those of a run that has ended are then complete
         upto = log_marks(connected, run)
-        found = new_logs(connected, run, asked, marks, upto)
+        logs = new_logs(connected, run, filters, marks, upto)
         marks.update(upto)
-        return Batch(run, tuple(found))
+        return Batch(run, tuple(logs))
 
     return read
 
 
 def until_end(batches: Iterator[Batch | Away], grace: float = GRACE) -> Iterator[Batch | Away]:
-    """Batches until the run has ended or paused, and nothing more came for `grace` seconds."""
+    """Batches until the run has ended or paused, and no record came for `grace` seconds."""
     quiet: float | None = None
     for batch in batches:
         yield batch
@@ -248,18 +240,19 @@ def until_end(batches: Iterator[Batch | Away], grace: float = GRACE) -> Iterator
 # ---------------------------------------------------------------- rates
 
 
-def paces(history: Sequence[tuple[float, Look]]) -> dict[str, Pace]:
-    """How fast each stage is, by looks at different times (the newest last).
+def paces(history: Sequence[tuple[float, Look]]) -> dict[str, float | None]:
+    """Cells per second of each stage; None if unknown.
 
-    The rate is that of the last half minute. Before there is enough history it is what the run measured itself, and
-    else the mean since its start.
+    The rate of the last half minute; with less history, the rate that the run measured, else the mean since its start.
+
+    Args:
+        history: times (monotonic seconds) and looks, the newest last.
     """
     now, last = history[-1]
-    kept = [at for at in history if now - at[0] <= WINDOW]
-    then, first = kept[0]
+    then, first = next(item for item in history if now - item[0] <= WINDOW)
     old = {stage.stage: stage for stage in first.stages}
     elapsed = last.run.seconds or 0.0
-    made = {}
+    rates = {}
     for stage in last.stages:
         cells = stage.cells / elapsed if elapsed else None
         if not last.run.over and (before := old.get(stage.stage)) and now - then >= ENOUGH:
@@ -267,13 +260,12 @@ def paces(history: Sequence[tuple[float, Look]]) -> dict[str, Pace]:
         elif not last.run.over:
             cells = last.speeds.get(stage.stage, cells)
         done = bool(stage.of) and stage.tiles >= (stage.of or 0)
-        cells = None if done and not last.run.over else cells  # its last rate would go on falling
-        made[stage.stage] = Pace(cells)
-    return made
+        rates[stage.stage] = None if done and not last.run.over else cells  # a rate of nothing would only sink
+    return rates
 
 
-def remembered(history: list[tuple[float, Look]], look: Look) -> None:
-    """Add a look to `history`, and forget those that no rate needs."""
+def remember(history: list[tuple[float, Look]], look: Look) -> None:
+    """Add a look to `history`, and drop those that no rate needs."""
     now = time.monotonic()
     history.append((now, look))
     while now - history[0][0] > WINDOW:

@@ -1,4 +1,4 @@
-"""What there is to know of a run that was recorded: frozen values, as the monitor's tables have them."""
+"""The values that queries return: runs, their work, logs, events, errors and metrics, as the tables hold them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-ENDED = ("completed", "failed", "cancelled")
-SHOWN = ("pending", "running", "stale", "paused", *ENDED)
-"""States as a person sees them: a run that is at work, and has not been heard of for a minute, is stale."""
+from geopipe.monitoring.states import ENDED, STALE
 
-STAGES = ("read", "merge", "write")
-LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 KINDS = {
     "cpu": ("cpu_percent",),
     "memory": ("rss_bytes", "memory_used_bytes", "memory_total_bytes", "object_store_bytes", "spill_bytes"),
     "throughput": ("cells_per_second", "rows_per_second"),
     "disk": ("disk_free_bytes",),
 }
-"""Metrics by what they are about; what no kind has is shown without a kind."""
+"""Metrics by kind; `monitor metrics` without a kind shows all metrics."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, its work by stage, and `now`, the time of the database, from which ages count."""
+    """A run.
+
+    Attributes:
+        totals: planned units of work by stage.
+        done: finished units by stage.
+        now: time of the database, from which ages count.
+    """
 
     run_id: str
     name: str
@@ -51,25 +53,30 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will be heard of it: it has ended, or waits for an attempt that has another id."""
+        """Whether no more records will come: it has ended, or is paused and goes on under another id."""
         return self.ended or self.state == "paused"
 
     @property
     def day(self) -> date:
-        """The partition of its records: the UTC day in its id, or of its start where that is no UUIDv7."""
+        """The partition of its records: the UTC day in its UUIDv7, or of its start for another id."""
         if self.run_id[14] != "7":
             return self.created_at.astimezone(UTC).date()
         stamp = int(self.run_id.replace("-", "")[:12], 16)
         return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=stamp)).date()
 
     @property
-    def shown(self) -> str:
-        """The state as a person sees it."""
-        return "stale" if self.stale else self.state
+    def key(self) -> dict[str, Any]:
+        """The parameters `day` and `id` of a query for its records."""
+        return {"day": self.day, "id": self.run_id}
+
+    @property
+    def displayed(self) -> str:
+        """The state as people see it."""
+        return STALE if self.stale else self.state
 
     @property
     def seconds(self) -> float | None:
-        """How long it has worked; a run that is stale or paused until it was last heard of."""
+        """Seconds of work; of a stale or paused run until its last record."""
         if self.started_at is None:
             return None
         end = self.finished_at or ((self.heartbeat_at if self.stale or self.state == "paused" else None) or self.now)
@@ -77,17 +84,17 @@ class Run:
 
     @property
     def age(self) -> float:
-        """Seconds since it was noted first."""
+        """Seconds since its first record."""
         return (self.now - self.created_at).total_seconds()
 
     @property
     def silent(self) -> float | None:
-        """Seconds since it was last heard of."""
+        """Seconds since its last record."""
         return None if self.heartbeat_at is None else (self.now - self.heartbeat_at).total_seconds()
 
     @property
     def share(self) -> float | None:
-        """How much of the work of all stages is done, from 0 to 1."""
+        """Share of the work of all stages that is done, from 0 to 1."""
         if self.state == "completed":
             return 1.0
         whole = sum(self.totals.values())
@@ -96,7 +103,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """Work of a stage so far, in units of `of`."""
+    """Work of a stage: `tiles` of `of` units are done."""
 
     stage: str
     tiles: int
@@ -109,7 +116,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Node:
-    """The last numbers of a node, and the youngest one's time."""
+    """The latest samples of a node, and the time of the last one."""
 
     node: str
     values: Mapping[str, float]
@@ -117,7 +124,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Log:
+class LogRow:
     """A log record with its context."""
 
     ts: datetime
@@ -137,8 +144,8 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Event:
-    """Something that happened once."""
+class EventRow:
+    """An event with its context."""
 
     ts: datetime
     source: str
@@ -155,7 +162,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Cause:
-    """Errors with one cause: the message without its numbers, paths and quoted text."""
+    """Errors of one cause: their message without numbers, paths and quoted text."""
 
     cause: str
     count: int
@@ -169,7 +176,11 @@ class Cause:
 
 @dataclass(frozen=True)
 class Series:
-    """A metric of a node or a stage: all values in four numbers, and their means in equal times (None: no value)."""
+    """A metric of a node or a stage: statistics of all values, and the mean in each of equal intervals.
+
+    Attributes:
+        points: means; None for an interval without values.
+    """
 
     name: str
     node: str
@@ -185,7 +196,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The series of a run, all over the same time."""
+    """The series of a run, all over the same span of time."""
 
     first_ts: datetime | None
     last_ts: datetime | None
@@ -194,7 +205,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which records of a log are asked for."""
+    """Conditions on log records."""
 
     level: str | None = None
     stage: str | None = None
@@ -206,15 +217,18 @@ class Filter:
 
 @dataclass(frozen=True)
 class Look:
-    """All that `watch` shows of one moment.
+    """The state of a run at one moment, as `watch` displays it.
 
-    `speeds` are cells per second by stage, of the last half minute; `left` are seconds that the run says it needs.
+    Attributes:
+        errors: the last ones.
+        speeds: cells per second by stage, in the last 30 s.
+        left: seconds that the run still needs, by its own estimate.
     """
 
     run: Run
     stages: tuple[Stage, ...]
     nodes: tuple[Node, ...]
-    errors: tuple[Log, ...]
+    errors: tuple[LogRow, ...]
     error_count: int
     warning_count: int
     speeds: Mapping[str, float] = field(default_factory=dict)

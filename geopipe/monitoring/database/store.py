@@ -23,14 +23,14 @@ from psycopg2.extensions import connection, cursor
 from psycopg2.extras import execute_values
 
 from geopipe.monitoring.database import connections
+from geopipe.monitoring.states import ENDED, LEVELS
 
 Record = Mapping[str, Any]
 
 CHANNEL = "geopipe"
 """What to LISTEN to: the run's id, once for a batch."""
 
-LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "WARN": 30, "WARNING": 30, "ERROR": 40, "FATAL": 50, "CRITICAL": 50}
-TERMINAL = ("completed", "failed", "cancelled")
+LEVEL_NUMBERS = {**LEVELS, "TRACE": 5, "WARN": 30, "FATAL": 50}
 
 KEY = ("run_day", "run_id", "source", "seq", "ts")
 WHERE = ("stage", "layer", "tile", "worker", "node", "attempt")
@@ -139,7 +139,7 @@ def level_number(level: str) -> int:
     word = level.strip().upper()
     if word.removeprefix("LEVEL ").isdecimal():  # Python's name of a level without one
         return min(int(word.removeprefix("LEVEL ")), 32_767)
-    return LEVELS.get(word, LEVELS["INFO"])
+    return LEVEL_NUMBERS.get(word, LEVELS["INFO"])
 
 
 def plain(value: Any) -> Any:
@@ -308,8 +308,8 @@ def _state(cursor: cursor, record: Record) -> None:
         "attempt": record.get("attempt") or 1,
         "ts": moment(record["ts"]),
         "created": moment(born),
-        "ended": record["state"] in TERMINAL,
-        "terminal": list(TERMINAL),
+        "ended": record["state"] in ENDED,
+        "terminal": list(ENDED),
     }
     cursor.execute(_STATE, given)
     if record["state"] == "completed":
