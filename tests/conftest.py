@@ -118,12 +118,12 @@ def database(empty_database: str) -> str:
 @pytest.fixture(scope="module")
 def monitor_server() -> Iterator[postgres.Server]:
     """A Postgres with the monitor's tables, which a test may stop and start."""
-    from geopipe.monitoring.database import schema as database
+    from geopipe.monitoring.database import schema
 
     folder = Path(tempfile.mkdtemp(prefix="geopipe-monitor-"))
     try:
         with postgres.server(folder) as running:
-            database.upgrade(running.dsn)
+            schema.upgrade(running.dsn)
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,4 @@
-"""`geopipe db`: the monitor's database on the command line.
-
-What loads psycopg2 or alembic is imported where it is used.
-"""
+"""`geopipe db`: manage the monitor's database. psycopg2 and alembic are imported where they are used."""
 
 from __future__ import annotations
 
@@ -15,24 +12,26 @@ import click
 from geopipe.cli.options import json_option, print_json
 
 if TYPE_CHECKING:
-    from geopipe.monitoring.legacy.cells import PixelGrid
+    from geopipe.monitoring.legacy.old_system import PixelGrid
 
 dsn_option = click.option(
     "--dsn-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File with the database's address (else GEOPIPE_MONITORING_DSN, GEOPIPE_MONITORING_DSN_FILE, else the "
-    "embedded server).",
+    help="File with the address of the database (default: GEOPIPE_MONITORING_DSN, GEOPIPE_MONITORING_DSN_FILE, "
+    "else the embedded server).",
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 
 
 @click.group()
 def db() -> None:
-    """Care for the database in which runs are watched.
+    """Manage the database that records runs.
 
-    Its address is in GEOPIPE_MONITORING_DSN, or in the file that GEOPIPE_MONITORING_DSN_FILE names; without these it is
-    the embedded server, which `start` starts.
+    GEOPIPE_MONITORING_DSN holds its address, or the file that GEOPIPE_MONITORING_DSN_FILE names. Without these it is
+    the embedded server, which `geopipe db start` starts.
+
+    Example: geopipe db upgrade
     """
 
 
@@ -40,22 +39,21 @@ def db() -> None:
 @dsn_option
 @json_option
 def upgrade(dsn_file: Path | None, as_json: bool) -> None:
-    """Make the tables, or bring them up to date.
+    """Create the tables, or upgrade them, in one transaction.
 
-    All of it is one transaction: it is done or nothing is. Tables of the old system are kept as NAME_legacy, and their
-    rows are taken over.
+    Tables of the old system are kept as NAME_legacy, and their rows are copied.
+
+    Example: geopipe db upgrade --dsn-file ~/geopipe.dsn
     """
-    from geopipe.monitoring.database import schema as database
+    from geopipe.monitoring.database import connections, schema
 
-    address = database.needed_dsn(dsn_file)
-    done = database.upgrade(address)
+    dsn = connections.needed_dsn(dsn_file)
+    done = schema.upgrade(dsn)
     if as_json:
         print_json(asdict(done))
         return
-    if done.before == done.after:
-        click.echo(f"revision {done.after} already: {database.masked(address)}")
-    else:
-        click.echo(f"revision {done.after}, was {done.before or 'none'}: {database.masked(address)}")
+    before = "already" if done.before == done.after else f"was {done.before or 'none'}"
+    click.echo(f"revision {done.after}, {before}: {connections.masked(dsn)}")
     for name, kept in done.renamed.items():
         click.echo(f"  kept the old {name} as {kept}")
     for name, rows in done.taken_over.items():
@@ -66,48 +64,51 @@ def upgrade(dsn_file: Path | None, as_json: bool) -> None:
 @dsn_option
 @json_option
 def current(dsn_file: Path | None, as_json: bool) -> int:
-    """Say which revision the tables have, and which this geopipe needs. Exits with 1 where they differ."""
-    from geopipe.monitoring.database import schema as database
+    """Print the revision of the tables, and the one that this geopipe needs. Exits with 1 if they differ."""
+    from geopipe.monitoring.database import connections, schema
 
-    found = database.current(database.needed_dsn(dsn_file))
+    now = schema.current(connections.needed_dsn(dsn_file))
     if as_json:
-        print_json(asdict(found) | {"is_current": found.is_current})
+        print_json(asdict(now) | {"is_current": now.is_current})
     else:
-        click.echo(f"revision {found.revision or 'none'}, this geopipe needs {found.head}: {found.url}, {found.server}")
-        if found.old_system:
-            click.echo(f"  of the old system: {', '.join(found.old_system)}; geopipe db upgrade takes them over")
-        elif not found.is_current:
+        click.echo(f"revision {now.revision or 'none'}, this geopipe needs {now.head}: {now.url}, {now.server}")
+        if now.old_system:
+            click.echo(f"  of the old system: {', '.join(now.old_system)}; `geopipe db upgrade` copies their rows")
+        elif not now.is_current:
             click.echo("  run: geopipe db upgrade")
-    return 0 if found.is_current else 1
+    return 0 if now.is_current else 1
 
 
 @db.command()
 @dsn_option
 @json_option
 def validate(dsn_file: Path | None, as_json: bool) -> None:
-    """Prove that a run can be watched: a log, a metric and an event are written, read back, and removed."""
-    from geopipe.monitoring.database import schema as database
+    """Test the database: write records of every kind as a run does, read them back, and delete them."""
+    from geopipe.monitoring.database import connections, schema
 
-    found = database.validate(database.needed_dsn(dsn_file))
+    done = schema.validate(connections.needed_dsn(dsn_file))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(done))
         return
-    click.echo(f"valid: {found.url}, {found.server}, revision {found.revision}, {found.seconds:.2f} s")
-    click.echo(f"  written, written again, and read back as if once: {', '.join(found.checks)}")
-    if not found.removed:
+    click.echo(f"valid: {done.url}, {done.server}, revision {done.revision}, {done.seconds:.2f} s")
+    click.echo(f"  written twice, read back once: {', '.join(done.checks)}")
+    if not done.removed:
         click.echo("  the run `validate` stays: this role may not delete, as it should be")
 
 
 @db.command()
-@click.option("--older-than", type=click.IntRange(min=1), required=True, metavar="DAYS", help="Keep so many days.")
+@click.option("--older-than", type=click.IntRange(min=1), required=True, metavar="DAYS", help="Days to keep.")
 @dry_run_option
 @dsn_option
 @json_option
 def prune(older_than: int, dry_run: bool, dsn_file: Path | None, as_json: bool) -> None:
-    """Drop the logs, events, metrics and runs of days that are past. Whole partitions go; days with a live run stay."""
-    from geopipe.monitoring.database import schema as database
+    """Drop the records of past days. Whole partitions are dropped; days with an active run are kept.
 
-    done = database.prune(database.needed_dsn(dsn_file), older_than, dry_run=dry_run)
+    Example: geopipe db prune --older-than 90 --dry-run
+    """
+    from geopipe.monitoring.database import connections, schema
+
+    done = schema.prune(connections.needed_dsn(dsn_file), older_than, dry_run=dry_run)
     if as_json:
         print_json(asdict(done))
         return
@@ -117,15 +118,20 @@ def prune(older_than: int, dry_run: bool, dsn_file: Path | None, as_json: bool) 
         counts = ", ".join(f"{count:,} of {table}" for table, count in done.rows.items())
         click.echo(f"  {len(done.partitions):,} partitions; rows: {counts}")
     if done.kept:
-        click.echo(f"  kept {', '.join(map(str, done.kept))}: a run of that day is at work")
+        click.echo(f"  kept {', '.join(map(str, done.kept))}: a run of that day is active")
 
 
 @db.command("migrate-coordinates")
-@click.option("--origin-x", type=float, metavar="X", help="Left edge of column 0, where no table of datasets says it.")
+@click.option(
+    "--origin-x",
+    type=float,
+    metavar="X",
+    help="Left edge of column 0, if no table of datasets has it.",
+)
 @click.option("--origin-y", type=float, metavar="Y", help="Upper edge of row 0.")
 @click.option("--pixel-width", type=float, metavar="SIZE", help="Width of a pixel.")
 @click.option("--pixel-height", type=float, metavar="SIZE", help="Height of a pixel; rows go down.")
-@click.option("--table", "tables", multiple=True, metavar="NAME", help="Only this table; may be given again.")
+@click.option("--table", "tables", multiple=True, metavar="NAME", help="Only this table; may be repeated.")
 @dry_run_option
 @dsn_option
 @json_option
@@ -139,32 +145,34 @@ def migrate_coordinates(
     dsn_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Give old tables of cells (passthrough_..., resampled_...) the coordinates of their pixels' centres.
+    """Add the coordinates of pixel centres to the old system's tables of cells (passthrough_..., resampled_...).
 
-    They get columns x_coord and y_coord, all in one transaction that is verified before it ends. The grid is what a
-    table of datasets says (bounds and resolution), else what the options say.
+    They are the columns x_coord and y_coord, filled and verified in one transaction. The grid comes from a table of
+    datasets (bounds and resolution), else from the options.
+
+    Example: geopipe db migrate-coordinates --dry-run
     """
-    from geopipe.monitoring.database import schema as database
+    from geopipe.monitoring.database import connections
+    from geopipe.monitoring.legacy import old_system
 
     grid = _grid(origin_x, origin_y, pixel_width, pixel_height)
-    address = database.needed_dsn(dsn_file)
-    done = database.migrate_coordinates(address, grid=grid, tables=tables, dry_run=dry_run)
+    done = old_system.migrate_coordinates(connections.needed_dsn(dsn_file), grid=grid, tables=tables, dry_run=dry_run)
     if as_json:
-        print_json([asdict(one) for one in done])
+        print_json([asdict(table) for table in done])
         return
-    for one in done:
-        g = one.grid
-        click.echo(f"{one.table}: {one.filled:,} of {one.rows:,} rows {'would get' if dry_run else 'got'} coordinates")
+    for table in done:
+        g, verb = table.grid, "would get" if dry_run else "got"
+        click.echo(f"{table.table}: {table.filled:,} of {table.rows:,} rows {verb} coordinates")
         click.echo(f"  from {g.x:.12g}, {g.y:.12g}, pixels of {g.width:.12g} x {g.height:.12g} ({g.source})")
-        if one.x_range and one.y_range:
-            x, y = ("{:.12g} to {:.12g}".format(*ends) for ends in (one.x_range, one.y_range))
+        if table.x_range and table.y_range:
+            x, y = ("{:.12g} to {:.12g}".format(*ends) for ends in (table.x_range, table.y_range))
             click.echo(f"  centres x {x}, y {y}")
     if not done:
         click.echo("there are no such tables")
 
 
 def _grid(x: float | None, y: float | None, width: float | None, height: float | None) -> PixelGrid | None:
-    from geopipe.monitoring.legacy.cells import PixelGrid
+    from geopipe.monitoring.legacy.old_system import PixelGrid
 
     if x is None and y is None and width is None and height is None:
         return None
@@ -176,25 +184,24 @@ def _grid(x: float | None, y: float | None, width: float | None, height: float |
 @db.command()
 @json_option
 def start(as_json: bool) -> None:
-    """Start the embedded Postgres of this machine, and make its tables. It runs on when this command has ended."""
-    from geopipe.monitoring.database import embedded
-    from geopipe.monitoring.database import schema as database
+    """Start the embedded Postgres of this machine, and create its tables. It keeps running after this command."""
+    from geopipe.monitoring.database import connections, embedded, schema
 
-    address = embedded.start()
-    done = database.upgrade(address)
+    dsn = embedded.start()
+    done = schema.upgrade(dsn)
     if as_json:
-        print_json({"url": database.masked(address), "folder": embedded.folder(), "revision": done.after})
+        print_json({"url": connections.masked(dsn), "folder": embedded.folder(), "revision": done.after})
         return
-    click.echo(f"runs: {database.masked(address)}, data in {embedded.folder()}, revision {done.after}")
-    for variable in (database.DSN, database.DSN_FILE):
+    click.echo(f"runs: {connections.masked(dsn)}, data in {embedded.folder()}, revision {done.after}")
+    for variable in (connections.DSN, connections.DSN_FILE):
         if os.environ.get(variable):
-            click.echo(f"  but {variable} is set, and goes before it")
+            click.echo(f"  but {variable} is set, and is used instead")
 
 
 @db.command()
 @json_option
 def stop(as_json: bool) -> None:
-    """Stop the embedded Postgres. What is in it stays."""
+    """Stop the embedded Postgres. Its data stay."""
     from geopipe.monitoring.database import embedded
 
     stopped = embedded.stop()
@@ -216,9 +223,11 @@ def url() -> None:
 @click.option("--name", default="geopipe_run", show_default=True, help="Name of the role.")
 @click.option("--schema", default="public", show_default=True, help="Schema of the tables.")
 def role(name: str, schema: str) -> None:
-    """Print the SQL of a role for runs, which can write and read, and neither change nor drop anything.
+    """Print the SQL for a role that can write and read records, and drop nothing.
 
-    Give it to psql as the owner of the tables, after `geopipe db upgrade` (and again after later ones).
+    Run it in psql as the owner of the tables, after each `geopipe db upgrade`.
+
+    Example: geopipe db role --name geopipe_run | psql
     """
     from geopipe.monitoring.database.role import statements
 

@@ -1,7 +1,7 @@
-"""What Prometheus sees of a run: counters and gauges made from its records, and the address to scrape them at.
+"""The metrics of a run for Prometheus, and the address at which it scrapes them.
 
-Records count once, however often they are delivered, and odd ones change nothing. Labels have few values, all known
-beforehand but for the names of nodes, of which there are 16 at most: a run must not fill somebody's Prometheus.
+The collector passes each record once. Labels have few values, all known beforehand but for the names of nodes, of which
+there are 16 at most: a run must not fill somebody's Prometheus. A record that makes no sense changes nothing.
 """
 
 from __future__ import annotations
@@ -9,142 +9,120 @@ from __future__ import annotations
 import re
 import threading
 import time
-from bisect import bisect_left, bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeGuard
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, start_http_server
+from prometheus_client.core import HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.samples import Sample
 
 from geopipe.errors import MachineError
+from geopipe.monitoring.states import LEVELS, STAGES, STATES
 
 OTHER = "other"
-STAGES = ("read", "merge", "write", OTHER)
+_STAGES, _STATES, _LEVELS = (*STAGES, OTHER), (*STATES, OTHER), (*map(str.lower, LEVELS), OTHER)
 OUTCOMES = ("done", "failed", "skipped")
-STATES = ("pending", "running", "paused", "completed", "failed", "cancelled", OTHER)
-LEVELS = ("debug", "info", "warning", "error", "critical", OTHER)
 DIRECTIONS = {"read": "in", "merge": "through", "write": "out", OTHER: OTHER}
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 NODES = 16
 STALE = 600.0
-"""Seconds after which what a node said of itself is no longer shown, and its label is free for another node."""
+"""Seconds after which the samples of a node are dropped, and its label is free for another node."""
 
-_MOST = 1e18  # of one record; more is no amount of anything, and two of 1e308 would make a counter infinite for ever
+LAST_SCRAPE = 20.0
+"""Seconds that a run waits at its end for a Prometheus that has scraped before; by default it scrapes every 15 s."""
+
+_LARGEST = 1e18  # of one record; a sum of values near 1e308 would be infinite for ever
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}", re.ASCII)
 
-Labels = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """A metric but for the histogram: its samples are named `name`."""
-
-    name: str
-    help: str
-    labels: Labels = ()
-
-
-_COUNTERS = (
-    _Kind(
-        "geopipe_windows_total",
+_COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "geopipe_windows_total": (
         "Windows (a tile of a layer read, a tile merged, a tile written) by outcome: done, failed (an error was logged "
         "in a tile) or skipped (with their layer).",
         ("stage", "outcome"),
     ),
-    _Kind("geopipe_cells_total", "Grid cells worked on; a cell read in three layers counts three times.", ("stage",)),
-    _Kind("geopipe_rows_total", "Rows of the table made (merge) and written (write).", ("stage",)),
-    _Kind(
-        "geopipe_bytes_total", "Bytes read (in), merged (through) and written to files (out).", ("stage", "direction")
+    "geopipe_cells_total": (
+        "Grid cells worked on; a cell read in three layers counts three times.",
+        ("stage",),
     ),
-    _Kind("geopipe_records_total", "Log records of the run by level.", ("level",)),
-    _Kind("geopipe_records_dropped_total", "Records of the monitor that were lost because its spool was full."),
-)
-_GAUGES = (
-    _Kind(
-        "geopipe_planned_windows", "Windows that the plan of the run has, known once the run is planned.", ("stage",)
+    "geopipe_rows_total": ("Rows of the table made (merge) and written (write).", ("stage",)),
+    "geopipe_bytes_total": (
+        "Bytes read (in), merged (through) and written to files (out).",
+        ("stage", "direction"),
     ),
-    _Kind("geopipe_run_state", "1 for the present state of the run, 0 for all others.", ("state",)),
-    _Kind(
-        "geopipe_last_progress_timestamp_seconds",
-        "Unix time at which work was last done, or at which the run began or went on.",
-    ),
-    _Kind("geopipe_last_success_timestamp_seconds", "Unix time at which a run was last completed."),
-    _Kind("geopipe_spool_pending_records", "Records that wait in spools until the database takes them."),
-    _Kind("geopipe_node_cpu_percent", "Processors of the node at work; 100 is all of them.", ("node",)),
-    _Kind("geopipe_rss_bytes", "Resident memory of all processes of the run on the node.", ("node",)),
-    _Kind("geopipe_memory_used_bytes", "Memory of the node in use, by whatever.", ("node",)),
-    _Kind("geopipe_memory_limit_bytes", "Memory that the node has, or that its container may use.", ("node",)),
-    _Kind("geopipe_object_store_bytes", "Bytes in Ray's object store on the node.", ("node",)),
-    _Kind("geopipe_spill_bytes", "Bytes that Ray's object store has spilled to the node's disk.", ("node",)),
-    _Kind("geopipe_disk_free_bytes", "Bytes free on the disk of the output, as the node sees it.", ("node",)),
-)
-_OF_NODES = {
-    "cpu_percent": "geopipe_node_cpu_percent",
-    "rss_bytes": "geopipe_rss_bytes",
-    "memory_used_bytes": "geopipe_memory_used_bytes",
-    "memory_total_bytes": "geopipe_memory_limit_bytes",
-    "object_store_bytes": "geopipe_object_store_bytes",
-    "spill_bytes": "geopipe_spill_bytes",
-    "disk_free_bytes": "geopipe_disk_free_bytes",
+    "geopipe_records_total": ("Log records of the run by level.", ("level",)),
+    "geopipe_records_dropped_total": ("Records of the monitor that were lost because its spool was full.", ()),
 }
-"""The metric of each name in a metric record. Rates are not here: Prometheus makes them of the counters."""
-
-
-LAST_SCRAPE = 20.0
-"""Seconds that a run waits at its end for a Prometheus that has looked before, which it does every 15 s by default."""
+_GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "geopipe_planned_windows": (
+        "Windows that the plan of the run has, known once the run is planned.",
+        ("stage",),
+    ),
+    "geopipe_run_state": ("1 for the present state of the run, 0 for all others.", ("state",)),
+    "geopipe_last_progress_timestamp_seconds": (
+        "Unix time at which work was last done, or at which the run began or went on.",
+        (),
+    ),
+    "geopipe_last_success_timestamp_seconds": ("Unix time at which a run was last completed.", ()),
+    "geopipe_spool_pending_records": ("Records that wait in spools until the database takes them.", ()),
+}
+_NODE_GAUGES = {
+    "cpu_percent": ("geopipe_node_cpu_percent", "Processors of the node at work; 100 is all of them."),
+    "rss_bytes": ("geopipe_rss_bytes", "Resident memory of all processes of the run on the node."),
+    "memory_used_bytes": ("geopipe_memory_used_bytes", "Memory of the node in use, by whatever."),
+    "memory_total_bytes": (
+        "geopipe_memory_limit_bytes",
+        "Memory that the node has, or that its container may use.",
+    ),
+    "object_store_bytes": ("geopipe_object_store_bytes", "Bytes in Ray's object store on the node."),
+    "spill_bytes": ("geopipe_spill_bytes", "Bytes that Ray's object store has spilled to the node's disk."),
+    "disk_free_bytes": ("geopipe_disk_free_bytes", "Bytes free on the disk of the output, as the node sees it."),
+}
+"""The gauge of each metric record. Rates have none: Prometheus computes them from the counters."""
 
 
 class Exporter:
-    """The metrics of a run. Several can live in one process; all methods may be called from any thread.
+    """The metrics of a run. A process can hold several; all methods may be called from any thread.
 
     Args:
-        build: what made the table (`version`, `ray`, `python` ...): the labels of geopipe_build_info.
-        clock: tells the Unix time.
+        build: versions (`version`, `ray`, `python` ...): the labels of geopipe_build_info.
+        clock: returns the Unix time.
     """
 
     def __init__(self, build: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
         self._build = {re.sub(r"\W|^(?=\d)", "_", k, flags=re.ASCII): _printable(v) for k, v in build.items()}
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen = _Seen()
-        self._values: dict[str, dict[Labels, float]] = {kind.name: {} for kind in (*_COUNTERS, *_GAUGES)}
-        self._durations = {stage: _Durations() for stage in STAGES}
-        self._nodes: dict[str, dict[str, tuple[float, float]]] = {}  # node: metric: (when, value)
+        self._metrics = CollectorRegistry()
+        self._counters = {n: Counter(n, *texts, registry=self._metrics) for n, texts in _COUNTERS.items()}
+        self._gauges = {n: Gauge(n, *texts, registry=self._metrics) for n, texts in _GAUGES.items()}
+        self._node_gauges = {
+            name: Gauge(*texts, ("node",), registry=self._metrics) for name, texts in _NODE_GAUGES.items()
+        }
+        self._durations = {stage: _Durations() for stage in _STAGES}
+        self._nodes: dict[str, dict[str, float]] = {}  # times of the samples, by node and metric
+        self._times: dict[str, float] = {}
         self._state_at = 0.0
         self._scraped, self._current = False, threading.Event()
         self._server: tuple[WSGIServer, threading.Thread] | None = None
-        # counters that begin at 0 show their first increase; one that appears with its first failure hides it
-        for stage in STAGES:
+        # a counter that starts at 0 shows its first increase; one that appears with its first failure hides it
+        for stage in _STAGES:
             self._count("geopipe_bytes_total", 0, stage, DIRECTIONS[stage])
-            for name in ("geopipe_cells_total", "geopipe_rows_total"):
-                self._count(name, 0, stage)
+            self._count("geopipe_cells_total", 0, stage)
+            self._count("geopipe_rows_total", 0, stage)
             for outcome in OUTCOMES:
                 self._count("geopipe_windows_total", 0, stage, outcome)
-        for level in LEVELS:
+        for level in _LEVELS:
             self._count("geopipe_records_total", 0, level)
-        self._count("geopipe_records_dropped_total", 0)
-        self._set("geopipe_spool_pending_records", 0)
-        for state in STATES:
-            self._set("geopipe_run_state", 0, state)
-        self.registry = CollectorRegistry(support_collectors_without_names=True)
-        self.registry.register(_Scrapes(self))
+        for state in _STATES:
+            self._gauges["geopipe_run_state"].labels(state).set(0)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Count a record of the run. One that came before, or that makes no sense, changes nothing."""
+        """Count a record of the run."""
         if not isinstance(record, Mapping):
             return
         with self._lock:
-            if self._seen.before(record.get("source"), record.get("seq")):
-                return
             self._current.clear()
             match record.get("kind"):
                 case "progress":
@@ -159,12 +137,11 @@ class Exporter:
                     self._state(record)
 
     def pending(self, count: int) -> None:
-        """So many records wait in spools."""
-        with self._lock:
-            self._set("geopipe_spool_pending_records", _amount(count))
+        """Set the number of records that wait in spools."""
+        self._gauges["geopipe_spool_pending_records"].set(_amount(count))
 
     def _progress(self, record: Mapping[str, Any]) -> None:
-        stage = _one_of(STAGES, record.get("stage"))
+        stage = _one_of(_STAGES, record.get("stage"))
         tiles, cells, rows, size = (_amount(record.get(name)) for name in ("tiles", "cells", "rows", "bytes"))
         self._count("geopipe_windows_total", tiles, stage, "done")
         self._count("geopipe_cells_total", cells, stage)
@@ -176,26 +153,27 @@ class Exporter:
 
     def _log(self, record: Mapping[str, Any]) -> None:
         level = record.get("level")
-        level = _one_of(LEVELS, level.lower() if isinstance(level, str) else None)
+        level = _one_of(_LEVELS, level.lower() if isinstance(level, str) else None)
         self._count("geopipe_records_total", 1, level)
         if level in ("error", "critical") and record.get("tile") is not None:
-            self._count("geopipe_windows_total", 1, _one_of(STAGES, record.get("stage")), "failed")
+            self._count("geopipe_windows_total", 1, _one_of(_STAGES, record.get("stage")), "failed")
 
     def _metric(self, record: Mapping[str, Any]) -> None:
         name, value, when = record.get("name"), record.get("value"), self._when(record)
-        metric = _OF_NODES.get(name) if isinstance(name, str) else None
         self._forget()
-        # what a spool kept for an hour is history, and no gauge
-        if metric is None or not _is_amount(value) or when <= self._clock() - STALE:
+        if not isinstance(name, str) or name not in self._node_gauges or not _is_amount(value):
+            return
+        if when <= self._clock() - STALE:  # a sample that waited in a spool for an hour is history, and no gauge
             return
         node = record.get("node")
         if not isinstance(node, str) or not _NODE.fullmatch(node):
             node = OTHER
         if node not in self._nodes and len(self._nodes) - (OTHER in self._nodes) >= NODES:
             node = OTHER
-        values = self._nodes.setdefault(node, {})
-        if when >= values.get(metric, (0.0, 0.0))[0]:
-            values[metric] = (when, float(value))
+        times = self._nodes.setdefault(node, {})
+        if when >= times.get(name, 0.0):
+            times[name] = when
+            self._node_gauges[name].labels(node).set(value)
 
     def _event(self, record: Mapping[str, Any]) -> None:
         detail = record.get("detail")
@@ -207,86 +185,76 @@ class Exporter:
                 self._count("geopipe_windows_total", _amount(detail.get("tiles")) or 1, "read", "skipped")
 
     def _state(self, record: Mapping[str, Any]) -> None:
-        state, when, detail = _one_of(STATES, record.get("state")), self._when(record), record.get("detail")
+        state, when, detail = _one_of(_STATES, record.get("state")), self._when(record), record.get("detail")
         if when >= self._state_at:  # records that waited in a spool may come late
             self._state_at = when
-            for other in STATES:
-                self._set("geopipe_run_state", float(other == state), other)
+            for other in _STATES:
+                self._gauges["geopipe_run_state"].labels(other).set(other == state)
         if state == "running":
             self._latest("geopipe_last_progress_timestamp_seconds", when)
         if state == "completed":
             self._latest("geopipe_last_success_timestamp_seconds", when)
         totals = detail.get("totals") if isinstance(detail, Mapping) else None
         if isinstance(totals, Mapping):
-            for stage in STAGES:
-                if _is_amount(totals.get(stage)):
-                    self._set("geopipe_planned_windows", totals[stage], stage)
+            for stage in _STAGES:
+                if _is_amount(count := totals.get(stage)):
+                    self._gauges["geopipe_planned_windows"].labels(stage).set(count)
 
     def _count(self, name: str, amount: float, *labels: str) -> None:
-        self._values[name][labels] = self._values[name].get(labels, 0.0) + amount
-
-    def _set(self, name: str, value: float, *labels: str) -> None:
-        self._values[name][labels] = float(value)
+        counter = self._counters[name]
+        (counter.labels(*labels) if labels else counter).inc(amount)
 
     def _latest(self, name: str, when: float) -> None:
-        self._set(name, max(when, self._values[name].get((), 0.0)))
+        self._times[name] = max(when, self._times.get(name, 0.0))
+        self._gauges[name].set(self._times[name])
 
     def _when(self, record: Mapping[str, Any]) -> float:
-        """The time of a record; now for one without, or from the future: nothing could be later than that."""
+        """The time of a record; now if it has none, or one in the future, which no later record could replace."""
         when, now = record.get("ts"), self._clock()
         return min(float(when), now) if _is_amount(when) else now
 
     def _forget(self) -> None:
-        """Drop what nodes said too long ago: one that has left must not look alive, nor keep its label."""
+        """Drop old samples of nodes: a node that has left must not look alive, nor keep its label."""
         oldest = self._clock() - STALE
-        for node, values in list(self._nodes.items()):
-            self._nodes[node] = {metric: said for metric, said in values.items() if said[0] > oldest}
-            if not self._nodes[node]:
+        for node, times in list(self._nodes.items()):
+            for name in [name for name, when in times.items() if when <= oldest]:
+                self._node_gauges[name].remove(node)
+                del times[name]
+            if not times:
                 del self._nodes[node]
 
     def collect(self, *, scrape: bool = False) -> list[Metric]:
-        """All metrics as they are now; a `scrape` is what `close` waits for."""
+        """All metrics at this moment; `close` waits for a `scrape`."""
         with self._lock:
             self._forget()
             if scrape:
                 self._scraped = True
                 self._current.set()
-            return list(self._families())
-
-    def _families(self) -> Iterator[Metric]:
-        for kind in _COUNTERS:
-            counter = CounterMetricFamily(kind.name, kind.help, labels=kind.labels)
-            for labels, value in self._values[kind.name].items():
-                counter.add_metric(labels, value)
-            yield counter
-        histogram = HistogramMetricFamily(
-            "geopipe_window_duration_seconds", "Time that a worker took for a window.", labels=("stage",)
-        )
-        for stage, durations in self._durations.items():
-            histogram.add_metric((stage,), durations.buckets(), durations.seconds)
-        yield histogram
-        for kind in _GAUGES:
-            gauge = GaugeMetricFamily(kind.name, kind.help, labels=kind.labels)
-            for labels, value in self._values[kind.name].items():
-                gauge.add_metric(labels, value)
-            for node, values in self._nodes.items():
-                if kind.name in values:
-                    gauge.add_metric((node,), values[kind.name][1])
-            yield gauge
-        yield InfoMetricFamily("geopipe_build", "Versions that make the table; always 1.", value=self._build)
+            families = list(self._metrics.collect())
+            for family in families:
+                family.samples = list(filter(_is_shown, family.samples))
+            histogram = HistogramMetricFamily(
+                "geopipe_window_duration_seconds", "Time that a worker took for a window.", labels=("stage",)
+            )
+            for stage, durations in self._durations.items():
+                histogram.add_metric((stage,), durations.buckets(), durations.seconds)
+            build = InfoMetricFamily("geopipe_build", "Versions that make the table; always 1.", value=self._build)
+            return [*families, histogram, build]
 
     def text(self) -> str:
         """The metrics in Prometheus' text format."""
         return generate_latest(self).decode()
 
     def serve(self, port: int, host: str = "127.0.0.1") -> int:
-        """Answer scrapes at http://host:port/metrics until `close`; the port, which the system chooses for 0.
+        """Answer scrapes at http://host:port/metrics until `close`. Returns the port, which the system chooses for 0.
 
         Raises:
             MachineError: the port is in use, or may not be used.
         """
+        scrapes = CollectorRegistry(support_collectors_without_names=True)
+        scrapes.register(_Scrapes(self))
         try:
-            self._server = start_http_server(port, host, self.registry)
+            self._server = start_http_server(port, host, scrapes)
         except (OSError, OverflowError) as error:
             raise MachineError(
                 f"no metrics at {host}:{port}: {error}",
@@ -299,8 +267,8 @@ class Exporter:
         """Stop answering. The metrics stay readable by `text`.
 
         Args:
-            wait: seconds to wait at most for a last scrape, if there have been scrapes, but none since the last
-                record. Without it a Prometheus may never learn that the run ended well.
+            wait: seconds to wait at most for a last scrape, if there was a scrape, but none since the last record:
+                else Prometheus may never see that the run ended well.
         """
         if self._server is None:
             return
@@ -313,28 +281,38 @@ class Exporter:
         thread.join()
 
 
+class _Scrapes:
+    """The exporter as a collector of the registry that answers scrapes."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        self.exporter = exporter
+
+    def collect(self) -> Iterable[Metric]:
+        return self.exporter.collect(scrape=True)
+
+
 class _Durations:
-    """A histogram of one stage, into which many windows can be put at once."""
+    """A histogram of one stage that counts many windows at once, which the library's observes one by one."""
 
     def __init__(self) -> None:
         self.counts = [0.0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
-        self.begun: dict[str, float] = {}
+        self.unfinished: dict[str, float] = {}
 
     def add(self, source: Any, tiles: float, seconds: float) -> None:
-        """`tiles` windows took `seconds` in all; without tiles, a window that is not finished yet did."""
-        # a process works at one window of a stage at a time; strangers to 1024 of them share a key
-        known = isinstance(source, str) and (source in self.begun or len(self.begun) < 1024)
+        """Count `tiles` windows that took `seconds` together; without tiles, seconds of a window that goes on."""
+        # a process works on one window of a stage at a time; sources beyond 1024 share a key
+        known = isinstance(source, str) and (source in self.unfinished or len(self.unfinished) < 1024)
         key = source if known else ""
-        seconds += self.begun.pop(key, 0.0)
+        seconds += self.unfinished.pop(key, 0.0)
         if tiles:
             self.counts[bisect_left(BUCKETS, seconds / tiles)] += tiles
             self.seconds += seconds
         elif seconds:
-            self.begun[key] = seconds
+            self.unfinished[key] = seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Windows that took at most so long, by bound."""
+        """Cumulative counts by upper bound in seconds."""
         total, result = 0.0, []
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
             total += count
@@ -342,57 +320,24 @@ class _Durations:
         return result
 
 
-class _Scrapes:
-    """The exporter as the registry that answers scrapes knows it."""
-
-    def __init__(self, exporter: Exporter) -> None:
-        self.exporter = exporter
-
-    def collect(self) -> list[Metric]:
-        return self.exporter.collect(scrape=True)
-
-
-class _Seen:
-    """Which records came already: the ranges of their numbers, by source. A source in order has one."""
-
-    SOURCES, RANGES = 1024, 512
-
-    def __init__(self) -> None:
-        self.sources: OrderedDict[str, list[list[int]]] = OrderedDict()
-
-    def before(self, source: Any, seq: Any) -> bool:
-        """Whether record `seq` of `source` came before; a record without them never did."""
-        if not isinstance(source, str) or type(seq) is not int:
-            return False
-        ranges = self.sources.setdefault(source[:256], [])
-        self.sources.move_to_end(source[:256])
-        if len(self.sources) > self.SOURCES:
-            self.sources.popitem(last=False)
-        at = bisect_right(ranges, seq, key=lambda bounds: bounds[0])  # the first range that begins after `seq`
-        if at and seq <= ranges[at - 1][1]:
-            return True
-        ranges.insert(at, [seq, seq])
-        for left in (at, at - 1):
-            if 0 <= left < len(ranges) - 1 and ranges[left][1] + 1 == ranges[left + 1][0]:
-                ranges[left : left + 2] = [[ranges[left][0], ranges[left + 1][1]]]
-        if len(ranges) > self.RANGES:  # so many gaps are no order at all: the oldest one is given up
-            ranges[:2] = [[ranges[0][0], ranges[1][1]]]
-        return False
+def _is_shown(sample: Sample) -> bool:
+    """Whether a sample is exported: neither the time at which a counter was made, nor an event that has not been."""
+    return not sample.name.endswith("_created") and bool(sample.value or not sample.name.endswith("_timestamp_seconds"))
 
 
 def _is_amount(value: Any) -> TypeGuard[float]:
-    """Whether this is a number that can be counted: not negative, not NaN, not out of all bounds."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MOST
+    """Whether a value is a number to count: not negative, not NaN, not too large."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 def _amount(value: Any) -> float:
     return float(value) if _is_amount(value) else 0.0
 
 
-def _one_of(known: Labels, value: Any) -> str:
+def _one_of(known: tuple[str, ...], value: Any) -> str:
     return value if isinstance(value, str) and value in known else OTHER
 
 
 def _printable(value: Any) -> str:
-    """As text that UTF-8 can hold: one bad label would make the whole page unreadable."""
+    """Text that UTF-8 can encode: one bad label would make the whole page unreadable."""
     return str(value).encode("utf-8", "replace").decode()

@@ -20,16 +20,16 @@ from records import TABLES, a_run, query, record, tables
 
 from geopipe.errors import GeopipeError, MachineError, SettingsError
 from geopipe.events.records import new_run_id
-from geopipe.monitoring.database import role, store
-from geopipe.monitoring.database import schema as databases
-from geopipe.monitoring.legacy.cells import PixelGrid
+from geopipe.monitoring.database import connections, role, schema, store
+from geopipe.monitoring.legacy import old_system
+from geopipe.monitoring.legacy.old_system import PixelGrid
 
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of this machine's own database is found by a test."""
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path / "home"))
-    for name in (databases.DSN, databases.DSN_FILE):
+    for name in (connections.DSN, connections.DSN_FILE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -39,14 +39,14 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_address_is_told_by_variable_then_file_then_the_embedded_server(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert databases.dsn() is None
+    assert connections.dsn() is None
     file = tmp_path / "dsn"
     file.write_text("postgresql://file/x\n")
-    monkeypatch.setenv(databases.DSN_FILE, str(file))
-    assert databases.dsn() == "postgresql://file/x"
-    monkeypatch.setenv(databases.DSN, " postgresql://variable/x ")
-    assert databases.dsn() == "postgresql://variable/x"
-    assert databases.dsn(file) == "postgresql://file/x"
+    monkeypatch.setenv(connections.DSN_FILE, str(file))
+    assert connections.dsn() == "postgresql://file/x"
+    monkeypatch.setenv(connections.DSN, " postgresql://variable/x ")
+    assert connections.dsn() == "postgresql://variable/x"
+    assert connections.dsn(file) == "postgresql://file/x"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_address_is_told_by_variable_then_file_then_the_embedded_server(
     ],
 )
 def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
-    assert databases.masked(address) == shown
+    assert connections.masked(address) == shown
 
 
 # ---------------------------------------------------------------- refusals: each with its hint, none with a password
@@ -72,8 +72,8 @@ def test_an_address_is_shown_without_its_password(address: str, shown: str) -> N
 def refusals(server: Server, tmp_path: Path) -> dict[str, tuple[str, str]]:
     """For each way to have no database: an address, what is said of it."""
     old, new, system = server.database(), server.database(), server.database()
-    databases.upgrade(old, "0001")
-    databases.upgrade(new)
+    schema.upgrade(old, "0001")
+    schema.upgrade(new)
     query(new, "UPDATE geopipe_version SET version_num = '9999'")
     query(system, "CREATE TABLE pipeline_logs (id int)")
     wrong = server.dsn.replace(PASSWORD, "wrong-7f3a91")
@@ -132,8 +132,8 @@ def test_why_there_is_no_connection_is_said_with_a_cure_and_no_password(
 ) -> None:
     address, message = ways[way]
     with pytest.raises(MachineError, match=message) as caught:
-        databases.connect(address)
-    monkeypatch.setenv(databases.DSN, address)
+        connections.connect(address)
+    monkeypatch.setenv(connections.DSN, address)
     code, out, err = call(capsys, "db", "validate")
     assert (code, out) == (3, "")
     assert err == f"error: {caught.value}\n"
@@ -145,7 +145,7 @@ def test_why_there_is_no_connection_is_said_with_a_cure_and_no_password(
 
 def test_a_newer_schema_is_not_upgraded(ways: dict[str, tuple[str, str]]) -> None:
     with pytest.raises(MachineError, match="schema of a newer geopipe"):
-        databases.upgrade(ways["too new"][0])
+        schema.upgrade(ways["too new"][0])
 
 
 @pytest.mark.parametrize(
@@ -167,19 +167,19 @@ def test_a_file_that_says_nothing_is_named(
 def test_without_any_address_all_ways_to_one_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "db", "current")
     assert code == 3
-    assert all(word in err for word in (databases.DSN, databases.DSN_FILE, "geopipe db start"))
+    assert all(word in err for word in (connections.DSN, connections.DSN_FILE, "geopipe db start"))
 
 
 def test_a_statement_has_its_time_and_the_search_path_of_the_address_stays(database: str) -> None:
     with (
-        closing(databases.connect(database, statement_timeout=0.2)) as connected,
+        closing(connections.connect(database, statement_timeout=0.2)) as connected,
         connected.cursor() as cursor,
         pytest.raises(psycopg2.errors.QueryCanceled),
     ):
         cursor.execute("SELECT pg_sleep(5)")
     query(database, "CREATE SCHEMA other")
     address = f"{database}?options=-csearch_path%3Dother,public"
-    with closing(databases.connect(address)) as connected, connected.cursor() as cursor:
+    with closing(connections.connect(address)) as connected, connected.cursor() as cursor:
         cursor.execute("SHOW search_path")
         assert cursor.fetchone() == ("other,public",)
 
@@ -189,7 +189,7 @@ def test_a_statement_has_its_time_and_the_search_path_of_the_address_stays(datab
 
 def test_validate_writes_reads_back_and_leaves_nothing(database: str) -> None:
     before = tables(database)
-    result = databases.validate(database)
+    result = schema.validate(database)
     assert result.removed
     assert set(result.checks) >= {"log", "metric", "event", "progress", "state", "notification"}
     assert tables(database) == before
@@ -202,7 +202,7 @@ def test_validate_finds_a_database_that_keeps_something_else(database: str) -> N
         "CREATE TRIGGER lose BEFORE INSERT ON pipeline_logs FOR EACH ROW EXECUTE FUNCTION lose()",
     )
     with pytest.raises(MachineError, match=r"the log that was written to .* is not what is read"):
-        databases.validate(database)
+        schema.validate(database)
 
 
 def test_the_commands_say_what_they_did(
@@ -225,7 +225,7 @@ def test_the_commands_say_what_they_did(
     assert db("upgrade")[1].startswith("revision 0002 already")
     assert json.loads(db("upgrade", "--json")[1])["before"] == "0002"
     assert db("current")[0] == 0
-    assert "read back as if once: log, metric" in db("validate")[1]
+    assert "written twice, read back once: log, metric" in db("validate")[1]
     assert json.loads(db("validate", "--json")[1])["removed"] is True
     assert db("prune", "--older-than", 5, "--dry-run")[1].startswith("would drop nothing before ")
     assert json.loads(db("prune", "--older-than", 5, "--json")[1])["days"] == []
@@ -270,7 +270,7 @@ def test_partitions_that_many_make_at_once_are_there_once(database: str) -> None
     barrier, errors = threading.Barrier(8), []
 
     def work(number: int) -> None:
-        with closing(databases.connect(database)) as connected:
+        with closing(connections.connect(database)) as connected:
             for day in range(5):
                 run = run_of(day)
                 barrier.wait()
@@ -300,15 +300,15 @@ def test_a_day_that_is_none_makes_no_partition(database: str, day: str) -> None:
 
 def test_prune_drops_whole_days_and_their_runs_and_nothing_else(database: str) -> None:
     old, edge, new = run_of(40), run_of(9.9), run_of(1)
-    with closing(databases.connect(database)) as connected:
+    with closing(connections.connect(database)) as connected:
         for run in (old, edge, new):
             store.write(connected, [{**r, "run_id": run} for r in a_run(1, 40)])
         lost = run_of(45)  # a run of which only logs and progress arrived
         store.write(connected, [record(lost, 1), record(lost, 2, "progress")])
     was = tables(database)
-    dry = databases.prune(database, 10, dry_run=True)
+    dry = schema.prune(database, 10, dry_run=True)
     assert tables(database) == was
-    done = databases.prune(database, 10)
+    done = schema.prune(database, 10)
     assert (dry.days, dry.partitions, dry.rows) == (done.days, done.partitions, done.rows)
     assert len(done.days) == 2
     assert len(done.partitions) == 6
@@ -323,31 +323,31 @@ def test_prune_drops_whole_days_and_their_runs_and_nothing_else(database: str) -
         assert left[name] == [row for row in was[name] if row["run_id"] in (edge, new)], name
         assert {row["run_id"] for row in left[name]} == {edge, new}, name
     assert not any(name.rpartition("_")[2] in {f"{d:%Y%m%d}" for d in done.days} for name in partitions(database))
-    again = databases.prune(database, 10)
+    again = schema.prune(database, 10)
     assert (again.days, again.partitions) == ((), ())
-    with closing(databases.connect(database)) as connected:
+    with closing(connections.connect(database)) as connected:
         store.write(connected, [record(old, 1)])  # what comes late is still taken
 
 
 def test_prune_keeps_a_day_whose_run_is_at_work(database: str) -> None:
     run = run_of(40)
-    with closing(databases.connect(database)) as connected:
+    with closing(connections.connect(database)) as connected:
         state = record(run, 1, "state", ts=datetime.now(UTC).timestamp() - 30)
         store.write(connected, [state, record(run, 2)])
-        done = databases.prune(database, 10)
+        done = schema.prune(database, 10)
         assert (done.days, len(done.kept)) == ((), 1)
         store.write(connected, [record(run, 3, "state", state="completed")])
-    assert len(databases.prune(database, 10).days) == 1
+    assert len(schema.prune(database, 10).days) == 1
 
 
 def test_prune_says_that_a_table_is_locked(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(databases.connect(database)) as connected:
+    with closing(connections.connect(database)) as connected:
         store.write(connected, [record(run_of(40), 1)])
-        monkeypatch.setattr(databases, "LOCK_TIMEOUT", "200ms")
+        monkeypatch.setattr(schema, "LOCK_TIMEOUT", "200ms")
         with connected.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pipeline_logs")
             with pytest.raises(MachineError, match="waits for a lock that another program holds; nothing was changed"):
-                databases.prune(database, 10)
+                schema.prune(database, 10)
         connected.rollback()
     assert query(database, "SELECT count(*) FROM pipeline_logs") == [(1,)]
 
@@ -380,14 +380,14 @@ def test_a_name_of_a_role_stays_in_its_place() -> None:
 
 def test_the_role_of_a_run_can_write_read_and_be_watched(writer: str, database: str) -> None:
     records = a_run()
-    with closing(databases.connect(writer)) as connected:
+    with closing(connections.connect(writer)) as connected:
         for _ in range(2):
             store.write(connected, records)
     assert query(database, "SELECT count(*) FROM pipeline_logs") == [(45,)]
     for view in ("pipeline_active_runs", "pipeline_error_summary", "pipeline_progress_tree"):
         query(writer, f"SELECT * FROM {view}")
-    assert databases.current(writer).is_current
-    result = databases.validate(writer)
+    assert schema.current(writer).is_current
+    result = schema.validate(writer)
     assert not result.removed
     assert query(database, "SELECT state FROM pipeline_runs WHERE name = 'validate'") == [("completed",)]
 
@@ -414,10 +414,10 @@ def test_the_role_of_a_run_can_change_nothing_else(writer: str, statement: str) 
 
 
 def test_what_a_role_may_not_do_is_said(writer: str) -> None:
-    with closing(databases.connect(writer)) as connected:
+    with closing(connections.connect(writer)) as connected:
         store.write(connected, [record(run_of(40), 1)])
     with pytest.raises(MachineError, match=r"pruning at .* is not permitted: .*\n  hint: use the role that owns"):
-        databases.prune(writer, 10)
+        schema.prune(writer, 10)
 
 
 def test_others_cannot_make_partitions(database: str) -> None:
@@ -459,9 +459,9 @@ def coordinates(dsn: str, table: str, row: str = "row", col: str = "col") -> lis
 
 
 def test_old_tables_get_the_centres_of_their_pixels(cells: str) -> None:
-    dry = databases.migrate_coordinates(cells, grid=LOST, dry_run=True)
+    dry = old_system.migrate_coordinates(cells, grid=LOST, dry_run=True)
     assert not query(cells, "SELECT FROM information_schema.columns WHERE column_name = 'x_coord'")
-    done = databases.migrate_coordinates(cells, grid=LOST)
+    done = old_system.migrate_coordinates(cells, grid=LOST)
     assert [(m.table, m.grid, m.filled) for m in dry] == [(m.table, m.grid, m.filled) for m in done]
     assert [(m.table, m.rows, m.filled) for m in done] == [
         ("passthrough_soil", 40, 40),
@@ -475,7 +475,7 @@ def test_old_tables_get_the_centres_of_their_pixels(cells: str) -> None:
     for row, col, x, y in coordinates(cells, "resampled_lost"):
         assert (x, y) == (100 + (col + 0.5) * 2, 200 - (row + 0.5))
     assert query(cells, "SELECT sum(value) FROM resampled_lost") == [(1480.0,)]
-    assert [m.filled for m in databases.migrate_coordinates(cells, grid=LOST)] == [0, 0, 0]
+    assert [m.filled for m in old_system.migrate_coordinates(cells, grid=LOST)] == [0, 0, 0]
 
 
 def test_coordinates_that_were_half_filled_are_completed_and_wrong_ones_refused(cells: str) -> None:
@@ -484,16 +484,16 @@ def test_coordinates_that_were_half_filled_are_completed_and_wrong_ones_refused(
         "ALTER TABLE resampled_rain ADD x_coord float8, ADD y_coord float8;"
         "UPDATE resampled_rain SET x_coord = 10.05 + col_idx * 0.1, y_coord = 49.95 - row_idx * 0.1 WHERE row_idx < 3",
     )
-    (done,) = databases.migrate_coordinates(cells, tables=["resampled_rain"])
+    (done,) = old_system.migrate_coordinates(cells, tables=["resampled_rain"])
     assert (done.filled, done.rows) == (25, 40)
     query(cells, "UPDATE resampled_rain SET x_coord = x_coord + 0.01 WHERE row_idx = 3")
     with pytest.raises(MachineError, match="5 rows of resampled_rain have coordinates that are not those of the grid"):
-        databases.migrate_coordinates(cells, tables=["resampled_rain"])
+        old_system.migrate_coordinates(cells, tables=["resampled_rain"])
 
 
 def test_a_table_whose_grid_nobody_knows_stops_all_before_anything_is_done(cells: str) -> None:
     with pytest.raises(SettingsError, match=r"bounds and resolution of resampled_lost\n  hint: give --origin-x"):
-        databases.migrate_coordinates(cells)
+        old_system.migrate_coordinates(cells)
     assert not query(cells, "SELECT FROM information_schema.columns WHERE column_name = 'x_coord'")
 
 
@@ -515,14 +515,14 @@ def test_what_stands_in_the_way_of_coordinates_is_said_and_nothing_is_changed(
 ) -> None:
     query(cells, change)
     with pytest.raises(GeopipeError, match=error):
-        databases.migrate_coordinates(cells, grid=grid, tables=tables)
+        old_system.migrate_coordinates(cells, grid=grid, tables=tables)
     assert not query(cells, "SELECT FROM information_schema.columns WHERE column_name = 'x_coord'")
 
 
 def test_a_grid_on_the_command_line_is_whole_and_sound(
     cells: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(databases.DSN, cells)
+    monkeypatch.setenv(connections.DSN, cells)
     arguments = ["--origin-x", 100, "--origin-y", 200, "--pixel-width", 2, "--pixel-height"]
     code, _, err = call(capsys, "db", "migrate-coordinates", *arguments[:-1])
     assert (code, "go together" in err) == (2, True)

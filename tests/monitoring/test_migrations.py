@@ -20,16 +20,13 @@ from records import TABLES, a_run, query, record
 
 from geopipe.errors import MachineError
 from geopipe.events.records import new_run_id
-from geopipe.monitoring.database import migrations, store
-from geopipe.monitoring.database import schema as databases
-from geopipe.monitoring.legacy import records
+from geopipe.monitoring.database import connections, migrations, schema, store
+from geopipe.monitoring.legacy import columns, takeover
 
-UPGRADE = (
-    "import sys; from geopipe.monitoring.database import schema as database; print(database.upgrade(sys.argv[1]).after)"
-)
+UPGRADE = "import sys; from geopipe.monitoring.database import schema; print(schema.upgrade(sys.argv[1]).after)"
 
 
-def schema(dsn: str) -> list[tuple[Any, ...]]:
+def definitions(dsn: str) -> list[tuple[Any, ...]]:
     """All columns, constraints, indexes, views and functions of a database, as Postgres describes them."""
     return query(
         dsn,
@@ -56,8 +53,8 @@ def relations(dsn: str) -> set[str]:
 @pytest.fixture(scope="module")
 def fresh_schema(postgres_server: Server) -> list[tuple[Any, ...]]:
     dsn = postgres_server.database()
-    databases.upgrade(dsn)
-    return schema(dsn)
+    schema.upgrade(dsn)
+    return definitions(dsn)
 
 
 def test_the_list_of_revisions_is_that_of_alembic() -> None:
@@ -74,16 +71,16 @@ def test_the_schema_comes_up_from_every_earlier_state(
 ) -> None:
     run = new_run_id()
     if state != "empty":
-        assert databases.upgrade(empty_database, state).after == state
+        assert schema.upgrade(empty_database, state).after == state
         with closing(psycopg2.connect(empty_database)) as connected:
             store.write(connected, [record(run, 1), record(run, 2, "progress")])
-    done = databases.upgrade(empty_database)
+    done = schema.upgrade(empty_database)
     assert (done.before, done.after) == (None if state == "empty" else state, migrations.HEAD)
-    assert [row for row in schema(empty_database) if "_20" not in row[1]] == fresh_schema
+    assert [row for row in definitions(empty_database) if "_20" not in row[1]] == fresh_schema
     assert set(migrations.RELATIONS) <= relations(empty_database)
     if state != "empty":
         assert query(empty_database, "SELECT message FROM pipeline_logs") == [("message 1",)]
-    with closing(databases.connect(empty_database)) as connected:
+    with closing(connections.connect(empty_database)) as connected:
         store.write(connected, a_run())
 
 
@@ -92,7 +89,7 @@ def test_eight_upgrades_at_once_end_in_one_schema(empty_database: str, fresh_sch
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
     ended = [(*one.communicate(timeout=120), one.returncode) for one in running]
     assert ended == [(f"{migrations.HEAD}\n", "", 0)] * 8
-    assert schema(empty_database) == fresh_schema
+    assert definitions(empty_database) == fresh_schema
     assert query(empty_database, "SELECT version_num FROM geopipe_version") == [(migrations.HEAD,)]
 
 
@@ -124,23 +121,23 @@ def test_an_upgrade_that_is_killed_midway_leaves_the_schema_as_it_was(
     empty_database: str, fresh_schema: list[tuple[Any, ...]], before: str | None
 ) -> None:
     if before:
-        databases.upgrade(empty_database, before)
+        schema.upgrade(empty_database, before)
     query(
         empty_database,
         "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1.5); END';"
         "CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION slow()",
     )
-    was = schema(empty_database)
+    was = definitions(empty_database)
     with subprocess.Popen([sys.executable, "-c", UPGRADE, empty_database]) as upgrade:
         pid = wait_for(empty_database, "the sleep in the first view")  # all tables are there, for that transaction
         upgrade.send_signal(signal.SIGKILL)
     gone(empty_database, pid)
     query(empty_database, "DROP EVENT TRIGGER slow")
-    assert schema(empty_database) == was
-    assert databases.current(empty_database).revision == before
+    assert definitions(empty_database) == was
+    assert schema.current(empty_database).revision == before
     query(empty_database, "DROP FUNCTION slow")
-    assert databases.upgrade(empty_database).before == before
-    assert schema(empty_database) == fresh_schema
+    assert schema.upgrade(empty_database).before == before
+    assert definitions(empty_database) == fresh_schema
 
 
 def test_another_program_with_alembic_in_the_database_is_left_alone(empty_database: str) -> None:
@@ -149,7 +146,7 @@ def test_another_program_with_alembic_in_the_database_is_left_alone(empty_databa
         "CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES ('451aebb31d03');"
         "CREATE TABLE experiments (experiment_id int PRIMARY KEY, name text); INSERT INTO experiments VALUES (1, 'x')",
     )
-    done = databases.upgrade(empty_database)
+    done = schema.upgrade(empty_database)
     assert (done.before, done.after, done.taken_over) == (None, migrations.HEAD, {})
     assert query(empty_database, "SELECT version_num FROM alembic_version") == [("451aebb31d03",)]
     assert query(empty_database, "SELECT count(*) FROM pipeline_runs") == [(0,)]
@@ -158,14 +155,14 @@ def test_another_program_with_alembic_in_the_database_is_left_alone(empty_databa
 def test_the_search_path_of_the_address_decides_where_the_tables_are(empty_database: str) -> None:
     query(empty_database, 'CREATE SCHEMA "Mon itor"')
     address = f"{empty_database}?options=-csearch_path%3D%22Mon%5C%20itor%22,public"
-    databases.upgrade(address)
+    schema.upgrade(address)
     assert not relations(empty_database)
-    with closing(databases.connect(address)) as connected:
+    with closing(connections.connect(address)) as connected:
         store.write(connected, a_run())
     assert query(empty_database, 'SELECT count(*) > 0 FROM "Mon itor".pipeline_logs') == [(True,)]
     with pytest.raises(MachineError, match="has no tables of geopipe"):
-        databases.connect(empty_database)
-    databases.upgrade(empty_database)
+        connections.connect(empty_database)
+    schema.upgrade(empty_database)
     assert set(TABLES) <= relations(empty_database)
 
 
@@ -174,21 +171,21 @@ def test_the_owner_of_a_schema_needs_no_other_rights_to_upgrade(postgres_server:
     parts = psycopg2.extensions.parse_dsn(empty_database)
     parameters = {**parts, "user": "owner", "password": "p", "options": "-csearch_path=mine"}
     owner = psycopg2.extensions.make_dsn(**parameters)
-    assert databases.upgrade(owner).after == migrations.HEAD
-    with closing(databases.connect(owner)) as connected:
+    assert schema.upgrade(owner).after == migrations.HEAD
+    with closing(connections.connect(owner)) as connected:
         store.write(connected, a_run())
-    assert databases.validate(owner).removed
+    assert schema.validate(owner).removed
     stranger = psycopg2.extensions.make_dsn(**{**parameters, "options": "-csearch_path=public"})
     query(empty_database, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     with pytest.raises(MachineError, match=r"is not permitted: .*\n  hint: use the role that owns"):
-        databases.upgrade(stranger)
+        schema.upgrade(stranger)
     query(empty_database, "DROP OWNED BY owner CASCADE; DROP ROLE owner")
 
 
 def test_tables_without_their_revision_are_not_touched(database: str) -> None:
     query(database, "DROP TABLE geopipe_version")
     with pytest.raises(MachineError, match="without the table that has their revision"):
-        databases.upgrade(database)
+        schema.upgrade(database)
 
 
 # ---------------------------------------------------------------- what the old system left
@@ -272,7 +269,7 @@ def logs_are_all_there(dsn: str, old: Old, by_id: dict[Any, str]) -> None:
         if row["timestamp"] is None:
             assert extra["ts_unknown"]
         else:
-            assert records.moment(log["ts"]) == records.moment(row["timestamp"])
+            assert columns.moment(log["ts"]) == columns.moment(row["timestamp"])
         if isinstance(row["context"], list):
             assert extra["context"] == row["context"]
         for opened in (row["context"], row["performance"]):
@@ -314,7 +311,7 @@ def metrics_are_all_there(dsn: str, old: Old) -> None:
 @pytest.mark.parametrize("ids", IDS)
 def test_every_row_of_the_old_system_is_kept_and_taken_over(empty_database: str, ids: str) -> None:
     old = old_system(empty_database, ids)
-    done = databases.upgrade(empty_database)
+    done = schema.upgrade(empty_database)
     assert done.taken_over == {name: len(rows) for name, rows in old.items()}
     assert done.renamed == {
         name: f"{name}_legacy" for name in [*sorted(old.keys() - {"experiments"}), "pipeline_active_runs"]
@@ -328,7 +325,7 @@ def test_every_row_of_the_old_system_is_kept_and_taken_over(empty_database: str,
     by_id = {row["id"]: runs[row["name"]] for row in old["experiments"]} | {None: runs["no experiment"]}
     for row in old["experiments"]:
         text = str(row["id"])
-        assert by_id[row["id"]] == (text if ids == "uuids" else str(uuid.uuid5(records.NAMESPACE, text)))
+        assert by_id[row["id"]] == (text if ids == "uuids" else str(uuid.uuid5(takeover.NAMESPACE, text)))
     assert len(runs) == 13
 
     logs_are_all_there(empty_database, old, by_id)
@@ -344,18 +341,18 @@ def test_every_row_of_the_old_system_is_kept_and_taken_over(empty_database: str,
         assert run["error"]["message"] == row["error_message"]
         assert run["totals"] in ({"load": 500}, {"merge": 500})
     assert query(empty_database, "SELECT max(tiles) FROM pipeline_progress") == [(500,)]
-    assert databases.upgrade(empty_database).taken_over == {}, "only once"
+    assert schema.upgrade(empty_database).taken_over == {}, "only once"
 
 
 def test_rows_of_an_old_run_are_kept_and_pruned_as_one_day(empty_database: str) -> None:
     old_system(empty_database, "integers")
-    databases.upgrade(empty_database)
+    schema.upgrade(empty_database)
     assert query(
         empty_database,
         "SELECT r.name FROM pipeline_logs l JOIN pipeline_runs r USING (run_id) "
         "WHERE l.run_day IS DISTINCT FROM geopipe_run_day(r.run_id, r.created_at)",
     ) == []  # fmt: skip
-    databases.prune(empty_database, 30)
+    schema.prune(empty_database, 30)
     left = query(empty_database, "SELECT count(*) FROM pipeline_logs")
     assert left == [(3,)], "those of which nothing says when they were made are as old as the upgrade"
     assert query(empty_database, "SELECT count(*) FROM pipeline_logs_legacy") == [(3003,)]
@@ -372,7 +369,7 @@ def test_an_old_table_of_runs_and_columns_of_other_names_are_recognised(empty_da
         "CREATE TABLE pipeline_metrics (experiment_id int, cpu real, memory real, recorded_at text);"
         "INSERT INTO pipeline_metrics VALUES (1, 1.5, 2.5, 'yesterday')",
     )
-    done = databases.upgrade(empty_database)
+    done = schema.upgrade(empty_database)
     assert done.taken_over == {"experiments": 1, "pipeline_runs": 1, "pipeline_logs": 2, "pipeline_metrics": 1}
     runs = {k: v for v, k in query(empty_database, "SELECT name, run_id::text FROM pipeline_runs")}
     assert sorted(runs.values()) == ["another one", "experiment 1", "experiment 99"]
@@ -392,12 +389,12 @@ def test_an_old_table_of_runs_and_columns_of_other_names_are_recognised(empty_da
 
 def test_a_killed_upgrade_of_the_old_system_leaves_it_whole(empty_database: str) -> None:
     old = old_system(empty_database, "integers")
-    was = schema(empty_database)
+    was = definitions(empty_database)
     with closing(psycopg2.connect(empty_database)) as blocking, blocking.cursor() as cursor:
         cursor.execute("LOCK TABLE pipeline_progress IN ACCESS SHARE MODE")
         with subprocess.Popen([sys.executable, "-c", UPGRADE, empty_database]) as upgrade:
             pid = wait_for(empty_database, 'RENAME TO "pipeline_progress_legacy"')  # others have been renamed
             upgrade.send_signal(signal.SIGKILL)
     gone(empty_database, pid)
-    assert schema(empty_database) == was
-    assert databases.upgrade(empty_database).taken_over == {name: len(rows) for name, rows in old.items()}
+    assert definitions(empty_database) == was
+    assert schema.upgrade(empty_database).taken_over == {name: len(rows) for name, rows in old.items()}

@@ -32,8 +32,7 @@ from geopipe.export import state
 from geopipe.export.lock import STAGING
 from geopipe.monitoring import leftovers, requests
 from geopipe.monitoring.collector import Collector, open_collector
-from geopipe.monitoring.database import connections, embedded
-from geopipe.monitoring.database import schema as database
+from geopipe.monitoring.database import connections, embedded, schema
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.recorder import Recorder
 from geopipe.run import pipeline
@@ -544,7 +543,7 @@ def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.Mon
     """P4: Postgres is away for OUTAGE seconds under full load, and is restarted five times."""
     monkeypatch.setattr("geopipe.monitoring.collector.RETRY", (0.1, 0.5))
     dsn = embedded.start()
-    database.upgrade(dsn)
+    schema.upgrade(dsn)
     run_id = "01a20da6-9a60-74ae-a0f4-93a5bf6fa04d"
     options = MonitoringOptions(
         run_id, output=home, batch_size=500, flush_interval=0.2, spool_bytes=2**30, root=home / "spool"

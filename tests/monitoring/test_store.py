@@ -14,13 +14,12 @@ from psycopg2.extensions import connection
 from records import TS, a_run, query, record, tables
 
 from geopipe.events.records import new_run_id
-from geopipe.monitoring.database import schema as databases
-from geopipe.monitoring.database import store
+from geopipe.monitoring.database import connections, schema, store
 
 
 @pytest.fixture
 def connected(database: str) -> Iterator[connection]:
-    with closing(databases.connect(database)) as conn:
+    with closing(connections.connect(database)) as conn:
         yield conn
 
 
@@ -73,11 +72,11 @@ def test_batches_that_arrive_three_times_and_overlap_leave_the_tables_as_if_once
     records, result = a_run(), []
     for times, overlap in ((1, 0), (3, 7)):
         dsn = postgres_server.database()
-        databases.upgrade(dsn)
+        schema.upgrade(dsn)
         batches = in_order(records, 13, overlap)
         chance = random.Random(seed)
         sent = [batch for batch in batches for _ in range(times)]
-        with closing(databases.connect(dsn)) as connected:
+        with closing(connections.connect(dsn)) as connected:
             for at, batch in enumerate(sent):
                 store.write(connected, batch)
                 if times > 1 and chance.random() < 0.5:  # something old comes again, late
@@ -104,7 +103,7 @@ def test_a_batch_that_two_connections_deliver_at_once_counts_once(database: str)
     barrier, errors = threading.Barrier(6), []
 
     def deliver() -> None:
-        with closing(databases.connect(database)) as connected:
+        with closing(connections.connect(database)) as connected:
             barrier.wait()
             try:
                 for batch in in_order(records, 50):
@@ -128,7 +127,7 @@ def test_many_sources_that_share_progress_and_metrics_do_not_deadlock(database: 
     def deliver(source: int) -> None:
         chance = random.Random(source)
         layers = ["a", "b", "c", "d"]
-        with closing(databases.connect(database)) as connected:
+        with closing(connections.connect(database)) as connected:
             for at in range(15):
                 chance.shuffle(layers)
                 batch = [record(run, at * 8 + n + 1, "progress", f"s{source}", layer=y) for n, y in enumerate(layers)]

@@ -26,6 +26,9 @@ DSN, DSN_FILE = "GEOPIPE_MONITORING_DSN", "GEOPIPE_MONITORING_DSN_FILE"
 INVALID = "an address that is not valid"
 UPGRADE = "run `geopipe db upgrade`"
 
+LOCK_TIMEOUT = "30s"
+"""Wait of a schema change for a table that another program has locked."""
+
 
 # ---------------------------------------------------------------- where it is
 

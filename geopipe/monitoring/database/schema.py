@@ -1,12 +1,9 @@
-"""The monitor's database as a whole: its schema, a proof that it works, and what is dropped after a time.
-
-What is read and written in a run is in `store`; this is what a person does about it: `geopipe db`.
-"""
+"""The schema of the monitor's database: upgrades, a test that records are stored, and the removal of old ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -21,40 +18,19 @@ from geopipe.errors import MachineError
 from geopipe.events.records import new_run_id
 from geopipe.monitoring.database import store
 from geopipe.monitoring.database.connections import (
-    DSN,
-    DSN_FILE,
+    LOCK_TIMEOUT,
     check_schema,
     connect,
-    dsn,
     masked,
-    needed_dsn,
     old_tables,
     version,
     working,
 )
 from geopipe.monitoring.database.migrations import HEAD, PARTITIONED, REVISIONS
-from geopipe.monitoring.legacy import cells
-from geopipe.monitoring.legacy.cells import Migrated, PixelGrid
-
-__all__ = [
-    "DSN",
-    "DSN_FILE",
-    "connect",
-    "dsn",
-    "masked",
-    "needed_dsn",
-    "upgrade",
-    "current",
-    "validate",
-    "prune",
-    "migrate_coordinates",
-]
+from geopipe.monitoring.legacy import old_system
 
 UPGRADE_LOCK = 7166461129431216131
-"""The advisory lock that one upgrade at a time holds."""
-
-LOCK_TIMEOUT = "30s"
-"""How long upgrade and prune wait for a table that somebody else has locked."""
+"""Advisory lock of an upgrade, so that one runs at a time."""
 
 
 # ---------------------------------------------------------------- schema
@@ -62,7 +38,7 @@ LOCK_TIMEOUT = "30s"
 
 @dataclass(frozen=True)
 class Upgraded:
-    """From which revision the schema came to which; what was taken over from the old system: rows by table."""
+    """Result of an upgrade: revisions before and after, copied rows and new names of the old system's tables."""
 
     before: str | None
     after: str
@@ -71,9 +47,9 @@ class Upgraded:
 
 
 def upgrade(dsn: str, revision: str = HEAD) -> Upgraded:
-    """Bring the schema to a revision, in one transaction; tables of the old system are kept, and their rows taken over.
+    """Upgrade the schema in one transaction. Tables of the old system are kept, and their rows copied.
 
-    Whoever is killed, or fails, leaves the schema as it was. Of several at once one does it, the others find it done.
+    An upgrade that fails or is killed changes nothing. Of several upgrades at once, the first does the work.
 
     Raises:
         MachineError: the database cannot be reached, is of a newer geopipe, or the role may not create tables.
@@ -84,15 +60,13 @@ def upgrade(dsn: str, revision: str = HEAD) -> Upgraded:
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
 
-    from geopipe.monitoring.legacy import records
-
-    def open_one() -> connection:
+    def open_connection() -> connection:
         return connect(dsn, statement_timeout=0, schema=False)
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    engine = create_engine("postgresql+psycopg2://", creator=open_one, poolclass=NullPool)
+    engine = create_engine("postgresql+psycopg2://", creator=open_connection, poolclass=NullPool)
     try:
         with working(dsn, "the upgrade of the schema"), engine.begin() as connected:
             raw: Any = connected.connection.driver_connection
@@ -103,10 +77,10 @@ def upgrade(dsn: str, revision: str = HEAD) -> Upgraded:
                 before = version(cursor)
                 if before is not None and before not in REVISIONS:
                     check_schema(dsn, before)
-                renamed = records.set_aside(cursor) if before is None else {}
+                renamed = old_system.set_aside(cursor) if before is None else {}
                 config.attributes.update(connection=connected, schema=schema)
                 command.upgrade(config, revision)
-                taken = records.take_over(cursor, renamed) if before is None and revision == HEAD else {}
+                taken = old_system.take_over(cursor, renamed) if before is None and revision == HEAD else {}
                 after = version(cursor)
     except DBAPIError as error:
         if isinstance(error.orig, psycopg2.Error):
@@ -119,7 +93,7 @@ def upgrade(dsn: str, revision: str = HEAD) -> Upgraded:
 
 
 def _own_schema(dsn: str, cursor: Any) -> str:
-    """The schema that the tables go to. From here on in this transaction names mean what is in it, and nothing else."""
+    """The schema of the tables; for the rest of the transaction, names refer to this schema only."""
     cursor.execute("SELECT current_schema()")
     schema = cursor.fetchone()[0]
     if schema is None:
@@ -133,7 +107,7 @@ def _own_schema(dsn: str, cursor: Any) -> str:
 
 @dataclass(frozen=True)
 class Current:
-    """The revision of a database, and that of this geopipe; `old_system` where tables of the old one are there."""
+    """The revision of a database and that of this geopipe (`head`), and the tables of an old system."""
 
     revision: str | None
     head: str
@@ -147,16 +121,16 @@ class Current:
 
 
 def current(dsn: str) -> Current:
-    """What schema is there.
+    """The schema of a database.
 
     Raises:
         MachineError: the database cannot be reached.
     """
     with closing(connect(dsn, schema=False)) as connected, working(dsn, "reading the schema"):
         with connected.cursor() as cursor:
-            found = version(cursor)
-            old = () if found else tuple(sorted(old_tables(cursor)))
-        return Current(found, HEAD, _server(connected), masked(dsn), old)
+            revision = version(cursor)
+            old = () if revision else tuple(sorted(old_tables(cursor)))
+        return Current(revision, HEAD, _server(connected), masked(dsn), old)
 
 
 def _server(connected: connection) -> str:
@@ -169,7 +143,7 @@ def _server(connected: connection) -> str:
 
 @dataclass(frozen=True)
 class Validated:
-    """What was written and read back, on which server, in how many seconds; and whether it could be taken away."""
+    """Result of a validation: the checks that passed, and whether the records could be deleted."""
 
     server: str
     url: str
@@ -180,14 +154,14 @@ class Validated:
 
 
 def validate(dsn: str) -> Validated:
-    """Prove the whole way: a log, a metric, an event, progress and a state, written as a run does and read back.
+    """Write records of every kind as a run does, read them back, and delete them.
 
-    They are removed, or where the role may not delete they stay under a run that is named `validate`.
+    If the role may not delete, they stay under a run named `validate`.
 
     Raises:
-        MachineError: the database cannot be used, or has something else than what was written.
+        MachineError: the database cannot be used, or returns other records.
     """
-    begun = time.perf_counter()
+    start = time.perf_counter()
     run = new_run_id()
     now = round(time.time(), 3)
     about = {"run_id": run, "source": f"validate-{run}", "ts": now, "stage": "read", "node": "validate"}
@@ -203,7 +177,7 @@ def validate(dsn: str) -> Validated:
     with closing(connect(dsn)) as connected, working(dsn, "validating the database"):
         with connected, connected.cursor() as cursor:
             cursor.execute(f"LISTEN {store.CHANNEL}")
-        for _ in range(2):  # the second time nothing may change
+        for _ in range(2):  # the second time must change nothing
             store.write(connected, written)
         with connected, connected.cursor() as cursor:
             checks = tuple(_read_back(dsn, cursor, run))
@@ -212,7 +186,7 @@ def validate(dsn: str) -> Validated:
             raise _differs(dsn, "the notification", "none", run)
         removed = _removed(connected, run)
         server = _server(connected)
-    return Validated(server, masked(dsn), HEAD, time.perf_counter() - begun, (*checks, "notification"), removed)
+    return Validated(server, masked(dsn), HEAD, time.perf_counter() - start, (*checks, "notification"), removed)
 
 
 _EXPECTED: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
@@ -251,14 +225,14 @@ _EXPECTED: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
 def _read_back(dsn: str, cursor: Any, run: str) -> Iterator[str]:
     for name, (query, expected) in _EXPECTED.items():
         cursor.execute(query, (run,))
-        if (found := cursor.fetchall()) != expected:
-            raise _differs(dsn, f"the {name}", found, expected)
+        if (rows := cursor.fetchall()) != expected:
+            raise _differs(dsn, f"the {name}", rows, expected)
         yield name
 
 
-def _differs(dsn: str, what: str, found: object, expected: object) -> MachineError:
+def _differs(dsn: str, what: str, actual: object, expected: object) -> MachineError:
     return MachineError(
-        f"{what} that was written to {masked(dsn)} is not what is read: {found}, where {expected} was written",
+        f"{what} at {masked(dsn)} is read as {actual}, but {expected} was written",
         "see whether triggers, rules or another program change these tables",
     )
 
@@ -274,7 +248,7 @@ def _removed(connected: connection, run: str) -> bool:
 
 
 _RUN_TABLES = ("pipeline_sources", "pipeline_runs", "pipeline_progress", "pipeline_metrics_latest", *PARTITIONED)
-"""In the order in which a batch locks them, so that nobody waits for each other."""
+"""In the order in which a batch locks them, which prevents a deadlock."""
 
 
 # ---------------------------------------------------------------- prune
@@ -282,7 +256,7 @@ _RUN_TABLES = ("pipeline_sources", "pipeline_runs", "pipeline_progress", "pipeli
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was dropped (or would be): partitions, and rows of the tables that have none."""
+    """What was dropped (or would be): partitions, and rows of tables without partitions."""
 
     before: date
     days: tuple[date, ...]
@@ -293,9 +267,9 @@ class Pruned:
 
 
 def prune(dsn: str, older_than_days: int, *, dry_run: bool = False) -> Pruned:
-    """Drop what is older than so many days: whole partitions, and the runs of these days. A day is a transaction.
+    """Drop records older than so many days: whole partitions, and the runs of these days. Each day is a transaction.
 
-    A day with a run that still works (it was heard of within an hour) is kept.
+    A day with an active run (with a record within an hour) is kept.
 
     Raises:
         MachineError: the database cannot be reached, or the role does not own the tables.
@@ -304,8 +278,8 @@ def prune(dsn: str, older_than_days: int, *, dry_run: bool = False) -> Pruned:
     with closing(connect(dsn, statement_timeout=600)) as connected, working(dsn, "pruning"):
         with connected, connected.cursor() as cursor:
             cursor.execute(_DAYS, {"before": before, "parents": list(PARTITIONED)})
-            days = {day: (list(partitions), works) for day, partitions, works in cursor.fetchall()}
-        gone = {day: partitions for day, (partitions, works) in days.items() if not works}
+            days = {day: (list(partitions), active) for day, partitions, active in cursor.fetchall()}
+        gone = {day: partitions for day, (partitions, active) in days.items() if not active}
         rows = dict.fromkeys(_RUN_TABLES[:4], 0)
         for day, partitions in gone.items():
             with connected, connected.cursor() as cursor:
@@ -328,12 +302,12 @@ WITH parts AS (
 ), runs AS (
     SELECT geopipe_run_day(run_id, created_at) AS day,
            bool_or(state IN ('pending', 'running', 'paused') AND coalesce(heartbeat_at, created_at)
-                   > now() - interval '1 hour') AS works
+                   > now() - interval '1 hour') AS active
     FROM pipeline_runs GROUP BY 1
 ), others AS (
     SELECT DISTINCT geopipe_run_day(run_id, updated_at) AS day FROM pipeline_sources
 )
-SELECT day, array_remove(array_agg(parts.name ORDER BY parts.name), NULL), coalesce(bool_or(runs.works), false)
+SELECT day, array_remove(array_agg(parts.name ORDER BY parts.name), NULL), coalesce(bool_or(runs.active), false)
 FROM parts FULL JOIN runs USING (day) FULL JOIN others USING (day)
 WHERE day < %(before)s GROUP BY day ORDER BY day
 """
@@ -348,30 +322,4 @@ _OF_DAY = {
     "pipeline_metrics_latest": _OF_RUNS.format("ts"),
     "pipeline_runs": "geopipe_run_day(t.run_id, t.created_at) = %(day)s",
 }
-"""The rows of a day's runs; the runs come last, because the others ask them for their day."""
-
-
-# ---------------------------------------------------------------- coordinates of old tables
-
-
-def migrate_coordinates(
-    dsn: str, *, grid: PixelGrid | None = None, tables: Sequence[str] = (), dry_run: bool = False
-) -> list[Migrated]:
-    """Give the old system's tables of cells x_coord and y_coord, all of them in one transaction, and verify them.
-
-    Args:
-        grid: of the tables of which no table of datasets says one.
-        tables: only these.
-
-    Raises:
-        SettingsError: a table is none, or its grid is not known.
-        MachineError: the database cannot be used, or what is there does not agree with the grid; nothing was changed.
-    """
-    with (
-        closing(connect(dsn, statement_timeout=0, schema=False)) as connected,
-        working(dsn, "filling coordinates"),
-        connected,
-        connected.cursor() as cursor,
-    ):
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
-        return cells.migrate(cursor, grid, tables, dry_run)
+"""The rows of a day's runs; the runs come last, because the other tables take their day from them."""

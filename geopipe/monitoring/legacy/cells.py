@@ -1,7 +1,7 @@
-"""Coordinates for the old system's tables of cells: each row gets the centre of its pixel, from row, column and grid.
+"""Coordinates for the old system's tables of cells: the centre of each pixel, from its row, its column and the grid.
 
-Such a table is `passthrough_...` or `resampled_...` and has the columns row (or row_idx), col (or col_idx) and value.
-Its grid is what a table of datasets says of it (bounds and resolution), or what the caller says.
+Such a table is named passthrough_... or resampled_... and has the columns row (or row_idx), col (or col_idx) and value.
+Its grid comes from bounds and resolution in a table of datasets, or from the caller.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ EDGES = (("min_x", "xmin", "west", "left", "minx"), ("min_y", "ymin", "south", "
 RESOLUTION = ("target_resolution", "resolution", "pixel_size", "cell_size")
 
 TOLERANCE = 1e-6
-"""How far, in pixels, a coordinate may be off the one that is computed again."""
+"""Largest error of a coordinate, in pixels."""
 
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """The outer corner of the first pixel (row 0, column 0) and the size of pixels; rows go down."""
+    """The upper left corner of the first pixel (row 0, column 0) and the size of pixels; rows go down."""
 
     x: float
     y: float
@@ -53,7 +53,7 @@ class PixelGrid:
 
 @dataclass(frozen=True)
 class Migrated:
-    """A table, its grid, and what was (or would be) done: rows that get coordinates, of all rows; bounds of centres."""
+    """A table, its grid, its rows, how many of them got (or would get) coordinates, and the bounds of the centres."""
 
     table: str
     grid: PixelGrid
@@ -71,37 +71,33 @@ class _Cells:
     coordinates: bool
 
 
-def migrate(cursor: Any, given: PixelGrid | None, tables: Sequence[str], dry_run: bool) -> list[Migrated]:
+def fill_coordinates(cursor: Any, default: PixelGrid | None, tables: Sequence[str], dry_run: bool) -> list[Migrated]:
     """Fill the coordinates of all such tables, or of `tables`, in the transaction of the caller.
 
     Args:
-        given: the grid of tables of which no table of datasets says one.
-        dry_run: only look: nothing is changed or locked.
+        default: grid of tables without a row in a table of datasets.
+        dry_run: change and lock nothing.
 
     Raises:
-        SettingsError: there is no such table, or no grid of it is known.
-        MachineError: what was written is not what was to be: the caller must roll back.
+        SettingsError: there is no such table, or its grid is unknown.
+        MachineError: the verification failed: the caller must roll back.
     """
-    found = _cells(cursor)
-    if missing := sorted(set(tables) - {cells.table for cells in found}):
+    present = _cells(cursor)
+    if missing := sorted(set(tables) - {cells.table for cells in present}):
         raise SettingsError(
             f"{', '.join(missing)}: no table passthrough_... or resampled_... with row, col and value",
-            "there are: " + (", ".join(cells.table for cells in found) or "none"),
+            "there are: " + (", ".join(cells.table for cells in present) or "none"),
         )
-    chosen = [cells for cells in found if not tables or cells.table in tables]
+    chosen = [cells for cells in present if not tables or cells.table in tables]
     known = _grids(cursor, [cells.table for cells in chosen])
     lost = [cells.table for cells in chosen if cells.table not in known]
-    if lost and given is None:
+    if lost and default is None:
         raise SettingsError(
             f"no table of datasets says the bounds and resolution of {', '.join(lost)}",
             "give --origin-x, --origin-y, --pixel-width and --pixel-height, with --table where tables differ",
         )
-    return [_migrate(cursor, cells, known.get(cells.table) or _need(given), dry_run) for cells in chosen]
-
-
-def _need(grid: PixelGrid | None) -> PixelGrid:
-    assert grid is not None
-    return grid
+    grids = {cells.table: known.get(cells.table, default) for cells in chosen}
+    return [_fill(cursor, cells, grid, dry_run) for cells in chosen if (grid := grids[cells.table]) is not None]
 
 
 def _columns(cursor: Any) -> dict[str, dict[str, str]]:
@@ -111,10 +107,10 @@ def _columns(cursor: Any) -> dict[str, dict[str, str]]:
         "USING (table_schema, table_name) WHERE table_schema = current_schema() AND table_type = 'BASE TABLE' "
         "ORDER BY table_name, ordinal_position"
     )
-    found: dict[str, dict[str, str]] = {}
+    tables: dict[str, dict[str, str]] = {}
     for table, column, kind in cursor.fetchall():
-        found.setdefault(table, {})[column] = kind
-    return found
+        tables.setdefault(table, {})[column] = kind
+    return tables
 
 
 def _first(names: Sequence[str], columns: Mapping[str, Any]) -> str | None:
@@ -122,38 +118,38 @@ def _first(names: Sequence[str], columns: Mapping[str, Any]) -> str | None:
 
 
 def _cells(cursor: Any) -> list[_Cells]:
-    found = []
+    cells = []
     for table, columns in _columns(cursor).items():
         row, col = _first(ROW, columns), _first(COL, columns)
         if table.startswith(PREFIXES) and row and col and "value" in columns:
-            found.append(_Cells(table, row, col, X in columns and Y in columns))
-    return found
+            cells.append(_Cells(table, row, col, X in columns and Y in columns))
+    return cells
 
 
 def _grids(cursor: Any, tables: Sequence[str]) -> dict[str, PixelGrid]:
-    """What tables of datasets say of the grids of `tables`."""
-    found: dict[str, PixelGrid] = {}
+    """The grids of `tables` in tables of datasets."""
+    grids: dict[str, PixelGrid] = {}
     for source, columns in _columns(cursor).items():
-        told = _first(BOUNDS, columns) or all(_first(names, columns) for names in EDGES)
-        if not (told and _first(RESOLUTION, columns) and (_first(TABLE, columns) or _first(NAME, columns))):
+        bounds = _first(BOUNDS, columns) or all(_first(names, columns) for names in EDGES)
+        if not (bounds and _first(RESOLUTION, columns) and (_first(TABLE, columns) or _first(NAME, columns))):
             continue
         cursor.execute(sql.SQL("SELECT to_jsonb(t)::text FROM {} t").format(sql.Identifier(source)))
         for (text,) in cursor.fetchall():
             row = json.loads(text)
             grid = _grid(row, source)
             for table in _named(row, tables) if grid else ():
-                if found.setdefault(table, grid or found[table]) != grid:
+                if grids.setdefault(table, grid or grids[table]) != grid:
                     raise SettingsError(
                         f"{source} says two grids of {table}",
                         "correct it, or give the grid with --table and --origin-x",
                     )
-    return found
+    return grids
 
 
 def _named(row: Mapping[str, Any], tables: Sequence[str]) -> list[str]:
-    """The tables that a row of a table of datasets is about."""
-    if told := next((row[name] for name in TABLE if row.get(name)), None):
-        return [table for table in tables if table == str(told).rpartition(".")[2]]
+    """The tables that a row of a table of datasets describes."""
+    if reference := next((row[name] for name in TABLE if row.get(name)), None):
+        return [table for table in tables if table == str(reference).rpartition(".")[2]]
     name = re.sub(r"\W+", "_", str(next((row[n] for n in NAME if row.get(n)), ""))).lower()
     return [table for table in tables if name and table in {prefix + name for prefix in PREFIXES}]
 
@@ -170,7 +166,7 @@ def _grid(row: Mapping[str, Any], source: str) -> PixelGrid | None:
 
 
 def _numbers(value: Any, names: Sequence[Sequence[str]]) -> tuple[float, ...] | None:
-    """Numbers out of what a column holds: one, a list, an object with names, or the text of these."""
+    """The numbers in a column: one, a list, an object with names, or the text of these."""
     if isinstance(value, str):
         try:
             value = json.loads(value.translate(str.maketrans("{}()", "[][]")) if '"' not in value else value)
@@ -184,7 +180,7 @@ def _numbers(value: Any, names: Sequence[Sequence[str]]) -> tuple[float, ...] | 
     return tuple(map(float, values))
 
 
-def _migrate(cursor: Any, cells: _Cells, grid: PixelGrid, dry_run: bool) -> Migrated:
+def _fill(cursor: Any, cells: _Cells, grid: PixelGrid, dry_run: bool) -> Migrated:
     table = sql.Identifier(cells.table)
     row, col = sql.Identifier(cells.row), sql.Identifier(cells.col)
     if not dry_run:
@@ -219,7 +215,7 @@ def _migrate(cursor: Any, cells: _Cells, grid: PixelGrid, dry_run: bool) -> Migr
 def _verified(
     cursor: Any, cells: _Cells, grid: PixelGrid, rows: int, filled: int, names: Mapping[str, sql.Composable]
 ) -> Migrated:
-    """What is in the table now, by looking: as many rows, no nulls, every centre where the grid has it."""
+    """Read the table again: as many rows as before, no nulls, every centre where the grid has it."""
     cursor.execute(
         sql.SQL(
             "SELECT count(*), count(*) FILTER (WHERE {x} IS NULL OR {y} IS NULL), "
