@@ -52,8 +52,8 @@ def upgrade(dsn_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(asdict(done))
         return
-    before = "already" if done.before == done.after else f"was {done.before or 'none'}"
-    click.echo(f"revision {done.after}, {before}: {connections.masked(dsn)}")
+    before = " already" if done.before == done.after else f", was {done.before or 'none'}"
+    click.echo(f"revision {done.after}{before}: {connections.masked(dsn)}")
     for name, kept in done.renamed.items():
         click.echo(f"  kept the old {name} as {kept}")
     for name, rows in done.taken_over.items():
@@ -186,13 +186,14 @@ def _grid(x: float | None, y: float | None, width: float | None, height: float |
 def start(as_json: bool) -> None:
     """Start the embedded Postgres of this machine, and create its tables. It keeps running after this command."""
     from geopipe.monitoring.database import connections, embedded, schema
+    from geopipe.monitoring.database.place import folder
 
     dsn = embedded.start()
     done = schema.upgrade(dsn)
     if as_json:
-        print_json({"url": connections.masked(dsn), "folder": embedded.folder(), "revision": done.after})
+        print_json({"url": connections.masked(dsn), "folder": folder(), "revision": done.after})
         return
-    click.echo(f"runs: {connections.masked(dsn)}, data in {embedded.folder()}, revision {done.after}")
+    click.echo(f"runs: {connections.masked(dsn)}, data in {folder()}, revision {done.after}")
     for variable in (connections.DSN, connections.DSN_FILE):
         if os.environ.get(variable):
             click.echo(f"  but {variable} is set, and is used instead")

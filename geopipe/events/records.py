@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 from uuid import UUID
@@ -131,23 +131,25 @@ def parse(text: str) -> dict[str, Any]:
     return told
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON knows it: others, and numbers that JSON cannot hold, become text and are never lost.
+def plain(value: Any, as_text: Callable[[Any], str] | None = None) -> Any:
+    """A value as JSON: other types, and numbers that JSON cannot hold, become text.
 
-    Secrets in texts are hidden: this is how a record, or a line of the log, leaves its process.
+    Args:
+        as_text: makes the texts; by default it hides secrets, as for every record that leaves its process.
     """
+    text = as_text or _text
     numpy = sys.modules.get("numpy")  # where it is not loaded nothing is of its types, and `geopipe db` need not wait
     if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()  # a count of NumPy's is a number, too
     if isinstance(value, Mapping):
-        return {_text(k): plain(v) for k, v in value.items()}
+        return {text(k): plain(v, as_text) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(v) for v in value]
+        return [plain(v, as_text) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         return hex(value)
-    return value if value is None or isinstance(value, int | float | bool) else _text(value)
+    return value if value is None or isinstance(value, int | float | bool) else text(value)
 
 
 def _text(value: Any) -> str:

