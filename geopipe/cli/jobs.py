@@ -14,7 +14,7 @@ from geopipe.cli.options import json_option, print_json
 from geopipe.errors import MachineError, noted
 
 if TYPE_CHECKING:
-    from geopipe.monitoring.database.runs import Run
+    from geopipe.monitoring.database.runs import RunRow
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,7 +37,7 @@ def jobs() -> None:
 
 
 @contextmanager
-def _found(asked: str, settle: bool = True) -> Iterator[tuple[Run, Callable[[], Run]]]:
+def _found(asked: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[], RunRow]]]:
     """A run, and a function that looks it up again.
 
     Args:
@@ -246,18 +246,18 @@ def shutdown(force: bool, as_json: bool) -> None:
         click.echo(f"ended the Ray head, {ended} processes" if ended else "no Ray head of geopipe runs on this machine")
 
 
-def _told(run: Run) -> dict[str, object]:
+def _told(run: RunRow) -> dict[str, object]:
     return asdict(run) | {"stale": run.stale, "share": run.share, "seconds": run.seconds}
 
 
-def _tell(run: Run, as_json: bool) -> None:
+def _tell(run: RunRow, as_json: bool) -> None:
     if as_json:
         print_json(_told(run))
     else:
         _list([run])
 
 
-def _list(runs: Sequence[Run]) -> None:
+def _list(runs: Sequence[RunRow]) -> None:
     from geopipe.cli import show_runs
     from geopipe.cli.screen import console
 

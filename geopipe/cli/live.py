@@ -18,7 +18,7 @@ from geopipe.cli.screen import say
 from geopipe.monitoring import dead_runs
 from geopipe.monitoring.database import follow, history
 from geopipe.monitoring.database.follow import Away, Batch
-from geopipe.monitoring.database.runs import Filter, Look, Run
+from geopipe.monitoring.database.runs import Filter, Look, RunRow
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def watch_lines(out: Console, looks: Iterator[Look | Away], every: float, as_jso
     return past[-1][1].run.state
 
 
-def _print_notes(out: Console, run: Run, noted: set[str]) -> None:
+def _print_notes(out: Console, run: RunRow, noted: set[str]) -> None:
     for note in show_watch.notes(run):
         kind = note.split()[0]  # the seconds of a silence grow: print it once
         if kind not in noted:
@@ -66,7 +66,7 @@ def _print_notes(out: Console, run: Run, noted: set[str]) -> None:
             say(out, note)
 
 
-def follow_logs(connected: connection, out: Console, run: Run, filters: Filter, limit: int, as_json: bool) -> None:
+def follow_logs(connected: connection, out: Console, run: RunRow, filters: Filter, limit: int, as_json: bool) -> None:
     """Print the last records of a run, and then new ones until the run has ended."""
     marks = history.log_marks(connected, run)
     last = history.last_logs(connected, run, filters, limit or None)

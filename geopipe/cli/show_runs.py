@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from geopipe.cli.screen import head, on_terminal, say, speaks_unicode, table, tail
-from geopipe.monitoring.database.runs import Cause, EventRow, LogRow, Run
+from geopipe.monitoring.database.runs import Cause, EventRow, LogRow, RunRow
 from geopipe.text import age, clean, clean_lines, clock, moment, share
 
 STYLES = {
@@ -41,7 +41,7 @@ ID = 13
 BAR = 10
 
 
-def short_id(run: Run) -> str:
+def short_id(run: RunRow) -> str:
     """The start of a run's id, which commands accept as RUN."""
     return run.run_id[:ID]
 
@@ -51,7 +51,7 @@ def short_id(run: Run) -> str:
 
 def as_json(value: Any) -> Any:
     """A value of `database.runs` as JSON: times in ISO 8601 UTC, numbers that are not finite as null."""
-    if isinstance(value, Run):
+    if isinstance(value, RunRow):
         columns = {f.name: as_json(getattr(value, f.name)) for f in fields(value) if f.name != "now"}
         more = {"seconds": value.seconds, "share": value.share, "seconds_since_heartbeat": value.silent}
         return columns | as_json(more)
@@ -68,7 +68,7 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def run_named(run: Run) -> dict[str, Any]:
+def run_named(run: RunRow) -> dict[str, Any]:
     """The run in the JSON of a part of it."""
     return {"run_id": run.run_id, "name": run.name, "state": run.state, "stale": run.stale}
 
@@ -76,7 +76,7 @@ def run_named(run: Run) -> dict[str, Any]:
 # ---------------------------------------------------------------- runs
 
 
-def runs(out: Console, listed: Sequence[Run]) -> None:
+def runs(out: Console, listed: Sequence[RunRow]) -> None:
     """Print a line for each run."""
     unicode, wide = speaks_unicode(out.encoding), on_terminal(out) and out.width >= 100
     names = ["run", "name", "state", "age", "took", "done", "output"]
@@ -104,7 +104,7 @@ def runs(out: Console, listed: Sequence[Run]) -> None:
             say(out, head(line, out.width, unicode) if on_terminal(out) else line, style="dim")
 
 
-def _reasons(run: Run) -> list[str]:
+def _reasons(run: RunRow) -> list[str]:
     """Lines about a run below the table: its request, its attempt, why it failed."""
     reasons = [f"asked to {run.request}"] if run.request and not run.over else []
     reasons += [f"attempt {run.attempt}"] if run.attempt > 1 else []
@@ -112,7 +112,7 @@ def _reasons(run: Run) -> list[str]:
     return [f"  {short_id(run)}  {text}" for text in reasons]
 
 
-def _done(run: Run, unicode: bool) -> Text:
+def _done(run: RunRow, unicode: bool) -> Text:
     """A small bar with its share in percent."""
     if run.share is None:
         return Text("")
@@ -122,13 +122,13 @@ def _done(run: Run, unicode: bool) -> Text:
     return bar.append(f" {share(run.share):>4}", style="default")
 
 
-def title(out: Console, run: Run) -> None:
+def title(out: Console, run: RunRow) -> None:
     """Print which run the following lines belong to."""
     if on_terminal(out):
         say(out, headline(run))
 
 
-def headline(run: Run) -> Text:
+def headline(run: RunRow) -> Text:
     """Name, id and state of a run in one line."""
     line = Text(clean(run.name), style="bold")
     line.append(f"  {short_id(run)}  ", style="not bold dim")
@@ -198,7 +198,7 @@ def _detail(detail: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- errors
 
 
-def causes(out: Console, run: Run, rows: Sequence[Cause], tracebacks: bool) -> None:
+def causes(out: Console, run: RunRow, rows: Sequence[Cause], tracebacks: bool) -> None:
     """Print each cause with its count, times, places and an example."""
     if run.error:
         _failure(out, run.error)

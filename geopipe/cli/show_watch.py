@@ -13,7 +13,7 @@ from rich.text import Text
 from geopipe.cli.screen import head, speaks_unicode, tail
 from geopipe.cli.show_metrics import amount
 from geopipe.cli.show_runs import STYLES, as_json, headline, run_named
-from geopipe.monitoring.database.runs import LogRow, Look, Node, Run, Stage
+from geopipe.monitoring.database.runs import LogRow, Look, Node, RunRow, Stage
 from geopipe.text import clean, clock, moment, share, short
 
 ERRORS = 6
@@ -54,7 +54,7 @@ def _top(look: Look, paces: Mapping[str, float | None], width: int, unicode: boo
     return lines
 
 
-def notes(run: Run, away: str = "") -> list[str]:
+def notes(run: RunRow, away: str = "") -> list[str]:
     """Notes on what is not normal: no answer, silence, a request."""
     lines = [retrying(away)] if away else []
     if run.stale and run.silent is not None:

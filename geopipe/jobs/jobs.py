@@ -25,7 +25,7 @@ from geopipe.jobs.head import client
 from geopipe.monitoring import dead_runs, requests, states
 from geopipe.monitoring.database import connections, queries
 from geopipe.monitoring.database.follow import reading
-from geopipe.monitoring.database.runs import Run
+from geopipe.monitoring.database.runs import RunRow
 from geopipe.monitoring.home import HOME, home, job_dsn_file, write_private
 from geopipe.settings.load import Settings
 from geopipe.text import clean
@@ -49,7 +49,7 @@ def prepare(settings: Settings) -> Path | None:
     return connections.prepare_database()
 
 
-def start(settings: Settings, address: str, flags: list[str], parent: Run | None = None) -> str:
+def start(settings: Settings, address: str, flags: list[str], parent: RunRow | None = None) -> str:
     """Submit a run as a job, and record it as pending; the job makes the plan, on its cluster.
 
     Args:
@@ -141,7 +141,7 @@ def _submit(submitter: Any, **job: Any) -> None:
 # ---------------------------------------------------------------- requests to a run
 
 
-def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
+def settled(run: RunRow, look: Callable[[], RunRow], address: str) -> RunRow:
     """Record that a pending run has failed if its job has: its process did not live to record it.
 
     A job that succeeded records nothing here: its run keeps its records in another database.
@@ -170,7 +170,7 @@ def settled(run: Run, look: Callable[[], Run], address: str) -> Run:
     return look()
 
 
-def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
+def pause(run: RunRow, look: Callable[[], RunRow], timeout: float) -> RunRow:
     """Pause a run: it commits the tiles in progress, then stops. `resume` continues it.
 
     Returns:
@@ -196,7 +196,7 @@ def pause(run: Run, look: Callable[[], Run], timeout: float) -> Run:
     return paused
 
 
-def stop(run: Run, look: Callable[[], Run], address: Callable[[], str], timeout: float) -> Run:
+def stop(run: RunRow, look: Callable[[], RunRow], address: Callable[[], str], timeout: float) -> RunRow:
     """End a run: request it, and let Ray end the process of a job that does not end in time.
 
     A run that has been silent for a minute counts as ended if no machine knows its process. If it works after all, it
@@ -244,7 +244,7 @@ def _end_job(submitter: Any, job: str) -> None:
             raise MachineError(f"Ray cannot end job {job}: {first_line(error)}", "see Ray's dashboard") from None
 
 
-def _until(look: Callable[[], Run], done: Callable[[Run], bool], timeout: float) -> Run | None:
+def _until(look: Callable[[], RunRow], done: Callable[[RunRow], bool], timeout: float) -> RunRow | None:
     """The run once `done` is true of it; None after `timeout` seconds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -255,7 +255,7 @@ def _until(look: Callable[[], Run], done: Callable[[Run], bool], timeout: float)
     return None
 
 
-def settings_of(run: Run) -> Settings:
+def settings_of(run: RunRow) -> Settings:
     """Read the settings of a run from the database.
 
     Raises:
@@ -279,7 +279,7 @@ def _whole(digits: str) -> int | float:
     return number if -(2**63) <= number < 2**64 else float(digits)
 
 
-def resume(run: Run, address: str) -> str:
+def resume(run: RunRow, address: str) -> str:
     """Submit a run again; it does the tiles that are left. Returns the id of the new attempt.
 
     Raises:
@@ -289,7 +289,7 @@ def resume(run: Run, address: str) -> str:
     return start(settings_of(run), address, ["--resume"], run)
 
 
-def exit_code(run: Run, address: str) -> int:
+def exit_code(run: RunRow, address: str) -> int:
     """The exit code of a job's process; 1 if Ray does not know it.
 
     Raises:
@@ -299,7 +299,7 @@ def exit_code(run: Run, address: str) -> int:
     return 1 if code is None else int(code)
 
 
-def _info(run: Run, address: str) -> Any:
+def _info(run: RunRow, address: str) -> Any:
     """Ray's JobDetails of a run."""
     submitter = client(address)
     try:
@@ -311,7 +311,7 @@ def _info(run: Run, address: str) -> Any:
         ) from None
 
 
-def output(run: Run, address: str, follow: bool) -> Iterator[str]:
+def output(run: RunRow, address: str, follow: bool) -> Iterator[str]:
     """Yield the output of a job, as it grows.
 
     Args:

@@ -34,7 +34,7 @@ from geopipe.export import lock, state
 from geopipe.jobs import head, jobs
 from geopipe.monitoring import dead_runs, requests
 from geopipe.monitoring.database import follow, queries
-from geopipe.monitoring.database.runs import Run
+from geopipe.monitoring.database.runs import RunRow
 from geopipe.run import pipeline
 from geopipe.settings import load
 from geopipe.settings.load import LayerSettings, Settings
@@ -106,7 +106,7 @@ def row(dsn: str, run_id: str, columns: str) -> tuple[Any, ...]:
     return tuple(result)
 
 
-def known(run_id: str) -> Run:
+def known(run_id: str) -> RunRow:
     with follow.reading() as connected:
         return queries.run_of(connected, run_id)
 

@@ -21,6 +21,7 @@ from records import TABLES, a_run, query, record
 from geopipe.errors import MachineError
 from geopipe.events.records import new_run_id
 from geopipe.monitoring.database import connections, migrations, schema, store
+from geopipe.monitoring.database.migrations import revisions
 from geopipe.monitoring.legacy import columns, takeover
 
 UPGRADE = "import sys; from geopipe.monitoring.database import schema; print(schema.upgrade(sys.argv[1]).after)"
@@ -61,11 +62,11 @@ def test_the_list_of_revisions_is_that_of_alembic() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     script = ScriptDirectory.from_config(config)
-    assert script.get_heads() == [migrations.HEAD]
-    assert tuple(r.revision for r in reversed(list(script.walk_revisions()))) == migrations.REVISIONS
+    assert script.get_heads() == [revisions.HEAD]
+    assert tuple(r.revision for r in reversed(list(script.walk_revisions()))) == revisions.REVISIONS
 
 
-@pytest.mark.parametrize("state", ["empty", *migrations.REVISIONS])
+@pytest.mark.parametrize("state", ["empty", *revisions.REVISIONS])
 def test_the_schema_comes_up_from_every_earlier_state(
     empty_database: str, fresh_schema: list[tuple[Any, ...]], state: str
 ) -> None:
@@ -75,9 +76,9 @@ def test_the_schema_comes_up_from_every_earlier_state(
         with closing(psycopg2.connect(empty_database)) as connected:
             store.write(connected, [record(run, 1), record(run, 2, "progress")])
     done = schema.upgrade(empty_database)
-    assert (done.before, done.after) == (None if state == "empty" else state, migrations.HEAD)
+    assert (done.before, done.after) == (None if state == "empty" else state, revisions.HEAD)
     assert [row for row in definitions(empty_database) if "_20" not in row[1]] == fresh_schema
-    assert set(migrations.RELATIONS) <= relations(empty_database)
+    assert set(revisions.RELATIONS) <= relations(empty_database)
     if state != "empty":
         assert query(empty_database, "SELECT message FROM pipeline_logs") == [("message 1",)]
     with closing(connections.connect(empty_database)) as connected:
@@ -88,9 +89,9 @@ def test_eight_upgrades_at_once_end_in_one_schema(empty_database: str, fresh_sch
     command = [sys.executable, "-c", UPGRADE, empty_database]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
     ended = [(*one.communicate(timeout=120), one.returncode) for one in running]
-    assert ended == [(f"{migrations.HEAD}\n", "", 0)] * 8
+    assert ended == [(f"{revisions.HEAD}\n", "", 0)] * 8
     assert definitions(empty_database) == fresh_schema
-    assert query(empty_database, "SELECT version_num FROM geopipe_version") == [(migrations.HEAD,)]
+    assert query(empty_database, "SELECT version_num FROM geopipe_version") == [(revisions.HEAD,)]
 
 
 def wait_for(dsn: str, text: str) -> int:
@@ -147,7 +148,7 @@ def test_another_program_with_alembic_in_the_database_is_left_alone(empty_databa
         "CREATE TABLE experiments (experiment_id int PRIMARY KEY, name text); INSERT INTO experiments VALUES (1, 'x')",
     )
     done = schema.upgrade(empty_database)
-    assert (done.before, done.after, done.taken_over) == (None, migrations.HEAD, {})
+    assert (done.before, done.after, done.taken_over) == (None, revisions.HEAD, {})
     assert query(empty_database, "SELECT version_num FROM alembic_version") == [("451aebb31d03",)]
     assert query(empty_database, "SELECT count(*) FROM pipeline_runs") == [(0,)]
 
@@ -171,7 +172,7 @@ def test_the_owner_of_a_schema_needs_no_other_rights_to_upgrade(postgres_server:
     parts = psycopg2.extensions.parse_dsn(empty_database)
     parameters = {**parts, "user": "owner", "password": "p", "options": "-csearch_path=mine"}
     owner = psycopg2.extensions.make_dsn(**parameters)
-    assert schema.upgrade(owner).after == migrations.HEAD
+    assert schema.upgrade(owner).after == revisions.HEAD
     with closing(connections.connect(owner)) as connected:
         store.write(connected, a_run())
     assert schema.validate(owner).removed

@@ -26,7 +26,7 @@ from geopipe.cli.show_metrics import amount, resampled
 from geopipe.errors import MachineError, SettingsError
 from geopipe.monitoring import spool
 from geopipe.monitoring.database import follow, history, queries
-from geopipe.monitoring.database.runs import Filter, Look, Run, Series, Stage
+from geopipe.monitoring.database.runs import Filter, Look, RunRow, Series, Stage
 
 ALL = Filter()
 
@@ -43,7 +43,7 @@ def connected(monitor_dsn: str, runs: dict[str, str], monkeypatch: pytest.Monkey
         yield opened
 
 
-def run_named(connected: connection, run_id: str) -> Run:
+def run_named(connected: connection, run_id: str) -> RunRow:
     return queries.run_of(connected, run_id)
 
 
@@ -293,11 +293,11 @@ def test_a_single_value_and_one_that_is_no_number_make_a_plot(connected: connect
 # ---------------------------------------------------------------- rates
 
 
-def a_run(seconds: float = 100.0, state: str = "running", stale: bool = False) -> Run:
+def a_run(seconds: float = 100.0, state: str = "running", stale: bool = False) -> RunRow:
     now = datetime.now(UTC)
     start = now - timedelta(seconds=seconds)
     end = now if state in ("completed", "failed") else None
-    return Run(
+    return RunRow(
         new_id(start.timestamp()),
         "a",
         state,

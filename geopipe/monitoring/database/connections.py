@@ -19,7 +19,7 @@ from geopipe.errors import MachineError, first_line
 from geopipe.events.emit import emit
 from geopipe.events.records import POSTGRES_STARTED, Event
 from geopipe.monitoring.database import embedded
-from geopipe.monitoring.database.migrations import HEAD, RELATIONS, REVISIONS, VERSION_TABLE
+from geopipe.monitoring.database.migrations.revisions import HEAD, RELATIONS, REVISIONS, VERSION_TABLE
 from geopipe.monitoring.database.place import folder
 from geopipe.monitoring.home import HOME, home, write_private
 

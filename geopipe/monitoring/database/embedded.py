@@ -22,7 +22,7 @@ from geopipe.monitoring.database.place import (
     ELSEWHERE,
     USER,
     WAIT,
-    Place,
+    ServerFolder,
     check_data,
     check_host,
     check_user,
@@ -105,7 +105,7 @@ def url() -> str:
     return dsn_of(server)
 
 
-def _ready(server: Place) -> str:
+def _ready(server: ServerFolder) -> str:
     """Wait until the server answers, and return its DSN; after a kill it recovers first.
 
     Raises:
@@ -135,7 +135,7 @@ def _ready(server: Place) -> str:
 
 
 @contextmanager
-def _locked(server: Place) -> Iterator[None]:
+def _locked(server: ServerFolder) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process; the server does not inherit it."""
     try:
         server.folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _locked(server: Place) -> Iterator[None]:
         os.close(lock)
 
 
-def _create(server: Place, programs: Path) -> None:
+def _create(server: ServerFolder, programs: Path) -> None:
     """Create the data; the folder gets its name when it is complete, after its password is written."""
     for partial in server.folder.glob("new-*"):  # of a process that died
         shutil.rmtree(partial, ignore_errors=True)
@@ -192,7 +192,7 @@ def _create(server: Place, programs: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _start(server: Place, programs: Path) -> None:
+def _start(server: ServerFolder, programs: Path) -> None:
     """Start the server on the port that it had before, or on another if that is in use.
 
     Raises:
@@ -226,7 +226,7 @@ def _start(server: Place, programs: Path) -> None:
     )
 
 
-def _port(server: Place) -> int:
+def _port(server: ServerFolder) -> int:
     """The last port if it is free, else any free port."""
     last = server.read("port")
     for port in (int(last) if last.isdigit() else 0, 0):

@@ -18,7 +18,7 @@ from geopipe.errors import GeopipeError, MachineError, SettingsError, first_line
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.database.history import log_marks, new_logs
 from geopipe.monitoring.database.queries import find_run, run_of, runs
-from geopipe.monitoring.database.runs import Filter, LogRow, Look, Run
+from geopipe.monitoring.database.runs import Filter, LogRow, Look, RunRow
 from geopipe.monitoring.home import spool_root
 from geopipe.monitoring.spool import living
 
@@ -206,7 +206,7 @@ def until_done(looks: Iterator[Look | Away]) -> Iterator[Look | Away]:
 class Batch:
     """New records of a run, and the run."""
 
-    run: Run
+    run: RunRow
     logs: tuple[LogRow, ...]
 
 

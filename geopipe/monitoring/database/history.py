@@ -9,7 +9,7 @@ from typing import Any
 from psycopg2.extensions import connection
 
 from geopipe.monitoring import forecast
-from geopipe.monitoring.database.runs import KINDS, Cause, EventRow, Filter, LogRow, Metrics, Run, Series
+from geopipe.monitoring.database.runs import KINDS, Cause, EventRow, Filter, LogRow, Metrics, RunRow, Series
 from geopipe.monitoring.states import LEVELS
 
 
@@ -42,7 +42,7 @@ def _parameters(filters: Filter) -> dict[str, Any]:
     }
 
 
-def last_logs(connected: connection, run: Run, filters: Filter, limit: int | None = None) -> list[LogRow]:
+def last_logs(connected: connection, run: RunRow, filters: Filter, limit: int | None = None) -> list[LogRow]:
     """The last `limit` matching records, in the order of time, source and sequence number."""
     rows = fetch(
         connected,
@@ -53,7 +53,7 @@ def last_logs(connected: connection, run: Run, filters: Filter, limit: int | Non
     return [LogRow(*row) for row in reversed(rows)]
 
 
-def count_logs(connected: connection, run: Run, filters: Filter) -> int:
+def count_logs(connected: connection, run: RunRow, filters: Filter) -> int:
     """The number of matching records."""
     rows = fetch(
         connected,
@@ -63,7 +63,7 @@ def count_logs(connected: connection, run: Run, filters: Filter) -> int:
     return int(rows[0][0])
 
 
-def log_marks(connected: connection, run: Run) -> dict[str, int]:
+def log_marks(connected: connection, run: RunRow) -> dict[str, int]:
     """The sequence number of the last log record of each source."""
     rows = fetch(
         connected,
@@ -76,7 +76,7 @@ def log_marks(connected: connection, run: Run) -> dict[str, int]:
 
 
 def new_logs(
-    connected: connection, run: Run, filters: Filter, after: Mapping[str, int], upto: Mapping[str, int]
+    connected: connection, run: RunRow, filters: Filter, after: Mapping[str, int], upto: Mapping[str, int]
 ) -> list[LogRow]:
     """Matching records between two sets of marks: sequence numbers by source, `after` exclusive, `upto` inclusive.
 
@@ -104,7 +104,9 @@ def new_logs(
 # ---------------------------------------------------------------- events, errors, metrics
 
 
-def events(connected: connection, run: Run, since: timedelta | None = None, limit: int | None = None) -> list[EventRow]:
+def events(
+    connected: connection, run: RunRow, since: timedelta | None = None, limit: int | None = None
+) -> list[EventRow]:
     """The last `limit` events, in the order of time."""
     rows = fetch(
         connected,
@@ -117,7 +119,7 @@ def events(connected: connection, run: Run, since: timedelta | None = None, limi
     return [EventRow(*row) for row in reversed(rows)]
 
 
-def causes(connected: connection, run: Run, tracebacks: bool = False) -> list[Cause]:
+def causes(connected: connection, run: RunRow, tracebacks: bool = False) -> list[Cause]:
     """Errors by cause, the most frequent first; on request with one traceback each."""
     rows = fetch(
         connected,
@@ -136,7 +138,7 @@ def _names(column: Sequence[str | None] | None) -> tuple[str, ...]:
     return tuple(sorted({name for name in column or () if name}))
 
 
-def _traceback(connected: connection, run: Run, message: str) -> str | None:
+def _traceback(connected: connection, run: RunRow, message: str) -> str | None:
     rows = fetch(
         connected,
         "SELECT traceback FROM pipeline_logs WHERE run_day = %(day)s AND run_id = %(id)s::uuid AND level_no >= 30"
@@ -161,7 +163,9 @@ FROM m, span GROUP BY name, node, stage, place, span.first, span.last ORDER BY n
 """
 
 
-def metrics(connected: connection, run: Run, kind: str | None, points: int, since: timedelta | None = None) -> Metrics:
+def metrics(
+    connected: connection, run: RunRow, kind: str | None, points: int, since: timedelta | None = None
+) -> Metrics:
     """The series of one kind of metrics, or of all, over the same span of time.
 
     Args:

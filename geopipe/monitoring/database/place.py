@@ -29,7 +29,7 @@ ELSEWHERE = "set GEOPIPE_MONITORING_DSN to a Postgres server that is there alrea
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerFolder:
     """The folder of the server, and the user that the server runs as: None for the user of this process."""
 
     folder: Path
@@ -60,9 +60,9 @@ def folder() -> Path:
     return base / "postgres"
 
 
-def place() -> Place:
+def place() -> ServerFolder:
     """The place of the server of this user."""
-    return Place(folder(), SERVER_USER if os.geteuid() == 0 else None)
+    return ServerFolder(folder(), SERVER_USER if os.geteuid() == 0 else None)
 
 
 def is_open_to_all(path: Path) -> bool:
@@ -76,7 +76,7 @@ def is_open_to_all(path: Path) -> bool:
 # ---------------------------------------------------------------- the server's process
 
 
-def postmaster(place: Place) -> list[str]:
+def postmaster(place: ServerFolder) -> list[str]:
     """The lines of the server's process file (1: process, 4: port, 8: "ready"); empty if there is none."""
     try:
         return (place.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
@@ -86,7 +86,7 @@ def postmaster(place: Place) -> list[str]:
         raise not_ours(place) from None
 
 
-def pid_of(place: Place) -> int | None:
+def pid_of(place: ServerFolder) -> int | None:
     """The server's process, if it lives; the file of a killed server does not count, even if its number is reused."""
     lines = postmaster(place)
     if not lines or not lines[0].strip().isdigit():
@@ -104,7 +104,7 @@ def pid_of(place: Place) -> int | None:
     return pid
 
 
-def wait_for_orphans(place: Place) -> None:
+def wait_for_orphans(place: ServerFolder) -> None:
     """Wait for processes of a killed server that still work on the data: a second server would destroy the data.
 
     Raises:
@@ -126,7 +126,7 @@ def _links_to(link: Path, folder: Path) -> bool:
     return False
 
 
-def dsn_of(place: Place) -> str:
+def dsn_of(place: ServerFolder) -> str:
     """The DSN of the running server, with its password.
 
     Raises:
@@ -141,7 +141,7 @@ def dsn_of(place: Place) -> str:
 # ---------------------------------------------------------------- what must hold before a start
 
 
-def check_user(place: Place) -> None:
+def check_user(place: ServerFolder) -> None:
     """Refuse a user that Postgres cannot run as, and a folder that the server's user cannot enter.
 
     Raises:
@@ -170,7 +170,7 @@ def check_user(place: Place) -> None:
         )
 
 
-def check_host(place: Place) -> None:
+def check_host(place: ServerFolder) -> None:
     """Refuse data that a server on another machine may be using: two servers on one folder would destroy them."""
     host = place.read("host")
     if host and host != socket.gethostname() and postmaster(place):
@@ -181,7 +181,7 @@ def check_host(place: Place) -> None:
         )
 
 
-def check_data(place: Place, server_version: str) -> None:
+def check_data(place: ServerFolder, server_version: str) -> None:
     """Refuse data of another user, of another program, or of another version of Postgres."""
     version = place.data / "PG_VERSION"
     owner = os.geteuid() if place.user is None else pwd.getpwnam(place.user).pw_uid
@@ -200,7 +200,7 @@ def check_data(place: Place, server_version: str) -> None:
         )
 
 
-def not_ours(place: Place) -> MachineError:
+def not_ours(place: ServerFolder) -> MachineError:
     """The error for data that are not those of a server of this user."""
     return MachineError(
         f"{place.data} is not the data of an embedded Postgres of this user; it is left as it is",

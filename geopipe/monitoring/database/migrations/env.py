@@ -1,10 +1,10 @@
-"""Run by alembic. The connection comes from the caller, and so does the transaction around all revisions."""
+"""Run by alembic, with the connection and the transaction of `schema.upgrade`."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from geopipe.monitoring.database.migrations import VERSION_TABLE
+from geopipe.monitoring.database.migrations.revisions import VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],

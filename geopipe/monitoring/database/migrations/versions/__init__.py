@@ -1,0 +1,1 @@
+"""The revisions: for each a module that alembic runs, and its SQL."""

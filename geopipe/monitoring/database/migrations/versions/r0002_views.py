@@ -1,4 +1,4 @@
-"""What people and dashboards ask for: active runs, errors by cause, progress as a tree; the day of a run."""
+"""Views for people and dashboards: active runs, errors by cause, progress as a tree; the day of a run."""
 
 from geopipe.monitoring.database.migrations import sql
 
