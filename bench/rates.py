@@ -25,7 +25,7 @@ from helpers import plan_of, write_raster
 from geopipe.export.writers import write_csv, write_parquet
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.load import raster
+from geopipe.load import raster, tiles
 from geopipe.merge.tile import merge_tile
 
 SIZE = 4096
@@ -60,7 +60,7 @@ def read(path: Path, method: str, ratio: float) -> tuple[float, float, float]:
     def work() -> None:
         readers = raster.Readers()
         with raster.environment():
-            for _ in raster.read_tile(plan, plan.layers[0], plan.spec.tile(0), readers):
+            for _ in tiles.read_tile(plan, plan.layers[0], plan.spec.tile(0), readers):
                 pass
         readers.close()
 
@@ -113,7 +113,7 @@ def main() -> None:
         plan = plan_of(grid, layers, window_size=1024)
         readers = raster.Readers()
         with raster.environment():
-            rows = list(raster.read_rows(plan, plan.rasters, plan.spec.tile(0), readers))
+            rows = list(tiles.read_rows(plan, plan.rasters, plan.spec.tile(0), readers))
         tile = plan.spec.tile(0)
         table = merge_tile(plan.spec, tile, rows)
         count = table.num_rows * 4

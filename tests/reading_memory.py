@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.load import raster
+from geopipe.load import raster, tiles
 from geopipe.plan.estimate import reading_bytes
 from geopipe.plan.plan import Plan
 
@@ -55,7 +55,7 @@ def measure(plan: Plan) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = status("VmRSS")
     with raster.environment():
-        rows = list(raster.read_tile(plan, layer, tile, readers))
+        rows = list(tiles.read_tile(plan, layer, tile, readers))
     readers.close()
     assert rows
     return status("VmHWM") - before

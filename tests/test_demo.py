@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from geopipe import demo
-from geopipe.load import raster
+from geopipe.load import raster, tiles
 from geopipe.merge.tile import merge_tile
 from geopipe.plan.estimate import Machine
 from geopipe.plan.plan import Inputs, make_plan
@@ -115,7 +115,7 @@ def test_the_table_has_sensible_values(settings_file: Path) -> None:
 
     tile, readers = plan.spec.tile(0), raster.Readers()
     with raster.environment():
-        table = merge_tile(plan.spec, tile, [b for p in plan.layers for b in raster.read_tile(plan, p, tile, readers)])
+        table = merge_tile(plan.spec, tile, [b for p in plan.layers for b in tiles.read_tile(plan, p, tile, readers)])
         readers.close()
     assert table.num_rows == grid.cells == 200_000
     limits = {  # least, most, and the share of cells that have a value

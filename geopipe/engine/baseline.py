@@ -10,8 +10,6 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from functools import partial
 
-import numpy as np
-
 from geopipe.engine.contract import Engine, Finish, Keys, Stop
 from geopipe.engine.local import in_process, sparse_rows
 from geopipe.engine.session import WorkerSession
@@ -20,12 +18,12 @@ from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
 from geopipe.load import raster
 from geopipe.load.sweep import BandBuffer
+from geopipe.load.tiles import Reading, TileColumns, inside_of
 from geopipe.merge.blocks import BlockRow, marker
 from geopipe.merge.tile import merge_tile
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
-from geopipe.resample.cells import to_cells
 from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import Window
 
@@ -41,7 +39,7 @@ def _work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, 
         rows = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
         for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key):
-                inside = raster.inside_of(plan, tile, readers)
+                inside = inside_of(plan, tile, readers)
                 parts = [marker(tile.key, inside), *(_cut(row, tile) for row in rows), *sparse.pop(tile.key, ())]
                 finish(tile, merge_tile(plan.spec, tile, parts), session.journal)
             yield tile.key
@@ -49,26 +47,19 @@ def _work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, 
                 break
 
 
-def _whole(plan: Plan, layer: LayerPlan, readers: raster.Readers) -> Iterator[BlockRow]:
+def _whole(plan: Plan, layer: LayerPlan, reader: raster.Reader) -> Iterator[BlockRow]:
     """The block rows of a layer for the whole grid, as if it were one tile."""
-    grid, first = plan.grid, plan.first_variable[layer.layer.name]
+    grid = plan.grid
+    whole = Tile(0, 0, 0, grid.height, grid.width)
     for decision in layer.decisions:
-        source, held = decision.source, dict[int, BandBuffer]()
-        for n, variable in enumerate(layer.variables):
-            if variable.requested_method != decision.requested_method:
-                continue
-            if variable.index not in held:
-                held = {variable.index: BandBuffer(source, variable.index)}
-                held[variable.index].move(Window(0, 0, source.height, source.width), layer, readers)
-            shape = (grid.height, grid.width)
-            values, valid = np.zeros(shape, variable.dtype), np.zeros(shape, bool)
-            for needs in canonical_blocks(grid, decision, Tile(0, 0, 0, grid.height, grid.width)):
-                read = partial(held[variable.index].cut, layer=layer, readers=readers)
-                made, have = to_cells(read, needs, decision, variable, layer.kind, layer.layer.min_valid)
-                rows = slice(needs.block.row, needs.block.row + needs.block.height)
-                cols = slice(needs.block.col, needs.block.col + needs.block.width)
-                values[rows, cols], valid[rows, cols] = made, True if have is None else have
-            yield BlockRow(0, first + n, decision.rank, values, valid)
+        reading, source = Reading(plan, layer, decision, reader), decision.source
+        for index in reading.bands:
+            buffer = BandBuffer(partial(reading.read, index))
+            buffer.move(Window(0, 0, source.height, source.width))
+            columns = TileColumns(reading, whole)
+            for request in canonical_blocks(grid, decision, whole):
+                columns.resample(request, index, buffer.cut)
+            yield from columns.block_rows()
         with context(layer=layer.layer.name):
             emit(Progress("read", len(plan.keys), grid.cells, 0.0))
 

@@ -19,7 +19,7 @@ from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.export.ledger import Journal
 from geopipe.grid.grid import Tile
-from geopipe.load import raster, tables
+from geopipe.load import tables, tiles
 from geopipe.merge.points import SparseRow
 from geopipe.merge.tile import merge_tile
 from geopipe.monitoring.collector import Collector, open_collector
@@ -37,7 +37,7 @@ def finish_tiles(plan: Plan, keys: Keys, finish: Finish, stop: Stop = never) -> 
         sparse = sparse_rows(plan)
         for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key), logs.failures():
-                rows = raster.read_rows(plan, plan.rasters, tile, session.readers)
+                rows = tiles.read_rows(plan, plan.rasters, tile, session.readers)
                 finish(tile, merge_tile(plan.spec, tile, chain(rows, sparse.pop(tile.key, ()))), session.journal)
             yield tile.key
             if stop():

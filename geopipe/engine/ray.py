@@ -35,7 +35,7 @@ from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
-from geopipe.load import raster, tables
+from geopipe.load import raster, tables, tiles
 from geopipe.load.sweep import sweep
 from geopipe.merge.blocks import BlockRow, marker, pack, unpack
 from geopipe.merge.points import SparseRow
@@ -81,7 +81,7 @@ class _Aligned:
                 if self.stop():
                     return
                 with context(tile=tile.key), logs.failures():
-                    rows = raster.read_rows(self.plan, self.plan.layers, tile, session.readers)
+                    rows = tiles.read_rows(self.plan, self.plan.layers, tile, session.readers)
                     yield _finished(self.finish, tile, merge_tile(self.plan.spec, tile, rows), session)
 
     def __del__(self) -> None:
@@ -113,10 +113,10 @@ def _rows(
     if layer.table is None and not layer.sweeps:
         for key in keys:
             with context(tile=key), logs.failures():
-                yield from raster.read_rows(plan, [layer], plan.spec.tile(key), readers)
+                yield from tiles.read_rows(plan, [layer], plan.spec.tile(key), readers)
         return
     for key in keys:
-        yield marker(key, raster.inside_of(plan, plan.spec.tile(key), readers))
+        yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), readers))
     if layer.table is not None:
         yield from tables.read(plan, layer, layer.table.partitions[part], keys)
     else:

@@ -1,15 +1,15 @@
-"""Reading along a source: each of its stored blocks is decoded once, for all tiles at a time, and cut into block rows.
+"""Read along a source: decode each of its stored blocks once, for several tiles, and cut it into block rows.
 
-Strips of one row, chunks of a whole time step and their like make reads tile by tile wasteful: every tile in a row of
-tiles decodes the same strips. A sweep goes down the grid by rows of canonical blocks, holds the rows of the source that
-these need, and keeps those that the next ones need, too.
+Tile by tile, every tile in a row of tiles would decode the same strips of one row, or the same chunk of a time step. A
+sweep goes down the grid by rows of canonical blocks. It holds the source rows that these need, and keeps those that the
+next blocks need, too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -18,21 +18,21 @@ import numpy as np
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import BLOCK, Tile
-from geopipe.layers.layer import Source
-from geopipe.load.raster import Readers, inside_of, read_window
+from geopipe.load.raster import Reader
+from geopipe.load.tiles import Reading, TileColumns, inside_of
 from geopipe.merge.blocks import BlockRow, Column
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
-from geopipe.resample.cells import last_read, to_cells
+from geopipe.resample.cells import last_read
 from geopipe.resample.locate import BlockRequest, canonical_blocks, rough_window, union_of
-from geopipe.resample.methods import WINDOW_PIXELS, Decision, Window
+from geopipe.resample.methods import WINDOW_PIXELS, Window
 
 AHEAD = 4 * WINDOW_PIXELS
-"""Pixels of one band that a sweep may hold; where a row of blocks needs more, each block reads its own."""
+"""Pixels of one band that a sweep may hold. If a row of blocks needs more, each block reads its own window."""
 
 
-def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], readers: Readers) -> Iterator[BlockRow]:
-    """The block rows of a layer in these tiles, a row of canonical blocks at a time.
+def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], reader: Reader) -> Iterator[BlockRow]:
+    """Read the block rows of a layer in these tiles, a row of canonical blocks at a time.
 
     Args:
         keys: of the tiles, rising.
@@ -43,107 +43,84 @@ def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], readers: Readers) -
     start = time.perf_counter()
     tiles = [plan.spec.tile(key) for key in keys]
     for decision in layer.decisions:
-        held: dict[int, BandBuffer] = {}
+        reading = Reading(plan, layer, decision, reader)
         windows = [w for tile in tiles if (w := rough_window(plan.grid, decision, tile)) is not None]
-        about = union_of(windows) if windows else None
+        extent = union_of(windows) if windows else None
+        buffers = {index: BandBuffer(partial(reading.read, index)) for index in reading.bands}
         for _, row in groupby(tiles, key=lambda tile: tile.row):
             abreast = list(row)
-            for down in range(0, abreast[0].height, BLOCK):
-                strips = [replace(t, row=t.row + down, height=min(BLOCK, t.height - down)) for t in abreast]
-                yield from _strip(plan, layer, decision, strips, down, about, held, readers)
+            for top in range(0, abreast[0].height, BLOCK):
+                strips = [replace(t, row=t.row + top, height=min(BLOCK, t.height - top)) for t in abreast]
+                yield from _read_strips(reading, strips, top, extent, buffers)
     cells = sum(tile.cells for tile in tiles) * len(layer.variables)
     emit(Progress("read", len(tiles), cells, time.perf_counter() - start))
 
 
-def _strip(
-    plan: Plan,
-    layer: LayerPlan,
-    decision: Decision,
-    strips: Sequence[Tile],
-    down: int,
-    about: Window | None,
-    held: dict[int, BandBuffer],
-    readers: Readers,
+def _read_strips(
+    reading: Reading, strips: Sequence[Tile], top: int, extent: Window | None, buffers: dict[int, BandBuffer]
 ) -> Iterator[BlockRow]:
-    """The block rows of tiles abreast, `down` rows from their top.
+    """Read the block rows of strips of tiles that lie abreast, `top` rows below the top of their tiles.
 
-    `about` is the part of the source that the whole sweep needs, and `held` the pixels of each band in memory.
+    Args:
+        extent: the part of the source that the whole sweep needs.
+        buffers: the pixels of each band in memory.
     """
-    needed = [
-        (strip, needs)
-        for strip in strips
-        for needs in canonical_blocks(plan.grid, decision, strip, inside_of(plan, strip, readers))
-    ]
-    if not needed:
+    plan, decision = reading.plan, reading.decision
+    requests: list[tuple[Tile, list[BlockRequest]]] = []
+    for strip in strips:
+        blocks = list(canonical_blocks(plan.grid, decision, strip, inside_of(plan, strip, reading.reader)))
+        requests += [(strip, blocks)] if blocks else []
+    if not requests:
         return
-    whole = union_of([needs.window for _, needs in needed])
-    wide = whole if about is None else union_of([whole, replace(about, row=whole.row, height=whole.height)])
-    if wide.pixels <= AHEAD:  # rows in full width are of use to the next strips, too, where these lie more to one side
-        whole = wide
-    first = plan.first_variable[layer.layer.name]
-    mine = {first + n: v for n, v in enumerate(layer.variables) if v.requested_method == decision.requested_method}
-    for index in dict.fromkeys(v.index for v in mine.values()):
-        pixels = held.setdefault(index, BandBuffer(decision.source, index))
-        if whole.pixels <= AHEAD:
-            pixels.move(whole, layer, readers)
-        for strip, needs in _by_strip(needed):
-            shape = (strip.height, strip.width)
-            for n, variable in mine.items():
-                if variable.index != index:
-                    continue
-                values, valid = np.zeros(shape, variable.dtype), np.zeros(shape, bool)
-                for part in needs:
-                    read = last_read(partial(pixels.cut, layer=layer, readers=readers))
-                    made, have = to_cells(read, part, decision, variable, layer.kind, layer.layer.min_valid)
-                    top, left = part.block.row - strip.row, part.block.col - strip.col
-                    area = slice(top, top + part.block.height), slice(left, left + part.block.width)
-                    values[area], valid[area] = made, True if have is None else have
-                mask = None if valid.all() else valid
-                yield BlockRow(strip.key, n, decision.rank, values, mask, top=down)
+    window = union_of([request.window for _, blocks in requests for request in blocks])
+    wide = window if extent is None else union_of([window, replace(extent, row=window.row, height=window.height)])
+    if wide.pixels <= AHEAD:  # full width: the next strips may lie more to one side and need it
+        window = wide
+    for index, buffer in buffers.items():
+        if window.pixels <= AHEAD:
+            buffer.move(window)
+        for strip, blocks in requests:
+            columns = TileColumns(reading, strip)
+            for request in blocks:
+                columns.resample(request, index, last_read(buffer.cut))
+            yield from columns.block_rows(top)
 
 
-def _by_strip(needed: Sequence[tuple[Tile, BlockRequest]]) -> Iterator[tuple[Tile, list[BlockRequest]]]:
-    for strip, group in groupby(needed, key=lambda pair: pair[0]):
-        yield strip, [needs for _, needs in group]
-
-
-@dataclass
 class BandBuffer:
-    """The pixels of one band that are in memory, for the variable `index` of a source."""
+    """A window of one band in memory; `read` reads its pixels."""
 
-    source: Source
-    index: int
-    window: Window = field(default_factory=lambda: Window(0, 0, 0, 0))
-    column: Column = field(default_factory=lambda: (np.zeros((0, 0)), None))
+    def __init__(self, read: Callable[[Window], Column]) -> None:
+        self._read = read
+        self._window = Window(0, 0, 0, 0)
+        self._column: Column = (np.zeros((0, 0)), None)
 
-    def move(self, wanted: Window, layer: LayerPlan, readers: Readers) -> None:
-        """Hold `wanted`: rows that are here are kept, and those below are read."""
-        here = self.window
-        left, right = min(here.col, wanted.col), max(here.col + here.width, wanted.col + wanted.width)
-        if here.pixels and (left, right) == (here.col, here.col + here.width):
-            wanted = replace(wanted, col=left, width=right - left)  # no wider: so all of its rows are of use
-        kept = here.row + here.height - wanted.row
-        below = wanted.row + wanted.height - here.row - here.height
-        same = here.pixels and (here.col, here.width) == (wanted.col, wanted.width) and here.row <= wanted.row
+    def move(self, window: Window) -> None:
+        """Move to `window`: keep the rows that are in memory, and read those below them."""
+        old = self._window
+        left, right = min(old.col, window.col), max(old.col + old.width, window.col + window.width)
+        if old.pixels and (left, right) == (old.col, old.col + old.width):
+            window = replace(window, col=left, width=right - left)  # as wide as before: all old rows are of use
+        kept = old.row + old.height - window.row
+        below = window.row + window.height - old.row - old.height
+        same = old.pixels and (old.col, old.width) == (window.col, window.width) and old.row <= window.row
         if not same or kept <= 0:
-            self.column = read_window(self.source, self.index, wanted, layer, readers)
+            self._column = self._read(window)
         elif below > 0:
-            fresh = Window(wanted.row + kept, wanted.col, below, wanted.width)
-            added = read_window(self.source, self.index, fresh, layer, readers)
-            self.column = _stacked([_last(self.column, kept), added])
+            added = self._read(Window(window.row + kept, window.col, below, window.width))
+            self._column = _stacked([_last(self._column, kept), added])
         else:
-            wanted = replace(wanted, height=kept)
-            self.column = _last(self.column, kept)
-        self.window = wanted
+            window = replace(window, height=kept)
+            self._column = _last(self._column, kept)
+        self._window = window
 
-    def cut(self, window: Window, layer: LayerPlan, readers: Readers) -> Column:
-        """A part of what is held; read by itself where it is not."""
-        here = self.window
-        top, left = window.row - here.row, window.col - here.col
-        if min(top, left) < 0 or top + window.height > here.height or left + window.width > here.width:
-            return read_window(self.source, self.index, window, layer, readers)
+    def cut(self, window: Window) -> Column:
+        """The pixels of a window: from memory, or read if they are not all there."""
+        old = self._window
+        top, left = window.row - old.row, window.col - old.col
+        if min(top, left) < 0 or top + window.height > old.height or left + window.width > old.width:
+            return self._read(window)
         area = slice(top, top + window.height), slice(left, left + window.width)
-        values, valid = self.column
+        values, valid = self._column
         return values[area], None if valid is None else valid[area]
 
 

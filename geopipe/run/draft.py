@@ -1,4 +1,8 @@
-"""From settings to a plan: what the files say of themselves, the grid, and what can be skipped. Reads headers only."""
+"""From settings to a plan: read headers, resolve the grid, skip what may be skipped.
+
+Headers are enough, with two exceptions: `fractions = true` reads every pixel of its layer under the grid to find the
+classes, and a table of cells has its x and y read once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from geopipe.layers.access import Access
 from geopipe.layers.header import Header
 from geopipe.layers.layer import Kind, Layer, check_files
 from geopipe.layers.tables import TableHeader
-from geopipe.load import raster, stac, vectors
+from geopipe.load import raster, stac, tiles, vectors
 from geopipe.load import tables as points
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import MASK, LayerPlan
@@ -54,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:
-    """The plan of the settings: reads headers, writes nothing.
+    """Make the plan of the settings. Reads headers (and what the module names), writes nothing.
 
     Args:
         here: what to run on; None for this machine.
@@ -80,14 +84,16 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
     grid = resolve_grid(request, sound, {layer.name: layer.crs for layer, _ in layers})
     here, mask, written = here or this_machine(settings), _mask(settings), state.bytes_done(settings.run.folder)
     layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
+    searched: list[str] = []
     while True:
         try:
             inputs = Inputs(settings.run.name, grid, layers, versions(), reasons, mask)
             plan = make_plan(inputs, settings.options(), here, written)
             classes = {p.layer.name: values for p in plan.layers if (values := _classes(plan, p)) is not None}
             if not classes:
-                return plan
+                return replace(plan, notes=(*plan.notes, *map(_searched_note, searched)))
             layers = [(replace(y, fractions=classes.get(y.name, y.fractions)), headers) for y, headers in layers]
+            searched += classes
         except SourceError as error:
             reasons |= skippable(settings, error, reasons)
 
@@ -114,8 +120,15 @@ def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
     return vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
 
 
+def _searched_note(layer: str) -> str:
+    return (
+        f"layer {layer}: the plan reads every pixel of it under the grid to find its classes (fractions = true); "
+        "fractions = [...] names them and spares that"
+    )
+
+
 def _classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...] | None:
-    """The classes whose fractions the layer asks for without naming them: its pixels must be read for that."""
+    """The classes of a layer with `fractions = true`: reads every pixel of it under the grid. None for others."""
     if layer.layer.fractions is not True or layer.skipped:
         return None
     if layer.kind is not Kind.CATEGORICAL:
@@ -123,7 +136,7 @@ def _classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...] | None:
             f"layer {layer.layer.name}: fractions = true makes no sense for kind = {layer.kind.value!r}",
             'give it kind = "categorical", or leave fractions out',
         )
-    return raster.classes(plan, layer)
+    return tiles.classes(plan, layer)
 
 
 def _files(layer: Layer) -> list[str]:

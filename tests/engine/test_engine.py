@@ -31,8 +31,8 @@ from geopipe.engine import local
 from geopipe.engine import ray as engine
 from geopipe.errors import SourceError
 from geopipe.events import emit
-from geopipe.layers.layer import Source
-from geopipe.load import raster, sweep, tables
+from geopipe.layers.layer import Layer, Source
+from geopipe.load import raster, tables
 from geopipe.resample.methods import Window
 from geopipe.run import draft, pipeline
 from geopipe.settings import load
@@ -276,13 +276,13 @@ def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypat
 def test_the_old_way_is_deprecated_and_gives_the_same_files(
     reference: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    read, windows = raster.read_window, []
+    read, windows = raster.Readers.read_window, []
 
-    def noted(source: Source, index: int, window: Window, *more: Any) -> Any:
+    def counted(self: raster.Readers, layer: Layer, source: Source, index: int, window: Window) -> Any:
         windows.append((window.height, window.width) == (source.height, source.width))
-        return read(source, index, window, *more)
+        return read(self, layer, source, index, window)
 
-    monkeypatch.setattr(sweep, "read_window", noted)
+    monkeypatch.setattr(raster.Readers, "read_window", counted)
     with pytest.warns(DeprecationWarning, match=f"resampling.{key.split('=')[0]} .*is deprecated.*window_size"):
         loaded = load.load(write_settings(tmp_path, sources), (f"resampling.{key}",))
     summary = pipeline.run(loaded)

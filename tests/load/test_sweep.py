@@ -17,8 +17,8 @@ from rasterio.windows import Window as RioWindow
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.load import raster
-from geopipe.load.raster import read_tile
 from geopipe.load.sweep import sweep
+from geopipe.load.tiles import read_tile
 from geopipe.merge.blocks import pack, unpack
 from geopipe.merge.tile import merge_tile
 from geopipe.plan.plan import Plan

@@ -19,7 +19,7 @@ from helpers import call, north_up, write_raster
 from geopipe.engine import local
 from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export.tiles import Receipt
-from geopipe.load import raster, vectors
+from geopipe.load import raster, tiles, vectors
 from geopipe.load.sweep import sweep
 from geopipe.merge.blocks import marker
 from geopipe.merge.tile import merge_tile
@@ -214,13 +214,13 @@ def test_windows_are_read_where_the_mask_is_and_nowhere_else(
     tmp_path: Path, large: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    read = raster.read_window
+    read = raster.Readers.read_window
 
-    def spy(source: Any, index: int, window: Any, **more: Any) -> Any:
+    def spy(self: Any, layer: Any, source: Any, index: int, window: Any) -> Any:
         seen.append((source.name, window))
-        return read(source, index, window, **more)
+        return read(self, layer, source, index, window)
 
-    monkeypatch.setattr(raster, "read_window", spy)
+    monkeypatch.setattr(raster.Readers, "read_window", spy)
     mask = np.zeros((1100, 1300), "uint8")
     mask[600:700, 100:140] = 1
     write_raster(tmp_path / "m.tif", mask, UTM, north_up(WEST, NORTH, 10))
@@ -275,7 +275,7 @@ def test_a_sweep_reads_no_more_than_tiles_and_gives_the_same(tmp_path: Path, lar
     readers, keys, rows = raster.Readers(), plan.keys.tolist(), []
     with raster.environment():
         for layer in plan.layers:
-            rows += [marker(key, raster.inside_of(plan, plan.spec.tile(key), readers)) for key in keys]
+            rows += [marker(key, tiles.inside_of(plan, plan.spec.tile(key), readers)) for key in keys]
             rows += sweep(plan, layer, keys, readers)
     tables = [merge_tile(plan.spec, plan.spec.tile(key), [r for r in rows if r.tile == key]) for key in keys]
     assert pa.concat_tables(tables).equals(table_of(plan))
