@@ -19,8 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tas
 from rich.text import Text
 
 from geopipe import machine
-from geopipe.cli.screen import say, tail
-from geopipe.cli.show import console
+from geopipe.cli.screen import console, say, tail
 from geopipe.events.emit import current, subscribe
 from geopipe.events.logs import STAGE_STARTED
 from geopipe.events.records import POSTGRES_STARTED, RAY_STARTS, Body, Event

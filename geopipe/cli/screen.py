@@ -79,9 +79,6 @@ def head(text: str, width: int, unicode: bool = True) -> str:
     return set_cell_size(text, max(width - len(mark), 0)).rstrip() + mark
 
 
-# ---------------------------------------------------------------- numbers
-
-
 # ---------------------------------------------------------------- plots
 
 
@@ -143,3 +140,26 @@ def say(out: Console, text: str | Text, style: str = "") -> None:
         out.print(line, markup=False, emoji=False)
     else:
         out.file.write(line.plain + "\n")
+
+
+def facts(out: Console, texts: dict[str, str]) -> None:
+    """Write a line for each name, with its text beside it; more lines of a text stand below its first."""
+    for name, text in texts.items():
+        first, *rest = text.splitlines() or [""]
+        out.print(f"  {name:<12} {first}")
+        for line in rest:
+            out.print(f"  {'':<12} {line}")
+
+
+def numbers(values: Sequence[float], digits: int = 8) -> str:
+    """Numbers with commas between them."""
+    return ", ".join(f"{v:.{digits}g}" for v in values)
+
+
+def crs_label(text: str | None) -> str:
+    """A CRS in a few words: its authority code, or its name."""
+    from geopipe.grid.crs import crs_of
+
+    if text is None:
+        return "none"
+    return text if len(text) < 20 else f"{crs_of(text).name} (custom)"

@@ -1,0 +1,55 @@
+"""Commands about input files: `geopipe inspect`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from geopipe.cli.options import json_option, print_error, print_json
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--allow", multiple=True, help="A folder, or the beginning of addresses, that the files may refer to.")
+@click.option("--driver", help="GDAL's driver, where names do not tell it; or of a service on the web: WMS.")
+@json_option
+def inspect(paths: tuple[str, ...], allow: tuple[str, ...], driver: str | None, as_json: bool) -> None:
+    """Show what rasters and tables say of themselves: CRS, size, bands or columns, types, nodata, layout.
+
+    PATH is a file, a folder, a glob, or anything that GDAL opens. Only headers are read, and all of a CSV.
+    """
+    from geopipe.cli import show_inputs
+    from geopipe.cli.screen import console
+    from geopipe.errors import SourceError
+    from geopipe.layers.access import Access
+    from geopipe.layers.tables import is_table
+    from geopipe.load import raster, tables
+
+    access = Access(allow, driver)
+    files = [file for path in paths for file in raster.expand(path)]
+    if not files:
+        raise SourceError(f"no file matches {', '.join(paths)}", "give a file, a folder or a glob in quotes")
+    headers: dict[bool, list[Any]] = {False: [], True: []}  # of rasters and of tables
+    errors = []
+    for file in files:
+        try:
+            table = is_table(file)
+            headers[table].append(tables.header(file) if table else raster.inspect(file, access=access))
+        except SourceError as error:
+            if len(files) == 1:
+                raise
+            errors.append(error)
+    if as_json:
+        rasters = map(show_inputs.header_json, headers[False])
+        print_json([*rasters, *map(show_inputs.table_json, headers[True])])
+    else:
+        out = console()
+        for table, show in ((False, show_inputs.headers), (True, show_inputs.tables)):
+            if headers[table]:
+                show(out, headers[table])
+    for failure in errors:
+        print_error(f"error: {failure}")
+    if errors:
+        sys.exit(SourceError.exit_code)

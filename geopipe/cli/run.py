@@ -1,0 +1,137 @@
+"""Commands that plan and run: `geopipe plan`, `geopipe run` and `geopipe demo`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from geopipe.cli.options import file_argument, json_option, load_settings, print_json, set_option
+
+if TYPE_CHECKING:
+    from geopipe.cli.progress import Screen
+    from geopipe.settings.load import Settings
+
+
+@click.command()
+@file_argument
+@set_option
+@json_option
+def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
+    """Show what a run would do, and refuse what cannot fit. Only headers are read, nothing is written."""
+    from geopipe.cli import show_plan
+    from geopipe.cli.screen import console
+    from geopipe.run.draft import draft
+
+    settings = load_settings(file, flags)
+    planned = draft(settings)
+    if as_json:
+        print_json(planned.describe() | show_plan.places(settings.run))
+    else:
+        show_plan.plan(console(), planned, settings.run)
+
+
+@click.command()
+@file_argument
+@set_option
+@json_option
+@click.option("--overwrite", is_flag=True, help="Replace a finished run in the output.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was cut short; start it where there is none.")
+@click.option("--fresh", is_flag=True, help="Drop what runs that were cut short have left in the output.")
+@click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
+@click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
+@click.option("--run-id", hidden=True, help="The id under which `geopipe jobs start` has noted the run.")
+@click.option("--attempt", type=int, default=1, hidden=True, help="The attempt under which it has.")
+def run(file: Path, flags: tuple[str, ...], as_json: bool, address: str | None, **options: Any) -> int:
+    """Run the settings: read, resample, merge, and write one table.
+
+    The output folder has the finished table or, if anything fails, what it had before. A run that was cut short goes on
+    with --resume, and does again only the tiles that were in work; it is refused if settings or sources have changed.
+    Without --resume its tiles are kept, too, where nothing has changed (a terminal is asked), and dropped with --fresh.
+    To an object store (run.output = "s3://...") the finished table is sent from run.staging, _SUCCESS last; --resume
+    sends again what did not arrive.
+    """
+    if options["fresh"] and options["resume"]:
+        raise click.UsageError("--fresh drops what --resume would go on with: give one of them")
+    if address:
+        flags = (*flags, f"engine.address={json.dumps(address)}")
+    return _run(load_settings(file, flags), as_json, **options)
+
+
+def _run(settings: Settings, as_json: bool, **options: Any) -> int:
+    """Run the settings with progress on stderr, and print the summary; returns the exit code."""
+    from geopipe.cli import progress, show_outputs
+    from geopipe.cli.screen import console
+    from geopipe.run import pipeline
+
+    shown = progress.progress(settings.monitoring.progress_interval, as_json, settings.run.name, settings.run.output)
+    with progress.without_noise(), shown as watch:
+        if sys.stdin.isatty() and isinstance(watch, progress.Screen):
+            options["confirm"] = partial(_confirm, watch)
+        summary = pipeline.run(settings, watch=watch, **options)
+    if as_json:
+        print_json(show_outputs.summary_json(summary))
+    else:
+        show_outputs.summary(console(), summary)
+    return summary.exit_code
+
+
+def _confirm(screen: Screen, question: str) -> bool:
+    try:
+        with screen.aside():
+            return click.confirm(question, default=True, err=True)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+
+
+@click.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Where the demo's rasters, settings and output go.",
+)
+@set_option
+def demo(folder: Path, flags: tuple[str, ...]) -> int:
+    """Make rasters that disagree on purpose, and run the main job on them."""
+    from geopipe.cli import show_inputs, show_plan
+    from geopipe.cli.screen import console, headline
+    from geopipe.demo import generate
+    from geopipe.load import raster
+    from geopipe.run.draft import draft
+
+    out = console()
+    file = generate(folder)
+    settings = load_settings(file, flags)
+    headline(out, f"rasters in {folder / 'data'}")
+    show_inputs.headers(out, [raster.inspect(f) for f in raster.expand(str(folder / "data"))])
+    out.print()
+    show_plan.plan(out, draft(settings), settings.run)
+    out.print()
+    code = _run(settings, as_json=False, overwrite=True)
+    out.print()
+    headline(out, "first rows")
+    click.echo(_first_rows(settings.run.output))
+    out.print(f"\nsettings: {file}\ntable:    parquet and csv in {settings.run.output}")
+    out.print(f"next:     geopipe plan {file}   or edit it and   geopipe run {file} --overwrite")
+    if settings.monitoring.enable_database_logging:
+        out.print(
+            "history:  geopipe monitor logs   or   geopipe monitor watch latest   in another terminal during a run"
+        )
+    return code
+
+
+def _first_rows(output: str, count: int = 8) -> str:
+    import pandas as pd
+    import pyarrow.dataset as ds
+    from pyarrow.fs import FileSystem
+
+    fs, root = FileSystem.from_uri(output)
+    with pd.option_context("display.width", shutil.get_terminal_size((120, 24)).columns, "display.max_columns", 30):
+        return str(ds.dataset(f"{root}/parquet", filesystem=fs).head(count).to_pandas())
