@@ -108,18 +108,18 @@ def table(out: Console, names: Sequence[str], rows: Iterable[Sequence[str | Text
             parts = [padded(cell, wide[i], names[i] in right) for i, cell in enumerate(line)]
             say(out, "  ".join(parts).rstrip())
         return
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     overflow = "ellipsis" if speaks_unicode(out.encoding) else "crop"
     for name in names:
-        made.add_column(
+        grid.add_column(
             Text(name),
             justify="right" if name in right else "left",
             no_wrap=True,
             overflow=overflow,  # type: ignore[arg-type]
         )
     for row in cells:
-        made.add_row(*row)
-    out.print(made)
+        grid.add_row(*row)
+    out.print(grid)
 
 
 def padded(text: str, width: int, right: bool = False) -> str:

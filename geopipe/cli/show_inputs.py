@@ -51,12 +51,12 @@ def _lonlat(header: Header) -> list[float] | None:
     return list(bounds) if bounds else None
 
 
-def headers(out: Console, found: Sequence[Header]) -> None:
+def headers(out: Console, rasters: Sequence[Header]) -> None:
     """A table of rasters; all that is known of one where there is only one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("file", "driver", "CRS", "columns x rows", "pixel", "bands", "nodata"):
         table.add_column(name, overflow="fold")
-    for h in found:
+    for h in rasters:
         table.add_row(
             h.uri,
             h.driver,
@@ -67,8 +67,8 @@ def headers(out: Console, found: Sequence[Header]) -> None:
             _nodata(h),
         )
     out.print(table)
-    if len(found) == 1:
-        _header(out, found[0])
+    if len(rasters) == 1:
+        _header(out, rasters[0])
 
 
 def _types(header: Header) -> str:
@@ -82,17 +82,17 @@ def _nodata(header: Header) -> str:
 
 def _header(out: Console, h: Header) -> None:
     lonlat = _lonlat(h)
-    facts = {
+    lines = {
         "bounds": numbers(h.bounds),
         "lon, lat": numbers(lonlat, 6) if lonlat else "unknown",
         "stored as": f"blocks of {h.block[1]} x {h.block[0]}, {h.compression or 'no compression'}, {size(h.size)}",
         "overviews": ", ".join(f"1/{o}" for o in h.overviews) or "none",
     }
     if h.has_gcps or h.has_rpcs:
-        facts["placed by"] = "ground control points" if h.has_gcps else "RPCs"
+        lines["placed by"] = "ground control points" if h.has_gcps else "RPCs"
     if h.subdatasets:
-        facts["variables"] = "\n".join(f"{n}  (path = '{u}')" for n, u in zip(h.variables, h.subdatasets, strict=True))
-    facts(out, facts)
+        lines["variables"] = "\n".join(f"{n}  (path = '{u}')" for n, u in zip(h.variables, h.subdatasets, strict=True))
+    facts(out, lines)
     for band in h.bands:
         out.print(f"  band {band.index}: {_band(band)}")
 
@@ -126,13 +126,13 @@ def table_json(header: TableHeader) -> dict[str, Any]:
     }
 
 
-def tables(out: Console, found: Sequence[TableHeader]) -> None:
+def tables(out: Console, headers: Sequence[TableHeader]) -> None:
     """A table of coordinate tables; the types of the columns of one where there is only one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("file", "driver", "CRS", "rows", "columns"):
         table.add_column(name, overflow="fold")
-    for h in found:
+    for h in headers:
         table.add_row(h.uri, h.driver, crs_label(h.crs), f"{h.rows:,}", ", ".join(c.name for c in h.columns))
     out.print(table)
-    if len(found) == 1:
-        facts(out, {c.name: c.told for c in found[0].columns})
+    if len(headers) == 1:
+        facts(out, {c.name: c.told for c in headers[0].columns})

@@ -20,110 +20,110 @@ SHOWN = 5
 """Findings of one check that are printed; --json has all."""
 
 
-def summary(out: Console, made: Summary) -> None:
-    """What a run has made, and how long each step took."""
-    headline(out, f"{made.plan.name} is done", f"  run {made.run_id}")
-    wall = sum(made.seconds.values())
-    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in made.seconds.items())
-    work = ", ".join(f"{p.stage} {p.seconds:.1f}" for p in made.stages.values())
+def summary(out: Console, run: Summary) -> None:
+    """Write what a run wrote, and how long each step took."""
+    headline(out, f"{run.plan.name} is done", f"  run {run.run_id}")
+    wall = sum(run.seconds.values())
+    steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.seconds.items())
+    work = ", ".join(f"{p.stage} {p.seconds:.1f}" for p in run.stages.values())
     facts(
         out,
         {
-            "rows": f"{made.rows:,} in {made.files:,} files, {size(made.bytes)}",
+            "rows": f"{run.rows:,} in {run.files:,} files, {size(run.bytes)}",
             "seconds": f"{wall:.1f} ({steps})",
             "of workers": f"{work} seconds",
-            "output": str(made.output),
+            "output": str(run.output),
         },
     )
-    for name, reason in made.skipped.items():
+    for name, reason in run.skipped.items():
         headline(out, "  skipped", f"      layer {name}, null in every row: {reason}", "yellow")
-    for finding in made.warnings:
+    for finding in run.warnings:
         headline(out, "  note", f"         {finding.message}", "yellow")
 
 
-def status(out: Console, found: Status) -> None:
+def status(out: Console, output: Status) -> None:
     """What an output folder holds."""
-    done = found.finished
+    done = output.finished
     if done is not None:
         headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
         counts = f"{done['rows']:,} in {done['files']:,} files, {size(done['bytes'])}"
-        facts(out, {"rows": counts, "plan": done["plan_hash"][:16], "output": str(found.output)})
-    for run in found.unfinished:
-        headline(out, f"{run.name} is {'at work' if found.holder else 'unfinished'}", f"  {found.holder}")
-        told = {"tiles": f"{run.done:,} of {run.tiles:,} are done, {size(run.bytes)}", "plan": run.plan_hash[:16]}
+        facts(out, {"rows": counts, "plan": done["plan_hash"][:16], "output": str(output.output)})
+    for run in output.unfinished:
+        headline(out, f"{run.name} is {'at work' if output.holder else 'unfinished'}", f"  {output.holder}")
+        lines = {"tiles": f"{run.done:,} of {run.tiles:,} are done, {size(run.bytes)}", "plan": run.plan_hash[:16]}
         if run.missing:
-            told["missing"] = f"tiles {run.missing}"
-        if not found.holder:
-            told["next"] = "geopipe run SETTINGS --resume"
-        facts(out, told)
+            lines["missing"] = f"tiles {run.missing}"
+        if not output.holder:
+            lines["next"] = "geopipe run SETTINGS --resume"
+        facts(out, lines)
 
 
-def stored(out: Console, found: Stored) -> None:
+def stored(out: Console, output: Stored) -> None:
     """What is under a prefix of an object store."""
-    done, told = found.finished, {"output": found.uri}
+    done, lines = output.finished, {"output": output.uri}
     if done is None:
         headline(out, "a table is on its way here, or was cut short")
-        told["next"] = "geopipe run SETTINGS --resume, if nobody is sending it"
-        facts(out, {"objects": f"{found.objects:,}, and no _SUCCESS"} | told)
+        lines["next"] = "geopipe run SETTINGS --resume, if nobody is sending it"
+        facts(out, {"objects": f"{output.objects:,}, and no _SUCCESS"} | lines)
         return
     headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
-    if found.missing:
-        more = f" and {len(found.missing) - SHOWN:,} more" if len(found.missing) > SHOWN else ""
-        told["missing"] = f"{', '.join(found.missing[:SHOWN])}{more} (not there, or of another size)"
+    if output.missing:
+        more = f" and {len(output.missing) - SHOWN:,} more" if len(output.missing) > SHOWN else ""
+        lines["missing"] = f"{', '.join(output.missing[:SHOWN])}{more} (not there, or of another size)"
     counts = f"{done['rows']:,} in {done['files']:,} files, {size(done['bytes'])}"
-    facts(out, {"rows": counts, "plan": done["plan_hash"][:16]} | told)
+    facts(out, {"rows": counts, "plan": done["plan_hash"][:16]} | lines)
 
 
-def status_json(found: Status) -> dict[str, Any]:
+def status_json(output: Status) -> dict[str, Any]:
     """What an output folder holds, as JSON values."""
     left_out = {"identity"}
     return {
-        "output": str(found.output),
-        "finished": found.finished,
-        "unfinished": [{k: v for k, v in asdict(run).items() if k not in left_out} for run in found.unfinished],
-        "holder": found.holder,
+        "output": str(output.output),
+        "finished": output.finished,
+        "unfinished": [{k: v for k, v in asdict(run).items() if k not in left_out} for run in output.unfinished],
+        "holder": output.holder,
     }
 
 
-def summary_json(made: Summary) -> dict[str, Any]:
+def summary_json(run: Summary) -> dict[str, Any]:
     """A summary as JSON values."""
     return {
-        "run_id": made.run_id,
-        "name": made.plan.name,
-        "plan_hash": made.plan.hash,
-        "output": str(made.output),
-        "rows": made.rows,
-        "files": made.files,
-        "bytes": made.bytes,
-        "seconds": {k: round(v, 3) for k, v in made.seconds.items()},
-        "worker_seconds": {p.stage: round(p.seconds, 3) for p in made.stages.values()},
-        "skipped": made.skipped,
-        "warnings": [{"check": f.check, "message": f.message} for f in made.warnings],
+        "run_id": run.run_id,
+        "name": run.plan.name,
+        "plan_hash": run.plan.hash,
+        "output": str(run.output),
+        "rows": run.rows,
+        "files": run.files,
+        "bytes": run.bytes,
+        "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
+        "worker_seconds": {p.stage: round(p.seconds, 3) for p in run.stages.values()},
+        "skipped": run.skipped,
+        "warnings": [{"check": f.check, "message": f.message} for f in run.warnings],
     }
 
 
-def report(out: Console, made: Report) -> None:
+def report(out: Console, result: Report) -> None:
     """A line for each check with its findings below it, and a table of the variables."""
     colours = {"ok": "green", "warning": "yellow", "error": "red"}
-    for check, text in made.numbers.items():
-        level = made.level(check)
+    for check, text in result.numbers.items():
+        level = result.level(check)
         headline(out, f"{level:<8}", f" {check:<12} {text}", colours[level])
-        found = [f for f in made.findings if f.check == check]
-        for finding in found[:SHOWN]:
+        findings = [f for f in result.findings if f.check == check]
+        for finding in findings[:SHOWN]:
             out.print(f"  {finding.level}: {finding.message}")
-        if len(found) > SHOWN:
-            out.print(f"  and {len(found) - SHOWN:,} more (--json shows all)")
+        if len(findings) > SHOWN:
+            out.print(f"  and {len(findings) - SHOWN:,} more (--json shows all)")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("variable", "type", "null", "least", "greatest"):
         table.add_column(name, justify="left" if name in ("variable", "type") else "right")
-    for c in made.columns:
+    for c in result.columns:
         ends = ["" if end is None else f"{end:.7g}" if isinstance(end, float) else str(end) for end in (c.low, c.high)]
-        table.add_row(c.name, c.dtype, _share(c.nulls, made.rows), *ends)
+        table.add_row(c.name, c.dtype, _share(c.nulls, result.rows), *ends)
     out.print(table)
-    if made.exit_code:
+    if result.exit_code:
         out.print(
-            f"{made.output} is not what its run wrote or planned\n"
-            f"  hint: copy the files from a backup, or run {made.output}/settings.toml again with --overwrite",
+            f"{result.output} is not what its run wrote or planned\n"
+            f"  hint: copy the files from a backup, or run {result.output}/settings.toml again with --overwrite",
         )
 
 
@@ -134,27 +134,27 @@ def _share(part: int, whole: int) -> str:
     return f"{min(max(part / whole, 0.0001), 0.9999):.2%}"
 
 
-def report_json(made: Report) -> dict[str, Any]:
+def report_json(result: Report) -> dict[str, Any]:
     """A report as JSON values; an infinite number is text."""
 
     def plain(value: float | None) -> float | str | None:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     return {
-        "output": str(made.output),
-        "exit_code": made.exit_code,
-        "rows": made.rows,
-        "checks": {check: {"level": made.level(check), "numbers": text} for check, text in made.numbers.items()},
-        "findings": [{"level": f.level, "check": f.check, "message": f.message} for f in made.findings],
+        "output": str(result.output),
+        "exit_code": result.exit_code,
+        "rows": result.rows,
+        "checks": {check: {"level": result.level(check), "numbers": text} for check, text in result.numbers.items()},
+        "findings": [{"level": f.level, "check": f.check, "message": f.message} for f in result.findings],
         "variables": [
             {
                 "name": c.name,
                 "type": c.dtype,
                 "nulls": c.nulls,
-                "null_share": c.nulls / made.rows if made.rows else None,
+                "null_share": c.nulls / result.rows if result.rows else None,
                 "min": plain(c.low),
                 "max": plain(c.high),
             }
-            for c in made.columns
+            for c in result.columns
         ],
     }
