@@ -57,9 +57,9 @@ def plan(out: Console, made: Plan, run: Run) -> None:
         }
         | ({"table": f"made in {run.folder}, then sent to {run.store}"} if run.store else {}),
     )
-    if estimate.exchange_bytes:
+    if estimate.shuffle_bytes:
         waves = -(-len(made.keys) // estimate.wave_tiles)
-        text = f"{size(estimate.exchange_bytes)} in {waves:,} waves of {estimate.wave_tiles:,} tiles, "
+        text = f"{size(estimate.shuffle_bytes)} in {waves:,} waves of {estimate.wave_tiles:,} tiles, "
         text += f"{size(estimate.wave_bytes)} each, through {size(machine.object_store)} of object store"
         facts(out, {"exchanged": text})
     for note in made.notes:
@@ -123,8 +123,8 @@ def _layer(out: Console, layer: LayerPlan) -> None:
         facts(out, {"reaches": ", ".join(roots[:SHOWN_ROOTS]) + more})
     if layer.table:
         facts(out, _tablefacts(layer, layer.table))
-    if layer.amplification > 1.005:
-        facts(out, {"reads": f"each stored block is decoded {layer.amplification:.2f} times"})
+    if layer.decode_factor > 1.005:
+        facts(out, {"reads": f"each stored block is decoded {layer.decode_factor:.2f} times"})
 
 
 def _tablefacts(layer: LayerPlan, table: TablePlan) -> dict[str, str]:
