@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         jobs = [("36000 x 18000", world, ["aligned"])] if args.world else []
-        jobs += [] if args.world else [(f"{n} x {n}", lambda f, n=n: settings(f, n), args.ways) for n in args.sizes]
+        jobs += [] if args.world else [(f"{n} x {n}", partial(settings, size=n), args.ways) for n in args.sizes]
         for label, make, ways in jobs:
             file = make(folder)
             for way in ways:

@@ -1,9 +1,9 @@
-"""What being watched costs: pairs of runs, one with the monitor and one without, and the quotient of their times.
+"""Measure what monitoring costs: pairs of runs, one with the monitor and one without, and the quotient of their times.
 
     python bench/monitor.py [--pairs 7] [--size 4096] [--local]
 
-The runs of a pair follow each other, in an order that turns, so that a machine that others use slows both alike. Told
-is the median of the quotients, and the range that half of them lie in.
+The runs of a pair follow each other, in an order that alternates, so that a machine that others use slows both alike.
+Prints the median of the quotients, and the range that half of them lie in.
 """
 
 from __future__ import annotations

@@ -1,36 +1,62 @@
-"""Processor time that decoding, resampling and writing take: the rates of `geopipe.work`, which predicts a run's time.
+"""Processor time of decoding, resampling, merging and writing: the rates that `geopipe.plan.work` predicts with.
 
-    python bench/rates.py
+    python bench/rates.py [--size 4096]
 
 Nanoseconds of one processor for each source pixel or cell, the least of three times, so that other work on the
-machine counts for little. Rasters of 4096 x 4096 smooth values with noise, tiles of 512, on disk in a temporary folder.
+machine counts for little. Rasters of SIZE x SIZE smooth values with noise, on disk in a temporary folder.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import rasterio
 from affine import Affine
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from helpers import plan_of, write_raster
+from numpy.typing import NDArray
 
 from geopipe.export.writers import write_csv, write_parquet
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.load import raster, tiles
 from geopipe.merge.tile import merge_tile
+from geopipe.plan.estimate import Machine
+from geopipe.plan.options import Options
+from geopipe.plan.plan import Inputs, Plan, make_plan
 
-SIZE = 4096
-HERE = Affine(10, 0, 500_000, 0, -10, 6_000_000)
+TRANSFORM = Affine(10, 0, 500_000, 0, -10, 6_000_000)
 UTM = "EPSG:32632"
+BLOCK = 512
+FILES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "deflate": {"compress": "deflate"},
+    "deflate, predictor": {"compress": "deflate", "predictor": 3},
+    "lzw": {"compress": "lzw"},
+    "zstd": {"compress": "zstd"},
+    "int16 deflate": {"compress": "deflate", "predictor": 2},
+}
+"""Profiles of the files that are decoded, by the name that is printed."""
+METHODS = {
+    "nearest": (1, 4),
+    "bilinear": (1, 4),
+    "cubic": (1, 4),
+    "lanczos": (1, 4),
+    "average": (0.25, 1, 4, 16),
+    "std": (4,),
+    "min": (4,),
+    "mode": (1, 4, 16),
+    "med": (4, 16),
+    "sum": (4,),
+}
+"""Pixels to the edge of a cell that each method is tried with."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -43,16 +69,34 @@ def seconds(work: Callable[[], object]) -> float:
     return min(times)
 
 
+def write(path: Path, values: NDArray[Any], **profile: Any) -> Path:
+    """A tiled GeoTIFF of pixels of 10 m."""
+    height, width = values.shape
+    profile |= {"width": width, "height": height, "count": 1, "dtype": values.dtype, "crs": UTM, "transform": TRANSFORM}
+    profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
+    with rasterio.open(path, "w", driver="GTiff", **profile) as ds:
+        ds.write(values, 1)
+    return path
+
+
+def plan_of(grid: Grid, layers: Sequence[Layer], window_size: int) -> Plan:
+    """The plan of layers on a machine that has room for all of them."""
+    machine = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)
+    headers = [(layer, [raster.inspect(path, layer.name) for path in layer.paths]) for layer in layers]
+    return make_plan(Inputs("rates", grid, headers, {"geopipe": "bench"}), Options(window_size=window_size), machine)
+
+
 def decode(path: Path) -> None:
+    """Read band 1 by rows of blocks."""
     with rasterio.Env(GDAL_NUM_THREADS=1, GDAL_CACHEMAX=128 << 20), rasterio.open(path) as ds:
-        for top in range(0, SIZE, 512):
-            ds.read(1, window=((top, top + 512), (0, SIZE)))
+        for top in range(0, ds.height, BLOCK):
+            ds.read(1, window=((top, min(top + BLOCK, ds.height)), (0, ds.width)))
 
 
-def read(path: Path, method: str, ratio: float) -> tuple[float, float, float]:
+def read(path: Path, size: int, method: str, ratio: float) -> tuple[float, float, float]:
     """Seconds of reading one tile with a method, and its cells and pixels; `ratio` pixels to the edge of a cell."""
     cell = 10 * ratio
-    edge = min(2048, int((SIZE - 64) / ratio / 512) * 512 or int((SIZE - 64) / ratio))
+    edge = min(2048, int((size - 64) / ratio / BLOCK) * BLOCK or int((size - 64) / ratio))
     grid = Grid(UTM, 500_003.3, 5_999_996.7, cell, cell, edge, edge)
     kind = Kind.COUNT if method == "sum" else Kind.CATEGORICAL if method == "mode" else Kind.CONTINUOUS
     plan = plan_of(grid, [Layer("a", (str(path),), kind=kind, resampling=(method,))], window_size=2048)
@@ -68,60 +112,50 @@ def read(path: Path, method: str, ratio: float) -> tuple[float, float, float]:
     return seconds(work), edge * edge, (edge * ratio) ** 2
 
 
+def csv(table: pa.Table, codec: str) -> None:
+    """Write a table as CSV into memory."""
+    write_csv(table, BytesIO(), codec, 100_000, True, lambda rows: None)
+
+
+def merge_and_write(path: Path, size: int) -> None:
+    """Print the rates of merging and writing a tile of four layers."""
+    edge = min(1024, size // BLOCK * BLOCK)
+    grid = Grid(UTM, 500_000, 6_000_000, 10, 10, edge, edge)
+    plan = plan_of(grid, [Layer(f"v{n}", (str(path),)) for n in range(4)], window_size=edge)
+    readers, tile = raster.Readers(), plan.spec.tile(0)
+    with raster.environment():
+        rows = list(tiles.read_rows(plan, plan.rasters, tile, readers))
+    table = merge_tile(plan.spec, tile, rows)
+    steps: dict[str, Callable[[], object]] = {
+        "merge": lambda: merge_tile(plan.spec, tile, rows),
+        "parquet": lambda: write_parquet(plan, table, BytesIO()),
+    }
+    for codec in ("none", "gzip", "zstd"):
+        steps[f"csv {codec}"] = partial(csv, table, codec)
+    for name, step in steps.items():
+        print(f"{name:<9} {seconds(step) / (table.num_rows * 4) * 1e9:7.1f} ns a value", flush=True)
+
+
 def main() -> None:
-    rng = np.random.default_rng(0)
-    x = np.linspace(0, 20, SIZE, dtype=np.float32)
-    values = np.sin(x)[:, None] * np.cos(x)[None, :] * 1000 + rng.normal(0, 1, (SIZE, SIZE)).astype(np.float32)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=4096, help="pixels to an edge of the rasters")
+    size = parser.parse_args().size
+    x = np.linspace(0, 20, size, dtype=np.float32)
+    noise = np.random.default_rng(0).normal(0, 1, (size, size)).astype(np.float32)
+    values = np.sin(x)[:, None] * np.cos(x)[None, :] * 1000 + noise
     with tempfile.TemporaryDirectory() as folder:
-        base = None
-        for name, options in {
-            "none": {},
-            "deflate": {"compress": "deflate"},
-            "deflate, predictor": {"compress": "deflate", "predictor": 3},
-            "lzw": {"compress": "lzw"},
-            "zstd": {"compress": "zstd"},
-            "int16 deflate": {"compress": "deflate", "predictor": 2},
-        }.items():
+        paths = {}
+        for name, profile in FILES.items():
             data = values.astype("int16") if name.startswith("int16") else values
-            path = Path(folder) / f"{name}.tif"
-            write_raster(path, data, UTM, HERE, tiled=True, blockxsize=512, blockysize=512, **options)
-            base = base or path
-            print(f"decode {name:<20} {seconds(lambda p=path: decode(p)) / SIZE**2 * 1e9:7.1f} ns a pixel", flush=True)
-        assert base is not None
-        classes = write_raster(Path(folder) / "c.tif", (values > 0).astype("uint8") + 1, UTM, HERE, tiled=True)
-        for method, ratios in {
-            "nearest": (1, 4),
-            "bilinear": (1, 4),
-            "cubic": (1, 4),
-            "lanczos": (1, 4),
-            "average": (0.25, 1, 4, 16),
-            "std": (4,),
-            "min": (4,),
-            "mode": (1, 4, 16),
-            "med": (4, 16),
-            "sum": (4,),
-        }.items():
+            path = paths[name] = write(Path(folder) / f"{name}.tif", data, **profile)
+            print(f"decode {name:<20} {seconds(partial(decode, path)) / size**2 * 1e9:7.1f} ns a pixel", flush=True)
+        classes = write(Path(folder) / "classes.tif", (values > 0).astype("uint8") + np.uint8(1))
+        for method, ratios in METHODS.items():
             for ratio in ratios:
-                took, cells, pixels = read(classes if method == "mode" else base, method, ratio)
-                print(
-                    f"read {method:<9} {ratio:5g} pixels to a cell: {took / cells * 1e9:9.1f} ns a cell, "
-                    f"{took / pixels * 1e9:7.1f} ns a pixel",
-                    flush=True,
-                )
-        grid = Grid(UTM, 500_000, 6_000_000, 10, 10, 1024, 1024)
-        layers = [Layer(f"v{n}", (str(base),)) for n in range(4)]
-        plan = plan_of(grid, layers, window_size=1024)
-        readers = raster.Readers()
-        with raster.environment():
-            rows = list(tiles.read_rows(plan, plan.rasters, plan.spec.tile(0), readers))
-        tile = plan.spec.tile(0)
-        table = merge_tile(plan.spec, tile, rows)
-        count = table.num_rows * 4
-        print(f"merge   {seconds(lambda: merge_tile(plan.spec, tile, rows)) / count * 1e9:7.1f} ns a value")
-        print(f"parquet {seconds(lambda: write_parquet(plan, table, BytesIO())) / count * 1e9:7.1f} ns a value")
-        for codec in ("none", "gzip", "zstd"):
-            took = seconds(lambda c=codec: write_csv(table, BytesIO(), c, 100_000, True, lambda n: None))
-            print(f"csv {codec:<5} {took / count * 1e9:7.1f} ns a value")
+                took, cells, pixels = read(classes if method == "mode" else paths["none"], size, method, ratio)
+                rates = f"{took / cells * 1e9:9.1f} ns a cell, {took / pixels * 1e9:7.1f} ns a pixel"
+                print(f"read {method:<9} {ratio:5g} pixels to a cell: {rates}", flush=True)
+        merge_and_write(paths["none"], size)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ import postgres_server as postgres  # noqa: E402
 import prometheus_server as prometheus  # noqa: E402
 import pytest  # noqa: E402
 
+NEEDS = {
+    "outside": {"outside"},
+    "ray": {"ray_session", "head_address"},
+    "postgres": {"postgres_server", "monitor_server"},
+}
+"""Markers, and the fixtures that bring them."""
+
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -28,10 +35,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m outside` are the tests that need the rasters of other projects."""
+    """Mark each test by what its fixtures start or need. What starts Ray in another process is marked by hand."""
     for item in items:
-        if "outside" in getattr(item, "fixturenames", ()):
-            item.add_marker("outside")
+        for marker, fixtures in NEEDS.items():
+            if fixtures.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
 
 
 @pytest.hookimpl(trylast=True)
@@ -39,7 +47,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how much of the suite has not run."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "outside" in report.keywords]
     if skipped:
-        terminalreporter.write_line(f"{len(skipped)} tests skipped: {surroundings.MISSING}")
+        oracles = sum("oracles/" in report.nodeid for report in skipped)
+        counts = f"{len(skipped)} tests skipped, {oracles} of them oracle cases on real rasters"
+        terminalreporter.write_line(f"{counts}: {surroundings.MISSING}; oracle cases on generated rasters need none")
 
 
 @pytest.fixture(autouse=True)

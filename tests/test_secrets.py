@@ -231,6 +231,7 @@ def test_an_error_never_has_a_secret() -> None:
     assert CANARY not in f"{error}{error!r}{error.args}{error.message}{error.hint}"
 
 
+@pytest.mark.ray
 def test_ray_keeps_no_secret_in_its_logs(tmp_path: Path, www: tuple[Path, int]) -> None:
     """A run of its own Ray, good and broken: what workers print and Ray Data logs lies in the session's folder."""
     (tmp_path / "ray").mkdir()

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 
@@ -37,6 +39,8 @@ def suite(tmp_path: Path, *selection: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_the_shell_the_home_and_a_cluster_that_is_named_decide_nothing(tmp_path: Path) -> None:
     done = suite(
         tmp_path,
@@ -49,9 +53,12 @@ def test_the_shell_the_home_and_a_cluster_that_is_named_decide_nothing(tmp_path:
     assert "skipped" not in done.stdout
 
 
+@pytest.mark.slow
 def test_without_the_outside_data_tests_skip_and_the_last_lines_count_them(tmp_path: Path) -> None:
     done = suite(tmp_path, "oracles/test_oracles.py", "load/test_odd_files.py")
     assert done.returncode == 0, done.stdout[-5000:]
     notice, result = done.stdout.splitlines()[-2:]
-    assert re.fullmatch(r"\d{2,} tests skipped: .*GEOPIPE_TEST_DATA.*", notice)
+    assert re.fullmatch(
+        r"\d{3} tests skipped, \d{3} of them oracle cases on real rasters: .*GEOPIPE_TEST_DATA.*", notice
+    )
     assert f"{notice.split()[0]} skipped" in result

@@ -35,6 +35,8 @@ from trials import hashes, make_trial
 
 from geopipe.export.ledger import Ledger
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 TRIALS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
 GEOPIPE = str(Path(sys.executable).with_name("geopipe"))
 TILES = 12

@@ -28,6 +28,7 @@ def test_what_the_harness_damages_is_valid_before(
     assert ends == [(True, None)] * 6
 
 
+@pytest.mark.slow
 def test_damaged_inputs_are_worked_on_or_refused() -> None:
     """`PYTHONPATH=tests python tests/chaos/fuzz.py --case KIND SEED` shows a finding again."""
     findings, inputs = list[str](), 0

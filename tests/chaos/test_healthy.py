@@ -21,6 +21,8 @@ from zion import write_settings
 
 from geopipe import demo
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 GEOPIPE = str(Path(sys.executable).with_name("geopipe"))
 ENGINES = {"local": ["--local"], "aligned": [], "groupby": ["--set", "merge.strategy=groupby"]}
 RUNS = [

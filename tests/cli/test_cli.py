@@ -88,6 +88,7 @@ def test_every_command_has_help(path: tuple[str, ...]) -> None:
 # ---------------------------------------------------------------- end to end
 
 
+@pytest.mark.ray
 def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     """A process of its own, with a Ray of its own: run, refuse, overwrite."""
     file = demo.generate(tmp_path)
@@ -429,6 +430,7 @@ def test_what_cannot_fit_is_refused_with_numbers(trial: Path, flags: tuple[str, 
     assert "engine." in caught.value.hint
 
 
+@pytest.mark.ray
 def test_an_address_without_a_cluster_is_an_error_of_the_environment(small: Path, tmp_path: Path) -> None:
     """The key is used: nothing answers there. (In a process of its own: this one may have a cluster already.)"""
     done = geopipe("run", small, "--address", "127.0.0.1:1")

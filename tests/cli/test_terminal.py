@@ -63,6 +63,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "s.toml"
 
 
+@pytest.mark.ray
 def test_ray_tells_nothing_of_statistics_that_it_has_lost(file: Path) -> None:
     """Its actor of statistics dies of memory pressure, say; the next one knows no Dataset (KeyError)."""
     command = [sys.executable, "-c", KILLED, "run", str(file), "--set", "engine.workers=1"]
@@ -88,6 +89,7 @@ def test_attempts_to_reach_a_cluster_are_noise_and_its_death_is_not() -> None:
         assert not progress.NOISE.search(line.encode()), line
 
 
+@pytest.mark.ray
 def test_a_terminal_shows_name_output_and_step_from_the_first_second(file: Path) -> None:
     """Elsewhere nothing comes for the ten seconds in which Ray starts and kernels are compiled."""
     screen, shell = pty.openpty()

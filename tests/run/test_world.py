@@ -13,6 +13,8 @@ BENCH = surroundings.REPOSITORY / "bench"
 GB = 1 << 30
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_world_stays_under_three_gigabytes_and_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All processes together, Ray's object store included; see bench/memory.py."""
     monkeypatch.syspath_prepend(str(BENCH))
