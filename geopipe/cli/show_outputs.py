@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -76,11 +75,10 @@ def stored(out: Console, output: Stored) -> None:
 
 def status_json(output: Status) -> dict[str, Any]:
     """What an output folder holds, as JSON values."""
-    left_out = {"identity"}
     return {
         "output": str(output.output),
         "finished": output.finished,
-        "unfinished": [{k: v for k, v in asdict(run).items() if k not in left_out} for run in output.unfinished],
+        "unfinished": [run.describe() for run in output.unfinished],
         "holder": output.holder,
     }
 

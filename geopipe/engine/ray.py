@@ -109,14 +109,20 @@ def _read(batch: Batch, plan: Plan, watch: Watch | None) -> Iterator[pa.Table]:
 def _rows(
     plan: Plan, layer: LayerPlan, part: int, keys: list[int], readers: raster.Readers
 ) -> Iterator[BlockRow | SparseRow]:
-    """The block rows of a layer, after a marker of each tile, which has a marker even if nothing follows."""
+    """The block rows of a layer, after a marker of each tile, which has a marker even if nothing follows.
+
+    The mask of a tile travels once: with the marker of the first layer and its first partition.
+    """
+    carries_mask = layer is plan.layers[0] and part == 0
     if layer.table is None and not layer.sweeps:
-        for key in keys:
-            with context(tile=key), logs.failures():
-                yield from tiles.read_rows(plan, [layer], plan.spec.tile(key), readers)
+        for tile in map(plan.spec.tile, keys):
+            with context(tile=tile.key), logs.failures():
+                inside = tiles.inside_of(plan, tile, readers)
+                yield marker(tile.key, inside if carries_mask else None)
+                yield from tiles.read_tile(plan, layer, tile, readers, inside)
         return
     for key in keys:
-        yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), readers))
+        yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), readers) if carries_mask else None)
     if layer.table is not None:
         yield from tables.read(plan, layer, layer.table.partitions[part], keys)
     else:

@@ -29,7 +29,7 @@ from geopipe.grid.grid import Tile
 from geopipe.plan.plan import Plan
 
 JOURNALS = "receipts"
-TILE = re.compile(rb'\{"tile": (\d+), ')
+TILE, BYTES = re.compile(rb'\{"tile": (\d+), '), re.compile(rb'"bytes": (\d+)')
 
 
 class Journal:
@@ -82,41 +82,49 @@ def finisher(plan: Plan, folder: Path, chunk_size: int) -> partial[None]:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Where the newest receipt of each tile stands: the number of its journal (-1: there is none) and the offset in it.
+    """Where the newest receipt of each tile stands; the receipts themselves stay on disk.
 
-    It holds 12 bytes for each tile, and the receipts themselves stay on disk.
+    journal: (tiles,) int32, number of its journal, -1 without a receipt.
+    offset: (tiles,) int64, its first byte there.
+    size: (tiles,) int64, bytes of the files that it names.
     """
 
     journals: tuple[Path, ...]
     journal: NDArray[np.int32]
     offset: NDArray[np.int64]
+    size: NDArray[np.int64]
 
     @classmethod
     def read(cls, folder: Path, tiles: int) -> Ledger:
-        """The ledger of a staged run of so many tiles; a line that is no receipt counts for nothing.
+        """Read the journals of a staged run. A line that is no receipt of one of its tiles counts for nothing.
+
+        Lines are searched and not parsed: with many tiles parsing takes far longer.
 
         Raises:
             OSError: a journal cannot be read, or is gone.
         """
         journals = tuple(sorted((folder / JOURNALS).glob("*.jsonl")))
-        made = cls(journals, np.full(tiles, -1, np.int32), np.zeros(tiles, np.int64))
+        zeros = np.zeros(tiles, np.int64)
+        ledger = cls(journals, np.full(tiles, -1, np.int32), zeros, zeros.copy())
         for number, path in enumerate(journals):
             offset = 0
             with open(path, "rb") as lines:
                 for line in lines:
-                    key = TILE.match(_text(line))  # a receipt is parsed when it is wanted
-                    if key and int(key[1]) < tiles:
-                        made.journal[int(key[1])], made.offset[int(key[1])] = number, offset
+                    text = _text(line)
+                    tile = TILE.match(text)
+                    if tile and (key := int(tile[1])) < tiles:
+                        ledger.journal[key], ledger.offset[key] = number, offset
+                        ledger.size[key] = sum(map(int, BYTES.findall(text)))
                     offset += len(line)
-        return made
+        return ledger
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """By tile: whether there is a receipt."""
+        """(tiles,) bool, whether there is a receipt."""
         return np.asarray(self.journal >= 0)
 
     def receipts(self) -> Iterator[Receipt]:
-        """In the order of the tiles, one at a time."""
+        """The receipts in the order of the tiles, one at a time."""
         files = [open(path, "rb") for path in self.journals]  # noqa: SIM115 - closed below
         try:
             for key in np.flatnonzero(self.done):
@@ -128,11 +136,11 @@ class Ledger:
                 file.close()
 
     def intact(self, folder: Path) -> NDArray[np.bool_]:
-        """By tile: whether every file of its receipt is there, with its size."""
-        found = self.done.copy()
+        """(tiles,) bool, whether every file of the tile's receipt is there, with its size."""
+        intact = self.done.copy()
         for receipt in self.receipts():
-            found[receipt.tile] = all(_is_whole(folder, file) for file in receipt.files)
-        return found
+            intact[receipt.tile] = all(_is_whole(folder, file) for file in receipt.files)
+        return intact
 
 
 def _text(line: bytes) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from geopipe.errors import MachineError, PlanError
 from geopipe.export.ledger import Ledger, differences, ranges
 from geopipe.export.lock import LOCK, STAGING, holder
 from geopipe.export.tiles import FORMATS
-from geopipe.plan.cells import keys_of
+from geopipe.plan.cells import Runs, keys_of
 from geopipe.plan.plan import Plan
 
 SUCCESS, MANIFEST, SETTINGS = "_SUCCESS", "manifest.jsonl", "settings.toml"
@@ -88,22 +90,54 @@ def _unreadable(error: OSError, path: Path) -> MachineError:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was cut short, paused or is at work, as its staging folder tells.
+    """A run that was cut short, paused or is at work, by the `plan.json` of its staging folder.
 
-    `overwrite` says whether it may replace a finished run.
+    `runs` are the ranges of its tiles; `overwrite` says whether it may replace a finished run; `identity` is what its
+    plan's hash covers.
     """
 
+    folder: Path
     run_id: str
     attempt: int
     plan_hash: str
     name: str
     tiles: int
-    done: int
-    missing: str
-    bytes: int
+    runs: Runs
     skipped: dict[str, str]
     overwrite: bool
     identity: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The receipts so far, read when they are first needed.
+
+        Raises:
+            FileNotFoundError: the run was published or dropped meanwhile.
+            PlanError, MachineError: they are damaged, or cannot be read.
+        """
+        with _state_errors(self.folder):
+            return Ledger.read(self.folder, self.runs[-1][1] if self.runs else 0)
+
+    @property
+    def done(self) -> int:
+        """Tiles with a receipt."""
+        return int(self.ledger.done.sum())
+
+    @property
+    def missing(self) -> str:
+        """The other tiles, as ranges."""
+        keys = keys_of(self.runs)
+        return ranges(keys[~self.ledger.done[keys]].tolist())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the files that receipts name."""
+        return int(self.ledger.size.sum())
+
+    def describe(self) -> dict[str, Any]:
+        """The run as JSON values."""
+        names = ["run_id", "attempt", "plan_hash", "name", "tiles", "done", "missing", "bytes", "skipped", "overwrite"]
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -123,55 +157,100 @@ def status(output: Path) -> Status:
         PlanError: there is no run of geopipe, finished or not; or a state file is damaged.
         MachineError: a state file cannot be read.
     """
-    unfinished = unfinished_runs(output)  # first: a run that is published meanwhile is met as a finished one
+    unfinished = []
+    for run in unfinished_runs(output):  # first: a run that is published meanwhile is then a finished one
+        with suppress(FileNotFoundError):
+            _ = run.ledger
+            unfinished.append(run)
     done = finished(output)
     if done is not None:
-        unfinished = tuple(run for run in unfinished if run.run_id != done.get("run_id"))
+        unfinished = [run for run in unfinished if run.run_id != done.get("run_id")]
     if done is None and not unfinished:
         raise PlanError(
             f"{output} holds no run of geopipe" if output.exists() else f"{output} does not exist",
             "give the output folder of a run (run.output in its settings)",
         )
-    return Status(output, done, unfinished, holder(output))
+    return Status(output, done, tuple(unfinished), holder(output))
 
 
-def unfinished_runs(output: Path, strict: bool = True) -> tuple[Unfinished, ...]:
+def unfinished_runs(output: Path, strict: bool = True) -> list[Unfinished]:
     """The runs that were cut short in a folder, or are at work there; the newest last.
 
     Args:
-        strict: else those whose state files are damaged, or cannot be read, are left out.
+        strict: raise an error for state files that are damaged or cannot be read, and do not leave their runs out.
 
     Raises:
-        PlanError, MachineError: there are such.
+        PlanError, MachineError: a state file is damaged, or cannot be read.
     """
-    found = []
+    runs = []
     for folder in staged_folders(output):
-        # not found: published, or taken back, between two looks
+        # not found: published or dropped meanwhile
         with suppress(FileNotFoundError, *(() if strict else (PlanError, MachineError))):
-            text = read(folder / PLAN)
-            if text is not None:
-                found.append(((folder / PLAN).stat().st_mtime_ns, _unfinished(folder, text)))
-    return tuple(run for _, run in sorted(found, key=lambda pair: pair[0]))
+            if (run := _unfinished(folder)) is not None:
+                runs.append(((folder / PLAN).stat().st_mtime_ns, run))
+    return [run for _, run in sorted(runs, key=lambda pair: pair[0])]
 
 
-def _unfinished(folder: Path, text: bytes) -> Unfinished:
-    try:
-        about = json.loads(text)
-        runs, tiles, attempt = about["runs"], about["tiles"], about["attempt"]
-        ends = [-1, *(end for run in runs for end in run)]  # they rise, so that no array is larger than the tiles
-        if not all(isinstance(n, int) for n in (tiles, attempt, *ends)) or not 0 < attempt < 1 << 31:
-            raise ValueError("a count is no whole number")
-        if sum(end - start for start, end in runs) != tiles or any(a > b for a, b in pairwise(ends)):
-            raise ValueError("its tiles are not what they were")
-        run_id, plan_hash, name = (about[key] for key in ("run_id", "plan_hash", "name"))
-        if not all(isinstance(text, str) for text in (run_id, plan_hash, name)):
-            raise ValueError("a name is no text")
+def readable_runs(output: Path) -> list[Unfinished]:
+    """The unfinished runs whose state files, receipts too, can be read."""
+    readable = []
+    for run in unfinished_runs(output, strict=False):
+        with suppress(FileNotFoundError, PlanError, MachineError):
+            _ = run.ledger
+            readable.append(run)
+    return readable
+
+
+def last_unfinished(output: Path) -> Unfinished | None:
+    """The run that `--resume` continues: the newest."""
+    runs = unfinished_runs(output)
+    return runs[-1] if runs else None
+
+
+def unfinished_run(output: Path, plan_hash: str) -> Unfinished | None:
+    """The unfinished run of a plan, if its state files can be read."""
+    with suppress(FileNotFoundError, PlanError, MachineError):
+        run = _unfinished(staging_folder(output, plan_hash))
+        return run if run is not None and run.plan_hash == plan_hash else None
+    return None
+
+
+def written_bytes(output: Path, plan_hash: str) -> int:
+    """Bytes that an unfinished run of a plan has written already."""
+    with suppress(FileNotFoundError, PlanError, MachineError):
+        run = unfinished_run(output, plan_hash)
+        return run.bytes if run is not None else 0
+    return 0
+
+
+def _unfinished(folder: Path) -> Unfinished | None:
+    text = read(folder / PLAN)
+    if text is None:
+        return None
+    with _state_errors(folder):
+        state = json.loads(text)
+        runs = tuple((start, end) for start, end in state["runs"])
+        bounds = [-1, *(bound for run in runs for bound in run)]  # rising, so that no array is larger than the tiles
+        tiles, attempt = state["tiles"], state["attempt"]
+        if not all(isinstance(n, int) for n in (tiles, attempt, *bounds)) or not 0 < attempt < 1 << 31:
+            raise ValueError("a count is not a whole number")
+        if sum(end - start for start, end in runs) != tiles or any(a > b for a, b in pairwise(bounds)):
+            raise ValueError("its tiles do not add up")
+        run_id, plan_hash, name = (state[key] for key in ("run_id", "plan_hash", "name"))
+        if not all(isinstance(value, str) for value in (run_id, plan_hash, name)):
+            raise ValueError("a name is not a text")
         if run_id:
             UUID(run_id)
-        skipped, identity = dict(about["skipped"]), dict(about["identity"])
-        noted = Ledger.read(folder, ends[-1])
-        size = sum(f.bytes for receipt in noted.receipts() for f in receipt.files)
-        keys = keys_of(runs)
+        skipped, identity = dict(state["skipped"]), dict(state["identity"])
+        overwrite = state.get("overwrite") is True
+        return Unfinished(folder, run_id, attempt, plan_hash, name, tiles, runs, skipped, overwrite, identity)
+
+
+@contextmanager
+def _state_errors(folder: Path) -> Iterator[None]:
+    """Errors of reading the state of an unfinished run as errors of geopipe; FileNotFoundError stays."""
+    try:
+        yield
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -179,37 +258,8 @@ def _unfinished(folder: Path, text: bytes) -> Unfinished:
     except (AttributeError, KeyError, MemoryError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise PlanError(
             f"{folder / PLAN} is damaged ({type(error).__name__}: {str(error)[:100]})",
-            f"run without --resume, which keeps the whole tiles of the same plan; or delete {folder}",
+            f"run without --resume, which keeps the complete tiles of the same plan; or delete {folder}",
         ) from None
-    return Unfinished(
-        run_id,
-        attempt,
-        plan_hash,
-        name,
-        tiles,
-        done=int(noted.done.sum()),
-        missing=ranges(keys[~noted.done[keys]].tolist()),
-        bytes=size,
-        skipped=skipped,
-        overwrite=about.get("overwrite") is True,
-        identity=identity,
-    )
-
-
-def last_unfinished(output: Path) -> Unfinished | None:
-    """The run that `--resume` would go on with."""
-    found = unfinished_runs(output)
-    return found[-1] if found else None
-
-
-def unfinished_run(output: Path, plan: Plan) -> Unfinished | None:
-    """The run of this very plan that was cut short in a folder."""
-    return next((run for run in unfinished_runs(output, strict=False) if run.plan_hash == plan.hash), None)
-
-
-def bytes_done(output: Path) -> dict[str, int]:
-    """What unfinished runs have written already, by the hash of their plans."""
-    return {run.plan_hash: run.bytes for run in unfinished_runs(output, strict=False)}
 
 
 def refuse_resume(output: Path, plan: Plan) -> None:
@@ -218,14 +268,13 @@ def refuse_resume(output: Path, plan: Plan) -> None:
     Raises:
         PlanError: only runs of other plans were cut short here.
     """
-    found = unfinished_runs(output)
-    if not found or plan.hash in {run.plan_hash for run in found}:
+    runs = unfinished_runs(output)
+    if not runs or plan.hash in {run.plan_hash for run in runs}:
         return
-    last = found[-1]
-    told = list(differences(last.identity, plan.identity))
+    changes = list(differences(runs[-1].identity, plan.identity))
     raise PlanError(
-        f"the run in {output} was planned otherwise and cannot go on: {'; '.join(told[:6])}"
-        + (f" and {len(told) - 6:,} more" if len(told) > 6 else ""),
+        f"the run in {output} was planned otherwise and cannot go on: {'; '.join(changes[:6])}"
+        + (f" and {len(changes) - 6:,} more" if len(changes) > 6 else ""),
         "give it the settings and sources that it had, or start anew without --resume",
     )
 

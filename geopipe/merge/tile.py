@@ -61,7 +61,7 @@ def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) 
         if isinstance(row, SparseRow):
             sparse.setdefault(row.variable, []).append(row)
         elif row.variable == MARKER:
-            inside = row.valid
+            inside = inside if row.valid is None else row.valid
         else:
             found[row.variable].append(row)
     shape = (tile.height, tile.width)

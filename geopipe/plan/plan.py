@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
@@ -145,12 +145,12 @@ class Inputs:
 
 
 def make_plan(
-    inputs: Inputs, options: Options, machine: Machine, written_bytes: Mapping[str, int] | None = None
+    inputs: Inputs, options: Options, machine: Machine, written_bytes: Callable[[str], int] = lambda plan_hash: 0
 ) -> Plan:
     """Decide everything, and refuse what cannot be done.
 
     Args:
-        written_bytes: bytes that unfinished runs have left on the disk, by the hash of their plans.
+        written_bytes: bytes that an unfinished run of a plan has left on the disk, by the plan's hash.
 
     Raises:
         SettingsError, SourceError: a layer, band, kind or method makes no sense.
@@ -186,7 +186,7 @@ def make_plan(
     needs = estimate(spec, plans, options, machine, mask, strategy == "groupby")
     work = work_of(grid, plans, options, machine, needs.tasks, mask.reach if mask else None)
     refuse_work(work, options.max_pixels)
-    refuse(needs, machine, options.window_size, (written_bytes or {}).get(digest, 0))
+    refuse(needs, machine, options.window_size, written_bytes(digest))
     notes = _united([note for p in plans for note in p.notes] + list(mask.notes if mask else ()))
     notes += [f"layer {p.layer.name} is skipped, its columns are null: {p.skipped}" for p in plans if p.skipped]
     notes += [note for note in [_few_cells(grid), work.note()] if note]

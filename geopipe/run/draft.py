@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
 import pyproj
@@ -82,7 +83,8 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
     sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
     request = GridRequest(asked.crs, asked.resolution, asked.bounds, like, asked.snap)
     grid = resolve_grid(request, sound, {layer.name: layer.crs for layer, _ in layers})
-    here, mask, written = here or this_machine(settings), _mask(settings), state.bytes_done(settings.run.folder)
+    here, mask = here or this_machine(settings), _mask(settings)
+    written = partial(state.written_bytes, settings.run.folder)
     layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     searched: list[str] = []
     while True:

@@ -150,7 +150,7 @@ def run(
         with locked(folder, run_id):
             publish.recover(folder)
             done = _finished(folder, store) if resume else None
-            left = state.unfinished_run(folder, plan)
+            left = state.unfinished_run(folder, plan.hash)
             replaces = overwrite or (resume and left is not None and left.overwrite)
             if done is not None and done["plan_hash"] == plan.hash and (left is None or not replaces):
                 made = done.get("run_id", "")
@@ -198,7 +198,7 @@ def _keep_or_drop(folder: Path, plan: Plan, fresh: bool, confirm: Callable[[str]
     """Say what unfinished runs have left in the output; that of the same plan is kept, unless it is not wanted."""
     if fresh:
         publish.drop(folder)
-    for run in state.unfinished_runs(folder, strict=False):
+    for run in state.readable_runs(folder):
         if not run.done:
             publish.drop(folder, run.plan_hash)
             continue

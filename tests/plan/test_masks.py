@@ -16,12 +16,12 @@ import pytest
 import rasterio
 from helpers import call, north_up, write_raster
 
-from geopipe.engine import local
+from geopipe.engine import local, ray
 from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export.tiles import Receipt
 from geopipe.load import raster, tiles, vectors
 from geopipe.load.sweep import sweep
-from geopipe.merge.blocks import marker
+from geopipe.merge.blocks import MARKER, BlockRow, marker
 from geopipe.merge.tile import merge_tile
 from geopipe.plan.plan import Plan
 from geopipe.run import draft as drafting
@@ -338,6 +338,19 @@ def test_a_tile_outside_needs_no_receipt(tmp_path: Path, large: dict[str, Path])
     assert check_receipts(facts_of(plan), [Receipt(1, 90_000, (), columns)]) == []
     findings = [f.message for f in check_receipts(facts_of(plan), [Receipt(1, 89_999, (), columns)])]
     assert findings == ["the table has 89,999 rows; planned are 90,000 (how = grid)"]
+
+
+def test_the_mask_of_a_tile_travels_once_in_a_shuffle(tmp_path: Path, large: dict[str, Path]) -> None:
+    drawn(tmp_path, [box(400, 300, 900, 700)])
+    plan = draft(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"'), "merge.strategy=groupby")
+    readers, keys = raster.Readers(), plan.keys.tolist()
+    assert len(plan.layers) > 1
+    with raster.environment():
+        rows = [row for layer in plan.layers for row in ray._rows(plan, layer, 0, keys, readers)]
+    readers.close()
+    markers = [row for row in rows if isinstance(row, BlockRow) and row.variable == MARKER]
+    assert sorted(row.tile for row in markers) == sorted(keys * len(plan.layers)), "each read has a marker"
+    assert [row.tile for row in markers if row.valid is not None] == keys
 
 
 def test_both_plans_of_the_engine_and_the_plain_loop_agree(

@@ -87,6 +87,18 @@ def test_without_resume_the_tiles_of_the_same_plan_are_kept_and_named(
     assert "5 of 12 tiles of an unfinished run of this plan are there, and are kept; --fresh drops them" in caplog.text
 
 
+def test_a_resumed_run_parses_each_receipt_once_to_plan_and_begin(
+    file: Path, cut: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse, lines, before = ledger.Receipt.parse, list[bytes](), list[int]()
+    write = ledger.write_tile
+    monkeypatch.setattr(ledger.Receipt, "parse", lambda line: lines.append(line) or parse(line))
+    monkeypatch.setattr(ledger, "write_tile", lambda *args: before.append(len(lines)) or write(*args))
+    assert state.status(file.parent / "out").unfinished[0].bytes > 0
+    assert run(file, resume=True).rows
+    assert before[0] == len(set(lines[:5])) == 5
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_on_a_terminal_a_person_is_asked_whether_to_keep_them(file: Path, cut: list[int], kept: bool) -> None:
     request: list[str] = []
