@@ -1,6 +1,6 @@
-"""The one exception family: every message gives identity, numbers and a hint.
+"""The one exception family, with the exit codes of the command line.
 
-The exit codes are the CLI's contract: 1 the run failed, 2 usage or settings, 3 the environment, 75 paused.
+1: the run failed; 2: usage or settings; 3: the environment; 75: paused; 128 + n: signal n.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from geopipe.redaction import redact
 class GeopipeError(Exception):
     """Base of all errors that geopipe raises on purpose.
 
-    Secrets in its texts are hidden, wherever these go.
+    Secrets in its texts are hidden when it is made.
 
     Args:
-        message: what was found, where (file, band, setting, line), and what was expected.
+        message: what is wrong, where (file, band, setting, line), and what was expected.
         hint: what the user can do about it.
-        layer: the layer concerned, where there is one (lets a run skip it).
+        layer: name of the layer that a run may skip for it.
     """
 
     exit_code = 1
@@ -41,7 +41,7 @@ class RunError(GeopipeError):
 
 
 class SettingsError(GeopipeError):
-    """The settings, or the request, cannot be understood or make no sense."""
+    """The settings or the arguments are wrong."""
 
     exit_code = 2
 
@@ -53,25 +53,25 @@ class SourceError(GeopipeError):
 
 
 class PlanError(GeopipeError):
-    """The plan was made, and what it asks for cannot be done here."""
+    """The plan cannot be executed here."""
 
     exit_code = 2
 
 
 class MachineError(GeopipeError):
-    """The machine, a service or a permission stands in the way."""
+    """The machine, a service or a permission prevents it."""
 
     exit_code = 3
 
 
 class Paused(GeopipeError):
-    """A run was asked to pause: what it has done waits for it to go on."""
+    """The run has paused: its tiles wait for `--resume`."""
 
     exit_code = 75
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived, or another signal that ends a process."""
+    """SIGTERM, or another signal that ends a process, has arrived."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(number)
@@ -89,16 +89,16 @@ def first_line(error: BaseException) -> str:
 
 
 def find(error: BaseException) -> GeopipeError | None:
-    """The geopipe error behind `error`: itself, or in its chain of causes (a Ray task error wraps it)."""
+    """The GeopipeError behind `error`: itself, or one of its causes (a Ray task error wraps it)."""
     for item in _chain(error):
-        # Ray's wrapper is an instance of the class that it wraps, too
+        # Ray's wrapper is also an instance of the class that it wraps
         if isinstance(item, GeopipeError) and getattr(item, "cause", None) is None:
             return item
     return None
 
 
 def find_signal(error: BaseException) -> BaseException | None:
-    """The signal behind `error`: compiled code that one arrives in makes a SystemError of it."""
+    """The signal behind `error`: compiled code turns one that arrives in it into a SystemError."""
     if isinstance(error, GeopipeError):
         return None
     return next((item for item in _chain(error) if isinstance(item, KeyboardInterrupt | Terminated)), None)
@@ -106,18 +106,18 @@ def find_signal(error: BaseException) -> BaseException | None:
 
 @contextmanager
 def noted(outcome: Callable[[], str]) -> Iterator[None]:
-    """Note on a signal that ends what is inside what it has come to; whoever meets the signal says it."""
+    """Add a note to a signal that ends the block: the outcome, which the command line prints."""
     try:
         yield
     except BaseException as error:
-        found = find_signal(error)
-        if found is not None and not getattr(found, "__notes__", ()):
-            found.add_note(outcome())
+        arrived = find_signal(error)
+        if arrived is not None and not getattr(arrived, "__notes__", ()):
+            arrived.add_note(outcome())
         raise
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it came from."""
+    """An error and its causes."""
     seen: set[int] = set()
     stack: list[BaseException | None] = [error]
     while stack:

@@ -1,4 +1,4 @@
-"""What this machine has: processors and memory, as the container's limits allow."""
+"""Processors and memory of this machine, within the limits of its container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpus() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
     if quota.isdigit() and period.strip().isdigit():
@@ -22,7 +22,7 @@ def cpus() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that can be used now without swapping: the least of what the system and the container leave."""
+    """Bytes that are free without swapping: the lesser of the system's and the container's."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for line in _read(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
@@ -34,7 +34,7 @@ def available_memory() -> int:
 
 
 def has_kernels() -> bool:
-    """Whether the kernels' machine code is kept on this machine; where it is not, the first run compiles them."""
+    """Whether the kernels' machine code is cached on this machine; if not, the first run compiles them."""
     if named := os.environ.get("NUMBA_CACHE_DIR"):
         return any(Path(named).glob("**/kernels.*.nbi"))
     beside, cache = Path(__file__).parent / "resample" / "__pycache__", Path(os.path.expanduser("~/.cache/numba"))
@@ -49,7 +49,7 @@ def _read(path: Path) -> str:
 
 
 def release_memory() -> None:
-    """Give back what Arrow and the C library keep of memory that was freed: an idle worker holds it for nothing."""
+    """Return freed memory, which Arrow and the C library keep, to the system: an idle worker needs none."""
     pa.default_memory_pool().release_unused()
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

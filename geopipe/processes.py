@@ -1,4 +1,4 @@
-"""Which process of this machine one is, told so that another process can see later whether it is still there."""
+"""The identity of a process, by which another process can see later whether it still lives."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 
 
 def identity() -> dict[str, Any]:
-    """Which process this is, among all that this machine has and had, before it was last started, too."""
+    """The identity of this process, unique on this machine, also across restarts of the machine."""
     return _place() | {"pid": os.getpid(), "started": _started(os.getpid())}
 
 
 def is_dead(process: Mapping[str, Any]) -> bool:
-    """Whether a process was one of this machine and is no more, by its `identity`; False where nobody here can know."""
-    here = _place()
-    if not here["boot"] or any(process.get(name) != here[name] for name in ("host", "machine")):
+    """Whether a process of this machine has ended, by its `identity`; False if that cannot be known."""
+    place = _place()
+    if not place["boot"] or any(process.get(name) != place[name] for name in ("host", "machine")):
         return False
-    if process.get("boot") != here["boot"]:
-        return bool(here["machine"])  # of the same machine, before it was started anew
+    if process.get("boot") != place["boot"]:
+        return bool(place["machine"])  # it ran before this machine was restarted
     pid, started = process.get("pid"), process.get("started")
-    known = process.get("namespace") == here["namespace"] and isinstance(pid, int) and isinstance(started, int)
+    known = process.get("namespace") == place["namespace"] and isinstance(pid, int) and isinstance(started, int)
     return known and bool(started) and _started(int(str(pid))) != started
 
 
 def _place() -> dict[str, str]:
-    """Where process numbers of this process mean something: a machine since its start, and a container."""
+    """Where the PIDs of this process are valid: a machine since its start, and a container."""
     namespace = ""
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
@@ -41,7 +41,7 @@ def _place() -> dict[str, str]:
 
 
 def _started(pid: int) -> int:
-    """When a process began, in ticks since the machine's start; 0 where there is none, or nobody has reaped it."""
+    """Start of a process in ticks since the machine's start; 0 if it has ended, even if nobody has reaped it."""
     name, _, rest = _read(Path(f"/proc/{pid}/stat")).rpartition(")")
     parts = rest.split()
     return int(parts[19]) if name and len(parts) > 19 and parts[0] not in "ZX" else 0

@@ -1,18 +1,16 @@
-"""The old way: every raster is read whole, and all layers are brought to the whole grid in one process.
+"""The old way, deprecated: read every raster whole, and resample all layers to the whole grid in one process.
 
-It is deprecated, gives the same files, and is kept for one thing: `make bench-memory` measures what it costs. Its
-memory grows with the rasters and with the grid.
+Its files are the same, and its memory grows with the rasters and the grid: `make bench-memory` measures it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
-from geopipe.engine.contract import Engine, Finish, Keys, Stop
-from geopipe.engine.local import in_process, sparse_rows
-from geopipe.engine.session import WorkerSession
+from geopipe.engine.contract import Engine
+from geopipe.engine.local import Read, finish_tiles, in_process
 from geopipe.events.emit import context, emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
@@ -20,7 +18,6 @@ from geopipe.load import raster
 from geopipe.load.sweep import BandBuffer
 from geopipe.load.tiles import Reading, TileColumns, inside_of
 from geopipe.merge.blocks import BlockRow, marker
-from geopipe.merge.tile import merge_tile
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
@@ -30,24 +27,16 @@ from geopipe.resample.methods import Window
 
 def old_way(options: MonitoringOptions) -> AbstractContextManager[Engine]:
     """The old way as an engine."""
-    return in_process(_work, options)
+    return in_process(partial(finish_tiles, reads=_reads), options)
 
 
-def _work(plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
-    with closing(WorkerSession()) as session, session.working():
-        readers, sparse = session.readers, sparse_rows(plan)
-        rows = [row for layer in plan.rasters for row in _whole(plan, layer, readers)]
-        for tile in map(plan.spec.tile, keys.tolist()):
-            with context(tile=tile.key):
-                inside = inside_of(plan, tile, readers)
-                parts = [marker(tile.key, inside), *(_cut(row, tile) for row in rows), *sparse.pop(tile.key, ())]
-                finish(tile, merge_tile(plan.spec, tile, parts), session.journal)
-            yield tile.key
-            if stop():
-                break
+def _reads(plan: Plan, reader: raster.Reader) -> Read:
+    """Read everything at once, and cut a tile's block rows out of it."""
+    rows = [row for layer in plan.rasters for row in _read_whole(plan, layer, reader)]
+    return lambda tile: [marker(tile.key, inside_of(plan, tile, reader)), *(_cut(row, tile) for row in rows)]
 
 
-def _whole(plan: Plan, layer: LayerPlan, reader: raster.Reader) -> Iterator[BlockRow]:
+def _read_whole(plan: Plan, layer: LayerPlan, reader: raster.Reader) -> Iterator[BlockRow]:
     """The block rows of a layer for the whole grid, as if it were one tile."""
     grid = plan.grid
     whole = Tile(0, 0, 0, grid.height, grid.width)

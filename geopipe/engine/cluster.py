@@ -24,7 +24,7 @@ from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
 from geopipe.plan.estimate import Machine
 
-_VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED")
+VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED")
 """Environment variables that `connect` sets where they are missing."""
 
 
@@ -42,12 +42,17 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
         MachineError: there is no cluster at the address, or ours does not start.
     """
     with ExitStack() as stack:
-        stack.enter_context(_without_data_logs())
+        # Ray Data logs an error with its whole stack; the user sees it once, as our error
+        logger = logging.getLogger("ray.data")
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
         if ray.is_initialized():
             yield stack.enter_context(guarded())
             return
         address = addresses.requested(address)
-        stack.enter_context(_same_environment())
+        for name in VARIABLES:
+            if name not in os.environ:
+                stack.callback(os.environ.pop, name, None)
         emit(Event(RAY_STARTS))
         starting = stack.enter_context(guarded(starts=True)) if address == "local" else None
         try:
@@ -95,30 +100,6 @@ def connect(address: str | None, object_store: int) -> None:
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
-
-
-@contextmanager
-def _without_data_logs() -> Iterator[None]:
-    """Silence Ray Data inside: it logs an error with its whole stack, which the user sees once, as our error."""
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _same_environment() -> Iterator[None]:
-    """Take back after the block what `connect` sets in the environment."""
-    before = {name: os.environ.get(name) for name in _VARIABLES}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
 
 
 def _join_executors(seconds: float) -> None:

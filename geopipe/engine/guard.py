@@ -1,7 +1,4 @@
-"""Notices that the Ray cluster of a run is lost. Ray itself says nothing for a minute, and then ends the process.
-
-A cluster that we start is not lost by what ends us: it hears no signal to our process group.
-"""
+"""Notice the loss of a run's Ray cluster at once: Ray reports nothing for a minute, and then ends the process."""
 
 from __future__ import annotations
 
@@ -25,28 +22,28 @@ from geopipe.events.records import State
 from geopipe.monitoring import requests
 
 EVERY = 0.5
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 PATIENCE = 30.0
-"""Seconds for which the head of a cluster that we did not start may be away: it may be started again."""
+"""Seconds for which the head of somebody else's cluster may be away: it may be restarted."""
 
 GRACE = 10.0
-"""Seconds in which a run that is interrupted must come out of Ray's core, which may wait for its head there."""
+"""Seconds that an interrupted run has to return from Ray's core, which may wait for its head."""
 
 FAREWELL = 20.0
-"""Seconds that Ray has to end its processes, on a machine that has other work, too."""
+"""Seconds that Ray has to end its processes, on a busy machine."""
 
-CURE = "see Ray's logs in /tmp/ray/session_latest/logs; `geopipe run --resume` goes on"
+HINT = "see Ray's logs in /tmp/ray/session_latest/logs; `geopipe run --resume` goes on"
 
 abandoned = threading.Event()
-"""Set where Ray cannot be shut down any more: this process must end without asking it."""
+"""Set if Ray cannot be shut down any more: this process must end without calling it."""
 
 
 class Guard:
-    """Looks after Ray's processes that we start, or after the head of a cluster that was there before.
+    """Guards the processes of Ray that we start, or the head of a cluster that existed before.
 
     Args:
-        starts: whether this process starts them, and is not connected yet.
+        starts: whether this process starts the cluster, and is not connected yet.
     """
 
     def __init__(self, starts: bool) -> None:
@@ -58,7 +55,7 @@ class Guard:
         self._armed, self._disarmed, self._interrupted = False, threading.Event(), False
 
     def look(self, patience: float = 0.0) -> str:
-        """What is lost; empty where nothing is.
+        """Check the cluster, and return what is lost; "" if nothing is.
 
         Args:
             patience: seconds for which the head of somebody else's cluster may be away.
@@ -77,10 +74,10 @@ class Guard:
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        """End what the main thread does inside, as a signal would, when the cluster is lost.
+        """Interrupt the main thread inside, as a signal would, when the cluster is lost.
 
         Raises:
-            MachineError: it was.
+            MachineError: the cluster was lost.
         """
         self._armed = True
         self._disarmed.clear()
@@ -88,16 +85,16 @@ class Guard:
             yield
         except BaseException as error:
             if self._interrupted or (isinstance(error, Exception) and self.look()):
-                raise MachineError(self.lost, CURE) from error
+                raise MachineError(self.lost, HINT) from error
             raise
         finally:
             self._armed = False
             self._disarmed.set()
 
     def wait(self, work: Callable[[], object], seconds: float) -> None:
-        """Have Ray do `work`, for so long at most and no longer than the cluster is there, whatever comes of it.
+        """Call Ray in a thread, and wait `seconds` at most, and only while the cluster lives; ignore errors.
 
-        In a thread: Ray's core waits for a head that has just died, and cannot be interrupted there.
+        Ray's core waits for a head that has just died, and cannot be interrupted there.
         """
         if self.look():
             return
@@ -106,7 +103,7 @@ class Guard:
             thread.join(EVERY)
 
     def shutdown(self) -> None:
-        """Leave the cluster, and end what we have started of it."""
+        """Leave the cluster, and end those of its processes that we started."""
         if not self.look():
             thread = in_thread(ray.shutdown)
             thread.join(FAREWELL)
@@ -115,14 +112,14 @@ class Guard:
         self.abandon()  # Ray would end this process
 
     def abandon(self) -> None:
-        """Leave a cluster that is lost without asking it; what we have started of it ends."""
+        """Leave a lost cluster without calling it, and end those of its processes that we started."""
         abandoned.set()
         for process in self._started():
             with suppress(psutil.Error):
                 process.kill()
 
     def watch(self, ended: threading.Event) -> None:
-        """Look again and again, and interrupt the run once; where Ray does not let it go, say its last word."""
+        """Check until `ended`, and interrupt the run once; end the process if Ray does not return."""
         while not ended.wait(EVERY):
             if self.look(PATIENCE) and self._armed and not self._interrupted:
                 self._interrupted = True
@@ -131,17 +128,17 @@ class Guard:
                     self._end()
 
     def _end(self) -> None:
-        """End the process, in which Ray's core waits for its head."""
-        error = MachineError(self.lost, CURE)
-        told = {"type": "MachineError", "message": error.message, "hint": error.hint}
-        emit(State("failed", {"exit_code": error.exit_code, "error": told}))  # it arrives with the next run
+        """Print the error and end the process, in which Ray's core waits for its head."""
+        error = MachineError(self.lost, HINT)
+        detail = {"type": "MachineError", "message": error.message, "hint": error.hint}
+        emit(State("failed", {"exit_code": error.exit_code, "error": detail}))  # the next run delivers it
         with suppress(OSError):
             print(f"error: {error}", file=sys.stderr, flush=True)
         self.abandon()
         os._exit(error.exit_code)
 
     def _started(self) -> list[psutil.Process]:
-        """Processes that were started by this one since it has a guard."""
+        """Child processes that started after this guard."""
         if self.others is None:
             return []
         try:
@@ -151,7 +148,7 @@ class Guard:
 
 
 class _Apart(services.ConsolePopen):
-    """A process of Ray in a group of its own."""
+    """A process of Ray in a process group of its own."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, process_group=0, **options)
@@ -159,10 +156,11 @@ class _Apart(services.ConsolePopen):
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Start Ray's processes inside where a terminal that closes, or `timeout`, reaches us and not them.
+    """Start Ray's processes inside in process groups of their own.
 
-    Without them a run could not come to an orderly end, and Ray's core would end this process without a word. Ray has
-    no option for it. Where it cannot bind their lives to ours (not on Linux), it ends them by our group: they stay.
+    A terminal that closes, or `timeout`, signals our group. If Ray's processes ended with it, its core would end this
+    process without a message. Ray has no option for it. On Linux alone Ray's processes end when their parent does;
+    elsewhere Ray ends them by our group, so they stay in it.
     """
     before = services.ConsolePopen
     if sys.platform == "linux":
@@ -174,7 +172,7 @@ def apart() -> Iterator[None]:
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
-    """Begin `work` in a thread, in the context of this one; its errors count for nothing."""
+    """Start `work` in a thread, in the context of this one; its errors are ignored."""
 
     def run() -> None:
         with suppress(Exception):
@@ -187,7 +185,7 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 
 @contextmanager
 def guarded(starts: bool = False) -> Iterator[Guard]:
-    """A guard of the cluster that this process is connected to, or starts (`starts`)."""
+    """Guard the cluster that this process is connected to, or starts (`starts`)."""
     guard, ended = Guard(starts), threading.Event()
     threading.Thread(target=guard.watch, args=(ended,), daemon=True).start()
     try:

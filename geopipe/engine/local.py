@@ -6,7 +6,7 @@ Ray engine, and the place to start a debugger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import chain
 
@@ -19,7 +19,8 @@ from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.export.ledger import Journal
 from geopipe.grid.grid import Tile
-from geopipe.load import tables, tiles
+from geopipe.load import raster, tables, tiles
+from geopipe.merge.blocks import BlockRow
 from geopipe.merge.points import SparseRow
 from geopipe.merge.tile import merge_tile
 from geopipe.monitoring.collector import Collector, open_collector
@@ -31,14 +32,37 @@ Work = Callable[[Plan, Keys, Finish, Stop], Generator[int, None, None]]
 """Merges and finishes tiles in this process, and yields their keys."""
 
 
-def finish_tiles(plan: Plan, keys: Keys, finish: Finish, stop: Stop = never) -> Generator[int, None, None]:
-    """Read, merge and finish one tile after the other, and yield their keys."""
+Read = Callable[[Tile], Iterable[BlockRow]]
+"""Reads the block rows of a tile."""
+
+
+def reads(plan: Plan, reader: raster.Reader) -> Read:
+    """The reads of the plan: the windows that a tile needs."""
+    return lambda tile: tiles.read_rows(plan, plan.rasters, tile, reader)
+
+
+def finish_tiles(
+    plan: Plan,
+    keys: Keys,
+    finish: Finish,
+    stop: Stop = never,
+    reads: Callable[[Plan, raster.Reader], Read] = reads,
+) -> Generator[int, None, None]:
+    """Read, merge and finish one tile after the other, and yield their keys.
+
+    Args:
+        plan: to execute.
+        keys: of the tiles.
+        finish: called with each merged tile.
+        stop: called after each tile; ends the loop if true.
+        reads: makes the function that reads a tile.
+    """
     with closing(WorkerSession()) as session, session.working():
-        sparse = sparse_rows(plan)
+        read, sparse = reads(plan, session.readers), sparse_rows(plan)
         for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key), logs.failures():
-                rows = tiles.read_rows(plan, plan.rasters, tile, session.readers)
-                finish(tile, merge_tile(plan.spec, tile, chain(rows, sparse.pop(tile.key, ()))), session.journal)
+                rows: Iterable[BlockRow | SparseRow] = chain(read(tile), sparse.pop(tile.key, ()))
+                finish(tile, merge_tile(plan.spec, tile, rows), session.journal)
             yield tile.key
             if stop():
                 return

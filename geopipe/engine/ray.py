@@ -1,8 +1,8 @@
 """The Ray engine: the only module that builds Ray Datasets.
 
-Both plans make the same groups of block rows and call the same `merge_tile`. The exchange plan moves block rows between
-tasks (`groupby("tile").map_groups`); in the aligned plan a task reads every layer of a tile itself, so that whole
-groups are born in one place and the exchange is elided. Each Ray step is a few lines around a plain function.
+Both strategies make the same groups of block rows and call the same `merge_tile`. `groupby` shuffles block rows by tile
+(`groupby("tile").map_groups`). In `aligned` an actor reads all layers of a tile, so there is nothing to shuffle. Each
+step of Ray is a few lines around a plain function.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 Batch = dict[str, np.ndarray[Any, Any]]
 
 MOST_BLOCKS = 1000
-"""Ray keeps statistics of every block for the whole run; many tiles share a block instead."""
+"""Blocks of a Dataset at most: Ray keeps statistics of each for the whole run. Many tiles share a block."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,14 @@ def merge(
     finish: Finish | None = None,
     stop: Stop = never,
 ) -> ray.data.Dataset:
-    """The merged table as a Ray Dataset, by the strategy of the plan; lazy, and written nowhere.
+    """The merged table as a Ray Dataset, by the strategy of the plan: lazy, and written nowhere.
 
     Args:
-        keys: of the tiles; None for all.
-        finish: composed into the merging step, so that a tile need not cross the object store once more to be
-            written; the Dataset then holds the key of each tile, as `done`.
-        stop: asked before each tile of the aligned plan, which then leaves it out.
+        keys: of the tiles to merge; None for all.
+        watch: the monitoring of the run; None without.
+        finish: called in the merging step, so that a tile does not cross the object store once more to be written;
+            the Dataset then has one column `done`, the keys of the tiles.
+        stop: called before each tile of the aligned strategy, which leaves it out if true.
     """
     workers = plan.machine.workers
     units = _units(plan, plan.keys if keys is None else keys, workers)
@@ -208,10 +209,10 @@ def dataset(plan: Plan, address: str | None = None) -> ray.data.Dataset:
 
 
 def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
-    """What the actors are asked to do, a table for each block of the Dataset: a layer (-1: all), tiles and partition.
+    """The reads, a table of one row for each block of the Dataset: layer (-1: all), keys of tiles, partition.
 
-    Neighbours go to one actor, which finds their blocks of the sources still in memory. A layer that sweeps is divided
-    among the actors, and no further.
+    Neighbouring tiles go to one worker, which finds the blocks that they share in GDAL's cache. A layer that sweeps is
+    divided among the workers, and no further.
     """
     if plan.strategy == "aligned":
         return [_unit(-1, run) for run in _runs(keys, workers)]
@@ -230,7 +231,7 @@ def _unit(layer: int, keys: Keys, part: int = 0) -> pa.Table:
 
 
 def _runs(keys: Keys, workers: int) -> list[Keys]:
-    """Runs of at most eight neighbours, fewer where there is little to share out, more beyond MOST_BLOCKS of them."""
+    """Runs of at most eight neighbours: fewer if there are few tiles, more if there were more than MOST_BLOCKS runs."""
     size = max(1, min(8, len(keys) // (16 * workers)), -(-len(keys) // MOST_BLOCKS))
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
@@ -238,10 +239,10 @@ def _runs(keys: Keys, workers: int) -> list[Keys]:
 def _mapped(reads: ray.data.Dataset, work: Any, workers: int, **how: Any) -> ray.data.Dataset:
     """Map reads by actors or tasks, one read at a time.
 
-    `how` bounds restarts and retries: Ray's default would go on for ever with a raster that crashes its readers.
+    `how` bounds restarts and retries: by default Ray restarts the readers of a raster that crashes them for ever.
     """
     with warnings.catch_warnings():
-        # the only way in this release to bound them; the release that drops it is not admitted by our pin
+        # the only way to bound them in the releases that our pin admits
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
         return reads.map_batches(work, batch_size=1, num_cpus=_worker_cpus(workers), **how)
 
@@ -267,27 +268,26 @@ class _RayEngine:
                     yield from _done(merge(plan, wave, watch=self.watch, finish=finish, stop=stop))
                     if stop():
                         break
-            self.collect()  # what was counted last is part of the summary
+            self.collect()  # the last counts are part of the summary
         except Exception as error:
             failure = find(error)
-            self.collect()  # where a layer is skipped, what was counted until then is told apart
+            self.collect()  # an attempt without this layer begins with these counts
             if failure is None:
                 raise
         if failure is not None:
-            # Ray's error, in the frames that it holds, keeps the actors and their CPUs; a next attempt needs them
+            # the frames of Ray's error keep the actors and their CPUs, which the next attempt needs
             gc.collect()
             raise failure
 
     def collect(self, over: bool = False) -> None:
-        """Have every node deliver what is left, unless the cluster is lost (`over`: as for `_collect`)."""
-        # how the run goes counts more than whether the monitor hears it
+        """Let every node deliver its last records, unless the cluster is lost (`over`: as for `_collect`)."""
         self.guard.wait(partial(_collect, self.watch, over), 10.0)
 
     def close(self, wait: float) -> None:
-        """Part from the run's monitor, after what is left is delivered.
+        """End the monitoring actor after the last records.
 
         Args:
-            wait: seconds for which it is to be there for a last scrape.
+            wait: seconds for which it waits for a last scrape.
         """
         self.collect(over=True)
 
@@ -299,7 +299,7 @@ class _RayEngine:
         self.guard.wait(work, wait + 4)
 
     def stages(self) -> Mapping[str, Progress]:
-        """Progress so far; what was known last where the actor does not answer in time."""
+        """Progress so far, by stage; the last known one if the actor does not answer in time."""
         with suppress(ray.exceptions.RayError):
             self._stages = cast(Mapping[str, Progress], ray.get(self.watch.monitor.stages.remote(), timeout=2))
         return self._stages
@@ -311,9 +311,9 @@ def _done(dataset: ray.data.Dataset) -> Iterator[int]:
 
 
 @contextmanager
-def ray_engine(address: str | None, here: Machine, options: MonitoringOptions) -> Iterator[Engine]:
-    """Ray as an engine, on the cluster that is there, else on one of our own for the run."""
-    with cluster(address, here.object_store) as guard:
+def ray_engine(address: str | None, machine: Machine, options: MonitoringOptions) -> Iterator[Engine]:
+    """Ray as an engine, on the cluster that exists, else on one of our own for the run."""
+    with cluster(address, machine.object_store) as guard:
         with guard.armed():
             engine = _RayEngine(options, guard)
         wait = prometheus.LAST_SCRAPE
@@ -327,17 +327,17 @@ def ray_engine(address: str | None, here: Machine, options: MonitoringOptions) -
 
 
 def _collect(watch: Watch, over: bool = False) -> None:
-    """Have every node deliver what the workers of the run have not sent yet; what it misses stays on its disk.
+    """Let every node deliver the records that workers of the run have not sent yet; others stay on its disk.
 
     Args:
-        over: the workers are to let go of the run.
+        over: the run is over, and its workers close their sessions.
     """
-    here = ray.get_runtime_context().get_node_id()
+    driver = ray.get_runtime_context().get_node_id()
     deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_leftovers)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-    there = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
-    calls = [one.remote(watch, over) for one in there]
-    _deliver_leftovers(watch, over, others=False)  # without a process more; what earlier runs left its driver delivers
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != driver]
+    tasks = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
+    calls = [task.remote(watch, over) for task in tasks]
+    _deliver_leftovers(watch, over, others=False)  # in this process; the driver delivers what earlier runs left
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=5)
 
@@ -346,5 +346,5 @@ def _deliver_leftovers(watch: Watch, over: bool, others: bool = True) -> None:
     if over:
         release_workers(watch.options, 1.0)
     deliver_leftovers(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
-    if over and others:  # the driver does it on its own node
+    if over and others:  # on its own node the driver does it later
         delete_spool(watch.options)

@@ -1,6 +1,6 @@
-"""How a run says something: core code calls `emit` and the standard `logging`, and knows no sink.
+"""How code records something: it calls `emit` and the standard `logging`, and knows no sink.
 
-A context (run, attempt, stage, layer, tile) is set once with `context`, and rides on every record made inside it.
+A context (run, attempt, stage, layer, tile) is set once with `context`, and goes with every record made inside it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def subscribe(sink: Callable[[Body], None]) -> Callable[[], None]:
 
 
 def emit(body: Body) -> None:
-    """Hand a record to the sinks of this process. It never raises: a run does not fail because it is watched.
+    """Hand a record to the sinks of this process. It never raises: monitoring must not fail a run.
 
-    What a sink says itself, by a log for instance, is no record: it would come back to that sink for ever.
+    Records that a sink makes, by a log for instance, are dropped: they would come back to it for ever.
     """
     if getattr(_handing, "now", False):
         return
@@ -54,8 +54,3 @@ def context(**values: Any) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
-
-
-def set_context(**values: Any) -> None:
-    """Set the context for the rest of this process (a worker is born into its run)."""
-    _context.set({**_context.get(), **values})

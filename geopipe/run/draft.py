@@ -35,11 +35,11 @@ from geopipe.settings.load import Settings
 log = logging.getLogger(__name__)
 
 OBJECT_STORE = 640 * 2**20
-"""Bytes of Ray's shared memory, unless the settings say more: once touched, all of it stays in memory."""
+"""Bytes of Ray's shared memory unless the settings name another size: once used, it stays in memory."""
 
 
 def this_machine(settings: Settings) -> Machine:
-    """What this machine offers, as far as the settings allow: four fifths of the free memory unless they say more."""
+    """The resources of this machine within the limits of the settings; by default four fifths of its free memory."""
     available = machine.available_memory()
     memory = settings.engine.memory or int(available * 0.8)
     cpus = machine.cpus()
@@ -53,17 +53,23 @@ def this_machine(settings: Settings) -> Machine:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that makes the bytes of the output."""
+    """Versions of all software that affects the bytes of the output."""
     names = ("geopipe", "numpy", "pyarrow", "pyproj", "ray")
     return {name: version(name) for name in names} | {"proj": pyproj.proj_version_str} | raster.versions()
 
 
-def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:
+def draft(settings: Settings, target: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:
     """Make the plan of the settings. Reads headers (and what the module names), writes nothing.
 
     Args:
-        here: what to run on; None for this machine.
-        skipped: reason by layer name, for layers already found broken.
+        settings: of the run.
+        target: the resources to run on; None for this machine.
+        skipped: reason by name of layers to skip.
+
+    Raises:
+        SettingsError: the settings fit no such sources.
+        SourceError: a source cannot be read, and its layer may not be skipped.
+        PlanError: the plan cannot be executed on these resources.
     """
     reasons = dict(skipped or {})
     layers: list[tuple[Layer, list[Header] | list[TableHeader]]] = []
@@ -75,22 +81,22 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
                 raise
             reasons.setdefault(layer.name, error.message)
             layers.append((layer, []))
-    asked = settings.grid
-    access = Access(asked.allow, setting="grid.{key} = {value}")
-    like = raster.inspect(asked.like, access=access) if asked.like else None
-    # tables do not say where their points lie, and have no part in a union
+    section = settings.grid
+    access = Access(section.allow, setting="grid.{key} = {value}")
+    like = raster.inspect(section.like, access=access) if section.like else None
+    # the header of a table has no extent, so tables have no part in a union of extents
     rasters = {layer.name: [h for h in headers if isinstance(h, Header)] for layer, headers in layers}
     sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
-    request = GridRequest(asked.crs, asked.resolution, asked.bounds, like, asked.snap)
+    request = GridRequest(section.crs, section.resolution, section.bounds, like, section.snap)
     grid = resolve_grid(request, sound, {layer.name: layer.crs for layer, _ in layers})
-    here, mask = here or this_machine(settings), _mask(settings)
+    target, mask = target or this_machine(settings), _mask(settings)
     written = partial(state.written_bytes, settings.run.folder)
     layers = [(layer, _measured(settings, layer, headers, grid, reasons)) for layer, headers in layers]
     searched: list[str] = []
     while True:
         try:
             inputs = Inputs(settings.run.name, grid, layers, versions(), reasons, mask)
-            plan = make_plan(inputs, settings.options(), here, written)
+            plan = make_plan(inputs, settings.options(), target, written)
             classes = {p.layer.name: values for p in plan.layers if (values := _classes(plan, p)) is not None}
             if not classes:
                 return replace(plan, notes=(*plan.notes, *map(_searched_note, searched)))
@@ -101,25 +107,25 @@ def draft(settings: Settings, here: Machine | None = None, skipped: Mapping[str,
 
 
 def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
-    """The polygons of grid.mask, or its raster as a layer: it is a raster if GDAL can open it as one."""
-    asked = settings.grid
-    if asked.mask is None:
+    """The polygons of grid.mask, or its raster as a layer: a raster is what GDAL opens as one."""
+    section = settings.grid
+    if section.mask is None:
         return None
     layer = Layer(
-        MASK, (asked.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=asked.mask_crs, allow=asked.allow
+        MASK, (section.mask,), kind=Kind.CATEGORICAL, resampling=("nearest",), crs=section.mask_crs, allow=section.allow
     )
-    if vectors.missing(asked.mask):
-        raise SourceError(f"grid.mask: there is no file {asked.mask}", proposals.path(asked.mask, "grid.mask"))
+    if vectors.missing(section.mask):
+        raise SourceError(f"grid.mask: there is no file {section.mask}", proposals.path(section.mask, "grid.mask"))
     header = None
-    if asked.mask_layer is None:
-        with suppress(SourceError):  # what GDAL's vector side says of it tells more
-            header = raster.inspect(asked.mask, MASK, access=layer.access)
+    if section.mask_layer is None:
+        with suppress(SourceError):  # the error of GDAL's vector side says more
+            header = raster.inspect(section.mask, MASK, access=layer.access)
     if header is not None and header.bands:
-        if header.crs is None and asked.mask_crs is None:
-            raise SourceError(f"grid.mask = {asked.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
+        if header.crs is None and section.mask_crs is None:
+            raise SourceError(f"grid.mask = {section.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
         check_files(layer, [header])
         return layer, header
-    return vectors.read(asked.mask, asked.mask_layer, asked.mask_crs)
+    return vectors.read(section.mask, section.mask_layer, section.mask_crs)
 
 
 def _searched_note(layer: str) -> str:
@@ -142,7 +148,7 @@ def _classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...] | None:
 
 
 def _files(layer: Layer) -> list[str]:
-    """The files of a layer: what its paths mean, or what the STAC items there point to."""
+    """The files that the paths of a layer mean, or that the STAC items in these point to."""
     files = [file for path in layer.paths for file in raster.expand(path)]
     if not files:
         raise SourceError(
@@ -150,14 +156,14 @@ def _files(layer: Layer) -> list[str]:
             "correct path = (it is relative to the settings file)",
             layer.name,
         )
-    found = [stac.read(file, layer.name) for file in files]
-    if all(found):
+    contents = [stac.read(file, layer.name) for file in files]
+    if all(contents):
         return stac.files(
-            [item for items in found for item in items], layer.asset, layer.sort_by, layer.name, layer.access
+            [item for items in contents for item in items], layer.asset, layer.sort_by, layer.name, layer.access
         )
-    if any(found) or layer.asset or layer.sort_by:
+    if any(contents) or layer.asset or layer.sort_by:
         raise SourceError(
-            f"layer {layer.name}: {files[[bool(items) for items in found].index(False)]} holds no STAC items",
+            f"layer {layer.name}: {files[[bool(items) for items in contents].index(False)]} holds no STAC items",
             "give STAC files only; or leave asset and sort_by out and give rasters only",
             layer.name,
         )
@@ -180,7 +186,7 @@ def _measured(
     grid: Grid,
     reasons: dict[str, str],
 ) -> list[Header] | list[TableHeader]:
-    """The headers of a layer, of tables of cells with their offsets; adds to `reasons` what may be skipped."""
+    """The headers of a layer, with the offsets of tables of cells; adds to `reasons` a layer that is to be skipped."""
     tables = [h for h in headers if isinstance(h, TableHeader)]
     if not tables or layer.name in reasons:
         return headers
@@ -192,7 +198,7 @@ def _measured(
 
 
 def skippable(settings: Settings, error: SourceError, reasons: Mapping[str, str]) -> dict[str, str]:
-    """The layer that failed and may be skipped, with its reason; any other error is raised again."""
+    """The name and reason of the layer to skip for `error`; raises the error again if no layer may be skipped."""
     for layer in settings.layers:
         if layer.name == error.layer and layer.on_error == "skip" and layer.name not in reasons:
             log.warning("layer %s is skipped: %s", layer.name, error.message)

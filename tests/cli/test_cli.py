@@ -27,6 +27,7 @@ from geopipe import demo
 from geopipe.cli import main
 from geopipe.errors import GeopipeError, MachineError, PlanError, Terminated
 from geopipe.run import draft, pipeline
+from geopipe.run.reporting import monitoring_options
 from geopipe.settings import load
 from geopipe.validate import facts
 
@@ -404,7 +405,7 @@ def test_keys_of_the_monitor_reach_every_process(small: Path, monkeypatch: pytes
     """By the options that are pickled to them; what each option does is in test_spool and test_monitor."""
 
     def options(*flags: str) -> Any:
-        return pipeline.watching(load.load(small, flags), "run", 1)
+        return monitoring_options(load.load(small, flags), "run", 1)
 
     base = options()
     assert (base.database, base.metrics_interval, base.prometheus_port) == (False, 10.0, None)

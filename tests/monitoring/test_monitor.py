@@ -36,6 +36,7 @@ from geopipe.monitoring.database import connections, embedded, schema
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.recorder import Recorder
 from geopipe.run import pipeline
+from geopipe.run.reporting import monitoring_options
 from geopipe.settings import load as settings
 
 OUTAGE = float(os.environ.get("GEOPIPE_OUTAGE", "4"))
@@ -239,7 +240,7 @@ def test_only_a_cluster_answers_prometheus_of_another_machine_unasked(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    assert pipeline.watching(settings.load(file, flags), "r", 1).prometheus_host == host
+    assert monitoring_options(settings.load(file, flags), "r", 1).prometheus_host == host
 
 
 def test_on_one_machine_only_the_loopback_answers_prometheus(
@@ -616,5 +617,5 @@ def test_records_of_every_process_carry_their_place(file: Path, dsn_file: str, r
     assert len(sources) >= 2, "the driver and at least one worker"
     places = ask(dsn_file, "SELECT DISTINCT attempt, node FROM pipeline_events WHERE run_id = %s", result.run_id)
     assert places == [(1, os.uname().nodename)]
-    assert isinstance(open_collector(pipeline.watching(settings.load(file), result.run_id, 1)), Collector)
+    assert isinstance(open_collector(monitoring_options(settings.load(file), result.run_id, 1)), Collector)
     assert connections.dsn() == dsn_file

@@ -39,7 +39,7 @@ from geopipe.monitoring.leftovers import deliver_folders
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.shipping import Shipper
 from geopipe.monitoring.spool import SEGMENTS, Spool, source_name
-from geopipe.run import pipeline
+from geopipe.run import attempts, pipeline
 from geopipe.settings import load as config
 
 RUN = {"run_id": "r", "attempt": 3}
@@ -1399,5 +1399,5 @@ def test_a_signal_inside_compiled_code_is_still_one(kind: type[BaseException]) -
     """Numba and other C code make a SystemError of what a signal handler raises inside of them."""
     error = SystemError("returned a result with an exception set")
     error.__cause__ = arrived = kind()
-    assert pipeline._as_ours(error) is arrived
-    assert isinstance(pipeline._as_ours(SystemError("without one")), RunError)
+    assert attempts.own_error(error) is arrived
+    assert isinstance(attempts.own_error(SystemError("without one")), RunError)
