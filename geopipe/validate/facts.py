@@ -1,8 +1,8 @@
-"""What must hold of a table, as pure functions of the receipts of a run (`rows` has those of the rows of a file).
+"""The facts that a plan promises of its table, and the checks of a run's receipts against them.
 
-The facts come from the plan and are kept in `_SUCCESS`, so that a run (`check_receipts`, before it is published) and a
-finished output (`geopipe.validate`) are held to the same. An error means: the table is not what was planned; a warning:
-it may not be what was meant.
+The facts stand in `_SUCCESS`, so that a run (`check_receipts`, before it is published) and a finished output
+(`validate`) are compared with the same. An error means that the table is not what was planned; a warning, that it may
+not be what the user meant.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from geopipe.resample.methods import FRACTION, VALID, Route
 
 CHECKS = {
     "manifest": "a receipt for every tile, and their totals",
-    "files": "every file of the manifest is there and can be read, and there is no other",
+    "files": "every file of the manifest exists and can be read, and there is no other",
     "checksum": "size and sha256 of every file",
     "schema": "one schema in all files",
     "rows": "rows of the files, the manifest and the plan",
@@ -36,15 +36,15 @@ CHECKS = {
     "values": "no NaN; least and greatest as the manifest says, and inside the source's range",
     "nulls": "nulls of each variable",
 }
-"""The checks by name, in the order in which they are told."""
+"""The checks by name, in the order of a report."""
 
 CONVEX = frozenset({"nearest", "mode", "min", "max", "med", "q1", "q3", "average", "bilinear"})
-"""Methods whose result lies between the least and the greatest of the pixels that it is made of."""
+"""Methods whose result lies between the least and the greatest of the pixels under a cell."""
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-10}
-"""Share of its largest number by which a value may leave a range: what rounding of weighted sums can do, and more.
+"""Share of its larger end by which a value may leave a range: more than rounding of weighted sums does.
 
-Small enough that 65535 and -32768 as float32, and -2147483648 as float64, are not taken for their neighbours.
+Small enough to tell 65535 and -32768 as float32, and -2147483648 as float64, from their neighbours.
 """
 
 
@@ -59,10 +59,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class VariableFacts:
-    """What is known of a column before it is computed.
+    """Facts of a column, known before it is computed.
 
-    `dtype` is numpy's name of its type; `range` has the least and greatest value that it can have, None where headers
-    do not tell; `skipped` columns are null everywhere.
+    `dtype` is numpy's name of its type; `range` its least and greatest possible value, None if headers do not give
+    them; `skipped` columns are null everywhere.
     """
 
     layer: str
@@ -75,8 +75,7 @@ class VariableFacts:
 class Facts:
     """What a plan promises of its table; `variables` in the order of the columns.
 
-    `required` are those that are null nowhere. `mask` says how far it reaches, where there is one: a tile that it does
-    not meet has no rows, and need have no receipt.
+    `required` variables are null nowhere. A tile outside the reach of `mask` has no rows and needs no receipt.
     """
 
     grid: Grid
@@ -108,7 +107,7 @@ class Facts:
         return self.how == "grid" and not self.required and (self.mask is None or self.mask.exact)
 
     def describe(self) -> dict[str, Any]:
-        """The facts as JSON values; `parse` reads them."""
+        """The facts as JSON values, for `parse`."""
         return {
             "grid": self.grid.projjson(),
             "window_size": self.window_size,
@@ -124,10 +123,10 @@ class Facts:
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Facts:
-        """The facts that `describe` gave.
+        """The facts from the JSON values of `describe`.
 
         Raises:
-            KeyError, TypeError, ValueError, GeopipeError: they are not.
+            KeyError, TypeError, ValueError, GeopipeError: the values are others.
         """
         x0, dx, _, y0, _, dy = data["grid"]["transform"]
         height, width = data["grid"]["shape"]
@@ -170,9 +169,9 @@ def facts_of(plan: Plan) -> Facts:
 
 
 def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | None:
-    """The least and greatest value that a variable of a layer can have; None where headers do not tell.
+    """The least and greatest value that a variable of a layer can have; None if headers do not give them.
 
-    No pixel is read: the range is that of the bands' integer types, without a nodata number at an end of it, unpacked.
+    No pixel is read: the range is that of the bands' integer types, without a nodata value at its end, unpacked.
     Statistics in headers are not trusted: they are often approximate, or older than the pixels.
     """
     if variable.requested_method in (FRACTION, VALID):
@@ -209,71 +208,71 @@ def _band_range(band: Band) -> tuple[float, float] | None:
 
 
 def check_receipts(facts: Facts, receipts: Iterable[Receipt]) -> list[Finding]:
-    """What receipts alone show, without a file read: tiles, rows, nulls and ranges.
+    """Check tiles, rows, nulls and ranges by the receipts alone, and that x and y of the grid lead back to its cells.
 
-    Also whether the cells of the grid come back from their x and y. Receipts are met once, and not kept.
+    No file is read. Receipts are read once, and not kept.
     """
     seen: Counter[int] = Counter()
     nulls: Counter[str] = Counter()
-    told, findings, rows = set[str](), list[Finding](), 0
-    wanted, outside = _wanted(facts), list[int]()
+    columns, findings, rows = set[str](), list[Finding](), 0
+    planned, outside = _planned_tiles(facts), list[int]()
     for receipt in receipts:
         seen[receipt.tile] += 1
         rows += receipt.rows
-        told |= receipt.columns.keys()
+        columns |= receipt.columns.keys()
         for name, column in receipt.columns.items():
             nulls[name] += column["nulls"]
         if 0 <= receipt.tile < facts.tiles:
-            outside += [receipt.tile] if receipt.rows and receipt.tile not in wanted else []
+            outside += [receipt.tile] if receipt.rows and receipt.tile not in planned else []
             findings += [*_check_rows(facts, receipt), *_check_ranges(facts, receipt)]
     findings = _check_tiles(facts, seen, outside) + findings + _check_total(facts, rows)
     for key in sorted({0, facts.tiles - 1}):  # where x and y are largest, they are coarsest
         findings += check_round_trip(facts, key)
-    return findings + _check_nulls(facts, rows, nulls, told)
+    return findings + _check_nulls(facts, rows, nulls, columns)
 
 
-def _wanted(facts: Facts) -> Collection[int]:
+def _planned_tiles(facts: Facts) -> Collection[int]:
     """Keys of the tiles that must have a receipt, rising."""
     return range(facts.tiles) if facts.mask is None else dict.fromkeys(keys_of(facts.mask.runs).tolist())
 
 
 def _check_tiles(facts: Facts, seen: Mapping[int, int], outside: Sequence[int]) -> list[Finding]:
-    known, wanted = range(facts.tiles), _wanted(facts)
+    known, planned = range(facts.tiles), _planned_tiles(facts)
     problems = {
-        "without a receipt": [key for key in wanted if key not in seen],
+        "without a receipt": [key for key in planned if key not in seen],
         "with several receipts": sorted(key for key, count in seen.items() if count > 1),
         "that are not in the plan": sorted(key for key in seen if key not in known),
         "with rows outside the mask": sorted(outside),
     }
     return [
-        Finding("error", "manifest", f"tiles {what}: {listed(found)}; planned are {len(wanted):,}")
-        for what, found in problems.items()
-        if found
+        Finding("error", "manifest", f"tiles {what}: {listed(keys)}; planned are {len(planned):,}")
+        for what, keys in problems.items()
+        if keys
     ]
 
 
 def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
-    """Rows of one tile against its cells, and against the values that a kept cell must have."""
+    """Compare the rows of one tile with its cells, and with the values that a kept cell must have."""
     name, cells = f"tile {receipt.tile}", facts.grid.tile(receipt.tile, facts.window_size).cells
     exact = facts.complete and facts.cells == facts.grid.cells  # how many of a tile are in a mask is not kept
     if receipt.rows > cells or (exact and receipt.rows < cells):
-        wanted = f"{cells:,}" if exact else f"at most {cells:,}"
-        yield Finding("error", "rows", f"{name} has {receipt.rows:,} rows; planned are {wanted} (how = {facts.how})")
+        planned = f"{cells:,}" if exact else f"at most {cells:,}"
+        yield Finding("error", "rows", f"{name} has {receipt.rows:,} rows; planned are {planned} (how = {facts.how})")
     values: dict[str, int] = {}
-    for variable, told in receipt.columns.items():
+    for variable, column in receipt.columns.items():
         if variable not in facts.variables:
             yield Finding("error", "manifest", f"{name} has a variable {variable}, which is not in the plan")
             continue
-        if not 0 <= told["nulls"] <= receipt.rows:
-            text = f"{variable} of {name} has {told['nulls']:,} nulls in {receipt.rows:,} rows"
+        if not 0 <= column["nulls"] <= receipt.rows:
+            text = f"{variable} of {name} has {column['nulls']:,} nulls in {receipt.rows:,} rows"
             yield Finding("error", "nulls", text)
-        elif told["nulls"] and variable in facts.required:
-            text = f"{variable} of {name} has {told['nulls']:,} nulls, but merge.drop leaves none"
+        elif column["nulls"] and variable in facts.required:
+            text = f"{variable} of {name} has {column['nulls']:,} nulls, but merge.drop leaves none"
             yield Finding("error", "nulls", text)
         fact = facts.variables[variable]
         if not fact.skipped:
             key = f"layer {fact.layer}" if facts.how == "inner" else "all layers together"
-            values[key] = values.get(key, 0) + receipt.rows - told["nulls"]
+            values[key] = values.get(key, 0) + receipt.rows - column["nulls"]
     if missing := [v for v in facts.variables if v not in receipt.columns]:
         yield Finding("error", "manifest", f"{name} lacks the variables {listed(missing)}")
     for layers, count in values.items():
@@ -285,15 +284,15 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
 def _check_total(facts: Facts, rows: int) -> list[Finding]:
     cells = facts.cells
     if rows > cells or (facts.complete and rows < cells):
-        wanted = f"{cells:,}" if facts.complete else f"at most {cells:,}"
-        return [Finding("error", "rows", f"the table has {rows:,} rows; planned are {wanted} (how = {facts.how})")]
+        planned = f"{cells:,}" if facts.complete else f"at most {cells:,}"
+        return [Finding("error", "rows", f"the table has {rows:,} rows; planned are {planned} (how = {facts.how})")]
     return []
 
 
 def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
-    for name, told in receipt.columns.items():
+    for name, column in receipt.columns.items():
         fact = facts.variables.get(name)
-        low, high = number(told["min"]), number(told["max"])
+        low, high = number(column["min"]), number(column["max"])
         if fact is None or fact.range is None or low is None or high is None:
             continue
         least, greatest = fact.range
@@ -304,42 +303,42 @@ def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
 
 
 def check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
-    """Whether the centres of a tile's rows and columns lead back to them."""
+    """Check that x and y of a tile's cells lead back to their column and row."""
     grid, tile = facts.grid, facts.grid.tile(key, facts.window_size)
-    back = {
+    round_trips = {
         "column": (np.floor((grid.xs(tile.col, tile.width) - grid.x0) / grid.dx), tile.col),
         "row": (np.floor((grid.y0 - grid.ys(tile.row, tile.height)) / grid.dy), tile.row),
     }
-    for name, (found, first) in back.items():
-        wrong = np.flatnonzero(found != np.arange(first, first + len(found)))
+    for name, (indices, first) in round_trips.items():
+        wrong = np.flatnonzero(indices != np.arange(first, first + len(indices)))
         if wrong.size:
             at = int(wrong[0])
             yield Finding(
                 "error",
                 "coordinates",
-                f"tile {key}: {wrong.size:,} of {len(found):,} {name}s do not come back from their coordinate: "
-                f"{name} {first + at} comes back as {found[at]:.0f}; the cells are too small for their distance from 0",
+                f"tile {key}: {wrong.size:,} of {len(indices):,} {name}s do not come back from their coordinate: "
+                f"{name} {first + at} comes back as {indices[at]:.0f}; cells are too small for their distance from 0",
             )
 
 
-def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int], told: Container[str]) -> list[Finding]:
+def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int], columns: Container[str]) -> list[Finding]:
     if rows == 0:
         return [Finding("warning", "rows", f"the table has no rows: of {facts.cells:,} cells none is kept")]
     return [
         Finding("warning", "nulls", f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)")
         for name, fact in facts.variables.items()
-        if name in told and nulls.get(name, 0) == rows and not fact.skipped
+        if name in columns and nulls.get(name, 0) == rows and not fact.skipped
     ]
 
 
 def number(value: Any) -> float | None:
-    """A number of a receipt: JSON has no infinity, so that it stands there as text."""
+    """A number of a receipt, which has an infinity as text: JSON has none."""
     if value is None or isinstance(value, int | float):
         return value
     return float(value)
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:
-    """The first items in a message, and how many more there are."""
+    """The first items, and the number of the others, for a message."""
     shown = ", ".join(map(str, items[:most]))
     return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"

@@ -1,4 +1,4 @@
-"""What must hold of the rows of a tile, in the files that hold them: pure functions of batches of rows."""
+"""Checks of the rows of a tile, batch by batch: cells, coordinates and values."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from geopipe.merge.spec import COORDINATES
 from geopipe.validate.facts import Facts, Finding, check_round_trip, number
 
 DEGREES = 1e-8
-"""How far a longitude or latitude may be off, in degrees: a millimetre, for another PROJ may round otherwise."""
+"""Tolerance of longitudes and latitudes in degrees (a millimetre): another PROJ may round otherwise."""
 
 Spot = tuple[str, str, NDArray[np.bool_], Callable[[int], str]]
-"""A check, what is wrong with the rows where the mask is true, and how to tell it of one of them."""
+"""A check, the fault of the rows where the mask is true, and a function that describes one of them by its index."""
 
 
 def check_rows(
     facts: Facts, receipt: Receipt, name: str, parts: Iterable[tuple[str, Iterable[pa.RecordBatch]]]
 ) -> tuple[list[Finding], int]:
-    """The rows of one tile in one format: cells, coordinates and values. Returns also how many there are.
+    """Check cells, coordinates and values of the rows of one tile in one format. Returns findings and number of rows.
 
     Args:
-        name: of them all.
-        parts: name and rows of each file that they are in. A cell may be in one of them only.
+        name: of all the files together, for messages.
+        parts: name and rows of each file. A cell may be in one file only.
     """
     findings: list[Finding] = []
     seen = {variable: _Seen() for variable in receipt.columns}
@@ -61,11 +61,11 @@ def check_rows(
 
 
 class _Counts:
-    """Rows of a file that something is wrong with, batch by batch."""
+    """Counts of the faulty rows of a file, batch by batch."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self.found: dict[tuple[str, str], tuple[int, str]] = {}
+        self.faults: dict[tuple[str, str], tuple[int, str]] = {}
 
     def add(self, rows: int, spots: Iterable[Spot]) -> None:
         for check, what, mask, tell in spots:
@@ -73,32 +73,32 @@ class _Counts:
             if count:
                 at = int(np.argmax(mask))
                 first = f"the first is row {self.rows + at:,} of the file, {tell(at)}"
-                old, text = self.found.get((check, what), (0, first))
-                self.found[check, what] = (old + count, text)
+                old, text = self.faults.get((check, what), (0, first))
+                self.faults[check, what] = (old + count, text)
         self.rows += rows
 
     def findings(self, path: str) -> Iterator[Finding]:
-        for (check, what), (count, text) in sorted(self.found.items()):
+        for (check, what), (count, text) in sorted(self.faults.items()):
             yield Finding("error", check, f"{path}: {count:,} of {self.rows:,} rows {what}; {text}")
 
 
 class _Cells:
-    """The cells of a tile as they come, in one file or several.
+    """The cells of a tile, in one file or several.
 
-    A cell's place counts in row-major order inside its tile: where places only rise, no cell is there twice.
+    A cell's place is its row-major index in the tile. Where places only rise, no cell is there twice.
     """
 
     def __init__(self, facts: Facts, tile: Tile) -> None:
         self.facts, self.tile, self.last, self.file = facts, tile, -1, 0
         self.files = np.zeros(0, np.uint16)
-        """The file of each cell, where there are several: their number, from 1 on; 0 of a cell that was not there."""
+        """(cells,) uint16, number of the file that has the cell, from 1; 0 for none. Empty for a single file."""
 
     def begin(self) -> None:
-        """The rows of another file come."""
+        """Start with the rows of another file."""
         self.last, self.file = -1, self.file + 1
 
     def spots(self, batch: pa.RecordBatch) -> list[Spot]:
-        """What is wrong with the cells of a batch."""
+        """The faults of the cells of a batch."""
         tile, grid = self.tile, self.facts.grid
         null = np.zeros(batch.num_rows, bool)
         for name, _ in COORDINATES:
@@ -137,7 +137,7 @@ class _Cells:
         ]
 
     def _elsewhere(self, place: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether cells were in an earlier file."""
+        """(rows,) bool, whether a cell was in an earlier file."""
         if not self.facts.partitioned:
             return np.zeros(len(place), bool)
         if not len(self.files):
@@ -150,22 +150,21 @@ class _Cells:
 def _derived_spots(
     facts: Facts, batch: pa.RecordBatch, x: NDArray[np.float64], y: NDArray[np.float64], tell: Callable[[int], str]
 ) -> Iterator[Spot]:
-    """Where columns that follow from x and y do not."""
+    """Faults of the columns that are derived from x and y."""
     layout, names = facts.layout, batch.schema.names
     expected = derived.arrays(facts.grid, layout.lonlat, layout.h3, x, y)
-    wanted = dict(zip([f.name for f in derived.fields(layout.lonlat, layout.h3)], expected, strict=True))
+    columns = dict(zip([f.name for f in derived.fields(layout.lonlat, layout.h3)], expected, strict=True))
     if layout.geometry and derived.GEOMETRY.name in names:
-        wanted[derived.GEOMETRY.name] = derived.points(x, y)
-    for name, right in wanted.items():
+        columns[derived.GEOMETRY.name] = derived.points(x, y)
+    for name, right in columns.items():
         if name not in names:
             continue
-        found = batch[name]
+        column = batch[name]
         if name in ("lon", "lat"):
-            here, there = _filled(found, math.inf), _filled(right, math.inf)
-            wrong = ~np.isclose(here, there, rtol=0, atol=DEGREES)
+            wrong = ~np.isclose(_filled(column, math.inf), _filled(right, math.inf), rtol=0, atol=DEGREES)
         else:
-            same = pc.fill_null(pc.equal(found, right), False)
-            both = pc.and_(found.is_null(), right.is_null())
+            same = pc.fill_null(pc.equal(column, right), False)
+            both = pc.and_(column.is_null(), right.is_null())
             wrong = pc.invert(pc.or_(same, both)).to_numpy(zero_copy_only=False)
         yield "coordinates", f"have a {name} that does not follow from x and y", wrong, tell
 
@@ -195,12 +194,12 @@ class _Seen:
             self.low = ends["min"] if self.low is None else min(self.low, ends["min"])
             self.high = ends["max"] if self.high is None else max(self.high, ends["max"])
 
-    def compare(self, path: str, name: str, told: Mapping[str, Any]) -> Iterator[Finding]:
-        """What the manifest tells otherwise."""
-        if self.nulls != told["nulls"]:
-            text = f"{path} has {self.nulls:,} nulls in {name}; {MANIFEST} says {told['nulls']:,}"
+    def compare(self, path: str, name: str, receipt: Mapping[str, Any]) -> Iterator[Finding]:
+        """Compare them with the column of a receipt."""
+        if self.nulls != receipt["nulls"]:
+            text = f"{path} has {self.nulls:,} nulls in {name}; {MANIFEST} says {receipt['nulls']:,}"
             yield Finding("error", "nulls", text)
-        low, high = number(told["min"]), number(told["max"])
+        low, high = number(receipt["min"]), number(receipt["max"])
         if (self.low, self.high) != (low, high):
             text = f"{path} has values from {self.low!r} to {self.high!r} in {name}"
             yield Finding("error", "values", f"{text}; {MANIFEST} says {low!r} to {high!r}")

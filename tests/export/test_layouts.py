@@ -469,11 +469,11 @@ DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], str, str]] = {
     "another longitude": (lambda t: shift(t, "lon", 1e-6), "coordinates", "have a lon that does not follow"),
     "a point elsewhere": (other_points, "coordinates", "1 of 2,024 rows have a geometry that does not follow"),
     "no geometry": (lambda t: t.drop_columns("geometry"), "schema", "has no column geometry of WKB"),
-    "bounds of more": (lambda t: t.slice(0, 1000), "schema", "does not say of its points what GeoParquet 1.1 would"),
+    "bounds of more": (lambda t: t.slice(0, 1000), "schema", "has not the GeoParquet 1.1 metadata of its points"),
     "no metadata": (
         lambda t: t.replace_schema_metadata({k: v for k, v in t.schema.metadata.items() if k != b"geo"}),
         "schema",
-        "does not say of its points",
+        "has not the GeoParquet 1.1 metadata",
     ),
     "the folder's column too": (
         lambda t: t.add_column(5, "cover", pa.array(np.ones(len(t), "uint8"))),

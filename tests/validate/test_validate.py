@@ -28,8 +28,7 @@ from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.plan.plan import Plan
 from geopipe.run import draft
 from geopipe.settings import load
-from geopipe.validate import facts as checks
-from geopipe.validate.facts import Facts, Finding, VariableFacts, check_receipts, facts_of
+from geopipe.validate.facts import CHECKS, Facts, Finding, VariableFacts, check_receipts, facts_of
 from geopipe.validate.output import validate
 from geopipe.validate.rows import check_rows
 
@@ -81,8 +80,8 @@ def test_a_clean_run_has_no_findings(file: Path, tmp_path: Path, flags: tuple[st
     assert report.findings == ()
     assert summary.warnings == ()
     assert report.exit_code == 0
-    assert list(report.numbers) == list(checks.CHECKS)
-    assert {report.level(check) for check in checks.CHECKS} == {"ok"}
+    assert list(report.numbers) == list(CHECKS)
+    assert {report.level(check) for check in CHECKS} == {"ok"}
     assert report.rows == summary.rows > 0
     assert json.loads((summary.output / "_SUCCESS").read_text())["warnings"] == []
 
@@ -254,14 +253,14 @@ DAMAGE: dict[str, tuple[Callable[[pa.Table], pa.Table], str, str]] = {
     "another type": (
         lambda t: t.set_column(5, "cover", t["cover"].cast(pa.int16())),
         "schema",
-        "has not the 8 columns of _SUCCESS, in their order: too much cover int16, missing cover uint8",
+        "has not the 8 columns of _SUCCESS, in their order: too many: cover int16; missing: cover uint8",
     ),
     "another order": (
         lambda t: t.select([*t.column_names[:4], *reversed(t.column_names[4:])]),
         "schema",
-        "in their order: too much nothing",
+        "in their order: too many: none",
     ),
-    "a missing column": (lambda t: t.drop_columns(["x"]), "schema", "too much nothing, missing x double"),
+    "a missing column": (lambda t: t.drop_columns(["x"]), "schema", "too many: none; missing: x double"),
     "another plan": (
         lambda t: t.replace_schema_metadata({**t.schema.metadata, b"geopipe:plan_hash": b"f" * 64}),
         "schema",
@@ -436,7 +435,7 @@ def test_what_is_no_finished_run_is_refused_with_a_cure(output: Path, tmp_path: 
     refused(output / "parquet", "there is no _SUCCESS", f"did you mean {output}?")
     refused(tmp_path, "there is no _SUCCESS", "run.output")
     edit_success(output, table={"grid": 1})
-    refused(output, "does not say what the table must be like", "run its settings again")
+    refused(output, "lacks the facts of the table", "run its settings again")
     (output / "_SUCCESS").write_bytes(b"")  # as Spark and Hadoop end their outputs
     refused(output, "is not geopipe's", "finished run")
     (output / "_SUCCESS").unlink()
@@ -451,7 +450,7 @@ def test_the_command_prints_checks_and_exits_with_their_code(output: Path, capsy
     code, out, err = call(capsys, "validate", output)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split()[:2] for line in lines[: len(checks.CHECKS)]] == [["ok", check] for check in checks.CHECKS]
+    assert [line.split()[:2] for line in lines[: len(CHECKS)]] == [["ok", check] for check in CHECKS]
     assert any(line.startswith("cover ") and " 1 " in line for line in lines)
 
     for n in range(8):
