@@ -1,4 +1,4 @@
-"""Text for people: numbers and times in few characters, and words of unknown origin made harmless."""
+"""Text for people: short numbers and times, and escaped text of unknown origin."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from datetime import datetime
 from geopipe.redaction import redact
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
-"""Control characters, escapes to the terminal, and what turns the direction of text round or hides it."""
+"""Control characters, terminal escapes, and characters that hide text or reverse its direction."""
 
 
 def clean(text: object) -> str:
-    """`text` in one line and without secrets, with what a terminal would obey written as Python spells it."""
+    """`text` in one line without secrets; characters that a terminal would obey are escaped."""
     one = redact(str(text)).replace("\r\n", " ").replace("\n", " ").replace("\t", " ")
-    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), one)
+    return UNSAFE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode("ascii"), one)
 
 
 def clean_lines(text: object) -> list[str]:
-    """The lines of `text`, each made harmless; at least one."""
+    """The lines of `text`, each escaped; at least one."""
     return [clean(line.expandtabs(4)) for line in str(text).splitlines()] or [""]
 
 
 def message(text: object) -> str:
-    """An error or warning as it is printed: its further lines set in, so that none can pass for another message."""
+    """An error or warning for printing: further lines are indented, so that none can pass for another message."""
     first, *rest = str(text).split("\n")
     return "\n".join([clean(first), *(line if line.startswith("  ") else f"  {line}" for line in map(clean, rest))])
 
 
 def size(count: float) -> str:
-    """A number of bytes for people."""
+    """A number of bytes with a unit: 1.5 MiB."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
@@ -57,7 +57,7 @@ def clock(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """How long ago: 42 s, 3 min, 5 h, 2 d."""
+    """An age: 42 s, 3 min, 5 h, 2 d."""
     whole = max(int(seconds), 0)
     for unit, length in (("d", 2 * 86400), ("h", 2 * 3600), ("min", 120)):
         if whole >= length:
@@ -66,12 +66,12 @@ def age(seconds: float) -> str:
 
 
 def moment(when: datetime, now: datetime | None = None) -> str:
-    """A time of day where the user is, with the day unless that is today."""
+    """A time in the user's zone, with its day unless that is today."""
     local = when.astimezone()
     today = now is not None and local.date() == now.astimezone().date()
     return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S")
 
 
 def share(part: float | None) -> str:
-    """A share that is 100 % only where it is so."""
+    """A share in percent; 100% only if it is complete."""
     return "" if part is None else "100%" if part >= 1 else f"{min(int(part * 100), 99)}%"

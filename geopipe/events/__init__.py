@@ -1,1 +1,1 @@
-"""What a run says of itself, and how code says it without knowing who listens."""
+"""Records of a run (`records`), how code emits them (`emit`), and log lines (`logs`)."""

@@ -16,11 +16,11 @@ from geopipe.events.records import Body
 
 _context: ContextVar[Mapping[str, Any]] = ContextVar("geopipe_context", default=MappingProxyType({}))
 _sinks: list[Callable[[Body], None]] = []
-_handing = threading.local()
+_passing = threading.local()
 
 
 def subscribe(sink: Callable[[Body], None]) -> Callable[[], None]:
-    """Send every record of this process to `sink`, until the function returned is called."""
+    """Send every record of this process to `sink`. Returns a function that ends this."""
     _sinks.append(sink)
     return lambda: _sinks.remove(sink) if sink in _sinks else None
 
@@ -30,15 +30,15 @@ def emit(body: Body) -> None:
 
     Records that a sink makes, by a log for instance, are dropped: they would come back to it for ever.
     """
-    if getattr(_handing, "now", False):
+    if getattr(_passing, "now", False):
         return
-    _handing.now = True
+    _passing.now = True
     try:
         for sink in tuple(_sinks):
             with suppress(Exception):
                 sink(body)
     finally:
-        _handing.now = False
+        _passing.now = False
 
 
 def current() -> Mapping[str, Any]:
@@ -48,7 +48,7 @@ def current() -> Mapping[str, Any]:
 
 @contextmanager
 def context(**values: Any) -> Iterator[None]:
-    """Set run_id, attempt, stage, layer or tile for the records made inside."""
+    """Set run_id, attempt, stage, layer or tile for the records inside."""
     token = _context.set({**_context.get(), **values})
     try:
         yield

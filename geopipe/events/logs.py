@@ -17,14 +17,14 @@ from geopipe.text import message
 
 SHOWN = ("run_id", "stage", "layer", "tile")
 STAGE_STARTED = "stage_started"
-"""The event that a stage of the run has begun; its context says which."""
+"""The event that a stage of the run has started; its context names the stage."""
 
 _FORMATTER = logging.Formatter()
 
 
 @contextmanager
 def log_stage(logger: logging.Logger, stage: str) -> Iterator[None]:
-    """Tell of begin and end of a stage of the run, with its seconds, or how it failed."""
+    """Record start and end of a stage of the run, with its seconds and its outcome."""
     start = time.perf_counter()
     with context(stage=stage):
         logger.info("%s started", stage)
@@ -43,7 +43,7 @@ def log_stage(logger: logging.Logger, stage: str) -> Iterator[None]:
 
 
 def log_performance(logger: logging.Logger, operation: str, seconds: float, rows: int = 0, size: int = 0) -> None:
-    """Log what an operation took: seconds, and rows, bytes and rows per second where it made any."""
+    """Log the seconds of an operation, with rows, bytes and rows per second if it wrote rows."""
     rate = rows / seconds if seconds > 0 else 0.0
     text = f"{operation} took {seconds:.2f} s"
     if rows:
@@ -63,7 +63,7 @@ def traceback_of(error: BaseException) -> str:
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """Put into the records which tile (or layer) it was that an error of geopipe came from; it is raised on."""
+    """Record an error of geopipe with the tile or layer of the context, and raise it on."""
     try:
         yield
     except GeopipeError as error:
@@ -81,7 +81,7 @@ class _AddContext(logging.Filter):
 
 
 class _Json(logging.Formatter):
-    """One JSON object a line. Values that JSON does not know are written as text, never lost."""
+    """Formats a record as one line of JSON. Values of other types become text."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -108,7 +108,7 @@ class _Text(logging.Formatter):
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to standard error, whatever that is at the time."""
+    """Writes to the present sys.stderr, which may change."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -119,20 +119,20 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 
 class _Emitter(logging.Handler):
-    """Makes records of the run out of log records."""
+    """Emits log records as records of the run."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             extra = getattr(record, "performance", None)
             body = Log(record.levelname, record.name, record.getMessage(), _traceback(record), extra)
-        except Exception:  # its arguments do not fit, say: logging tells of it, and the run goes on
+        except Exception:  # such as arguments that do not fit: logging prints it, and the run goes on
             self.handleError(record)
         else:
             emit(body)
 
 
 def configure_logging(level: str, style: str) -> None:
-    """Send the log records of geopipe from `level` on to standard error, as `style` "text" or "json"."""
+    """Print log records of geopipe of `level` and above on stderr, in the style "text" or "json"."""
     handler = _Stderr()
     handler.setFormatter(_Json() if style == "json" else _Text())
     handler.addFilter(_AddContext())
@@ -144,10 +144,10 @@ def configure_logging(level: str, style: str) -> None:
 
 
 def record_from_now_on() -> Callable[[], None]:
-    """Make records of the run out of what geopipe logs from INFO on, whatever the terminal shows.
+    """Emit log records of INFO and above as records of the run, whatever the terminal shows.
 
     Returns:
-        a function that ends it.
+        a function that ends this.
     """
     logger = logging.getLogger("geopipe")
     emitter, before = _Emitter(), logger.level

@@ -1,7 +1,7 @@
-"""What a run says of itself: logs, progress, metrics, events and states, as values.
+"""The records of a run: logs, progress, metrics, events and states.
 
-A record is one of these bodies in an envelope: which process made it as its which record, when, and where in the run.
-As a line of JSON it lies in a spool, travels to the monitor, and goes into Postgres (`store`).
+A record is a body in an envelope: its process, its sequence number, its time, and its place in the run. As a line of
+JSON it waits in a spool, travels to the collector, and is written into Postgres (`monitoring.database.store`).
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ from uuid import UUID
 from geopipe.redaction import redact
 
 MOST_BITS = 4096
-"""Of an integer as a decimal number; Python writes and reads those of 4300 digits at most."""
+"""Largest integer that is written in decimals; Python converts 4300 digits at most."""
 
 DRIVER = "driver_started"
-"""The event that tells which process drives a run."""
+"""The event with the process that drives a run."""
 
 RAY_STARTS = "ray_starts"
-"""The event that a Ray is started or joined for a run."""
+"""The event that Ray is started or joined for a run."""
 
 POSTGRES_STARTED = "postgres_started"
 """The event that the embedded Postgres was started; it runs on after the run."""
 
 WHERE = ("run_id", "attempt", "stage", "layer", "tile")
-"""Of the context: where in which run a record was made."""
+"""The values of the context that a record has: its run, and its place in it."""
 
-
-_NEEDED = {"seq": int, "source": str, "ts": float | int, "kind": str, "run_id": str}
+_REQUIRED = {"seq": int, "source": str, "ts": float | int, "kind": str, "run_id": str}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Progress:
-    """Work done since the last such record: `tiles` units of `stage` on `cells` cells, in `seconds` of a worker."""
+    """Work since the last such record: `tiles` units of `stage` on `cells` cells, in `seconds` of a worker."""
 
     kind: ClassVar[str] = "progress"
     stage: str
@@ -62,7 +61,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Metric:
-    """A sample: `name` says of what, and in which unit its `value` is."""
+    """A sample of a measured value."""
 
     kind: ClassVar[str] = "metric"
     name: str
@@ -72,7 +71,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened once, with what is worth knowing of it."""
+    """Something that happened once, with its details."""
 
     kind: ClassVar[str] = "event"
     name: str
@@ -81,7 +80,7 @@ class Event:
 
 @dataclass(frozen=True)
 class State:
-    """What a run has become (one of `states.STATES`), with what the run's row is to know."""
+    """A new state of the run (of `monitoring.states.STATES`), with values for the run's row."""
 
     kind: ClassVar[str] = "state"
     state: str
@@ -89,7 +88,7 @@ class State:
 
 
 def new_run_id() -> str:
-    """A UUIDv7: sorts by time, and two starts in one millisecond differ."""
+    """A UUIDv7: ids sort by time, and two runs of one millisecond differ."""
     stamp = time.time_ns() // 1_000_000
     value = stamp << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
@@ -103,32 +102,32 @@ Body = Log | Progress | Metric | Event | State
 
 
 def line(body: Body, envelope: Mapping[str, Any], where: Mapping[str, Any]) -> str:
-    """A record as a line of JSON, without what is not known.
+    """A record as a line of JSON, without values that are None.
 
     Args:
         envelope: seq, source, ts, worker and node.
         where: any of WHERE.
     """
-    told = {**envelope, "kind": body.kind, **{name: where[name] for name in WHERE if where.get(name) is not None}}
-    told |= {f.name: value for f in fields(body) if (value := getattr(body, f.name)) is not None}
-    return json.dumps(plain(told)) + "\n"
+    record = {**envelope, "kind": body.kind, **{name: where[name] for name in WHERE if where.get(name) is not None}}
+    record |= {f.name: value for f in fields(body) if (value := getattr(body, f.name)) is not None}
+    return json.dumps(plain(record)) + "\n"
 
 
 def parse(text: str) -> dict[str, Any]:
     """The record of a line.
 
     Raises:
-        ValueError: it is no whole record, as the last line of a process that died may be.
+        ValueError: the line is incomplete, as the last line of a process that died may be.
     """
     try:
-        told = json.loads(text)
+        record = json.loads(text)
     except RecursionError:
-        told = None
-    if not isinstance(told, dict) or not all(isinstance(told.get(name), kind) for name, kind in _NEEDED.items()):
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in _REQUIRED.items()):
         raise ValueError(f"no record: {text[:80]!r}")
-    if told["kind"] == Progress.kind and not all(isinstance(told.get(name), int | float) for name in _COUNTS):
+    if record["kind"] == Progress.kind and not all(isinstance(record.get(name), int | float) for name in _COUNTS):
         raise ValueError(f"progress without numbers: {text[:200]!r}")
-    return told
+    return record
 
 
 def plain(value: Any, as_text: Callable[[Any], str] | None = None) -> Any:
@@ -138,9 +137,9 @@ def plain(value: Any, as_text: Callable[[Any], str] | None = None) -> Any:
         as_text: makes the texts; by default it hides secrets, as for every record that leaves its process.
     """
     text = as_text or _text
-    numpy = sys.modules.get("numpy")  # where it is not loaded nothing is of its types, and `geopipe db` need not wait
+    numpy = sys.modules.get("numpy")  # not imported here, so that `geopipe db` starts fast
     if numpy is not None and isinstance(value, numpy.generic):
-        value = value.item()  # a count of NumPy's is a number, too
+        value = value.item()  # a NumPy count as a number
     if isinstance(value, Mapping):
         return {text(k): plain(v, as_text) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -155,5 +154,5 @@ def plain(value: Any, as_text: Callable[[Any], str] | None = None) -> Any:
 def _text(value: Any) -> str:
     try:
         return redact(str(value))
-    except Exception:  # whatever it is that cannot say what it is
+    except Exception:  # a value without a text
         return f"<{type(value).__name__}>"

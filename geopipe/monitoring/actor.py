@@ -1,4 +1,4 @@
-"""The monitoring actor: the run's collector in a process of its own on the head node, which nothing waits for."""
+"""The monitoring actor: the run's collector in a process of its own on the head node. Nothing waits for it."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.shipping import Deliver
 
 PATIENCE = 10.0
-"""Seconds that a process waits for the actor, before it keeps its records and tries again."""
+"""Seconds that a process waits for the actor before it keeps its records and tries again."""
 
 
 class Monitor:
-    """Receives the records of every process of a run. It holds no CPU, and a run goes on without it."""
+    """Receives the records of every process of a run. It reserves no CPU, and a run goes on without it."""
 
     def __init__(self, options: MonitoringOptions) -> None:
         self.collector: Collector = open_collector(options)
 
     def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
-        """Take a batch; returns up to which record of the source everything is safe."""
+        """Take a batch, as `Collector.receive`."""
         return self.collector.receive(source, lines, keep)
 
     def close(self, wait: float) -> None:
-        """End; waits for so many seconds at most until Prometheus has seen how the run ended."""
+        """Close, after at most `wait` seconds for a last scrape of Prometheus."""
         self.collector.close(wait)
 
     def stages(self) -> dict[str, Progress]:
-        """Progress by stage so far."""
+        """Progress by stage."""
         return self.collector.stages()
 
 
 def start(options: MonitoringOptions) -> ActorHandle:
-    """The monitor of a run, on the node of the driver: the head node, where a job's driver is."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """Start the monitor of a run on the node of its driver, which is the head node for a job."""
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Monitor)
     name = f"monitor-{options.run_id}"
-    named = actor.options(name=name, namespace="geopipe", scheduling_strategy=here, max_concurrency=8)
+    named = actor.options(name=name, namespace="geopipe", scheduling_strategy=node, max_concurrency=8)
     return cast(ActorHandle, named.remote(options))
 
 
 def deliver(monitor: ActorHandle, seconds: float = PATIENCE) -> Deliver:
-    """How a process of the run hands records to the actor; raises if the actor does not answer in time.
+    """The function that delivers records to the actor; it raises if the actor does not answer in time.
 
     It does not wait inside Ray's core, as `ray.get` does: Ray may end this process meanwhile, and its core would abort.
     """

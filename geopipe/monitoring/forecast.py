@@ -1,4 +1,4 @@
-"""How long a run still needs: one estimate, made by the run itself, which all who watch it are shown."""
+"""The time that a run still needs: one estimate, made by the run, for all who watch it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from geopipe.events.emit import context, emit
 from geopipe.events.records import Metric, Progress
 
 NAME, STAGE = "seconds_left", "run"
-"""The metric under which the estimate is told, and its stage."""
+"""Name and stage of the metric with the estimate."""
 
 EVERY = 2.0
 """Seconds between two of these metrics."""
 
 MEMORY = 30.0
-"""Seconds after which what was seen of the speed counts for a third."""
+"""Seconds after which a speed has a third of its weight (1/e)."""
 
 ENOUGH = 3.0
-"""Seconds of work before there is an estimate: workers start, and compile, before they are as fast as they will be."""
+"""Seconds of work before an estimate: workers start and compile before they reach their speed."""
 
 
 class Forecast:
     """Seconds that a run still needs, from its progress; safe to use from one thread.
 
-    The share of the work that is done, the mean of all stages, rises in steps: of a tile, or of a batch of records. A
-    speed is taken between two steps and remembered (exponential moving average); in between, the time counts down.
+    The share of the work that is done (the mean over stages) rises in steps of a tile or of a batch of records. The
+    speed between two steps enters an exponential moving average; between steps, the time counts down.
 
     Args:
         clock: seconds.
@@ -35,17 +35,17 @@ class Forecast:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._totals: Mapping[str, int] = {}
-        self._begin = self._stepped = self._told = clock()
+        self._begin = self._stepped = self._recorded = clock()
         self._share = self._first = 0.0
         self._speed: float | None = None
         self._left: float | None = None
 
     def __call__(self, stages: Mapping[str, Progress], totals: Mapping[str, int]) -> float | None:
-        """Seconds from now; None while nothing is known."""
+        """Seconds from now; None while unknown."""
         now = self._clock()
         shares = [min(stages[s].tiles / of, 1.0) if s in stages else 0.0 for s, of in totals.items() if of]
         share = sum(shares) / len(shares) if shares else 0.0
-        if totals != self._totals or share < self._share:  # another attempt, with other work
+        if totals != self._totals or share < self._share:  # another attempt with other work
             self._totals, self._begin, self._stepped = dict(totals), now, now
             self._share = self._first = share
             self._speed = self._left = None
@@ -55,7 +55,7 @@ class Forecast:
 
     def _step(self, now: float, share: float) -> None:
         speed = (share - self._share) / max(now - self._stepped, 1e-3)
-        if self._speed is None or now - self._begin < ENOUGH:  # of the whole time, which its first steps are a part of
+        if self._speed is None or now - self._begin < ENOUGH:  # over the whole time: the first steps are few
             self._speed = (share - self._first) / max(now - self._begin, 1e-3)
         else:
             self._speed += (1 - math.exp((self._stepped - now) / MEMORY)) * (speed - self._speed)
@@ -66,16 +66,16 @@ class Forecast:
         self._stepped, self._share, self._left = now, share, left
 
     def _now(self, now: float) -> float | None:
-        """The estimate of the last step, counted down; not below what a step more would take."""
+        """The estimate of the last step, counted down to a quarter at most."""
         if self._share >= 1:
             return 0.0
         if self._left is None or now - self._begin < ENOUGH:
             return None
         return max(self._left - (now - self._stepped), self._left / 4)
 
-    def tell(self, seconds: float | None) -> None:
-        """Record the estimate, every now and then."""
-        if seconds is not None and self._clock() - self._told >= EVERY:
-            self._told = self._clock()
+    def record(self, seconds: float | None) -> None:
+        """Record the estimate, every EVERY seconds."""
+        if seconds is not None and self._clock() - self._recorded >= EVERY:
+            self._recorded = self._clock()
             with context(stage=STAGE):
                 emit(Metric(NAME, round(seconds, 1), "s"))

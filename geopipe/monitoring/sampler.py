@@ -20,13 +20,13 @@ SHARED = Path("/dev/shm")
 
 
 class Sampler:
-    """To be called often: every `interval` seconds it samples, in one process of the run on each node.
+    """Samples the node every `interval` seconds, in one process of the run; to be called often.
 
-    Which one it is, a lock in `folder` says; it dies with its process, and the next one takes over.
+    A lock in `folder` chooses the process; it ends with the process, and the next process takes over.
 
     Args:
-        folder: of the run's records on this node.
-        output: the folder whose free space is told.
+        folder: spool folder of the run.
+        output: folder whose free space is sampled.
     """
 
     def __init__(self, folder: Path, output: Path, interval: float) -> None:
@@ -48,37 +48,37 @@ class Sampler:
             os.close(file)
             return
         self._lock = file
-        psutil.cpu_percent()  # its first value means nothing: it tells of the time since it was last asked
+        psutil.cpu_percent()  # the first value is meaningless: it covers the time since the last call
         self._due = time.monotonic() + min(self.interval, 1.0)
 
     def close(self) -> None:
-        """Let another process take over."""
+        """Release the lock, so that another process takes over."""
         if self._lock >= 0:
             os.close(self._lock)
         self._lock = -1
 
 
 def samples(folder: Path, output: Path) -> list[Metric]:
-    """What there is to tell of this node now. What cannot be known here is left out."""
+    """The samples of this node; values that cannot be read here are left out."""
     memory = psutil.virtual_memory()
-    found = [
+    metrics = [
         Metric("cpu_percent", psutil.cpu_percent(), "%"),
         Metric("rss_bytes", _resident(folder), "bytes"),
         Metric("memory_used_bytes", memory.total - memory.available, "bytes"),
         Metric("memory_total_bytes", memory.total, "bytes"),
     ]
     with suppress(OSError):
-        found.append(Metric("object_store_bytes", shutil.disk_usage(SHARED).used, "bytes"))
+        metrics.append(Metric("object_store_bytes", shutil.disk_usage(SHARED).used, "bytes"))
     with suppress(OSError):
-        found.append(Metric("spill_bytes", _spilled(), "bytes"))
+        metrics.append(Metric("spill_bytes", _spilled(), "bytes"))
     with suppress(OSError, StopIteration):
         existing = next(p for p in (output, *output.parents) if p.exists())
-        found.append(Metric("disk_free_bytes", shutil.disk_usage(existing).free, "bytes"))
-    return found
+        metrics.append(Metric("disk_free_bytes", shutil.disk_usage(existing).free, "bytes"))
+    return metrics
 
 
 def _resident(folder: Path) -> int:
-    """Resident bytes of the processes that report here."""
+    """Resident bytes of the processes of the run on this node."""
     total = 0
     sources = filter(None, map(source_of, folder.glob("*.pid")))
     for pid in {pid for source in sources if (pid := process(source)) is not None}:
@@ -88,20 +88,20 @@ def _resident(folder: Path) -> int:
 
 
 def _spilled() -> int:
-    """Bytes of the objects that Ray of this node has put on disk."""
+    """Bytes of the objects that Ray has spilled on this node."""
     root = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "session_latest"
     return sum(p.stat().st_size for p in root.glob("ray_spilled_objects*/*"))
 
 
 def speedometer(stages: Callable[[], Mapping[str, Progress]], interval: float) -> Callable[[], None]:
-    """A function to be called often: every `interval` seconds it tells how fast each stage of the run has been since.
+    """A function that records the speed of each stage every `interval` seconds; to be called often.
 
     Args:
-        stages: progress of the whole run so far, by stage.
+        stages: progress of the whole run by stage.
     """
     last, before = time.monotonic(), dict[str, Progress]()
 
-    def tell() -> None:
+    def sample() -> None:
         nonlocal last, before
         seconds = time.monotonic() - last
         if seconds < interval:
@@ -111,8 +111,8 @@ def speedometer(stages: Callable[[], Mapping[str, Progress]], interval: float) -
             old = before.get(stage)
             with context(stage=stage):
                 for name in ("cells", "rows"):
-                    made = getattr(done, name) - (getattr(old, name) if old else 0)
-                    emit(Metric(f"{name}_per_second", made / seconds, f"{name}/s"))
+                    count = getattr(done, name) - (getattr(old, name) if old else 0)
+                    emit(Metric(f"{name}_per_second", count / seconds, f"{name}/s"))
         last, before = time.monotonic(), now
 
-    return tell
+    return sample

@@ -1,7 +1,7 @@
-"""Records on the disk of the process that made them, until they have arrived (`shipping`).
+"""The spool of a process: its records on disk, until they have arrived at the collector (`shipping`).
 
-`append` is a write to the page cache, so that a record outlives a kill -9 of its process; a thread brings it to the
-disk itself, ships it, and forgets it when it has arrived. Files are named after their source, which is a process.
+`append` is one write to the page cache, so that a record outlives a kill -9 of its process. A thread syncs the files,
+ships the records and deletes what has arrived. Files are named after their source, which is a process.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ log = logging.getLogger(__name__)
 SEQ = re.compile(rb'\{"seq": (\d+), ')
 
 DROPPED = "records_dropped"
-"""The event that tells how many records are missing that no earlier one has told of."""
+"""The event with the number of records that were lost since the last such event."""
 
 SEGMENTS = 8
-"""Files that a full spool consists of: what has arrived is forgotten by files, and what must go is taken from one."""
+"""Files of a full spool: arrived records are deleted file by file, and records are given up within one."""
 
 PRESENT = ".pid"
-"""Ending of the file that says that a process is there to send its records by itself."""
+"""Suffix of the file whose lock a process holds while it sends its own records."""
 
 QUIET = 600.0
-"""Seconds after which a process of another host that wrote nothing may be taken for dead."""
+"""Seconds of silence after which a process of another host may count as dead."""
 
 GIVEN_UP_FIRST = ("DEBUG", "INFO", "metric", "WARNING", "")
-"""What a full disk costs, in this order: levels of logs and kinds of records, in the end everything."""
+"""Levels of logs and kinds of records that a full spool gives up, in this order; in the end any record."""
 
 
 def source_name() -> str:
-    """The name of this process among all that report."""
+    """The name of this process among all processes of a run."""
     return f"{_host()}-{os.getpid()}-{time.time_ns()}"
 
 
@@ -59,7 +59,7 @@ def _host() -> str:
 
 @dataclass
 class _Segment:
-    """A file of a spool: the numbers of its records, its bytes, and how many of its records have not arrived."""
+    """A file of a spool: its first and last sequence number, its bytes, and its records that have not arrived."""
 
     path: Path
     first: int
@@ -71,33 +71,32 @@ class _Segment:
 class Spool:
     """The records of this process that have not arrived; safe to use from several threads.
 
-    On disk are `limit` bytes at most, but for one record and the event that tells of a loss.
-
     Args:
-        folder: of the run; files in it are named source.first-sequence-number.jsonl.
-        limit: bytes; beyond it GIVEN_UP_FIRST is given up, counted, and told of as an event.
-        run: run_id and attempt, which threads do not find in their context.
+        folder: of the run; files are named source.first-sequence-number.jsonl.
+        limit: bytes on disk, exceeded by one record and an event at most; a full spool gives up records in the order of
+            GIVEN_UP_FIRST, and reports their number as an event.
+        run: run_id and attempt, which threads do not have in their context.
     """
 
     def __init__(self, folder: Path, source: str, limit: int, run: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.source, self.limit, self.run = folder, source, limit, run
-        self.urgent = False  # there is something that people watch for
+        self.urgent = False  # whether a record waits that people watch for
         self.dropped = 0
-        self._untold = 0  # of the dropped, those of which no event tells
+        self._unreported = 0  # dropped records that no event reports yet
         self._seq = self._arrived = 0
-        self._given: list[Line] = []  # by `unsent`, and not arrived
-        self._next: tuple[Path, int] | None = None  # where the first line lies that has not arrived
-        self._told = 0  # so far all is counted at least
-        self._behind: tuple[Path, int] | None = None  # where that ends
+        self._sent: list[Line] = []  # returned by `unsent`, and not arrived
+        self._next: tuple[Path, int] | None = None  # file and offset of the first line that has not arrived
+        self._counted = 0  # the last sequence number that is at least counted
+        self._behind: tuple[Path, int] | None = None  # file and offset behind it
         self._segments: list[_Segment] = []
         self._file: FileIO | None = None
-        self._full: list[FileIO] = []  # files that are complete, and not yet on the disk itself
+        self._full: list[FileIO] = []  # complete files that are not synced yet
         self._lock = threading.RLock()
 
     @property
     def waiting(self) -> int:
-        """How many records have not arrived."""
+        """Number of records that have not arrived."""
         with self._lock:
             return sum(s.waiting for s in self._segments)
 
@@ -107,18 +106,18 @@ class Spool:
         return self._arrived > 0
 
     def append(self, body: Body) -> None:
-        """Keep a record; a sink for `events.subscribe`.
+        """Write a record; a sink for `emit.subscribe`.
 
         Raises:
-            OSError: the disk does not take it; it is counted as dropped.
+            OSError: the disk does not take the record, which is counted as dropped.
         """
         with self._lock:
             self._put(body)
             if self._size() > self.limit:
                 self._give_up()
-            if count := self._untold:
+            if count := self._unreported:
                 self._put(Event(DROPPED, {"count": count, "total": self.dropped}))
-                self._untold -= count
+                self._unreported -= count
 
     def _put(self, body: Body) -> None:
         envelope = {"ts": time.time(), "worker": os.getpid(), "node": socket.gethostname(), "source": self.source}
@@ -131,10 +130,10 @@ class Spool:
                 segment = self._begin()
             file = cast(FileIO, self._file).fileno()
             if os.write(file, data) < len(data):
-                os.ftruncate(file, segment.size)  # half a line would spoil the next one
+                os.ftruncate(file, segment.size)  # half a line would damage the next one
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(segment.path))
         except BaseException:
-            self.dropped, self._untold = self.dropped + 1, self._untold + 1
+            self.dropped, self._unreported = self.dropped + 1, self._unreported + 1
             raise
         segment.last, segment.size, segment.waiting = self._seq, segment.size + len(data), segment.waiting + 1
         self.urgent |= not isinstance(body, Log | Metric)
@@ -152,7 +151,7 @@ class Spool:
         return sum(s.size for s in self._segments)
 
     def _give_up(self) -> None:
-        """Make room for a segment: of what is worth least, the oldest first. What has arrived costs nothing."""
+        """Make room for a segment: delete what has arrived, then the least important records, the oldest first."""
         enough = self.limit - self.limit // SEGMENTS
         if len(self._segments) > 1 and self._segments[0].first <= self._arrived:
             self._thin(self._segments[0], None)
@@ -163,17 +162,17 @@ class Spool:
                 self._thin(segment, kind)
 
     def _thin(self, segment: _Segment, kind: str | None) -> None:
-        """Take the records of one of GIVEN_UP_FIRST out of a file, and those that have arrived."""
+        """Remove records from a file: those of one of GIVEN_UP_FIRST, and those that have arrived."""
         data = segment.path.read_bytes()
         if kind and b'"%s"' % kind.encode() not in data:
             return
-        kept, gone, told = [], 0, 0
+        kept, gone, reported = [], 0, 0
         for text in data.splitlines(keepends=True):
             seq = SEQ.match(text)
             if seq and int(seq[1]) <= self._arrived:
                 continue
             if kind is not None and _is(text, kind):
-                gone, told = gone + 1, told + _told_of(text)
+                gone, reported = gone + 1, reported + _losses(text)
             else:
                 kept.append(text)
         if kept:
@@ -182,11 +181,11 @@ class Spool:
             segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
         segment.size, segment.waiting = sum(map(len, kept)), len(kept)
-        self.dropped, self._untold = self.dropped + gone, self._untold + gone + told
-        self._next, self._behind, self._given = None, None, [x for x in self._given if x.path != segment.path]
+        self.dropped, self._unreported = self.dropped + gone, self._unreported + gone + reported
+        self._next, self._behind, self._sent = None, None, [x for x in self._sent if x.path != segment.path]
 
     def sync(self) -> None:
-        """Bring what was appended to the disk itself."""
+        """Flush the files to the disk."""
         with self._lock:
             full, self._full = self._full, []
             if self._file is not None:
@@ -194,11 +193,11 @@ class Spool:
         with ExitStack() as closing:
             for file in full:
                 closing.enter_context(file)
-            for file in full:  # without the lock: a slow disk must not hold up those who append
+            for file in full:  # without the lock: a slow disk must not delay `append`
                 os.fsync(file)
 
     def close(self) -> None:
-        """Let go of the files; what waits in them is there for others."""
+        """Close the files; their records wait for another process."""
         with self._lock:
             for file in (*self._full, self._file):
                 if file is not None:
@@ -208,36 +207,36 @@ class Spool:
     def unsent(self, most: int) -> list[Line]:
         """The first lines that have not arrived."""
         with self._lock:
-            self._given = self._after(self._arrived, self._next, most)
-            return list(self._given)
+            self._sent = self._after(self._arrived, self._next, most)
+            return list(self._sent)
 
     def uncounted(self, most: int) -> list[Line]:
-        """The first lines behind all that have arrived or were `counted`."""
+        """The first lines behind those that have arrived or are `counted`."""
         with self._lock:
-            return self._after(max(self._told, self._arrived), self._behind, most)
+            return self._after(max(self._counted, self._arrived), self._behind, most)
 
     def counted(self, last: Line) -> None:
-        """All lines up to this one have been counted, if not kept."""
+        """Note that the collector has counted all lines up to this one."""
         with self._lock:
-            if last.seq > self._told:
-                self._told, self._behind = last.seq, (last.path, last.end)
+            if last.seq > self._counted:
+                self._counted, self._behind = last.seq, (last.path, last.end)
 
     def _after(self, seq: int, place: tuple[Path, int] | None, most: int) -> list[Line]:
-        """The first lines behind a number; `place` is a file, and an offset in it that lies before them."""
+        """The first lines behind a sequence number; `place` is a file and an offset before them."""
         paths = [s.path for s in self._segments if s.last > seq]
         offset = place[1] if place and paths and place[0] == paths[0] else 0
         return list(islice((x for x in lines_of(paths, offset) if x.seq > seq), most))
 
     def arrived(self, seq: int) -> None:
-        """Forget what has arrived, up to a sequence number."""
+        """Delete the records up to a sequence number, which have arrived."""
         with self._lock:
             self._arrived = max(self._arrived, min(seq, self._seq))
             waiting = {s.path: s for s in self._segments}
-            for line in self._given:
+            for line in self._sent:
                 if line.seq <= self._arrived:
                     waiting[line.path].waiting -= 1
                     self._next = line.path, line.end
-            self._given = [line for line in self._given if line.seq > self._arrived]
+            self._sent = [line for line in self._sent if line.seq > self._arrived]
             while self._segments and self._segments[0].last <= self._arrived:
                 if len(self._segments) == 1:
                     cast(FileIO, self._file).close()
@@ -247,7 +246,7 @@ class Spool:
 
 @dataclass(frozen=True)
 class Line:
-    """A record in a file: its text, and where the next one begins."""
+    """A record in a file, and the offset of the next one."""
 
     seq: int
     text: str
@@ -256,9 +255,9 @@ class Line:
 
 
 def lines_of(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
-    """The whole records in the files of one source, of the first from an offset in bytes on.
+    """The complete records in the files of one source; the first file is read from an offset in bytes.
 
-    What is no record is left out, because it could never arrive; a file that is gone was delivered by another process.
+    Damaged lines are left out, because they could never arrive. A missing file was delivered by another process.
     """
     for path in paths:
         end, offset = offset, 0
@@ -273,59 +272,59 @@ def lines_of(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
 
 
 def _is(text: bytes, kind: str) -> bool:
-    """Whether a line is what one of GIVEN_UP_FIRST means."""
+    """Whether a line is of one of GIVEN_UP_FIRST."""
     if not kind:
         return True
     if b'"%s"' % kind.encode() not in text:
         return False
     try:
-        told = json.loads(text)
+        record = json.loads(text)
     except ValueError:
         return True
-    return bool(kind == told.get("level" if told.get("kind") == Log.kind else "kind"))
+    return bool(kind == record.get("level" if record.get("kind") == Log.kind else "kind"))
 
 
-def _told_of(text: bytes) -> int:
-    """How many records a line tells the loss of."""
+def _losses(text: bytes) -> int:
+    """The number of lost records that a line reports."""
     if b'"%s"' % DROPPED.encode() not in text:
         return 0
     try:
-        told = json.loads(text)
+        record = json.loads(text)
     except ValueError:
         return 0
-    return int(told["detail"]["count"]) if told.get("kind") == Event.kind and told.get("name") == DROPPED else 0
+    return int(record["detail"]["count"]) if record.get("kind") == Event.kind and record.get("name") == DROPPED else 0
 
 
 def source_of(path: Path) -> str | None:
-    """The source that a file belongs to by its name; None of a file that is none of ours."""
+    """The source in the name of a file; None if the file is not of a spool."""
     name = path.name.split(".")[0]
     return name if re.fullmatch(r"\w+-\d+-\d+", name) else None
 
 
 def process(source: str) -> int | None:
-    """The process id of a source of this node."""
+    """The process id of a source; None on another host."""
     host, pid, _ = source.rsplit("-", 2)
     return int(pid) if host == _host() else None
 
 
 def present(folder: Path, source: str) -> int:
-    """Say that a process is there to send its records by itself, as long as the descriptor that is returned is open."""
-    held = os.open(folder / f"{source}{PRESENT}", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    return held
+    """Lock the file that marks a process as alive. Returns the descriptor; closing it ends the lock."""
+    descriptor = os.open(folder / f"{source}{PRESENT}", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
 
 
 def is_alive(folder: Path, source: str) -> bool:
-    """Whether a process still reports under this name: it holds a lock.
+    """Whether the process of a source is alive: it holds its lock.
 
-    One of another host, whose disk this is too, may hold it where this one does not see it; so it must have been quiet,
-    too. Where each container has a name of its own, the dead are of other hosts.
+    A process of another host that shares this disk may hold a lock that this host does not see; it counts as dead only
+    after QUIET seconds of silence. (A container that is gone is such a host, if each container has a name of its own.)
     """
     if process(source) is None:
         try:
             last = max((p.stat().st_mtime for p in files(folder, f"{source}.*")), default=0.0)
         except FileNotFoundError:
-            return True  # somebody is at work on it just now
+            return True  # another process is delivering it
         if time.time() - last < QUIET:
             return True
     try:
@@ -344,13 +343,13 @@ def is_alive(folder: Path, source: str) -> bool:
 
 
 def living(folder: Path) -> list[str]:
-    """The sources in a folder whose processes report there; this process is not one of them."""
-    known = [source for path in files(folder, f"*{PRESENT}") if (source := source_of(path))]
-    return [source for source in known if process(source) != os.getpid() and is_alive(folder, source)]
+    """The sources in a folder whose processes are alive, but for this process."""
+    sources = [source for path in files(folder, f"*{PRESENT}") if (source := source_of(path))]
+    return [source for source in sources if process(source) != os.getpid() and is_alive(folder, source)]
 
 
 def files(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder by name; none where another process has cleared it away."""
+    """The files in a folder by name; none if another process has deleted the folder."""
     try:
         return sorted(folder.glob(pattern))
     except FileNotFoundError:

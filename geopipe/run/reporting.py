@@ -77,7 +77,7 @@ class Reports:
         def report() -> None:
             stages = self._engine.stages()
             left = forecast(stages, totals)
-            forecast.tell(left)
+            forecast.record(left)
             if self._watch:
                 self._watch(Snapshot(stages, totals, time.perf_counter() - self._start, left))
 

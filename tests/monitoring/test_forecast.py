@@ -90,8 +90,8 @@ def test_it_is_told_every_other_second() -> None:
         forecast = Forecast(clock)
         for _ in range(40):
             clock.now += 0.25
-            forecast.tell(9.96)
-        forecast.tell(None)
+            forecast.record(9.96)
+        forecast.record(None)
     finally:
         unsubscribe()
     assert heard == [Metric("seconds_left", 10.0, "s")] * 5

@@ -1,6 +1,6 @@
-"""Connections to the monitor's database: where it is, what its address may show, and why there is none.
+"""Connections to the monitor's database: its DSN, errors in plain words, and the check of its schema.
 
-The address comes from the environment or a file, never from the settings; no message has a password in it.
+The DSN comes from the environment or a file, never from the settings. No message holds a password.
 """
 
 from __future__ import annotations
@@ -35,67 +35,67 @@ LOCK_TIMEOUT = "30s"
 
 
 def dsn(file: Path | None = None) -> str | None:
-    """The address of the database, with its password: as it is told, else that of the embedded server if it runs.
+    """The DSN with its password: from the file or the environment, else of the embedded server if it runs.
 
     Args:
-        file: that holds it, before what the environment says.
+        file: with the DSN; it goes before the environment.
 
     Raises:
-        MachineError: the file cannot be read or holds nothing.
+        MachineError: the file cannot be read or is empty.
     """
-    if file is None and (told := os.environ.get(DSN, "").strip()):
-        return told
-    if file is None and (named := os.environ.get(DSN_FILE, "").strip()):
-        file = Path(named).expanduser()
+    if file is None and (address := os.environ.get(DSN, "").strip()):
+        return address
+    if file is None and (name := os.environ.get(DSN_FILE, "").strip()):
+        file = Path(name).expanduser()
     if file is None:
         return embedded.url() if embedded.running() else None
     try:
-        held = file.read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise MachineError(
             f"the file with the address of the monitor's database, {file}, cannot be read: {reason}",
             f"correct {DSN_FILE} or --dsn-file, and let only its user read it (chmod 600)",
         ) from None
-    if not held:
+    if not text:
         raise MachineError(
             f"{file} holds no address of a database", "write a line postgresql://USER:PASSWORD@HOST/NAME"
         )
-    return held
+    return text
 
 
 def named() -> bool:
-    """Whether the environment says where the database is."""
+    """Whether the environment names a database."""
     return any(os.environ.get(name, "").strip() for name in (DSN, DSN_FILE))
 
 
 def needed_dsn(file: Path | None = None) -> str:
-    """`dsn`, where nothing can be done without.
+    """The DSN of the database, as `dsn`.
 
     Raises:
-        MachineError: nothing says where the database is.
+        MachineError: there is none.
     """
-    found = dsn(file)
-    if found is None and embedded.exists():
+    address = dsn(file)
+    if address is None and embedded.exists():
         raise MachineError(
             f"the monitor's database is an embedded Postgres in {folder()}, which does not run",
             f"start it: `geopipe db start` (the next run does so, too), or set {DSN} to another one",
         )
-    if found is None:
+    if address is None:
         raise MachineError(
             "nothing says where the monitor's database is",
             f"set {DSN}, or {DSN_FILE} to a file that holds it, or start a database of your own: `geopipe db start`",
         )
-    return found
+    return address
 
 
 def masked(dsn: str) -> str:
-    """An address for messages: user, host, port and database, and nothing else of it."""
+    """A DSN for messages: only its user, host, port and database."""
     try:
         parts = parse_dsn(dsn)
     except psycopg2.Error:
         return INVALID
-    # of a password with / or @ in it libpq makes a port, a host or a database
+    # a password with / or @ in it reaches libpq's port, host or database
     suspect = "".join(parts.get(name, "") for name in ("host", "port", "dbname", "user"))
     if "@" in suspect or parts.get("port", "").strip("0123456789,"):
         return INVALID
@@ -154,15 +154,15 @@ def _prepare_embedded() -> Path:
 def connect(
     dsn: str, *, statement_timeout: float = 30.0, connect_timeout: float = 10.0, schema: bool = True
 ) -> connection:
-    """A connection, by default to a database whose schema is that of this geopipe.
+    """Connect to the database.
 
     Args:
-        statement_timeout: seconds for a statement; 0 for as long as it takes.
-        connect_timeout: seconds; libpq rounds them up to 2 at least.
-        schema: refuse a schema that is missing, too old or too new.
+        statement_timeout: seconds for a statement; 0 for no limit.
+        connect_timeout: seconds; libpq waits for 2 at least.
+        schema: whether to refuse a schema that is missing, too old or too new.
 
     Raises:
-        MachineError: there is no such connection; one message for each reason, none with a password.
+        MachineError: with one message for each reason.
     """
     try:
         parts = parse_dsn(dsn)
@@ -170,7 +170,7 @@ def connect(
             dsn,
             connect_timeout=max(int(connect_timeout), 2),
             application_name=parts.get("application_name", "geopipe"),
-            # a server that is gone without a word is noticed within a minute
+            # a server that vanishes is noticed within a minute
             keepalives_idle=parts.get("keepalives_idle", 20),
             keepalives_interval=parts.get("keepalives_interval", 10),
             keepalives_count=parts.get("keepalives_count", 3),
@@ -180,7 +180,7 @@ def connect(
         raise _refused(dsn, error) from None
     try:
         with working(dsn, "connecting"), connected.cursor() as cursor:
-            # set here and not in the options of the address, which may have a search_path in them
+            # not in the options of the DSN, which may hold a search_path
             cursor.execute("SELECT set_config('statement_timeout', %s, false)", (f"{int(statement_timeout * 1000)}",))
             cursor.execute("SELECT set_config('TimeZone', 'UTC', false)")
             connected.commit()
@@ -194,30 +194,30 @@ def connect(
 
 
 def _refused(dsn: str, error: psycopg2.Error) -> MachineError:
-    """Why there is no connection. Of an address that it cannot parse libpq repeats parts: these stay unsaid."""
-    where, said = f"the monitor's database at {masked(dsn)}", first_line(error)
-    if isinstance(error, psycopg2.ProgrammingError) or "connection option" in said or "invalid port" in said:
+    """The error of a refused connection. libpq quotes parts of a DSN that it cannot parse: the message hides them."""
+    where, reason = f"the monitor's database at {masked(dsn)}", first_line(error)
+    if isinstance(error, psycopg2.ProgrammingError) or "connection option" in reason or "invalid port" in reason:
         return MachineError(
             "the address of the monitor's database is not valid",
             f"correct {DSN}: postgresql://USER:PASSWORD@HOST:PORT/NAME, with %40 for an @ in the password",
         )
-    if "password" in said or "no pg_hba.conf entry" in said or ("role " in said and "does not exist" in said):
+    if "password" in reason or "no pg_hba.conf entry" in reason or ("role " in reason and "does not exist" in reason):
         return MachineError(
             f"{where} refuses this user or password", f"correct user and password in {DSN} (or libpq's password file)"
         )
-    if "database" in said and "does not exist" in said:
+    if "database" in reason and "does not exist" in reason:
         return MachineError(
             f"{where}: the server has no database of this name", f"create it with createdb, or correct {DSN}"
         )
-    said = re.sub('"[^"]*"', '"..."', said)
+    reason = re.sub('"[^"]*"', '"..."', reason)
     return MachineError(
-        f"{where} cannot be reached: {said}", f"see that the server runs and lets this machine in, or correct {DSN}"
+        f"{where} cannot be reached: {reason}", f"see that the server runs and lets this machine in, or correct {DSN}"
     )
 
 
 @contextmanager
 def working(dsn: str, what: str) -> Iterator[None]:
-    """Errors of the server as one MachineError that says what was being done.
+    """Turn errors of the server inside into a MachineError that names the work.
 
     Raises:
         MachineError: instead of any psycopg2.Error.
@@ -248,7 +248,7 @@ def working(dsn: str, what: str) -> Iterator[None]:
 
 
 def version(cursor: Any) -> str | None:
-    """The revision of the schema that the search path leads to, None where there is none."""
+    """The revision of the schema on the search path; None if it has no tables of geopipe."""
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (VERSION_TABLE,))
     if not cursor.fetchone()[0]:
         return None
@@ -257,27 +257,28 @@ def version(cursor: Any) -> str | None:
     return str(row[0]) if row else None
 
 
-def check_schema(dsn: str, found: str | None, *, old: bool = False) -> None:
-    """Refuse another revision of the schema than this geopipe's.
+def check_schema(dsn: str, revision: str | None, *, old: bool = False) -> None:
+    """Refuse a schema of another revision than this geopipe's.
 
     Raises:
         MachineError: it is missing, too old or too new.
     """
     where = f"the monitor's database at {masked(dsn)}"
-    if found == HEAD:
+    if revision == HEAD:
         return
-    if found is None:
+    if revision is None:
         kept = "has the tables of the old system" if old else "has no tables of geopipe"
         raise MachineError(f"{where} {kept}", UPGRADE + (", which keeps every row of them" if old else ""))
-    if found in REVISIONS:
-        raise MachineError(f"{where} has an old schema: revision {found}, and {HEAD} is needed", UPGRADE)
+    if revision in REVISIONS:
+        raise MachineError(f"{where} has an old schema: revision {revision}, and {HEAD} is needed", UPGRADE)
     raise MachineError(
-        f"{where} has the schema of a newer geopipe: revision {found}, and this one knows {HEAD}",
+        f"{where} has the schema of a newer geopipe: revision {revision}, and this one knows {HEAD}",
         "install that geopipe (pip install -U geopipe)",
     )
 
 
 def old_tables(cursor: Any) -> list[str]:
+    """The tables with names of the old system's."""
     cursor.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace "
         "AND relname = ANY(%s)",

@@ -1,4 +1,4 @@
-"""The rights that a run needs in the monitor's database, as SQL."""
+"""SQL for a role with the rights that a run needs in the monitor's database."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ FUNCTIONS = ("geopipe_run_day(uuid, timestamptz)", "geopipe_cause(text)")
 
 
 def statements(name: str, schema: str = "public") -> str:
-    """SQL for the owner of the tables: a role that can write and read them, and can neither drop nor create any.
+    """SQL for a role that can read and write the tables, and neither create nor drop any; to be run by their owner.
 
-    It may make temporary tables, through which batches go; partitions are made for it by a function.
+    Batches go through temporary tables, which the role may create; a function creates partitions for it.
     """
     role, inside = quoted(name), quoted(schema)
     views = [one for one in RELATIONS if one not in PARTITIONED and one not in CHANGED]
@@ -40,10 +40,10 @@ GRANT EXECUTE ON FUNCTION {", ".join(f"{inside}.{one}" for one in FUNCTIONS)} TO
 
 
 def quoted(name: str) -> str:
-    """A name as an identifier."""
+    """A name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A text as a constant."""
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
