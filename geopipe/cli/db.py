@@ -24,26 +24,22 @@ dsn_option = click.option(
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
 
 
-@click.group()
+@click.group(epilog="Example: geopipe db upgrade")
 def db() -> None:
     """Manage the database that records runs.
 
     GEOPIPE_MONITORING_DSN holds its address, or the file that GEOPIPE_MONITORING_DSN_FILE names. Without these it is
     the embedded server, which `geopipe db start` starts.
-
-    Example: geopipe db upgrade
     """
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db upgrade --dsn-file ~/geopipe.dsn")
 @dsn_option
 @json_option
 def upgrade(dsn_file: Path | None, as_json: bool) -> None:
     """Create the tables, or upgrade them, in one transaction.
 
     Tables of the old system are kept as NAME_legacy, and their rows are copied.
-
-    Example: geopipe db upgrade --dsn-file ~/geopipe.dsn
     """
     from geopipe.monitoring.database import connections, schema
 
@@ -60,11 +56,14 @@ def upgrade(dsn_file: Path | None, as_json: bool) -> None:
         click.echo(f"  took over {rows:,} rows of the old {name}")
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db current")
 @dsn_option
 @json_option
 def current(dsn_file: Path | None, as_json: bool) -> int:
-    """Print the revision of the tables, and the one that this geopipe needs. Exits with 1 if they differ."""
+    """Print the revision of the tables.
+
+    Exits with 1 if this geopipe needs another one.
+    """
     from geopipe.monitoring.database import connections, schema
 
     now = schema.current(connections.needed_dsn(dsn_file))
@@ -79,11 +78,14 @@ def current(dsn_file: Path | None, as_json: bool) -> int:
     return 0 if now.is_current else 1
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db validate")
 @dsn_option
 @json_option
 def validate(dsn_file: Path | None, as_json: bool) -> None:
-    """Test the database: write records of every kind as a run does, read them back, and delete them."""
+    """Test the database with records of every kind.
+
+    They are written as a run does it, read back and deleted.
+    """
     from geopipe.monitoring.database import connections, schema
 
     done = schema.validate(connections.needed_dsn(dsn_file))
@@ -96,15 +98,15 @@ def validate(dsn_file: Path | None, as_json: bool) -> None:
         click.echo("  the run `validate` stays: this role may not delete, as it should be")
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db prune --older-than 90 --dry-run")
 @click.option("--older-than", type=click.IntRange(min=1), required=True, metavar="DAYS", help="Days to keep.")
 @dry_run_option
 @dsn_option
 @json_option
 def prune(older_than: int, dry_run: bool, dsn_file: Path | None, as_json: bool) -> None:
-    """Drop the records of past days. Whole partitions are dropped; days with an active run are kept.
+    """Drop the records of past days.
 
-    Example: geopipe db prune --older-than 90 --dry-run
+    Whole partitions are dropped; days with an active run are kept.
     """
     from geopipe.monitoring.database import connections, schema
 
@@ -121,7 +123,7 @@ def prune(older_than: int, dry_run: bool, dsn_file: Path | None, as_json: bool) 
         click.echo(f"  kept {', '.join(map(str, done.kept))}: a run of that day is active")
 
 
-@db.command("migrate-coordinates")
+@db.command("migrate-coordinates", epilog="Example: geopipe db migrate-coordinates --dry-run")
 @click.option(
     "--origin-x",
     type=float,
@@ -145,12 +147,10 @@ def migrate_coordinates(
     dsn_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Add the coordinates of pixel centres to the old system's tables of cells (passthrough_..., resampled_...).
+    """Add coordinates to the old system's tables of cells.
 
-    They are the columns x_coord and y_coord, filled and verified in one transaction. The grid comes from a table of
-    datasets (bounds and resolution), else from the options.
-
-    Example: geopipe db migrate-coordinates --dry-run
+    Tables passthrough_... and resampled_... get the pixel centres as columns x_coord and y_coord, in one transaction
+    that is verified. The grid comes from a table of datasets (bounds and resolution), else from the options.
     """
     from geopipe.monitoring.database import connections
     from geopipe.monitoring.legacy import old_system
@@ -181,10 +181,13 @@ def _grid(x: float | None, y: float | None, width: float | None, height: float |
     return PixelGrid(x, y, width, height)
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db start")
 @json_option
 def start(as_json: bool) -> None:
-    """Start the embedded Postgres of this machine, and create its tables. It keeps running after this command."""
+    """Start the embedded Postgres, and create its tables.
+
+    It keeps running on this machine after the command.
+    """
     from geopipe.monitoring.database import connections, embedded, schema
     from geopipe.monitoring.database.place import folder
 
@@ -199,7 +202,7 @@ def start(as_json: bool) -> None:
             click.echo(f"  but {variable} is set, and is used instead")
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db stop")
 @json_option
 def stop(as_json: bool) -> None:
     """Stop the embedded Postgres. Its data stay."""
@@ -212,23 +215,26 @@ def stop(as_json: bool) -> None:
         click.echo("stopped" if stopped else "it does not run")
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db url")
 def url() -> None:
-    """Print the address of the embedded Postgres WITH ITS PASSWORD, for psql, Grafana or GEOPIPE_MONITORING_DSN."""
+    """Print the address of the embedded Postgres WITH PASSWORD.
+
+    Use it for psql, for Grafana or as GEOPIPE_MONITORING_DSN.
+    """
     from geopipe.monitoring.database import embedded
 
     click.echo(embedded.url())
 
 
-@db.command()
+@db.command(epilog="Example: geopipe db role --name geopipe_run | psql")
 @click.option("--name", default="geopipe_run", show_default=True, help="Name of the role.")
 @click.option("--schema", default="public", show_default=True, help="Schema of the tables.")
 def role(name: str, schema: str) -> None:
-    """Print the SQL for a role that can write and read records, and drop nothing.
+    """Print the SQL for a role that runs can use.
+
+    The role can read and write records, and drop nothing.
 
     Run it in psql as the owner of the tables, after each `geopipe db upgrade`.
-
-    Example: geopipe db role --name geopipe_run | psql
     """
     from geopipe.monitoring.database.role import statements
 

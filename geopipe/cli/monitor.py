@@ -53,14 +53,12 @@ def limit_option(default: int, what: str) -> Callable[[F], F]:
     return click.option("--limit", type=click.IntRange(0), default=default, show_default=True, help=text)
 
 
-@click.group(context_settings=HELP)
+@click.group(context_settings=HELP, epilog="Example: geopipe monitor watch latest")
 def monitor() -> None:
-    """Watch runs that are running and look at those that have ended.
+    """Watch runs, and look at those that have ended.
 
     RUN is the id of a run, the start of an id, a name (its newest run) or `latest`, the default. The database is named
     by GEOPIPE_MONITORING_DSN or GEOPIPE_MONITORING_DSN_FILE, else it is the embedded server.
-
-    Example: geopipe monitor watch latest
     """
 
 
@@ -99,7 +97,7 @@ def _left_out(shown: int, total: int, what: str) -> None:
 # ---------------------------------------------------------------- runs
 
 
-@monitor.command()
+@monitor.command(epilog="Example: geopipe monitor runs --state failed --since 1d")
 @click.option("--name", metavar="GLOB", help="Runs of this name; * stands for any characters, ? for one.")
 @click.option(
     "--state",
@@ -112,10 +110,7 @@ def _left_out(shown: int, total: int, what: str) -> None:
 @limit_option(20, "runs")
 @json_option
 def runs(name: str | None, states: tuple[str, ...], since: timedelta | None, limit: int, as_json: bool) -> None:
-    """List runs, the newest first.
-
-    Example: geopipe monitor runs --state failed --since 1d
-    """
+    """List runs, the newest first."""
     from geopipe.cli import show_runs
     from geopipe.monitoring.database import queries
 
@@ -137,7 +132,7 @@ def runs(name: str | None, states: tuple[str, ...], since: timedelta | None, lim
 # ---------------------------------------------------------------- watch
 
 
-@monitor.command()
+@monitor.command(epilog="Example: geopipe monitor watch latest")
 @run_argument
 @click.option(
     "--every",
@@ -148,12 +143,10 @@ def runs(name: str | None, states: tuple[str, ...], since: timedelta | None, lim
 )
 @click.option("--json", "as_json", is_flag=True, help="Print each line as JSON.")
 def watch(run: str, every: float, as_json: bool) -> int:
-    """Follow a run until it ends or pauses.
+    """Follow RUN until it ends or pauses.
 
     Shows its progress, speed, time left, resources and last errors. Exits with 0 if the run is completed, with 1 if it
     failed or was cancelled, with 75 if it is paused.
-
-    Example: geopipe monitor watch latest
     """
     from geopipe.cli import live, screen
     from geopipe.monitoring import dead_runs
@@ -182,7 +175,7 @@ def watch(run: str, every: float, as_json: bool) -> int:
 # ---------------------------------------------------------------- logs
 
 
-@monitor.command()
+@monitor.command(epilog="Example: geopipe monitor logs latest --level warning --follow")
 @run_argument
 @click.option(
     "--level",
@@ -211,10 +204,7 @@ def logs(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show the log of a run, in the order of time.
-
-    Example: geopipe monitor logs latest --level warning --follow
-    """
+    """Show the log of RUN, in the order of time."""
     from geopipe.cli import live, show_runs
     from geopipe.monitoring.database import history, queries
     from geopipe.monitoring.database.runs import Filter
@@ -242,17 +232,15 @@ def logs(
 # ---------------------------------------------------------------- metrics, events, errors
 
 
-@monitor.command()
+@monitor.command(epilog="Example: geopipe monitor metrics latest --type memory")
 @run_argument
 @click.option("--type", "kind", type=click.Choice(list(KINDS)), help="Metrics of this kind; without it all.")
 @since_option
 @json_option
 def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) -> None:
-    """Plot the resources and the speed of a run.
+    """Plot the resources and the speed of RUN.
 
     One line for each node and stage, from the start of the run to now.
-
-    Example: geopipe monitor metrics latest --type memory
     """
     from geopipe.cli import show_metrics, show_runs
     from geopipe.monitoring.database import history, queries
@@ -269,15 +257,15 @@ def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) 
     show_metrics.metrics(out, plots, kind)
 
 
-@monitor.command()
+@monitor.command(epilog="Example: geopipe monitor events latest --limit 20")
 @run_argument
 @since_option
 @limit_option(100, "events, the last ones")
 @json_option
 def events(run: str, since: timedelta | None, limit: int, as_json: bool) -> None:
-    """Show the events of a run: plan, stages, waves, resumes, skipped layers, commits.
+    """Show the events of RUN.
 
-    Example: geopipe monitor events latest --limit 20
+    These are its plan, stages, waves, resumes, skipped layers and commits.
     """
     from geopipe.cli import show_runs
     from geopipe.monitoring.database import history, queries
@@ -299,16 +287,14 @@ def events(run: str, since: timedelta | None, limit: int, as_json: bool) -> None
         click.echo(f"these are the last {limit:,}; --limit 0 shows all", err=True)
 
 
-@monitor.command()
+@monitor.command(epilog="Example: geopipe monitor errors latest --traceback")
 @run_argument
 @click.option("--traceback", is_flag=True, help="Show one traceback of each cause.")
 @json_option
 def errors(run: str, traceback: bool, as_json: bool) -> None:
-    """Show the errors of a run by cause, the most frequent first.
+    """Show the errors of RUN by cause, the most frequent first.
 
     For each cause: how often, when, in which stages and layers, and an example.
-
-    Example: geopipe monitor errors latest --traceback
     """
     from geopipe.cli import show_runs
     from geopipe.monitoring.database import history, queries

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from geopipe import __version__
 from geopipe.errors import MachineError
@@ -35,40 +35,13 @@ RETRY = (1.0, 30.0)
 """Seconds between attempts to reach a store that is away: at first, and at most."""
 
 
-class Store(Protocol):
-    """Keeps records: Postgres."""
-
-    def write(self, batch: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a batch as a whole; a batch that is there already changes nothing. May raise anything.
-
-        Raises:
-            Refused: the store can never keep one of the records.
-        """
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-class Observer(Protocol):
-    """Receives each new record once: Prometheus' exporter."""
-
-    def record(self, record: Mapping[str, Any]) -> None:
-        """Take a record."""
-
-    def pending(self, count: int) -> None:
-        """Take the number of records that are counted and not kept yet."""
-
-    def close(self, wait: float = 0.0) -> None:
-        """Close, after at most `wait` seconds for a last scrape."""
-
-
 class Collector:
     """Counts and keeps the records of one run.
 
     Args:
         note: file with the counts, for a successor; None if no folder can hold it.
-        store: None if no database keeps the records: a record has arrived when it is counted.
-        observer: None without Prometheus.
+        store: keeps a batch as a whole; None if no database does: a record has arrived when it is counted.
+        observer: gets each new record once; None without Prometheus.
         problem: of the store; the user has been warned.
         warns: whether to warn when records cannot be stored.
     """
@@ -76,8 +49,8 @@ class Collector:
     def __init__(
         self,
         note: Path | None,
-        store: Store | None = None,
-        observer: Observer | None = None,
+        store: PostgresStore | None = None,
+        observer: Exporter | None = None,
         problem: str = "",
         warns: bool = True,
     ) -> None:
@@ -144,7 +117,7 @@ class Collector:
             except Exception as error:  # the record is counted, and later ones must be, too
                 log.debug("%s: %s", error, record)
 
-    def _keep(self, store: Store, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
+    def _keep(self, store: PostgresStore, source: str, batch: Sequence[Mapping[str, Any]]) -> int:
         if not batch:
             return self._kept.get(source, 0)
         with self._keeping:
@@ -223,7 +196,7 @@ def open_collector(options: MonitoringOptions, serve: bool = True, warns: bool =
     return Collector(note, store, exporter, options.problem, warns)
 
 
-def _write(store: Store, batch: Sequence[Mapping[str, Any]]) -> None:
+def _write(store: PostgresStore, batch: Sequence[Mapping[str, Any]]) -> None:
     """Write a batch without the records that the store refuses, so that the others do not wait for them."""
     try:
         store.write(batch)

@@ -42,23 +42,14 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
         "in a tile) or skipped (with their layer).",
         ("stage", "outcome"),
     ),
-    "geopipe_cells_total": (
-        "Grid cells worked on; a cell read in three layers counts three times.",
-        ("stage",),
-    ),
+    "geopipe_cells_total": ("Grid cells worked on; a cell read in three layers counts three times.", ("stage",)),
     "geopipe_rows_total": ("Rows of the table made (merge) and written (write).", ("stage",)),
-    "geopipe_bytes_total": (
-        "Bytes read (in), merged (through) and written to files (out).",
-        ("stage", "direction"),
-    ),
+    "geopipe_bytes_total": ("Bytes read (in), merged (through) and written to files (out).", ("stage", "direction")),
     "geopipe_records_total": ("Log records of the run by level.", ("level",)),
     "geopipe_records_dropped_total": ("Records of the monitor that were lost because its spool was full.", ()),
 }
 _GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "geopipe_planned_windows": (
-        "Windows that the plan of the run has, known once the run is planned.",
-        ("stage",),
-    ),
+    "geopipe_planned_windows": ("Windows that the plan of the run has, known once the run is planned.", ("stage",)),
     "geopipe_run_state": ("1 for the present state of the run, 0 for all others.", ("state",)),
     "geopipe_last_progress_timestamp_seconds": (
         "Unix time at which work was last done, or at which the run began or went on.",
@@ -71,10 +62,7 @@ _NODE_GAUGES = {
     "cpu_percent": ("geopipe_node_cpu_percent", "Processors of the node at work; 100 is all of them."),
     "rss_bytes": ("geopipe_rss_bytes", "Resident memory of all processes of the run on the node."),
     "memory_used_bytes": ("geopipe_memory_used_bytes", "Memory of the node in use, by whatever."),
-    "memory_total_bytes": (
-        "geopipe_memory_limit_bytes",
-        "Memory that the node has, or that its container may use.",
-    ),
+    "memory_total_bytes": ("geopipe_memory_limit_bytes", "Memory that the node has, or that its container may use."),
     "object_store_bytes": ("geopipe_object_store_bytes", "Bytes in Ray's object store on the node."),
     "spill_bytes": ("geopipe_spill_bytes", "Bytes that Ray's object store has spilled to the node's disk."),
     "disk_free_bytes": ("geopipe_disk_free_bytes", "Bytes free on the disk of the output, as the node sees it."),

@@ -271,27 +271,23 @@ def lines_of(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
                         yield Line(records.parse(text)["seq"], text, path, end)
 
 
+def _parsed(text: bytes, word: str) -> dict[str, Any]:
+    """The record of a line that contains a word; empty for any other line."""
+    with suppress(ValueError):
+        if b'"%s"' % word.encode() in text:
+            return dict(json.loads(text))
+    return {}
+
+
 def _is(text: bytes, kind: str) -> bool:
     """Whether a line is of one of GIVEN_UP_FIRST."""
-    if not kind:
-        return True
-    if b'"%s"' % kind.encode() not in text:
-        return False
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return True
+    record = _parsed(text, kind) if kind else {"kind": kind}
     return bool(kind == record.get("level" if record.get("kind") == Log.kind else "kind"))
 
 
 def _losses(text: bytes) -> int:
     """The number of lost records that a line reports."""
-    if b'"%s"' % DROPPED.encode() not in text:
-        return 0
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return 0
+    record = _parsed(text, DROPPED)
     return int(record["detail"]["count"]) if record.get("kind") == Event.kind and record.get("name") == DROPPED else 0
 
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from geopipe.monitoring.legacy.columns import (
-    Row,
-    number,
-    rest_of,
-    take,
-    take_context,
-    text_or_json,
-    words,
-)
+from geopipe.monitoring.legacy.columns import Row, number, rest_of, take, take_context, text_or_json, words
 
 Records = list[dict[str, Any]]
 Convert = Callable[[Row], Records]

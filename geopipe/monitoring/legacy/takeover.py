@@ -12,25 +12,8 @@ from psycopg2.extras import execute_values
 
 from geopipe.errors import MachineError
 from geopipe.monitoring.database import store
-from geopipe.monitoring.legacy.columns import (
-    BATCH,
-    CREATED,
-    DONE,
-    IDS,
-    RUN,
-    TIME,
-    TOTAL,
-    columns_of,
-    json_object,
-    moment,
-    primary_key,
-    rest_of,
-    rows_of,
-    take,
-    take_context,
-    whole,
-    words,
-)
+from geopipe.monitoring.legacy import columns
+from geopipe.monitoring.legacy.columns import moment, take, words
 from geopipe.monitoring.legacy.convert import CONVERTERS, Convert, Records
 
 EXPERIMENTS = "experiments"
@@ -69,7 +52,7 @@ class _Old:
     def of(self, row: dict[str, Any], ts: float | None) -> _Run:
         """The run of a row; created if no table has it, because its experiment was deleted."""
         run = None
-        for column in RUN:
+        for column in columns.RUN:
             text = words(row.get(column))
             if text and (run := self.runs.get(OLD_RUNS + text) if "run" in column else None) is None:
                 run = self.runs.get(text) or self.names.get(text)
@@ -77,7 +60,7 @@ class _Old:
                 del row[column]
                 break
         if run is None:
-            text = take(row, RUN, words) or ""
+            text = take(row, columns.RUN, words) or ""
             run = self.runs[text] = _Run(identity(text), f"experiment {text}" if text else "no experiment")
         if run.created is None:
             run.created = self.now if ts is None else ts
@@ -112,7 +95,7 @@ def take_over(cursor: Any, renamed: Mapping[str, str]) -> dict[str, int]:
     old = _Old({}, {}, cursor.fetchone()[1])
     counts: dict[str, int] = {}
     for name, table in ((EXPERIMENTS, EXPERIMENTS), ("pipeline_runs", renamed.get("pipeline_runs"))):
-        if table and columns_of(cursor, table):
+        if table and columns.columns_of(cursor, table):
             counts[name] = _read_runs(cursor, table, old, "" if name == EXPERIMENTS else OLD_RUNS)
     for name, convert in CONVERTERS.items():
         if name in renamed:
@@ -124,15 +107,15 @@ def take_over(cursor: Any, renamed: Mapping[str, str]) -> dict[str, int]:
 
 
 def _read_runs(cursor: Any, table: str, old: _Old, kind: str) -> int:
-    columns = columns_of(cursor, table)
-    key = primary_key(cursor, table) or next((name for name in IDS if name in columns), columns[0])
+    names = columns.columns_of(cursor, table)
+    key = columns.primary_key(cursor, table) or next((name for name in columns.IDS if name in names), names[0])
     count = 0
-    for row in rows_of(cursor, table):
+    for row in columns.rows_of(cursor, table):
         count += 1
         text = str(row.get(key))
         name = words(row.get("name")) or words(row.get("experiment_name")) or f"experiment {text}"
         run = _Run(identity(text, kind), name, row)
-        run.created = next((t for n in CREATED if (t := moment(row.get(n))) is not None), None)
+        run.created = next((t for n in columns.CREATED if (t := moment(row.get(n))) is not None), None)
         old.runs[kind + text] = run
         old.names.setdefault(name, run)
     return count
@@ -149,9 +132,9 @@ def _copy(cursor: Any, table: str, old: _Old, name: str, convert: Convert) -> in
         new += store.insert(cursor, batch, days)
         batch.clear()
 
-    for row in rows_of(cursor, table):
+    for row in columns.rows_of(cursor, table):
         count += 1
-        ts = take(row, TIME, moment)
+        ts = take(row, columns.TIME, moment)
         run = old.of(row, ts)
         at = run.created if ts is None else ts
         assert run.created is not None  # `of` saw to it
@@ -162,7 +145,7 @@ def _copy(cursor: Any, table: str, old: _Old, name: str, convert: Convert) -> in
         for number, record in enumerate(convert(row)):
             source = f"legacy:{name}" + (":rest" if number else "")
             batch.append({"run_id": run.run_id, "source": source, "seq": count, "ts": at, **record})
-        if len(batch) >= BATCH:
+        if len(batch) >= columns.BATCH:
             flush()
     flush()
     if new != sent:
@@ -176,10 +159,14 @@ def _copy(cursor: Any, table: str, old: _Old, name: str, convert: Convert) -> in
 def _progress_so_far(cursor: Any, old: _Old, table: str) -> None:
     """Write the largest progress of each stage, and the largest total into the run."""
     most: dict[tuple[str, str, str], tuple[int, float]] = {}
-    for row in rows_of(cursor, table):
-        ts = take(row, ("updated_at", *TIME), moment)
-        run, context = old.of(row, ts), take_context(row)
-        stage, done, total = context["stage"] or "", take(row, DONE, whole), take(row, TOTAL, whole)
+    for row in columns.rows_of(cursor, table):
+        ts = take(row, ("updated_at", *columns.TIME), moment)
+        run, context = old.of(row, ts), columns.take_context(row)
+        stage, done, total = (
+            context["stage"] or "",
+            take(row, columns.DONE, columns.whole),
+            take(row, columns.TOTAL, columns.whole),
+        )
         if total is not None and not context["layer"]:
             run.totals[stage] = max(run.totals.get(stage, 0), total)
         key = run.run_id, store.text(stage), store.text(context["layer"] or "")
@@ -201,7 +188,9 @@ def _write_runs(cursor: Any, old: _Old) -> None:
         created = old.now if run.created is None else run.created
         status = words(row.get("status")) or words(row.get("state")) or ""
         state = next((state for state, synonyms in STATES.items() if status.strip().lower() in synonyms), None)
-        error: Any = take(row, ("error_message", "error", "error_details"), lambda v: words(v) or json_object(v))
+        error: Any = take(
+            row, ("error_message", "error", "error_details"), lambda v: words(v) or columns.json_object(v)
+        )
         error = {"type": "legacy", "message": error} if error else None
         if state is None and run.row:
             # the old system cannot be running any more: its tables have other names now
@@ -211,7 +200,7 @@ def _write_runs(cursor: Any, old: _Old) -> None:
             )
         started = take(row, ("started_at", "start_time", "start_date"), moment)
         finished = take(row, ("completed_at", "finished_at", "ended_at", "end_time", "end_date"), moment)
-        settings = take(row, ("config", "settings", "parameters", "params", "configuration"), json_object)
+        settings = take(row, ("config", "settings", "parameters", "params", "configuration"), columns.json_object)
         output = take(row, ("output", "output_path", "output_dir"), words)
         times = (store.moment(t) if t is not None else None for t in (created, started, run.last, finished))
         values.append(
@@ -220,7 +209,7 @@ def _write_runs(cursor: Any, old: _Old) -> None:
                 store.text(run.name),
                 state or "completed",
                 output and store.text(output),
-                store.dumped({"config": settings, "legacy": rest_of(row)}),
+                store.dumped({"config": settings, "legacy": columns.rest_of(row)}),
                 store.dumped(run.totals) if run.totals else None,
                 *times,
                 store.dumped(error) if error else None,
