@@ -20,6 +20,8 @@ from rasterio.io import MemoryFile
 
 from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import projected_bounds
+from geopipe.settings.model import SECTIONS
+from geopipe.settings.reference import full_section, short_section
 
 Array = NDArray[Any]
 
@@ -321,166 +323,64 @@ def _means(land: Places, transform: Affine, width: int, height: int, parts: int)
     return Places(*(field.reshape(height, parts, width, parts).mean((1, 3)) for field in fine))
 
 
-def settings_text(data: str, output: str) -> str:
-    """The settings of the demo, with every key that there is. `data` and `output`: folders, relative to the file."""
-    return _SETTINGS.format(data=data, output=output)
-
-
-_SETTINGS = """\
-# Settings of a geopipe run: those of the demo, and the reference of every key there is.
+HEAD = """\
+# Settings of a geopipe run: those of the demo, with every key that exists.
 # A value is the default unless its comment says otherwise; a key behind "# " is optional and shows an example.
 # Relative paths start at the folder of this file. GEOPIPE_SECTION__KEY in the environment wins over this file, and
-# --set section.key=value (of a layer, layers.NAME.key=value) over both.
-
-[run]
-name = "demo"  # a label: letters, digits, . _ - (default "run")
-output = "{output}"  # the folder of the finished table, or the prefix of an object store (see staging)
-# staging = "work"  # needed where output is an object store: the folder, which all nodes share, where the run works
-# until its table is sent: output = "s3://bucket/prefix" (or gs://, abfs://), options of the store behind it:
-# "s3://bucket/prefix?endpoint_override=host:9000&scheme=http&region=us-east-1". Credentials come from the environment.
-
-[grid]  # where all layers are brought to: a cell of the grid is a row of the table
-crs = "EPSG:32632"  # authority code, WKT or PROJ text (no default)
-resolution = 100  # edge of a cell in units of the CRS: one number, or [width, height] (no default)
-bounds = [600000, 5130000, 650000, 5170000]  # xmin, ymin, xmax, ymax; "union" (default) or "intersection" of the layers
-# like = "{data}/slope.tif"  # a raster that gives the CRS and cells, and the extent, where the keys above are left out
-# allow = ["/data/tiles"]  # what like and mask may refer to, if they are VRTs (see the layers)
-# snap = true  # move edges outward to whole multiples of the resolution (left out: only for union and intersection)
-# Cells whose centre is outside the mask are no rows: a vector file of polygons (GeoJSON, GeoPackage, Shapefile), or a
-# raster (inside is where its nearest pixel is valid and not 0). What is wholly outside is not read.
-# mask = "park.gpkg"
-# mask_layer = "core_zone"  # of a vector file with several
-# mask_crs = "EPSG:4326"  # of a mask that does not say it, or says it wrong
-
-[[layers]]  # one table for each layer, in the order of the columns; this one shows every key
-name = "elevation"  # the column; with several bands: name_band
-path = "{data}/elevation.tif"  # a file, folder, glob pattern or URI that GDAL can read, or a list of them; or tables
-# driver = "SAGA"  # GDAL's driver, where the ending of a name does not tell it; a service on the web needs it: "WMS"
-# allow = ["/data/tiles", "https://host/"]  # folders and starts of addresses that a VRT or a STAC item may refer to,
-#                                           beside what is in and below its own folder
-# asset = "B04"  # where path gives STAC items: which asset of each (left out: its only data asset)
-# sort_by = "cloud_cover"  # STAC items from the clearest on; or "datetime" (oldest first); "-datetime" turns it round
-# variable = "tas"  # which one of a file with several: NetCDF, HDF5, Zarr, GRIB
-# bands = [1]  # numbers, descriptions or words of them (left out: all)
-# time = "1999-03"  # bands of a day, month or year, a range "1999-03/1999-05", or a list of such (left out: all)
-# level = 850  # bands of a level, a range "1000/500", or a list of such (left out: all)
-# reduce = "mean"  # one column of all times instead of one for each: mean, min, max or sum, missing values left out
-kind = "continuous"  # or "categorical", "count", "circular" (degrees); left out: categorical with a colour table
-# How cells get their values: auto chooses by kind and scale, and the plan says why. Or one of nearest, bilinear,
-# cubic, cubic_spline, lanczos, average (mean), mode, max, min, med, q1, q3, sum, rms, std; a list makes a column each.
-resampling = "auto"
-fractions = false  # true: a column with the share of each class beside; or those of some classes: [10, 20]
-valid_fraction = false  # true: a column with the share of the cell that has values
-min_valid = 0.0  # cells with a smaller share are left empty
-# The next five are for files that do not say it, or say it wrong.
-# nodata = -9999  # the number that means: no value here
-# crs = "EPSG:32632"
-# scale = 0.1  # value = number in the file x scale + offset
-# offset = 0.0
-# unit = "m"  # goes into the table's schema
-# georeference = "gcps"  # place the file by its ground control points, or "rpcs" by its RPC model
-unpack = true  # false: leave scale and offset of the file alone
-# bits = [3, 4]  # first and last bit of a field in whole numbers, as quality bands have them
-overlap = "first"  # where several files cover a cell: first, last, mean, min, max, sum
-on_error = "fail"  # or "skip": leave the columns of a broken layer empty, say so, and exit with code 4
-# The rest is for tables of points: Parquet, CSV (.csv, .csv.gz), or path = "postgresql://host/database" (or
-# "postgresql:", the server then comes from GEOPIPE_POSTGRES_DSN or libpq's variables; so does a password, always).
-# Of the keys above they know name, path, kind, nodata, crs, unit and on_error.
-# table = "public.wells"  # in Postgres: what is read
-# query = "select * from wells where depth > 10"  # or the rows of a query
-# key = "id"  # whole numbers by which Postgres is read in ranges (left out: a table's primary key, else in one go)
-# x = "lon"  # column names (left out: x and y, else x_coord, y_coord, or lon, lat, or longitude, latitude)
-# y = "lat"
-# values = ["depth", "yield"]  # a variable each (left out: value, else the only column of numbers that is left)
-# weight = "area"  # weighs mean and sum; rows without a weight do not count
-aggregate = "auto"  # of the points of a cell: mean, sum, min, max, count, first, mode; a list makes a column each
-# cells = "centres"  # each row is a cell: x and y are its centre, its upper left corner ("corners"), or the grid's
-#                      column and row ("index")
-on_misaligned = "fail"  # cells that are off by more than merge.alignment_tolerance; "aggregate": as if they were points
-
-[[layers]]  # classes: 10 water, 20 forest, 30 grass, 40 crops, 50 built-up, 60 rock, 70 snow
-name = "landcover"  # no kind: its colour table says categorical, so that a cell gets its most frequent class
-path = "{data}/landcover.tif"
-
-[[layers]]  # three bands make the columns satellite_red, satellite_green and satellite_nir
-name = "satellite"
-path = "{data}/satellite.tif"
-bands = ["red", "green", "nir"]
-scale = 0.0001  # the file has reflectance x 10,000 and does not say so
-
-[[layers]]  # packed NetCDF: scale, offset and unit are in the file
-name = "temperature"
-path = "{data}/climate.nc"
-
-[[layers]]  # people per pixel: shared out among the cells, so that their total stays
-name = "population"
-path = "{data}/population.tif"
-kind = "count"
-unit = "people"
-
-[[layers]]  # lies on the grid already, so that its pixels are copied as they are
-name = "slope"
-path = "{data}/slope.tif"
-unit = "degree"
-
-[[layers]]  # two files with an overlap
-name = "soil_carbon"
-path = ["{data}/soil_west.tif", "{data}/soil_east.tif"]  # or "{data}/soil_*.tif"
-scale = 0.1
-unit = "g/kg"
-overlap = "mean"  # the two surveys differ a little
-
-[resampling]
-window_size = 2048  # edge of a tile in cells, a multiple of 512; smaller needs less memory, the table is the same
-tolerance = "auto"  # error of positions in source pixels: a number, or "exact" (auto: exact for classes, else 0.01)
-skip_data_loading_for_passthrough = true  # copy pixels that are cells already; false: send them through the warp too
-enable_memory_aware_processing = true  # false (deprecated): read rasters whole, in one process; for comparison only
-use_legacy_resampling = false  # deprecated: true does the same as enable_memory_aware_processing = false
-use_legacy_passthrough = false  # deprecated: true does so, too
-# window_overlap = 128  # deprecated, without effect: each window is read as far around as its method reaches
-allow_ballpark = false  # true: leave out a datum shift that PROJ does not know, instead of refusing the layer
-
-[merge]
-how = "outer"  # which cells to keep: outer (any layer has a value), inner (all have one), grid (every cell)
-drop = []  # of these drop cells where any of the named columns or layers is null; "any": any column; "all": each one is
-strategy = "auto"  # aligned (tile by tile) or groupby (a shuffle of tiles); the table is the same
-# wave_tiles = 16  # tiles that are shuffled at a time (left out: what takes a fifth of the object store)
-alignment_tolerance = 0.01  # how far, in pixels, a pixel may be off a cell and still be copied to it
-enable_validation = true  # check rows, nulls and ranges before the table is published; false: publish it unchecked
-# enable_chunked_processing = true  # deprecated, without effect: tables are merged tile by tile (window_size)
-# chunk_size = 5000  # deprecated, without effect: see window_size and wave_tiles
-
-[export]
-formats = ["parquet", "csv"]  # one or both (default: Parquet alone)
-compress = true  # how CSV is compressed: true (gzip), "gzip", "zstd" or false; Parquet always is
-enable_streaming = true  # false (deprecated): format a whole tile of CSV at once, whatever chunk_size says
-chunk_size = 100000  # rows of CSV to format at a time
-csv_files = "tiles"  # a CSV file for each tile, or "one" for all of them: csv/table.csv.gz
-# partition_by = "landcover"  # folders of Parquet, landcover=20 and so on, by a variable of classes; or by "tile"
-# geometry = "point"  # GeoParquet 1.1: a column geometry with the centre of the cell
-encoding = "auto"  # of floats in Parquet: small files; "plain" for readers that fail with "encoding 9" (fastparquet)
-lonlat = false  # true: columns lon and lat of the cell's centre, in degrees on WGS 84
-# h3 = 9  # a column h3 with the H3 cell of the centre at a resolution of 0 to 15, as a number (pip install geopipe[h3])
-
-[monitoring]
-log_level = "WARNING"  # DEBUG, INFO, WARNING, ERROR
-log_format = "text"  # or "json": an object a line
-progress_interval = 5.0  # seconds between lines of progress
-# Records of the run go to Postgres: GEOPIPE_MONITORING_DSN, or the file in GEOPIPE_MONITORING_DSN_FILE, says where;
-# else geopipe starts one of its own on this machine. See `geopipe monitor`.
-enable_database_logging = true
-log_batch_size = 100  # records that a process sends at a time
-log_flush_interval = 5.0  # seconds that a log waits at most; progress and events wait for one
-enable_metrics = true  # samples of processor, memory, object store, spilled objects and disk on each node
-metrics_interval = 10.0  # seconds between them
-# prometheus_port = 9490  # where the run answers Prometheus while it is at work (left out: nowhere)
-# prometheus_host = "0.0.0.0"  # for others than this machine, too (left out: so on a cluster, else "127.0.0.1")
-spool_bytes = 67108864  # of records that wait on disk in each process; beyond it the least important are given up
-
-[engine]  # Ray; each key may be left out
-# address = "auto"  # a cluster to join (left out: RAY_ADDRESS, else a Ray of its own on this machine)
-# workers = 4  # processes that read and merge (left out: one for each processor)
-# memory = 8000000000  # bytes that the run may use; a plan that needs more is refused (left out: 80 % of what is free)
-# object_store_memory = 500000000  # bytes of Ray's shared memory, at least 83886080 (left out: at most 640 MiB)
-# max_pixels = 100000000000  # source pixels that a run may decode; a plan with more is refused (left out: any number)
+# --set section.key=value (for a layer: layers.NAME.key=value) wins over both.
 """
+
+LAYERS: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
+    (
+        {"name": "landcover", "path": "landcover.tif"},
+        {
+            "": "classes: 10 water, 20 forest, 30 grass, 40 crops, 50 built-up, 60 rock, 70 snow",
+            "name": "no kind: its colour table says categorical, so that a cell gets its most frequent class",
+        },
+    ),
+    (
+        {"name": "satellite", "path": "satellite.tif", "bands": ["red", "green", "nir"], "scale": 0.0001},
+        {
+            "": "three bands make the columns satellite_red, satellite_green and satellite_nir",
+            "scale": "the file has reflectance x 10,000 and does not say so",
+        },
+    ),
+    ({"name": "temperature", "path": "climate.nc"}, {"": "packed NetCDF: scale, offset and unit are in the file"}),
+    (
+        {"name": "population", "path": "population.tif", "kind": "count", "unit": "people"},
+        {"": "people per pixel: shared out among the cells, so that their total stays"},
+    ),
+    (
+        {"name": "slope", "path": "slope.tif", "unit": "degree"},
+        {"": "lies on the grid already, so that its pixels are copied as they are"},
+    ),
+    (
+        {
+            "name": "soil_carbon",
+            "path": ["soil_west.tif", "soil_east.tif"],
+            "scale": 0.1,
+            "unit": "g/kg",
+            "overlap": "mean",
+        },
+        {"": "two files with an overlap", "overlap": "the two surveys differ a little"},
+    ),
+)
+"""Values and comments of each layer but the first; the key of the comment on the layer itself is ""."""
+
+
+def settings_text(data: str, output: str) -> str:
+    """The settings of the demo, with every key that exists. `data` and `output`: folders, relative to the file."""
+    values: dict[str, dict[str, Any]] = {
+        "run": {"name": "demo", "output": output},
+        "grid": {"crs": UTM, "resolution": CELL, "bounds": [WEST, SOUTH, EAST, NORTH]},
+        "layers": {"name": "elevation", "path": f"{data}/elevation.tif", "kind": "continuous"},
+        "export": {"formats": ["parquet", "csv"]},
+    }
+    parts = [HEAD]
+    for section in SECTIONS:
+        parts.append("\n".join(full_section(section, values.get(section, {}), {})) + "\n")
+        for layer, comments in LAYERS if section == "layers" else ():
+            names = layer["path"]
+            path = f"{data}/{names}" if isinstance(names, str) else [f"{data}/{name}" for name in names]
+            parts.append("\n".join(short_section(section, layer | {"path": path}, comments)) + "\n")
+    return "\n".join(parts)

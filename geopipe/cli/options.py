@@ -14,7 +14,7 @@ import click
 from geopipe.redaction import redacted
 
 if TYPE_CHECKING:
-    from geopipe.settings.load import Settings
+    from geopipe.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -15,7 +15,7 @@ from geopipe.cli.options import file_argument, json_option, load_settings, print
 
 if TYPE_CHECKING:
     from geopipe.cli.progress import Screen
-    from geopipe.settings.load import Settings
+    from geopipe.settings.model import Settings
 
 
 @click.command()

@@ -12,7 +12,7 @@ from geopipe.plan.layers import LayerPlan, reaches
 from geopipe.plan.plan import Plan
 from geopipe.plan.work import span
 from geopipe.resample.methods import Route
-from geopipe.settings.load import Run
+from geopipe.settings.sections import Run
 from geopipe.text import size
 
 SHOWN_ROOTS = 5

@@ -27,7 +27,7 @@ from geopipe.monitoring.database import connections, queries
 from geopipe.monitoring.database.follow import reading
 from geopipe.monitoring.database.runs import RunRow
 from geopipe.monitoring.home import HOME, home, job_dsn_file, write_private
-from geopipe.settings.load import Settings
+from geopipe.settings.model import Settings
 from geopipe.text import clean
 
 AGENT_SECONDS = 60.0

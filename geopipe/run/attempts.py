@@ -24,7 +24,7 @@ from geopipe.plan.plan import Plan
 from geopipe.run.draft import draft, skippable
 from geopipe.run.reporting import Reports
 from geopipe.run.summary import Clock, Summary
-from geopipe.settings.load import Settings
+from geopipe.settings.model import Settings
 from geopipe.validate.facts import Finding, check_receipts, facts_of
 
 log = logging.getLogger(__name__)

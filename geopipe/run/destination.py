@@ -14,7 +14,7 @@ from geopipe.events import logs
 from geopipe.export import objects, publish, state
 from geopipe.export.objects import ObjectStore
 from geopipe.plan.plan import Plan
-from geopipe.settings.load import Settings
+from geopipe.settings.model import Settings
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import MASK, LayerPlan
 from geopipe.plan.plan import Inputs, Plan, make_plan
 from geopipe.plan.target import GridRequest, resolve_grid
-from geopipe.settings.load import Settings
+from geopipe.settings.model import Settings
 
 log = logging.getLogger(__name__)
 

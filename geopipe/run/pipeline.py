@@ -35,7 +35,7 @@ from geopipe.run.draft import draft, this_machine, versions
 from geopipe.run.options import RunOptions, Snapshot, Watch
 from geopipe.run.reporting import Reports, monitoring_options
 from geopipe.run.summary import Clock, Summary
-from geopipe.settings.load import Settings
+from geopipe.settings.model import Settings
 
 __all__ = ["RunOptions", "Snapshot", "Summary", "Watch", "run"]
 

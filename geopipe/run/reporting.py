@@ -16,7 +16,7 @@ from geopipe.monitoring.forecast import Forecast
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.recorder import Recorder
 from geopipe.run.options import Snapshot, Watch
-from geopipe.settings.load import Settings
+from geopipe.settings.model import Settings
 
 
 def monitoring_options(settings: Settings, run_id: str, attempt: int, job: bool = False) -> MonitoringOptions:

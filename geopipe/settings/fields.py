@@ -1,4 +1,8 @@
-"""Values of settings: their types, what must hold of them, and what an error says of it."""
+"""Fields of the settings: their types, validators and meanings.
+
+Every key has its meaning beside it in `sections` and `layers`. `geopipe config reference`, the top-level settings.toml
+and docs/settings.md take it from there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import crs_of
@@ -14,16 +18,24 @@ from geopipe.proposals import from_windows
 from geopipe.settings.mistakes import refusal
 
 
+class Section(BaseModel):
+    """A table of the settings. Unknown keys are errors, and text is not converted to numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 def pair(value: Any) -> Any:
+    """A number as a pair of it."""
     return [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def as_list(value: Any) -> Any:
+    """A text or whole number as a list of it."""
     return [value] if isinstance(value, str | int) else value
 
 
 def texts(value: Any) -> Any:
-    """Dates, numbers and texts as texts; one of them may stand alone."""
+    """Dates, numbers and texts as a list of texts; a single one may stand alone."""
     values = value if isinstance(value, list | tuple) else [value]
     return [v.isoformat() if isinstance(v, date) else str(v) if isinstance(v, int | float) else v for v in values]
 
@@ -37,16 +49,16 @@ def _known_crs(value: str) -> str:
 
 
 def _local_path(value: str) -> str:
-    """A path or URI; what a backslash in double quotes has made of one, and what is of Windows, is refused."""
+    """A path or URI, without control characters (from a backslash in double quotes) and not of Windows."""
     control = next((c for c in value if c < " " or c == "\x7f"), None)
     if control is not None:
         raise refusal(
             f"there is the character {control!r} in it: a backslash in double quotes has a meaning of its own",
             "write slashes, or the path in single quotes",
         )
-    if here := from_windows(value):
+    if path := from_windows(value):
         raise refusal(
-            "that is a path of Windows, and this is none", f"give it as this machine sees it, in WSL for example {here}"
+            "that is a path of Windows, and this is none", f"give it as this machine sees it, in WSL for example {path}"
         )
     return value
 
@@ -69,11 +81,24 @@ def in_order(value: Any) -> Any:
     return value
 
 
-def describe(default: Any, allowed: str, example: Any = None, hint: str = "", **rules: Any) -> Any:
-    """A field with what an error says of it: what may be there, an example, and a hint, as ends of sentences."""
-    extra = {"allowed": allowed, "example": example, "hint": hint}
-    return Field(default, json_schema_extra={k: v for k, v in extra.items() if v}, **rules)
+def setting(default: Any, meaning: str, allowed: str = "", example: Any = None, hint: str = "", **rules: Any) -> Any:
+    """A field with its meaning, and with what an error says about it.
 
+    Args:
+        default: the default; `...` for a required key.
+        meaning: what the key does, for the reference of the settings.
+        allowed: the values that are allowed, as the end of a sentence (left out: from the type).
+        example: a value that is allowed.
+        hint: what a person must know to correct the value.
+        rules: constraints of pydantic: ge, le, pattern.
+    """
+    extra = {"allowed": allowed, "example": example, "hint": hint}
+    kept = {name: value for name, value in extra.items() if value}
+    return Field(default, description=meaning, json_schema_extra=kept, **rules)
+
+
+ALLOW = ["/data/tiles", "https://host/"]
+"""An example of `allow`."""
 
 Crs = Annotated[str, AfterValidator(_known_crs)]
 PathText = Annotated[str, AfterValidator(_local_path)]

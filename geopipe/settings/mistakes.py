@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import date
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from geopipe.errors import SettingsError
 from geopipe.proposals import near
+from geopipe.settings.rules import Rules, listed, shown
 
 Keys = tuple[int | str, ...]
 """The place of a value: section and key, or "layers", index and key."""
@@ -69,33 +68,14 @@ def united(mistakes: Sequence[SettingsError]) -> SettingsError:
     return SettingsError("\n  ".join([f"{len(mistakes)} mistakes in the settings", *lines]))
 
 
-def listed(words: Sequence[str], last: str = "or") -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
-
-
-def shown(value: Any) -> str:
-    """A value as TOML has it, shortened; an address that may hold a secret is not shown."""
-    if isinstance(value, str) and "://" in value and re.search("[@?#]", value):
-        return '"..."'
-    if isinstance(value, list | tuple):
-        text = f"[{', '.join(map(shown, value))}]"
-    elif isinstance(value, dict):
-        text = "a table"
-    elif isinstance(value, float) and not math.isfinite(value):
-        text = str(value)
-    else:
-        text = str(value) if isinstance(value, date) else json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:76]} ..."
-
-
-class Explainer:
-    """What may stand at each place of a model's tables.
+class Explainer(Rules):
+    """Turns errors of pydantic into messages in the words of the settings.
 
     Args:
         sections: the model of each section; of `layers`, that of one layer.
-        where: says where in the file, the environment or the flags a place is, for the start of a message.
-        line: of a place in the file; what is not from the file has 0.
-        values: everything that the settings give, by section.
+        where: names the place of a value (file and line, variable or flag) for the start of a message.
+        line: line of a value in the file; 0 for a value that is not from the file.
+        values: all values of the settings, by section.
     """
 
     def __init__(
@@ -105,9 +85,8 @@ class Explainer:
         line: Callable[[Keys], int],
         values: dict[str, Any],
     ) -> None:
+        super().__init__(sections)
         self.where, self.line, self.values = where, line, values
-        self.schemas = {name: model.model_json_schema() for name, model in sections.items()}
-        self.keys = {name: list(model.model_fields) for name, model in sections.items()}
 
     def explain(self, error: ValidationError) -> list[SettingsError]:
         """Every mistake, in the order of the lines; a value that may have several types is one."""
@@ -146,19 +125,19 @@ class Explainer:
                 return SettingsError(
                     f"{where}: there is no layer", 'add one: [[layers]] and below it name = "..." and path = "..."'
                 )
-            example = self._example(section, key)
+            example = self.example(section, key)
             return SettingsError(f"{where}: {self.name(keys)} is missing", f"add it, for example {key} = {example}")
         if len(keys) == 1 or (section == "layers" and len(keys) == 2):
             return self._no_table(keys)
-        schema = self._schema(section, key)
+        schema = self.schema(section, key)
         value = self._value(keys)
-        message = f"{where}: {self.name(keys)} = {shown(value)} must be {self._allowed(section, schema)}"
+        message = f"{where}: {self.name(keys)} = {shown(value)} must be {self.allowed(section, schema)}"
         return SettingsError(message, self._proposal(section, key, value, schema))
 
     def _proposal(self, section: str, key: str, value: Any, schema: dict[str, Any]) -> str:
         """What to write instead."""
         words = value if isinstance(value, list) else [value]
-        choices = self._choices(section, schema)
+        choices = self.choices(section, schema)
         meant = [near(w, choices, VALUE_WORDS) if isinstance(w, str) else None for w in words]
         if choices and any(meant):
             text = [json.dumps(m or w) for m, w in zip(meant, words, strict=True) if m or w in choices]
@@ -173,7 +152,7 @@ class Explainer:
         numeric = any(p.get("type") in ("number", "integer", "array") for p in [schema, *schema.get("anyOf", ())])
         if numeric and isinstance(value, str) and (number := _without_unit(value)) is not None:
             return f"{hint + '; ' if hint else ''}did you mean {key} = {number}?"
-        example = f"for example {key} = {self._example(section, key)}"
+        example = f"for example {key} = {self.example(section, key)}"
         return f"{hint}; {example}" if hint else example
 
     def _unknown(self, keys: Keys) -> SettingsError:
@@ -224,66 +203,11 @@ class Explainer:
             'write [[layers]] for each layer, and below it name = "..." and path = "..."',
         )
 
-    # ---- what a schema says
-
     def _value(self, keys: Keys) -> Any:
         value: Any = self.values
         for key in keys:
             value = value[key]
         return value
-
-    def _schema(self, section: str, key: str) -> dict[str, Any]:
-        schema: dict[str, Any] = self.schemas[section]["properties"][key]
-        return schema
-
-    def _resolved(self, section: str, schema: dict[str, Any]) -> dict[str, Any]:
-        reference = schema.get("$ref")
-        return self.schemas[section]["$defs"][reference.rpartition("/")[2]] if reference else schema
-
-    def is_list(self, section: str, key: str) -> bool:
-        """Whether a list may stand there."""
-        if key not in self.keys.get(section, ()):
-            return False
-        schema = self._schema(section, key)
-        return any(part.get("type") == "array" for part in [schema, *schema.get("anyOf", ())])
-
-    def _choices(self, section: str, schema: dict[str, Any]) -> list[str]:
-        """The words of which one may stand there."""
-        schema = self._resolved(section, schema)
-        parts = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
-        own = [schema["const"]] if "const" in schema else schema.get("enum", [])
-        return [*map(str, own), *(word for part in parts for word in self._choices(section, part))]
-
-    def _allowed(self, section: str, schema: dict[str, Any]) -> str:
-        """What may stand there, in words."""
-        if "allowed" in schema:
-            return str(schema["allowed"])
-        schema = self._resolved(section, schema)
-        if parts := [p for p in schema.get("anyOf", ()) if p.get("type") != "null"]:
-            return listed(list(dict.fromkeys(self._allowed(section, p) for p in parts)))
-        if "const" in schema or "enum" in schema:
-            return listed([json.dumps(w) for w in self._choices(section, schema)])
-        kind = schema["type"]
-        if kind == "array":
-            if "prefixItems" in schema:
-                return f"a list of {len(schema['prefixItems'])} numbers"
-            return f"{self._allowed(section, schema['items'])}, or a list of them"
-        if kind in ("integer", "number"):
-            return _number(schema)
-        return {"boolean": "true or false", "string": "text in quotes"}[kind]
-
-    def _example(self, section: str, key: str) -> str:
-        schema = self._schema(section, key)
-        if "example" in schema:
-            return shown(schema["example"])
-        words = self._choices(section, schema)
-        if words:
-            return json.dumps(words[:2] if schema.get("type") == "array" else words[0])
-        default = schema.get("default")
-        if default is not None:
-            return shown(default)
-        types = [part.get("type") for part in [schema, *schema.get("anyOf", ())]]
-        return "true" if "boolean" in types else "1"
 
 
 def _header(section: str) -> str:
@@ -300,20 +224,3 @@ def _without_unit(text: str) -> float | None:
     except ValueError:
         return None
     return int(number) if number == int(number) else round(number, 12)
-
-
-def _number(schema: dict[str, Any]) -> str:
-    """A number with its limits."""
-    text = "a whole number" if schema["type"] == "integer" else "a number"
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        text += f" from {low:,} to {high:,}"
-    elif low is not None:
-        text += f" of at least {low:,}"
-    if "exclusiveMinimum" in schema:
-        text += f" above {schema['exclusiveMinimum']:g}"
-    if "exclusiveMaximum" in schema:
-        text += f" and below {schema['exclusiveMaximum']:g}"
-    if "exclusiveMinimum" in schema and high is not None:
-        text += f" and at most {high:g}"
-    return text + (f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else "")

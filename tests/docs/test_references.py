@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from surroundings import REPOSITORY
 
 from geopipe.cli import main
-from geopipe.settings.load import Settings
+from geopipe.settings.model import Settings
 
 FOLDERS = ("geopipe", "tests", "bench", "cluster", "docs", "k8s", ".ci")
 GUIDES = [name for name in NAMES if name != "CHANGELOG.md"]

@@ -37,7 +37,8 @@ from geopipe.monitoring.database import follow, queries
 from geopipe.monitoring.database.runs import RunRow
 from geopipe.run import pipeline
 from geopipe.settings import load
-from geopipe.settings.load import LayerSettings, Settings
+from geopipe.settings.layers import LayerSettings
+from geopipe.settings.model import Settings
 
 TABLE = """
 [run]

@@ -13,6 +13,7 @@ import tomli_w
 from geopipe.errors import SettingsError
 from geopipe.layers.layer import Kind
 from geopipe.settings import load as settings
+from geopipe.settings.model import SECTIONS, Settings
 
 GOOD = """[run]
 name = "trial"
@@ -25,7 +26,7 @@ path = "a.tif"
 """
 
 
-def load(folder: Path, text: str, *flags: str) -> settings.Settings:
+def load(folder: Path, text: str, *flags: str) -> Settings:
     file = folder / "s.toml"
     file.write_text(text, encoding="utf-8")
     return settings.load(file, flags)
@@ -142,7 +143,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> Non
 
 
 def keys() -> list[tuple[str, str]]:
-    return [(section, key) for section, model in settings.SECTIONS.items() for key in model.model_fields]
+    return [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
 
 
 @pytest.mark.parametrize(("section", "key"), keys(), ids=[".".join(k) for k in keys()])

@@ -1,0 +1,78 @@
+"""The settings of a run as one value, and what the plan takes from them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import tomli_w
+from pydantic import BaseModel, Field
+
+from geopipe.layers.layer import Layer
+from geopipe.plan.options import Layout, Options
+from geopipe.redaction import redacted
+from geopipe.settings.fields import Section
+from geopipe.settings.layers import LayerSettings
+from geopipe.settings.sections import (
+    EngineSettings,
+    ExportSettings,
+    GridSettings,
+    MergeSettings,
+    MonitoringSettings,
+    ResamplingSettings,
+    Run,
+)
+
+
+class Settings(Section):
+    """The settings of a run."""
+
+    run: Run = Run()
+    grid: GridSettings = GridSettings()
+    layers: tuple[LayerSettings, ...] = Field(min_length=1)
+    resampling: ResamplingSettings = ResamplingSettings()
+    merge: MergeSettings = MergeSettings()
+    export: ExportSettings = ExportSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    engine: EngineSettings = EngineSettings()
+
+    def layer_values(self) -> tuple[Layer, ...]:
+        """The layers as values for the plan."""
+        return tuple(
+            Layer(paths=s.path, **{name: getattr(s, name) for name in LayerSettings.model_fields if name != "path"})
+            for s in self.layers
+        )
+
+    def options(self) -> Options:
+        """Everything of the plan beside grid and layers."""
+        return Options(
+            window_size=self.resampling.window_size,
+            tolerance=self.resampling.tolerance,
+            whole=self.resampling.old_way,
+            passthrough=self.resampling.skip_data_loading_for_passthrough,
+            allow_ballpark=self.resampling.allow_ballpark,
+            how=self.merge.how,
+            drop=self.merge.drop,
+            strategy=self.merge.strategy,
+            wave_tiles=self.merge.wave_tiles,
+            alignment_tolerance=self.merge.alignment_tolerance,
+            formats=tuple(dict.fromkeys(self.export.formats)),
+            compress=self.export.compression,
+            max_pixels=self.engine.max_pixels,
+            layout=Layout(**{f.name: getattr(self.export, f.name) for f in fields(Layout)}),
+        )
+
+    def to_toml(self, secrets: bool = False) -> str:
+        """The effective settings as TOML, with absolute paths and without secrets.
+
+        Args:
+            secrets: keep secrets in addresses, for a process that runs the settings.
+        """
+        values = self.model_dump(mode="json", exclude_none=True)
+        return tomli_w.dumps(values if secrets else redacted(values))
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: LayerSettings if name == "layers" else field.annotation  # type: ignore[misc]
+    for name, field in Settings.model_fields.items()
+}
+"""The model of each section; of `layers` the model of one layer."""
