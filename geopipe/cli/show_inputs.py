@@ -121,7 +121,7 @@ def table_json(header: TableHeader) -> dict[str, Any]:
         "driver": header.driver,
         "crs": header.crs,
         "rows": header.rows,
-        "columns": [{"name": c.name, "type": c.told} for c in header.columns],
+        "columns": [{"name": c.name, "type": c.type_name} for c in header.columns],
         "bytes": header.size,
     }
 
@@ -135,4 +135,4 @@ def tables(out: Console, headers: Sequence[TableHeader]) -> None:
         table.add_row(h.uri, h.driver, crs_label(h.crs), f"{h.rows:,}", ", ".join(c.name for c in h.columns))
     out.print(table)
     if len(headers) == 1:
-        facts(out, {c.name: c.told for c in headers[0].columns})
+        facts(out, {c.name: c.type_name for c in headers[0].columns})

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from geopipe.cli.screen import crs_label, facts, headline, numbers
 from geopipe.layers.layer import Variable
-from geopipe.layers.tables import TablePlan
+from geopipe.layers.table_plan import TablePlan
 from geopipe.merge import derived
 from geopipe.plan.layers import LayerPlan, reaches
 from geopipe.plan.plan import Plan

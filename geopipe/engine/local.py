@@ -19,7 +19,7 @@ from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.export.ledger import Journal
 from geopipe.grid.grid import Tile
-from geopipe.load import raster, tables, tiles
+from geopipe.load import points, raster, tiles
 from geopipe.merge.blocks import BlockRow
 from geopipe.merge.points import SparseRow
 from geopipe.merge.tile import merge_tile
@@ -84,7 +84,7 @@ def sparse_rows(plan: Plan) -> dict[int, list[SparseRow]]:
     rows: dict[int, list[SparseRow]] = {}
     for layer, partition in plan.partitions:
         with context(layer=layer.layer.name):
-            for row in tables.read(plan, layer, partition):
+            for row in points.read_points(plan, layer, partition):
                 rows.setdefault(row.tile, []).append(row)
     return rows
 

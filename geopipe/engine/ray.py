@@ -35,7 +35,7 @@ from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
-from geopipe.load import raster, tables, tiles
+from geopipe.load import points, raster, tiles
 from geopipe.load.sweep import sweep
 from geopipe.merge.blocks import BlockRow, marker, pack, unpack
 from geopipe.merge.points import SparseRow
@@ -124,7 +124,7 @@ def _rows(
     for key in keys:
         yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), readers) if carries_mask else None)
     if layer.table is not None:
-        yield from tables.read(plan, layer, layer.table.partitions[part], keys)
+        yield from points.read_points(plan, layer, layer.table.partitions[part], keys)
     else:
         yield from sweep(plan, layer, keys, readers)
 

@@ -172,7 +172,7 @@ def _parts(
     if next((c.dtype for c in columns if c.name == key), "") not in WHOLE:
         raise SourceError(
             f"layer {layer.name}: key = {key!r} is no column of whole numbers; there are "
-            + ", ".join(f"{c.name} ({c.told})" for c in columns),
+            + ", ".join(f"{c.name} ({c.type_name})" for c in columns),
             "name another column, or leave key out",
             layer.name,
         )

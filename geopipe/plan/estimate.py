@@ -11,7 +11,7 @@ import numpy as np
 
 from geopipe.errors import MachineError, PlanError
 from geopipe.grid.grid import BLOCK, Grid
-from geopipe.layers.tables import TablePlan
+from geopipe.layers.table_plan import TablePlan
 from geopipe.merge import derived
 from geopipe.merge.points import POINT_BYTES
 from geopipe.merge.spec import TableSpec

@@ -18,7 +18,8 @@ from geopipe.layers.access import root_of
 from geopipe.layers.bands import choose, columns, of_file
 from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Kind, Layer, Overlap, Source, Variable, check_files, sources_of
-from geopipe.layers.tables import TableHeader, TablePlan, check_keys, plan_table, table_variables
+from geopipe.layers.table_plan import TablePlan, plan_table, table_variables
+from geopipe.layers.tables import TableHeader, check_keys
 from geopipe.plan.cells import Reach, reach_of
 from geopipe.plan.options import Options
 from geopipe.plan.target import numbers

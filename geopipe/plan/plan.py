@@ -20,7 +20,8 @@ from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.header import Header
 from geopipe.layers.layer import Kind, Layer
-from geopipe.layers.tables import Partition, TableHeader
+from geopipe.layers.table_plan import Partition
+from geopipe.layers.tables import TableHeader
 from geopipe.merge import derived
 from geopipe.merge.spec import TableSpec
 from geopipe.plan.cells import effective_how, keys_of, required

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from geopipe.grid.crs import crs_transform, is_lonlat
 from geopipe.grid.grid import Grid, rounding
-from geopipe.layers.tables import TablePlan
+from geopipe.layers.table_plan import TablePlan
 from geopipe.resample import kernels
 
 Floats = NDArray[np.float64]

@@ -24,8 +24,7 @@ from geopipe.layers.access import Access
 from geopipe.layers.header import Header
 from geopipe.layers.layer import Kind, Layer, check_files
 from geopipe.layers.tables import TableHeader
-from geopipe.load import raster, stac, tiles, vectors
-from geopipe.load import tables as points
+from geopipe.load import points, raster, stac, tables, tiles, vectors
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import MASK, LayerPlan
 from geopipe.plan.plan import Inputs, Plan, make_plan
@@ -75,7 +74,7 @@ def draft(settings: Settings, target: Machine | None = None, skipped: Mapping[st
     layers: list[tuple[Layer, list[Header] | list[TableHeader]]] = []
     for layer in settings.layer_values():
         try:
-            layers.append((layer, points.headers(layer) or _headers(layer)))
+            layers.append((layer, tables.headers(layer) or _headers(layer)))
         except SourceError as error:
             if layer.on_error != "skip":
                 raise
@@ -187,11 +186,11 @@ def _measured(
     reasons: dict[str, str],
 ) -> list[Header] | list[TableHeader]:
     """The headers of a layer, with the offsets of tables of cells; adds to `reasons` a layer that is to be skipped."""
-    tables = [h for h in headers if isinstance(h, TableHeader)]
-    if not tables or layer.name in reasons:
+    own = [h for h in headers if isinstance(h, TableHeader)]
+    if not own or layer.name in reasons:
         return headers
     try:
-        return points.measured(layer, tables, grid)
+        return points.measure_offsets(layer, own, grid)
     except SourceError as error:
         reasons |= skippable(settings, error, reasons)
         return headers

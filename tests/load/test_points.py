@@ -27,8 +27,9 @@ from geopipe.engine import local
 from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
-from geopipe.layers.tables import STATISTICS, Part, choose_columns
-from geopipe.load import postgres, tables
+from geopipe.layers.table_plan import STATISTICS
+from geopipe.layers.tables import Part, choose_columns
+from geopipe.load import points, postgres, tables
 from geopipe.merge.blocks import pack, unpack
 from geopipe.merge.points import SparseRow, gather, statistic
 from geopipe.merge.tile import merge_tile
@@ -54,7 +55,7 @@ def layer(path: Path | str, **overrides: Any) -> Layer:
 
 
 def plan_for(layers: Sequence[Layer], grid: Grid = GRID, **options: Any) -> Plan:
-    result = [(y, tables.measured(y, tables.headers(y), grid)) for y in layers]
+    result = [(y, points.measure_offsets(y, tables.headers(y), grid)) for y in layers]
     return make_plan(Inputs("test", grid, result, VERSIONS), Options(**options), GENEROUS)
 
 
@@ -446,17 +447,15 @@ def test_windows_row_groups_and_formats_make_no_difference(tmp_path: Path, monke
     for name, window, rows in (("a.parquet", 512, 1 << 20), ("b.parquet", 1024, 2000), ("c.csv", 2048, 1 << 20)):
         monkeypatch.setattr(tables, "PART_ROWS", rows)
         monkeypatch.setattr(tables, "BATCH_ROWS", 1000)
-        points = layer(
-            tmp_path / name, values=("value",), weight="w", aggregate=("mean", "sum", "min", "first", "mode")
-        )
-        results.append(tables_by_window(plan_for([points], grid, window_size=window)))
+        wells = layer(tmp_path / name, values=("value",), weight="w", aggregate=("mean", "sum", "min", "first", "mode"))
+        results.append(tables_by_window(plan_for([wells], grid, window_size=window)))
     for other in results[1:]:
         assert other.replace_schema_metadata(None).equals(results[0].replace_schema_metadata(None))
     # an engine that asks for some tiles at a time gets the same points
     one = plan_for([layer(tmp_path / "a.parquet", values=("value",))], grid, window_size=512)
     (read, partition), *_ = one.partitions
-    whole = sum(len(r.cells) for r in tables.read(one, read, partition))
-    parts = [list(tables.read(one, read, partition, [k + 2, k, k + 1])) for k in (0, 3, 6)]
+    whole = sum(len(r.cells) for r in points.read_points(one, read, partition))
+    parts = [list(points.read_points(one, read, partition, [k + 2, k, k + 1])) for k in (0, 3, 6)]
     assert sum(len(r.cells) for part in parts for r in part) == whole
     assert {r.tile for r in parts[1]} <= {3, 4, 5}
 
@@ -490,7 +489,7 @@ def test_sparse_rows_survive_the_exchange_to_the_bit(few: Path) -> None:
             if getattr(row, n) is not None
         )
         assert (back.weights is None) == (weights is None)
-    rows = list(tables.read(plan, read, partition))
+    rows = list(points.read_points(plan, read, partition))
     tile = plan.spec.tile(0)
     packed = pa.concat_tables([pack(row) for row in rows])
     assert merge_tile(plan.spec, tile, unpack(plan.spec, packed)).equals(merge_tile(plan.spec, tile, rows[::-1]))

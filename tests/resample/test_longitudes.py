@@ -13,7 +13,7 @@ from helpers import GENEROUS, VERSIONS, north_up, plan_of, raster_of, table_of, 
 from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer, Overlap
-from geopipe.load import tables
+from geopipe.load import points, tables
 from geopipe.plan.options import Options
 from geopipe.plan.plan import Inputs, make_plan
 
@@ -112,7 +112,7 @@ def columns_of(folder: Path, grid: Grid, lon: list[float], cells: str | None = N
     path = folder / "p.parquet"
     pq.write_table(pa.table({"lon": lon, "lat": [grid.y0 - grid.dy / 2] * len(lon), "value": range(len(lon))}), path)
     layer = Layer("p", (str(path),), crs=LONLAT, aggregate="first", cells=cells)
-    result = [(layer, tables.measured(layer, tables.headers(layer), grid))]
+    result = [(layer, points.measure_offsets(layer, tables.headers(layer), grid))]
     rows = table_of(make_plan(Inputs("test", grid, result, VERSIONS), Options(), GENEROUS)).to_pylist()
     columns = {row["p"]: row["col"] for row in rows}
     return [columns.get(value) for value in range(len(lon))]
