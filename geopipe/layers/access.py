@@ -1,7 +1,7 @@
-"""What a source may open: GDAL's drivers by the name and the first bytes of a file, and where references may lead.
+"""Access rules: the GDAL drivers for a file by its name and first bytes, and the files that it may refer to.
 
-Pure functions of text and bytes. A file is opened as what it says it is: a name ends in what chooses the driver, and
-nothing that is found in a file leads to another one unless that lies beside it or below, or the settings allow it.
+Pure functions of text and bytes. The ending of a name chooses the driver. A reference in a file may lead to files in
+its folder or below, and elsewhere only if the settings allow it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ DRIVERS = {
     ("xyz",): ("XYZ",),
     ("bag",): ("BAG",),
 }
-"""Which drivers open a file of a name: those that read the file itself, and nothing that it could point to."""
+"""Drivers by the ending of a name: those that read the file itself, and nothing that it could refer to."""
 
 BY_ENDING = {ending: drivers for endings, drivers in DRIVERS.items() for ending in endings}
 
@@ -63,35 +63,35 @@ MAGIC = (
     ("PNG", (b"\x89PNG\r\n\x1a\n",)),
     ("JPEG", (b"\xff\xd8\xff",)),
 )
-"""How the files of a driver begin."""
+"""First bytes of the files of a driver."""
 
 ANYTHING = ("GTiff", "netCDF", "HDF5", "GRIB", "JP2OpenJPEG", "HFA", "NITF", "PNG", "JPEG", "WEBP", "ENVI", "EHdr")
-"""The drivers that are tried, in this order, where a name does not tell: each knows its files by their contents."""
+"""Drivers to try, in this order, if the ending is unknown: each recognizes its files by their contents."""
 
 BY_PREFIX = {"NETCDF": "netCDF", "HDF5": "HDF5Image", "ZARR": "Zarr", "GTIFF_DIR": "GTiff"}
-"""The drivers of names that mean a part of a file."""
+"""Drivers of names that mean a part of a file."""
 
 WEB = ("WMS", "WMTS", "WCS", "OGCAPI", "EEDAI", "DAAS", "PLMOSAIC", "STACTA", "STACIT")
-"""Drivers of services on the web: only where a layer says `driver`."""
+"""Drivers of web services: only for a layer with `driver`."""
 
 POINTERS = re.compile(
     rb"<(VRTDataset|OGRVRTDataSource|GDAL_WMS|GDAL_WMTS|WMS_|WMT_|WCS_|Capabilities|GDALTileIndexDataset|OGRWFS|WFS_)"
     rb"|gdal_streamed_alg",
     re.I,
 )
-"""What a description that leads to other files has among its first bytes, whatever the file is called."""
+"""Marks, among the first bytes of a file of any name, of a description that refers to other files."""
 
 HEAD = 4096
-"""Bytes of a file that decide what it is; GDAL looks at 1024."""
+"""First bytes of a file to check; GDAL looks at 1024."""
 
 INSIDE = re.compile(r"/vsi(zip|tar|gzip|7z|rar)/")
 
 
 class Access(NamedTuple):
-    """What one setting lets a source reach, beside its own folder.
+    """What a source may refer to, beside its own folder.
 
-    `allow` has folders and beginnings of addresses, `driver` the one that the layer asks for. `setting` says in
-    messages where such keys stand.
+    `allow` has folders and beginnings of addresses, `driver` the driver of the layer. `setting` is the form of such
+    keys in messages.
     """
 
     allow: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class Access(NamedTuple):
 
     @property
     def is_web(self) -> bool:
-        """Whether it asks for a service on the web. GDAL takes names of drivers in any letters."""
+        """Whether the driver is that of a web service. GDAL ignores the case of its name."""
         return self.driver is not None and self.driver.upper() in WEB
 
     @property
@@ -112,26 +112,26 @@ class Access(NamedTuple):
         return self.driver is not None and self.driver.upper() == "VRT"
 
     def key(self, key: str, value: str) -> str:
-        """How a person writes a key of this setting."""
+        """A key of this setting as a user writes it."""
         shown = f'["{value}"]' if key == "allow" else f'"{value}"'
         return self.setting.format(key=key, value=value if self.setting.startswith("--") else shown)
 
 
 NOTHING = Access()
-"""A name and what is beside it, and nothing else."""
+"""A file and its companions, and nothing else."""
 
 
 def ending(path: str) -> str:
-    """The ending of a file or address, in small letters: of what is in an archive, of the inner name."""
+    """The ending of a file or address in small letters; in an archive that of the inner name."""
     path = path.partition("?")[0] if "://" in path or path.startswith("/vsi") else path
     return posixpath.basename(path.rstrip("/")).rpartition(".")[2].lower()
 
 
 def drivers(path: str, head: bytes | None) -> tuple[str, ...]:
-    """The drivers that may open a file, in the order of trying; none where nothing may.
+    """The drivers that may open a file, in the order of trying; empty if none may.
 
     Args:
-        head: the first bytes of a local file, None where they are not known.
+        head: the first bytes of a local file, None if they are unknown.
     """
     by_name = BY_ENDING.get(ending(path), ANYTHING)
     if head is None:
@@ -143,14 +143,14 @@ def drivers(path: str, head: bytes | None) -> tuple[str, ...]:
 
 
 def resolve(reference: str, folder: str, access: Access, where: str, layer: str | None) -> str:
-    """A reference found in a file, as a path or address that may be opened.
+    """Resolve a reference in a file to a path or address that may be opened.
 
     Args:
-        folder: of the file that has it, below which all may be opened.
-        where: begins the message, and names that file.
+        folder: of the file with the reference; all below it may be opened.
+        where: beginning of messages, with the name of that file.
 
     Raises:
-        SourceError: it leads elsewhere, and no `allow` lets it.
+        SourceError: it leads elsewhere, and `allow` does not permit it.
     """
     inner = subdataset(reference)
     if not reference or any(c < " " for c in reference):
@@ -188,7 +188,7 @@ def _is_path(text: str) -> bool:
 
 
 def _address(reference: str) -> str | None:
-    """An address as settings write it (https://, s3://), or GDAL's name of an archive; None for all else."""
+    """An address in the form of the settings (https://, s3://), or GDAL's name of an archive; None for others."""
     for scheme, vsi in REMOTE.items():
         if reference.startswith(vsi):
             return _normal(f"{scheme}://{reference.removeprefix(vsi)}")
@@ -200,14 +200,14 @@ def _address(reference: str) -> str | None:
 
 
 def _normal(address: str) -> str | None:
-    """The address, or None where it goes upward, has a user in it, or may be read in two ways."""
+    """The address, None if it goes upward, has a user in it, or is ambiguous."""
     parts = urlsplit(address)
     odd = "@" in parts.netloc or any(c <= " " or c == "\\" for c in address)
     return None if odd or {".", ".."} & set(unquote(parts.path).split("/")) else address
 
 
 def _starts(address: str, allowed: str) -> bool:
-    """Whether an address begins as `allowed` does, host and folders whole."""
+    """Whether an address begins with `allowed`, with whole host and folders."""
     allowed = _address(allowed) or allowed
     if allowed.endswith("://"):
         return address.startswith(allowed)
@@ -215,7 +215,7 @@ def _starts(address: str, allowed: str) -> bool:
 
 
 def _below(path: str, root: str) -> bool:
-    """Whether a file is in a folder or below it, links followed."""
+    """Whether a file is in a folder or below it, after following links."""
     real, top = os.path.realpath(path), _real(root)
     return real == top or real.startswith(top.rstrip("/") + "/")
 

@@ -1,4 +1,4 @@
-"""Which bands of a file become the variables of a layer, and what their columns are called. Pure functions."""
+"""Choose the bands of a layer's files, and name their columns. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from geopipe.layers.layer import Layer
 
 
 def choose(layer: Layer, headers: Sequence[Header]) -> list[tuple[Header, tuple[Band, ...]]]:
-    """Each file of a layer with its band for each variable.
+    """Choose the band of each variable from each file of a layer.
 
     Raises:
-        SourceError: a file lacks what the layer asks for, or the files give other variables.
+        SourceError: a file does not have what the layer asks for, or the files have other variables.
     """
     files = [(header, of_file(layer, header)) for header in headers]
     (first, bands), *others = files
-    for header, found in others:
-        if len(found) != len(bands) or (len(bands) > 1 and any(map(_differ, bands, found))):
+    for header, own in others:
+        if len(own) != len(bands) or (len(bands) > 1 and any(map(_differ, bands, own))):
             raise SourceError(
-                f"layer {layer.name}: {header.uri} has {_listed(found)}; {first.uri} has {_listed(bands)}",
+                f"layer {layer.name}: {header.uri} has {_listed(own)}; {first.uri} has {_listed(bands)}",
                 "files of one layer must have the same bands and steps; choose them with bands, time or level, "
                 "or make a layer of each",
                 layer.name,
@@ -34,11 +34,11 @@ def choose(layer: Layer, headers: Sequence[Header]) -> list[tuple[Header, tuple[
 
 
 def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
-    """The band of each variable that the layer takes from this file, mended by what its settings override.
+    """The band of each variable of the layer in this file, with the layer's settings applied.
 
-    Where the layer reduces, the first band of those that are reduced to one stands for it, with the others in `more`.
+    If the layer reduces several bands to one, the first of them has the others in `more`.
     """
-    chosen = [named(layer, header, wanted) for wanted in layer.bands] or [b for b in header.bands if not b.alpha]
+    chosen = [named(layer, header, name) for name in layer.bands] or [b for b in header.bands if not b.alpha]
     if layer.variable and len({b.variable for b in chosen}) > 1:
         chosen = [b for b in chosen if b.variable.casefold() == layer.variable.casefold()]
     chosen = _at(layer, header, chosen, "time", [b.step for b in chosen], layer.time)
@@ -52,7 +52,7 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
             )
         if layer.bits is not None:
             _check_bits(layer, header, band, layer.bits)
-    mended = [
+    changed = [
         replace(
             band,
             nodata=layer.nodata if layer.nodata is not None else band.nodata,
@@ -64,7 +64,7 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
         )
         for band in chosen
     ]
-    return tuple(_reduced(layer, mended, layer.reduce) if layer.reduce else mended)
+    return tuple(_reduced(layer, changed, layer.reduce) if layer.reduce else changed)
 
 
 def _check_bits(layer: Layer, header: Header, band: Band, bits: tuple[int, int]) -> None:
@@ -81,30 +81,30 @@ def _check_bits(layer: Layer, header: Header, band: Band, bits: tuple[int, int])
         )
 
 
-def named(layer: Layer, header: Header, wanted: int | str) -> Band:
-    """The band of this number, or of this description: all of it, else whole words of it ("665" of "B4 (665 nm)").
+def named(layer: Layer, header: Header, name: int | str) -> Band:
+    """The band with this number, or this description: all of it, else whole words of it ("665" of "B4 (665 nm)").
 
     Raises:
         SourceError: there is none, or there are several.
     """
-    if isinstance(wanted, int):
-        found = [b for b in header.bands if b.index == wanted]
+    if isinstance(name, int):
+        candidates = [b for b in header.bands if b.index == name]
     else:
-        text = wanted.strip().casefold()
-        said = [b for b in header.bands if text and b.description.strip()]
-        found = [b for b in said if b.description.strip().casefold() == text]
+        text = name.strip().casefold()
+        described = [b for b in header.bands if text and b.description.strip()]
+        candidates = [b for b in described if b.description.strip().casefold() == text]
         words = re.compile(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])")
-        found = found or [b for b in said if words.search(b.description.casefold())]
-    if len(found) == 1:
-        return found[0]
-    if found:
+        candidates = candidates or [b for b in described if words.search(b.description.casefold())]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
         raise SourceError(
-            f"layer {layer.name}: {wanted!r} may be several bands of {header.uri}: {_numbered(found)}",
+            f"layer {layer.name}: {name!r} may be several bands of {header.uri}: {_numbered(candidates)}",
             f"name one of them in bands = of the layer {layer.name}, or give its number",
             layer.name,
         )
     raise SourceError(
-        f"layer {layer.name}: {header.uri} has no band {wanted!r}; it has {_numbered(header.bands)}",
+        f"layer {layer.name}: {header.uri} has no band {name!r}; it has {_numbered(header.bands)}",
         f"correct bands = of the layer {layer.name}",
         layer.name,
     )
@@ -115,10 +115,10 @@ def _numbered(bands: Iterable[Band]) -> str:
 
 
 def _at(
-    layer: Layer, header: Header, bands: list[Band], key: str, texts: Sequence[str], wanted: Sequence[str]
+    layer: Layer, header: Header, bands: list[Band], key: str, texts: Sequence[str], selections: Sequence[str]
 ) -> list[Band]:
-    """The bands whose time or level (`key`; their `texts`) is one of those wanted; all where none is."""
-    if not wanted:
+    """The bands whose time or level (`key`; their `texts`) matches a selection; all bands without one."""
+    if not selections:
         return bands
     if not any(texts):
         raise SourceError(
@@ -126,10 +126,10 @@ def _at(
             f"leave out {key} = and choose them with bands =",
             layer.name,
         )
-    for one in wanted:
+    for one in selections:
         if not any(times.matches(text, one) for text in texts if text):
-            have = list(dict.fromkeys(t for t in texts if t))
-            shown = ", ".join(have) if len(have) <= 12 else f"{len(have)}, from {have[0]} to {have[-1]}"
+            present = list(dict.fromkeys(t for t in texts if t))
+            shown = ", ".join(present) if len(present) <= 12 else f"{len(present)}, from {present[0]} to {present[-1]}"
             raise SourceError(
                 f"layer {layer.name}: {header.uri} has no {key} {one!r}; it has {shown}",
                 f"correct {key} = of the layer {layer.name}; geopipe inspect shows each",
@@ -138,12 +138,12 @@ def _at(
     return [
         band
         for band, text in zip(bands, texts, strict=True)
-        if text and any(times.matches(text, one) for one in wanted)
+        if text and any(times.matches(text, one) for one in selections)
     ]
 
 
 def _reduced(layer: Layer, bands: Sequence[Band], rule: str) -> list[Band]:
-    """One band for each variable and level, with its other times in `more`; over the levels where time stands still."""
+    """One band for each variable and level, with its other times in `more`. With one time, levels are reduced."""
     over_time = len({b.step for b in bands}) > 1
     groups: dict[tuple[str, str], list[Band]] = {}
     for band in bands:
@@ -169,33 +169,33 @@ def _reduced(layer: Layer, bands: Sequence[Band], rule: str) -> list[Band]:
 
 
 def _differ(one: Band, other: Band) -> bool:
-    """Whether two bands belong to variables of other names; what is reduced may come from other times."""
+    """Whether two bands make different variables. Reduced bands may have other times."""
     return (one.variable, one.level) != (other.variable, other.level) or (not one.reduce and one.step != other.step)
 
 
 def _listed(bands: Sequence[Band]) -> str:
-    """Bands for a message: how many, and where the first is."""
+    """Bands for a message: their number, and the places of the first and last."""
     places = [" ".join(filter(None, (b.variable, b.level, b.step))) for b in bands]
     return f"{len(bands)} bands" + (f" ({places[0]} to {places[-1]})" if any(places) else "")
 
 
 def columns(layer: Layer, bands: Sequence[Band]) -> tuple[str, ...]:
-    """The names of the layer's columns: its own, and with several bands that and what tells the band from the others.
+    """Names of the layer's columns: the layer's name, with several bands followed by a label.
 
-    That is its variable, level and time where the file says them, else its description where that is a plain word, else
-    its number.
+    The label is what distinguishes the bands of variable, level and time; else the description if it is one plain word,
+    else the number.
     """
     if len(bands) == 1:
         return (layer.name,)
     places = [(b.variable, b.level, "" if b.reduce else b.step) for b in bands]
     telling = [i for i in range(3) if len({place[i] for place in places}) > 1]
-    labels = ["_".join(times.word(place[i]) for i in telling if place[i]) for place in places]
+    labels = ["_".join(times.column_label(place[i]) for i in telling if place[i]) for place in places]
     if not all(labels) or len(set(labels)) < len(labels):
         labels = [_label(band) for band in bands]
     return tuple(f"{layer.name}_{label}" for label in labels)
 
 
 def _label(band: Band) -> str:
-    """A band in a column's name: its description where that is a plain word, else its number."""
+    """The label of a band in a column's name: its description if that is one plain word, else its number."""
     text = band.description.strip().lower()
     return text if text.replace("_", "").isalnum() and text.isascii() else str(band.index)

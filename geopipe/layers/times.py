@@ -1,50 +1,36 @@
-"""Times and levels of bands: what a file's header says of them, as text, and whether a text is one that was asked for.
+"""Times and levels of bands: parse them from the tags of a file as text, and select bands by them.
 
-GDAL makes a band of each step of a NetCDF, Zarr or GRIB variable and tells its place in tags. A time becomes an ISO
-date or datetime; what no calendar explains stays the number that it is.
+GDAL makes a band of each step of a NetCDF, Zarr or GRIB variable and has its coordinates in tags. A time becomes an ISO
+date or datetime; it stays a number if its calendar or unit is unknown.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import timedelta
 from typing import NamedTuple
+
+import cftime
 
 Tags = Mapping[str, str]
 
 SINCE = re.compile(r"\s*(\w+)\s+since\s+(.+)", re.I)
 REFERENCE = re.compile(
-    r"(-?\d{1,4})-(\d{1,2})-(\d{1,2})(?:[T ]+(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:\.\d*)?)?)?"
-    r"\s*(?:Z|UTC|GMT|([+-])(\d{1,2}):?(\d{2})?)?\s*",
+    r"(-?\d{1,4}-\d{1,2}-\d{1,2}(?:[T ]+\d{1,2}:\d{1,2}(?::\d{1,2}(?:\.\d*)?)?)?)"
+    r"\s*(?:Z|UTC|GMT|([+-])(\d{1,2}):?(\d{2})?)?",
     re.I,
 )
+"""The reference date of a unit of time. cftime would ignore what it does not understand in it."""
+
 ISO = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")
 
-SECONDS = {
-    **dict.fromkeys(("nanosecond", "nanoseconds", "ns"), 1e-9),
-    **dict.fromkeys(("microsecond", "microseconds", "us"), 1e-6),
-    **dict.fromkeys(("millisecond", "milliseconds", "msec", "ms"), 1e-3),
-    **dict.fromkeys(("second", "seconds", "sec", "secs", "s"), 1.0),
-    **dict.fromkeys(("minute", "minutes", "min", "mins"), 60.0),
-    **dict.fromkeys(("hour", "hours", "hr", "hrs", "h"), 3600.0),
-    **dict.fromkeys(("day", "days", "d"), 86400.0),
-}
-"""Units of time that have one length in every calendar; months and years have none."""
-
-MONTHS = {
-    **dict.fromkeys(("noleap", "365_day"), (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)),
-    **dict.fromkeys(("all_leap", "366_day"), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)),
-    "360_day": (30,) * 12,
-}
-"""Days of the months in calendars whose years are all alike."""
-
-GREGORY = date(1582, 10, 15).toordinal()
-"""The first day of the Gregorian calendar; CF's standard calendar is the Julian one before it."""
+FIRST = {"proleptic_gregorian": (1, 1, 1), "standard": (1582, 10, 15), "gregorian": (1582, 10, 15)}
+"""First day that becomes a date. CF's standard calendar is the Julian one before 15 October 1582."""
 
 
 class Place(NamedTuple):
-    """Where a band belongs: the variable of the file, its time, its level; empty text where the file says nothing."""
+    """Variable, time and level of a band; each is "" if the file does not have it."""
 
     variable: str = ""
     step: str = ""
@@ -59,16 +45,16 @@ class _Axis(NamedTuple):
 
 
 def places(tags: Tags, bands: Sequence[Tags]) -> list[Place]:
-    """The place of each band, from the tags of its dataset and its own."""
+    """The place of each band, from the tags of the dataset and of the bands."""
     if bands and all("GRIB_ELEMENT" in band for band in bands):
         return _grib(bands)
     axes = [_axes(tags, band) for band in bands]
     steps: dict[int, str] = {}
-    timed = {a.name for found in axes for a in found if SINCE.fullmatch(a.units)}
+    timed = {axis.name for own in axes for axis in own if SINCE.fullmatch(axis.units)}
     for name in sorted(timed):
-        here = [(i, a) for i, found in enumerate(axes) for a in found if a.name == name]
-        texts = dates([a.value for _, a in here], here[0][1].units, here[0][1].calendar)
-        for (index, _), text in zip(here, texts, strict=True):
+        steps_of = [(i, axis) for i, own in enumerate(axes) for axis in own if axis.name == name]
+        texts = dates([a.value for _, a in steps_of], steps_of[0][1].units, steps_of[0][1].calendar)
+        for (index, _), text in zip(steps_of, texts, strict=True):
             steps[index] = f"{steps[index]} {text}" if index in steps else text
     return [
         Place(
@@ -81,7 +67,7 @@ def places(tags: Tags, bands: Sequence[Tags]) -> list[Place]:
 
 
 def _axes(tags: Tags, band: Tags) -> list[_Axis]:
-    """The axes beyond x and y on which a band of a NetCDF or Zarr variable lies."""
+    """The axes of a band of a NetCDF or Zarr variable, beside x and y."""
     names = tags.get("NETCDF_DIM_EXTRA", "").strip("{}")
     if names:
         return [
@@ -110,78 +96,44 @@ def _grib(bands: Sequence[Tags]) -> list[Place]:
 
 
 def dates(values: Sequence[str], units: str, calendar: str) -> list[str]:
-    """Numbers in `units` ("days since 1950-01-01") as ISO text of one form: dates where all are at midnight.
+    """Numbers in `units` ("days since 1950-01-01") as ISO texts of one form: dates if all are at midnight.
 
-    A calendar or unit that is not understood, or a date that its calendar does not have, leaves the numbers.
+    They stay numbers if the calendar or unit is unknown, or a date does not exist in the calendar.
     """
     try:
         moments = _moments([float(v) for v in values], units, (calendar or "standard").lower())
-    except ValueError:
+    except (ValueError, OverflowError):
         return [_number(v) for v in values]
-    clock = [divmod(seconds, 60) for _, seconds in moments]
-    if all(seconds == 0 for _, seconds in moments):
-        return [day for day, _ in moments]
-    exact = any(second for _, second in clock)
-    return [
-        f"{day}T{minute // 60:02d}:{minute % 60:02d}" + (f":{second:02d}" if exact else "")
-        for (day, _), (minute, second) in zip(moments, clock, strict=True)
-    ]
+    seconds = any(m.second for m in moments)
+    clock = "T%H:%M:%S" if seconds else "T%H:%M" if any(m.hour or m.minute for m in moments) else ""
+    return [f"{m.year:04d}-{m.month:02d}-{m.day:02d}{m.strftime(clock) if clock else ''}" for m in moments]
 
 
-def _moments(values: Sequence[float], units: str, calendar: str) -> list[tuple[str, int]]:
-    """Date and second of the day of each value.
+def _moments(values: Sequence[float], units: str, calendar: str) -> list[cftime.datetime]:
+    """The moment of each value, to a second.
 
     Raises:
-        ValueError: they have none.
+        ValueError: the calendar or unit is unknown, or a date does not exist in the calendar.
     """
     since = SINCE.fullmatch(units)
     reference = REFERENCE.fullmatch(since[2].strip()) if since else None
-    if since is None or reference is None or since[1].lower() not in SECONDS:
+    if since is None or reference is None:
         raise ValueError(units)
-    year, month, day, hour, minute, second = (int(reference[i] or 0) for i in range(1, 7))
-    zone = int(f"{reference[7]}1") * (int(reference[8]) * 60 + int(reference[9] or 0)) if reference[7] else 0
-    start = hour * 3600 + (minute - zone) * 60 + second
-    first = _ordinal(year, month, day, calendar)
-    unit = SECONDS[since[1].lower()]
-    found = [divmod(start + round(value * unit), 86400) for value in values]
-    return [(_date(first + days, calendar), seconds) for days, seconds in found]
-
-
-def _ordinal(year: int, month: int, day: int, calendar: str) -> int:
-    """A date as a number of days, counted from where the calendar counts best."""
-    if calendar in MONTHS:
-        months = MONTHS[calendar]
-        return year * sum(months) + sum(months[: month - 1]) + day - 1
-    if calendar == "proleptic_gregorian":
-        return date(year, month, day).toordinal()
-    if calendar not in ("standard", "gregorian"):
-        raise ValueError(calendar)
-    if (year, month, day) >= (1582, 10, 15):
-        return date(year, month, day).toordinal()
-    # a Julian date: the day of its year in March-based months, as for the Julian day number
-    early = (14 - month) // 12
-    years, since_march = year + 4800 - early, month + 12 * early - 3
-    return day + (153 * since_march + 2) // 5 + 365 * years + years // 4 - 32083 - 1721425
-
-
-def _date(ordinal: int, calendar: str) -> str:
-    if calendar in MONTHS:
-        months = MONTHS[calendar]
-        year, day = divmod(ordinal, sum(months))
-        month = 0
-        while day >= months[month]:
-            day -= months[month]
-            month += 1
-        return f"{year:04d}-{month + 1:02d}-{day + 1:02d}"
-    if calendar != "proleptic_gregorian" and ordinal < GREGORY:
-        raise ValueError(ordinal)
-    if not 1 <= ordinal <= date.max.toordinal():
-        raise ValueError(ordinal)
-    return date.fromordinal(ordinal).isoformat()
+    unit, zone = (
+        since[1].lower(),
+        f"{reference[2]}{int(reference[3]):02d}:{reference[4] or '00'}" if reference[2] else "",
+    )
+    if unit in ("ns", "nanosecond", "nanoseconds"):  # cftime has no such unit
+        unit, values = "seconds", [value / 1e9 for value in values]
+    exact = cftime.num2date(values, f"{unit} since {reference[1]}{zone}", calendar, only_use_cftime_datetimes=True)
+    rounded = [moment + timedelta(milliseconds=500) for moment in exact]
+    if not all(FIRST.get(calendar, (0, 1, 1)) <= (m.year, m.month, m.day) < (10000,) for m in rounded):
+        raise ValueError(units)
+    return rounded
 
 
 def _number(text: str) -> str:
-    """A number without what only its printing added: 500, not 500.0."""
+    """A number in its shortest form: 500, not 500.0."""
     try:
         value = float(text)
     except ValueError:
@@ -189,24 +141,24 @@ def _number(text: str) -> str:
     return f"{value:.15g}"
 
 
-# ---------------------------------------------------------------- what was asked for
+# ---------------------------------------------------------------- selection
 
 
-def matches(text: str, wanted: str) -> bool:
-    """Whether a time or level is one that was asked for.
+def matches(text: str, selection: str) -> bool:
+    """Whether a time or level matches a selection of the settings.
 
-    `wanted` is a time that may be cut short ("1999-03"), a number, a text, or two of them with a slash between: a
-    range that includes both its ends; ".." leaves an end open.
+    `selection` is a time or its beginning ("1999-03"), a number, a text, or two of them with a slash between: a range
+    with both its ends, of which ".." leaves one open.
     """
-    low, slash, high = wanted.partition("/")
+    low, slash, high = selection.partition("/")
     if slash:
         return _above(text, low) and _above(text, high, -1)
     if ISO.match(text):
-        full, asked = _full(text), _asked(wanted)
-        rest = full[len(asked) :]
-        return full.startswith(asked) and not rest[:1].isdigit()  # "1999-1" is no beginning of 1999-12
-    one, other = _float(text), _float(wanted)
-    return one == other if one is not None and other is not None else text.casefold() == wanted.strip().casefold()
+        full, prefix = _full(text), _normalized(selection)
+        rest = full[len(prefix) :]
+        return full.startswith(prefix) and not rest[:1].isdigit()  # "1999-1" is no beginning of 1999-12
+    one, other = _float(text), _float(selection)
+    return one == other if one is not None and other is not None else text.casefold() == selection.strip().casefold()
 
 
 def _above(text: str, end: str, sign: int = 1) -> bool:
@@ -215,9 +167,9 @@ def _above(text: str, end: str, sign: int = 1) -> bool:
     if end in ("", ".."):
         return True
     if ISO.match(text):
-        asked = _asked(end)
-        cut = _full(text)[: len(asked)]
-        return cut >= asked if sign > 0 else cut <= asked
+        limit_text = _normalized(end)
+        cut = _full(text)[: len(limit_text)]
+        return cut >= limit_text if sign > 0 else cut <= limit_text
     value, limit = _float(text), _float(end)
     return value is not None and limit is not None and sign * value >= sign * limit
 
@@ -227,7 +179,7 @@ def _full(text: str) -> str:
     return text + "0000-01-01T00:00:00"[len(text) :]
 
 
-def _asked(text: str) -> str:
+def _normalized(text: str) -> str:
     return text.strip().upper().replace(" ", "T").removesuffix("Z")
 
 
@@ -239,13 +191,13 @@ def _float(text: str) -> float | None:
 
 
 def span(texts: Sequence[str]) -> str:
-    """Several times or levels as one text: the first and the last."""
+    """Several times or levels as one text: first/last."""
     known = [t for t in texts if t]
     return known[0] if len(set(known)) == 1 else f"{known[0]}/{known[-1]}" if known else ""
 
 
-def word(text: str) -> str:
-    """A time or level as part of a column's name: 19990315, 19990315t0600, 500, 2_htgl."""
+def column_label(text: str) -> str:
+    """A time or level in a column's name: 19990315, 19990315t0600, 500, 2_htgl."""
     if ISO.fullmatch(text):
         return re.sub(r"[-:]", "", text).lower()
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

@@ -1,4 +1,4 @@
-"""Names of sources as text: which part of one is a file, which a variable, and what is not on this machine."""
+"""Parse the names of sources: files, variables in files, archives, and addresses."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ FORMS = (
     re.compile(r"(?P<prefix>GTIFF_DIR):(?P<variable>(?:off:)?\d+):(?P<file>.+)", re.I),
     re.compile(r'(?P<prefix>HDF5|ZARR):(?P<file>[^"]+):(?P<variable>//?[^:"]*)', re.I),
 )
-"""How GDAL names a variable inside a file, with the file quoted or not."""
+"""GDAL's names of a variable in a file, with the file quoted or not."""
 
 ARCHIVE = re.compile(r"(zip|tar|gzip)://(?=[^/])")
 """An archive under a relative path, in rasterio's way of writing."""
 
 
 REMOTE = {"http": "/vsicurl/http://", "https": "/vsicurl/https://", "s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
-"""GDAL's names of remote files, by scheme. rasterio knows them, but not where the file is a part of a longer name."""
+"""GDAL's names of remote files by scheme. rasterio translates them only if they are the whole name."""
 
 
 STORES = ("s3", "gs", "gcs", "abfs", "abfss")
 """Schemes of the object stores that a table can be sent to."""
 
 SECRET = re.compile(r"[?&#][^=&]*(key|secret|token|password|sig)[^=&]*=", re.I)
-"""An option in the query of a URI that only a secret can follow."""
+"""An option in the query of a URI whose value is a secret."""
 
 
 class Subdataset(NamedTuple):
@@ -50,27 +50,26 @@ class Subdataset(NamedTuple):
 
 
 def subdataset(uri: str) -> Subdataset | None:
-    """The parts of a name that means a variable inside a file, or None."""
+    """The parts of the name of a variable in a file, None for other names."""
     for form in FORMS:
-        found = form.fullmatch(uri)
-        if found:
-            return Subdataset(found["prefix"].upper(), found["file"], found["variable"] or "")
+        if match := form.fullmatch(uri):
+            return Subdataset(match["prefix"].upper(), match["file"], match["variable"] or "")
     return None
 
 
 def in_gdal(path: str) -> str:
-    """A path or address as GDAL itself names it."""
+    """GDAL's name of a path or address."""
     scheme, colon, rest = path.partition("://")
     return REMOTE[scheme] + rest if colon and scheme in REMOTE else path
 
 
 def is_remote(path: str) -> bool:
-    """Whether GDAL's virtual file systems, or a driver of its own, must find this path: no folder can be listed."""
+    """Whether a path is an address, a virtual file of GDAL, or a name with a driver's prefix."""
     return "://" in path or path.startswith("/vsi") or re.match(r"[A-Za-z0-9_]{2,}:", path) is not None
 
 
 def has_password(path: str) -> bool:
-    """Whether the address of a Postgres server has a password in it: its own, or that of a key (sslpassword)."""
+    """Whether the address of a Postgres server contains a password: of the user, or of a key (sslpassword)."""
     parts = urlsplit(path)
     if parts.scheme not in ("postgresql", "postgres"):
         return False
@@ -79,14 +78,14 @@ def has_password(path: str) -> bool:
 
 
 def is_store(output: str) -> bool:
-    """Whether an output is an object store, and not a folder."""
+    """Whether an output is in an object store."""
     return "://" in output
 
 
 def store_problem(uri: str) -> str:
-    """What is wrong with the URI of an object store, or nothing. The text never repeats the URI: it may have a secret.
+    """What is wrong with the URI of an object store, "" if nothing. The text never repeats the URI and its secrets.
 
-    A secret need not be quoted ("/" in it ends the authority), so that any colon where no port can be counts as one.
+    A secret need not be quoted ("/" in it ends the authority): a colon counts as one unless a port can follow it.
     """
     parts = urlsplit(uri)
     user, at, host = parts.netloc.rpartition("@")
@@ -107,7 +106,7 @@ def store_problem(uri: str) -> str:
 
 
 def absolute(path: str, folder: Path) -> str:
-    """The path with what is relative in it taken from `folder`; a URI stays as it is."""
+    """Make a path absolute, relative to `folder`. A URI stays as it is."""
     inner = subdataset(path)
     if inner is not None:
         return str(inner._replace(file=absolute(inner.file, folder)))
@@ -118,7 +117,7 @@ def absolute(path: str, folder: Path) -> str:
 
 
 def file_of(uri: str) -> str | None:
-    """The local file, folder or archive that a name reads, or None where there is none on this machine."""
+    """The local file, folder or archive of a name, None if it is not on this machine."""
     inner = subdataset(uri)
     path = inner.file if inner else uri
     archive = re.match("(zip|tar|gzip)://(/?[^!]+)", path)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geopipe.layers.times import Place, dates, matches, places, span, word
+from geopipe.layers.times import Place, column_label, dates, matches, places, span
 
 
 @pytest.mark.parametrize("calendar", ["proleptic_gregorian", "standard", "gregorian", ""])
@@ -44,6 +44,7 @@ def test_dates_are_those_of_pandas(unit: str, pandas: str, most: float, start: s
         ("3.0", "months since 2000-01-01", "", "3"),
         ("19990315", "day as %Y%m%d", "", "19990315"),
         ("5", "days since yesterday", "", "5"),
+        ("5", "days since 2000-01-01 or so", "", "5"),
         ("5", "days since 2000-02-31", "", "5"),
         ("5", "days since 0000-01-01", "proleptic_gregorian", "5"),
         ("-200000", "days since 1900-01-01", "standard", "-200000"),
@@ -114,10 +115,10 @@ def test_places_of_netcdf_zarr_and_grib_bands() -> None:
 
 
 def test_steps_in_names_and_messages() -> None:
-    assert word("1999-03-15") == "19990315"
-    assert word("1999-03-15T06:30") == "19990315t0630"
-    assert word("2-HTGL") == "2_htgl"
-    assert word("850.5") == "850_5"
+    assert column_label("1999-03-15") == "19990315"
+    assert column_label("1999-03-15T06:30") == "19990315t0630"
+    assert column_label("2-HTGL") == "2_htgl"
+    assert column_label("850.5") == "850_5"
     assert span(["1999-01", "", "1999-03"]) == "1999-01/1999-03"
     assert span(["1999-01", "1999-01"]) == "1999-01"
     assert span(["", ""]) == ""
