@@ -1,7 +1,7 @@
-"""Receipts of a run at work: every process notes its own, durably, so that a run may die at any moment and go on.
+"""Receipts of a run at work. Every process writes its own durably, so that a run may die at any moment.
 
-A journal is a file of one process, with a receipt per line, behind the line's CRC-32. The last line of a journal whose
-process died may be torn, and a disk may damage any: such a line is dropped, and its tile is done again.
+A journal is the file of one process: a receipt per line, behind its CRC-32. The last line of a process that died may
+be torn, and a disk may damage any line. Such a line counts for nothing, and its tile is done again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from geopipe.grid.grid import Tile
 from geopipe.plan.plan import Plan
 
 JOURNALS = "receipts"
+"""Folder of the journals in a staging folder."""
+
 TILE, BYTES = re.compile(rb'\{"tile": (\d+), '), re.compile(rb'"bytes": (\d+)')
 
 
@@ -144,13 +146,13 @@ class Ledger:
 
 
 def _text(line: bytes) -> bytes:
-    """What a line of a journal says behind its checksum; nothing where that does not hold."""
+    """The receipt of a line of a journal, or nothing if its checksum is wrong."""
     checksum, _, text = line.partition(b" ")
     return text if checksum == b"%08x" % zlib.crc32(text) else b""
 
 
 def _is_whole(folder: Path, file: File) -> bool:
-    """Whether a file of a receipt is where a tile's files are, with its size."""
+    """Whether a file of a receipt is in a folder of tiles, with its size."""
     parts = Path(file.path).parts
     try:
         return (
@@ -163,7 +165,7 @@ def _is_whole(folder: Path, file: File) -> bool:
 
 
 def ranges(keys: Iterable[int], most: int = 5) -> str:
-    """Tiles in a message: 3, 5-9, 12 and so on."""
+    """Tiles for a message, such as "3, 5-9, 12"."""
     parts: list[list[int]] = []
     for key in keys:
         if parts and key == parts[-1][1] + 1:
@@ -175,7 +177,7 @@ def ranges(keys: Iterable[int], most: int = 5) -> str:
 
 
 def differences(one: object, other: object, where: str = "") -> Iterator[str]:
-    """What differs between two JSON values, as "place: one -> other"."""
+    """The differences of two JSON values, each as "place: one -> other"."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}):
             yield from differences(one.get(key), other.get(key), f"{where}.{key}" if where else key)

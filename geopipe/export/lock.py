@@ -1,4 +1,4 @@
-"""The lock of an output folder: one run at a time works in it, and whoever only looks at it keeps no run out."""
+"""The lock of an output folder: one run at a time works in it. Readers of the lock keep no run out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from geopipe.errors import MachineError
 STAGING, LOCK = "_staging", "_lock"
 
 TRIES = 200
-"""Tries to take a lock whose file or folder another run removes meanwhile; some 5 ms each."""
+"""Tries to take a lock whose file or folder another run removes meanwhile; about 5 ms each."""
 
 
 @contextmanager
 def locked(output: Path, run_id: str) -> Iterator[None]:
-    """Hold the output folder for one run; the lock dies with the process.
+    """Lock the output folder for one run; the lock ends with the process.
 
-    At the end the folder is as it was before, but for a table or a staged run that stands in it.
+    At the end the lock file and new folders are removed, unless a table or a staged run is in them.
 
     Raises:
         MachineError: another run holds it, or the folder cannot be made or locked.
@@ -40,7 +40,7 @@ def locked(output: Path, run_id: str) -> Iterator[None]:
     finally:
         if lock is not None:
             (output / STAGING / LOCK).unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: there is something to keep
+        with suppress(OSError):  # not empty
             for folder in (output / STAGING, *sorted(new_folders, reverse=True)):
                 folder.rmdir()
         if lock is not None:
@@ -48,7 +48,7 @@ def locked(output: Path, run_id: str) -> Iterator[None]:
 
 
 def holder(output: Path) -> str:
-    """The run that holds the folder now, as its lock says; empty where none does."""
+    """The run that locks the folder now, for a message; empty if none does."""
     with suppress(OSError), open(output / STAGING / LOCK, encoding="utf-8", errors="replace") as lock:
         if not _try(lock, fcntl.LOCK_SH):
             return lock.read().strip() or "a run that starts"
@@ -56,37 +56,37 @@ def holder(output: Path) -> str:
 
 
 def _acquire(output: Path, new_folders: set[Path]) -> TextIO:
-    """The locked file; the folders that are made for it are added to `new_folders`.
+    """Open and lock the lock file, and add the folders created for it to `new_folders`.
 
-    A run that ends removes the lock's file and the folders that it has made. So what was opened may be no longer what
-    stands there: a lock of that excludes nobody, and is taken anew.
+    A run that ends removes the lock file and its new folders. So an open file may no longer be the one at its path. A
+    lock on it excludes nobody, and is taken anew.
     """
     path = output / STAGING / LOCK
-    for left in reversed(range(TRIES)):
+    for tries_left in reversed(range(TRIES)):
         new_folders |= {p for p in (output, *output.parents) if not p.exists()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - the caller closes it
         except OSError as error:
-            if not left or not isinstance(error, FileNotFoundError | FileExistsError):
+            if not tries_left or not isinstance(error, FileNotFoundError | FileExistsError):
                 raise write_error(error, output) from error
         else:
             try:
-                if _hold(lock, path, output, patient=left > 0):
+                if _hold(lock, path, output, patient=tries_left > 0):
                     return lock
             except BaseException:
                 lock.close()
                 raise
             lock.close()
         time.sleep(random.uniform(0, 0.01))
-    raise MachineError(f"{output} cannot be locked: its folder changes all the time", "see who else works there")
+    raise MachineError(f"{output} cannot be locked: its folder changes all the time", "check who else works there")
 
 
 def _hold(lock: TextIO, path: Path, output: Path, patient: bool) -> bool:
-    """Lock the file; False where it must be opened anew.
+    """Lock the file; False if it must be opened anew.
 
     Args:
-        patient: to those who only look, and are gone at once.
+        patient: try again after a reader of the lock, which is gone at once.
     """
     try:
         if _try(lock, fcntl.LOCK_EX):
@@ -95,7 +95,7 @@ def _hold(lock: TextIO, path: Path, output: Path, patient: bool) -> bool:
             return False
     except OSError as error:
         raise MachineError(
-            f"{output} cannot be locked: {error.strerror}", "choose a folder on a file system that has flock"
+            f"{output} cannot be locked: {error.strerror}", "choose a folder on a file system with flock"
         ) from error
     lock.seek(0)
     raise MachineError(
@@ -105,7 +105,7 @@ def _hold(lock: TextIO, path: Path, output: Path, patient: bool) -> bool:
 
 
 def _try(lock: TextIO, how: int) -> bool:
-    """Lock, if nobody is in the way; a shared lock is in the way of nobody who only looks."""
+    """Take a lock if it is free."""
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -114,7 +114,7 @@ def _try(lock: TextIO, how: int) -> bool:
 
 
 def _stands(lock: TextIO, path: Path) -> bool:
-    """Whether an open file is the one that stands under this name now."""
+    """Whether an open file is the one at this path now."""
     try:
         return os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -125,9 +125,9 @@ def check_free(output: Path) -> None:
     """Refuse a folder in which a run is at work.
 
     Raises:
-        MachineError: with the run that holds it.
+        MachineError: names the run.
     """
-    if found := holder(output):
+    if run := holder(output):
         raise MachineError(
-            f"{output} is in use by {found}", "wait for that run to end, stop it, or choose another run.output"
+            f"{output} is in use by {run}", "wait for that run to end, stop it, or choose another run.output"
         )

@@ -1,7 +1,7 @@
-"""A finished table as objects in a store: S3, Google Cloud Storage or Azure, all by way of pyarrow.
+"""Send a finished table to an object store (S3, Google Cloud Storage or Azure) through pyarrow.
 
-An object store has no rename. So a run works and commits in a folder, and what stands there is sent: every file under
-its final key, then the manifest and the settings, `_SUCCESS` last. While there is no `_SUCCESS` there is no table.
+An object store has no rename. So a run works and commits in a folder, and sends its files from there: every file under
+its final key, then the manifest and the settings, `_SUCCESS` last. Without `_SUCCESS` there is no table.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from geopipe.export.tiles import FORMATS, Receipt, is_ours
 from geopipe.layers import uris
 
 CHUNK = 10 * 2**20
-"""Bytes that are read and sent at a time: a part of pyarrow's uploads to S3."""
+"""Bytes to read and send at a time: a part of pyarrow's uploads to S3."""
 
 THREADS = 4
-"""Files that are sent at a time; each holds about two chunks in memory."""
+"""Files to send at a time; each holds about two chunks in memory."""
 
 AGAIN = "run its settings again with --overwrite"
 
@@ -38,7 +38,7 @@ GIVE_UP = "retry_limit_seconds"
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A prefix in an object store. `root` is bucket/prefix, as `fs` takes it."""
+    """A prefix in an object store. `root` is bucket/prefix, the path for `fs`."""
 
     uri: str
     fs: FileSystem
@@ -51,7 +51,7 @@ class ObjectStore:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is under a prefix: the `_SUCCESS` of a finished run, how many objects, which of the manifest are not."""
+    """The contents of a prefix: `_SUCCESS` of a finished run, number of objects, objects of the manifest that miss."""
 
     uri: str
     finished: dict[str, Any] | None
@@ -68,12 +68,12 @@ def connect(uri: str) -> ObjectStore:
     """
     if problem := uris.store_problem(uri):
         raise SettingsError(f"the URI of the output cannot be used: {problem}", "correct it")
-    asked = uri
+    address = uri
     if uri.startswith("g") and GIVE_UP not in uri:
-        asked += f"{'&' if '?' in uri else '?'}{GIVE_UP}=30"
+        address += f"{'&' if '?' in uri else '?'}{GIVE_UP}=30"
     with _reported(uri):
         try:
-            fs, root = FileSystem.from_uri(asked)
+            fs, root = FileSystem.from_uri(address)
         except pa.ArrowInvalid as error:
             raise SettingsError(f"run.output = {uri} is not understood: {error}", "correct it") from None
     return ObjectStore(uri, fs, root.rstrip("/"))
@@ -86,16 +86,16 @@ def check(store: ObjectStore, overwrite: bool) -> None:
         PlanError: it holds a finished run (without `overwrite`), or objects that are not geopipe's.
         MachineError: it cannot be listed.
     """
-    found, done = listing(store), is_finished(store)
-    files = _files(found)
-    # what a run that was not sent to its end has left may be taken over; others have a settings.toml, too
+    sizes, done = listing(store), is_finished(store)
+    files = _files(sizes)
+    # objects of a run that was not sent to its end may be taken over; other programs have a settings.toml, too
     ours = files | ({MANIFEST, SETTINGS} if files else set())
-    strange = set() if done else {name.partition("/")[0] for name in found.keys() - ours}
+    strange = set() if done else {name.partition("/")[0] for name in sizes.keys() - ours}
     refuse(store.uri, done, strange, files, overwrite)
 
 
 def listing(store: ObjectStore) -> dict[str, int]:
-    """The size of each object under the prefix, by its name there.
+    """Size of each object under the prefix, by its name there.
 
     Raises:
         MachineError: there is no such bucket, or it cannot be listed.
@@ -109,7 +109,7 @@ def listing(store: ObjectStore) -> dict[str, int]:
 
 
 def finished(store: ObjectStore) -> dict[str, Any] | None:
-    """What `_SUCCESS` says, where a finished run of geopipe is here.
+    """The `_SUCCESS` of the finished run under the prefix; None if there is none.
 
     Raises:
         PlanError: it is geopipe's, and damaged.
@@ -124,7 +124,7 @@ def finished(store: ObjectStore) -> dict[str, Any] | None:
 
 
 def is_finished(store: ObjectStore) -> bool:
-    """Whether a finished run of geopipe is here, though its `_SUCCESS` may be damaged."""
+    """Whether a finished run is under the prefix, though its `_SUCCESS` may be damaged."""
     try:
         return finished(store) is not None
     except PlanError:
@@ -132,10 +132,10 @@ def is_finished(store: ObjectStore) -> bool:
 
 
 def publish(store: ObjectStore, folder: Path, overwrite: bool) -> None:
-    """Send the finished run in a folder; after a crash at any line it can be called again, and sends all again.
+    """Send the finished run in a folder. After a crash at any line it can be called again, and sends all again.
 
-    `_SUCCESS` goes first and comes last. What an older run left under our names, and this one does not name, is deleted
-    when the new table stands.
+    The old `_SUCCESS` is deleted first and the new one sent last. Objects that only an older run has are deleted at the
+    end.
 
     Raises:
         PlanError: meanwhile another run has finished there (without `overwrite`).
@@ -147,19 +147,19 @@ def publish(store: ObjectStore, folder: Path, overwrite: bool) -> None:
     except OSError as error:
         raise MachineError(f"{folder / MANIFEST} cannot be read: {error.strerror}", AGAIN) from error
     try:
-        there = finished(store)
+        earlier = finished(store)
     except PlanError:
-        there = {}  # damaged
-    if there is None or there != state.finished(folder):
-        refuse(store.uri, there is not None, (), (), overwrite)
-        if there is not None:
+        earlier = {}  # damaged
+    if earlier is None or earlier != state.finished(folder):
+        refuse(store.uri, earlier is not None, (), (), overwrite)
+        if earlier is not None:
             _delete(store, SUCCESS)
         _send(store, folder, sizes)
         lacking = missing(sizes, listing(store))
         if lacking:
             raise MachineError(
-                f"{store.uri} has not {len(lacking):,} objects that were sent ({', '.join(lacking[:3])})",
-                "see that nobody else writes there, then send them again with --resume",
+                f"{store.uri} lacks {len(lacking):,} objects that were sent ({', '.join(lacking[:3])})",
+                "make sure that no other program writes there, then send them again with --resume",
             )
         for name in (MANIFEST, SETTINGS, SUCCESS):
             _send(store, folder, (name,))
@@ -169,31 +169,31 @@ def publish(store: ObjectStore, folder: Path, overwrite: bool) -> None:
 
 
 def status(uri: str) -> Stored:
-    """What is under a prefix.
+    """The contents of a prefix.
 
     Raises:
         PlanError: there is no run of geopipe, finished or not.
     """
     store = connect(uri)
-    found, done = listing(store), finished(store)
-    if done is None and not _files(found):
+    sizes, done = listing(store), finished(store)
+    if done is None and not _files(sizes):
         raise PlanError(f"{uri} holds no run of geopipe", "give the output of a run (run.output in its settings)")
     lacking: tuple[str, ...] = ()
-    if done is not None and MANIFEST not in found:
+    if done is not None and MANIFEST not in sizes:
         lacking = (MANIFEST,)
     elif done is not None:
         with _reported(uri), store.fs.open_input_stream(store.path(MANIFEST), compression=None) as stream:
-            lacking = missing(_sizes(io.BufferedReader(stream), store.path(MANIFEST)), found)
-    return Stored(uri, done, len(found), lacking)
+            lacking = missing(_sizes(io.BufferedReader(stream), store.path(MANIFEST)), sizes)
+    return Stored(uri, done, len(sizes), lacking)
 
 
-def missing(sizes: Mapping[str, int], found: Mapping[str, int]) -> tuple[str, ...]:
-    """Which objects of a manifest are not there, or not with their size."""
-    return tuple(name for name, size in sizes.items() if found.get(name) != size)
+def missing(manifest: Mapping[str, int], objects: Mapping[str, int]) -> tuple[str, ...]:
+    """The objects of a manifest that a listing lacks, or has with another size."""
+    return tuple(name for name, size in manifest.items() if objects.get(name) != size)
 
 
 def _sizes(lines: Iterable[bytes], where: str) -> dict[str, int]:
-    """The files that a manifest names with their sizes; one that tiles share is as long as its last part reaches.
+    """Size of each file of a manifest. A file that tiles share ends with its last part.
 
     Raises:
         PlanError: it is damaged.
@@ -209,9 +209,9 @@ def _sizes(lines: Iterable[bytes], where: str) -> dict[str, int]:
     return sizes
 
 
-def _files(found: Iterable[str]) -> set[str]:
-    """What lies in the folders of the formats, ours or not."""
-    return {name for name in found if name.partition("/")[0] in FORMATS}
+def _files(names: Iterable[str]) -> set[str]:
+    """The names in the folders of the formats."""
+    return {name for name in names if name.partition("/")[0] in FORMATS}
 
 
 def _send(store: ObjectStore, folder: Path, names: Iterable[str]) -> None:
@@ -221,12 +221,12 @@ def _send(store: ObjectStore, folder: Path, names: Iterable[str]) -> None:
             for job in as_completed(jobs):
                 job.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what is on its way arrives whole, the rest does not start
+            pool.shutdown(wait=False, cancel_futures=True)  # objects on their way arrive whole, the others do not start
             raise
 
 
 def _put(store: ObjectStore, folder: Path, name: str) -> None:
-    # without compression=None pyarrow goes by the name, and compresses what is compressed
+    # without compression=None pyarrow goes by the name, and compresses a compressed file again
     with open(folder / name, "rb") as source, store.fs.open_output_stream(store.path(name), compression=None) as sink:
         while data := source.read(CHUNK):
             sink.write(data)
@@ -240,12 +240,12 @@ def _delete(store: ObjectStore, name: str) -> None:
 
 @contextmanager
 def _reported(uri: str) -> Iterator[None]:
-    """Errors of pyarrow and its libraries as one of ours."""
+    """Raise errors of pyarrow and its libraries as errors of geopipe."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise MachineError(
             f"{uri} cannot be used: {' '.join(str(error).split())}",
-            "see that the bucket exists, that endpoint_override, scheme and region in the URI are right, and that the "
-            "environment has credentials that may list, read, write and delete there (AWS_ACCESS_KEY_ID, ...)",
+            "check that the bucket exists, that endpoint_override, scheme and region in the URI are right, and that "
+            "the environment has credentials that may list, read, write and delete there (AWS_ACCESS_KEY_ID, ...)",
         ) from error

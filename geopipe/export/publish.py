@@ -1,4 +1,4 @@
-"""Put a complete run in the place of its output, and refuse an output that is somebody else's."""
+"""Publish a complete run in its output folder, and refuse a folder that holds something else."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from geopipe.export.tiles import FORMATS, is_ours
 
 
 def free_bytes(output: Path) -> int:
-    """Free space where the output will be."""
+    """Free bytes of the disk that an output folder is, or will be, on."""
     while True:
-        with suppress(FileNotFoundError):  # a run that ended has removed the folder between two looks
+        with suppress(FileNotFoundError):  # a run that ended has removed the folder meanwhile
             return shutil.disk_usage(nearest_folder(output)).free
 
 
@@ -56,13 +56,13 @@ def check_output(output: Path, overwrite: bool) -> None:
             for name in names
         }
         refuse(output, done, () if done or STAGING in entries else entries, files, overwrite)
-    for left in reversed(range(3)):
+    for tries_left in reversed(range(3)):
         folder = nearest_folder(output)
         try:
             tempfile.TemporaryFile(dir=folder).close()
             break
         except OSError as error:
-            if left and isinstance(error, FileNotFoundError):  # removed meanwhile by a run that ended
+            if tries_left and isinstance(error, FileNotFoundError):  # removed meanwhile by a run that ended
                 continue
             raise MachineError(
                 f"{output} cannot be written: {error.strerror} in {folder}",
@@ -71,12 +71,12 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def refuse(output: Path | str, done: bool, strange: Collection[str], files: Collection[str], overwrite: bool) -> None:
-    """Refuse an output, a folder or an object store, for what is in it.
+    """Refuse an output, a folder or a prefix in an object store, for its contents.
 
     Args:
-        done: whether that is a finished run.
-        strange: what makes it an output of somebody else.
-        files: what lies in the folders of the formats.
+        done: whether they are a finished run.
+        strange: names of entries that no run of geopipe writes.
+        files: the files in the folders of the formats.
 
     Raises:
         PlanError: it holds a finished run (without `overwrite`), or is not geopipe's.
@@ -98,10 +98,10 @@ def refuse(output: Path | str, done: bool, strange: Collection[str], files: Coll
 
 
 def publish(output: Path, staged: Path) -> None:
-    """Move a complete staged output into place, entry by entry; after a crash at any line it can be called again.
+    """Rename a complete staged output into place, entry by entry. After a crash at any line it can be called again.
 
-    `_SUCCESS` goes first and comes last: without it there is no finished run. What an older run left under our names
-    is moved aside, and deleted when the new run stands. What runs of other plans have left stays for them.
+    The old `_SUCCESS` is deleted first and the new one renamed last: without it there is no finished run. The entries
+    of an older run are moved aside, and deleted at the end. Tiles of unfinished runs of other plans stay.
     """
     aside = output / STAGING / OLD
     if (staged / SUCCESS).exists():
@@ -116,12 +116,12 @@ def publish(output: Path, staged: Path) -> None:
                 os.replace(staged / name, output / name)
         os.replace(staged / SUCCESS, output / SUCCESS)
         sync_folder(output)
-    for left in (staged, aside):
-        shutil.rmtree(left, ignore_errors=True)
+    for folder in (staged, aside):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recover(output: Path) -> None:
-    """Finish a publication that a crash cut short: the staged run was complete already, or even in place."""
+    """Finish a publication that a crash cut short, of a staged run that was complete."""
     for folder in staged_folders(output):
         text = read(folder / SUCCESS)
         if text is None:
@@ -130,7 +130,7 @@ def recover(output: Path) -> None:
             if success_of(text, str(folder / SUCCESS)) is not None:
                 publish(output, folder)
                 continue
-        (folder / SUCCESS).unlink()  # damaged: its tiles have receipts, and are committed once more
+        (folder / SUCCESS).unlink()  # damaged: its tiles have receipts, and are committed again
     with suppress(PlanError):
         done = finished(output)
         if done is not None:
@@ -141,14 +141,14 @@ def recover(output: Path) -> None:
 
 
 def drop(output: Path, plan_hash: str | None = None) -> None:
-    """Delete what unfinished runs have left in a folder: that of one plan, or of all."""
+    """Delete the staging folders of unfinished runs of one plan, or of all plans."""
     for folder in staged_folders(output):
         if plan_hash is None or folder == staging_folder(output, plan_hash):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove(output: Path) -> None:
-    """Remove the finished run from a folder, and nothing else. `_SUCCESS` goes last, so that it can be done again.
+    """Delete the finished run in a folder, and nothing else. `_SUCCESS` goes last, so that it can be repeated.
 
     Raises:
         MachineError: a file cannot be removed.

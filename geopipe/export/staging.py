@@ -1,8 +1,8 @@
-"""How a run is staged and committed, so that it may die at any moment and go on.
+"""Stage a run and commit it, so that it may die at any moment and be resumed.
 
-A run works in OUTPUT/_staging/<plan hash>/, where every process notes the receipts of its tiles (`ledger`). When every
-tile has one, they become the manifest, the staged folders are renamed into OUTPUT, and `_SUCCESS` is written last. A
-reader of OUTPUT sees the old table, or the new one. What a killed run left is there for `--resume`.
+A run works in OUTPUT/_staging/<plan hash>/, where every process writes the receipts of its tiles (`ledger`). When every
+tile has a receipt, these become the manifest, the staged folders are renamed into OUTPUT, and `_SUCCESS` is written
+last. A reader of OUTPUT sees the old table or the new one. `--resume` continues with the tiles of a killed run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from geopipe.redaction import redacted
 
 
 class Staging:
-    """The unfinished output of a run: OUTPUT/_staging/<plan hash>, where tiles go and their receipts are noted."""
+    """The unfinished output of a run, OUTPUT/_staging/<plan hash>: its tiles and their receipts."""
 
     def __init__(
         self,
@@ -44,31 +44,33 @@ class Staging:
         self.folder = staging_folder(output, plan.hash)
 
     def begin(self) -> NDArray[np.int64]:
-        """Make ready, and say which tiles are to be done: those that have no whole files from an earlier attempt."""
+        """Prepare the folder. Returns the keys of the tiles to do: those without complete files."""
         try:
-            for left in self.folder.rglob(f"*{PARTIAL}"):  # by a process that died while it wrote
-                left.unlink(missing_ok=True)
+            for partial in self.folder.rglob(f"*{PARTIAL}"):  # of a process that died while it wrote
+                partial.unlink(missing_ok=True)
             for name in (*self.plan.options.formats, CSV_PARTS, JOURNALS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
-            about = {"plan_hash": self.plan.hash, "name": self.plan.name, "tiles": len(self.plan.keys)}
-            about |= {
+            state = {
+                "plan_hash": self.plan.hash,
+                "name": self.plan.name,
+                "tiles": len(self.plan.keys),
                 "run_id": self.run_id,
                 "attempt": self.attempt,
                 "overwrite": self.overwrite,
                 "runs": runs_of(self.plan.keys),
                 "skipped": self.plan.skipped,
-                "identity": self.plan.identity,
             }
             self.pause.unlink(missing_ok=True)
-            _write_state(self.folder / PLAN, [json.dumps(redacted(about))])
+            # the identity is redacted already: once more would take the hashes that keep two secrets apart
+            _write_state(self.folder / PLAN, [json.dumps(redacted(state) | {"identity": self.plan.identity})])
             return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
         except OSError as error:
             raise write_error(error, Path(error.filename or self.folder)) from error
 
     @property
     def pause(self) -> Path:
-        """The file that asks the run to pause, wherever it is at work."""
+        """The file whose presence pauses the run on every node."""
         return self.folder / PAUSE
 
     def ledger(self) -> Ledger:
@@ -76,13 +78,13 @@ class Staging:
         return Ledger.read(self.folder, self.plan.estimate.tiles)
 
     def commit(self, report: dict[str, Any]) -> dict[str, int]:
-        """Publish the whole output; `report` is added to `_SUCCESS`. Returns its totals: rows, files, bytes.
+        """Publish the complete output, with `report` in its `_SUCCESS`. Returns its totals: rows, files, bytes.
 
         Raises:
-            PlanError: a tile is missing: a bug, never a state to publish.
+            PlanError: a tile has no receipt, which is a defect of geopipe.
         """
-        noted = self.ledger()
-        missing = self.plan.keys[~noted.done[self.plan.keys]]
+        ledger = self.ledger()
+        missing = self.plan.keys[~ledger.done[self.plan.keys]]
         if missing.size:
             raise PlanError(
                 f"{missing.size:,} of {len(self.plan.keys):,} tiles have no receipt ({ranges(missing.tolist())}); "
@@ -92,31 +94,31 @@ class Staging:
         totals = {"rows": 0, "files": 0, "bytes": 0}
 
         def lines() -> Iterator[str]:
-            receipts: Iterable[Receipt] = noted.receipts()
+            receipts: Iterable[Receipt] = ledger.receipts()
             if self.plan.options.layout.csv_files == "one":
                 receipts = join_csv(self.folder, self.plan, receipts)
             for receipt in receipts:
                 totals["rows"] += receipt.rows
-                totals["files"] += sum(f.offset == 0 for f in receipt.files)  # a shared file is met at its beginning
+                totals["files"] += sum(f.offset == 0 for f in receipt.files)  # a shared file counts once
                 totals["bytes"] += sum(f.bytes for f in receipt.files)
                 yield receipt.line()
 
         _write_state(self.folder / MANIFEST, lines())
         for form in self.plan.options.formats:
-            for left in (self.folder / form).rglob(f"*{PARTIAL}"):  # by a worker that died while it wrote
-                left.unlink()
+            for partial in (self.folder / form).rglob(f"*{PARTIAL}"):  # of a worker that died while it wrote
+                partial.unlink()
         success = {
             "plan_hash": self.plan.hash,
             **totals,
             "formats": list(self.plan.options.formats),
             "schema": {f.name: str(f.type) for f in self.plan.spec.schema},
             **report,
-            "provenance": self.plan.provenance,
         }
-        _write_state(self.folder / SUCCESS, [json.dumps(redacted(success), indent=2) + "\n"])
+        text = json.dumps(redacted(success) | {"provenance": self.plan.provenance}, indent=2)
+        _write_state(self.folder / SUCCESS, [text + "\n"])
         try:
             publish(self.output, self.folder)
-        except (KeyboardInterrupt, Terminated):  # it takes no time, and can be repeated
+        except (KeyboardInterrupt, Terminated):  # publishing is quick, and can be repeated
             publish(self.output, self.folder)
             raise
         except OSError as error:
@@ -124,15 +126,15 @@ class Staging:
         return totals
 
     def discard(self) -> None:
-        """Take back everything that this run wrote; an earlier finished run stays.
+        """Delete everything that this run wrote; an earlier finished run stays.
 
-        A run that is complete is kept: `recover` publishes it.
+        A complete run is kept: `recover` publishes it.
         """
         if not (self.folder / SUCCESS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def leave(self) -> int:
-        """Leave what is done for `--resume`, or nothing where nothing is; returns how many tiles are done."""
+        """Keep the tiles that are done for `--resume`; without any delete the folder. Returns their number."""
         done = int(self.ledger().done.sum())
         if not done:
             self.discard()
@@ -140,7 +142,11 @@ class Staging:
 
 
 def _write_state(path: Path, lines: Iterable[str]) -> None:
-    """Write a state file; MachineError where that is impossible."""
+    """Write a state file atomically.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
     try:
         with replacing(path) as file:
             file.writelines(line.encode() for line in lines)

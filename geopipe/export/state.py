@@ -1,4 +1,4 @@
-"""What an output folder holds: a finished run, and runs that are at work or were cut short."""
+"""The contents of an output folder: a finished run, and runs that are at work or were cut short."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAN, PAUSE, OLD = "plan.json", "pause", "old"
 
 
 def finished(output: Path) -> dict[str, Any] | None:
-    """What `_SUCCESS` says, where a finished run of geopipe is here; others write such files, too.
+    """The `_SUCCESS` of the finished run in a folder; None if there is none, or only another program's.
 
     Raises:
         PlanError: it is geopipe's, and damaged.
@@ -36,7 +36,7 @@ def finished(output: Path) -> dict[str, Any] | None:
 
 
 def is_finished(output: Path) -> bool:
-    """Whether a finished run of geopipe is here, though its `_SUCCESS` may be damaged."""
+    """Whether a finished run is in a folder, though its `_SUCCESS` may be damaged."""
     try:
         return finished(output) is not None
     except PlanError:
@@ -44,7 +44,7 @@ def is_finished(output: Path) -> bool:
 
 
 def success_of(text: bytes, where: str) -> dict[str, Any] | None:
-    """What a `_SUCCESS` says; None where it is not geopipe's.
+    """Parse the text of a `_SUCCESS`; None if it is another program's.
 
     Raises:
         PlanError: it is geopipe's, and damaged.
@@ -71,7 +71,7 @@ def _are_formats(names: list[Any]) -> bool:
 
 
 def read(path: Path) -> bytes | None:
-    """The bytes of a state file; None where there is none.
+    """Read a state file; None if there is none.
 
     Raises:
         MachineError: it cannot be read.
@@ -85,7 +85,7 @@ def read(path: Path) -> bytes | None:
 
 
 def _unreadable(error: OSError, path: Path) -> MachineError:
-    return MachineError(f"{path} cannot be read: {error.strerror}", "permit this user to read it, or mend it")
+    return MachineError(f"{path} cannot be read: {error.strerror}", "permit this user to read it, or repair the disk")
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Status:
-    """What is in an output folder: the `_SUCCESS` of a finished run, unfinished ones, and who holds it."""
+    """The contents of an output folder: `_SUCCESS` of a finished run, unfinished runs, and the run that locks it."""
 
     output: Path
     finished: dict[str, Any] | None
@@ -151,7 +151,7 @@ class Status:
 
 
 def status(output: Path) -> Status:
-    """What is in an output folder.
+    """The contents of an output folder.
 
     Raises:
         PlanError: there is no run of geopipe, finished or not; or a state file is damaged.
@@ -263,10 +263,10 @@ def _state_errors(folder: Path) -> Iterator[None]:
 
 
 def refuse_resume(output: Path, plan: Plan) -> None:
-    """Refuse to go on with a run that was planned otherwise than `plan`, and name what differs.
+    """Refuse to resume a run of another plan, and name the differences.
 
     Raises:
-        PlanError: only runs of other plans were cut short here.
+        PlanError: all unfinished runs in the folder are of other plans.
     """
     runs = unfinished_runs(output)
     if not runs or plan.hash in {run.plan_hash for run in runs}:
@@ -280,12 +280,12 @@ def refuse_resume(output: Path, plan: Plan) -> None:
 
 
 def staging_folder(output: Path, plan_hash: str) -> Path:
-    """Where a run of a plan is staged."""
+    """The folder where a run of a plan is staged."""
     return output / STAGING / plan_hash[:16]
 
 
 def staged_folders(output: Path) -> list[Path]:
-    """The folders of staged runs."""
+    """The folders of all staged runs in an output folder."""
     try:
         names = sorted(os.listdir(output / STAGING))
     except (FileNotFoundError, NotADirectoryError):

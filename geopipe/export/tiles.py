@@ -1,4 +1,4 @@
-"""How a tile becomes files: written under a temporary name, synced, and renamed to a name that comes from the tile."""
+"""Write a tile as files, each atomically, under a name that comes from the tile alone."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ ONE_CSV = "table"
 """The name of the CSV file that holds all tiles, without its suffix."""
 
 CSV_PARTS = "csv_parts"
-"""Where the CSV of tiles waits to become one file; the folder is not published."""
+"""Folder of the CSV files of tiles until they are joined; it is not published."""
 
 PARTIAL = ".tmp"
-"""How the name of a file ends that is not whole yet."""
+"""End of the name of a file that is not complete yet."""
 
 STARTED = time.time_ns()
-"""When this process began to write."""
+"""Time of this process's start, in ns since 1970."""
 
-TELL_EVERY = 0.2
-"""Seconds between records of progress inside a tile, whatever the chunk."""
+PROGRESS_INTERVAL = 0.2
+"""Least seconds between records of progress inside a tile."""
 
 
 @dataclass(frozen=True)
 class File:
     """One committed file; `path` is relative to the output folder.
 
-    Of a file that several tiles share it is the part of one tile: `bytes` from `offset` on, with a sha256 of its own.
+    Of a file that tiles share it is the part of one tile: `bytes` from `offset` on, with a sha256 of its own.
     """
 
     path: str
@@ -58,7 +58,7 @@ class File:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was committed for one tile. `columns` has min, max and nulls of each variable."""
+    """The committed rows and files of one tile. `columns` has min, max and nulls of each variable."""
 
     tile: int
     rows: int
@@ -70,10 +70,10 @@ class Receipt:
 
     @classmethod
     def parse(cls, line: str | bytes) -> Receipt:
-        """The receipt that `line` gave.
+        """The receipt of a line of JSON.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is no receipt.
         """
         try:
             data = json.loads(line)
@@ -83,23 +83,23 @@ class Receipt:
                 counts.append(column["nulls"])
                 _ = [float(column[end]) for end in ("min", "max") if column[end] is not None]
             if not all(isinstance(count, int) and 0 <= count < 1 << 63 for count in counts):
-                raise ValueError("a count is no whole number")
+                raise ValueError("a count is not a whole number")
             if not all(isinstance(f.path, str) and isinstance(f.sha256, str) for f in receipt.files):
-                raise ValueError("a path or a checksum is no text")
+                raise ValueError("a path or a checksum is not a text")
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
         return receipt
 
 
 def tile_name(plan: Plan, tile: Tile) -> str:
-    """The file name of a tile without its suffix; names sort in the order of the tiles."""
+    """The file name of a tile without its suffix. Names sort in the order of the tiles."""
     rows, cols = plan.grid.tiling(plan.options.window_size)
     row, col = tile.row // plan.options.window_size, tile.col // plan.options.window_size
     return f"tile-r{row:0{len(str(rows - 1))}d}-c{col:0{len(str(cols - 1))}d}"
 
 
 def totals(receipts: Sequence[Receipt]) -> dict[str, int]:
-    """Rows, files and bytes in all."""
+    """Rows, files and bytes of all receipts."""
     files = [f for r in receipts for f in r.files]
     return {
         "rows": sum(r.rows for r in receipts),
@@ -109,7 +109,7 @@ def totals(receipts: Sequence[Receipt]) -> dict[str, int]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a run gives a file in the folder of a format such a name."""
+    """Whether a run writes a file of this name to the folder of a format."""
     return name.startswith("tile-") or name in {ONE_CSV + suffix for suffix in CSV_SUFFIX.values()}
 
 
@@ -123,11 +123,11 @@ def write_tile(
 ) -> Receipt:
     """Write one tile in every format, durably, under its final name in the staging folder.
 
-    Beside the table it holds a row group or a chunk at a time.
+    Memory beside the table is a row group or a chunk.
 
     Args:
-        chunk_size: rows that are formatted as CSV at a time.
-        note: keeps the receipt, before anybody is told that the tile is done.
+        chunk_size: rows to format as CSV at a time.
+        note: keeps the receipt. It is called before the tile counts as done.
 
     Raises:
         MachineError: a file cannot be written.
@@ -153,34 +153,34 @@ def write_tile(
 
 
 class _Progress:
-    """Progress of one tile, told while it is written: its records add up to the tile."""
+    """Records of progress while a tile is written, which add up to the tile."""
 
     def __init__(self, tile: Tile, rows: int) -> None:
-        self.tile, self.rows, self.written, self.told = tile, rows, 0, 0
+        self.tile, self.rows, self.written, self.reported = tile, rows, 0, 0
         self.last = time.perf_counter()
 
     def chunk(self, rows: int) -> None:
-        """So many rows more are formatted."""
+        """Count rows that were formatted."""
         self.written += rows
-        if time.perf_counter() - self.last >= TELL_EVERY:
-            self._tell(0, 0)
+        if time.perf_counter() - self.last >= PROGRESS_INTERVAL:
+            self._report(0, 0)
 
     def end(self, size: int) -> None:
-        """The tile is written, in `size` bytes."""
+        """Report the end of the tile, of `size` bytes."""
         self.written = self.rows
-        self._tell(1, size)
+        self._report(1, size)
 
-    def _tell(self, tiles: int, size: int) -> None:
-        now, new = time.perf_counter(), self.written - self.told
-        done, before = (rows * self.tile.cells // max(self.rows, 1) for rows in (self.written, self.told))
+    def _report(self, tiles: int, size: int) -> None:
+        now, new = time.perf_counter(), self.written - self.reported
+        done, before = (rows * self.tile.cells // max(self.rows, 1) for rows in (self.written, self.reported))
         cells = self.tile.cells - before if tiles else done - before
         emit(Progress("write", tiles, cells, now - self.last, new, size))
-        self.last, self.told = now, self.written
+        self.last, self.reported = now, self.written
 
 
 @contextmanager
 def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]:
-    """A file to write under a temporary name; it is durable before it gets its own, and is added to `files`."""
+    """Open a file of a tile, hashed as it is written; once it is durable it is added to `files`."""
     path = staging / name
     # containers repeat pids: a file is never another process's, of this run or of one that died
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{STARTED}{PARTIAL}")
@@ -197,7 +197,7 @@ def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]
 
 
 class _Hashing:
-    """A file that is hashed as it is written."""
+    """A file whose SHA-256 is computed as it is written."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self.raw, self.digest, self.size, self.closed = raw, hashlib.sha256(), 0, False
@@ -227,10 +227,10 @@ class _Hashing:
 
 
 def join_csv(staging: Path, plan: Plan, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
-    """Make one CSV file of those of the tiles; yields the receipts that name their parts of it.
+    """Join the CSV files of the tiles to one; yields the receipts that name their parts of it.
 
-    What is compressed needs no second look: members of gzip and frames of zstd may follow each other. The files of the
-    tiles stay where they are, so that it can be done again after a crash.
+    Compressed files are copied as they are: members of gzip and frames of zstd may follow each other. The files of the
+    tiles stay, so that it can be repeated after a crash.
 
     Args:
         receipts: of all tiles, in their order; the file of the first tile has the header.
@@ -260,13 +260,13 @@ def _copy(staging: Path, file: File, sink: _Hashing) -> None:
             left -= len(data)
     if digest.hexdigest() != file.sha256:
         raise MachineError(
-            f"{staging / file.path} is not what was written: {file.bytes:,} bytes with the sha256 "
-            f"{file.sha256[:16]}... are expected, and {digest.hexdigest()[:16]}... is found",
+            f"{staging / file.path} has changed since it was written: its sha256 is {digest.hexdigest()[:16]}..., "
+            f"not {file.sha256[:16]}... of {file.bytes:,} bytes",
             "check the disk, then start the run again",
         )
 
 
 def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:
-    """Min and max as JSON values (an infinite one as text, which JSON's numbers do not know), and the nulls."""
+    """Min, max and nulls of a column as JSON values; an infinity is text, because JSON has none."""
     ends = {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in pc.min_max(column).as_py().items()}
     return {"min": ends["min"], "max": ends["max"], "nulls": column.null_count}

@@ -1,4 +1,4 @@
-"""The rows of a tile as Parquet and as CSV: what the bytes of a file are, wherever it is written."""
+"""Write the rows of a tile as Parquet and CSV to an open file."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from geopipe.merge import derived
 from geopipe.plan.plan import Plan
 
 ROW_GROUP = BLOCK * BLOCK
-"""Rows of a row group: a stripe of a tile's rows, whose least and greatest y let a reader skip the others."""
+"""Rows of a row group: a stripe of the tile, whose least and greatest y let a reader skip others."""
 
 GZIP_LEVEL = 5
-"""A fifth of the time of 9, the only one that Arrow's gzip has, for 2 % more bytes (measured on a table of floats)."""
+"""A fifth of the time of level 9, Arrow's only one, for 2 % more bytes (measured on a table of floats)."""
 
 CSV_SUFFIX = {"gzip": ".csv.gz", "zstd": ".csv.zst", "none": ".csv"}
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-"""Where readers of hive's folders look for nulls."""
+"""Hive's value for nulls in the name of a folder."""
 
 MAX_PARTITIONS = 1024
-"""Folders that the values of one tile may make: more are no classes."""
+"""Most folders for the values of one tile: more values are no classes."""
 
 Rows = tuple[NDArray[np.uint16], int] | None
-"""Some rows of a table: a code for each row of it, and the code that is meant; None for all rows."""
+"""Some rows of a table: the code of each row, (rows,) uint16, and the code to take; None for all rows."""
 
 
 def partitions(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, Rows]]:
-    """The folders that the rows of a tile go to, as hive names them, and which rows; at least one.
+    """The folders of a tile's rows, named as hive does, and the rows of each; at least one.
 
     Raises:
         RunError: there are too many.
@@ -67,27 +67,27 @@ def partitions(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, R
 
 
 def _pieces(table: pa.Table, rows: Rows) -> Iterator[pa.Table]:
-    """Some rows of a table, a row group at a time; of no rows, one piece without any."""
+    """Some rows of a table, a row group at a time; at least one piece, even without rows."""
     if rows is None:
         for at in range(0, max(table.num_rows, 1), ROW_GROUP):
             yield table.slice(at, ROW_GROUP)
         return
     codes, code = rows
-    held, none = np.zeros(0, np.intp), True
+    waiting, is_empty = np.zeros(0, np.intp), True
     for at in range(0, len(codes), ROW_GROUP):
-        held = np.concatenate([held, at + np.flatnonzero(codes[at : at + ROW_GROUP] == code)])
-        if len(held) >= ROW_GROUP:
-            yield table.take(held[:ROW_GROUP])
-            held, none = held[ROW_GROUP:], False
-    if len(held) or none:
-        yield table.take(held)
+        waiting = np.concatenate([waiting, at + np.flatnonzero(codes[at : at + ROW_GROUP] == code)])
+        if len(waiting) >= ROW_GROUP:
+            yield table.take(waiting[:ROW_GROUP])
+            waiting, is_empty = waiting[ROW_GROUP:], False
+    if len(waiting) or is_empty:
+        yield table.take(waiting)
 
 
 def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> None:
-    """Coordinates and classes dictionary-coded, floats split by byte, zstd: five times less CPU than zstd alone.
+    """Write rows as Parquet: classes by dictionary, floats split by byte, zstd. A fifth of the CPU time of zstd alone.
 
-    A variable whose values are folders is left out, as hive has it: readers take it from there, and pyarrow and pandas
-    refuse a file that has it too, under another type than they read off the folders. A `geometry` comes last.
+    The variable of the folders is left out, as hive does it. pyarrow and pandas refuse files that have it, too, with
+    another type than they read from the folders. `geometry` is the last column.
     """
     layout, schema = plan.options.layout, table.schema
     if layout.partition_by in schema.names:
@@ -103,7 +103,7 @@ def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> 
         compression="zstd",
         use_dictionary=coded,
         use_byte_stream_split=split,
-        write_statistics=names,  # of WKB they would say nothing
+        write_statistics=names,  # not of WKB, where they mean nothing
         write_page_index=True,
     ) as writer:
         for piece in _pieces(table, rows):
@@ -114,7 +114,7 @@ def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> 
 
 
 def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The columns to code by a dictionary, and those to split by byte: none of these for readers that cannot."""
+    """The columns to encode by a dictionary, and those to split by byte, which `encoding = "plain"` does not use."""
     categorical = {p.layer.name for p in plan.layers if p.kind is Kind.CATEGORICAL}
     coded, split = ["row", "col", "x", "y", "h3"], list[str]()
     (coded if is_lonlat(plan.grid.crs) else split).extend(("lon", "lat"))  # few values, or one for each cell
@@ -128,7 +128,7 @@ def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _extent(table: pa.Table, rows: Rows) -> tuple[float, float, float, float] | None:
-    """Bounds of the centres of some rows; None of no rows."""
+    """Bounds of the cell centres of some rows; None without rows."""
     pieces = (piece for piece in _pieces(table.select(["x", "y"]), rows) if piece.num_rows)
     ends = [[pc.min_max(piece[n]).as_py() for n in ("x", "y")] for piece in pieces]
     if not ends:
@@ -139,7 +139,10 @@ def _extent(table: pa.Table, rows: Rows) -> tuple[float, float, float, float] | 
 
 
 class _Gzip:
-    """A file that is compressed as it is written: one member of gzip, with no time in it."""
+    """One member of gzip without a time in it, compressed as it is written.
+
+    zlib writes the header, with the same operating system in it for every version of Python; `gzip.GzipFile` does not.
+    """
 
     def __init__(self, sink: Any) -> None:
         self.sink, self.closed = sink, False
@@ -159,15 +162,15 @@ class _Gzip:
 
 
 def write_csv(
-    table: pa.Table, sink: Any, codec: str, chunk_size: int, header: bool, told: Callable[[int], None]
+    table: pa.Table, sink: Any, codec: str, chunk_size: int, header: bool, report: Callable[[int], None]
 ) -> None:
-    """Rows as CSV text; a null is an empty field.
+    """Write rows as CSV text; a null is an empty field.
 
-    There are names in the header and numbers below it, so that a spreadsheet finds no formula in any cell.
+    The header has names and all other cells are numbers, so that no cell is a formula for a spreadsheet.
 
     Args:
         codec: a key of CSV_SUFFIX.
-        told: called with the rows of each chunk.
+        report: called with the number of rows of each chunk.
     """
     out = pa.PythonFile(_Gzip(sink) if codec == "gzip" else sink, "w")
     if codec == "zstd":
@@ -176,4 +179,4 @@ def write_csv(
         for at in range(0, table.num_rows, chunk_size):
             chunk = table.slice(at, chunk_size)
             writer.write_table(chunk)
-            told(chunk.num_rows)
+            report(chunk.num_rows)

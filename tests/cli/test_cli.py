@@ -193,7 +193,7 @@ def test_plan_says_what_and_why_and_writes_nothing(trial: Path, capsys: pytest.C
     before = set(trial.parent.rglob("*"))
     code, out, _ = call(capsys, "plan", trial)
     assert code == 0
-    for text in ("500 columns x 400 rows", "copy", "warp, mode", "aligned: tile by tile", "200,000 rows"):
+    for text in ("500 columns x 400 rows", "copy", "warp, mode", "aligned: read tile by tile", "200,000 rows"):
         assert text in out
     code, out, _ = call(capsys, "plan", trial, "--json")
     document = json.loads(out)

@@ -170,14 +170,14 @@ def test_joining_refuses_a_tile_that_is_not_what_was_written(make: Callable[...,
     staging = stage(tmp_path / "out", plan)
     path = staging.folder / "csv_parts/tile-r0-c1.csv.gz"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(MachineError, match=r"tile-r0-c1.csv.gz is not what was written"):
+    with pytest.raises(MachineError, match=r"tile-r0-c1.csv.gz has changed since it was written"):
         list(tiles.join_csv(staging.folder, plan, staging.ledger().receipts()))
 
 
 def test_progress_is_told_inside_a_tile_and_adds_up_to_it(
     make: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "TELL_EVERY", 0)
+    monkeypatch.setattr(tiles, "PROGRESS_INTERVAL", 0)
     plan = make(formats=("parquet", "csv"))
     messages: list[Any] = []
     unsubscribe = subscribe(messages.append)
@@ -194,7 +194,7 @@ def test_progress_is_told_inside_a_tile_and_adds_up_to_it(
 def test_without_streaming_a_tile_is_one_chunk_and_that_is_deprecated(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "TELL_EVERY", 0)
+    monkeypatch.setattr(tiles, "PROGRESS_INTERVAL", 0)
     counts = []
     for streaming in ("true", "false"):
         messages: list[Any] = []

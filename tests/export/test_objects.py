@@ -417,7 +417,7 @@ def test_an_object_that_did_not_arrive_is_found_before_success(
     monkeypatch.setattr(
         objects, "_put", lambda s, f, name: None if name == "csv/tile-r0-c1.csv.gz" else put(s, f, name)
     )
-    with pytest.raises(MachineError, match=r"has not 1 objects that were sent \(csv/tile-r0-c1.csv.gz\)"):
+    with pytest.raises(MachineError, match=r"lacks 1 objects that were sent \(csv/tile-r0-c1.csv.gz\)"):
         run(file)
     assert "_SUCCESS" not in object_store.objects(prefix)
 
