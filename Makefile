@@ -3,17 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-outside lint chaos fuzz bench bench-memory bench-monitor lock clean
+# Two processes; whatever shares a cluster or a module stays in one of them (tests/conftest.py).
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo test test-fast test-outside lint chaos fuzz bench bench-memory bench-monitor lock clean
 
 demo: $(READY)
 	$(BIN)/geopipe demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(PYTEST)
+
+# A loop between two edits: without Ray, Postgres and what takes seconds.
+test-fast: $(READY)
+	$(PYTEST) -m "not ray and not postgres and not slow"
 
 # Only the tests that need the rasters of other projects: in $$GEOPIPE_TEST_DATA, else in ../shared. They skip without.
 test-outside: $(READY)
-	$(BIN)/pytest -m outside
+	$(PYTEST) -m outside
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ NEEDS = {
     "outside": {"outside"},
     "ray": {"ray_session", "head_address"},
     "postgres": {"postgres_server", "monitor_server"},
+    "slow": {"object_store"},
 }
 """Markers, and the fixtures that bring them."""
 
@@ -34,12 +35,22 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by what its fixtures start or need. What starts Ray in another process is marked by hand."""
     for item in items:
         for marker, fixtures in NEEDS.items():
             if fixtures.intersection(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+def group(item: pytest.Item) -> str:
+    """Tests of one group run in one process, one after the other: they share a module's set-up, or a cluster of Ray."""
+    if "ray_session" in getattr(item, "fixturenames", ()):
+        return "ray session"
+    own_clusters = item.get_closest_marker("ray") or "jobs" in item.path.parts
+    return "own clusters" if own_clusters else item.nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(trylast=True)

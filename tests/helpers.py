@@ -20,7 +20,9 @@ from geopipe.engine import local
 from geopipe.grid.grid import Grid
 from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Layer
-from geopipe.load import raster
+from geopipe.load import raster, tiles
+from geopipe.load.raster import Reader
+from geopipe.merge.tile import merge_tile
 from geopipe.plan.estimate import Machine
 from geopipe.plan.options import Options
 from geopipe.plan.plan import Inputs, Plan, make_plan
@@ -75,6 +77,15 @@ def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **
 def table_of(plan: Plan) -> pa.Table:
     """The whole table, tiles in the order of their keys."""
     return pa.concat_tables(local.merge(plan))
+
+
+def read_table(plan: Plan, reader: Reader) -> pa.Table:
+    """The whole table of a plan of rasters, read by another reader than that of files."""
+    tiles_of_plan = map(plan.spec.tile, plan.keys.tolist())
+    with raster.environment():
+        return pa.concat_tables(
+            merge_tile(plan.spec, tile, tiles.read_rows(plan, plan.rasters, tile, reader)) for tile in tiles_of_plan
+        )
 
 
 def raster_of(plan: Plan, column: str, missing: Any = np.nan) -> np.ndarray:

@@ -41,6 +41,7 @@ def sections_of(text: str) -> dict[str, str]:
     return result
 
 
+@pytest.mark.slow
 def test_the_same_bytes_each_time(settings_file: Path, tmp_path: Path) -> None:
     def hashes(folder: Path) -> dict[str, str]:
         files = sorted(p for p in folder.rglob("*") if p.is_file())

@@ -19,6 +19,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", fuzz_inputs.BASES)
 def test_what_the_harness_damages_is_valid_before(
     kind: str, bases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -119,6 +119,7 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, number: int, code: int) -> None:
     output = tmp_path / "output"
@@ -143,6 +144,7 @@ def test_a_signal_after_the_last_word_changes_nothing(number: int) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0.0, 1.0])
 def test_who_does_not_read_how_far_it_is_loses_nothing(trial: Path, tmp_path: Path, after: float) -> None:
     """As in `geopipe run s.toml 2>&1 >summary | head -1`."""
@@ -577,6 +579,7 @@ def test_who_stops_following_a_job_is_told_that_it_goes_on(
     assert err.strip() == "interrupted; the job goes on; `geopipe jobs stop 7` stops it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "kept"), [(b"\n", True), (b"n\n", False)])
 def test_a_terminal_is_asked_whether_to_keep_the_tiles_of_an_unfinished_run(
     small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: bytes, kept: bool

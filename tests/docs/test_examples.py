@@ -23,6 +23,8 @@ from geopipe.load import raster
 from geopipe.run.draft import draft
 from geopipe.settings.load import load
 
+pytestmark = pytest.mark.slow
+
 PAGES = [name for name in NAMES if any(b.language in {"sh", "python", "sql", "toml"} for b in blocks(name))]
 GRID = '\n[grid]\ncrs = "EPSG:32612"\nresolution = 90\n'
 LAYER = '\n[[layers]]\nname = "elevation"\npath = "srtm.tif"\n'

@@ -270,6 +270,7 @@ def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypat
     assert sorted(opened) == sorted(str(sources / f"{n}.tif") for n in ("own", "warped", "classes"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["enable_memory_aware_processing=false", "use_legacy_resampling=true", "use_legacy_passthrough=true"]
 )

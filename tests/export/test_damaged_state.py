@@ -21,6 +21,8 @@ from geopipe.export.tiles import Receipt
 from geopipe.run import pipeline
 from geopipe.settings import load
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 [run]
 name = "trial"

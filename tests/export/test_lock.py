@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 SECONDS = int(os.environ.get("GEOPIPE_TRIALS", "2"))
 """For which processes compete; the long form asks for twenty."""
 

@@ -407,6 +407,7 @@ def test_days_on_which_a_flag_is_set_are_counted(tmp_path: Path) -> None:
     assert same(result["a"], (array >> 3 & 1).astype(int).sum(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "rule", "steps", "column"),
     [

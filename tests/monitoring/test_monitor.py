@@ -503,6 +503,7 @@ def open_below(*folders: Path) -> list[str]:
     return [link for link in links if link.startswith(tuple(f"{folder}/" for folder in folders))]
 
 
+@pytest.mark.slow
 def test_nobody_needs_to_start_a_database_and_it_is_said_how_it_ends(
     file: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -540,6 +541,7 @@ def test_a_tile_is_told_to_be_written_when_its_receipt_is_durable(file: Path) ->
     assert [done for done, _ in seen] == [entry for _, entry in seen] == list(range(1, 10))
 
 
+@pytest.mark.slow
 def test_an_outage_loses_and_doubles_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """P4: Postgres is away for OUTAGE seconds under full load, and is restarted five times."""
     monkeypatch.setattr("geopipe.monitoring.collector.RETRY", (0.1, 0.5))

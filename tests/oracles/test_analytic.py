@@ -23,6 +23,8 @@ from rasterio.vrt import WarpedVRT
 from geopipe.grid.grid import BLOCK, Grid
 from geopipe.layers.layer import Kind, Layer
 
+pytestmark = pytest.mark.slow
+
 UTM, NEXT, LONLAT, LAEA, SINU = "EPSG:32632", "EPSG:32633", "EPSG:4326", "EPSG:3035", "ESRI:54008"
 ALBERS, CONIC, MERCATOR, NORTH, SOUTH, EQUAL = (
     "EPSG:5070", "EPSG:2154", "EPSG:3857", "EPSG:3413", "EPSG:3031", "EPSG:6933",

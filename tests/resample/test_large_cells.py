@@ -129,6 +129,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 def test_reading_takes_no_more_memory_than_the_plan_says(tmp_path: Path) -> None:
     """From 0.01 to 100,000 pixels to a cell edge, in a process whose peak is measured."""
     script = surroundings.TESTS / "reading_memory.py"

@@ -24,6 +24,8 @@ from geopipe.resample.methods import METHODS, RADIUS
 from geopipe.run import pipeline
 from geopipe.settings.load import load
 
+pytestmark = pytest.mark.slow
+
 CRS = {  # with the size of a pixel of about 64 m; sizes and corners are powers of two, so that no sum is rounded
     "EPSG:32632": 64.0,
     "EPSG:32633": 64.0,

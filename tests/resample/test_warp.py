@@ -210,6 +210,7 @@ def test_a_mosaic_of_halves_is_the_whole_to_the_bit(tmp_path: Path, method: str,
     assert one.equals(two)
 
 
+@pytest.mark.slow
 def test_the_table_does_not_depend_on_the_window_size(tmp_path: Path) -> None:
     grid = tilted(30, 1300, 1100)
     fine = write_raster(tmp_path / "fine.tif", noise(900, 1000, 5, 0.01), UTM, north_up(500_000, 5_000_000, 45))
