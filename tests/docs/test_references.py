@@ -15,6 +15,7 @@ from surroundings import REPOSITORY
 
 from geopipe.cli import main
 from geopipe.settings.model import Settings
+from geopipe.settings.reference import markdown_reference
 
 FOLDERS = ("geopipe", "tests", "bench", "cluster", "docs", "k8s", ".ci")
 GUIDES = [name for name in NAMES if name != "CHANGELOG.md"]
@@ -132,3 +133,8 @@ def test_variables_of_the_environment_that_pages_name_are_read_somewhere() -> No
         for name in set(re.findall(r"GEOPIPE_[A-Z_]+[A-Z]", path.read_text())) - {"GEOPIPE_SECTION__KEY"}:
             section, _, key = name.removeprefix("GEOPIPE_").lower().partition("__")
             assert f"{section}.{key}" in KEYS if key else name in sources, f"{path.name}: {name}"
+
+
+def test_the_settings_page_ends_with_the_reference_of_the_models() -> None:
+    page = (REPOSITORY / "docs/settings.md").read_text()
+    assert page.rstrip().endswith(markdown_reference().rstrip()), "paste `geopipe config reference --format markdown`"
