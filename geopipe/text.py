@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 
 from geopipe.redaction import redact
@@ -35,6 +36,16 @@ def size(count: float) -> str:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
         count /= 1024
     return f"{count:,.1f} TiB"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 file, 2,000 files."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def numbers(values: Sequence[float], digits: int = 8) -> str:
+    """Numbers with commas between them."""
+    return ", ".join(f"{v:.{digits}g}" for v in values)
 
 
 def short(count: float) -> str:

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 @click.command()
 @file_argument
 @set_option
+@click.option("--verbose", "-v", is_flag=True, help="Show the reasons, too: strategy, tasks, methods.")
 @json_option
-def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
-    """Show what a run would do, and refuse what cannot fit. Only headers are read, nothing is written."""
+def plan(file: Path, flags: tuple[str, ...], verbose: bool, as_json: bool) -> None:
+    """Show what a run would do; write nothing.
+
+    Reads the headers of the files that SETTINGS, a TOML file, names. It shows the table, time, memory and disk that the
+    run needs, and refuses what cannot fit. `fractions = true` reads every pixel to find the classes.
+    """
     from geopipe.cli import show_plan
     from geopipe.cli.screen import console
     from geopipe.run.draft import draft
@@ -33,7 +38,8 @@ def plan(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(planned.describe() | show_plan.places(settings.run))
     else:
-        show_plan.plan(console(), planned, settings.run)
+        show_plan.plan(console(), planned, settings.run, verbose)
+        console().print(f"next:   geopipe run {file}")
 
 
 @click.command()

@@ -149,17 +149,3 @@ def facts(out: Console, texts: dict[str, str]) -> None:
         out.print(f"  {name:<12} {first}")
         for line in rest:
             out.print(f"  {'':<12} {line}")
-
-
-def numbers(values: Sequence[float], digits: int = 8) -> str:
-    """Numbers with commas between them."""
-    return ", ".join(f"{v:.{digits}g}" for v in values)
-
-
-def crs_label(text: str | None) -> str:
-    """A CRS in a few words: its authority code, or its name."""
-    from geopipe.grid.crs import crs_of
-
-    if text is None:
-        return "none"
-    return text if len(text) < 20 else f"{crs_of(text).name} (custom)"

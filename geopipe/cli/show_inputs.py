@@ -8,12 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from geopipe.cli.screen import crs_label, facts, numbers
+from geopipe.cli.screen import facts
 from geopipe.errors import SettingsError
+from geopipe.grid.crs import crs_label
 from geopipe.grid.grid import projected_bounds
 from geopipe.layers.header import Band, Header
 from geopipe.layers.tables import TableHeader
-from geopipe.text import size
+from geopipe.text import numbers, size
 
 
 def header_json(header: Header) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from geopipe.cli.screen import facts, headline
 from geopipe.export.objects import Stored
 from geopipe.export.state import Status
 from geopipe.run.pipeline import Summary
-from geopipe.text import size
+from geopipe.text import count, size
 from geopipe.validate.output import Report
 
 SHOWN = 5
@@ -28,7 +28,7 @@ def summary(out: Console, run: Summary) -> None:
     facts(
         out,
         {
-            "rows": f"{run.rows:,} in {run.files:,} files, {size(run.bytes)}",
+            "rows": f"{count(run.rows, 'row')} in {count(run.files, 'file')}, {size(run.bytes)}",
             "seconds": f"{wall:.1f} ({steps})",
             "of workers": f"{work} seconds",
             "output": str(run.output),
@@ -45,7 +45,7 @@ def status(out: Console, output: Status) -> None:
     done = output.finished
     if done is not None:
         headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
-        counts = f"{done['rows']:,} in {done['files']:,} files, {size(done['bytes'])}"
+        counts = f"{count(done['rows'], 'row')} in {count(done['files'], 'file')}, {size(done['bytes'])}"
         facts(out, {"rows": counts, "plan": done["plan_hash"][:16], "output": str(output.output)})
     for run in output.unfinished:
         headline(out, f"{run.name} is {'at work' if output.holder else 'unfinished'}", f"  {output.holder}")
@@ -69,7 +69,7 @@ def stored(out: Console, output: Stored) -> None:
     if output.missing:
         more = f" and {len(output.missing) - SHOWN:,} more" if len(output.missing) > SHOWN else ""
         lines["missing"] = f"{', '.join(output.missing[:SHOWN])}{more} (not there, or of another size)"
-    counts = f"{done['rows']:,} in {done['files']:,} files, {size(done['bytes'])}"
+    counts = f"{count(done['rows'], 'row')} in {count(done['files'], 'file')}, {size(done['bytes'])}"
     facts(out, {"rows": counts, "plan": done["plan_hash"][:16]} | lines)
 
 

@@ -50,6 +50,13 @@ def crs_of(text: str) -> CRS:
 
 
 @lru_cache(maxsize=256)
+def crs_label(text: str | None) -> str:
+    """A CRS in a few words: its authority code, or its name."""
+    if text is None:
+        return "none"
+    return text if len(text) < 20 else f"{crs_of(text).name} (custom)"
+
+
 def horizontal(text: str) -> tuple[str, str]:
     """Split a CRS into its horizontal part and the name of its vertical part ("" if it has none)."""
     crs = crs_of(text)

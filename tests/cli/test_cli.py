@@ -195,7 +195,12 @@ def test_plan_says_what_and_why_and_writes_nothing(trial: Path, capsys: pytest.C
     before = set(trial.parent.rglob("*"))
     code, out, _ = call(capsys, "plan", trial)
     assert code == 0
-    for text in ("500 columns x 400 rows", "copy", "warp, mode", "aligned: read tile by tile", "200,000 rows"):
+    for text in ("500 columns x 400 rows", "copy of the pixels", "mode (auto: ", "200,000 rows at most", "1 csv file (gzip)"):
+        assert text in out
+    assert "strategy" not in out
+    code, out, _ = call(capsys, "plan", trial, "-v")
+    assert code == 0
+    for text in ("aligned: read tile by tile", "warp: mode", "off by at most 0.01 of a source pixel", "1 task on "):
         assert text in out
     code, out, _ = call(capsys, "plan", trial, "--json")
     document = json.loads(out)

@@ -753,10 +753,10 @@ def test_inspect_and_plan_show_tables(few: Path, tmp_path: Path, capsys: pytest.
         f'[[layers]]\nname = "p"\npath = "few.parquet"\ncrs = "{UTM}"\n'
         'values = "value"\naggregate = ["mean", "count"]\n'
     )
-    code, out, _ = call(capsys, "plan", tmp_path / "s.toml")
+    code, out, _ = call(capsys, "plan", tmp_path / "s.toml", "-v")
     assert code == 0
     assert "columns      p_mean float64, p_count int64" in out
-    assert f"from         {few} (Parquet), 6 rows in 1 partitions" in out
+    assert f"from         {few} (Parquet), 6 rows in 1 partition" in out
     assert "places       x, y in EPSG:32612: each point falls into a cell" in out
     assert "aggregate    mean, count of value" in out
     assert "strategy     groupby: the points of p" in out
