@@ -1,8 +1,9 @@
-"""What somebody may have meant: near misses of words, of paths and of coordinate reference systems."""
+"""Proposals for what a person may have meant: words, paths and coordinate reference systems that come close."""
 
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -10,25 +11,29 @@ from functools import lru_cache
 
 
 def near(word: str, known: Iterable[str], others: Mapping[str, str] | None = None) -> str | None:
-    """The known word that `word` comes closest to; `others` has words of other programs, each with the known one."""
+    """The known word that is closest to `word`; None if none is close.
+
+    Args:
+        others: known words by words of other programs.
+    """
     known = list(known)
     folded = word.strip().casefold().replace("-", "_").replace(" ", "_")
     meant = (others or {}).get(folded)
     if meant in known:
         return meant
     by_fold = {name.casefold(): name for name in known}
-    found = difflib.get_close_matches(folded, by_fold, n=1, cutoff=0.6)
-    return by_fold[found[0]] if found else None
+    close = difflib.get_close_matches(folded, by_fold, n=1, cutoff=0.6)
+    return by_fold[close[0]] if close else None
 
 
 # ---------------------------------------------------------------- paths
 
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-"""How an absolute path of Windows begins."""
+"""The beginning of an absolute path of Windows."""
 
 
 def from_windows(text: str) -> str | None:
-    """Where WSL has a path of Windows; None where it is none, or this is Windows."""
+    """The path under which WSL has a path of Windows; None for any other path, and on Windows."""
     if os.name == "nt" or not WINDOWS.match(text):
         return None
     drive = re.match(r"([A-Za-z]):[\\/](.*)", text)
@@ -36,13 +41,16 @@ def from_windows(text: str) -> str | None:
 
 
 def path(missing: str, subject: str = "path") -> str:
-    """What to do about a local path that is not there, in a sentence.
+    """A hint for a local path or glob pattern that does not exist.
 
     Args:
-        missing: an absolute path.
-        subject: the setting that has it.
+        missing: an absolute path or pattern.
+        subject: the setting that has it, or an argument in capitals.
     """
+    correct = f"correct {subject} =" if subject.islower() else f"correct {subject}"
     folder, name = os.path.split(missing)
+    while re.search(r"[*?\[]", folder):
+        folder, name = os.path.split(folder)
     try:
         names = sorted(os.listdir(folder or "."))
     except OSError:
@@ -50,15 +58,22 @@ def path(missing: str, subject: str = "path") -> str:
         while parent != os.path.dirname(parent) and not os.path.isdir(parent):
             parent = os.path.dirname(parent)
         if parent == folder:
-            return f"correct {subject} ="
-        return f"correct {subject} =; there is {parent}, but no {os.path.relpath(folder, parent)} in it"
+            return correct
+        return f"{correct}; there is {parent}, but no {os.path.relpath(folder, parent)} in it"
     stem = os.path.splitext(name)[0].casefold()
     alike = [n for n in names if n.casefold() == name.casefold() or os.path.splitext(n)[0].casefold() == stem]
     alike += difflib.get_close_matches(name, names, n=3, cutoff=0.7)
-    found = [os.path.join(folder, n) for n in dict.fromkeys(alike)][:3]
-    if not found:
-        return f"correct {subject} = (it is relative to the settings file)"
-    return f"did you mean {' or '.join(found)}?"
+    if re.search(r"[*?\[]", name):
+        stem, ending = os.path.splitext(name)
+        endings = sorted({os.path.splitext(n)[1] for n in names})
+        patterns = [stem + e for e in difflib.get_close_matches(ending, endings, n=3, cutoff=0.5) or endings]
+        alike += [pattern for pattern in patterns if fnmatch.filter(names, pattern) and pattern != name]
+    close = [os.path.join(folder, n) for n in dict.fromkeys(alike)][:3]
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    files = [n for n in names if not n.startswith(".")][:5]
+    inside = f"; in {folder} are {', '.join(files)}{' and more' if len(names) > 5 else ''}" if files else ""
+    return f"{correct}{' (it is relative to the settings file)' if subject.islower() else ''}{inside}"
 
 
 # ---------------------------------------------------------------- coordinate reference systems
@@ -72,35 +87,35 @@ COMMON = {
     "2056": ("lv95", "swiss"),
     "5070": ("albers", "conus"),
 }
-"""EPSG codes by words for them that EPSG's own names do not have."""
+"""EPSG codes with common words for them that their EPSG names lack."""
 
 DATUMS = ("WGS 84 ", "ETRS89 ", "NAD83 ")
-"""Datums whose CRS are proposed before others."""
+"""Datums whose CRS come first."""
 
 
 @lru_cache(maxsize=64)
 def crs(text: str, most: int = 3) -> tuple[str, ...]:
-    """CRS whose names have the words of `text`, as "EPSG:32632 (WGS 84 / UTM zone 32N)"; the likeliest first."""
-    from pyproj.database import query_crs_info  # of use only where something is wrong
+    """CRS whose names have the words of `text`, the likeliest first: "EPSG:32632 (WGS 84 / UTM zone 32N)"."""
+    from pyproj.database import query_crs_info  # loaded only for an error
 
     words = re.findall(r"[a-z]+|\d+", text.casefold())
     infos = [i for i in query_crs_info(auth_name="EPSG") if not i.deprecated and "VERTICAL" not in str(i.type)]
     numbers = [w for w in words if len(w) >= 4 and w.isdigit()]
-    found = [i for i in infos if i.code in numbers]
+    matches = [i for i in infos if i.code in numbers]
     joined = "".join(words)
-    found += [i for code, names in COMMON.items() for i in infos if i.code == code and {joined, *words} & set(names)]
+    matches += [i for code, names in COMMON.items() for i in infos if i.code == code and {joined, *words} & set(names)]
     words = [w for w in words if w not in ("epsg", "zone", "crs", "grid")]
-    if not found and words:
+    if not matches and words:
 
         def fits(name: str) -> bool:
             parts = re.findall(r"[a-z]+|\d+", name.casefold())
             return all(any(part == w or (len(w) > 3 and part.startswith(w)) for part in parts) for w in words)
 
-        found = sorted(
+        matches = sorted(
             (i for i in infos if fits(i.name) and i.type.name in ("PROJECTED_CRS", "GEOGRAPHIC_2D_CRS")),
             key=lambda i: (
                 [i.name.startswith(d) for d in DATUMS].index(True) if i.name.startswith(DATUMS) else 9,
                 len(i.name),
             ),
         )
-    return tuple(dict.fromkeys(f"EPSG:{i.code} ({i.name})" for i in found))[:most]
+    return tuple(dict.fromkeys(f"EPSG:{i.code} ({i.name})" for i in matches))[:most]

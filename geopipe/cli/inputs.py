@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 import click
 
+from geopipe import proposals
 from geopipe.cli.options import json_option, print_error, print_json
 
 
@@ -30,7 +32,7 @@ def inspect(paths: tuple[str, ...], allow: tuple[str, ...], driver: str | None, 
     access = Access(allow, driver)
     files = [file for path in paths for file in raster.expand(path)]
     if not files:
-        raise SourceError(f"no file matches {', '.join(paths)}", "give a file, a folder or a glob in quotes")
+        raise SourceError(f"no file matches {', '.join(paths)}", proposals.path(os.path.abspath(paths[0]), "PATH"))
     headers: dict[bool, list[Any]] = {False: [], True: []}  # of rasters and of tables
     errors = []
     for file in files:

@@ -152,7 +152,7 @@ def _files(layer: Layer) -> list[str]:
     if not files:
         raise SourceError(
             f"layer {layer.name}: no file matches {', '.join(layer.paths)}",
-            "correct path = (it is relative to the settings file)",
+            proposals.path(layer.paths[0]),
             layer.name,
         )
     contents = [stac.read(file, layer.name) for file in files]

@@ -195,7 +195,13 @@ def test_plan_says_what_and_why_and_writes_nothing(trial: Path, capsys: pytest.C
     before = set(trial.parent.rglob("*"))
     code, out, _ = call(capsys, "plan", trial)
     assert code == 0
-    for text in ("500 columns x 400 rows", "copy of the pixels", "mode (auto: ", "200,000 rows at most", "1 csv file (gzip)"):
+    for text in (
+        "500 columns x 400 rows",
+        "copy of the pixels",
+        "mode (auto: ",
+        "200,000 rows at most",
+        "1 csv file (gzip)",
+    ):
         assert text in out
     assert "strategy" not in out
     code, out, _ = call(capsys, "plan", trial, "-v")
@@ -257,7 +263,9 @@ def test_nothing_of_a_file_is_obeyed_by_a_terminal(small: Path, capsys: pytest.C
     ("change", "code", "message", "hint"),
     [
         (("a.tif", "absent.tif"), 2, "layer a: there is no file", "correct path"),
-        (("a.tif", "*.absent"), 2, "layer a: no file matches", "correct path"),
+        (("a.tif", "*.absent"), 2, "layer a: no file matches", "*.tif"),
+        (("a.tif", "x*.tif"), 2, "layer a: no file matches", "are a.tif, nocrs.tif"),
+        (("a.tif", "dta/*.tif"), 2, "layer a: no file matches", "but no dta in it"),
         (("a.tif", "s.toml"), 2, "s.toml is no raster that GDAL can open", "correct path"),
         (("a.tif", "nocrs.tif"), 2, "nocrs.tif has no CRS", 'crs = "EPSG:..."'),
         (("a.tif", "MEM:::DATAPOINTER=1"), 2, "MEM:::DATAPOINTER=1", "correct path"),
