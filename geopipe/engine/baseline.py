@@ -27,10 +27,10 @@ from geopipe.resample.methods import Window
 
 def old_way(options: MonitoringOptions) -> AbstractContextManager[Engine]:
     """The old way as an engine."""
-    return in_process(partial(finish_tiles, reads=_reads), options)
+    return in_process(partial(finish_tiles, reads=whole_reads), options)
 
 
-def _reads(plan: Plan, reader: raster.Reader) -> Read:
+def whole_reads(plan: Plan, reader: raster.Reader) -> Read:
     """Read everything at once, and cut a tile's block rows out of it."""
     rows = [row for layer in plan.rasters for row in _read_whole(plan, layer, reader)]
     return lambda tile: [marker(tile.key, inside_of(plan, tile, reader)), *(_cut(row, tile) for row in rows)]

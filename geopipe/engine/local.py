@@ -47,6 +47,7 @@ def finish_tiles(
     finish: Finish,
     stop: Stop = never,
     reads: Callable[[Plan, raster.Reader], Read] = reads,
+    reader: Callable[[], raster.Reader] = raster.Readers,
 ) -> Generator[int, None, None]:
     """Read, merge and finish one tile after the other, and yield their keys.
 
@@ -56,9 +57,10 @@ def finish_tiles(
         finish: called with each merged tile.
         stop: called after each tile; ends the loop if true.
         reads: makes the function that reads a tile.
+        reader: makes the reader of windows.
     """
-    with closing(WorkerSession()) as session, session.working():
-        read, sparse = reads(plan, session.readers), sparse_rows(plan)
+    with closing(WorkerSession(reader=reader)) as session, session.working():
+        read, sparse = reads(plan, session.reader), sparse_rows(plan)
         for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key), logs.failures():
                 rows: Iterable[BlockRow | SparseRow] = chain(read(tile), sparse.pop(tile.key, ()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -68,46 +68,70 @@ class Watch:
         return monitor.deliver(self.monitor)(source, lines, keep)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What every worker of a Dataset needs.
+
+    Attributes:
+        watch: the monitoring of the run; None without.
+        finish: called with each merged tile; None to return the tile's table.
+        stop: called before each tile of the aligned strategy, which leaves the tile out if true.
+        reader: makes the reader of a worker.
+    """
+
+    plan: Plan
+    watch: Watch | None = None
+    finish: Finish | None = None
+    stop: Stop = never
+    reader: Callable[[], raster.Reader] = raster.Readers
+
+    def session(self) -> WorkerSession:
+        """Open a session."""
+        if self.watch is None:
+            return WorkerSession(reader=self.reader)
+        return WorkerSession(self.watch.options, self.watch.deliver, self.reader)
+
+    def task_session(self) -> AbstractContextManager[WorkerSession]:
+        """The session for a task: shared with other tasks of the run, or the task's own without a run."""
+        return task_session(self.watch.options if self.watch else None, self.session)
+
+
 class _Aligned:
     """A resampling actor: reads all layers of a tile, and merges them."""
 
-    def __init__(self, plan: Plan, watch: Watch | None, finish: Finish | None, stop: Stop) -> None:
-        self.plan, self.finish, self.stop = plan, finish, stop
-        self.session = WorkerSession(watch.options, watch.deliver) if watch else WorkerSession()
+    def __init__(self, work: Work) -> None:
+        self.work, self.session = work, work.session()
 
     def __call__(self, batch: Batch) -> Iterator[pa.Table]:
+        plan = self.work.plan
         with self.session.working() as session:
-            for tile in map(self.plan.spec.tile, batch["keys"][0].tolist()):
-                if self.stop():
+            for tile in map(plan.spec.tile, batch["keys"][0].tolist()):
+                if self.work.stop():
                     return
                 with context(tile=tile.key), logs.failures():
-                    rows = tiles.read_rows(self.plan, self.plan.layers, tile, session.readers)
-                    yield _finished(self.finish, tile, merge_tile(self.plan.spec, tile, rows), session)
+                    rows = tiles.read_rows(plan, plan.layers, tile, session.reader)
+                    yield _finished(self.work, tile, merge_tile(plan.spec, tile, rows), session)
 
     def __del__(self) -> None:
         """Ray is about to end this process: stop the recorder's thread before Ray's core goes."""
         self.session.close()
 
 
-def _task_session(watch: Watch | None) -> AbstractContextManager[WorkerSession]:
-    return task_session(watch.options, watch.deliver) if watch else task_session(None, None)
-
-
-def _read(batch: Batch, plan: Plan, watch: Watch | None) -> Iterator[pa.Table]:
+def _read(batch: Batch, work: Work) -> Iterator[pa.Table]:
     """Read one layer in some tiles, or a partition of a table, into block rows for the shuffle.
 
     A task, not an actor: an actor pool would end with each wave, and start anew for the next. Tasks come back to the
     same warm workers, which also merge.
     """
-    layer, keys = plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
-    with context(layer=layer.layer.name), _task_session(watch) as session:
-        for row in _rows(plan, layer, int(batch["part"][0]), keys, session.readers):
+    layer, keys = work.plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
+    with context(layer=layer.layer.name), work.task_session() as session:
+        for row in _rows(work.plan, layer, int(batch["part"][0]), keys, session.reader):
             yield pack(row)
     machine.release_memory()
 
 
 def _rows(
-    plan: Plan, layer: LayerPlan, part: int, keys: list[int], readers: raster.Readers
+    plan: Plan, layer: LayerPlan, part: int, keys: list[int], reader: raster.Reader
 ) -> Iterator[BlockRow | SparseRow]:
     """The block rows of a layer, after a marker of each tile, which has a marker even if nothing follows.
 
@@ -117,52 +141,46 @@ def _rows(
     if layer.table is None and not layer.sweeps:
         for tile in map(plan.spec.tile, keys):
             with context(tile=tile.key), logs.failures():
-                inside = tiles.inside_of(plan, tile, readers)
+                inside = tiles.inside_of(plan, tile, reader)
                 yield marker(tile.key, inside if carries_mask else None)
-                yield from tiles.read_tile(plan, layer, tile, readers, inside)
+                yield from tiles.read_tile(plan, layer, tile, reader, inside)
         return
     for key in keys:
-        yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), readers) if carries_mask else None)
+        yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), reader) if carries_mask else None)
     if layer.table is not None:
         yield from points.read_points(plan, layer, layer.table.partitions[part], keys)
     else:
-        yield from sweep(plan, layer, keys, readers)
+        yield from sweep(plan, layer, keys, reader)
 
 
-def _merge_group(plan: Plan, watch: Watch | None, finish: Finish | None, group: pa.Table) -> pa.Table:
+def _merge_group(group: pa.Table, work: Work) -> pa.Table:
     """Merge the block rows of one tile."""
-    tile = plan.spec.tile(group["tile"][0].as_py())
-    with _task_session(watch) as session, context(tile=tile.key), logs.failures():
-        return _finished(finish, tile, merge_tile(plan.spec, tile, unpack(plan.spec, group)), session)
+    tile = work.plan.spec.tile(group["tile"][0].as_py())
+    with work.task_session() as session, context(tile=tile.key), logs.failures():
+        return _finished(work, tile, merge_tile(work.plan.spec, tile, unpack(work.plan.spec, group)), session)
 
 
-def _finished(finish: Finish | None, tile: Tile, table: pa.Table, session: WorkerSession) -> pa.Table:
+def _finished(work: Work, tile: Tile, table: pa.Table, session: WorkerSession) -> pa.Table:
     """Finish a tile, and return its key as a table; without `finish` return the tile's table."""
-    if finish is None:
+    if work.finish is None:
         return table
-    finish(tile, table, session.journal)
+    work.finish(tile, table, session.journal)
     del table
     machine.release_memory()
     return pa.table({"done": [tile.key]})
 
 
-def merge(
-    plan: Plan,
-    keys: Keys | None = None,
-    *,
-    watch: Watch | None = None,
-    finish: Finish | None = None,
-    stop: Stop = never,
-) -> ray.data.Dataset:
-    """The merged table as a Ray Dataset, by the strategy of the plan: lazy, and written nowhere.
+def merge(work: Work, keys: Keys | None = None) -> ray.data.Dataset:
+    """The merged table as a Ray Dataset, by the strategy of the plan: lazy, and written nowhere by itself.
+
+    `finish` is called in the merging step, so that a tile does not cross the object store once more to be written; the
+    Dataset then has one column `done`, the keys of the tiles.
 
     Args:
+        work: for the workers.
         keys: of the tiles to merge; None for all.
-        watch: the monitoring of the run; None without.
-        finish: called in the merging step, so that a tile does not cross the object store once more to be written;
-            the Dataset then has one column `done`, the keys of the tiles.
-        stop: called before each tile of the aligned strategy, which leaves it out if true.
     """
+    plan = work.plan
     workers = plan.machine.workers
     units = _units(plan, plan.keys if keys is None else keys, workers)
     reads = ray.data.from_arrow(units)
@@ -173,23 +191,16 @@ def merge(
     context.log_internal_stack_trace = False
     workers = min(workers, len(units))
     if plan.strategy == "aligned":
-        return _mapped(
-            reads,
-            _Aligned,
-            workers,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            fn_constructor_args=(plan, watch, finish, stop),
-            max_restarts=3,
-            max_task_retries=3,
-        )
+        actors = ray.data.ActorPoolStrategy(size=workers)
+        restarts = {"max_restarts": 3, "max_task_retries": 3}
+        return _mapped(reads, _Aligned, workers, compute=actors, fn_constructor_args=(work,), **restarts)
     context.shuffle_compression = None  # type: ignore[assignment]
     context.shuffle_input_batch_bytes = 32 * 2**20
     parts = min(plan.estimate.wave_tiles, 4 * workers)
-    rows = _mapped(
-        reads, _read, workers, compute=ray.data.TaskPoolStrategy(size=workers), fn_args=(plan, watch), max_retries=3
-    )
+    tasks = ray.data.TaskPoolStrategy(size=workers)
+    rows = _mapped(reads, _read, workers, compute=tasks, fn_args=(work,), max_retries=3)
     groups = rows.groupby("tile", num_partitions=parts)
-    return groups.map_groups(partial(_merge_group, plan, watch, finish), batch_format="pyarrow")
+    return groups.map_groups(partial(_merge_group, work=work), batch_format="pyarrow")
 
 
 def dataset(plan: Plan, address: str | None = None) -> ray.data.Dataset:
@@ -205,7 +216,7 @@ def dataset(plan: Plan, address: str | None = None) -> ray.data.Dataset:
     """
     if not ray.is_initialized():
         connect(address, plan.machine.object_store)
-    return merge(plan)
+    return merge(Work(plan))
 
 
 def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
@@ -254,18 +265,18 @@ def _worker_cpus(workers: int) -> float:
 
 
 class _RayEngine:
-    def __init__(self, options: MonitoringOptions, guard: Guard) -> None:
-        self.guard = guard
+    def __init__(self, options: MonitoringOptions, guard: Guard, reader: Callable[[], raster.Reader]) -> None:
+        self.guard, self.reader = guard, reader
         self.watch = Watch(options, monitor.start(options))
         self.receive = monitor.deliver(self.watch.monitor)
         self._stages: Mapping[str, Progress] = {}
 
     def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
-        failure = None
+        work, failure = Work(plan, self.watch, finish, stop, self.reader), None
         try:
             with self.guard.armed():
                 for wave in plan.waves(keys):
-                    yield from _done(merge(plan, wave, watch=self.watch, finish=finish, stop=stop))
+                    yield from _done(merge(work, wave))
                     if stop():
                         break
             self.collect()  # the last counts are part of the summary
@@ -311,11 +322,23 @@ def _done(dataset: ray.data.Dataset) -> Iterator[int]:
 
 
 @contextmanager
-def ray_engine(address: str | None, machine: Machine, options: MonitoringOptions) -> Iterator[Engine]:
-    """Ray as an engine, on the cluster that exists, else on one of our own for the run."""
+def ray_engine(
+    address: str | None,
+    machine: Machine,
+    options: MonitoringOptions,
+    reader: Callable[[], raster.Reader] = raster.Readers,
+) -> Iterator[Engine]:
+    """Ray as an engine, on the cluster that exists, else on one of our own for the run.
+
+    Args:
+        address: of the cluster; None for RAY_ADDRESS.
+        machine: the resources of the plan.
+        options: of the run's monitoring.
+        reader: makes the reader of each worker.
+    """
     with cluster(address, machine.object_store) as guard:
         with guard.armed():
-            engine = _RayEngine(options, guard)
+            engine = _RayEngine(options, guard, reader)
         wait = prometheus.LAST_SCRAPE
         try:
             yield engine

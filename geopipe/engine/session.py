@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from geopipe.events import logs
@@ -22,10 +22,16 @@ class WorkerSession:
     Args:
         options: of the run's monitoring; None if this process records nothing, or records it elsewhere.
         deliver: takes the records of this process.
+        reader: makes the reader of windows.
     """
 
-    def __init__(self, options: MonitoringOptions | None = None, deliver: Deliver | None = None) -> None:
-        self.options, self.readers, self.journal = options, raster.Readers(), Journal()
+    def __init__(
+        self,
+        options: MonitoringOptions | None = None,
+        deliver: Deliver | None = None,
+        reader: Callable[[], raster.Reader] = raster.Readers,
+    ) -> None:
+        self.options, self.reader, self.journal = options, reader(), Journal()
         self.is_closed = False
         self._tasks, self._idle = 0, threading.Condition()
         self._closing, self._recording = threading.Lock(), ExitStack()
@@ -57,7 +63,7 @@ class WorkerSession:
             self._recording.close()
         with self._idle:
             if self._idle.wait_for(lambda: not self._tasks, timeout=1.0):
-                self.readers.close()
+                self.reader.close()
                 self.journal.close()
 
     def _close_after_run(self) -> None:
@@ -73,27 +79,24 @@ _current: WorkerSession | None = None
 _switching = threading.Lock()
 
 
-def session_of(options: MonitoringOptions, deliver: Deliver) -> WorkerSession:
+def session_of(options: MonitoringOptions, create: Callable[[], WorkerSession]) -> WorkerSession:
     """The one session of this worker process, which the tasks of a run share. That of another run is closed first."""
     global _current
     with _switching:
         if _current is None or _current.is_closed or _current.options != options:
             if _current is not None:
                 _current.close()
-            _current = WorkerSession(options, deliver)
+            _current = create()
         return _current
 
 
 @contextmanager
-def task_session(options: MonitoringOptions | None, deliver: Deliver | None) -> Iterator[WorkerSession]:
-    """The session for a task: shared with other tasks of the run, or the task's own if there is no run."""
-    if options is not None and deliver is not None:
-        with session_of(options, deliver).working() as session:
-            yield session
-        return
-    own = WorkerSession()
+def task_session(options: MonitoringOptions | None, create: Callable[[], WorkerSession]) -> Iterator[WorkerSession]:
+    """The session for a task: shared with other tasks of the run, or the task's own without a run."""
+    session = create() if options is None else session_of(options, create)
     try:
-        with own.working():
-            yield own
+        with session.working():
+            yield session
     finally:
-        own.close()
+        if options is None:
+            session.close()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,17 @@ from ray.data import DataContext
 
 from geopipe.engine import local
 from geopipe.engine import ray as engine
+from geopipe.engine.baseline import whole_reads
+from geopipe.engine.contract import never
 from geopipe.errors import SourceError
 from geopipe.events import emit
+from geopipe.export.ledger import finisher
+from geopipe.export.lock import locked
+from geopipe.export.staging import Staging
 from geopipe.layers.layer import Layer, Source
 from geopipe.load import raster, tables
+from geopipe.monitoring.options import MonitoringOptions
+from geopipe.plan.plan import Plan
 from geopipe.resample.methods import Window
 from geopipe.run import draft, pipeline
 from geopipe.settings import load
@@ -135,7 +145,7 @@ def test_any_grid_workers_windows_and_strategy_give_the_table_of_the_plain_loop(
     ]
     order = [("row", "ascending"), ("col", "ascending")]
     expected = pa.concat_tables(local.merge(plans[0])).sort_by(order)
-    result = pa.concat_tables(ray.get(engine.merge(plans[1]).to_arrow_refs())).sort_by(order)
+    result = pa.concat_tables(ray.get(engine.merge(engine.Work(plans[1])).to_arrow_refs())).sort_by(order)
     assert result.replace_schema_metadata().equals(expected.replace_schema_metadata())
 
 
@@ -171,7 +181,7 @@ def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
 ) -> None:
     plan = draft.draft(load.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
     before = set(tmp_path.rglob("*"))
-    merged = engine.merge(plan).materialize()
+    merged = engine.dataset(plan).materialize()
     assert set(tmp_path.rglob("*")) == before
     order = [("row", "ascending"), ("col", "ascending")]
     expected = pa.concat_tables(local.merge(plan)).sort_by(order)
@@ -183,38 +193,40 @@ def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
     assert pa.concat_tables(parts).sort_by(order).cast(expected.schema).equals(expected)
 
 
+def commit(output: Path, plan: Plan, engine: Callable[..., Iterator[int]]) -> None:
+    """Execute a plan and commit its table; `engine` takes plan, keys and finish."""
+    staging = Staging(output, plan, "[run]\n")
+    with locked(output, "run"):
+        keys = staging.begin()
+        assert sorted(engine(plan, keys, finisher(plan, staging.folder, 1000))) == keys.tolist()
+        staging.commit({"run_id": "run"})
+
+
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])
 def test_a_worker_that_dies_is_replaced_and_the_bytes_stay(
-    reference: Path,
-    sources: Path,
-    tmp_path: Path,
-    ray_session: None,
-    monkeypatch: pytest.MonkeyPatch,
-    strategy: str,
+    reference: Path, sources: Path, tmp_path: Path, ray_session: None, strategy: str
 ) -> None:
-    """A worker process dies in the middle of a read, once."""
-    marker = tmp_path / "died"
-    aligned, read = engine._Aligned.__call__, engine._read
+    """A worker process dies in the middle of its third read, once."""
+    died = tmp_path / "died"
 
-    def die(batch: engine.Batch) -> None:
-        if 4 in batch["keys"][0] and not marker.exists():
-            marker.touch()
-            os._exit(1)
+    class MortalReader(raster.Readers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reads = 0
 
-    class Mortal(engine._Aligned):
-        def __call__(self, batch):  # type: ignore[no-untyped-def]
-            die(batch)
-            yield from aligned(self, batch)
+        def read_window(self, *window: Any) -> Any:
+            self.reads += 1
+            if self.reads == 3 and not died.exists():
+                died.touch()
+                os._exit(1)
+            return super().read_window(*window)
 
-    def mortal(batch, *rest):  # type: ignore[no-untyped-def]
-        die(batch)
-        yield from read(batch, *rest)
-
-    monkeypatch.setattr(engine, "_Aligned", Mortal)
-    monkeypatch.setattr(engine, "_read", mortal)
-    summary = pipeline.run(load.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
-    assert marker.exists()
-    assert hashes(summary.output) == hashes(reference)
+    plan = draft.draft(load.load(write_settings(tmp_path, sources), (f"merge.strategy={strategy}",)))
+    options = MonitoringOptions("run", database=False)
+    with engine.ray_engine(None, plan.machine, options, MortalReader) as cluster:
+        commit(tmp_path / "output", plan, lambda *work: cluster.run(*work, never))
+    assert died.exists()
+    assert hashes(tmp_path / "output") == hashes(reference)
 
 
 def truncate(source: Path, copy: Path) -> None:
@@ -257,17 +269,20 @@ def test_a_broken_source_may_be_skipped_and_changes_nothing_else(
     assert "warped" in (summary.output / "_SUCCESS").read_text()
 
 
-def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine tiles open each file once."""
-    plan, opened, real = draft.draft(load.load(write_settings(tmp_path, sources))), [], raster.open_raster
-
-    def counting(uri: str, *more: Any) -> Any:
-        opened.append(uri)
-        return real(uri, *more)
-
-    monkeypatch.setattr(raster, "open_raster", counting)
-    list(local.merge(plan))
-    assert sorted(opened) == sorted(str(sources / f"{n}.tif") for n in ("own", "warped", "classes"))
+def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path) -> None:
+    """Files that are gone after the tile in the middle, which all layers cover, are read to the end."""
+    for file in sources.iterdir():
+        shutil.copy(file, tmp_path)
+    plan = draft.draft(load.load(write_settings(tmp_path, tmp_path)))
+    expected = dict(zip(plan.keys.tolist(), local.merge(plan), strict=True))
+    keys = np.array([4, *(key for key in plan.keys if key != 4)])
+    tables = {}
+    for key, table in zip(keys.tolist(), local.merge(plan, keys), strict=True):
+        tables[key] = table
+        for file in tmp_path.glob("*.tif"):
+            file.unlink()
+    assert len(tables) == 9
+    assert all(tables[key].equals(expected[key]) for key in expected)
 
 
 @pytest.mark.slow
@@ -275,20 +290,49 @@ def test_readers_stay_open_across_tiles(sources: Path, tmp_path: Path, monkeypat
     "key", ["enable_memory_aware_processing=false", "use_legacy_resampling=true", "use_legacy_passthrough=true"]
 )
 def test_the_old_way_is_deprecated_and_gives_the_same_files(
-    reference: Path, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+    reference: Path, sources: Path, tmp_path: Path, key: str
 ) -> None:
-    read, windows = raster.Readers.read_window, []
-
-    def counted(self: raster.Readers, layer: Layer, source: Source, index: int, window: Window) -> Any:
-        windows.append((window.height, window.width) == (source.height, source.width))
-        return read(self, layer, source, index, window)
-
-    monkeypatch.setattr(raster.Readers, "read_window", counted)
     with pytest.warns(DeprecationWarning, match=f"resampling.{key.split('=')[0]} .*is deprecated.*window_size"):
         loaded = load.load(write_settings(tmp_path, sources), (f"resampling.{key}",))
     summary = pipeline.run(loaded)
     assert hashes(summary.output) == hashes(reference)
-    assert windows == [True] * 3, "each raster once, and whole"
+
+
+def test_the_old_way_reads_each_raster_once_and_whole(reference: Path, sources: Path, tmp_path: Path) -> None:
+    windows = []
+
+    class CountingReader(raster.Readers):
+        def read_window(self, layer: Layer, source: Source, index: int, window: Window) -> Any:
+            windows.append((window.height, window.width) == (source.height, source.width))
+            return super().read_window(layer, source, index, window)
+
+    plan = draft.draft(load.load(write_settings(tmp_path, sources)))
+    old_way = partial(local.finish_tiles, reads=whole_reads, reader=CountingReader)
+    commit(tmp_path / "output", plan, old_way)
+    assert hashes(tmp_path / "output") == hashes(reference)
+    assert windows == [True] * 3
+
+
+def test_an_engine_asks_a_reader_for_its_windows_and_nothing_else(sources: Path, tmp_path: Path) -> None:
+    """A reader of a few lines in place of files: every window of `own` is its row numbers."""
+
+    class RowReader:
+        def read_window(self, layer: Layer, source: Source, index: int, window: Window) -> Any:
+            rows = np.arange(window.row, window.row + window.height, dtype=np.float32)
+            return np.repeat(rows[:, np.newaxis], window.width, axis=1), None
+
+        def close(self) -> None:
+            pass
+
+    plan = draft.draft(load.load(write_settings(tmp_path, sources)))
+    tables: list[pa.Table] = []
+
+    def keep(_tile: Any, table: pa.Table, _journal: Any) -> None:
+        tables.append(table)
+
+    assert list(local.finish_tiles(plan, plan.keys, keep, reader=RowReader)) == plan.keys.tolist()
+    whole = pa.concat_tables(tables)
+    assert whole["own"].to_pylist() == [float(row) for row in whole["row"].to_pylist()]
 
 
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])

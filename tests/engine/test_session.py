@@ -46,10 +46,11 @@ def test_a_worker_that_joins_another_run_leaves_the_first(options: MonitoringOpt
         return send
 
     tested = logging.getLogger("geopipe.tested")
-    first = session_of(options, deliver("r"))
-    assert session_of(options, deliver("r")) is first
+    first = session_of(options, lambda: WorkerSession(options, deliver("r")))
+    assert session_of(options, lambda: WorkerSession(options, deliver("r"))) is first
     tested.warning("one")
-    second = session_of(replace(options, run_id="s", attempt=1), deliver("s"))
+    other = replace(options, run_id="s", attempt=1)
+    second = session_of(other, lambda: WorkerSession(other, deliver("s")))
     try:
         tested.warning("two")
     finally:
@@ -92,7 +93,7 @@ def test_an_idle_worker_holds_no_file_of_a_run_that_is_over(options: MonitoringO
     (tmp_path / "staging" / JOURNALS).mkdir(parents=True)
     session = WorkerSession(options, lambda source, lines, keep=True: int(json.loads(lines[-1])["seq"]))
     with session.working():
-        session.readers.get(raster.inspect(str(file)), "a")
+        session.reader.get(raster.inspect(str(file)), "a")
         session.journal.append(tmp_path / "staging", Receipt(0, 1, (), {}))
         emit.emit(Event("x"))
     assert len(open_files(tmp_path)) >= 3
