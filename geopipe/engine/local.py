@@ -28,9 +28,8 @@ from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.prometheus import LAST_SCRAPE
 from geopipe.plan.plan import Plan
 
-Work = Callable[[Plan, Keys, Finish, Stop], Generator[int, None, None]]
+Loop = Callable[[Plan, Keys, Finish, Stop], Generator[int, None, None]]
 """Merges and finishes tiles in this process, and yields their keys."""
-
 
 Read = Callable[[Tile], Iterable[BlockRow]]
 """Reads the block rows of a tile."""
@@ -71,7 +70,7 @@ def finish_tiles(
 
 
 def merge(plan: Plan, keys: Keys | None = None) -> Iterator[pa.Table]:
-    """The merged table of each tile (of those in `keys`), in their order, written nowhere: as `engine.ray.merge`."""
+    """The merged table of each tile (of those in `keys`), in their order, written nowhere: as `engine.ray.dataset`."""
     tables: list[pa.Table] = []
 
     def keep(_tile: Tile, table: pa.Table, _journal: Journal) -> None:
@@ -92,16 +91,16 @@ def sparse_rows(plan: Plan) -> dict[int, list[SparseRow]]:
 
 
 class _InProcess:
-    def __init__(self, work: Work, collector: Collector) -> None:
-        self.run, self.receive, self.stages = work, collector.receive, collector.stages
+    def __init__(self, loop: Loop, collector: Collector) -> None:
+        self.run, self.receive, self.stages = loop, collector.receive, collector.stages
 
 
 @contextmanager
-def in_process(work: Work, options: MonitoringOptions) -> Iterator[Engine]:
+def in_process(loop: Loop, options: MonitoringOptions) -> Iterator[Engine]:
     """An engine that works in this process."""
     collector, wait = open_collector(options), LAST_SCRAPE
     try:
-        yield _InProcess(work, collector)
+        yield _InProcess(loop, collector)
     except (KeyboardInterrupt, Terminated):
         wait = 0.0
         raise
