@@ -354,7 +354,7 @@ def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pyt
 def test_a_job_whose_driver_was_killed_is_cancelled_by_stop(monitor_dsn: str) -> None:
     run_id = silent(monitor_dsn, ray_job_id="geopipe-x")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_client", lambda address: Gone(RuntimeError("Job geopipe-x does not exist")))
+        patch.setattr(jobs, "client", lambda address: Gone(RuntimeError("Job geopipe-x does not exist")))
         ended = jobs.stop(known(run_id), lambda: known(run_id), lambda: "127.0.0.1:1", 0.1)
     assert (ended.state, ended.exit_code, ended.stale, ended.request) == ("cancelled", 137, False, "cancel")
 
@@ -427,7 +427,7 @@ def test_a_pause_that_is_late_stands(monitor_dsn: str, capsys: pytest.CaptureFix
 def test_a_cluster_that_goes_away_is_one_error(
     monitor_dsn: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_client", lambda address: Gone(error))
+    monkeypatch.setattr(jobs, "client", lambda address: Gone(error))
     run = known(noted(monitor_dsn, "running", ray_job_id="geopipe-x"))
     with pytest.raises(MachineError) as caught:
         list(jobs.output(run, "127.0.0.1:1", follow=True))
