@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from geopipe.layers.header import Band, Georeference, Header
 from geopipe.layers.layer import Layer, Overlap, Placed, Source
 from geopipe.layers.times import Place
 from geopipe.layers.uris import is_remote
+from geopipe.load.categories import Categories, from_attributes, from_sidecar
 from geopipe.load.gdal import (
     GDAL_ERRORS,
     coordinates,
@@ -119,7 +120,7 @@ def inspect(uri: str, layer: str | None = None, variable: str | None = None, acc
 
 
 def _header(ds: DatasetReader, uri: str, stamp: Stamp, target: Target, access: Access) -> Header:
-    bands = tuple(_bands(ds, coordinates(ds, uri)))
+    bands = tuple(_bands(ds, coordinates(ds, uri), from_sidecar(local_file(uri))))
     gcps, _ = ds.gcps
     beside: tuple[str, ...] = ()
     if (file := local_file(uri)) is not None and not os.path.isdir(file):
@@ -195,7 +196,7 @@ def georeferenced(header: Header, by: str, layer: str, access: Access = NOTHING)
     return replace(header, crs=text, transform=transform, georeference=georeference)
 
 
-def _bands(ds: DatasetReader, places: Sequence[Place]) -> Iterator[Band]:
+def _bands(ds: DatasetReader, places: Sequence[Place], classes: Mapping[int, Categories]) -> Iterator[Band]:
     """The bands as the header declares them. rasterio computes each list at each access: access it once."""
     masks = ds.mask_flag_enums
     alpha = ds.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in ds.colorinterp else 0
@@ -222,6 +223,7 @@ def _bands(ds: DatasetReader, places: Sequence[Place]) -> Iterator[Band]:
             alpha_band=alpha if index != alpha and "nodata" in mask else 0,
             missing=missing,
             limits=limits,
+            categories=from_attributes(common | tags if ds.count == 1 else tags) or classes.get(index, ()),
         )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fake_reader import FakeReader, NotingReader
-from helpers import header, plan_of, read_table
+from helpers import header, north_up, plan_of, read_table
 from pyproj import Transformer
 
 from geopipe.grid.grid import Grid
-from geopipe.layers.layer import Layer
+from geopipe.layers.header import Band
+from geopipe.layers.layer import Kind, Layer
 from geopipe.resample.methods import Route
 
 HEADER = header()
@@ -56,3 +57,12 @@ def test_a_reader_that_fails_ends_the_tile_with_its_error() -> None:
     plan = plan_of(ALIGNED, [Layer("a", ("a",))], headers={"a": [HEADER]})
     with pytest.raises(OSError, match="no such block"):
         read_table(plan, FakeReader(broken))
+
+
+def test_a_window_is_read_once_for_all_columns_of_a_method() -> None:
+    layer = Layer("a", ("a",), kind=Kind.CATEGORICAL, resampling="mode", fractions=(1.0, 2.0))
+    fine = header(Band(1, "uint8"), transform=north_up(500_000, 4_000_000, 15), width=200, height=160)
+    plan = plan_of(ALIGNED, [layer], headers={"a": [fine]})
+    reader = NotingReader(FakeReader(lambda row, col: (row + col) % 3))
+    assert {"a", "a_1", "a_2"} <= set(read_table(plan, reader).column_names)
+    assert len(reader.reads) == 2, "one for the mode, one for both fractions"
