@@ -15,16 +15,16 @@ from geopipe.merge.spec import TableSpec
 Values = NDArray[Any]
 Mask = NDArray[np.bool_]
 Column = tuple[Values, Mask | None]
-"""Values and where they are valid; None means everywhere."""
+"""Values, and a mask of the valid ones of the same shape; None if all are valid."""
 
 
 @dataclass(frozen=True)
 class BlockRow:
-    """What travels before the merge: one variable of one tile from one source.
+    """One variable of one tile from one source, before the merge.
 
-    `values` and `valid` have the shape (rows, tile.width), for whole rows of the tile from `top` on: all of them, or
-    those that a sweep along the source has come to. `valid` None means that every cell has a value. `rank` is the place
-    of the source in its layer and settles overlaps.
+    values: (rows, tile.width), whole rows of the tile from `top` on: all of them, or those of one strip of a sweep.
+    valid: (rows, tile.width) bool; None if every cell has a value.
+    rank: the source's position in its layer, by which overlaps are settled.
     """
 
     tile: int
@@ -48,21 +48,21 @@ SHUFFLE_SCHEMA = pa.schema(
         ("weights", pa.large_binary()),
     ]
 )
-"""Block rows as they travel through an exchange: whole tiles as bytes, whose shape and type the plan knows.
+"""Block rows on their way through a shuffle: arrays as bytes, whose shape and type the plan has.
 
-A sparse one has `cells` and `order`, and knows no rank.
+A sparse row has `cells` and `order`, and no rank.
 """
 
 
 MARKER = -1
-"""In place of a variable: the tile exists, also where no source meets it."""
+"""The variable of a marker."""
 
 
 def marker(tile: int, inside: Mask | None = None) -> BlockRow:
-    """A block row without values that makes sure that a tile is a group of the exchange.
+    """A block row without values. It makes a tile a group of the shuffle even if no source meets the tile.
 
     Args:
-        inside: the cells that are in the mask; None for all.
+        inside: (tile.height, tile.width) bool, the cells inside the mask; None for all, or if another marker has it.
     """
     return BlockRow(tile, MARKER, 0, np.zeros(0, np.uint8), inside)
 
@@ -81,7 +81,7 @@ def pack(row: BlockRow | SparseRow) -> pa.Table:
 
 
 def _binary(values: Values | None) -> pa.Array:
-    """An array as a single value of bytes. Made of its buffer: `pa.array` leaks a memoryview, and copies the rest."""
+    """An array as one value of bytes, over its own memory: `pa.array` copies, or leaks a memoryview."""
     if values is None:
         return pa.nulls(1, pa.large_binary())
     values = np.ascontiguousarray(values)
@@ -90,24 +90,24 @@ def _binary(values: Values | None) -> pa.Array:
 
 
 def _views(column: pa.ChunkedArray) -> list[pa.Buffer | None]:
-    """The values of a column of bytes as views of its memory, which Arrow's scalars would copy."""
-    found: list[pa.Buffer | None] = []
+    """The values of a column of bytes as views of its memory. Arrow's scalars would copy them."""
+    views: list[pa.Buffer | None] = []
     for chunk in column.chunks:
         _, ends, data = chunk.buffers()
         ends = np.frombuffer(ends, np.int64)[chunk.offset :]
         for index, valid in enumerate(chunk.is_valid().to_pylist()):
             start, length = int(ends[index]), int(ends[index + 1] - ends[index])
-            found.append((data.slice(start, length) if length else pa.py_buffer(b"")) if valid else None)
-    return found
+            views.append((data.slice(start, length) if length else pa.py_buffer(b"")) if valid else None)
+    return views
 
 
 def _array(buffer: pa.Buffer, dtype: Any = np.int64) -> NDArray[Any]:
-    """A view as an array, copied only where it does not lie as its type must."""
+    """A buffer as an array, copied only if it is not aligned for its type."""
     return np.require(np.frombuffer(buffer, dtype), requirements="A")
 
 
 def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
-    """The block rows that `pack` packed, and markers that tell of a mask; values are views of the table's memory."""
+    """The block rows of `pack`, and markers with a mask. Values are views of the table's memory."""
     rows: list[BlockRow | SparseRow] = []
     columns = [table.column(name) for name in SHUFFLE_SCHEMA.names]
     numbers, bodies = [c.to_pylist() for c in columns[:4]], [_views(c) for c in columns[4:]]

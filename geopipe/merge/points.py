@@ -1,7 +1,7 @@
-"""Points on their way to cells: sparse block rows, and the statistics that settle the points of one cell.
+"""Points of coordinate tables: sparse block rows, and statistics of the points in a cell.
 
-A sum of floats depends on the order of its parts. So each point carries its place in the source, and nothing is added
-up before all points of a tile are together and sorted: the bytes cannot depend on how a source was cut or read.
+A sum of floats depends on the order of its parts. So each point has its position in the source, and sums are made when
+all points of a tile are together and sorted. The bytes cannot depend on how a table was partitioned or read.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ Integers = NDArray[np.int64]
 
 
 POINT_BYTES = 24
-"""Of a point in a block row beside its value: cell, order and weight."""
+"""Bytes of a point in a block row beside its value: cell, order and weight."""
 
 
 @dataclass(frozen=True)
 class SparseRow:
-    """What travels before the merge of a coordinate table: some points of one variable in one tile.
+    """Some points of one column of a coordinate table in one tile, before the merge. No value is missing.
 
-    All arrays have one length and hold no missing value. `cells` are row-major places in the tile, `order` the points'
-    places in the source, different from each other in the whole layer; `weights` None means 1 each. `variable` is the
-    first of those that are made of this column.
+    variable: index of the first variable that is a statistic of the column.
+    cells: (points,) int64, row-major index of each point's cell in the tile.
+    order: (points,) int64, position in the source, unique in the layer.
+    values: (points,); weights: (points,) float64, None for 1 each.
     """
 
     tile: int
@@ -42,9 +43,10 @@ class SparseRow:
 
 @dataclass(frozen=True)
 class Points:
-    """All points of a column in one tile, sorted by cell and then by their place in the source.
+    """All points of a column in one tile, sorted by cell and then by position in the source.
 
-    `cells` are the cells that have any, `starts` where each begins, `group` the place in `cells` of each point.
+    cells: (n,) int64, the cells with points; starts: (n,) int64, index of the first point of each.
+    group: (points,) int64, index in `cells` of each point; values, weights: (points,).
     """
 
     cells: Integers
@@ -55,12 +57,12 @@ class Points:
 
 
 def gather(rows: Sequence[SparseRow]) -> Points:
-    """The points of sparse block rows of one variable and tile, whatever the rows' number, sizes and order."""
+    """Join the sparse block rows of one variable and tile; their number, sizes and order do not matter."""
     cells, order, values = (
         np.concatenate([getattr(row, name) for row in rows]) for name in ("cells", "order", "values")
     )
-    told = [row.weights for row in rows if row.weights is not None]
-    weights = np.concatenate(told) if told else None
+    parts = [row.weights for row in rows if row.weights is not None]
+    weights = np.concatenate(parts) if parts else None
     by = np.lexsort((order, cells))
     cells = cells[by]
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
@@ -69,10 +71,10 @@ def gather(rows: Sequence[SparseRow]) -> Points:
 
 
 def statistic(points: Points, name: str, layer: str, where: str) -> tuple[Values, NDArray[np.bool_]]:
-    """A statistic of the points of each cell of `points.cells`, and where there is one.
+    """A statistic of the points of each cell, and the cells that have one: both (n,), as `points.cells`.
 
-    Sums are sequential in float64, in the order of the source. Of values that are equally frequent the least is the
-    mode. There is no mean where all weights are 0.
+    Sums are sequential in float64, in the order of the source. Of equally frequent values the least is the mode. Cells
+    whose weights are all 0 have no mean.
 
     Args:
         points: of one column in one tile.
@@ -105,7 +107,7 @@ def statistic(points: Points, name: str, layer: str, where: str) -> tuple[Values
 
 
 def _whole_sum(points: Points, layer: str, where: str) -> Values:
-    """Sums of whole numbers, exact; in Python's integers where 64 bits might overflow on the way."""
+    """Exact sums of whole numbers; in Python's integers if 64 bits might overflow on the way."""
     magnitude = np.bincount(points.group, np.abs(points.values.astype(np.float64)))
     if magnitude.max() < 2.0**62:
         return np.asarray(np.add.reduceat(points.values.astype(np.int64), points.starts))

@@ -14,17 +14,16 @@ from geopipe.merge import derived
 
 COORDINATES = (("row", pa.int32()), ("col", pa.int32()), ("x", pa.float64()), ("y", pa.float64()))
 RESERVED = frozenset({"row", "col", "x", "y", "lon", "lat", "h3", "tile", "geometry"})
-"""Names that no variable may have."""
+"""Names of columns that no variable may have."""
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """All that decides what a tile of the table looks like. `overlaps` has the rule of each variable.
+    """The columns of the table, and the rules for its rows. `overlaps` has the rule of each variable.
 
-    `how`: "outer" keeps a cell that any layer has, "inner" only those that all layers have, "grid" every cell. Of these
-    cells, one in which a `required` variable is null is dropped.
-    `null_layers` are skipped layers: null everywhere, they do not count in "inner". `lonlat` and `h3` (a resolution)
-    ask for columns that follow from a cell's place.
+    `how`: "outer" keeps the cells that any layer covers, "inner" those that all layers cover, "grid" all cells. Of
+    these, cells without a value of a `required` variable are dropped. `null_layers` are skipped layers: null
+    everywhere, they do not count in "inner". `lonlat` and `h3` (a resolution) add columns derived from a cell's place.
     """
 
     grid: Grid

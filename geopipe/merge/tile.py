@@ -25,13 +25,12 @@ from geopipe.merge.spec import TableSpec
 
 
 def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
-    """One tile of the table from its block rows, given in any order.
+    """Merge block rows, in any order, to the rows of one tile of the table. Cells are in row-major order.
 
-    A variable without block rows is null in every cell. Cells outside the mask, of which markers tell, are dropped
-    whatever else is said. Cells are in row-major order.
+    A variable without block rows is null in every cell. Cells outside the mask, which is in a marker, are dropped.
     """
     columns, inside = _combine(spec, tile, rows)
-    start = time.perf_counter()  # rows may be read while they are combined; that time is the reader's
+    start = time.perf_counter()  # rows may be read while they are combined, and that time is the reader's
     keep = _kept(spec, tile, [valid for _, valid in columns], inside)
     row = np.repeat(np.arange(tile.row, tile.row + tile.height, dtype=np.int32), tile.width)
     col = np.tile(np.arange(tile.col, tile.col + tile.width, dtype=np.int32), tile.height)
@@ -53,8 +52,8 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]
 
 
 def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> tuple[list[Column], Mask | None]:
-    """Values and validity of each variable, in the order of the variables; and the cells that are in the mask."""
-    found: list[list[BlockRow]] = [[] for _ in spec.variables]
+    """The column of each variable, in their order, and the cells inside the mask."""
+    dense: list[list[BlockRow]] = [[] for _ in spec.variables]
     sparse: dict[int, list[SparseRow]] = {}
     inside: Mask | None = None
     for row in rows:
@@ -63,11 +62,11 @@ def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) 
         elif row.variable == MARKER:
             inside = inside if row.valid is None else row.valid
         else:
-            found[row.variable].append(row)
+            dense[row.variable].append(row)
     shape = (tile.height, tile.width)
     aggregated = {n: column for first, parts in sparse.items() for n, column in _aggregate(spec, tile, first, parts)}
     columns: list[Column] = []
-    for n, (variable, overlap, parts) in enumerate(zip(spec.variables, spec.overlaps, found, strict=True)):
+    for n, (variable, overlap, parts) in enumerate(zip(spec.variables, spec.overlaps, dense, strict=True)):
         if n in aggregated:
             columns.append(aggregated[n])
         elif parts:
@@ -80,7 +79,7 @@ def _combine(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) 
 
 
 def _whole(shape: tuple[int, int], parts: Sequence[BlockRow]) -> Column:
-    """The block rows of one source in one tile, put together."""
+    """Put the block rows of one source in one tile together."""
     if len(parts) == 1 and parts[0].values.shape == shape:
         return parts[0].values, parts[0].valid
     values, valid = np.zeros(shape, parts[0].values.dtype), np.zeros(shape, bool)
@@ -91,10 +90,10 @@ def _whole(shape: tuple[int, int], parts: Sequence[BlockRow]) -> Column:
 
 
 def _aggregate(spec: TableSpec, tile: Tile, first: int, rows: Sequence[SparseRow]) -> Iterator[tuple[int, Column]]:
-    """Each variable that is made of the points of `rows`, with its number; `first` is the first of them."""
-    points, told = gather(rows), spec.variables[first]
+    """Index and column of each variable that is a statistic of these points; `first` is the first of them."""
+    points, source = gather(rows), spec.variables[first]
     for n, variable in enumerate(spec.variables):
-        if (variable.layer, variable.index) == (told.layer, told.index):
+        if (variable.layer, variable.index) == (source.layer, source.index):
             values, valid = np.zeros(tile.cells, variable.dtype), np.zeros(tile.cells, bool)
             values[points.cells], valid[points.cells] = statistic(
                 points, variable.requested_method, variable.layer, f"column {variable.name}, tile {tile.key}"
@@ -104,33 +103,28 @@ def _aggregate(spec: TableSpec, tile: Tile, first: int, rows: Sequence[SparseRow
 
 
 def overlay(parts: Sequence[Column], overlap: Overlap) -> Column:
-    """Settle several arrays of one shape and type on each other, in the order given, by an overlap rule.
+    """Combine arrays of one shape and type by an overlap rule, in their order.
 
-    A mean comes back as float64, a sum as the widest type of its kind: neither fits in the type of its parts.
+    A mean is float64, and a sum has the widest type of its kind, because neither fits in the type of the parts.
     """
     if len(parts) == 1:
         return parts[0]
     if overlap is Overlap.LAST:
         parts = parts[::-1]
+    if overlap in (Overlap.MEAN, Overlap.SUM):
+        return _total(parts, overlap)
+    better = np.less if overlap is Overlap.MIN else np.greater
     masks = [np.ones(values.shape, bool) if valid is None else valid for values, valid in parts]
-    if overlap in (Overlap.FIRST, Overlap.LAST):
-        values, have = parts[0][0].copy(), masks[0].copy()
-        for (other, _), mask in zip(parts[1:], masks[1:], strict=True):
-            np.copyto(values, other, where=mask & ~have)
-            have |= mask
-        return values, have
-    if overlap in (Overlap.MIN, Overlap.MAX):
-        better = np.less if overlap is Overlap.MIN else np.greater
-        values, have = parts[0][0].copy(), masks[0].copy()
-        for (other, _), mask in zip(parts[1:], masks[1:], strict=True):
-            np.copyto(values, other, where=mask & (~have | better(other, values)))
-            have |= mask
-        return values, have
-    return _total(parts, overlap)
+    values, valid = parts[0][0].copy(), masks[0].copy()
+    for (other, _), mask in zip(parts[1:], masks[1:], strict=True):
+        replaced = ~valid if overlap in (Overlap.FIRST, Overlap.LAST) else ~valid | better(other, values)
+        np.copyto(values, other, where=mask & replaced)
+        valid |= mask
+    return values, valid
 
 
 def _total(parts: Iterable[Column], rule: Overlap) -> Column:
-    """Sum or mean of the valid values, read one part at a time."""
+    """Sum or mean of the valid values. Parts are read one at a time."""
     total, count = np.zeros(0), np.zeros(0, np.int32)
     for index, (values, valid) in enumerate(parts):
         if index == 0:
@@ -145,10 +139,10 @@ def _total(parts: Iterable[Column], rule: Overlap) -> Column:
 
 
 def reduce_columns(parts: Iterable[Column], rule: Overlap) -> Column:
-    """Steps of one shape and type reduced to one array by mean, min, max or sum, as `overlay` settles them.
+    """Reduce steps of one shape and type to one array by mean, min, max or sum, with the rules of `overlay`.
 
-    The steps are read as they are needed, so that a year of days holds no more memory than a few of them. A missing
-    value is left out; where every step misses it, it stays missing.
+    Steps are read one at a time, so that memory does not grow with their number. Missing values are left out; a cell
+    that is missing in all steps stays missing.
     """
     if rule in (Overlap.MEAN, Overlap.SUM):
         return _total(parts, rule)
@@ -156,31 +150,31 @@ def reduce_columns(parts: Iterable[Column], rule: Overlap) -> Column:
 
 
 def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None], inside: Mask | None) -> NDArray[np.intp] | None:
-    """Flat indices of the cells that stay, in order; None where all do."""
+    """(kept,) flat indices of the cells that become rows, rising; None for all."""
     needed = [mask for variable, mask in zip(spec.variables, masks, strict=True) if variable.name in spec.required]
-    keep = _all([inside, *_wanted(spec, tile, masks), *needed])
+    keep = _all([inside, *_layer_masks(spec, tile, masks), *needed])
     return None if keep is None or keep.all() else np.flatnonzero(keep)
 
 
-def _wanted(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> list[Mask | None]:
-    """Masks that `how` wants a cell to be in."""
+def _layer_masks(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> list[Mask | None]:
+    """The masks that `how` requires a cell to be in."""
     if spec.how == "grid":
         return []
     layers: dict[str, list[Mask | None]] = {}
     for variable, mask in zip(spec.variables, masks, strict=True):
         if variable.layer not in spec.null_layers:
             layers.setdefault(variable.layer, []).append(mask)
-    has = [_any(layer, tile) for layer in layers.values()]
-    return [_any(has, tile)] if spec.how == "outer" else has
+    covered = [_any(layer, tile) for layer in layers.values()]
+    return [_any(covered, tile)] if spec.how == "outer" else covered
 
 
 def _all(masks: Sequence[Mask | None]) -> Mask | None:
-    """Where all of the masks are true; None for everywhere."""
+    """The cells where all masks are true; None for all cells."""
     return functools.reduce(lambda one, other: other if one is None else one if other is None else one & other, masks)
 
 
 def _any(masks: Sequence[Mask | None], tile: Tile) -> Mask | None:
-    """Where any of the masks is true; None for everywhere."""
+    """The cells where any mask is true; None for all cells."""
     result = np.zeros((tile.height, tile.width), bool)
     for mask in masks:
         if mask is None:

@@ -29,7 +29,6 @@ from geopipe.errors import GeopipeError, MachineError, PlanError, Terminated
 from geopipe.run import draft, pipeline
 from geopipe.run.reporting import monitoring_options
 from geopipe.settings import load
-from geopipe.validate import facts
 
 GEOPIPE = [sys.executable, "-c", "from geopipe.cli.main import main; main()"]
 
@@ -584,7 +583,7 @@ def test_who_stops_following_a_job_is_told_that_it_goes_on(
         yield "plan started\n"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geopipe.jobs.jobs.cluster", lambda *_: "127.0.0.1:1")
+    monkeypatch.setattr("geopipe.jobs.head.cluster", lambda *_: "127.0.0.1:1")
     monkeypatch.setattr("geopipe.jobs.jobs.output", printed)
     monkeypatch.setattr(jobs, "_found", lambda _: nullcontext((Job, None)))
     code, out, err = call(capsys, "jobs", "logs", "--follow", "7")
@@ -601,7 +600,7 @@ def test_a_terminal_is_asked_whether_to_keep_the_tiles_of_an_unfinished_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(facts, "check_receipts", stop)  # when the tile is done
+        patch.setattr("geopipe.run.attempts.check_receipts", stop)  # when the tile is done
         assert call(capsys, "run", small, "--local")[0] == 130
     (staged,) = (small.parent / "output/_staging").glob("*/parquet/*.parquet")
     os.utime(staged, (1, 1))
