@@ -1,4 +1,4 @@
-"""`geopipe config`: the settings of a file, and where each value comes from."""
+"""`geopipe config`: the settings of a file, the reference of all settings, and their JSON Schema."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from geopipe.cli.options import file_argument, json_option, load_settings, print
 
 @click.group()
 def config() -> None:
-    """Look at settings."""
+    """Show settings, and the reference of every key."""
 
 
-@config.command()
+@config.command(epilog="Example: geopipe config show mine.toml --set grid.resolution=30")
 @file_argument
 @set_option
 @json_option
 def show(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
-    """Print the effective settings, and where each value comes from."""
+    """Print every effective setting with its origin.
+
+    SETTINGS is a TOML file. The origin of a value is a flag, a variable of the environment, a line of the file, or the
+    default.
+    """
     from geopipe.settings.load import origins
     from geopipe.text import clean
 
@@ -32,3 +36,28 @@ def show(file: Path, flags: tuple[str, ...], as_json: bool) -> None:
     for key, value, origin in rows:
         text = "" if value is None else json.dumps(value)
         click.echo(f"{key:<{width}}  {clean(text):<40}  {clean(origin)}")
+
+
+@config.command(epilog="Example: geopipe config reference --format markdown")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown", "toml"]),
+    default="text",
+    show_default=True,
+    help="Text, tables of Markdown, or a settings file with every key.",
+)
+def reference(form: str) -> None:
+    """Print every key with its values, default and meaning."""
+    from geopipe.settings import reference as keys
+
+    forms = {"text": keys.text_reference, "markdown": keys.markdown_reference, "toml": keys.toml_reference}
+    click.echo(forms[form](), nl=False)
+
+
+@config.command(epilog="Example: geopipe config schema > geopipe.schema.json")
+def schema() -> None:
+    """Print a JSON Schema of the settings, for editors."""
+    from geopipe.settings.reference import schema as json_schema
+
+    print_json(json_schema())

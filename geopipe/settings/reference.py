@@ -75,6 +75,11 @@ def markdown_reference() -> str:
     return "\n".join(lines)
 
 
+def toml_reference() -> str:
+    """The reference as a settings file with every key."""
+    return "\n\n".join("\n".join(full_section(section, {}, {})) for section in SECTIONS) + "\n"
+
+
 def schema() -> dict[str, Any]:
     """A JSON Schema of a settings file, for editors."""
     result = Settings.model_json_schema()
