@@ -1,9 +1,10 @@
-"""Commands about input files: `geopipe inspect`."""
+"""Commands about input files: `geopipe inspect` and `geopipe init`."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -55,3 +56,40 @@ def inspect(paths: tuple[str, ...], allow: tuple[str, ...], driver: str | None, 
         print_error(f"error: {failure}")
     if errors:
         sys.exit(SourceError.exit_code)
+
+
+@click.command(epilog="Example: geopipe init data/ -o mine.toml")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option(
+    "--output",
+    "-o",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("mine.toml"),
+    show_default=True,
+    help="The settings file to write.",
+)
+@click.option("--force", is_flag=True, help="Replace the settings file if it exists.")
+def init(paths: tuple[str, ...], file: Path, force: bool) -> None:
+    """Write settings for files, with a comment on each guess.
+
+    PATH is a file, a folder or a glob of rasters and tables. Layers, kinds, grid and bounds are guesses from the
+    headers of the files; `geopipe plan` accepts them as they are.
+    """
+    from geopipe.durable import replacing
+    from geopipe.errors import SettingsError, SourceError
+    from geopipe.load import raster
+    from geopipe.run.propose import propose
+    from geopipe.text import clean, count
+
+    if file.exists() and not force:
+        raise SettingsError(f"{file} exists", "name another file with -o, or replace it with --force")
+    files = list(dict.fromkeys(name for path in paths for name in raster.expand(path)))
+    if not files:
+        raise SourceError(f"no file matches {', '.join(paths)}", proposals.path(os.path.abspath(paths[0]), "PATH"))
+    text, layers, unused = propose(files, file.resolve().parent, "run")
+    with replacing(file) as out:
+        out.write(text.encode())
+    for name, reason in unused.items():
+        print_error(f"not used: {clean(name)}: {clean(reason)}")
+    click.echo(f"{clean(file)}: {count(layers, 'layer')}; check the guesses in it, then: geopipe plan {clean(file)}")

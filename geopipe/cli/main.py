@@ -13,7 +13,7 @@ from geopipe import __version__
 from geopipe.cli import signals
 from geopipe.cli.config import config
 from geopipe.cli.db import db
-from geopipe.cli.inputs import inspect
+from geopipe.cli.inputs import init, inspect
 from geopipe.cli.jobs import jobs
 from geopipe.cli.monitor import monitor
 from geopipe.cli.options import HELP, print_error
@@ -72,5 +72,5 @@ def cli() -> None:
     """
 
 
-for command in (demo, inspect, plan, run, status, validate, monitor, jobs, db, config):
+for command in (demo, init, inspect, plan, run, status, validate, monitor, jobs, db, config):
     cli.add_command(command)
