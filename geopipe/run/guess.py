@@ -134,7 +134,11 @@ def shared(bounds: Sequence[Bounds]) -> Bounds | None:
 
 
 def grid_guess(proposals: Sequence[Proposal], crs: str, coarser: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values of the section grid, with comments; a key after "# " is an alternative. `coarser`: how often the resolution is doubled beforehand."""
+    """Values of the section grid, with comments. A key after "# " is an alternative.
+
+    Args:
+        coarser: how often to double the resolution, so that a plan fits this machine.
+    """
     extents, sizes = [], []
     for proposal in proposals:
         parts = [(str(h.crs), h.bounds) for h in proposal.headers] or ([proposal.bounds] if proposal.bounds else [])
