@@ -1,4 +1,4 @@
-"""Which cells of the grid become rows: what the settings say of it beside `how`, as values and pure functions."""
+"""The cells that become rows: the extent of a mask, and the variables that merge.drop requires."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from geopipe.grid.polygons import Mask, Polygons, covered, squares
 from geopipe.layers.layer import Variable
 
 Runs = tuple[tuple[int, int], ...]
-"""Keys of tiles, rising, as ranges: first key, and the one behind the last. Small also where there are many tiles."""
+"""Rising keys of tiles as ranges (first, last + 1), which stay few for many tiles."""
 
 SQUARES = 1 << 22
-"""Squares of cells in which the cells of a mask are counted; a grid of no more cells is counted to the cell."""
+"""Most squares of cells by which the cells of a mask are counted. In a smaller grid each cell is counted."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What is known of a mask before a tile is computed.
+    """The extent of a mask, known before a tile is computed.
 
-    `runs` has the tiles that it may meet; no more than `cells` cells are inside, and just so many where `exact`.
+    `runs` are the tiles that it may meet. At most `cells` cells are inside, or just as many if `exact`.
     """
 
     uri: str
@@ -38,25 +38,25 @@ class Reach:
         return sum(end - start for start, end in self.runs)
 
     def describe(self) -> dict[str, Any]:
-        """The reach as JSON values; `parse` reads them."""
+        """The reach as JSON values, for `parse`."""
         return {"file": self.uri, "tiles": [list(run) for run in self.runs], "cells": self.cells, "exact": self.exact}
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Reach:
-        """The reach that `describe` gave.
+        """The reach from the JSON values of `describe`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not.
+            KeyError, TypeError, ValueError: the values are others.
         """
         runs = tuple((int(start), int(end)) for start, end in data["tiles"])
         return cls(str(data["file"]), runs, int(data["cells"]), bool(data["exact"]))
 
 
 def reach_of(area: Polygons, grid: Grid, window_size: int, *, whole: bool) -> Reach:
-    """How far a mask reaches that lies in these polygons.
+    """The reach of a mask in these polygons.
 
     Args:
-        whole: the polygons are the mask; else it is some part of their area.
+        whole: the polygons are the mask; else the mask is a part of their area.
     """
     runs = runs_of(np.flatnonzero(squares(area, grid, window_size)))
     if whole and grid.cells <= SQUARES:
@@ -68,22 +68,22 @@ def reach_of(area: Polygons, grid: Grid, window_size: int, *, whole: bool) -> Re
     return Reach(area.uri, runs, _cells(squares(area, grid, size), grid, size), False)
 
 
-def _cells(met: Mask, grid: Grid, size: int) -> int:
-    """Cells in those of the squares; the last ones of a row and of a column are cut by the grid's edge."""
-    rows, cols = met.shape
+def _cells(meeting: Mask, grid: Grid, size: int) -> int:
+    """Cells in the squares that meet the mask. The grid's edge cuts the last square of a row and of a column."""
+    rows, cols = meeting.shape
     heights = np.minimum(size, grid.height - np.arange(rows) * size)
     widths = np.minimum(size, grid.width - np.arange(cols) * size)
-    return int(heights @ met.astype(np.int64) @ widths)
+    return int(heights @ meeting.astype(np.int64) @ widths)
 
 
 def runs_of(keys: NDArray[np.integer[Any]]) -> Runs:
-    """Rising keys as ranges."""
+    """The ranges of rising keys."""
     parts = np.split(keys, np.flatnonzero(np.diff(keys) != 1) + 1)
     return tuple((int(part[0]), int(part[-1]) + 1) for part in parts if len(part))
 
 
 def keys_of(runs: Runs) -> NDArray[np.int64]:
-    """The keys in ranges."""
+    """The keys of ranges, rising."""
     return np.concatenate([np.zeros(0, np.int64), *(np.arange(start, end) for start, end in runs)])
 
 
@@ -91,31 +91,31 @@ def keys_of(runs: Runs) -> NDArray[np.int64]:
 
 
 def effective_how(how: str, drop: str | Sequence[str]) -> str:
-    """How cells are kept: "all" drops those in which every variable is null, which is what "outer" does."""
+    """The rule `how` with merge.drop: "all" drops cells in which every variable is null, as "outer" does."""
     return "outer" if how == "grid" and drop == "all" else how
 
 
 def required(
     drop: str | Sequence[str], variables: Sequence[Variable], layers: Sequence[str], skipped: Collection[str]
 ) -> frozenset[str]:
-    """The variables without whose value a cell is dropped: those that merge.drop names, itself or by their layer.
+    """The variables that merge.drop names, themselves or by their layer. A cell without a value of one is dropped.
 
     Args:
-        layers: all names of layers, in their order.
+        layers: names of all layers, in their order.
         skipped: layers that are null everywhere; they do not count, as in how = "inner".
 
     Raises:
-        SettingsError: a name is unknown, or means a layer and a variable of another.
+        SettingsError: a name is unknown, or is a layer and also a variable of another layer.
     """
     if drop == "all":
         return frozenset()
-    found: list[Variable] = [] if drop != "any" else list(variables)
+    dropping: list[Variable] = [] if drop != "any" else list(variables)
     for name in drop if drop != "any" else ():
         of_layer, itself = [v for v in variables if v.layer == name], [v for v in variables if v.name == name]
         if not of_layer and not itself:
             known = dict.fromkeys([*layers, *(v.name for v in variables)])
             raise SettingsError(
-                f"merge.drop names {name!r}, which is neither a layer nor a column", f"choose of: {', '.join(known)}"
+                f"merge.drop names {name!r}, which is neither a layer nor a column", f"choose from: {', '.join(known)}"
             )
         if of_layer and itself and itself[0].layer != name:
             raise SettingsError(
@@ -123,5 +123,5 @@ def required(
                 f"and a column of the layer {itself[0].layer}",
                 "rename one of the two, or name the columns of the layer",
             )
-        found += itself or of_layer
-    return frozenset(v.name for v in found if v.layer not in skipped)
+        dropping += itself or of_layer
+    return frozenset(v.name for v in dropping if v.layer not in skipped)

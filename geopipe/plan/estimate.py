@@ -1,4 +1,4 @@
-"""What a run needs, predicted before it starts, and refused where the machine does not have it."""
+"""Predict memory, tasks and output of a run, and refuse a run that does not fit on the machine."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ OPEN_FILES = 128
 """Datasets that a worker keeps open; GDAL keeps a block of each beside its cache."""
 
 PIXEL_BYTES = 20
-"""Of a pixel that is read: value, mask, what finds missing ones, and the float copy that is resampled (measured).
+"""Bytes of a pixel that is read: value, masks, and the float copy for resampling (measured).
 
-In a mosaic it is 16 and twice the value, because files are put on each other."""
+In a mosaic it is 16 and twice the value, because its files are overlaid."""
 
 PLACE_BYTES = 160
-"""Of a cell of a canonical block, while its place is sought and its value made (measured)."""
+"""Bytes of a cell of a canonical block while its position and value are computed (measured)."""
 
 SCRATCH = 48 * MB
 """Pixels under cells and their areas (coverage.PART), and classes (large_cells.MOST_CLASSES). Measured."""
 
 SAMPLE = 16
-"""Parts of a canonical block whose windows are looked at: a block may have as many parts as cells."""
+"""Parts of a canonical block whose windows are measured: a block may have as many parts as cells."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to run on. Bytes; `object_store` is Ray's shared memory."""
+    """The processors, memory and disk for a run; sizes in bytes. `object_store` is Ray's shared memory."""
 
     cpus: int
     workers: int
@@ -79,10 +79,10 @@ class Estimate:
 
 
 WAVE_SHARE = 0.2
-"""Share of the object store that the block rows of a wave take: a shuffle holds them twice, and memory stays flat."""
+"""Share of the object store for the block rows of a wave: a shuffle holds them twice."""
 
 ROW_SHARE = 0.45
-"""Share that they may take where a whole row of tiles is wanted, so that a sweep meets each stored block once."""
+"""Share if that makes room for a whole row of tiles, so that a sweep decodes each stored block once."""
 
 
 def estimate(
@@ -160,15 +160,15 @@ def _output_row_bytes(sizes: Sequence[int], options: Options) -> float:
 
 
 def _wave(machine: Machine, tile_bytes: int, cols: int, sweeps: bool) -> int:
-    """Tiles whose block rows the object store can take at a time: whole rows of tiles where it can take one."""
-    fit, most = (int(share * machine.object_store / max(1, tile_bytes)) for share in (WAVE_SHARE, ROW_SHARE))
-    if fit >= cols:
-        return fit // cols * cols
-    return cols if sweeps and most >= cols else max(1, fit)
+    """Tiles whose block rows fit in the object store at a time: whole rows of tiles if one fits."""
+    fitting, most = (int(share * machine.object_store / max(1, tile_bytes)) for share in (WAVE_SHARE, ROW_SHARE))
+    if fitting >= cols:
+        return fitting // cols * cols
+    return cols if sweeps and most >= cols else max(1, fitting)
 
 
 def reading_bytes(grid: Grid, decisions: Sequence[Decision], window_size: int) -> int:
-    """Memory that one read needs at most, beside GDAL's cache and the block rows that come of it."""
+    """Most bytes of memory that one read needs, beside GDAL's cache and its block rows."""
     blocks = sorted(f.header.block_bytes for d in decisions for f in d.source.files)
     return max((_reading(grid, d, window_size) for d in decisions), default=0) + sum(blocks[-OPEN_FILES:])
 
@@ -187,44 +187,44 @@ def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
 
 
 def _window_pixels(grid: Grid, decision: Decision, size: int) -> int:
-    """Pixels of the largest window that one read of this source holds: over a sample, with what it may have missed."""
+    """Pixels of the largest window that one read of a source holds, from a sample of blocks."""
     rows, cols = grid.tiling(size)
     keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
     blocks = (islice(canonical_blocks(grid, decision, grid.tile(int(k), size)), SAMPLE) for k in keys)
     windows = [needs.strips for needed in blocks for needs in needed]
-    # of two strips, one may be there still when the next one is read
+    # one strip may still be in memory when the next one is read
     largest = max((sum(w.pixels for w in strips[:2]) for strips in windows), default=0)
     return max(largest, WINDOW_PIXELS) if decision.spread > 2 else largest
 
 
-def refuse(needed: Estimate, machine: Machine, window_size: int, written: int = 0) -> None:
-    """Refuse what cannot fit, with the numbers and what to change.
+def refuse(needs: Estimate, machine: Machine, window_size: int, written: int = 0) -> None:
+    """Refuse a run that does not fit, with the numbers and a hint.
 
     Args:
-        written: bytes of the output that an unfinished run of the same plan has left on the disk.
+        written: bytes that an unfinished run of the same plan has written to the disk already.
 
     Raises:
         PlanError: the run needs more memory than it may use.
         MachineError: the disk has too little room.
     """
-    if needed.wave_bytes > 0.7 * machine.object_store:
+    if needs.wave_bytes > 0.7 * machine.object_store:
         raise PlanError(
-            f"a wave of {needed.wave_tiles:,} tiles would shuffle {needed.wave_bytes / MB:,.0f} MB; "
+            f"a wave of {needs.wave_tiles:,} tiles would shuffle {needs.wave_bytes / MB:,.0f} MB; "
             f"the object store has {machine.object_store / MB:,.0f} MB",
             "use fewer merge.wave_tiles, a smaller resampling.window_size, or a larger engine.object_store_memory",
         )
-    if needed.peak_bytes > machine.memory:
+    if needs.peak_bytes > machine.memory:
         smaller = f"resampling.window_size = {window_size // 1024 * 512}, " if window_size >= 1024 else ""
         raise PlanError(
-            f"the run would need about {needed.peak_bytes / MB:,.0f} MB "
-            f"({min(machine.workers, needed.tasks)} workers with {needed.task_bytes / MB:,.0f} MB each); "
+            f"the run would need about {needs.peak_bytes / MB:,.0f} MB "
+            f"({min(machine.workers, needs.tasks)} workers with {needs.task_bytes / MB:,.0f} MB each); "
             f"there are {machine.memory / MB:,.0f} MB to use",
             f"{smaller}fewer engine.workers, or a larger engine.memory",
         )
-    if needed.output_bytes - written > machine.free_disk:
-        there = f" ({written / MB:,.0f} MB are there already)" if written else ""
+    if needs.output_bytes - written > machine.free_disk:
+        already = f" ({written / MB:,.0f} MB are there already)" if written else ""
         raise MachineError(
-            f"the output would take up to {needed.output_bytes / MB:,.0f} MB{there}; "
+            f"the output would take up to {needs.output_bytes / MB:,.0f} MB{already}; "
             f"{machine.free_disk / MB:,.0f} MB are free",
             "choose another run.output (with an object store: run.staging), fewer export.formats, or a coarser grid",
         )

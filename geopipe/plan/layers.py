@@ -1,4 +1,4 @@
-"""The plan of one layer, and of the mask: what is decided about it alone, before a pixel is read."""
+"""Plan one layer, or the mask, by itself."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from geopipe.layers.tables import TableHeader, check_keys
 from geopipe.plan.cells import Reach, reach_of
 from geopipe.plan.options import Options
 from geopipe.plan.target import numbers
-from geopipe.plan.variables import dtype_of, kind_of, told_kind, variables_of
+from geopipe.plan.variables import declared_kind, dtype_of, kind_of, variables_of
 from geopipe.resample.locate import decode_factor
 from geopipe.resample.methods import PICKED, Decision, Route, Rules, decide, requested_methods
 
 MASK = "grid.mask"
-"""In place of a layer's name, in what is told of the mask; no layer can be named so."""
+"""The mask in place of a layer's name in messages; no layer can have this name."""
 
 
 ONE_DATUM = 10.0
-"""Metres by which the ellipsoids of two CRS of one datum may differ and no datum shift be missed between them."""
+"""Metres by which the ellipsoids of two CRS may differ that still have one datum."""
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What happens to one layer: `decisions` has one entry for each of its sources that meets the grid, by rank.
+    """How one layer is read: a decision for each source that meets the grid and each method, by the source's rank.
 
-    `decode_factor` is how often its stored blocks are decoded when it is read tile by tile. Where it `sweeps`, it is
-    read along its own blocks instead, each of them once, and its block rows are exchanged. A layer of coordinate tables
-    has a `table` instead.
+    `decode_factor` is the number of times that a stored block is decoded when the layer is read tile by tile. A layer
+    that `sweeps` is read along its own blocks instead, each once, and its block rows are shuffled. A layer of
+    coordinate tables has a `table` and no decisions.
     """
 
     layer: Layer
@@ -58,9 +58,9 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class MaskPlan:
-    """Which cells may be rows: those in polygons, or where a raster (as a layer of one band) is valid and not 0.
+    """The cells that may be rows: those in `polygons`, or where `raster`, a layer of one band, is valid and not 0.
 
-    One of `polygons` and `raster` is there.
+    Just one of the two is not None.
     """
 
     reach: Reach
@@ -77,12 +77,13 @@ class MaskPlan:
 
 
 def reaches(plan: LayerPlan) -> list[str]:
-    """The folders and hosts that a layer's files are in, or refer to."""
+    """The folders and hosts of a layer's files, and of files that these refer to."""
     headers = [placed.header for d in plan.decisions for placed in d.source.files]
     return list(dict.fromkeys(root for h in headers for root in (root_of(h.uri), *h.reaches)))
 
 
 def describe_layer(plan: LayerPlan) -> dict[str, Any]:
+    """The plan of a layer as JSON values."""
     return {
         "name": plan.layer.name,
         "kind": plan.kind.value,
@@ -113,57 +114,62 @@ def describe_layer(plan: LayerPlan) -> dict[str, Any]:
 
 
 def plan_mask(grid: Grid, mask: Shapes | tuple[Layer, Header], options: Options) -> MaskPlan:
-    """A mask with the tiles that it meets.
+    """Plan a mask: polygons, or a raster as a layer with its header.
 
     Raises:
-        SourceError: there is no cell in it, or it is no raster of one band.
+        SourceError: no cell is in it, or it has several bands.
     """
     if isinstance(mask, Shapes):
-        notes = _check_way(grid, MASK, mask.uri, mask.crs, options)
+        notes = _check_transformation(grid, MASK, mask.uri, mask.crs, options)
         area = polygons_of(*mask, grid)
-        found = MaskPlan(reach_of(area, grid, options.window_size, whole=True), area, notes=tuple(notes))
-        if not found.reach.cells:
+        plan = MaskPlan(reach_of(area, grid, options.window_size, whole=True), area, notes=tuple(notes))
+        if not plan.reach.cells:
             raise SourceError(
                 f"grid.mask = {mask.uri} has no centre of a cell of the grid {numbers(grid.bounds)} inside: "
                 f"its polygons cover {numbers(area.bounds)} in {crs_of(mask.crs).name}",
                 "correct grid.mask, grid.mask_crs or grid.bounds",
             )
-        return found
+        return plan
     layer, header = mask
-    plan = plan_layer(grid, layer, [header], options)
-    if len(plan.variables) > 1:
+    raster = plan_layer(grid, layer, [header], options)
+    if len(raster.variables) > 1:
         raise SourceError(
-            f"grid.mask = {header.uri} has {len(plan.variables)} bands: which of them is the mask?",
+            f"grid.mask = {header.uri} has {len(raster.variables)} bands: which of them is the mask?",
             "give a raster with one band",
         )
-    source, tiles = plan.decisions[0].source, math.prod(grid.tiling(options.window_size))
+    source, tiles = raster.decisions[0].source, math.prod(grid.tiling(options.window_size))
     corners = np.array([(0, 0), (source.width, 0), (source.width, source.height), (0, source.height)], np.float64)
-    try:  # no pixel is read: what is said is where the raster lies
+    try:  # no pixel is read: the reach is that of the raster's outline
         outline = np.column_stack(apply(source.transform, *corners.T))
         area = polygons_of(header.uri, source.crs, [[outline]], grid)
         reach = reach_of(area, grid, options.window_size, whole=False)
-    except SourceError:  # its outline has no place in the grid's CRS
+    except SourceError:  # the outline cannot be projected to the grid's CRS
         reach = Reach(header.uri, ((0, tiles),), grid.cells, False)
-    return MaskPlan(reach, raster=plan, notes=plan.notes)
+    return MaskPlan(reach, raster=raster, notes=raster.notes)
 
 
 def _plan_table(grid: Grid, layer: Layer, headers: Sequence[TableHeader], options: Options) -> LayerPlan:
     table = plan_table(layer, headers, grid, options.alignment_tolerance)
-    kind, why = told_kind(layer, ())
-    notes = _check_way(grid, layer.name, headers[0].uri, table.crs, options) if table.crs else []
+    kind, why = declared_kind(layer, ())
+    notes = _check_transformation(grid, layer.name, headers[0].uri, table.crs, options) if table.crs else []
     return LayerPlan(layer, kind, why, table_variables(layer, kind, table), (), notes=tuple(notes), table=table)
 
 
 def plan_layer(
-    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], options: Options
+    grid: Grid, layer: Layer, sources: Sequence[Header] | Sequence[TableHeader], options: Options
 ) -> LayerPlan:
-    if tables := [h for h in given if isinstance(h, TableHeader)]:
+    """Plan a layer from the headers of its files or tables.
+
+    Raises:
+        SettingsError, SourceError: a band, kind or method makes no sense, or no source meets the grid.
+    """
+    if tables := [h for h in sources if isinstance(h, TableHeader)]:
         return _plan_table(grid, layer, tables, options)
-    headers = [h for h in given if isinstance(h, Header)]
+    headers = [h for h in sources if isinstance(h, Header)]
     check_keys(layer, table=False)
     check_files(layer, headers)
     files = choose(layer, headers)
-    sources, bands = sources_of(layer, files), files[0][1]
+    mosaics, bands = sources_of(layer, files), files[0][1]
     kind, kind_why = kind_of(layer, bands)
     blends = len(headers) > 1 and layer.overlap in (Overlap.MEAN, Overlap.SUM)
     if blends and kind is Kind.CATEGORICAL:
@@ -171,17 +177,17 @@ def plan_layer(
             f"layer {layer.name}: overlap = {layer.overlap.value!r} makes no sense for classes",
             "choose first, last, min or max",
         )
-    notes = [note for s in sources for note in _check_way(grid, layer.name, s.name, s.crs, options)]
-    heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in sources for f in s.files} - {""}
+    notes = [note for s in mosaics for note in _check_transformation(grid, layer.name, s.name, s.crs, options)]
+    heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in mosaics for f in s.files} - {""}
     notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
     rules = Rules(options.tolerance, options.alignment_tolerance, options.passthrough)
     decisions = tuple(
         replace(decision, rank=rank)
-        for rank, source in enumerate(sources)
+        for rank, source in enumerate(mosaics)
         for decision in decide(grid, source, layer, kind, rules)
     )
     if not decisions:
-        raise _outside(grid, layer, sources)
+        raise _outside(grid, layer, mosaics)
     methods = requested_methods(layer)
     copied = set(methods) - {d.requested_method for d in decisions if d.route is not Route.COPY}
     picked = {method for method in methods if method in PICKED}
@@ -191,50 +197,54 @@ def plan_layer(
     return LayerPlan(layer, kind, kind_why, variables, decisions, factor, notes=tuple(notes))
 
 
-def _check_way(grid: Grid, layer: str, source: str, crs: str, options: Options) -> list[str]:
-    """What there is to say of the way from a source's CRS to the grid's; refuses one that would put pixels wrong."""
-    here, there = radius(crs), radius(grid.crs)
-    if here and there and abs(here / there - 1) > 0.02:
+def _check_transformation(grid: Grid, layer: str, source: str, crs: str, options: Options) -> list[str]:
+    """Notes on the transformation from a source's CRS to the grid's.
+
+    Raises:
+        SourceError: PROJ knows no datum shift between them, or they are of two planets.
+    """
+    source_radius, grid_radius = radius(crs), radius(grid.crs)
+    if source_radius and grid_radius and abs(source_radius / grid_radius - 1) > 0.02:
         raise SourceError(
-            f"layer {layer}: {source} is on another body than the grid: its radius is {here / 1000:,.0f} km "
-            f"({crs_of(crs).name}), the grid's {there / 1000:,.0f} km",
+            f"layer {layer}: {source} is on another body than the grid: its radius is {source_radius / 1000:,.0f} km "
+            f"({crs_of(crs).name}), the grid's {grid_radius / 1000:,.0f} km",
             "give a grid.crs of the same body",
             layer,
         )
-    on_earth = there is not None and abs(there / 6_378_137 - 1) < 0.02
+    on_earth = grid_radius is not None and abs(grid_radius / 6_378_137 - 1) < 0.02
     area = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, "OGC:CRS84") if on_earth else None
-    way = operation(grid.crs, crs, area)
+    shift = operation(grid.crs, crs, area)
     names = f"{crs_of(crs).name} and {crs_of(grid.crs).name}"
     apart = ellipsoids_apart(crs, grid.crs)
-    if way.ballpark and apart is not None and apart <= ONE_DATUM:
+    if shift.ballpark and apart is not None and apart <= ONE_DATUM:
         differ = f"have one datum, and ellipsoids that differ by {apart:.3g} m"
         return [f"layer {layer}: {names} {differ}: places may be off by as much"]
-    if way.ballpark and not way.unnamed and not options.allow_ballpark:
+    if shift.ballpark and not shift.unnamed and not options.allow_ballpark:
         raise SourceError(
             f"layer {layer}: PROJ knows no datum shift between {names}; pixels could be off by 100 m or more",
             "give the right crs = in the layer, another grid.crs, or resampling.allow_ballpark = true",
             layer,
         )
     notes = []
-    if way.ballpark:
-        why = "one of them does not name its datum" if way.unnamed else "PROJ knows none"
+    if shift.ballpark:
+        why = "one of them does not name its datum" if shift.unnamed else "PROJ knows none"
         notes.append(f"layer {layer}: no datum shift between {names}: {why}")
-    elif way.accuracy:
-        better = f"; better, but its grid files are not installed: {way.better}" if way.better else ""
-        notes.append(f"layer {layer}: datum shift {way.name}, good to {way.accuracy:g} m{better}")
+    elif shift.accuracy:
+        better = f"; better, but its grid files are not installed: {shift.better}" if shift.better else ""
+        notes.append(f"layer {layer}: datum shift {shift.name}, good to {shift.accuracy:g} m{better}")
     return notes
 
 
 def skip(
-    grid: Grid, layer: Layer, given: Sequence[Header] | Sequence[TableHeader], reason: str, options: Options
+    grid: Grid, layer: Layer, sources: Sequence[Header] | Sequence[TableHeader], reason: str, options: Options
 ) -> LayerPlan:
-    """A layer that is left null: its columns as far as headers tell, else one float32 column."""
-    if tables := [h for h in given if isinstance(h, TableHeader)]:
+    """Plan a layer that is left null: the columns of its headers, or one float32 column."""
+    if tables := [h for h in sources if isinstance(h, TableHeader)]:
         with suppress(SourceError):
             return replace(_plan_table(grid, layer, tables, options), table=None, skipped=reason)
-    headers = [h for h in given if isinstance(h, Header)]
+    headers = [h for h in sources if isinstance(h, Header)]
     bands: tuple[Band, ...] = (Band(1, "float32"),)
-    with suppress(SourceError):  # its bands may be what is wrong with it
+    with suppress(SourceError):  # its bands may be the reason why it is skipped
         bands = of_file(layer, headers[0]) if headers else bands
     kind, kind_why = kind_of(layer, bands)
     variables = tuple(

@@ -1,4 +1,4 @@
-"""What the settings say beside grid and layers."""
+"""The settings of a plan beside grid and layers, as values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """How the table lies in files, and which columns follow from a cell's place.
+    """The files of the table, and its columns derived from a cell's place.
 
-    `csv_files` is "tiles" or "one"; `partition_by` a variable of classes or "tile": a folder for each of its values;
-    `geometry` "point" for GeoParquet; `lonlat` and `h3` (a resolution) ask for columns; `encoding` "plain" is Parquet
-    for readers that do not know the encoding of floats by bytes.
+    `csv_files` is "tiles" or "one"; `partition_by` a variable of classes or "tile", with a folder for each value;
+    `geometry` "point" for GeoParquet. `lonlat` and `h3` (a resolution) add columns. `encoding` "plain" is for readers
+    of Parquet without byte stream split.
     """
 
     csv_files: str = "tiles"
@@ -24,10 +24,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Options:
-    """What the settings say beside grid and layers.
+    """The settings of a plan beside grid and layers.
 
-    `tolerance` is "auto", "exact" or source pixels; `whole` asks for the old way, which reads whole rasters;
-    `compress`, of CSV, is "gzip", "zstd" or "none"; a run that would decode more than `max_pixels` is refused.
+    `tolerance` is "auto", "exact" or source pixels; `whole` chooses the baseline, which reads whole rasters;
+    `compress` (of CSV) is "gzip", "zstd" or "none"; a run that would decode more than `max_pixels` is refused.
     """
 
     window_size: int = 2048

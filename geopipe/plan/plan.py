@@ -30,13 +30,13 @@ from geopipe.plan.identity import hash_of, identity_of, provenance_of
 from geopipe.plan.layers import LayerPlan, MaskPlan, describe_layer, plan_layer, plan_mask, skip
 from geopipe.plan.options import Options
 from geopipe.plan.variables import check_names
-from geopipe.plan.work import Work, refuse_work, work_of
+from geopipe.plan.work import Workload, refuse_work, work_of
 from geopipe.redaction import redacted
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole plan: small, frozen, and pickled to every worker. `mask` None means that every cell may be a row."""
+    """A complete plan: small, frozen, and pickled to every worker. Without `mask` every cell may be a row."""
 
     name: str
     spec: TableSpec
@@ -47,14 +47,14 @@ class Plan:
     strategy_why: str
     machine: Machine
     estimate: Estimate
-    work: Work
+    work: Workload
     hash: str
     notes: tuple[str, ...] = ()
     mask: MaskPlan | None = None
 
     @property
     def keys(self) -> NDArray[np.int64]:
-        """The tiles of the run, in their order: all of the grid, or those that the mask meets."""
+        """(tiles,) int64, rising keys of the tiles of the run: all of the grid, or those that the mask meets."""
         return np.arange(self.estimate.tiles) if self.mask is None else keys_of(self.mask.reach.runs)
 
     @property
@@ -68,17 +68,17 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the hash covers, as JSON values; for a secret in an address its hash."""
+        """Everything that the hash covers, as JSON values; a secret in an address is replaced by its hash."""
         identity = identity_of(self.spec, self.mask, self.layers, self.options, self.versions["geopipe"])
         return cast(dict[str, Any], redacted(json.loads(json.dumps(identity)), mark=True))
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the table is made of and by, as JSON values; it stands in `_SUCCESS`."""
+        """The sources and versions behind the table, as JSON values for `_SUCCESS`."""
         return provenance_of(self.layers, self.mask, self.versions)
 
     def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The tiles that are merged and committed together: all of them, unless block rows are exchanged."""
+        """The tiles to merge and commit together: all of them, unless block rows are shuffled."""
         size = self.estimate.wave_tiles or max(1, len(keys))
         return [keys[start : start + size] for start in range(0, len(keys), size)]
 
@@ -93,7 +93,7 @@ class Plan:
         return tuple((layer, p) for layer in self.layers if layer.table for p in layer.table.partitions)
 
     def reads(self, keys: NDArray[np.int64]) -> int:
-        """The reads for these tiles: each raster layer in each tile, and each partition in each wave."""
+        """Number of reads for these tiles: each raster layer in each tile, and each partition in each wave."""
         return len(keys) * len(self.rasters) + len(self.waves(keys)) * len(self.partitions)
 
     @cached_property
@@ -106,7 +106,7 @@ class Plan:
         return starts
 
     def describe(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
+        """The plan as JSON values."""
         return {
             "name": self.name,
             "plan_hash": self.hash,
@@ -131,10 +131,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a plan is made of: the grid, each layer with the headers of its files or tables, and what goes with them.
+    """The inputs of a plan: the grid, and each layer with the headers of its files or tables.
 
-    `versions` are those of the libraries that make the bytes; `skipped` has the reason by name of each layer that
-    failed and is left null, which may have no headers; `mask` is polygons, or a raster as a layer with its header.
+    `versions` are those of the libraries that make the bytes. `skipped` has the reason by name of each layer that
+    failed and is left null; it may have no headers. `mask` is polygons, or a raster as a layer with its header.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Inputs:
 def make_plan(
     inputs: Inputs, options: Options, machine: Machine, written_bytes: Callable[[str], int] = lambda plan_hash: 0
 ) -> Plan:
-    """Decide everything, and refuse what cannot be done.
+    """Plan a run, and refuse one that cannot be done.
 
     Args:
         written_bytes: bytes that an unfinished run of a plan has left on the disk, by the plan's hash.
@@ -211,7 +211,7 @@ def make_plan(
 
 
 def _few_cells(grid: Grid) -> str:
-    """A note of a grid of degrees whose cells are likely meant in metres, or nothing."""
+    """A note on a grid of degrees whose cells are likely meant in metres, or an empty text."""
     if grid.cells > 4 or not is_lonlat(grid.crs) or max(grid.dx, grid.dy) < 5:
         return ""
     return (
@@ -221,7 +221,7 @@ def _few_cells(grid: Grid) -> str:
 
 
 def _united(notes: Sequence[str]) -> list[str]:
-    """Notes that say the same of several layers as one: of their datum shift, for example."""
+    """Join notes that differ in their layers alone, such as those on one datum shift."""
     layers: dict[str, list[str]] = {}
     for note in notes:
         subject, _, text = note.partition(": ")
@@ -235,7 +235,7 @@ def _united(notes: Sequence[str]) -> list[str]:
 
 
 def _check_layout(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> None:
-    """Refuse files that cannot be written as they are asked for."""
+    """Refuse a layout of files that the formats or variables do not have."""
     layout, formats = options.layout, list(options.formats)
     keys = {
         "csv_files": ("csv", layout.csv_files if layout.csv_files != "tiles" else None),

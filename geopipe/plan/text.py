@@ -86,7 +86,7 @@ def _files(plan: Plan) -> str:
     for form in options.formats:
         number = count(1 if form == "csv" and one else tiles, f"{form} file")
         parts.append(number + (f" ({', '.join(notes[form])})" if notes[form] else ""))
-    return f"at most {' and '.join(parts)}, about {size(plan.estimate.output_bytes)}"
+    return f"at most {' and '.join(parts)}, up to {size(plan.estimate.output_bytes)}"
 
 
 def _needs(plan: Plan) -> Facts:

@@ -1,4 +1,4 @@
-"""The columns that a layer makes: what its numbers mean, and the names and types of what is made of them."""
+"""The columns of a layer: kind, names and types."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def variables_of(
 
 
 def _class_name(value: float, band: Band) -> str:
-    """A class in a column's name, which is letters, digits and _ alone: -2 is minus2, 0.5 is 0_5."""
+    """A class in the name of a column, of letters, digits and _ alone: -2 is minus2, 0.5 is 0_5."""
     own = np.dtype(band.dtype)
     stored = own.kind == "f" and band.scale == 1.0 and band.offset == 0.0
     text = str(own.type(value) if stored else value).removesuffix(".0")  # as few digits as the type needs
@@ -60,8 +60,12 @@ def _class_name(value: float, band: Band) -> str:
 
 
 def kind_of(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
-    """The kind of a raster layer, and who says it; refuses a reduction that makes no sense for it."""
-    kind, why = told_kind(layer, bands)
+    """The kind of a raster layer, and its reason.
+
+    Raises:
+        SettingsError: `reduce` makes no sense for the kind.
+    """
+    kind, why = declared_kind(layer, bands)
     fitting = {Kind.CATEGORICAL: (None, "min", "max"), Kind.CIRCULAR: (None,)}.get(kind)
     if fitting and layer.reduce not in fitting:
         raise SettingsError(
@@ -71,8 +75,8 @@ def kind_of(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
     return kind, why
 
 
-def told_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
-    """The kind that the settings or the file say, and who says it."""
+def declared_kind(layer: Layer, bands: Sequence[Band]) -> tuple[Kind, str]:
+    """The kind by the settings or the file, and its reason."""
     if layer.kind is not None:
         return layer.kind, "as the settings say"
     if layer.bits is not None:
@@ -113,6 +117,7 @@ def dtype_of(kind: Kind, band: Band, untouched: bool, picked: bool = False) -> s
 
 
 def check_names(variables: Sequence[Variable]) -> None:
+    """Refuse names of columns that are reserved, or not unique."""
     seen: dict[str, str] = {}
     for v in variables:
         if v.name in RESERVED:

@@ -1,7 +1,7 @@
-"""How much a run has to do, and how long that should take: pixels that are decoded, cells that are written, time.
+"""Predict the work of a run: pixels to decode, values to write, and a range of time.
 
-The rates are nanoseconds of one processor, as `bench/rates.py` measures them with files in the page cache; those that
-were not measured say so. Other machines, disks and networks differ, so a time is a range.
+The rates are nanoseconds of one processor, measured by `bench/rates.py` with files in the page cache unless they say
+otherwise. Other machines, disks and networks differ, so a time is a range.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ RATES = {
     "min": (200, 6),
     "max": (200, 6),
 }
-"""ns a cell and ns a source pixel by method, where a source is warped."""
+"""ns a cell and ns a source pixel of a warp, by method."""
 
 AREA = (140, 6)
-"""The same of methods that are sums of areas: average, sum, rms, shares of classes."""
+"""The same for methods that are sums of areas: average, sum, rms, class fractions."""
 
 COPY = (5, 0)
 POINT = 1000.0
@@ -54,17 +54,17 @@ STARTUP = 10.0
 """Seconds until the first tile: Ray and its workers."""
 
 LOW, HIGH = 0.5, 4.0
-"""The range about the prediction: a quicker machine, and a slow disk or one that has other work."""
+"""Factors of the range of time: a quicker machine, and a slow or busy disk."""
 
 LONG = 3600
 """Seconds beyond which a plan warns."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """`pixels` are those decoded, of all bands, as often as tiles need them; `values` the cells of all columns.
+class Workload:
+    """The work of a run: `pixels` to decode in all bands, repeats included, and `values` to write in all columns.
 
-    `seconds` is the range in which the run should end.
+    `seconds` is the predicted range of its time.
     """
 
     pixels: int
@@ -73,11 +73,11 @@ class Work:
 
     @property
     def predicted(self) -> float:
-        """The seconds that the rates say."""
+        """The seconds by the measured rates."""
         return (self.seconds[0] - STARTUP) / LOW
 
     def note(self) -> str:
-        """A warning of a run that takes long, or nothing."""
+        """A warning of a long run, or an empty text."""
         if self.predicted <= LONG:
             return ""
         return (
@@ -88,31 +88,31 @@ class Work:
 
 def work_of(
     grid: Grid, plans: Sequence[LayerPlan], options: Options, machine: Machine, tasks: int, reach: Reach | None
-) -> Work:
-    """What there is to do.
+) -> Workload:
+    """Predict the work of a run.
 
     Args:
-        tasks: of the run, which is how many workers can help.
-        reach: of the mask, where there is one: what is outside is neither read nor written.
+        tasks: of the run, which limit the number of busy workers.
+        reach: of the mask, if there is one; cells outside are neither read nor written.
     """
     share = 1.0 if reach is None else reach.tiles / max(1, _tiles(grid, options))
-    pixels, spent = 0.0, 0.0
+    pixels, nanoseconds = 0.0, 0.0
     for plan in plans:
-        again = 1.0 if plan.sweeps else plan.decode_factor
+        factor = 1.0 if plan.sweeps else plan.decode_factor
         for decision in plan.decisions:
             bands, stored = _bands(plan, decision), share * stored_pixels(grid, decision)
             cells = min(share * grid.cells, stored / max(1e-9, decision.steps[0] * decision.steps[1]))
             cell, pixel = COPY if decision.route is Route.COPY else RATES.get(decision.method, AREA)
-            decoded = stored * again * bands
+            decoded = stored * factor * bands
             pixels += decoded
-            spent += decoded * DECODE.get(decision.source.compression, OTHER_DECODE)
-            spent += bands * (cells * cell + stored * pixel)
-        spent += plan.table.rows * POINT if plan.table else 0
+            nanoseconds += decoded * DECODE.get(decision.source.compression, OTHER_DECODE)
+            nanoseconds += bands * (cells * cell + stored * pixel)
+        nanoseconds += plan.table.rows * POINT if plan.table else 0
     columns = sum(len(plan.variables) for plan in plans) + 4
     values = columns * (grid.cells if reach is None else reach.cells)
-    spent += values * sum({"parquet": PARQUET, "csv": CSV}[form] for form in options.formats)
-    seconds = spent / 1e9 / max(1, min(machine.workers, tasks))
-    return Work(round(pixels), values, (LOW * seconds + STARTUP, HIGH * seconds + STARTUP))
+    nanoseconds += values * sum({"parquet": PARQUET, "csv": CSV}[form] for form in options.formats)
+    seconds = nanoseconds / 1e9 / max(1, min(machine.workers, tasks))
+    return Workload(round(pixels), values, (LOW * seconds + STARTUP, HIGH * seconds + STARTUP))
 
 
 def _tiles(grid: Grid, options: Options) -> int:
@@ -121,13 +121,13 @@ def _tiles(grid: Grid, options: Options) -> int:
 
 
 def _bands(plan: LayerPlan, decision: Decision) -> int:
-    """Bands that are read of a source for a method: of several methods each reads them anew."""
+    """Bands to read of a source for a method. Each of several methods reads them again."""
     mine = [v for v in plan.variables if v.requested_method == decision.requested_method]
     return sum(1 + len(v.band.more) for v in mine) or 1
 
 
-def refuse_work(work: Work, most: int | None) -> None:
-    """Raise PlanError where more pixels would be decoded than the settings allow."""
+def refuse_work(work: Workload, most: int | None) -> None:
+    """Refuse a run that would decode more pixels than engine.max_pixels."""
     if most is not None and work.pixels > most:
         raise PlanError(
             f"the run would decode {work.pixels:,} pixels; engine.max_pixels = {most:,} allows no more",
@@ -136,13 +136,13 @@ def refuse_work(work: Work, most: int | None) -> None:
 
 
 def span(seconds: tuple[float, float]) -> str:
-    """A range of times for people."""
+    """A range of times as text."""
     low, high = map(duration, seconds)
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
 def duration(seconds: float) -> str:
-    """A time in one number and a unit."""
+    """A time as one number with a unit."""
     for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48), ("days", 86400, 730)):
         if seconds < most * length:
             return f"{seconds / length:.0f} {unit}"

@@ -516,7 +516,7 @@ def test_drop_is_in_the_hash_and_the_plan(holes: Path, capsys: pytest.CaptureFix
 def test_unknown_names_are_refused_with_those_there_are(holes: Path) -> None:
     message, hint = refused(holes, 'merge.drop=["b"]')
     assert message == "merge.drop names 'b', which is neither a layer nor a column"
-    assert hint == "choose of: a, pair, none, pair_1, pair_2"
+    assert hint == "choose from: a, pair, none, pair_1, pair_2"
 
 
 def test_a_name_that_means_two_things_is_refused(holes: Path) -> None:
