@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from surroundings import REPOSITORY
@@ -22,6 +23,7 @@ MOST_PARAMETERS = 6
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@cache
 def modules(*roots: str) -> dict[Path, ast.Module]:
     """The parsed modules below some folders of the repository, by their path in it."""
     paths = sorted(path for root in roots for path in (REPOSITORY / root).rglob("*.py"))
