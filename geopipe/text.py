@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
+from rich.cells import cell_len
+
 from geopipe.redaction import redact
 
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
@@ -27,6 +29,17 @@ def message(text: object) -> str:
     """An error or warning for printing: further lines are indented, so that none can pass for another message."""
     first, *rest = str(text).split("\n")
     return "\n".join([clean(first), *(line if line.startswith("  ") else f"  {line}" for line in map(clean, rest))])
+
+
+def tail(text: str, width: int, unicode: bool = True) -> str:
+    """The end of `text` in `width` columns: of a path the end says most."""
+    if cell_len(text) <= width:
+        return text
+    mark = "…" if unicode else "..."
+    cut = text
+    while cut and cell_len(cut) > width - len(mark):
+        cut = cut[1:]
+    return (mark + cut)[: max(width, 0)]
 
 
 def size(count: float) -> str:

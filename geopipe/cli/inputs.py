@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from geopipe import proposals
 from geopipe.cli.options import json_option, print_error, print_json
 
 
@@ -23,35 +20,26 @@ def inspect(paths: tuple[str, ...], allow: tuple[str, ...], driver: str | None, 
 
     PATH is a file, a folder, a glob, or anything that GDAL opens. Only headers are read, and all of a CSV.
     """
+    from geopipe import api
     from geopipe.cli import show_inputs
     from geopipe.cli.screen import console
     from geopipe.errors import SourceError
-    from geopipe.layers.access import Access
-    from geopipe.layers.tables import is_table
-    from geopipe.load import raster, tables
+    from geopipe.layers.header import Header
 
-    access = Access(allow, driver)
-    files = [file for path in paths for file in raster.expand(path)]
-    if not files:
-        raise SourceError(f"no file matches {', '.join(paths)}", proposals.path(os.path.abspath(paths[0]), "PATH"))
-    headers: dict[bool, list[Any]] = {False: [], True: []}  # of rasters and of tables
-    errors = []
-    for file in files:
-        try:
-            table = is_table(file)
-            headers[table].append(tables.header(file) if table else raster.inspect(file, access=access))
-        except SourceError as error:
-            if len(files) == 1:
-                raise
-            errors.append(error)
+    errors: list[SourceError] = []
+    headers = api.inspect(*paths, allow=allow, driver=driver, on_error=errors.append)
+    if len(errors) == 1 and not headers:
+        raise errors[0]
+    rasters = [header for header in headers if isinstance(header, Header)]
+    tables = [header for header in headers if not isinstance(header, Header)]
     if as_json:
-        rasters = map(show_inputs.header_json, headers[False])
-        print_json([*rasters, *map(show_inputs.table_json, headers[True])])
+        print_json([*map(show_inputs.header_json, rasters), *map(show_inputs.table_json, tables)])
     else:
         out = console()
-        for table, show in ((False, show_inputs.headers), (True, show_inputs.tables)):
-            if headers[table]:
-                show(out, headers[table])
+        if rasters:
+            show_inputs.headers(out, rasters)
+        if tables:
+            show_inputs.tables(out, tables)
     for failure in errors:
         print_error(f"error: {failure}")
     if errors:

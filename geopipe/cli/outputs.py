@@ -45,11 +45,11 @@ def validate(output: Path, as_json: bool) -> int:
 
     OUTPUT is the output folder of a run. Every file is read. Exits with 1 if anything is wrong.
     """
+    from geopipe import api
     from geopipe.cli import show_outputs
     from geopipe.cli.screen import console
-    from geopipe.validate.output import validate as check
 
-    report = check(output)
+    report = api.validate(output)
     if as_json:
         print_json(show_outputs.report_json(report))
     else:

@@ -10,21 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TaskProgressColumn, TextColumn
-from rich.text import Text
+from rich.console import Console
 
-from geopipe import machine
-from geopipe.cli.screen import console, say, tail
-from geopipe.events.emit import current, subscribe
-from geopipe.events.logs import STAGE_STARTED
-from geopipe.events.records import POSTGRES_STARTED, RAY_STARTS, Body, Event
+from geopipe.cli.screen import console, say
+from geopipe.events.emit import subscribe
+from geopipe.events.records import POSTGRES_STARTED, Body, Event
 from geopipe.run.pipeline import Snapshot
-from geopipe.text import clean, clock
+from geopipe.run.progress import screen
 
 NOISE = re.compile(
     rb"has constructor arguments in the object store and max_restarts"
@@ -76,23 +70,6 @@ def without_noise() -> Iterator[None]:
         thread.join(timeout=1)
 
 
-STEPS = {
-    "plan": "reading headers, planning",
-    "ray": "starting Ray",
-    "run": "starting workers",
-    "validate": "validating",
-    "commit": "committing",
-    "send": "sending",
-}
-"""What a run does where it has no units to count, by the stage that has begun."""
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        cells, seconds = task.fields["cells"], task.fields["seconds"]
-        return Text(f"{cells / seconds / 1e6:8.2f} M cells/s" if seconds else "")
-
-
 @contextmanager
 def progress(interval: float, quiet: bool, name: str, output: str) -> Iterator[Callable[[Snapshot], None] | None]:
     """Show how far a run is: a screen from its first second, elsewhere a plain line every `interval` seconds.
@@ -106,7 +83,7 @@ def progress(interval: float, quiet: bool, name: str, output: str) -> Iterator[C
         if quiet:
             yield None
         elif out.is_terminal:
-            with _screen(out, name, output) as show:
+            with screen(out, name, output) as show:
                 yield show
         else:
             yield _plain_progress(out, interval)
@@ -123,74 +100,6 @@ def notes(out: Console) -> Iterator[None]:
     unsubscribe = subscribe(hear)
     try:
         yield
-    finally:
-        unsubscribe()
-
-
-@dataclass(frozen=True)
-class Screen:
-    """A screen that is drawn anew all the time, and gives way while a person is asked something."""
-
-    show: Callable[[Snapshot], None]
-    live: Live
-
-    def __call__(self, snapshot: Snapshot) -> None:
-        self.show(snapshot)
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        self.live.stop()
-        try:
-            yield
-        finally:
-            self.live.start(refresh=True)
-
-
-@contextmanager
-def _screen(out: Console, name: str, output: str) -> Iterator[Screen]:
-    """Name, output, what is done now, for how long and how much longer; and a bar for each stage with units."""
-    columns = (
-        TextColumn("{task.description:<6}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        _Rate(),
-    )
-    bars, tasks, begin = Progress(*columns, console=out, auto_refresh=False), dict[str, TaskID](), time.monotonic()
-    step, left = STEPS["plan"], list[float | None]([None])
-
-    def hear(body: Body) -> None:
-        nonlocal step
-        if isinstance(body, Event) and body.name in (STAGE_STARTED, RAY_STARTS):
-            stage = "ray" if body.name == RAY_STARTS else str(current().get("stage"))
-            step, left[0] = STEPS.get(stage, step), None
-            if stage == "run" and not machine.has_kernels():
-                step = "compiling kernels (once)"
-
-    def show(snapshot: Snapshot) -> None:
-        nonlocal step
-        for stage, total in snapshot.totals.items():
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, cells=0, seconds=0.0)
-            done = snapshot.stages.get(stage)
-            if done:
-                step = "at work" if done.tiles else step
-                cells, seconds = done.cells, snapshot.seconds
-                bars.update(tasks[stage], total=total, completed=done.tiles, cells=cells, seconds=seconds)
-        left[0] = snapshot.left
-
-    def picture() -> RenderableType:
-        about = f", about {clock(left[0])} left" if left[0] else ""
-        first = Text(
-            f"{clean(name)}: {step}, {clock(time.monotonic() - begin)}{about}", style="bold", overflow="ellipsis"
-        )
-        second = Text("  " + tail(clean(output), max(out.width - 2, 8)), style="dim", no_wrap=True)
-        return Group(first, second, bars)
-
-    unsubscribe = subscribe(hear)
-    try:
-        with Live(get_renderable=picture, console=out, refresh_per_second=4) as live:
-            yield Screen(show, live)
     finally:
         unsubscribe()
 

@@ -14,7 +14,7 @@ import click
 from geopipe.cli.options import file_argument, json_option, load_settings, print_json, set_option
 
 if TYPE_CHECKING:
-    from geopipe.cli.progress import Screen
+    from geopipe.run.progress import Bars
     from geopipe.settings.model import Settings
 
 
@@ -29,12 +29,12 @@ def plan(file: Path, flags: tuple[str, ...], verbose: bool, as_json: bool) -> No
     Reads the headers of the files that SETTINGS, a TOML file, names. It shows the table, time, memory and disk that the
     run needs, and refuses what cannot fit. `fractions = true` reads every pixel to find the classes.
     """
+    from geopipe import api
     from geopipe.cli import show_plan
     from geopipe.cli.screen import console
-    from geopipe.run.draft import draft
 
     settings = load_settings(file, flags)
-    planned = draft(settings)
+    planned = api.plan(settings)
     if as_json:
         print_json(planned.describe() | show_plan.places(settings.run))
     else:
@@ -71,15 +71,16 @@ def run(file: Path, flags: tuple[str, ...], as_json: bool, address: str | None, 
 
 def _run(settings: Settings, as_json: bool, **options: Any) -> int:
     """Run the settings with progress on stderr, and print the summary; returns the exit code."""
+    from geopipe import api
     from geopipe.cli import progress, show_outputs
     from geopipe.cli.screen import console
-    from geopipe.run import pipeline
+    from geopipe.run.progress import Bars
 
     shown = progress.progress(settings.monitoring.progress_interval, as_json, settings.run.name, settings.run.output)
     with progress.without_noise(), shown as watch:
-        if sys.stdin.isatty() and isinstance(watch, progress.Screen):
+        if sys.stdin.isatty() and isinstance(watch, Bars):
             options["confirm"] = partial(_confirm, watch)
-        summary = pipeline.run(settings, watch=watch, **options)
+        summary = api.execute(settings, watch, **options)
     if as_json:
         print_json(show_outputs.summary_json(summary))
     else:
@@ -87,7 +88,7 @@ def _run(settings: Settings, as_json: bool, **options: Any) -> int:
     return summary.exit_code
 
 
-def _confirm(screen: Screen, question: str) -> bool:
+def _confirm(screen: Bars, question: str) -> bool:
     try:
         with screen.aside():
             return click.confirm(question, default=True, err=True)
@@ -106,19 +107,19 @@ def _confirm(screen: Screen, question: str) -> bool:
 @set_option
 def demo(folder: Path, flags: tuple[str, ...]) -> int:
     """Make rasters that disagree on purpose, and run the main job on them."""
+    from geopipe import api
     from geopipe.cli import show_inputs, show_plan
     from geopipe.cli.screen import console, headline
     from geopipe.demo import generate
-    from geopipe.load import raster
-    from geopipe.run.draft import draft
+    from geopipe.layers.header import Header
 
     out = console()
     file = generate(folder)
     settings = load_settings(file, flags)
     headline(out, f"rasters in {folder / 'data'}")
-    show_inputs.headers(out, [raster.inspect(f) for f in raster.expand(str(folder / "data"))])
+    show_inputs.headers(out, [h for h in api.inspect(folder / "data") if isinstance(h, Header)])
     out.print()
-    show_plan.plan(out, draft(settings), settings.run)
+    show_plan.plan(out, api.plan(settings), settings.run)
     out.print()
     code = _run(settings, as_json=False, overwrite=True)
     out.print()

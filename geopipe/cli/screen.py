@@ -60,17 +60,6 @@ def on_terminal(out: Console) -> bool:
 # ---------------------------------------------------------------- words
 
 
-def tail(text: str, width: int, unicode: bool = True) -> str:
-    """The end of `text` in `width` columns: of a path the end says most."""
-    if cell_len(text) <= width:
-        return text
-    mark = "…" if unicode else "..."
-    cut = text
-    while cut and cell_len(cut) > width - len(mark):
-        cut = cut[1:]
-    return (mark + cut)[: max(width, 0)]
-
-
 def head(text: str, width: int, unicode: bool = True) -> str:
     """The start of `text` in `width` columns."""
     if cell_len(text) <= width:

@@ -16,9 +16,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from geopipe.cli.screen import head, on_terminal, say, speaks_unicode, table, tail
+from geopipe.cli.screen import head, on_terminal, say, speaks_unicode, table
 from geopipe.monitoring.database.runs import Cause, EventRow, LogRow, RunRow
-from geopipe.text import age, clean, clean_lines, clock, moment, share
+from geopipe.text import age, clean, clean_lines, clock, moment, share, tail
 
 STYLES = {
     "pending": "dim",

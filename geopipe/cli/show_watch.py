@@ -10,11 +10,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from geopipe.cli.screen import head, speaks_unicode, tail
+from geopipe.cli.screen import head, speaks_unicode
 from geopipe.cli.show_metrics import amount
 from geopipe.cli.show_runs import STYLES, as_json, headline, run_named
 from geopipe.monitoring.database.runs import LogRow, Look, Node, RunRow, Stage
-from geopipe.text import clean, clock, moment, share, short
+from geopipe.text import clean, clock, moment, share, short, tail
 
 ERRORS = 6
 """Displayed errors at most."""

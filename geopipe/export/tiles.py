@@ -22,7 +22,7 @@ from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
 from geopipe.export.writers import CSV_SUFFIX, partitions, write_csv, write_parquet
-from geopipe.grid.grid import Tile
+from geopipe.grid.grid import Grid, Tile
 from geopipe.plan.plan import Plan
 
 FORMATS = ("parquet", "csv")
@@ -91,10 +91,10 @@ class Receipt:
         return receipt
 
 
-def tile_name(plan: Plan, tile: Tile) -> str:
-    """The file name of a tile without its suffix. Names sort in the order of the tiles."""
-    rows, cols = plan.grid.tiling(plan.options.window_size)
-    row, col = tile.row // plan.options.window_size, tile.col // plan.options.window_size
+def tile_name(grid: Grid, window_size: int, tile: Tile) -> str:
+    """The file name of a tile without its suffix; names sort in the order of the tiles."""
+    rows, cols = grid.tiling(window_size)
+    row, col = tile.row // window_size, tile.col // window_size
     return f"tile-r{row:0{len(str(rows - 1))}d}-c{col:0{len(str(cols - 1))}d}"
 
 
@@ -133,7 +133,7 @@ def write_tile(
         MachineError: a file cannot be written.
         RunError: there are too many values to make a folder for each.
     """
-    name, progress = tile_name(plan, tile), _Progress(tile, table.num_rows)
+    name, progress = tile_name(plan.grid, plan.options.window_size, tile), _Progress(tile, table.num_rows)
     files: list[File] = []
     for form in plan.options.formats:
         if form == "parquet":

@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 import pyproj
 
-from geopipe import machine, proposals
+from geopipe import __version__, machine, proposals
 from geopipe.errors import SettingsError, SourceError
 from geopipe.export import publish, state
 from geopipe.grid.grid import Grid
@@ -52,9 +52,14 @@ def this_machine(settings: Settings) -> Machine:
 
 
 def versions() -> dict[str, str]:
-    """Versions of all software that affects the bytes of the output."""
-    names = ("geopipe", "numpy", "pyarrow", "pyproj", "ray")
-    return {name: version(name) for name in names} | {"proj": pyproj.proj_version_str} | raster.versions()
+    """Versions of everything that makes the bytes of the output."""
+    names = ("numpy", "pyarrow", "pyproj", "ray")
+    return (
+        {"geopipe": __version__}
+        | {name: version(name) for name in names}
+        | {"proj": pyproj.proj_version_str}
+        | raster.versions()
+    )
 
 
 def draft(settings: Settings, target: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:

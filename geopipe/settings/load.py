@@ -7,9 +7,11 @@ place, the value, what may be there instead, and an example; all errors are told
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from geopipe.errors import SettingsError
@@ -21,36 +23,47 @@ from geopipe.settings.toml_lines import line_of, read, value_of
 ENV_PREFIX, ENV_NESTED = "GEOPIPE_", "__"
 
 
-class _Given:
-    """What a file, the environment and flags give together, and where each value of it comes from."""
+Overrides = Sequence[str] | Mapping[str, Any]
+"""What wins over a file: "section.key=value" as on a command line, or values by "section.key"."""
 
-    def __init__(self, path: Path, flags: tuple[str, ...]) -> None:
-        self.path = path
-        self.text, self.values = read(path)
+
+class _Given:
+    """The values of a file or a dict, the environment and overrides together, and the origin of each."""
+
+    def __init__(self, source: Path | Mapping[str, Any], overrides: Overrides = (), environment: bool = True) -> None:
+        self.path, self.text, self.values = None, "", dict[str, Any]()
+        if isinstance(source, Path):
+            self.path = source
+            self.text, self.values = read(source)
+        else:
+            self.values = _plain(source)
         self.sections = set(self.values)
         self.origins: dict[Keys, str] = {}
         self.explainer = Explainer(SECTIONS, self.where, self.line, self.values)
-        for variable, value in sorted(os.environ.items()):
+        for variable, value in sorted(os.environ.items()) if environment else ():
             section, nested, key = variable.removeprefix(ENV_PREFIX).lower().partition(ENV_NESTED)
             if variable.startswith(ENV_PREFIX) and nested:
                 if section == "layers":
                     raise SettingsError(
                         f"{variable}: layers are not set in the environment", "use --set layers.NAME.key=value"
                     )
-                self._set([section, key], value, variable)
-        for flag in flags:
-            key, equals, value = flag.partition("=")
-            parts = key.strip().split(".")
-            if not equals or len(parts) != (3 if parts[0] == "layers" else 2) or not all(parts):
-                raise SettingsError(
-                    f"--set {flag!r} is neither section.key=value nor layers.NAME.key=value",
-                    "for example --set grid.resolution=90, or --set layers.elevation.kind=continuous",
-                )
-            self._set(parts, value, f"--set {key.strip()}")
+                self._set([section, key], self._value_of([section, key], value), variable)
+        if isinstance(overrides, Mapping):
+            for key, value in _plain(overrides).items():
+                self._set(_parts(key, f"override {key!r}"), value, f"override {key}")
+            return
+        for flag in overrides:
+            key, equals, text = flag.partition("=")
+            parts = _parts(key.strip() if equals else "", f"--set {flag!r}")
+            self._set(parts, self._value_of(parts, text), f"--set {key.strip()}")
 
-    def _set(self, parts: list[str], text: str, origin: str) -> None:
+    path: Path | None
+
+    def _value_of(self, parts: list[str], text: str) -> Any:
+        return value_of(text, self.explainer.is_list(parts[0], parts[-1]))
+
+    def _set(self, parts: list[str], value: Any, origin: str) -> None:
         """Put a value in; of a layer, into the one of that name."""
-        value = value_of(text, self.explainer.is_list(parts[0], parts[-1]))
         table, keys = self._table(parts, origin)
         table[parts[-1]] = value
         self.origins[keys] = origin
@@ -79,11 +92,11 @@ class _Given:
             for place, origin in self.origins.items():
                 if place[0] == keys[0]:
                     return origin
-        return self.origins.get(keys) or f"{self.path}:{line_of(self.text, keys)}"
+        return self.origins.get(keys) or (f"{self.path}:{line_of(self.text, keys)}" if self.path else "settings")
 
     def line(self, keys: Keys) -> int:
         """The line of a value; 0 for what is not of the file."""
-        return 0 if keys in self.origins else line_of(self.text, keys)
+        return 0 if keys in self.origins or self.path is None else line_of(self.text, keys)
 
     def wide_numbers(self) -> list[SettingsError]:
         """An error for each whole number that TOML does not have: more than 64 bits."""
@@ -115,16 +128,33 @@ class _Given:
         return found
 
 
-def load(path: Path, flags: tuple[str, ...] = ()) -> Settings:
-    """Read settings; relative paths in them are taken from the folder of the file.
+def load(path: Path, overrides: Overrides = (), environment: bool = True) -> Settings:
+    """Read settings from a file and the environment; relative paths are taken from the folder of the file.
 
     Args:
-        flags: "section.key=value" or "layers.NAME.key=value", the value as TOML (bare words are text).
+        environment: read GEOPIPE_SECTION__KEY, too.
+        overrides: "section.key=value" or "layers.NAME.key=value", the value as TOML (bare words are text); or a dict
+            of such keys with Python values.
 
     Raises:
         SettingsError: every mistake with file, line, key, value, and what to write instead.
     """
-    given = _Given(path, flags)
+    return _checked(_Given(path, overrides, environment), path.resolve().parent)
+
+
+def parse(values: Mapping[str, Any], overrides: Overrides = (), environment: bool = False) -> Settings:
+    """Settings from a dict of sections; relative paths are taken from the working folder.
+
+    Args:
+        environment: read GEOPIPE_SECTION__KEY, too.
+
+    Raises:
+        SettingsError: every mistake with section.key, value, and what to write instead.
+    """
+    return _checked(_Given(values, overrides, environment), Path.cwd())
+
+
+def _checked(given: _Given, folder: Path) -> Settings:
     mistakes = given.wide_numbers()
     if mistakes:
         raise united(mistakes)
@@ -135,10 +165,32 @@ def load(path: Path, flags: tuple[str, ...] = ()) -> Settings:
         mistakes = given.explainer.explain(error) + mistakes
     if mistakes:
         raise united(mistakes)
-    return _absolute(settings, path.resolve().parent)
+    return absolute(settings, folder)
 
 
-def _absolute(settings: Settings, folder: Path) -> Settings:
+def _parts(key: str, origin: str) -> list[str]:
+    """Section and key, or "layers", name and key."""
+    parts = key.split(".")
+    if len(parts) != (3 if parts[0] == "layers" else 2) or not all(parts):
+        raise SettingsError(
+            f"{origin} is neither section.key=value nor layers.NAME.key=value",
+            "for example grid.resolution=90, or layers.elevation.kind=continuous",
+        )
+    return parts
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python as TOML has it: paths become text, tuples lists, numbers of numpy those of Python."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def absolute(settings: Settings, folder: Path) -> Settings:
     """The same settings with local relative paths made absolute."""
 
     def full(path: str) -> str:

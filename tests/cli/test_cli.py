@@ -545,11 +545,12 @@ def test_a_signal_says_what_a_run_has_come_to(
     }
     for place, outcome in ended.items():
         with monkeypatch.context() as patch:
-            patch.setattr(place, stop)
+            module, name = place.rsplit(".", 1)
+            patch.setattr(sys.modules[module], name, stop)
             reply = call(capsys, "run", small, "--local")
         assert (reply[0], reply[2].splitlines()[-1]) == (code, f"{how}; {outcome}"), place
     with monkeypatch.context() as patch:
-        patch.setattr("geopipe.run.draft.draft", stop)
+        patch.setattr(draft, "draft", stop)
         reply = call(capsys, "plan", small)
     assert (reply[0], reply[2].strip()) == (code, how), "it publishes nothing, and says nothing of that"
 

@@ -460,8 +460,8 @@ def test_times_and_numbers_are_short() -> None:
     ]
     assert (amount("cpu_percent", 57.4), amount("cells_per_second", 1.05e6)) == ("57%", "1.05M")
     assert [text.share(p) for p in (None, 0, 0.996, 1)] == ["", "0%", "99%", "100%"]
-    assert screen.tail("/a/long/path", 8) == "…ng/path"
-    assert screen.tail("/a/long/path", 8, unicode=False) == ".../path"
+    assert text.tail("/a/long/path", 8) == "…ng/path"
+    assert text.tail("/a/long/path", 8, unicode=False) == ".../path"
     assert screen.head("東京東京", 5) == "東京…"
 
 

@@ -1,0 +1,231 @@
+"""The files of a finished table: which hold a tile, and their rows as a dataset of Arrow. Nothing lists all files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import and_, or_
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from geopipe.errors import MachineError, SettingsError, first_line
+from geopipe.export.state import MANIFEST
+from geopipe.export.tiles import ONE_CSV, Receipt, tile_name
+from geopipe.export.writers import CSV_SUFFIX, HIVE_NULL
+from geopipe.merge.spec import COORDINATES
+from geopipe.plan.cells import keys_of
+from geopipe.table.window import Window, window_of
+from geopipe.validate.facts import Facts, number
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Sums of the manifest: rows by tile, and nulls, least and greatest value by column.
+
+    `tiles` and `rows`: (tiles,) int64, sorted by tile.
+    """
+
+    tiles: np.ndarray[Any, Any]
+    rows: np.ndarray[Any, Any]
+    nulls: dict[str, int]
+    limits: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a finished table below `root`, as `fs` takes it. `types` has the type of each column by name."""
+
+    output: str
+    fs: FileSystem = field(repr=False)
+    root: str = field(repr=False)
+    format: str
+    facts: Facts = field(repr=False)
+    types: dict[str, str] = field(repr=False)
+
+    @cached_property
+    def keys(self) -> np.ndarray[Any, Any]:
+        """Keys of the tiles that have files, rising: (tiles,) int64."""
+        mask = self.facts.mask
+        return np.arange(self.facts.tiles) if mask is None else np.unique(keys_of(mask.runs))
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Columns with types and metadata, as every file of the table has them."""
+        if self.format == "csv":
+            places = dict(COORDINATES)
+            fields = [pa.field(n, pa.type_for_alias(text), nullable=n not in places) for n, text in self.types.items()]
+            return pa.schema(fields)
+        with self.reading():
+            files = self._parquet_files(self.keys[:1])
+            schema = next((pq.read_schema(path, filesystem=self.fs) for path, _ in files), None)
+        if schema is None:
+            raise MachineError(f"{self.output} has no file of its first tile", f"see: geopipe validate {self.output}")
+        if self.facts.partitioned:
+            name = str(self.facts.layout.partition_by)
+            position = list(self.types).index(name)
+            schema = schema.insert(position, pa.field(name, pa.type_for_alias(self.types[name])))
+        return schema
+
+    def keys_in(self, window: Window) -> np.ndarray[Any, Any]:
+        """Keys of the tiles that a window touches, rising: (n,) int64."""
+        size, keys = self.facts.window_size, self.keys
+        across = self.facts.grid.tiling(size)[1]
+        (top, bottom), (left, right) = window.rows, window.cols
+        row, col = keys // across, keys % across
+        touched = (row >= top // size) & (row * size < bottom) & (col >= left // size) & (col * size < right)
+        return np.asarray(keys[touched] if top < bottom and left < right else keys[:0])
+
+    def read(
+        self,
+        keys: np.ndarray[Any, Any],
+        columns: Sequence[str],
+        window: Window | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of some tiles, in the order of the tiles.
+
+        Args:
+            keys: (n,) int64, of tiles that have files.
+            window: keeps the cells inside; None keeps all.
+            where: keeps the rows for which it is true.
+
+        Raises:
+            SettingsError: `where` is no condition on the columns.
+        """
+        conditions = [] if where is None else [where]
+        if window is not None and window != window_of(self.facts.grid, None):
+            conditions.append(window.expression())
+        if self.facts.layout.csv_files == "one" and self.format == "csv" and len(keys) < len(self.keys):
+            conditions.append(reduce(or_, [self._window(key).expression() for key in keys.tolist()], pc.scalar(False)))
+        condition = reduce(and_, conditions) if conditions else None
+        with self.reading():
+            try:
+                self.schema.empty_table().filter(pc.scalar(True) if condition is None else condition)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                reason, columns = first_line(error), ", ".join(self.schema.names)
+                raise SettingsError(f"where = {where} does not fit the rows: {reason}", f"columns: {columns}") from None
+            if self.format == "csv":
+                return self._read_csv(self._csv(keys), list(columns), condition)
+            return self._parquet(keys).to_table(columns=list(columns), filter=condition)
+
+    def _window(self, key: int) -> Window:
+        """The cells of a tile."""
+        tile = self.facts.grid.tile(key, self.facts.window_size)
+        return Window((tile.row, tile.row + tile.height), (tile.col, tile.col + tile.width))
+
+    def _names(self, keys: Iterable[int]) -> Iterator[tuple[int, str]]:
+        grid, size = self.facts.grid, self.facts.window_size
+        return ((key, tile_name(grid, size, grid.tile(key, size))) for key in keys)
+
+    def _parquet(self, keys: np.ndarray[Any, Any]) -> ds.Dataset:
+        """The Parquet files of some tiles, in the order of the tiles."""
+        files = list(self._parquet_files(keys))
+        return ds.FileSystemDataset.from_paths(
+            [path for path, _ in files],
+            schema=self.schema,
+            format=ds.ParquetFileFormat(),
+            filesystem=self.fs,
+            partitions=[folder for _, folder in files],
+        )
+
+    def _parquet_files(self, keys: np.ndarray[Any, Any]) -> Iterator[tuple[str, ds.Expression]]:
+        """Paths of the Parquet files of some tiles, each with a condition that all of its rows meet."""
+        for key, name in self._names(keys.tolist()):
+            if not self.facts.partitioned:
+                folder = f"tile={key}/" if self.facts.layout.partition_by == "tile" else ""
+                yield f"{self.root}/parquet/{folder}{name}.parquet", pc.scalar(True)
+                continue
+            paths = [f"{self.root}/parquet/{folder}/{name}.parquet" for folder in self._folders]
+            for info, value in zip(self.fs.get_file_info(paths), self._folders.values(), strict=True):
+                if info.type is FileType.File:
+                    yield info.path, value
+
+    @cached_property
+    def _folders(self) -> dict[str, ds.Expression]:
+        """The folders NAME=VALUE of a partitioned table, with what each says of the rows in it."""
+        name = str(self.facts.layout.partition_by)
+        kind, folders = pa.type_for_alias(self.types[name]), {}
+        for info in sorted(self.fs.get_file_info(FileSelector(f"{self.root}/parquet")), key=lambda info: info.path):
+            column, _, value = info.base_name.partition("=")
+            if column == name and info.type is FileType.Directory:
+                null = value == HIVE_NULL
+                folders[info.base_name] = (
+                    ds.field(name).is_null() if null else ds.field(name) == pa.scalar(value).cast(kind)
+                )
+        return folders
+
+    def _csv(self, keys: np.ndarray[Any, Any]) -> list[str]:
+        """Paths of the CSV files that hold some tiles."""
+        one = self.facts.layout.csv_files == "one"
+        stems = [
+            f"{self.root}/csv/{name}"
+            for name in ([ONE_CSV] if one else [name for _, name in self._names(keys.tolist())])
+        ]
+        return [stem + self._suffix(stem) for stem in stems]
+
+    def _suffix(self, stem: str) -> str:
+        """How the name of a CSV file ends."""
+        infos = self.fs.get_file_info([stem + suffix for suffix in CSV_SUFFIX.values()])
+        for info, suffix in zip(infos, CSV_SUFFIX.values(), strict=True):
+            if info.type is FileType.File:
+                return suffix
+        raise MachineError(f"{self.output} has no file {stem}.csv", f"see: geopipe validate {self.output}")
+
+    def _read_csv(self, paths: list[str], columns: list[str], condition: pc.Expression | None) -> pa.Table:
+        """Rows of CSV files, in which an empty field is a null; a batch is filtered before the next is parsed."""
+        convert = pacsv.ConvertOptions(
+            column_types={f.name: f.type for f in self.schema}, null_values=[""], strings_can_be_null=True
+        )
+        parts = [self.schema.empty_table().select(columns)]
+        for path in paths:
+            with self.fs.open_input_stream(path) as stream, pacsv.open_csv(stream, convert_options=convert) as batches:
+                for batch in batches:
+                    part = pa.Table.from_batches([batch]).cast(self.schema)
+                    parts.append((part if condition is None else part.filter(condition)).select(columns))
+        return pa.concat_tables(parts)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The sums of the manifest, which is read once, a line at a time."""
+        tiles, rows = list[int](), list[int]()
+        nulls: dict[str, int] = dict.fromkeys(self.facts.variables, 0)
+        limits: dict[str, tuple[float, float]] = {}
+        with self.reading(), self.fs.open_input_stream(f"{self.root}/{MANIFEST}", compression=None) as stream:
+            for line in io.BufferedReader(stream):
+                receipt = Receipt.parse(line)
+                tiles.append(receipt.tile)
+                rows.append(receipt.rows)
+                for name, column in receipt.columns.items():
+                    nulls[name] += column["nulls"]
+                    low, high = number(column["min"]), number(column["max"])
+                    if low is not None and high is not None:
+                        before = limits.get(name, (low, high))
+                        limits[name] = min(low, before[0]), max(high, before[1])
+        order = np.argsort(tiles)
+        return Manifest(np.array(tiles)[order], np.array(rows)[order], nulls, limits)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Errors of reading as one of ours."""
+        try:
+            yield
+        except (OSError, pa.ArrowException, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise MachineError(
+                f"{self.output} cannot be read: {reason}", f"see what is missing: geopipe validate {self.output}"
+            ) from error
+
+
+def unit_of(column: pa.Field) -> str:
+    """The unit of a column, or nothing."""
+    return str((column.metadata or {}).get(b"unit", b"").decode())

@@ -1,0 +1,123 @@
+"""A table as a Dataset of xarray whose arrays read the tiles that an index touches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from geopipe.grid.crs import crs_of
+from geopipe.table.files import unit_of
+from geopipe.table.window import Window
+
+if TYPE_CHECKING:
+    from geopipe.table.table import Table
+
+EXACT = 2**53
+"""Integers up to this number are exact in float64."""
+
+GRID_MAPPING = "spatial_ref"
+
+
+def dataset_of(table: Table, columns: Sequence[str], window: Window) -> xr.Dataset:
+    """Columns of a table on (y, x), within a window."""
+    grid, (top, bottom), (left, right) = table.grid, window.rows, window.cols
+    crs = crs_of(grid.crs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of parameters that CF has no word for: crs_wkt has them
+        mapping = crs.to_cf()
+    x0, y0 = grid.x0 + left * grid.dx, grid.y0 - top * grid.dy
+    mapping["GeoTransform"] = f"{x0!r} {grid.dx!r} 0.0 {y0!r} 0.0 {-grid.dy!r}"
+    axes = {axis["axis"].lower(): dict(axis) for axis in crs.cs_to_cf()}
+    variables = {}
+    for name in columns:
+        unit = unit_of(table.schema.field(name))
+        attributes = {"long_name": _title(table.schema.field(name)), "grid_mapping": GRID_MAPPING}
+        attributes |= {"units": unit} if unit else {}
+        array = TileArray(table, name)
+        attributes |= {} if array.fill is None else {"_FillValue": array.fill}
+        whole = xr.Variable(("y", "x"), indexing.LazilyIndexedArray(array), attributes)
+        variables[name] = whole[top:bottom, left:right]
+    return xr.Dataset(
+        variables,
+        {
+            "y": ("y", grid.ys(top, bottom - top), axes.get("y", {})),
+            "x": ("x", grid.xs(left, right - left), axes.get("x", {})),
+            GRID_MAPPING: ((), 0, mapping),
+        },
+        {"Conventions": "CF-1.8", "title": str(table.success.get("name", "")), "source": f"geopipe, {table.output}"},
+    )
+
+
+def _title(column: pa.Field) -> str:
+    return (column.metadata or {}).get(b"description", b"").decode() or str(column.name)
+
+
+class TileArray(BackendArray):
+    """A column of a table as an array on the whole grid, shape (height, width). It holds no cells itself.
+
+    `fill` is the number of a missing cell, where that is not NaN and not every cell has a value.
+    """
+
+    def __init__(self, table: Table, name: str) -> None:
+        self.table, self.name = table, name
+        self.shape = (table.grid.height, table.grid.width)
+        self.dtype, self.fill = _type_and_fill(table, name)
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        """The cells of an index: a slice, an array or a number for each of y and x."""
+        rows, cols = (np.arange(n)[k] for n, k in zip(self.shape, key, strict=True))
+        (r, c), size = (np.atleast_1d(rows), np.atleast_1d(cols)), self.table.files.facts.window_size
+        cells = self._missing((len(r), len(c)))
+        for down in np.unique(r // size):
+            for across in np.unique(c // size):
+                i, j = np.flatnonzero(r // size == down), np.flatnonzero(c // size == across)
+                top, left = int(r[i].min()), int(c[j].min())
+                part = self._part((top, int(r[i].max()) + 1), (left, int(c[j].max()) + 1))
+                cells[np.ix_(i, j)] = part[np.ix_(r[i] - top, c[j] - left)]
+        return cells.reshape(rows.shape + cols.shape)
+
+    def _missing(self, shape: tuple[int, int]) -> NDArray[Any]:
+        """Cells without a value."""
+        if self.fill is not None:
+            return np.full(shape, self.fill, self.dtype)
+        return np.full(shape, np.nan, self.dtype) if self.dtype.kind == "f" else np.zeros(shape, self.dtype)
+
+    def _part(self, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
+        """The cells of a window inside one tile."""
+        window = Window(rows, cols)
+        part = self.table.files.read(self.table.files.keys_in(window), ["row", "col", self.name], window)
+        column = part[self.name]
+        if np.issubdtype(self.dtype, np.floating):
+            values = column.cast(pa.from_numpy_dtype(self.dtype), safe=False).to_numpy()
+        else:
+            values = (column if self.fill is None else column.fill_null(pa.scalar(self.fill, column.type))).to_numpy()
+        cells = self._missing((rows[1] - rows[0], cols[1] - cols[0]))
+        cells[part["row"].to_numpy() - rows[0], part["col"].to_numpy() - cols[0]] = values
+        return cells
+
+
+def _type_and_fill(table: Table, name: str) -> tuple[np.dtype[Any], Any]:
+    """The type of a column as an array, and the number that marks a missing cell (None: NaN, or none is missing)."""
+    own = np.dtype(table.schema.field(name).type.to_pandas_dtype())
+    if own.kind not in "iu":
+        return own, None
+    if table.rows == table.grid.cells and table.files.manifest.nulls.get(name) == 0:
+        return own, None
+    if own.itemsize <= 2:
+        return np.dtype(np.float32), None
+    low, high = table.files.manifest.limits.get(name, (None, None)) if own.itemsize == 8 else (0, 0)
+    if low is not None and high is not None and low >= -EXACT and high <= EXACT:
+        return np.dtype(np.float64), None
+    ends = np.iinfo(own)
+    return own, own.type(ends.min if own.kind == "i" and low != ends.min else ends.max)

@@ -1,0 +1,288 @@
+"""A finished table, opened: its schema, grid and provenance, and its rows as Arrow, pandas, Ray or xarray."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.fs import LocalFileSystem
+
+from geopipe.errors import GeopipeError, PlanError, SettingsError
+from geopipe.export import objects, state
+from geopipe.export.state import SUCCESS
+from geopipe.grid.crs import Bounds, crs_of
+from geopipe.grid.grid import Grid
+from geopipe.layers import uris
+from geopipe.proposals import near
+from geopipe.redaction import redact
+from geopipe.table.files import Files, unit_of
+from geopipe.table.window import window_of
+from geopipe.validate.facts import Facts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import ray.data
+    import xarray as xr
+
+SEED = 0
+
+
+def open_table(output: str | os.PathLike[str]) -> Table:
+    """Open a finished table in a folder or an object store; reads `_SUCCESS`.
+
+    Raises:
+        PlanError: there is no finished run, or `_SUCCESS` is damaged.
+        MachineError: the folder or the store cannot be read.
+    """
+    name = os.fspath(output)
+    if uris.is_store(name):
+        store = objects.connect(name)
+        fs, root, success = store.fs, store.root, objects.finished(store)
+    else:
+        folder = Path(name).expanduser().absolute()
+        fs, root, success = LocalFileSystem(), str(folder), state.finished(folder)
+    name = redact(name)
+    if success is None:
+        raise PlanError(f"{name} holds no finished run", "give the output of a finished run (run.output)")
+    try:
+        facts = Facts.parse(success["table"])
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GeopipeError) as error:
+        raise PlanError(
+            f"{SUCCESS} of {name} does not describe the table ({type(error).__name__}: {error})",
+            "it was edited, or written by another version of geopipe: run its settings again",
+        ) from None
+    form = "parquet" if "parquet" in success["formats"] else "csv"
+    return Table(name, success, Files(name, fs, root, form, facts, success["schema"]))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table of geopipe. A row is a cell of the grid, a column a variable.
+
+    `columns` of a method are names; None means all. `bounds` are (xmin, ymin, xmax, ymax) in units of the grid's CRS:
+    the cells whose centre lies inside or on them. `where` is an expression of `pyarrow.compute`. Tiles and row groups
+    that cannot hold such rows are not read.
+
+    Args:
+        output: the folder or URI as it was opened.
+        success: the contents of `_SUCCESS`.
+        files: the files of the table.
+    """
+
+    output: str
+    success: Mapping[str, Any] = field(repr=False)
+    files: Files = field(repr=False)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the cells: CRS, cell size, width and height."""
+        return self.files.facts.grid
+
+    @property
+    def bounds(self) -> Bounds:
+        """Outer edges of the grid: xmin, ymin, xmax, ymax in units of its CRS."""
+        return self.grid.bounds
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns with types; the metadata of a field has its unit and layer."""
+        return self.files.schema
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self.success["rows"])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns: row, col, x, y, then the variables."""
+        return tuple(self.schema.names)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the table was made: run, plan, versions of libraries, layers with their methods, sources, mask."""
+        keys = ("run_id", "name", "plan_hash", "skipped", "warnings")
+        return {key: self.success[key] for key in keys if key in self.success} | dict(
+            self.success.get("provenance", {})
+        )
+
+    def arrow(
+        self,
+        columns: Sequence[str] | None = None,
+        bounds: Bounds | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Rows as a table of Arrow, with the types of the files; missing values are nulls.
+
+        Example:
+            >>> import pyarrow.compute as pc
+            >>> import geopipe as gp
+            >>> table = gp.open("output")
+            >>> high = table.arrow(["x", "y", "elevation"], where=pc.field("elevation") >= 1000)
+            >>> high.num_rows
+            200
+            >>> table.arrow(bounds=(500000, 4999900, 500100, 5000000)).num_rows
+            100
+        """
+        window = window_of(self.grid, bounds)
+        return self.files.read(self.files.keys_in(window), self._named(columns), window, where)
+
+    def pandas(
+        self,
+        columns: Sequence[str] | None = None,
+        bounds: Bounds | None = None,
+        where: pc.Expression | None = None,
+    ) -> pd.DataFrame:
+        """Rows as a data frame. Missing values are NaN; integers with missing values become pandas' nullable integers.
+
+        Example:
+            >>> import geopipe as gp
+            >>> gp.open("output").pandas(["elevation"]).elevation.max()
+            np.float32(1199.0)
+        """
+        import pandas as pd
+
+        nullable = {kind: _nullable(kind) for kind in map(pa.type_for_alias, INTEGERS)}
+        table = self.arrow(columns, bounds, where)
+        return pd.DataFrame(
+            {
+                name: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
+                for name, column in zip(table.column_names, table.columns, strict=True)
+            }
+        )
+
+    def ray(
+        self,
+        columns: Sequence[str] | None = None,
+        bounds: Bounds | None = None,
+        where: pc.Expression | None = None,
+    ) -> ray.data.Dataset:
+        """Rows as a lazy Ray Dataset: each task reads some tiles, one at a time.
+
+        Example:
+            >>> import geopipe as gp
+            >>> gp.open("output").ray(["elevation"]).max("elevation")
+            1199.0
+        """
+        from geopipe.engine.reading import tiles_dataset
+
+        window = window_of(self.grid, bounds)
+        read = partial(self.files.read, columns=self._named(columns), window=window, where=where)
+        return tiles_dataset(read, self.files.keys_in(window))
+
+    def xarray(self, columns: Sequence[str] | None = None, bounds: Bounds | None = None) -> xr.Dataset:
+        """Variables as a Dataset of xarray on (y, x), lazy: indexing reads the tiles that it touches, and no others.
+
+        Floats have NaN where the table has no value. An integer column with a value in every cell of the grid keeps its
+        type. Others become floats with NaN as in `xarray.open_dataset`: float32 for 8 and 16 bits, else float64. A
+        64-bit column with numbers beyond 2**53 stays integer, and its attribute `_FillValue` marks the missing cells.
+
+        The attributes follow CF: units, long_name, and the grid mapping `spatial_ref`, which rioxarray and QGIS read.
+
+        Args:
+            columns: names of variables; None for all of them.
+            bounds: xmin, ymin, xmax, ymax in units of the grid's CRS.
+
+        Example:
+            >>> import geopipe as gp
+            >>> dataset = gp.open("output").xarray()
+            >>> dict(dataset.sizes)
+            {'y': 30, 'x': 40}
+            >>> float(dataset.elevation.sel(x=500105, y=4999995, method="nearest"))
+            10.0
+        """
+        from geopipe.table.lazy import dataset_of
+
+        return dataset_of(self, self._named(columns or tuple(self.files.facts.variables)), window_of(self.grid, bounds))
+
+    def sample(self, n: int, seed: int = SEED, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some rows, each with the same chance, without repetition; all rows where there are no more than `n`.
+
+        The same seed gives the same rows, whatever the order and the number of the files. It reads the tiles in which
+        the rows lie, one at a time, and keeps the rows of the sample alone.
+
+        Args:
+            n: number of rows.
+            seed: of the random numbers.
+            columns: names of columns; None for all.
+
+        Returns:
+            Rows in the order of the tiles, and of row and col within a tile.
+
+        Example:
+            >>> import geopipe as gp
+            >>> table = gp.open("output")
+            >>> table.sample(100, seed=1).equals(table.sample(100, seed=1))
+            True
+        """
+        names = self._named(columns)
+        manifest = self.files.manifest
+        places = _choose(int(manifest.rows.sum()), n, seed)
+        ends = np.cumsum(manifest.rows)
+        parts = [self.schema_of(names).empty_table()]
+        for i in np.unique(np.searchsorted(ends, places, "right")).tolist():
+            inside = places[(places >= ends[i] - manifest.rows[i]) & (places < ends[i])] - (ends[i] - manifest.rows[i])
+            tile = self.files.read(manifest.tiles[i : i + 1], list(dict.fromkeys([*names, "row", "col"])))
+            if self.files.facts.partitioned:
+                tile = tile.sort_by([("row", "ascending"), ("col", "ascending")])
+            parts.append(tile.take(inside).select(names))
+        return pa.concat_tables(parts)
+
+    def schema_of(self, columns: Iterable[str]) -> pa.Schema:
+        """The schema of some columns."""
+        return pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
+
+    def _named(self, columns: Sequence[str] | None) -> list[str]:
+        """Names of columns that the table has."""
+        if columns is None:
+            return list(self.schema.names)
+        names = [columns] if isinstance(columns, str) else list(columns)
+        for name in names:
+            if name not in self.schema.names:
+                meant = near(name, self.columns, {})
+                hint = f"did you mean {meant!r}?" if meant else f"columns: {', '.join(self.columns)}"
+                raise SettingsError(f"{self.output} has no column {name!r}", hint)
+        return names
+
+    def _repr_html_(self) -> str:
+        grid = self.grid
+        rows = "".join(
+            f"<tr><td>{html.escape(f.name)}</td><td>{html.escape(str(f.type))}</td><td>{html.escape(unit_of(f))}</td></tr>"
+            for f in self.schema
+        )
+        return (
+            f"<div><b>{html.escape(str(self.success.get('name', 'table')))}</b> {self.rows:,} rows in "
+            f"{html.escape(self.output)}<br>{html.escape(crs_of(grid.crs).name)}, {grid.width:,} x {grid.height:,} "
+            f"cells of {grid.dx:g} x {grid.dy:g}"
+            f"<table><tr><th>column</th><th>type</th><th>unit</th></tr>{rows}</table></div>"
+        )
+
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+def _nullable(kind: pa.DataType) -> Any:
+    import pandas as pd
+
+    return pd.api.types.pandas_dtype(str(kind).replace("int", "Int").replace("uI", "UI"))
+
+
+def _choose(count: int, n: int, seed: int) -> np.ndarray[Any, Any]:
+    """`n` of the numbers below `count`, rising: (n,) int64. Memory grows with `n` alone."""
+    if n < 0:
+        raise SettingsError(f"n = {n} is below 0", "give a number of rows")
+    rng = np.random.default_rng(seed)
+    if 2 * n >= count:
+        return np.sort(rng.permutation(count)[:n])
+    chosen = np.zeros(0, np.int64)
+    while len(chosen) < n:  # every set of n numbers has the same chance: no round draws more than are missing
+        chosen = np.union1d(chosen, rng.integers(count, size=n - len(chosen)))
+    return chosen
