@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -205,6 +205,23 @@ def open(output: str | os.PathLike[str]) -> Table:  # noqa: A001
     return open_table(output)
 
 
+def files_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The files of paths, folders and globs, each once.
+
+    Raises:
+        SourceError: there is none.
+    """
+    from geopipe import proposals
+    from geopipe.load.raster import expand
+
+    files = list(dict.fromkeys(file for path in paths for file in expand(os.fspath(path))))
+    if not files:
+        hint = proposals.path(os.path.abspath(paths[0]), "PATH") if paths else "give a file, a folder or a pattern"
+        names = ", ".join(os.fspath(path) for path in paths)
+        raise SourceError(f"no file matches {names or 'nothing'}", hint)
+    return files
+
+
 def inspect(
     *paths: str | os.PathLike[str],
     allow: tuple[str, ...] = (),
@@ -228,18 +245,12 @@ def inspect(
         >>> header.crs, header.width, header.bands[0].dtype
         ('EPSG:32632', 40, 'float32')
     """
-    from geopipe import proposals
     from geopipe.layers.access import Access
     from geopipe.layers.tables import is_table
     from geopipe.load import raster, tables
 
     access, headers = Access(allow, driver), list[Any]()
-    files = [file for path in paths for file in raster.expand(os.fspath(path))]
-    if not files:
-        names = ", ".join(os.fspath(path) for path in paths)
-        hint = proposals.path(os.path.abspath(paths[0]), "PATH") if paths else "give a file, a folder or a pattern"
-        raise SourceError(f"no file matches {names or 'nothing'}", hint)
-    for file in files:
+    for file in files_of(paths):
         try:
             headers.append(tables.header(file) if is_table(file) else raster.inspect(file, access=access))
         except SourceError as error:

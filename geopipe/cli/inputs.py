@@ -64,18 +64,15 @@ def init(paths: tuple[str, ...], file: Path, force: bool) -> None:
     PATH is a file, a folder or a glob of rasters and tables. Layers, kinds, grid and bounds are guesses from the
     headers of the files; `geopipe plan` accepts them as they are.
     """
+    from geopipe import api
     from geopipe.durable import replacing
-    from geopipe.errors import SettingsError, SourceError
-    from geopipe.load import raster
+    from geopipe.errors import SettingsError
     from geopipe.run.propose import propose
     from geopipe.text import clean, count
 
     if file.exists() and not force:
         raise SettingsError(f"{file} exists", "name another file with -o, or replace it with --force")
-    files = list(dict.fromkeys(name for path in paths for name in raster.expand(path)))
-    if not files:
-        raise SourceError(f"no file matches {', '.join(paths)}", proposals.path(os.path.abspath(paths[0]), "PATH"))
-    text, layers, unused = propose(files, file.resolve().parent, "run")
+    text, layers, unused = propose(api.files_of(paths), file.resolve().parent, "run")
     with replacing(file) as out:
         out.write(text.encode())
     for name, reason in unused.items():
