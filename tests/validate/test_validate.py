@@ -285,6 +285,14 @@ def test_damaged_rows_are_found_and_named(output: Path, case: str) -> None:
     assert any(m.startswith(FIRST) and message in m for m in errors(report)[check]), report.findings
 
 
+def test_files_of_earlier_versions_have_grid_and_provenance_in_their_metadata(output: Path) -> None:
+    success = json.loads((output / "_SUCCESS").read_text())
+    more = {b"geopipe:grid": json.dumps(success["table"]["grid"]).encode(), b"geopipe:sources": b"{}"}
+    for name in (FIRST, SECOND):
+        rewrite(output, name, lambda t: t.replace_schema_metadata({**t.schema.metadata, **more}))
+    assert errors(validate(output)) == {}
+
+
 def test_metadata_must_be_one_in_all_files(output: Path) -> None:
     rewrite(output, SECOND, lambda t: t.replace_schema_metadata({**t.schema.metadata, b"by": b"me"}))
     assert errors(validate(output)) == {"schema": [f"{SECOND} has other metadata than the first file of the table"]}
