@@ -13,7 +13,7 @@ from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Kind, Layer, Placed, Source
 from geopipe.resample.methods import (
     Decision,
-    Rules,
+    RouteRules,
     decide,
 )
 
@@ -34,5 +34,5 @@ def on_grid(pixel: float, dx: float = 0.0, dy: float = 0.0, crs: str = UTM) -> S
 
 def decision(source: Source, grid: Grid = GRID, kind: Kind = Kind.CONTINUOUS, **overrides: Any) -> Decision:
     layer = Layer("a", ("a.tif",), resampling=overrides.pop("resampling", "auto"))
-    decisions = decide(grid, source, layer, kind, Rules(**overrides))
+    decisions = decide(grid, source, layer, kind, RouteRules(**overrides))
     return decisions[0]

@@ -1,8 +1,8 @@
-"""Polygons as a mask: brought to the grid's CRS, and held against the centres of its cells.
+"""Polygons as a mask: transform them to the grid's CRS, and find the cells whose centres they contain.
 
-A centre is inside by the even-odd rule of a polygon's rings, of any polygon. One that lies on an edge is inside if the
-polygon goes on to its right or, on a level edge, below, so that of two polygons with a common edge one has it. Where an
-edge crosses a row of centres is computed from that edge and that row alone, so that no tile can change an answer.
+A centre is inside by the even-odd rule of the rings of any polygon. Edges are half-open: a centre on an edge is inside
+if the polygon continues to its right or, on a level edge, below, so that one of two polygons with a common edge has it.
+The crossing of an edge with a row of centres is computed from that edge and row alone: no tile can change an answer.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 BEND = 0.01
-"""Cells by which an edge that is straight in its file may be off its true course in the grid's CRS."""
+"""Largest distance in cells of an edge in the grid's CRS from its true course."""
 
 HALVINGS = 14
-"""How often an edge is cut in four to follow its course; what is not smooth by then is torn."""
+"""How often an edge is cut in four to follow its course. An edge that is not smooth by then is torn."""
 
 EVEN = 2.0**-20
-"""Cells to multiples of which places are rounded, so that the two sides of a seam (longitude 180 and -180) are one."""
+"""Places are rounded to multiples of this, in cells, so that the two sides of a seam (longitude +-180) agree."""
 
 MOST_CROSSINGS = 1 << 24
-"""Crossings of edges and rows that are held at once."""
+"""Crossings of edges and rows in memory at a time."""
 
 
 class Shapes(NamedTuple):
-    """Polygons as a file has them: each the rings, (n, 2), that bound it."""
+    """The polygons of a file: each a sequence of rings, (n, 2) float64 in its CRS."""
 
     uri: str
     crs: str
@@ -48,7 +48,10 @@ class Shapes(NamedTuple):
 class Rings:
     """Closed rings of polygons.
 
-    `points` (n, 2) are x and y; `ring` (n) says, rising, in which ring a point is, `owner` of which polygon a ring is.
+    Attributes:
+        points: (n, 2) float64, x and y.
+        ring: (n,) int64, the ring of each point, rising.
+        owner: (rings,) int64, the polygon of each ring.
     """
 
     points: Floats
@@ -57,7 +60,7 @@ class Rings:
 
     @classmethod
     def of(cls, polygons: Sequence[Sequence[Floats]]) -> Rings:
-        """Of polygons, each a sequence of rings (n, 2), the outer one among them; open rings are closed."""
+        """The rings of polygons, each a sequence of rings (n, 2). Open rings are closed."""
         rings = [np.vstack([r, r[:1]]) if (r[0] != r[-1]).any() else r for p in polygons for r in p]
         owner = np.repeat(np.arange(len(polygons)), [len(p) for p in polygons])
         ring = np.repeat(np.arange(len(rings)), [len(r) for r in rings])
@@ -68,21 +71,21 @@ class Rings:
         return np.searchsorted(self.ring, np.arange(len(self.owner)))
 
     def take(self, which: Mask) -> Rings:
-        """Those of the rings."""
+        """The chosen rings: `which` is (rings,) bool."""
         keep = which[self.ring]
         number = np.cumsum(which) - 1
         return Rings(self.points[keep], number[self.ring[keep]], self.owner[which])
 
     def meeting(self, bounds: Bounds) -> Rings:
-        """The rings whose own bounds meet these; the others have no place in these inside them."""
+        """The rings whose bounds meet these. The others contain no place in them."""
         if not len(self.owner):
             return self
         low = np.minimum.reduceat(self.points, self.starts)
         high = np.maximum.reduceat(self.points, self.starts)
         return self.take(np.all((low < bounds[2:]) & (high > bounds[:2]), axis=1))
 
-    def turned(self) -> Rings:
-        """The rings and their copies one turn of longitudes to the west and to the east."""
+    def with_copies(self) -> Rings:
+        """The rings, and copies of them 360 degrees to the west and to the east."""
         count, polygons = len(self.owner), int(self.owner.max(initial=-1)) + 1
         return Rings(
             np.concatenate([self.points + np.array([degrees, 0]) for degrees in (0.0, -360.0, 360.0)]),
@@ -91,7 +94,7 @@ class Rings:
         )
 
     def with_points(self, after: NDArray[np.int64], points: Floats) -> Rings:
-        """With more points, each behind one that is there."""
+        """The rings with more points, each after the point with the index in `after`."""
         return Rings(
             np.insert(self.points, after + 1, points, axis=0),
             np.insert(self.ring, after + 1, self.ring[after]),
@@ -101,10 +104,10 @@ class Rings:
 
 @dataclass(frozen=True)
 class Polygons:
-    """A mask in the grid's CRS, as it is pickled to workers; equal where all points are.
+    """A mask in the grid's CRS, in a form that is hashable and can be pickled to workers.
 
-    `points`, `ring` and `owner` are the arrays of `Rings` as bytes; `count` is the number of polygons of the file that
-    meet the grid, `bounds` are those of all of them in their own `crs`.
+    `points`, `ring` and `owner` are the arrays of `Rings` as bytes. `count` is the number of polygons that meet the
+    grid, `bounds` are those of all polygons in their own `crs`.
     """
 
     uri: str
@@ -117,12 +120,12 @@ class Polygons:
 
     @property
     def digest(self) -> str:
-        """What the mask does to the table depends on this and the grid."""
+        """Hash of the mask in the grid's CRS."""
         return hashlib.sha256(self.points + self.ring + self.owner).hexdigest()
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes in a worker: as it is, as edges, and the least of these for a tile."""
+        """Bytes in a worker: the mask, its edges, and those near a tile."""
         return 8 * len(self.points)
 
     def describe(self) -> dict[str, Any]:
@@ -130,29 +133,29 @@ class Polygons:
 
 
 def polygons_of(uri: str, crs: str, polygons: Sequence[Sequence[Floats]], grid: Grid) -> Polygons:
-    """Polygons of a file in the grid's CRS; those that do not meet the grid are left out.
+    """Transform the polygons of a file to the grid's CRS. Those that do not meet the grid are left out.
 
-    Edges are straight in `crs`, and followed in the grid's CRS to BEND of a cell. Where a CRS counts longitudes, a turn
-    more or less is the same place.
+    Edges are straight in `crs`; in the grid's CRS they follow their course to BEND of a cell. Longitudes that differ by
+    360 degrees are the same place.
 
     Raises:
         SourceError: a polygon has no image in the grid's CRS, or is torn there.
     """
-    rings, turning = Rings.of(polygons), is_lonlat(grid.crs)
+    rings, lonlat = Rings.of(polygons), is_lonlat(grid.crs)
     (left, bottom), (right, top) = rings.points.min(0).tolist(), rings.points.max(0).tolist()
     if not same_crs(crs, grid.crs):
-        if not turning:  # what is far from the grid may have no image
-            rings = rings.turned() if is_lonlat(crs) else rings
+        if not lonlat:  # what is far from the grid may have no image
+            rings = rings.with_copies() if is_lonlat(crs) else rings
             rings = _cut(rings, _around(grid, crs, uri))
-        rings = _projected(rings, crs_transform(crs, grid.crs), min(grid.dx, grid.dy), turning, uri)
-    rings = (rings.turned() if turning else rings).meeting(grid.bounds)
+        rings = _projected(rings, crs_transform(crs, grid.crs), min(grid.dx, grid.dy), lonlat, uri)
+    rings = (rings.with_copies() if lonlat else rings).meeting(grid.bounds)
     count = len(np.unique(rings.owner % max(1, len(polygons))))
     bounds = (left, bottom, right, top)
     return Polygons(uri, crs, bounds, count, rings.points.tobytes(), rings.ring.tobytes(), rings.owner.tobytes())
 
 
 def _around(grid: Grid, crs: str, uri: str) -> Bounds:
-    """Bounds of the grid in another CRS and some more, so that their own edge lies outside the grid."""
+    """Bounds of the grid in another CRS with a margin, so that their edge lies outside the grid."""
     bounds = projected_bounds(grid.transform, grid.width, grid.height, grid.crs, crs)
     if bounds is None:
         raise SourceError(f"grid.mask = {uri}: the grid has no image in its CRS", "correct grid.mask_crs")
@@ -163,12 +166,12 @@ def _around(grid: Grid, crs: str, uri: str) -> Bounds:
         return left - across, bottom - up, right + across, top + up
     left, right = (-180.0, 180.0) if max(-bottom, top) >= 90 else _longitudes(grid, crs)
     across = min((right - left) / 16, (360 - (right - left)) / 2)
-    # a place near a pole, or a turn further on, can lie beyond the end of the projection
+    # a place near a pole, or 360 degrees away, can lie beyond the end of the projection
     return left - across, max(bottom - up, (bottom - 90) / 2), right + across, min(top + up, (top + 90) / 2)
 
 
 def _longitudes(grid: Grid, crs: str) -> tuple[float, float]:
-    """From where to where the longitudes of a grid without a pole go: without a jump, so that none begins in it."""
+    """First and last longitude of a grid without a pole, without a jump within it."""
     x, y = outline(grid.transform, grid.width, grid.height)
     lon = crs_transform(grid.crs, crs)(x, y)[0].reshape(65, 65)
     if not np.isfinite(lon).all():
@@ -180,9 +183,9 @@ def _longitudes(grid: Grid, crs: str) -> tuple[float, float]:
 
 
 def _cut(rings: Rings, bounds: Bounds) -> Rings:
-    """The rings, cut to bounds: what is outside is moved to the nearest place on their edge.
+    """Clip rings to bounds: points outside move to the nearest place on the edge of the bounds.
 
-    That leaves every place inside the bounds on the side of the outline on which it was.
+    Every place within the bounds stays on its side of the outline.
     """
     rings = rings.meeting(bounds)
     start, end = rings.points[:-1], rings.points[1:]
@@ -190,9 +193,9 @@ def _cut(rings: Rings, bounds: Bounds) -> Rings:
     for axis, edge in ((0, bounds[0]), (1, bounds[1]), (0, bounds[2]), (1, bounds[3])):
         with np.errstate(divide="ignore", invalid="ignore"):
             at = (edge - start[:, axis]) / (end[:, axis] - start[:, axis])
-        found = np.flatnonzero((at > 0) & (at < 1) & (rings.ring[:-1] == rings.ring[1:]))
-        where.append(found)
-        places.append(at[found])
+        crossing = np.flatnonzero((at > 0) & (at < 1) & (rings.ring[:-1] == rings.ring[1:]))
+        where.append(crossing)
+        places.append(at[crossing])
     after, at = np.concatenate(where), np.concatenate(places)
     order = np.lexsort((at, after))
     after, at = after[order], at[order, None]
@@ -200,8 +203,8 @@ def _cut(rings: Rings, bounds: Bounds) -> Rings:
     return Rings(np.clip(rings.points, bounds[:2], bounds[2:]), rings.ring, rings.owner)
 
 
-def _projected(rings: Rings, transform: Transform, cell: float, turning: bool, uri: str) -> Rings:
-    """Rings in another CRS, with as many more points as their edges need to follow their course to BEND of a cell."""
+def _projected(rings: Rings, transform: Transform, cell: float, lonlat: bool, uri: str) -> Rings:
+    """Transform rings to another CRS, with more points so that edges follow their course to BEND of a cell."""
 
     def image_of(points: Floats) -> Floats:
         image = np.column_stack(transform(points[:, 0], points[:, 1]))
@@ -213,7 +216,7 @@ def _projected(rings: Rings, transform: Transform, cell: float, turning: bool, u
                 "have no image in the grid's CRS",
                 "cut the polygons to the area of that CRS, or choose another grid.crs",
             )
-        return image if turning else np.round(image / (EVEN * cell)) * (EVEN * cell)
+        return image if lonlat else np.round(image / (EVEN * cell)) * (EVEN * cell)
 
     image, bent = Rings(image_of(rings.points), rings.ring, rings.owner), rings.ring[:-1] == rings.ring[1:]
     for _ in range(HALVINGS):
@@ -223,10 +226,10 @@ def _projected(rings: Rings, transform: Transform, cell: float, turning: bool, u
         between = start + shares * step
         true = image_of(between.reshape(-1, 2)).reshape(between.shape)
         first, chord = image.points[edge, None], (image.points[edge + 1] - image.points[edge])[:, None]
-        off = true - (first + shares * _short(chord, turning))
-        bad = (np.abs(_short(off, turning)).max((1, 2), initial=0)) > BEND * cell
+        off = true - (first + shares * _short(chord, lonlat))
+        bad = (np.abs(_short(off, lonlat)).max((1, 2), initial=0)) > BEND * cell
         if not bad.any():
-            return _closed(image) if turning else image
+            return _closed(image) if lonlat else image
         after = np.repeat(edge[bad], 3)
         rings = rings.with_points(after, between[bad].reshape(-1, 2))
         image = image.with_points(after, true[bad].reshape(-1, 2))
@@ -240,13 +243,13 @@ def _projected(rings: Rings, transform: Transform, cell: float, turning: bool, u
     )
 
 
-def _short(off: Floats, turning: bool) -> Floats:
-    """Differences of places the short way round the longitudes."""
-    return off - (360 * np.round(off / 360)) * (1, 0) if turning else off
+def _short(off: Floats, lonlat: bool) -> Floats:
+    """Differences of places, with longitudes the short way round."""
+    return off - (360 * np.round(off / 360)) * (1, 0) if lonlat else off
 
 
 def _closed(rings: Rings) -> Rings:
-    """Rings of longitudes and latitudes without a jump; one that goes round a pole takes it in along a meridian."""
+    """Rings of longitudes and latitudes without a jump. A ring around a pole includes it along a meridian."""
     steps = np.diff(rings.points[:, 0], prepend=rings.points[:1, 0])
     jumps = np.where(np.diff(rings.ring, prepend=-1) == 0, -360 * np.round(steps / 360), 0.0)
     sums, starts = np.cumsum(jumps), rings.starts
@@ -264,7 +267,7 @@ def _closed(rings: Rings) -> Rings:
 
 @dataclass(frozen=True)
 class _Edges:
-    """Edges that are not level, from their lower end to their upper one."""
+    """Edges that are not level: (n, 2) float64 of their lower and upper ends, and (n,) of their polygons."""
 
     low: Floats
     high: Floats
@@ -288,7 +291,10 @@ def _edges(polygons: Polygons) -> _Edges:
 
 
 def covered(polygons: Polygons, xs: Floats, ys: Floats) -> Mask:
-    """Which of the places at columns `xs` (rising) and rows `ys` (falling) are in a polygon: (rows, columns)."""
+    """Whether each place at columns `xs` (rising) and rows `ys` (falling) is in a polygon: (rows, columns) bool.
+
+    Scan conversion: crossings of each row with the edges of a polygon, sorted, alternately enter and leave it.
+    """
     edges = _edges(polygons)
     near = np.flatnonzero((edges.high[:, 1] >= ys[-1]) & (edges.low[:, 1] < ys[0]))
     low, high = edges.low[near], edges.high[near]
@@ -301,9 +307,8 @@ def covered(polygons: Polygons, xs: Floats, ys: Floats) -> Mask:
     edge = np.repeat(np.arange(len(near)), count)
     row = np.arange(total) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     y, (x0, y0), (x1, y1) = ys[row], low[edge].T, high[edge].T
-    x = np.where(y == y1, x1, x0 + (y - y0) * ((x1 - x0) / (y1 - y0)))  # a corner is where it is, to the last bit
+    x = np.where(y == y1, x1, x0 + (y - y0) * ((x1 - x0) / (y1 - y0)))  # exactly at a corner, to the last bit
     col = np.searchsorted(xs, x, "left")
-    # along a row, every second crossing with a polygon leaves it
     order = np.lexsort((col, edges.owner[near][edge], row))
     row, col = row[order], col[order]
     change = np.zeros((len(ys), len(xs) + 1), np.int32)
@@ -313,14 +318,14 @@ def covered(polygons: Polygons, xs: Floats, ys: Floats) -> Mask:
 
 
 def squares(polygons: Polygons, grid: Grid, size: int) -> Mask:
-    """Which squares of `size` cells may have one in a polygon: (rows, columns) as `grid.tiling` counts them.
+    """Whether each square of `size` cells may contain a cell in a polygon: (rows, columns) bool of `grid.tiling`.
 
-    A square through which no edge goes is inside as a whole or not at all, as the centre of its first cell is.
+    A square without an edge in it is inside or outside as a whole, as the centre of its first cell is.
     """
     rows, cols = grid.tiling(size)
     xs = np.asarray(grid.x0 + (np.arange(0, grid.width, size) + 0.5) * grid.dx, np.float64)
     ys = np.asarray(grid.y0 - (np.arange(0, grid.height, size) + 0.5) * grid.dy, np.float64)
-    found = covered(polygons, xs, ys)
+    inside = covered(polygons, xs, ys)
     rings = _rings(polygons)
     places = (rings.points - (grid.x0, grid.y0)) / (grid.dx, -grid.dy) / size
     edge = np.flatnonzero(rings.ring[:-1] == rings.ring[1:])
@@ -335,11 +340,11 @@ def squares(polygons: Polygons, grid: Grid, size: int) -> Mask:
     (u0, v0), (u1, v1) = start[which].T, end[which].T
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.clip(np.stack([(row - v0) / (v1 - v0), (row + 1 - v0) / (v1 - v0)]), 0, 1)
-    shares = np.where(np.isfinite(shares), shares, [[0.0], [1.0]])  # level: all of it is in its row
+    shares = np.where(np.isfinite(shares), shares, [[0.0], [1.0]])  # a level edge is in one row
     us = u0 + shares * (u1 - u0)
     left = np.clip(np.floor(us.min(0) - 1e-6), 0, cols).astype(np.int64)
     right = np.clip(np.floor(us.max(0) + 1e-6) + 1, 0, cols).astype(np.int64)
     change = np.zeros((rows, cols + 1), np.int32)
     np.add.at(change, (row, left), 1)
     np.add.at(change, (row, right), -1)
-    return found | (np.cumsum(change[:, :-1], axis=1) > 0)
+    return inside | (np.cumsum(change[:, :-1], axis=1) > 0)

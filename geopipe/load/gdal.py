@@ -1,4 +1,4 @@
-"""Names as open datasets: files, URIs, and the variables inside files; with what they say of time and level."""
+"""Open datasets by name: files, URIs, and variables in files; and read the times and levels of their bands."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from geopipe.load.messages import listening, refusing_damage
 from geopipe.load.opening import open_dataset
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
-"""What rasterio raises of GDAL's errors; of the second kind it does not mean to let any out, and does."""
+"""Errors of GDAL. rasterio is not meant to raise the second kind, but does."""
 
 NETWORK = {
     "GDAL_HTTP_CONNECTTIMEOUT": 5,  # seconds
     "GDAL_HTTP_LOW_SPEED_TIME": 10,  # seconds without a byte
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
-    "GDAL_HTTP_TIMEOUT": 60,  # of one request: a part of a file, not all of it
+    "GDAL_HTTP_TIMEOUT": 60,  # of one request, which gets a part of a file
     "GDAL_HTTP_MAX_RETRY": 2,
     "GDAL_HTTP_RETRY_DELAY": 0.5,  # seconds, about doubled each time
 }
-"""How GDAL deals with a server that does not answer: its own default is to wait for ever."""
+"""GDAL's time limits for a server that does not answer. By default it would wait for ever."""
 
 
 def network() -> dict[str, float]:
-    """GDAL's settings for remote files, but for those that the user's environment gives."""
+    """GDAL's settings for remote files, without those that the user's environment has."""
     return {key: value for key, value in NETWORK.items() if key not in os.environ}
 
 
 def open_raster(uri: str, where: str, layer: str | None, access: Access = NOTHING) -> DatasetReader:
-    """An open dataset; `where` begins the message of an error.
+    """Open a dataset. `where` is the beginning of error messages.
 
     Raises:
-        SourceError: the file is missing, unreadable, no raster, or leads to what it may not (see `opening`).
+        SourceError: the file is missing, unreadable, no raster, or refers to files that it may not (see `opening`).
     """
     inner = subdataset(uri)
     try:
         with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", uri, layer):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # told as an error of ours where it matters
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `check_files` raises an error of ours
             return open_dataset(uri, access, where, layer)
     except GDAL_ERRORS as error:
         file = file_of(uri)
@@ -62,41 +62,41 @@ def open_raster(uri: str, where: str, layer: str | None, access: Access = NOTHIN
 def open_variable(
     uri: str, variable: str | None, where: str, layer: str | None, access: Access = NOTHING
 ) -> tuple[DatasetReader, str]:
-    """The open dataset of a variable of a file, and its name; without a variable, of the file as it is.
+    """Open a variable of a file, and return its URI, too. Without a variable, open the file itself.
 
-    A variable in a group may go by its last name where that is unique. An HDF5 file that GDAL's HDF5 driver cannot
-    place on Earth is opened as NetCDF, whose driver understands more of its conventions.
+    The last part of a variable's name is enough if it is unique. A HDF5 file without a place on Earth is opened by the
+    netCDF driver if that knows the place: it understands more conventions.
 
     Raises:
-        SourceError: the file cannot be opened, or has no such variable; lists those that it has.
+        SourceError: the file cannot be opened, or does not have the variable; lists those that it has.
     """
     ds = open_raster(uri, where, layer, access)
     inside = variables(ds, uri)
-    found = [u for name, u in inside.items() if variable is not None and name == variable.lstrip("/")]
-    found = found or [u for name, u in inside.items() if variable is not None and name.rpartition("/")[2] == variable]
-    if len(found) == 1:
+    uris = [u for name, u in inside.items() if variable is not None and name == variable.lstrip("/")]
+    uris = uris or [u for name, u in inside.items() if variable is not None and name.rpartition("/")[2] == variable]
+    if len(uris) == 1:
         ds.close()
-        ds, uri = open_raster(found[0], where, layer, access), found[0]
+        ds, uri = open_raster(uris[0], where, layer, access), uris[0]
     if ds.driver.startswith("HDF5") and ds.count and not _placed(ds):
         ds, uri = _as_netcdf(ds, uri, access._replace(driver=None))
     own = {place.variable for place in coordinates(ds, uri)} - {""}
-    if variable is None or len(found) == 1 or variable.casefold() in {name.casefold() for name in own}:
+    if variable is None or len(uris) == 1 or variable.casefold() in {name.casefold() for name in own}:
         return ds, uri
     ds.close()
-    have = ", ".join(sorted(found) or sorted(inside or own)) or "none"
+    names = ", ".join(sorted(uris) or sorted(inside or own)) or "none"
     raise SourceError(
-        f"{where}{variable!r} may be several variables of {uri}: {have}"
-        if found
-        else f"{where}{uri} has no variable {variable!r}; it has {have}",
+        f"{where}{variable!r} may be several variables of {uri}: {names}"
+        if uris
+        else f"{where}{uri} has no variable {variable!r}; it has {names}",
         "correct variable =" if inside or own else "leave out variable =; bands = chooses bands",
         layer,
     )
 
 
 def variables(ds: DatasetReader, uri: str) -> dict[str, str]:
-    """The names of the variables that GDAL lists in a file, sorted, each with the URI that opens it.
+    """The variables of a file by name, sorted, each with the URI that opens it.
 
-    The list may come from the file's own tags: what it has of other files is left out.
+    The list may come from the file's own tags: entries for other files are left out.
     """
     tags, inner = ds.tags(ns="SUBDATASETS"), subdataset(uri)
     own = in_gdal(inner.file if inner else uri)
@@ -109,7 +109,7 @@ def _placed(ds: DatasetReader) -> bool:
 
 
 def _as_netcdf(ds: DatasetReader, uri: str, access: Access) -> tuple[DatasetReader, str]:
-    """The same variable through the netCDF driver where that places it, else as it was."""
+    """Open the variable by the netCDF driver if that has a place for it; else return it as it was."""
     inner = subdataset(uri) or Subdataset("HDF5", uri, "")
     other = str(Subdataset("NETCDF", in_gdal(inner.file), f"/{inner.name}" if inner.name else ""))
     try:
@@ -126,7 +126,7 @@ def _as_netcdf(ds: DatasetReader, uri: str, access: Access) -> tuple[DatasetRead
 
 
 def coordinates(ds: DatasetReader, uri: str) -> list[times.Place]:
-    """Variable, time and level of each band, as far as the file tells."""
+    """Variable, time and level of each band, as far as the file has them."""
     tags, bands = ds.tags(), [ds.tags(i) for i in ds.indexes]
     inner = subdataset(uri)
     if ds.driver == "Zarr" and bands:
@@ -136,9 +136,9 @@ def coordinates(ds: DatasetReader, uri: str) -> list[times.Place]:
 
 
 def _calendars(uri: str, band: times.Tags) -> times.Tags:
-    """The calendars of a Zarr variable's axes of time: its own tags do not tell, those of the axes do."""
+    """The calendars of a Zarr variable's axes of time: the tags of the axes have them."""
     inner = subdataset(uri) or Subdataset("ZARR", uri, "")
-    group, found = inner.variable.rpartition("/")[0], {}
+    group, calendars = inner.variable.rpartition("/")[0], {}
     for key, unit in band.items():
         if key.startswith("DIM_") and key.endswith("_UNIT") and times.SINCE.fullmatch(unit):
             axis = key[4:-5]
@@ -146,21 +146,21 @@ def _calendars(uri: str, band: times.Tags) -> times.Tags:
                 with warnings.catch_warnings(), listening():
                     warnings.simplefilter("ignore", NotGeoreferencedWarning)
                     with open_dataset(str(Subdataset("ZARR", inner.file, f"{group}/{axis}")), NOTHING, "", None) as ds:
-                        found[f"{axis}#calendar"] = ds.tags().get("calendar", "")
+                        calendars[f"{axis}#calendar"] = ds.tags().get("calendar", "")
             except GDAL_ERRORS:
                 continue  # an axis without an array of its own
-    return found
+    return calendars
 
 
 Y_NAMES = ("latitude", "projection_y_coordinate")
 Y_UNITS = re.compile(r"degrees?_?n(orth)?", re.I)
-"""Standard names and units of the coordinates that run along y."""
+"""Standard names and units of y coordinates."""
 
 
 def is_transposed(ds: DatasetReader, uri: str, access: Access) -> bool:
-    """Whether the columns of a NetCDF variable run along y: GDAL takes its last dimension for x, whatever that is.
+    """Whether the columns of a NetCDF variable run along y: GDAL always takes the last dimension for x.
 
-    Nothing in its tags tells the order of dimensions; the values of the coordinate of y do.
+    Its tags do not have the order of dimensions; the values of the y coordinate show it.
     """
     tags = ds.tags()
     names = [key[:-14] for key, text in tags.items() if key.endswith("#standard_name") and text in Y_NAMES]

@@ -1,7 +1,7 @@
-"""What an HDF5 file has elsewhere: external storage, external links, and the sources of virtual datasets.
+"""Check the files that an HDF5 file refers to: external storage, external links, and sources of virtual datasets.
 
 libhdf5 follows these wherever they lead, and GDAL shows none of them. So h5py walks a file (NetCDF-4 is HDF5, too) from
-link to link before GDAL opens it. It opens no other file, and reads no values.
+link to link before GDAL opens it. It opens no other file and reads no values.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from geopipe.layers.uris import is_remote
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 OBJECTS = 100_000
-"""Links of the largest file that is walked, which takes some 2 to 10 s."""
+"""Most links of a file; to walk them takes 2 to 10 s."""
 
 WHOLE = "make a file with all values in it: h5repack -l CONTI for datasets, h5copy -f ext for links"
 
 
 class Reference(NamedTuple):
-    """Another file that an HDF5 file reads: as the source of a virtual dataset, or by other means."""
+    """Another file that an HDF5 file reads, as the source of a virtual dataset or otherwise."""
 
     place: str
     file: str
@@ -43,7 +43,7 @@ def is_hdf5(file: str) -> bool:
 
 
 def referred(file: str, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
-    """The files that an HDF5 file reads beside itself, those that they read included.
+    """The other files that an HDF5 file reads, and those that they read.
 
     Raises:
         SourceError: there is external storage or an external link; or a source of a virtual dataset is not HDF5, or
@@ -55,7 +55,14 @@ def referred(file: str, access: Access, where: str, layer: str | None) -> tuple[
         status = os.stat(own)
         try:
             references = _references(own, (status.st_ino, status.st_size, status.st_mtime_ns))
-        except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:  # as h5py has it
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+        ) as error:  # of h5py
             raise SourceError(
                 f"{where}{own} is no raster that GDAL can open: {error}",
                 "make it anew, or copy what is needed from it into another file (h5copy, nccopy)",
@@ -70,20 +77,20 @@ def referred(file: str, access: Access, where: str, layer: str | None) -> tuple[
 
 
 def _checked(reference: Reference, own: str, access: Access, where: str, layer: str | None) -> str:
-    """The path of a source of a virtual dataset, if it may be read; the other references never may.
+    """The path of a source of a virtual dataset, if it may be read. Other references are refused.
 
-    External storage is any file as raw bytes; of links, libnetcdf takes the dimensions of one file for the other's. A
-    source must be there and be HDF5: libhdf5 would look for another of its name in the working folder.
+    External storage is any file as raw bytes; with external links libnetcdf mixes up dimensions of the two files. A
+    source must exist and be HDF5: libhdf5 would look for another file of its name in the working folder.
     """
-    here = f"{where}{own}: {reference.place} "
+    place = f"{where}{own}: {reference.place} "
     if not reference.is_virtual:
-        raise SourceError(f"{here}{reference.file}", WHOLE, layer)
+        raise SourceError(f"{place}{reference.file}", WHOLE, layer)
     if is_remote(reference.file) or "%" in reference.file:
-        raise SourceError(f"{here}refers to {reference.file}, which is an address or a pattern", WHOLE, layer)
-    path = resolve(reference.file, os.path.dirname(os.path.abspath(own)), access, here, layer)
+        raise SourceError(f"{place}refers to {reference.file}, which is an address or a pattern", WHOLE, layer)
+    path = resolve(reference.file, os.path.dirname(os.path.abspath(own)), access, place, layer)
     if not (os.path.isfile(path) and os.access(path, os.R_OK) and is_hdf5(path)):
         raise SourceError(
-            f"{here}refers to {reference.file}, which is no HDF5 file", f"put it there, or {WHOLE}", layer
+            f"{place}refers to {reference.file}, which is no HDF5 file", f"put it there, or {WHOLE}", layer
         )
     return path
 
@@ -91,9 +98,9 @@ def _checked(reference: Reference, own: str, access: Access, where: str, layer: 
 @lru_cache(maxsize=256)
 def _references(file: str, version: tuple[int, ...]) -> tuple[Reference, ...]:
     """The references in one file, each once; `version` changes with the file."""
-    import h5py  # here: it takes 0.1 s, and few files need it
+    import h5py  # takes 0.1 s, and few files need it
 
-    found: dict[Reference, None] = {}
+    references: dict[Reference, None] = {}
     count, seen = 0, set()
     with h5py.File(file, "r", locking=False) as opened:
         groups: list[tuple[str, Any]] = [("", h5py.h5g.open(opened.id, b"/"))]
@@ -103,19 +110,21 @@ def _references(file: str, version: tuple[int, ...]) -> tuple[Reference, ...]:
                 count += 1
                 place = f"{folder}/{name.decode(errors='replace')}"
                 if kind == h5py.h5l.TYPE_EXTERNAL:
-                    found[Reference(f"the link {place} leads to", os.fsdecode(group.links.get_val(name)[0]))] = None
+                    references[Reference(f"the link {place} leads to", os.fsdecode(group.links.get_val(name)[0]))] = (
+                        None
+                    )
                 elif kind != h5py.h5l.TYPE_SOFT and address not in seen:
                     seen.add(address)
                     item = h5py.h5o.open(group, name)
                     if isinstance(item, h5py.h5g.GroupID):
                         groups.append((place, item))
                     elif isinstance(item, h5py.h5d.DatasetID):
-                        found.update(dict.fromkeys(_of_dataset(f"the dataset {place}", item.get_create_plist())))
-    return tuple(found)
+                        references.update(dict.fromkeys(_of_dataset(f"the dataset {place}", item.get_create_plist())))
+    return tuple(references)
 
 
 def _links(group: Any, most: int) -> list[tuple[bytes, int, int]]:
-    """Name, kind and address of what is in a group."""
+    """Name, kind and address of each link in a group."""
     links: list[tuple[bytes, int, int]] = []
 
     def note(name: bytes, info: Any) -> bool | None:
@@ -131,11 +140,11 @@ def _links(group: Any, most: int) -> list[tuple[bytes, int, int]]:
 
 
 def _of_dataset(place: str, layout: Any) -> list[Reference]:
-    """Where the values of a dataset are, if not in its own file; of a virtual one "." means that."""
+    """The other files with values of a dataset. In a virtual one "." is its own file."""
     import h5py
 
     raw = [os.fsdecode(layout.get_external(n)[0]) for n in range(layout.get_external_count())]
     is_virtual = layout.get_layout() == h5py.h5d.VIRTUAL
     sources = {layout.get_virtual_filename(n) for n in range(layout.get_virtual_count())} if is_virtual else set()
-    found = [Reference(f"{place} has its values in", file) for file in raw]
-    return found + [Reference(place, source, True) for source in sorted(sources - {"."})]
+    references = [Reference(f"{place} has its values in", file) for file in raw]
+    return references + [Reference(place, source, True) for source in sorted(sources - {"."})]

@@ -1,6 +1,6 @@
-"""What GDAL says while a raster is opened or read. Its call may succeed and yet have lost a tag, a mask or pixels.
+"""Collect GDAL's messages while a raster is opened or read: a call may succeed and yet lose a tag, a mask or pixels.
 
-rasterio logs GDAL's warnings as warnings, and its errors, where the call succeeds all the same, at INFO.
+rasterio logs GDAL's warnings as warnings, and its errors in a call that succeeds at INFO.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from geopipe.redaction import redact
 log = logging.getLogger(__name__)
 
 LOGGERS = ("rasterio._env", "rasterio._err")
-"""Where rasterio logs what GDAL says: while it opens, and while it reads."""
+"""Loggers of rasterio with GDAL's messages: while it opens, and while it reads."""
 
 DESCRIPTIVE = (
     r"(DateTime|Software|Artist|Copyright|HostComputer|Make|Model|DocumentName|ImageDescription|PageName|PageNumber|"
     r"XResolution|YResolution|ResolutionUnit|Photoshop|RichTIFFIFD|XMLPacket|ICC Profile|EXIFIFDOffset|InkNames)"
 )
-"""Tags of a TIFF that say nothing of values or places."""
+"""Tags of a TIFF that do not matter for values or places."""
 
 HARMLESS = re.compile(
     "|".join(
@@ -47,7 +47,7 @@ HARMLESS = re.compile(
     ),
     re.I,
 )
-"""What takes nothing from values and places, error or not."""
+"""Messages, errors included, that do not affect values or places."""
 
 DAMAGE = re.compile(
     r"ignor|discard|truncat|corrupt|damage|error|fail|invalid|illegal|\bbad\b|\beof\b|unexpected|premature|missing|"
@@ -56,7 +56,7 @@ DAMAGE = re.compile(
     r"(can ?not|can't|could not|couldn't|unable to) (be )?(open|read|find|pars|load|decod|process|seek)",
     re.I,
 )
-"""Words of a warning that tell of something lost. Other warnings go to geopipe's log, as warnings."""
+"""Words of a warning that mean a loss. Other warnings go to geopipe's log."""
 
 REPAIR = "get the file again, or write it anew: its values cannot be trusted as it is"
 
@@ -64,7 +64,7 @@ _heard = threading.local()
 
 
 class _Filter(logging.Filter):
-    """Collects GDAL's messages for who listens in this thread; without a listener, logging goes on as it did."""
+    """Collects GDAL's messages for the listener of this thread. Without one, logging is as before."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         messages: list[tuple[bool, str]] | None = getattr(_heard, "messages", None)
@@ -80,7 +80,7 @@ class _Filter(logging.Filter):
 
 
 class Hearing:
-    """Inside, GDAL's messages reach who listens; afterwards logging is as it was."""
+    """A context in which GDAL's messages reach listeners. Afterwards logging is as before."""
 
     def __enter__(self) -> None:
         self._filter, self._before, self._levels = _Filter(), sys.unraisablehook, dict[logging.Logger, int]()
@@ -99,7 +99,7 @@ class Hearing:
 
 
 def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
-    """A hook for errors that nobody can catch: rasterio drops a message that is no UTF-8 in its callback."""
+    """A hook for errors that cannot be caught: rasterio drops a message that is not UTF-8 in its callback."""
 
     def hook(unraisable: Any) -> object:
         messages, error = getattr(_heard, "messages", None), unraisable.exc_value
@@ -112,7 +112,7 @@ def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
 
 @contextmanager
 def listening() -> Iterator[list[tuple[bool, str]]]:
-    """Collect what GDAL says in this thread, each as (whether it is an error, text); inside of `Hearing`."""
+    """Collect GDAL's messages in this thread as (is an error, text). Works inside of `Hearing`."""
     outer = getattr(_heard, "messages", None)
     messages: list[tuple[bool, str]] = []
     _heard.messages = messages
@@ -124,15 +124,15 @@ def listening() -> Iterator[list[tuple[bool, str]]]:
 
 @contextmanager
 def refusing_damage(what: str, uri: str, layer: str | None) -> Iterator[None]:
-    """Refuse what GDAL opens or reads inside, if it says that something of it is lost.
+    """Raise an error if GDAL loses something while it opens or reads a file inside.
 
     Args:
-        what: begins the message: layer, file, and where in it.
-        uri: of the file, whose name in a message says nothing of it.
+        what: beginning of the message: layer, file, and place in it.
+        uri: of the file, whose name is ignored in messages.
         layer: that may be skipped.
 
     Raises:
-        SourceError: with GDAL's words.
+        SourceError: with GDAL's message.
     """
     with listening() as messages:
         yield
@@ -144,9 +144,9 @@ def refusing_damage(what: str, uri: str, layer: str | None) -> Iterator[None]:
 
 
 def damages(messages: list[tuple[bool, str]], uri: str = "") -> list[str]:
-    """The messages that mean that something is lost: errors and DAMAGE, but for what is HARMLESS."""
-    told = [(is_error, text, _without(text, uri)) for is_error, text in messages]
-    return [text for is_error, text, own in told if not HARMLESS.search(own) and (is_error or DAMAGE.search(own))]
+    """The messages that mean a loss: errors and DAMAGE, without HARMLESS ones."""
+    shortened = [(is_error, text, _without(text, uri)) for is_error, text in messages]
+    return [text for is_error, text, own in shortened if not HARMLESS.search(own) and (is_error or DAMAGE.search(own))]
 
 
 def _without(text: str, uri: str) -> str:

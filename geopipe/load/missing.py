@@ -1,4 +1,4 @@
-"""Which stored numbers of a band stand for no value: nodata, what a NetCDF file says beside it, NaN. Pure functions."""
+"""Find the missing values of a band: nodata, NetCDF's other no-data attributes, and NaN. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Number = float | int
 
 
 def find_missing(values: Values, nodata: Number | None) -> Mask | None:
-    """Where `values` are missing: equal to nodata, or NaN. None where no value can be.
+    """The mask of values that are equal to nodata, or NaN. None if no value can be missing.
 
-    A float nodata beyond 1e30 counts with its first five digits: writers differ in the last digits of 3.4e38.
+    Of a float nodata beyond 1e30 five digits count: writers differ in the last digits of 3.4e38.
     """
     if values.dtype.kind == "f":
         missing: Mask = np.isnan(values)
         if nodata is not None and abs(nodata) > 1e30:
             end = sys.float_info.max if math.isfinite(nodata) else math.inf
             near = sorted(min(max(nodata * factor, -end), end) for factor in (1 - 1e-5, 1 + 1e-5))
-            low, high = map(np.float64, near)  # float32 need not hold them
+            low, high = map(np.float64, near)  # float32 may not hold them
             missing |= (values >= low) & (values <= high)
         elif nodata is not None:
             missing |= values == values.dtype.type(nodata)
@@ -39,7 +39,7 @@ def find_missing(values: Values, nodata: Number | None) -> Mask | None:
 
 
 def missing_in(values: Values, band: Band) -> Mask | None:
-    """Where stored values of a band are missing, by all that the band says. None where no value can be."""
+    """The mask of missing stored values by all attributes of a band. None if no value can be missing."""
     masks = [find_missing(values, nodata) for nodata in dict.fromkeys((band.nodata, *band.missing))]
     low, high = band.limits
     masks += [values < low] if low is not None else []
@@ -51,15 +51,15 @@ def missing_in(values: Values, band: Band) -> Mask | None:
 def declared(
     tags: Mapping[str, str], dtype: str, nodata: Number | None
 ) -> tuple[tuple[Number, ...], tuple[Number | None, Number | None]]:
-    """What the attributes of a NetCDF variable say beside its nodata: other numbers for no value, least and greatest.
+    """No-data numbers of a NetCDF variable beside its nodata, and its smallest and largest valid number.
 
-    GDAL takes one number for nodata, and a range only where it has both ends. A range that is none says nothing.
+    GDAL takes only one no-data number, and a range only if it has both ends. A reversed range is ignored.
     """
     own = np.dtype(dtype)
 
     def numbers(key: str) -> list[Number]:
-        found = [_number(text) for text in tags.get(key, "").strip("{}").split(",")]
-        plain = [number for number in found if number is not None]
+        parsed = [_number(text) for text in tags.get(key, "").strip("{}").split(",")]
+        plain = [number for number in parsed if number is not None]
         if own.kind == "u":  # _Unsigned: attributes have the signed type in which the file stores its values
             plain = [number + 2 ** (8 * own.itemsize) if number < 0 else number for number in plain]
         return plain
@@ -76,7 +76,7 @@ def declared(
 
 
 def _number(text: str) -> Number | None:
-    """The number of a text, whole where it is and 64 bits hold it; None where it is none."""
+    """Parse a number: an integer if it is one that 64 bits hold. None if it is no number."""
     try:
         number = float(text)
         return int(text) if text.strip().lstrip("+-").isdecimal() and abs(number) < 2**64 else number

@@ -1,7 +1,7 @@
-"""Datasets are opened here and nowhere else: as what their names and contents say, with every reference checked.
+"""Open datasets: by drivers that fit their names and contents, with every reference checked. Nothing else opens them.
 
-GDAL by itself asks all of its drivers, so that a file may be anything, whatever its name, and reach any other file and
-any server. Here a name chooses the drivers (`access`), a VRT is written anew (`vrt`), and sidecars must be plain.
+GDAL by itself tries all of its drivers: whatever its name, a file could reach any other file and any server. Here the
+name chooses the drivers (`access`), a VRT is rewritten (`vrt`), and sidecars must be plain TIFFs.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from geopipe.layers.uris import REMOTE, file_of, in_gdal, is_remote, subdataset
 from geopipe.load import hdf5, vrt
 
 LOCAL = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "/none"}
-"""GDAL's settings while it opens what is on this machine: no server."""
+"""GDAL's settings to open files on this machine: no server."""
 
 ELSEWHERE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-"""Those for files on servers and in archives: no sidecars, which nobody has looked at."""
+"""Those for files on servers and in archives: no sidecars, which were not checked."""
 
 STORE = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
-"""What tells a folder that is a Zarr store."""
+"""Files of which one is in a folder that is a Zarr store."""
 
 OF_HDF5 = ("HDF5", "HDF5IMAGE", "NETCDF", "BAG", "KEA", "S102", "S104", "S111")
-"""GDAL's drivers that read by libhdf5, in capitals."""
+"""GDAL's drivers that use libhdf5, in capitals."""
 
 SERVER = re.compile(r"(https?|ftp|s3|gs|az|oss|swift)://|/vsi(curl|s3|gs|az|adls|oss|swift)")
-"""How an address on a server begins; another name that is no path means a file in an archive, or a part of one."""
+"""Beginnings of addresses on servers. Another name that is no path is a file in an archive, or a part of one."""
 
 NESTED = 8
-"""VRTs within VRTs that are followed."""
+"""Most levels of VRTs within VRTs."""
 
 TEXT = 2**28
 """Bytes of the largest VRT."""
 
 
 class Target(NamedTuple):
-    """What GDAL is given: a name, the drivers that may open it, and the files and addresses that it refers to."""
+    """What GDAL may open: a name, the drivers for it, and the files and addresses that it refers to."""
 
     name: str
     drivers: tuple[str, ...]
@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
     @property
     def reaches(self) -> tuple[str, ...]:
-        """The folders and hosts of all that it refers to."""
+        """The folders and hosts that it refers to."""
         return tuple(dict.fromkeys(map(root_of, self.refers)))
 
     @property
@@ -65,13 +65,13 @@ class Target(NamedTuple):
 
 
 def open_dataset(uri: str, access: Access, where: str, layer: str | None) -> DatasetReader:
-    """An open dataset.
+    """Open a dataset.
 
     Args:
-        where: begins the message of an error.
+        where: beginning of error messages.
 
     Raises:
-        SourceError: it is not what its name says, or leads to what it may not.
+        SourceError: its contents do not fit its name, or it refers to files that it may not.
         RasterioError: GDAL cannot open it.
     """
     target = look_at(uri, access, where, layer)
@@ -82,15 +82,15 @@ def open_dataset(uri: str, access: Access, where: str, layer: str | None) -> Dat
                 return _with_all_values(rasterio.open(target.name, driver=driver))
             except RasterioError as error:
                 first = first or error
-    text = str(first).replace(target.name, uri)  # of a VRT the name is all of its text
+    text = str(first).replace(target.name, uri)  # the name of a VRT is its whole text
     raise RasterioIOError(text) from None
 
 
 def _with_all_values(ds: DatasetReader) -> DatasetReader:
-    """The same dataset, of NetCDF without GDAL's look at valid ranges: `missing` knows them all.
+    """Open a NetCDF dataset again without GDAL's valid ranges: `missing` applies them all.
 
-    GDAL makes all values the same where a range does not fit in the type, as the shorts 0, 254 for unsigned bytes. But
-    0, 255 tells it by itself that bytes are unsigned.
+    GDAL makes all values equal if a range does not fit in the type, such as the shorts 0, 254 for unsigned bytes. But
+    from 0, 255 it concludes that bytes are unsigned.
     """
     ends = ("#valid_range", "#valid_min", "#valid_max")
     if ds.driver != "netCDF" or all(text == "{0,255}" for key, text in ds.tags().items() if key.endswith(ends)):
@@ -101,7 +101,7 @@ def _with_all_values(ds: DatasetReader) -> DatasetReader:
 
 
 def reading(ds: DatasetReader) -> AbstractContextManager[object]:
-    """GDAL's settings while pixels are read: a VRT opens its sources only then."""
+    """GDAL's settings for reading pixels: a VRT opens its sources only then."""
     if ds.driver != "VRT":
         return nullcontext()
     env: AbstractContextManager[object] = rasterio.Env(**(ELSEWHERE if "/vsi" in ds.name else LOCAL))
@@ -109,13 +109,13 @@ def reading(ds: DatasetReader) -> AbstractContextManager[object]:
 
 
 def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequence[str] = ()) -> Target:
-    """How a file or address is to be opened.
+    """Check a file or address, and choose how GDAL opens it.
 
     Args:
         above: the VRTs that refer to it.
 
     Raises:
-        SourceError: it may not be opened at all.
+        SourceError: it may not be opened.
     """
     inner, file = subdataset(uri), file_of(uri)
     path = inner.file if inner else uri
@@ -127,9 +127,9 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
     if file is not None:
         _check_there(file, where, layer)
     if is_remote(path):
-        found = _of_address(uri, access, where, layer)
+        chosen = _of_address(uri, access, where, layer)
     elif os.path.isdir(path):
-        found = _of_folder(path, where, layer)
+        chosen = _of_folder(path, where, layer)
     else:
         refuse_special(path, where, layer)
         head = _head(path)
@@ -137,13 +137,13 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
         if ending(path) == "vrt" or access.is_vrt:
             text, refers = _read_vrt(path, access, where, layer, above)
             return Target(text, ("VRT",), any(map(is_remote, refers)), refers)
-        found = _of_file(path, head, access, where, layer)
-    found = (access.driver,) if access.driver else (BY_PREFIX[inner.prefix],) if inner is not None else found
+        chosen = _of_file(path, head, access, where, layer)
+    chosen = (access.driver,) if access.driver else (BY_PREFIX[inner.prefix],) if inner is not None else chosen
     if is_remote(path) and not SERVER.match(path):
-        found = _without_hdf5(uri, found, where, layer)
-    could_be = found != ("GTiff",) and os.path.isfile(path)
+        chosen = _without_hdf5(uri, chosen, where, layer)
+    could_be = chosen != ("GTiff",) and os.path.isfile(path)
     refers = hdf5.referred(path, access, where, layer) if could_be and hdf5.is_hdf5(path) else ()
-    return Target(name, found, is_remote(path), refers)
+    return Target(name, chosen, is_remote(path), refers)
 
 
 def _check_there(file: str, where: str, layer: str | None) -> None:
@@ -154,7 +154,7 @@ def _check_there(file: str, where: str, layer: str | None) -> None:
 
 
 def refuse_special(uri: str, where: str, layer: str | None) -> None:
-    """Refuse what is neither a file nor a folder: to open a FIFO waits for ever for somebody who writes to it.
+    """Refuse what is neither a file nor a folder. Opening a FIFO would wait for ever for a writer.
 
     Raises:
         SourceError: names it.
@@ -167,7 +167,7 @@ def refuse_special(uri: str, where: str, layer: str | None) -> None:
 
 
 def _of_address(uri: str, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
-    """The drivers for what is on a server or in an archive: nothing is known but its name."""
+    """The drivers for a file on a server or in an archive, of which only the name is known."""
     inner = subdataset(uri)
     path = inner.file if inner else uri
     if path.startswith("vrt://") or not (path.startswith("/vsi") or "://" in path):
@@ -181,10 +181,10 @@ def _of_address(uri: str, access: Access, where: str, layer: str | None) -> tupl
     return drivers(path, None)
 
 
-def _without_hdf5(uri: str, found: tuple[str, ...], where: str, layer: str | None) -> tuple[str, ...]:
-    """The drivers for what is in an archive but those of HDF5: what such a file refers to cannot be looked at there."""
-    rest = tuple(driver for driver in found if driver.upper() not in OF_HDF5)
-    if found and not rest:
+def _without_hdf5(uri: str, chosen: tuple[str, ...], where: str, layer: str | None) -> tuple[str, ...]:
+    """The drivers for a file in an archive, without those of HDF5, whose references cannot be checked there."""
+    rest = tuple(driver for driver in chosen if driver.upper() not in OF_HDF5)
+    if chosen and not rest:
         raise SourceError(
             f"{where}{uri}: HDF5 and NetCDF are read from a path or a server only, and not in an archive",
             "unpack it, and give the path of the file",
@@ -209,18 +209,18 @@ def _of_folder(folder: str, where: str, layer: str | None) -> tuple[str, ...]:
 
 def _of_file(file: str, head: bytes, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
     """The drivers for a file on this machine, by its name and its first bytes."""
-    found = drivers(file, head)
+    chosen = drivers(file, head)
     if access.driver is None and POINTERS.search(head):
         raise _pretends(file, head, where, layer, access)
-    if access.driver is None and not found:
+    if access.driver is None and not chosen:
         raise SourceError(
             f"{where}{file} is no raster that GDAL can open: it does not begin like a file with this ending",
             f"give it the ending of what it is, or name its driver: {access.key('driver', 'GTiff')}",
             layer,
         )
-    if "ERS" in ((access.driver or "").upper(), *found):
+    if "ERS" in ((access.driver or "").upper(), *chosen):
         _check_ers(file, where, layer)
-    return found
+    return chosen
 
 
 def _head(file: str) -> bytes:
@@ -235,20 +235,20 @@ def _head(file: str) -> bytes:
 def _read_vrt(
     file: str, access: Access, where: str, layer: str | None, above: Sequence[str]
 ) -> tuple[str, tuple[str, ...]]:
-    """The text of a VRT that GDAL may be given, and all that it refers to."""
+    """The rewritten text of a VRT, and all that it refers to."""
     real, folder = os.path.realpath(file), os.path.dirname(os.path.abspath(file))
     if real in above or len(above) == NESTED:
         raise SourceError(f"{where}{file} refers to itself, or is nested too deeply", "correct the VRT", layer)
     known: dict[tuple[str, bool], str] = {}
     refers: dict[str, None] = {}
-    here = f"{where}{file} "
+    prefix = f"{where}{file} "
 
     def opened(reference: str, relative: bool) -> str:
         if (reference, relative) not in known:
             absolute = reference if relative or not _is_plain(reference) else os.path.abspath(reference)
-            address = resolve(absolute, folder, access, here, layer)
+            address = resolve(absolute, folder, access, prefix, layer)
             plain = access._replace(driver=None)
-            target = look_at(address, plain, f"{here}refers to {reference}: ", layer, (*above, real))
+            target = look_at(address, plain, f"{prefix}refers to {reference}: ", layer, (*above, real))
             known[reference, relative] = in_gdal(target.name)
             refers.update(dict.fromkeys([address, *target.refers]))
         return known[reference, relative]
@@ -275,20 +275,20 @@ def _is_plain(reference: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _names(folder: str, mtime_ns: int) -> dict[str, list[str]]:
-    """The masks and overviews beside files, by their names in small letters, as GDAL looks for them."""
-    found: dict[str, list[str]] = {}
+    """The masks and overviews in a folder by their names in small letters, as GDAL finds them."""
+    sidecars: dict[str, list[str]] = {}
     try:
         names = os.listdir(folder)
-    except PermissionError:  # GDAL cannot list it, either, and tries these names
-        return found
+    except PermissionError:  # GDAL cannot list it either, and tries these names
+        return sidecars
     for name in names:
         if name.lower().endswith((".ovr", ".msk")):
-            found.setdefault(name.lower(), []).append(name)
-    return found
+            sidecars.setdefault(name.lower(), []).append(name)
+    return sidecars
 
 
 def _check_sidecars(file: str, where: str, layer: str | None) -> None:
-    """Refuse a mask or overviews beside a file that are not plain TIFFs: GDAL opens them as whatever they are."""
+    """Refuse a mask or overviews beside a file that are not plain TIFFs: GDAL would open any format."""
     folder, name = os.path.split(os.path.abspath(file))
     beside = _names(folder, os.stat(folder).st_mtime_ns)
     for ends in (".ovr", ".msk"):
@@ -304,12 +304,12 @@ def _check_sidecars(file: str, where: str, layer: str | None) -> None:
 
 
 def is_store(path: str) -> bool:
-    """Whether a folder is one raster, and not a folder of rasters."""
+    """Whether a folder is one raster (a Zarr store)."""
     return path.rstrip("/").endswith(".zarr") or any(os.path.exists(os.path.join(path, name)) for name in STORE)
 
 
 def _check_ers(file: str, where: str, layer: str | None) -> None:
-    """Refuse an ERS header whose data lie in another folder, or are a raster of another format."""
+    """Refuse an ERS header with its data in another folder or format."""
     with open(file, encoding="latin-1") as opened:
         text = opened.read(2**24)
     named = re.findall(r'DataFile\s*=\s*"?([^"\r\n]*)', text, re.I)
@@ -320,7 +320,7 @@ def _check_ers(file: str, where: str, layer: str | None) -> None:
 
 
 def _addresses(uri: str) -> tuple[str, ...]:
-    """The addresses in the name of a service on the web, or in the file that describes it."""
+    """The addresses in the name of a web service, or in the file that describes it."""
     file, text = file_of(uri), uri
     if file is not None and os.path.isfile(file):
         with open(file, encoding="utf-8", errors="replace") as opened:

@@ -1,7 +1,7 @@
-"""Tables in Postgres: read-only, through cursors on the server, by ranges of a key.
+"""Read tables in Postgres: read-only, through cursors on the server, by ranges of a key.
 
-The password of a server is nowhere in the settings, the plan or a message: it comes from the environment, from libpq's
-own variables and password file, wherever the table is read.
+The password of a server is never in the settings, the plan or a message. Each process that reads the table takes it
+from the environment: from libpq's own variables or password file.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from geopipe.layers.layer import Layer
 from geopipe.layers.tables import PART_ROWS, SERVER, Columns, Part, TableColumn, TableHeader
 
 DSN = "GEOPIPE_POSTGRES_DSN"
-"""The variable of the environment with the server, where the settings do not name it."""
+"""The environment variable with the address of the server, if the settings do not have it."""
 
 CONNECT_SECONDS = 10
-"""For a server to answer, where neither the DSN nor PGCONNECT_TIMEOUT says another time."""
+"""Time limit for a server to answer, unless the DSN or PGCONNECT_TIMEOUT has another."""
 
 STATEMENT_SECONDS = 600.0
-"""For a statement, one that fetches a batch of rows, too, where nothing else limits it."""
+"""Time limit for a statement, and for fetching a batch of rows, unless the server or DSN has another."""
 
 KEEPALIVES = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
-"""A server that is gone without a word is noticed within a minute."""
+"""With these a lost connection is noticed within a minute."""
 
 BATCH_ROWS = 50_000
 """Rows that the server sends at a time."""
 
 TYPES = {16: "uint8", 20: "int64", 21: "int16", 23: "int32", 700: "float32", 701: "float64", 1700: "float64"}
-"""Types of numbers, by Postgres's number of the type; `numeric` is read as float64, true and false as 1 and 0."""
+"""Types of numbers by the OID of the type. `numeric` is read as float64, true and false as 1 and 0."""
 
 WHOLE = ("int16", "int32", "int64")
 
 
 def check_keys(layer: Layer) -> None:
-    """Refuse keys that do not say what is read.
+    """Check the keys of a layer that say what to read.
 
     Raises:
         SettingsError: a layer in Postgres without table or query, or with both; another layer with one.
@@ -64,12 +64,12 @@ def check_keys(layer: Layer) -> None:
 
 @contextmanager
 def _connected(path: str, where: str) -> Iterator[connection]:
-    """A connection on which nothing can be written, and whose rows are all of one moment."""
+    """Open a read-only connection. All its reads see the same snapshot of the database."""
     rest = path.partition(":")[2]
     dsn = f"postgresql:{rest}" if rest.strip("/") else os.environ.get(DSN, "")
     try:
         patience = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": CONNECT_SECONDS}
-        # what the DSN itself says of these goes before it
+        # options of the DSN win
         parts = {"application_name": "geopipe", **patience, **KEEPALIVES, **parse_dsn(dsn)}
         connected = psycopg2.connect(**parts)
     except psycopg2.Error as error:
@@ -79,7 +79,7 @@ def _connected(path: str, where: str) -> Iterator[connection]:
         ) from None
     try:
         connected.set_session(isolation_level="REPEATABLE READ", readonly=True)
-        with connected.cursor() as cursor:  # a limit that the server, the role or the DSN has set stays
+        with connected.cursor() as cursor:  # a limit of the server, the role or the DSN stays
             limit = f"{int(STATEMENT_SECONDS * 1000)}"
             cursor.execute(
                 "SELECT set_config('statement_timeout', %s, false) WHERE current_setting('statement_timeout') = '0'",
@@ -95,22 +95,22 @@ def _named(path: str) -> str:
 
 
 def _without_secrets(error: psycopg2.Error) -> str:
-    """Why there is no connection. Of a DSN that it cannot parse libpq repeats parts, and one may be the password."""
+    """The reason of a failed connection. libpq repeats parts of an invalid DSN, and one may be the password."""
     return "the DSN is not valid" if "dsn" in str(error).lower() else re.sub('"[^"]*"', '"..."', first_line(error))
 
 
 def _relation(layer: Layer) -> sql.Composable:
-    """What is read, as something that can stand behind FROM."""
+    """The table or query, for a FROM clause."""
     if layer.table is not None:
         return sql.Identifier(*layer.table.split("."))
     return sql.SQL("({}) AS q").format(sql.SQL(str(layer.query).strip().rstrip(";")))
 
 
 def header(path: str, layer: Layer | None) -> TableHeader:
-    """What a table or query says of itself: columns, rows, and the ranges of its key.
+    """Read the header of a table or query: columns, number of rows, and ranges of its key.
 
-    The key is that of the settings, or a table's primary key if that is one column of whole numbers. Without a key the
-    table is one part.
+    The key is that of the settings, or a table's primary key if it is one column of integers. Without a key the table
+    is one part.
 
     Raises:
         SourceError: it does not exist, or its key is no whole number or has nulls.
@@ -123,10 +123,10 @@ def header(path: str, layer: Layer | None) -> TableHeader:
         try:
             relation = _relation(layer)
             cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation))
-            found = {c.name: int(c.type_code) for c in cursor.description or ()}
-            cursor.execute("SELECT oid, typname FROM pg_type WHERE oid = ANY(%s)", (list(found.values()),))
+            codes = {c.name: int(c.type_code) for c in cursor.description or ()}
+            cursor.execute("SELECT oid, typname FROM pg_type WHERE oid = ANY(%s)", (list(codes.values()),))
             names = dict(cursor.fetchall())
-            columns = tuple(TableColumn(n, TYPES.get(code, ""), names[code]) for n, code in found.items())
+            columns = tuple(TableColumn(n, TYPES.get(code, ""), names[code]) for n, code in codes.items())
             key = layer.key or _primary_key(cursor, layer, columns)
             text = relation.as_string(connected)
             parts = _parts(cursor, layer, columns, relation, key)
@@ -149,7 +149,7 @@ def _unreadable(where: str, layer: str, error: psycopg2.Error) -> SourceError:
 
 
 def _primary_key(cursor: Any, layer: Layer, columns: tuple[TableColumn, ...]) -> str:
-    """The one column of a table's primary key, "" where there is no such."""
+    """The column of a table's primary key, "" if it is not one column of integers."""
     if layer.table is None:
         return ""
     cursor.execute(
@@ -165,7 +165,7 @@ def _primary_key(cursor: Any, layer: Layer, columns: tuple[TableColumn, ...]) ->
 def _parts(
     cursor: Any, layer: Layer, columns: tuple[TableColumn, ...], relation: sql.Composable, key: str
 ) -> tuple[Part, ...]:
-    """Ranges of the key with about PART_ROWS rows each, and how many rows each has; at least one."""
+    """Ranges of the key with about PART_ROWS rows each, and their numbers of rows. There is at least one."""
     if not key:
         cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(relation))
         return (Part(0, 1, cursor.fetchone()[0]),)
@@ -201,10 +201,10 @@ def _parts(
 def rows(
     layer: str, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """The rows of a part in the order of the key, and of the columns that are read where keys are equal.
+    """Read the rows of a part in the order of the key, then of the columns.
 
     Raises:
-        SourceError: the table cannot be read, or has other rows than when it was planned.
+        SourceError: the table cannot be read, or has another number of rows than in the plan.
         MachineError: there is no connection.
     """
     names = [sql.Identifier(name) for name in columns.names]
@@ -237,7 +237,7 @@ def rows(
 
 
 def _numbers(column: tuple[Any, ...], dtype: str) -> NDArray[Any]:
-    """Python's numbers as an array, masked where they are None or NaN."""
+    """An array of Python's numbers, masked if there is a None or NaN."""
     null = np.array([value is None for value in column])
     values = np.array([0 if value is None else value for value in column]).astype(dtype)
     if values.dtype.kind == "f":

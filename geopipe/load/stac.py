@@ -1,4 +1,4 @@
-"""STAC items as the files of a layer: one asset of each item, in the order that settles overlaps."""
+"""Read STAC items as the files of a layer: one asset of each item, in the order that settles overlaps."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from geopipe.layers.access import NOTHING, Access, resolve
 from geopipe.layers.uris import is_remote
 
 Item = tuple[Mapping[str, Any], Path]
-"""A STAC item and the folder from which its relative addresses start."""
+"""A STAC item and the folder of its relative addresses."""
 
 DATA = ("image/tiff", "image/vnd.stac.geotiff", "image/jp2", "application/x-hdf", "application/netcdf",
         "application/x-netcdf", "application/vnd+zarr", "application/vnd.zarr", "application/wmo-grib2")  # fmt: skip
-"""How the media types of rasters begin."""
+"""Beginnings of the media types of rasters."""
 
 
 def read(path: str, layer: str) -> list[Item]:
-    """The items in a file: of a STAC item or an item collection; none where it is no STAC file.
+    """Read the items of a STAC item or an item collection. Empty if it is no STAC file.
 
     Raises:
-        SourceError: it is JSON, but of no such kind.
+        SourceError: it is JSON of another kind.
     """
     if is_remote(path) or not path.lower().endswith((".json", ".geojson")) or not os.path.isfile(path):
         return []
@@ -38,9 +38,9 @@ def read(path: str, layer: str) -> list[Item]:
     features = features if isinstance(features, list) else None
     items = [f for f in features or [] if isinstance(f, dict) and isinstance(f.get("assets"), dict)]
     if not items or len(items) < len(features or []):
-        found = f", and {len(items)} of its {len(features)} features are items" if features else ""
+        counted = f", and {len(items)} of its {len(features)} features are items" if features else ""
         raise SourceError(
-            f"layer {layer}: {path} is no STAC item or item collection: its type is {kind!r}{found}",
+            f"layer {layer}: {path} is no STAC item or item collection: its type is {kind!r}{counted}",
             "give a file of items: each is a Feature with assets",
             layer,
         )
@@ -50,19 +50,18 @@ def read(path: str, layer: str) -> list[Item]:
 def files(
     items: Sequence[Item], asset: str | None, sort_by: str | None, layer: str, access: Access = NOTHING
 ) -> list[str]:
-    """The address of one asset of each item, sorted; relative ones made absolute.
+    """The address of one asset of each item, sorted. Relative addresses become absolute.
 
     Args:
         items: with the folder of each.
-        asset: its key; None where each item has a single data asset.
-        sort_by: "datetime" (oldest first) or "cloud_cover" (clearest first), with "-" the other way round; None keeps
-            the order of the items. Where two are alike they keep their order.
-        layer: the name of the layer, for messages.
+        asset: its key; None if each item has a single data asset.
+        sort_by: "datetime" (oldest first) or "cloud_cover" (clearest first), with "-" in reverse; None keeps the order
+            of the items. The order is stable.
+        layer: its name, for messages.
         access: where an address may lead, beside the folder of its item.
 
     Raises:
-        SourceError: an item lacks the asset or the property, or its address leads elsewhere; names item, what it has,
-            and the setting.
+        SourceError: an item does not have the asset or the property, or its address leads elsewhere.
     """
     ordered = list(items)
     if sort_by is not None:
@@ -94,7 +93,7 @@ def _address(item: Mapping[str, Any], folder: Path, asset: str | None, layer: st
 
 
 def _is_data(asset: Any) -> bool:
-    """Whether an asset is one of the item's rasters: by its role, else by its media type."""
+    """Whether an asset is a raster of the item, by its role, else by its media type."""
     if not isinstance(asset, dict):
         return False
     roles = asset.get("roles")
@@ -102,34 +101,34 @@ def _is_data(asset: Any) -> bool:
 
 
 def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = item.get("properties")
-    return found if isinstance(found, dict) else {}
+    properties = item.get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
 def _datetime(item: Mapping[str, Any], layer: str) -> datetime:
-    """The time of an item: its own, else the start of its interval."""
+    """The time of an item, else the start of its interval."""
     properties = _properties(item)
     text = properties.get("datetime") or properties.get("start_datetime")
     try:
-        found = datetime.fromisoformat(str(text))
+        moment = datetime.fromisoformat(str(text))
     except ValueError:
         raise _missing(item, "datetime", text, layer) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _cloud_cover(item: Mapping[str, Any], layer: str) -> float:
-    found = _properties(item).get("eo:cloud_cover")
-    if not isinstance(found, int | float) or isinstance(found, bool):
-        raise _missing(item, "eo:cloud_cover", found, layer)
-    return float(found)
+    cover = _properties(item).get("eo:cloud_cover")
+    if not isinstance(cover, int | float) or isinstance(cover, bool):
+        raise _missing(item, "eo:cloud_cover", cover, layer)
+    return float(cover)
 
 
 _KEYS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {"datetime": _datetime, "cloud_cover": _cloud_cover}
 
 
-def _missing(item: Mapping[str, Any], name: str, found: Any, layer: str) -> SourceError:
+def _missing(item: Mapping[str, Any], name: str, value: Any, layer: str) -> SourceError:
     return SourceError(
-        f"layer {layer}: the STAC item {item.get('id')!r} cannot be sorted: its {name} is {found!r}",
+        f"layer {layer}: the STAC item {item.get('id')!r} cannot be sorted: its {name} is {value!r}",
         f"leave sort_by out of the layer {layer}, or leave the item out",
         layer,
     )

@@ -1,4 +1,4 @@
-"""What tells that a file was changed: size and time on this machine, length and etag (or time) on a server."""
+"""Notice changes of files: by size and time on this machine, by length and etag (or time) on a server."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from geopipe.layers.uris import file_of, in_gdal, subdataset
 from geopipe.plan.plan import Plan
 
 AT_ONCE = 16
-"""Files that are looked at side by side: a server takes its time for each."""
+"""Files to check in parallel: a server may take long for each."""
 
 
 class Stamp(NamedTuple):
-    """Bytes, time of the last change (ns), and on a server its etag, else the time that it gives.
+    """Size in bytes, time of the last change (ns), and on a server the etag, else its time.
 
-    Of a folder, bytes are the sum, and the time is the last one. Where several files are read, `tag` is a hash of the
-    sizes and times of all. What cannot be known is 0 or empty.
+    A folder has the sum of sizes and the latest time. If several files are read, `tag` is a hash of the sizes and times
+    of all. Unknown values are 0 or empty.
     """
 
     size: int = 0
@@ -37,10 +37,10 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
-    """The stamp of a source as it is now. What GDAL keeps in memory of a remote file is forgotten first.
+    """The current stamp of a source. Clears GDAL's cache of a remote file first.
 
     Args:
-        beside: other local files that are read with it, as a sidecar or the tiles of a VRT.
+        beside: other local files that are read with it, such as a sidecar or the tiles of a VRT.
     """
     file = local_file(uri)
     if file is None:
@@ -58,7 +58,7 @@ def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
 
 
 def local_file(uri: str) -> str | None:
-    """The file, folder or archive on this machine that a name reads, also by GDAL's own names of archives."""
+    """The file, folder or archive on this machine of a name, also of GDAL's own names of archives."""
     inner = subdataset(uri)
     path = inner.file if inner else uri
     archive = re.match("/vsi(?:zip|tar|gzip|7z|rar)/(.*)", path)
@@ -69,13 +69,13 @@ def local_file(uri: str) -> str | None:
 
 
 def refuse_change(header: Header | TableHeader, layer: str | None, now: Stamp | None = None) -> None:
-    """Refuse a source that is not what it was in the plan. What could not be known then, or cannot now, is no change.
+    """Check that a source is as it was in the plan. A stamp that was or is unknown counts as unchanged.
 
     Args:
-        now: its stamp, where that is known already.
+        now: its current stamp, if it is known already.
 
     Raises:
-        SourceError: names the file, and what of it differs.
+        SourceError: the source was changed; names the file and the difference.
     """
     planned, file = _planned(header), local_file(header.uri)
     now = _now(header) if now is None else now
@@ -94,13 +94,13 @@ def refuse_change(header: Header | TableHeader, layer: str | None, now: Stamp | 
 
 
 def refuse_changes(plan: Plan) -> None:
-    """Refuse to publish what was made of sources of which one was changed meanwhile.
+    """Check, before publication, that no source was changed during the run.
 
-    Tables in Postgres and files whose server gives neither length nor etag nor time are not looked at.
+    Tables in Postgres are not checked, nor files whose server gives neither length nor etag nor time.
 
     Raises:
         SourceError: a file was changed, or is gone.
-        MachineError: the server of a file does not say any more what it said in the plan.
+        MachineError: the server of a file does not answer any more.
     """
     known: dict[str, tuple[Header | TableHeader, str]] = {}
     for p in (*plan.layers, *([plan.mask.raster] if plan.mask and plan.mask.raster else [])):
@@ -132,20 +132,20 @@ def _now(header: Header | TableHeader) -> Stamp:
 
 @lru_cache(maxsize=1)
 def _gdal() -> ctypes.CDLL | None:
-    """The GDAL that rasterio uses, for what rasterio does not offer: the headers of a remote file."""
+    """The GDAL of rasterio by ctypes: rasterio does not offer the headers of a remote file."""
     try:
         gdal = ctypes.CDLL(rasterio._env.__file__)
         gdal.VSIGetFileMetadata.restype = ctypes.POINTER(ctypes.c_char_p)
         gdal.VSIGetFileMetadata.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p]
         gdal.VSICurlPartialClearCache.argtypes = [ctypes.c_char_p]
         gdal.CPLPushErrorHandler.argtypes = gdal.CSLDestroy.argtypes = [ctypes.c_void_p]
-    except (OSError, AttributeError):  # another build, which hides it
+    except (OSError, AttributeError):  # a build that hides its symbols
         return None
     return gdal
 
 
 def _remote(uri: str) -> Stamp:
-    """The stamp of a file on a server, as its headers tell; empty where it does not answer, or gives none."""
+    """The stamp of a file on a server from its headers; empty if it does not answer or has none."""
     inner = subdataset(uri)
     path = inner.file if inner else uri
     scheme, colon, rest = path.partition("://")
@@ -154,18 +154,20 @@ def _remote(uri: str) -> Stamp:
     name, gdal = in_gdal(path).encode(), _gdal()
     if gdal is None or not name.startswith(b"/vsi"):
         return Stamp()
-    gdal.CPLPushErrorHandler(ctypes.cast(gdal.CPLQuietErrorHandler, ctypes.c_void_p))  # its opener says what is wrong
+    gdal.CPLPushErrorHandler(
+        ctypes.cast(gdal.CPLQuietErrorHandler, ctypes.c_void_p)
+    )  # opening the file will raise the error
     gdal.VSICurlPartialClearCache(name)
-    found = gdal.VSIGetFileMetadata(name, b"HEADERS", None)
-    if not found:
-        gdal.VSICurlPartialClearCache(name)  # whoever opens it asks anew
+    metadata = gdal.VSIGetFileMetadata(name, b"HEADERS", None)
+    if not metadata:
+        gdal.VSICurlPartialClearCache(name)  # the next opening asks again
     gdal.CPLErrorReset()
     gdal.CPLPopErrorHandler()
     lines, n = [], 0
-    while found and found[n]:
-        lines.append(found[n].decode("latin-1"))
+    while metadata and metadata[n]:
+        lines.append(metadata[n].decode("latin-1"))
         n += 1
-    gdal.CSLDestroy(found)
+    gdal.CSLDestroy(metadata)
     headers = {key.lower(): value for key, _, value in (line.partition("=") for line in lines)}
     whole = re.search(r"/(\d+)$", headers.get("content-range", ""))
     length = whole[1] if whole else headers.get("content-length", "")

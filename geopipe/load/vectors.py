@@ -1,4 +1,4 @@
-"""Polygons from vector files: GeoJSON, GeoPackage, Shapefile, and what else GDAL's vector side can open."""
+"""Read polygons from vector files: GeoJSON, GeoPackage, Shapefile, and other formats of GDAL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from geopipe.load.opening import refuse_special
 
 NAMES = ("geometry", "point", "line", "polygon", "multipoint", "multiline", "multipolygon", "collection")
 POLYGON, MULTIPOLYGON, COLLECTION = 3, 6, 7
-"""Codes of well-known binary."""
+"""Codes of well-known binary (WKB)."""
 
 Polygon = list[NDArray[np.float64]]
 """The rings of a polygon, each (n, 2)."""
@@ -41,17 +41,17 @@ CONTENTS = {
     ("tab",): (b"!table", b"!Table", b"!TABLE"),
     ("mif",): (b"Version", b"VERSION"),
 }
-"""How vector files of a name begin."""
+"""First bytes of vector files by the ending of the name."""
 
 SKIPPED = "OGR_VRT,GDALG,HTTP,WFS,OAPIF,CSW,OGCAPI,NGW,Carto,AmigoCloud,Elasticsearch,PLSCENES,EEDA,ADBC,GPSBabel,GTFS"
-"""Drivers of pyogrio's GDAL that lead to other files and servers."""
+"""Drivers of pyogrio's GDAL that open other files or servers."""
 
 CRS_KEY = re.compile(rb'"(?:c|\\u00[46]3)(?:r|\\u00[57]2)(?:s|\\u00[57]3)"\s*(:?)\s*', re.I)
-"""A member "crs" of a JSON file, its letters escaped or not: GDAL fetches it from the address that it may have."""
+"""A member "crs" of a JSON file, with letters escaped or not. GDAL would fetch it from an address in it."""
 
 
 def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
-    """All polygons of a vector file, and their CRS: `crs`, else what the file says.
+    """Read all polygons of a vector file, and their CRS: `crs`, else that of the file.
 
     Args:
         layer: of a file with several.
@@ -60,9 +60,9 @@ def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
         SourceError: it cannot be opened, has several layers, no CRS, or other geometries than polygons.
     """
     refuse_special(uri, "grid.mask = ", None)
-    geometries, said = _geometries(uri, layer)
-    told = crs or said
-    if told is None:
+    geometries, own_crs = _geometries(uri, layer)
+    crs = crs or own_crs
+    if crs is None:
         raise SourceError(f"grid.mask = {uri} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
     simple = [part for wkb in geometries if wkb is not None for part in _parts(wkb, 0)[0]]
     polygons = [rings for kind, rings in simple if kind == POLYGON and rings]
@@ -76,11 +76,11 @@ def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
         )
     if not polygons:
         raise SourceError(f"grid.mask = {uri} has no polygon in {len(geometries):,} features", "give one with polygons")
-    return Shapes(uri, horizontal(told)[0], polygons)
+    return Shapes(uri, horizontal(crs)[0], polygons)
 
 
 def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], str | None]:
-    """The geometry of each feature as well-known binary, and the CRS that the file names."""
+    """The geometry of each feature as WKB, and the CRS of the file."""
     _check_contents(uri)
     pyogrio = _pyogrio()
     pyogrio.set_gdal_config_options({key: str(value) for key, value in network().items()})
@@ -93,7 +93,7 @@ def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], st
                 f'choose one: grid.mask_layer = "{layers[0]}"',
             )
         meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
-    except (RuntimeError, ValueError, LookupError) as error:  # pyogrio's own errors, and what it lets out
+    except (RuntimeError, ValueError, LookupError) as error:  # pyogrio raises any of them
         if layer is not None and layers and layer not in layers:
             raise SourceError(
                 f"grid.mask = {uri} has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
@@ -106,9 +106,9 @@ def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], st
 
 
 def _pyogrio() -> ModuleType:
-    """The module; it brings a GDAL of its own, which a run without such a mask must not load."""
+    """Import pyogrio. It has a GDAL of its own, which a run without a vector mask must not load."""
     before = os.environ.get("GDAL_SKIP")
-    os.environ["GDAL_SKIP"] = SKIPPED  # looked at while the module is loaded, and never again
+    os.environ["GDAL_SKIP"] = SKIPPED  # GDAL reads it once, at import
     try:
         return importlib.import_module("pyogrio")
     finally:
@@ -118,7 +118,7 @@ def _pyogrio() -> ModuleType:
 
 
 def _check_contents(uri: str) -> None:
-    """Refuse a vector file on this machine that is not what its name says, or that leads elsewhere.
+    """Refuse a local vector file whose contents do not fit its name, or that refers to other files.
 
     Raises:
         SourceError: it is such a file.
@@ -135,7 +135,7 @@ def _check_contents(uri: str) -> None:
                 f"file with its ending" + (", or leads to other files" if POINTERS.search(head) else ""),
                 "give a GeoJSON, GeoPackage, Shapefile, FlatGeobuf or raster, under the ending of what it is",
             )
-        # of a Shapefile that is cut short GDAL reads what is left, without a word
+        # GDAL reads the rest of a truncated Shapefile without an error
         if ending(file) == "shp" and 2 * int.from_bytes(head[24:28], "big") > (size := os.path.getsize(file)):
             raise SourceError(
                 f"grid.mask = {uri} is cut short: it has {size:,} of {2 * int.from_bytes(head[24:28], 'big'):,} bytes",
@@ -148,10 +148,10 @@ def _check_contents(uri: str) -> None:
 
 def _check_crs(uri: str, text: mmap.mmap) -> None:
     """Refuse GeoJSON whose CRS is an address."""
-    for found in CRS_KEY.finditer(text):
-        after = text[found.end() : found.end() + HEAD].decode("utf-8", "replace")
+    for match in CRS_KEY.finditer(text):
+        after = text[match.end() : match.end() + HEAD].decode("utf-8", "replace")
         try:
-            value = json.JSONDecoder().raw_decode(after)[0] if found[1] else None
+            value = json.JSONDecoder().raw_decode(after)[0] if match[1] else None
         except ValueError:
             value = {}
         if isinstance(value, dict) and str(value.get("type")).lower() not in ("name", "epsg"):
@@ -162,22 +162,22 @@ def _check_crs(uri: str, text: mmap.mmap) -> None:
 
 
 def missing(uri: str) -> bool:
-    """Whether a name means a local file that is not there."""
+    """Whether a name is a local file that does not exist."""
     file = file_of(uri)
     return file is not None and not os.path.exists(file)
 
 
 def _parts(wkb: bytes, at: int) -> tuple[list[tuple[int, Polygon]], int]:
-    """The simple geometries in a piece of well-known binary from `at` on, and where it ends.
+    """The simple geometries in WKB from the byte `at` on, with their codes, and the byte after them.
 
-    Each with its code; only polygons come with their rings (an empty one has none).
+    Only polygons have rings (an empty one has none).
     """
     order = "<" if wkb[at] else ">"
     code, at = struct.unpack_from(f"{order}I", wkb, at + 1)[0], at + 5
     if code not in (POLYGON, MULTIPOLYGON, COLLECTION):
-        return [(code, [])], len(wkb)  # an error will tell of it
+        return [(code, [])], len(wkb)  # `read` raises an error for it
     count, at = struct.unpack_from(f"{order}I", wkb, at)[0], at + 4
-    found: list[tuple[int, Polygon]] = []
+    geometries: list[tuple[int, Polygon]] = []
     if code == POLYGON:
         rings: Polygon = []
         for _ in range(count):
@@ -187,7 +187,7 @@ def _parts(wkb: bytes, at: int) -> tuple[list[tuple[int, Polygon]], int]:
         return [(POLYGON, rings)], at
     for _ in range(count):
         parts, at = _parts(wkb, at)
-        found += parts
+        geometries += parts
         if at >= len(wkb):
             break
-    return found, at
+    return geometries, at

@@ -1,8 +1,7 @@
-"""VRT files, read by us: what GDAL is given has only known elements, and only references that were checked.
+"""Parse and rewrite VRT files, so that GDAL gets only known elements and checked references.
 
-A VRT is written anew from its parsed form, so that GDAL's own reading of the text can find nothing in it that ours did
-not. Elements that lead elsewhere or hold code are refused; those that no pixel needs (overviews, histograms) are left
-out.
+The text is generated from the parsed form: GDAL's lenient parser cannot find anything in it that ours did not. Elements
+that lead elsewhere or contain code are refused. Those that no pixel needs (overviews, histograms) are left out.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ SUBCLASSES = {
 }
 
 PLAIN = ("", "IMAGE_STRUCTURE", "RPC")
-"""Domains of metadata that say something of pixels and of nothing else."""
+"""Domains of metadata that matter for pixels."""
 
 
 def rewrite(text: str, resolve: Callable[[str, bool], str]) -> str:
-    """The VRT as it may be given to GDAL in place of its file.
+    """Rewrite a VRT for GDAL to open in place of the file.
 
     Args:
         text: of the file.
-        resolve: a reference, and whether it is relative to the VRT, as what GDAL is to open instead; it refuses others
-            with an error of its own. It may be another VRT's text.
+        resolve: maps a reference, and whether it is relative to the VRT, to the name (or another VRT's text) for GDAL.
+            It raises its own error for a reference that is not allowed.
 
     Raises:
-        ValueError: it is no VRT, or has what may not be in one; says what.
+        ValueError: it is no VRT, or has a forbidden element, which the message names.
     """
     head, declared, rest = text.lstrip("\ufeff \t\r\n").partition("?>")
     body = rest if declared and head.startswith("<?xml") else text
@@ -62,7 +61,7 @@ def rewrite(text: str, resolve: Callable[[str, bool], str]) -> str:
 
 
 def _check(node: Element, resolve: Callable[[str, bool], str]) -> None:
-    """Mend an element and all that is in it, or refuse them."""
+    """Rewrite an element and all elements in it, or refuse them."""
     subclass = node.get("subClass")
     if node.tag not in KNOWN:
         raise ValueError(f"it has <{node.tag}>, which geopipe does not let through")
@@ -82,6 +81,6 @@ def _check(node: Element, resolve: Callable[[str, bool], str]) -> None:
         else:
             _check(child, resolve)
     if any(child.tag in REFERENCES for child in node):
-        # full resolution only: the overviews of a source may be anywhere, as a tag of it says
+        # full resolution only: a tag of a source may have its overviews at any address
         options = ElementTree.SubElement(node, "OpenOptions")
         ElementTree.SubElement(options, "OOI", {"key": "OVERVIEW_LEVEL"}).text = "NONE"

@@ -25,7 +25,7 @@ from geopipe.plan.options import Options
 from geopipe.plan.target import numbers
 from geopipe.plan.variables import declared_kind, dtype_of, kind_of, variables_of
 from geopipe.resample.locate import decode_factor
-from geopipe.resample.methods import PICKED, Decision, Route, Rules, decide, requested_methods
+from geopipe.resample.methods import PICKED, Decision, Route, RouteRules, decide, requested_methods
 
 MASK = "grid.mask"
 """The mask in place of a layer's name in messages; no layer can have this name."""
@@ -180,7 +180,7 @@ def plan_layer(
     notes = [note for s in mosaics for note in _check_transformation(grid, layer.name, s.name, s.crs, options)]
     heights = {horizontal(layer.crs or f.header.crs or s.crs)[1] for s in mosaics for f in s.files} - {""}
     notes += [f"layer {layer.name}: the vertical part of its CRS ({name}) is ignored" for name in sorted(heights)]
-    rules = Rules(options.tolerance, options.alignment_tolerance, options.passthrough)
+    rules = RouteRules(options.tolerance, options.alignment_tolerance, options.passthrough)
     decisions = tuple(
         replace(decision, rank=rank)
         for rank, source in enumerate(mosaics)

@@ -166,7 +166,7 @@ def choose_method(layer: str, requested: str, kind: Kind, shrink: float) -> tupl
 
 
 @dataclass(frozen=True)
-class Rules:
+class RouteRules:
     """The settings that decide about routes.
 
     Attributes:
@@ -180,7 +180,7 @@ class Rules:
     passthrough: bool = True
 
 
-def decide(grid: Grid, source: Source, layer: Layer, kind: Kind, rules: Rules) -> tuple[Decision, ...]:
+def decide(grid: Grid, source: Source, layer: Layer, kind: Kind, rules: RouteRules) -> tuple[Decision, ...]:
     """Decide how `source` is brought to `grid`, for each method that the layer requests. Empty if they do not meet."""
     steps = pixel_steps(grid, source)
     if steps is None:

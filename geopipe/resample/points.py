@@ -1,4 +1,4 @@
-"""Which cell of the grid each point of a table falls in."""
+"""Find the cell of the grid of each point of a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Floats = NDArray[np.float64]
 
 
 def offsets(grid: Grid, crs: str, cells: str, x: Floats, y: Floats) -> Floats:
-    """How far each point is off the nearest cell's centre or corner, in cells; 0 where it has no image in the grid."""
+    """The distance of each point from the nearest centre or corner of a cell, in cells: (n,) float64.
+
+    It is 0 for a point without an image in the grid's CRS.
+    """
     half = 0.5 if cells == "centres" else 0.0
     u, v = _in_cells(grid, crs, x, y, half - 0.5)
     with np.errstate(invalid="ignore"):
@@ -25,7 +28,7 @@ def offsets(grid: Grid, crs: str, cells: str, x: Floats, y: Floats) -> Floats:
 def place(
     grid: Grid, table: TablePlan, x: Floats, y: Floats
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Row and column of each point, and whether it is in the grid; an edge belongs to the cell right of it or below."""
+    """Row, column and whether it is in the grid, of each point: (n,) each. Edges belong to the right or lower cell."""
     half = 0.0 if table.cells == "corners" else 0.5
     if table.cells == "index":
         u, v = x, y
@@ -39,18 +42,17 @@ def place(
 
 
 def _in_cells(grid: Grid, crs: str, x: Floats, y: Floats, left: float) -> tuple[Floats, Floats]:
-    """Places in the grid, counted in cells from its upper left corner; on edges where only rounding keeps them off.
+    """Places in cells from the grid's upper left corner, moved onto edges that they miss by rounding only.
 
-    Columns begin at `left`. In a grid of longitudes a place that is not among them is moved by whole turns, where that
-    brings it there.
+    Columns begin at `left`. In a grid of longitudes a place outside is moved by 360 degrees if that brings it inside.
     """
     gx, gy = crs_transform(crs, grid.crs)(x, y)
     across, down = rounding([grid.bounds], grid.dx), rounding([grid.bounds], grid.dy)
     u, v = kernels.snapped((gx - grid.x0) / grid.dx, across), kernels.snapped((grid.y0 - gy) / grid.dy, down)
     if is_lonlat(grid.crs):
-        turn = 360.0 / grid.dx
+        cells_per_360 = 360.0 / grid.dx
         start, end = left - across, left + grid.width
         with np.errstate(invalid="ignore"):
-            home = kernels.snapped(np.mod(u - start, turn) + start, across)
+            home = kernels.snapped(np.mod(u - start, cells_per_360) + start, across)
             u = np.where(((u < left) | (u >= end)) & (home < end), home, u)
     return u, v

@@ -17,7 +17,7 @@ from geopipe.resample.methods import (
     METHODS,
     RADIUS,
     Route,
-    Rules,
+    RouteRules,
     aligned,
     choose_method,
     decide,
@@ -109,7 +109,7 @@ def test_aligned_looks_at_the_far_corner_too(relative: float, expected: Any) -> 
 )
 def test_the_cheapest_way_that_is_right(source: Source, resampling: str, way: Route | None) -> None:
     layer = Layer("a", (), resampling=resampling)
-    decisions = decide(GRID, source, layer, Kind.CONTINUOUS, Rules())
+    decisions = decide(GRID, source, layer, Kind.CONTINUOUS, RouteRules())
     assert [d.route for d in decisions] == ([] if way is None else [way])
     if decisions and way is not Route.WARP:
         assert decision(source, resampling=resampling, passthrough=False).route is Route.WARP
