@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,27 +25,10 @@ PAIRS = (("x", "y"), ("x_coord", "y_coord"), ("lon", "lat"), ("longitude", "lati
 INDEX = (("col_idx", "row_idx"), ("col", "row"))
 """The same for `cells = "index"`."""
 
-RASTER_KEYS = (
-    "asset",
-    "sort_by",
-    "variable",
-    "bands",
-    "time",
-    "level",
-    "reduce",
-    "resampling",
-    "scale",
-    "offset",
-    "unpack",
-    "georeference",
-    "bits",
-    "fractions",
-    "valid_fraction",
-    "min_valid",
-    "overlap",
-)
 TABLE_KEYS = ("table", "query", "key", "x", "y", "values", "weight", "aggregate", "cells", "on_misaligned")
-"""Keys of a layer that only rasters or only tables have."""
+COMMON_KEYS = ("name", "paths", "kind", "driver", "allow", "nodata", "crs", "unit", "on_error")
+RASTER_KEYS = tuple(field.name for field in fields(Layer) if field.name not in (*TABLE_KEYS, *COMMON_KEYS))
+"""Keys of a layer that only tables, both, or only rasters have."""
 
 WEIGHTED = ("mean", "sum")
 """Statistics that use a weight."""

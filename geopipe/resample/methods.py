@@ -10,9 +10,8 @@ nearest and the interpolation kernels use the pixels around a cell's centre, all
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -186,62 +185,44 @@ def decide(grid: Grid, source: Source, layer: Layer, kind: Kind, rules: RouteRul
     if steps is None:
         return ()
     lattice = aligned(grid, source, rules.alignment) if rules.passthrough else None
-    return tuple(
-        _decide(source, steps, lattice, rules.tolerance, _Choice.of(layer, kind, method, _shrink(steps)))
-        for method in requested_methods(layer)
-    )
-
-
-Steps = tuple[Floats, Floats]
-Lattice = tuple[tuple[int, int], tuple[int, int]]
-
-
-def _shrink(steps: Steps) -> float:
-    """Source pixels per cell edge: the geometric mean of the medians in x and in y."""
-    return math.sqrt(float(np.median(steps[0])) * float(np.median(steps[1])))
-
-
-@dataclass(frozen=True)
-class _Choice:
-    requested: str
-    method: str
-    why: str
-    share: bool
-
-    @classmethod
-    def of(cls, layer: Layer, kind: Kind, requested: str, shrink: float) -> _Choice:
+    medians = float(np.median(steps[0])), float(np.median(steps[1]))
+    shrink = math.sqrt(medians[0] * medians[1])
+    decisions = []
+    for requested in requested_methods(layer):
         method, why = choose_method(layer.name, requested, kind, shrink)
-        return cls(requested, method, why, layer.min_valid > 0 and method != VALID)
+        share = layer.min_valid > 0 and method != VALID
+        warp = Decision(source, Route.WARP, method, why, steps=medians, share=share, requested_method=requested)
+        decisions.append((lattice and _without_warp(warp, *lattice)) or _with_kernel(warp, steps, rules.tolerance))
+    return tuple(decisions)
 
 
-def _decide(source: Source, steps: Steps, lattice: Lattice | None, tolerance: str | float, choice: _Choice) -> Decision:
-    method, why = choice.method, choice.why
-    sx, sy = float(np.median(steps[0])), float(np.median(steps[1]))
-    shrink = _shrink(steps)
+def _without_warp(warp: Decision, ratio: tuple[int, int], origin: tuple[int, int]) -> Decision | None:
+    """The decision by copy or decimate, for a source with `ratio` pixels per cell; None if neither is exact."""
+    derived = warp.method in ("std", FRACTION, VALID)
+    if ratio == (1, 1) and warp.method != "cubic_spline" and not derived:  # a spline would smooth at the least offset
+        why = f"on the grid already; {warp.why}"
+        return replace(warp, route=Route.COPY, why=why, ratio=ratio, origin=origin, steps=(1.0, 1.0), share=False)
+    if warp.method in RADIUS:
+        return None
+    why = f"{ratio[1]} x {ratio[0]} pixels make a cell; {warp.why}"
+    return replace(warp, route=Route.DECIMATE, why=why, ratio=ratio, origin=origin)
+
+
+def _with_kernel(warp: Decision, steps: tuple[Floats, Floats], tolerance: str | float) -> Decision:
+    """The decision by warp with its kernel scale and tolerance."""
+    method, (sx, sy) = warp.method, warp.steps
+    shrinks = math.sqrt(sx * sy) >= SHRINKS
     spread = max(float(s.max() / s.min()) for s in steps)
-    common: dict[str, Any] = {"steps": (sx, sy), "requested_method": choice.requested, "share": choice.share}
-    if lattice is not None:
-        ratio, origin = lattice
-        derived = method in ("std", FRACTION, VALID)
-        if ratio == (1, 1) and method != "cubic_spline" and not derived:  # a spline would smooth at the least offset
-            text, requested = f"on the grid already; {why}", choice.requested
-            return Decision(source, Route.COPY, method, text, ratio=ratio, origin=origin, requested_method=requested)
-        if method not in RADIUS:
-            text = f"{ratio[1]} x {ratio[0]} pixels make a cell; {why}"
-            return Decision(source, Route.DECIMATE, method, text, ratio=ratio, origin=origin, **common)
     scale, note = None, ""
     if method in RADIUS:
-        scale = (max(1.0, round(sx, 4)), max(1.0, round(sy, 4))) if shrink >= SHRINKS else (1.0, 1.0)
-        if shrink >= SHRINKS and spread > 1.25:
+        scale = (max(1.0, round(sx, 4)), max(1.0, round(sy, 4))) if shrinks else (1.0, 1.0)
+        if shrinks and spread > 1.25:
             note = (
                 f"its scale varies by {spread - 1:.0%} over the grid, the kernel's does not; "
                 f"average has the right footprint for each cell"
             )
-    if tolerance == "auto":
-        pixels = AUTO_TOLERANCE.get(method, 0.01)
-    else:
-        pixels = 0.0 if tolerance == "exact" else float(tolerance)
-    return Decision(source, Route.WARP, method, why, scale=scale, tolerance=pixels, spread=spread, note=note, **common)
+    auto = AUTO_TOLERANCE.get(method, 0.01) if tolerance == "auto" else tolerance
+    return replace(warp, scale=scale, tolerance=0.0 if auto == "exact" else float(auto), spread=spread, note=note)
 
 
 def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, int], tuple[int, int]] | None:
