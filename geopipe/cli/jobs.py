@@ -37,11 +37,12 @@ def jobs() -> None:
 
 
 @contextmanager
-def _found(asked: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[], RunRow]]]:
-    """A run, and a function that looks it up again.
+def _lookup(name: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[], RunRow]]]:
+    """Look up a run. Yields the run, and a function that looks it up again.
 
     Args:
-        settle: tell the end of runs whose processes have died on this machine first.
+        name: id, start of an id, name, or "latest".
+        settle: record first the end of runs whose processes have died on this machine.
     """
     from geopipe.monitoring import dead_runs
     from geopipe.monitoring.database import follow as following
@@ -50,7 +51,7 @@ def _found(asked: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[
     with following.reading() as connected:
         if settle:
             dead_runs.settle(connected)
-        run = queries.find_run(connected, asked)
+        run = queries.find_run(connected, name)
         yield run, lambda: queries.run_of(connected, run.run_id)
 
 
@@ -91,7 +92,7 @@ def start(
         work.prepare(loaded)
     where = _cluster(address or loaded.engine.address)
     options = (("--overwrite", overwrite), ("--resume", go_on), ("--fresh", fresh))
-    how = [flag for flag, given in options if given]
+    how = [flag for flag, active in options if active]
     run_id = work.start(loaded, where, how)
     return _submitted(run_id, where, daemon, as_json)
 
@@ -119,16 +120,16 @@ def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
     return 0 if daemon or as_json else _follow(run_id, where)
 
 
-def _follow(asked: str, where: str) -> int:
+def _follow(name: str, where: str) -> int:
     """Print what a job prints until it ends; the exit code of its run."""
     from geopipe.jobs import jobs as work
 
-    with _found(asked) as (run, _):
+    with _lookup(name) as (run, _):
         printed = work.output(run, where, follow=True)
     with noted(lambda: f"the job goes on; `geopipe jobs stop {run.run_id}` stops it"):
         for text in printed:
             click.echo(text, nl=False)
-    with _found(run.run_id) as (run, look):  # a connection could not have outlived a job of days
+    with _lookup(run.run_id) as (run, look):  # a connection could not have outlived a job of days
         code = work.settled(run, look, where).exit_code
     return work.exit_code(run, where) if code is None else code
 
@@ -145,8 +146,8 @@ def logs(run: str, follow: bool, address: str | None) -> int:
     where = head.cluster(address)
     if follow:
         return _follow(run, where)
-    with _found(run) as (found, _):
-        for text in work.output(found, where, follow=False):
+    with _lookup(run) as (row, _):
+        for text in work.output(row, where, follow=False):
             click.echo(text, nl=False)
     return 0
 
@@ -163,11 +164,11 @@ def status(run: str, address: str | None, as_json: bool) -> None:
     from geopipe.jobs import head
     from geopipe.jobs import jobs as work
 
-    with _found(run) as (found, look):
-        if found.state == "pending" and found.ray_job_id is not None:
+    with _lookup(run) as (row, look):
+        if row.state == "pending" and row.ray_job_id is not None:
             with suppress(MachineError):
-                found = work.settled(found, look, head.cluster(address))
-        _tell(found, as_json)
+                row = work.settled(row, look, head.cluster(address))
+        _print(row, as_json)
 
 
 @jobs.command("list")
@@ -181,12 +182,12 @@ def list_jobs(limit: int, as_json: bool) -> None:
 
     with following.reading() as connected:
         dead_runs.settle(connected)
-        found = [run for run in queries.runs(connected) if run.ray_job_id is not None][:limit]
+        rows = [run for run in queries.runs(connected) if run.ray_job_id is not None][:limit]
     if as_json:
-        print_json([_told(run) for run in found])
+        print_json([_as_json(run) for run in rows])
         return
-    if found:
-        _list(found)
+    if rows:
+        _list(rows)
     else:
         click.echo("no run was started as a job; start one: geopipe jobs start SETTINGS")
 
@@ -199,8 +200,8 @@ def pause(run: str, timeout: float, as_json: bool) -> None:
     """Have a run finish and commit the tiles in its hands, and wait: nothing of it is lost."""
     from geopipe.jobs import jobs as work
 
-    with _found(run) as (found, look):
-        _tell(work.pause(found, look, timeout), as_json)
+    with _lookup(run) as (row, look):
+        _print(work.pause(row, look, timeout), as_json)
 
 
 @jobs.command()
@@ -212,9 +213,9 @@ def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
     """Go on with a run that was paused, cancelled or failed: a new attempt, which does only what is missing."""
     from geopipe.jobs import jobs as work
 
-    with _found(run) as (found, _):
+    with _lookup(run) as (row, _):
         where = _cluster(address)
-        run_id = work.resume(found, where)
+        run_id = work.resume(row, where)
     return _submitted(run_id, where, daemon, as_json)
 
 
@@ -228,8 +229,8 @@ def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
     from geopipe.jobs import head
     from geopipe.jobs import jobs as work
 
-    with _found(run, settle=False) as (found, look):
-        _tell(work.stop(found, look, lambda: head.cluster(address), timeout), as_json)
+    with _lookup(run, settle=False) as (row, look):
+        _print(work.stop(row, look, lambda: head.cluster(address), timeout), as_json)
 
 
 @jobs.command()
@@ -246,13 +247,13 @@ def shutdown(force: bool, as_json: bool) -> None:
         click.echo(f"ended the Ray head, {ended} processes" if ended else "no Ray head of geopipe runs on this machine")
 
 
-def _told(run: RunRow) -> dict[str, object]:
+def _as_json(run: RunRow) -> dict[str, object]:
     return asdict(run) | {"stale": run.stale, "share": run.share, "seconds": run.seconds}
 
 
-def _tell(run: RunRow, as_json: bool) -> None:
+def _print(run: RunRow, as_json: bool) -> None:
     if as_json:
-        print_json(_told(run))
+        print_json(_as_json(run))
     else:
         _list([run])
 

@@ -105,16 +105,16 @@ def notes(out: Console) -> Iterator[None]:
 
 
 def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]:
-    due, told = time.monotonic() + interval, False
+    due, complete = time.monotonic() + interval, False
 
     def show(snapshot: Snapshot) -> None:
-        nonlocal due, told
+        nonlocal due, complete
         ended = all(
             snapshot.stages[s].tiles >= t if s in snapshot.stages else False for s, t in snapshot.totals.items()
         )
-        if time.monotonic() < due and (told or not ended):
+        if time.monotonic() < due and (complete or not ended):
             return
-        told = ended
+        complete = ended
         due = time.monotonic() + interval
         parts = []
         for stage, total in snapshot.totals.items():

@@ -27,7 +27,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 """What wins over a file: "section.key=value" as on a command line, or values by "section.key"."""
 
 
-class _Given:
+class _Values:
     """The values of a file or a dict, the environment and overrides together, and the origin of each."""
 
     def __init__(self, source: Path | Mapping[str, Any], overrides: Overrides = (), environment: bool = True) -> None:
@@ -63,17 +63,17 @@ class _Given:
         return value_of(text, self.explainer.is_list(parts[0], parts[-1]))
 
     def _set(self, parts: list[str], value: Any, origin: str) -> None:
-        """Put a value in; of a layer, into the one of that name."""
+        """Set a value; that of a layer in the layer of that name."""
         table, keys = self._table(parts, origin)
         table[parts[-1]] = value
         self.origins[keys] = origin
 
     def _table(self, parts: list[str], origin: str) -> tuple[dict[str, Any], Keys]:
-        """The table that a value goes into, and the value's place."""
+        """The table of a value, and the keys of its place."""
         section, key = parts[0], parts[-1]
         if section != "layers":
             table = self.values.setdefault(section, {})
-            # what is no table is refused with the rest of the file
+            # a value that is no table is an error like others of the file
             return table if isinstance(table, dict) else {}, (section, key)
         layers = self.values.get("layers")
         layers = [y for y in layers if isinstance(y, dict)] if isinstance(layers, list) else []
@@ -87,45 +87,45 @@ class _Given:
         return layers[index], ("layers", index, key)
 
     def where(self, keys: Keys) -> str:
-        """Where a value is: a flag, a variable of the environment, or a line."""
-        if len(keys) == 1 and keys[0] not in self.sections and self.origins:  # what only a flag or variable has
+        """The origin of a value: a flag, a variable of the environment, or a line."""
+        if len(keys) == 1 and keys[0] not in self.sections and self.origins:  # only a flag or variable has this section
             for place, origin in self.origins.items():
                 if place[0] == keys[0]:
                     return origin
         return self.origins.get(keys) or (f"{self.path}:{line_of(self.text, keys)}" if self.path else "settings")
 
     def line(self, keys: Keys) -> int:
-        """The line of a value; 0 for what is not of the file."""
+        """The line of a value; 0 for a value that is not from the file."""
         return 0 if keys in self.origins or self.path is None else line_of(self.text, keys)
 
     def wide_numbers(self) -> list[SettingsError]:
-        """An error for each whole number that TOML does not have: more than 64 bits."""
+        """An error for each whole number of more than 64 bits, which TOML does not have."""
         places: list[tuple[Keys, Any]] = []
         for section, table in self.values.items():
             tables = enumerate(table) if isinstance(table, list) else [(None, table)]
             for index, one in tables:
                 own: Keys = (section,) if index is None else (section, index)
                 places += [((*own, key), value) for key, value in one.items()] if isinstance(one, dict) else []
-        found = []
+        mistakes = []
         for keys, value in places:
             numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)]
             if any(not -(2**63) <= v < 2**63 for v in numbers):
                 name = self.explainer.name(keys)
-                found.append(
+                mistakes.append(
                     SettingsError(f"{self.where(keys)}: {name} has more than 64 bits", "give a smaller number")
                 )
-        return found
+        return mistakes
 
     def same_names(self) -> list[SettingsError]:
-        """An error for each layer that has the name of one before it."""
-        layers, seen, found = self.values.get("layers"), set[str](), []
+        """An error for each layer with the name of an earlier one."""
+        layers, seen, mistakes = self.values.get("layers"), set[str](), []
         for index, layer in enumerate(layers if isinstance(layers, list) else []):
             name = layer.get("name") if isinstance(layer, dict) else None
             if isinstance(name, str) and name in seen:
                 where = self.where(("layers", index, "name"))
-                found.append(SettingsError(f"{where}: two layers are named {name!r}", "rename one of the two"))
+                mistakes.append(SettingsError(f"{where}: two layers are named {name!r}", "rename one of the two"))
             seen |= {name} if isinstance(name, str) else set()
-        return found
+        return mistakes
 
 
 def load(path: Path, overrides: Overrides = (), environment: bool = True) -> Settings:
@@ -139,7 +139,7 @@ def load(path: Path, overrides: Overrides = (), environment: bool = True) -> Set
     Raises:
         SettingsError: every mistake with file, line, key, value, and what to write instead.
     """
-    return _checked(_Given(path, overrides, environment), path.resolve().parent)
+    return _checked(_Values(path, overrides, environment), path.resolve().parent)
 
 
 def parse(values: Mapping[str, Any], overrides: Overrides = (), environment: bool = False) -> Settings:
@@ -151,18 +151,18 @@ def parse(values: Mapping[str, Any], overrides: Overrides = (), environment: boo
     Raises:
         SettingsError: every mistake with section.key, value, and what to write instead.
     """
-    return _checked(_Given(values, overrides, environment), Path.cwd())
+    return _checked(_Values(values, overrides, environment), Path.cwd())
 
 
-def _checked(given: _Given, folder: Path) -> Settings:
-    mistakes = given.wide_numbers()
+def _checked(source: _Values, folder: Path) -> Settings:
+    mistakes = source.wide_numbers()
     if mistakes:
         raise united(mistakes)
-    mistakes = given.same_names()
+    mistakes = source.same_names()
     try:
-        settings = Settings(**given.values)
+        settings = Settings(**source.values)
     except ValidationError as error:
-        mistakes = given.explainer.explain(error) + mistakes
+        mistakes = source.explainer.explain(error) + mistakes
     if mistakes:
         raise united(mistakes)
     return absolute(settings, folder)
@@ -209,14 +209,14 @@ def absolute(settings: Settings, folder: Path) -> Settings:
 
 
 def origins(settings: Settings, path: Path, flags: tuple[str, ...]) -> list[tuple[str, Any, str]]:
-    """Every effective value with where it comes from: a flag, the environment, file and line, or the default."""
-    given = _Given(path, flags)
+    """Key, value and origin of every setting: a flag, the environment, file and line, or the default."""
+    source = _Values(path, flags)
     rows = []
     for section, values in settings.model_dump(mode="json").items():
         tables = enumerate(values) if isinstance(values, list) else [(None, values)]
         for index, table in tables:
-            own = given.values.get(section, {}) if index is None else given.values[section][index]
+            own = source.values.get(section, {}) if index is None else source.values[section][index]
             for key, value in table.items():
                 keys: Keys = (section, key) if index is None else (section, index, key)
-                rows.append((given.explainer.name(keys), value, given.where(keys) if key in own else "default"))
+                rows.append((source.explainer.name(keys), value, source.where(keys) if key in own else "default"))
     return rows

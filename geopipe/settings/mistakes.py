@@ -1,4 +1,4 @@
-"""Mistakes in settings, in the settings' own words: what is there, what may be there, and an example."""
+"""Messages for mistakes in settings: the value, the values that the key accepts, and an example."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from geopipe.errors import SettingsError
 from geopipe.proposals import near
-from geopipe.settings.rules import Rules, listed, shown
+from geopipe.settings.rules import KeyRules, listed, shown
 
 Keys = tuple[int | str, ...]
 """The place of a value: section and key, or "layers", index and key."""
@@ -30,7 +30,7 @@ KEY_WORDS = {
     "input_layers": "layers", "inputs": "layers", "sources": "layers", "rasters": "layers", "datasets": "layers",
     "target": "grid", "logging": "monitoring", "ray": "engine",
 }  # fmt: skip
-"""Keys of other programs, and words that people try, each with the key that is meant."""
+"""Keys of other programs, and words that people try, each with the key of geopipe."""
 
 VALUE_WORDS = {
     "classes": "categorical", "class": "categorical", "classified": "categorical", "discrete": "categorical",
@@ -43,7 +43,7 @@ VALUE_WORDS = {
     "warn": "WARNING", "center": "centres", "centers": "centres", "centre": "centres", "corner": "corners",
     "points": "point", "newest": "-datetime", "oldest": "datetime", "single": "one", "exchange": "groupby",
 }  # fmt: skip
-"""Values of other programs, each with the value that is meant."""
+"""Values of other programs, each with the value of geopipe."""
 
 
 UNITS = {
@@ -68,7 +68,7 @@ def united(mistakes: Sequence[SettingsError]) -> SettingsError:
     return SettingsError("\n  ".join([f"{len(mistakes)} mistakes in the settings", *lines]))
 
 
-class Explainer(Rules):
+class Explainer(KeyRules):
     """Turns errors of pydantic into messages in the words of the settings.
 
     Args:
@@ -89,18 +89,18 @@ class Explainer(Rules):
         self.where, self.line, self.values = where, line, values
 
     def explain(self, error: ValidationError) -> list[SettingsError]:
-        """Every mistake, in the order of the lines; a value that may have several types is one."""
+        """All mistakes in the order of their lines; a value has one mistake, whatever types it may have."""
         by_keys: dict[Keys, list[ErrorDetails]] = {}
-        for found in error.errors():
-            loc = found["loc"]
-            by_keys.setdefault(loc[: 3 if loc and loc[0] == "layers" else 2], []).append(found)
+        for detail in error.errors():
+            loc = detail["loc"]
+            by_keys.setdefault(loc[: 3 if loc and loc[0] == "layers" else 2], []).append(detail)
         others = [keys for keys in by_keys if keys != ("layers",)]
         if any(keys[0] == "layers" or near(str(keys[0]), ["layers"], KEY_WORDS) for keys in others):
-            by_keys.pop(("layers",), None)  # there are layers, if not sound ones
-        return [self._one(keys, found) for keys, found in sorted(by_keys.items(), key=lambda i: self.line(i[0]))]
+            by_keys.pop(("layers",), None)  # there are layers, but with mistakes
+        return [self._one(keys, details) for keys, details in sorted(by_keys.items(), key=lambda i: self.line(i[0]))]
 
     def name(self, keys: Keys) -> str:
-        """A place as `--set` has it: section.key, or layers.NAME.key."""
+        """The name of a place, as in `--set`: section.key or layers.NAME.key."""
         if len(keys) < 2 or keys[0] != "layers":
             return ".".join(map(str, keys))
         layers = self.values.get("layers")
@@ -109,10 +109,10 @@ class Explainer(Rules):
         which = own if isinstance(own, str) and own.isidentifier() else str(int(keys[1]) + 1)
         return ".".join(["layers", which, *map(str, keys[2:])])
 
-    def _one(self, keys: Keys, found: Sequence[ErrorDetails]) -> SettingsError:
-        where, kinds = self.where(keys), [f["type"] for f in found if len(f["loc"]) == len(keys)]
+    def _one(self, keys: Keys, details: Sequence[ErrorDetails]) -> SettingsError:
+        where, kinds = self.where(keys), [f["type"] for f in details if len(f["loc"]) == len(keys)]
         section, key = str(keys[0]), str(keys[-1])
-        if refused := [f for f in found if f["type"] == "refused"]:
+        if refused := [f for f in details if f["type"] == "refused"]:
             context, value = refused[0]["ctx"], refused[0]["input"]
             message = context["message"]
             named = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", message)
@@ -135,7 +135,7 @@ class Explainer(Rules):
         return SettingsError(message, self._proposal(section, key, value, schema))
 
     def _proposal(self, section: str, key: str, value: Any, schema: dict[str, Any]) -> str:
-        """What to write instead."""
+        """A hint: what to write instead."""
         words = value if isinstance(value, list) else [value]
         choices = self.choices(section, schema)
         meant = [near(w, choices, VALUE_WORDS) if isinstance(w, str) else None for w in words]
@@ -179,7 +179,7 @@ class Explainer(Rules):
         return SettingsError(f"{where}: unknown key {self.name(keys)!r}", hint)
 
     def _no_table(self, keys: Keys) -> SettingsError:
-        """A section that is no section, or layers that are no list of tables."""
+        """The error for a section that is no table, or for layers that are no list of tables."""
         where, section, value = self.where(keys), str(keys[0]), self._value(keys)
         if section != "layers":
             got = "is a list of tables" if isinstance(value, list) else f"= {shown(value)} is no section"
@@ -216,11 +216,11 @@ def _header(section: str) -> str:
 
 def _without_unit(text: str) -> float | None:
     """The number that a text with a unit means, in metres, degrees or bytes."""
-    found = re.fullmatch(r"([\d.,_]+)\s*([A-Za-z°\"']+)", text.strip())
-    if found is None or found[2].casefold() not in UNITS:
+    match = re.fullmatch(r"([\d.,_]+)\s*([A-Za-z°\"']+)", text.strip())
+    if match is None or match[2].casefold() not in UNITS:
         return None
     try:
-        number = float(found[1].replace(",", "").replace("_", "")) * UNITS[found[2].casefold()]
+        number = float(match[1].replace(",", "").replace("_", "")) * UNITS[match[2].casefold()]
     except ValueError:
         return None
     return int(number) if number == int(number) else round(number, 12)

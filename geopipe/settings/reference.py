@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BeforeValidator
 
 from geopipe.settings.model import SECTIONS, Settings
-from geopipe.settings.rules import Rules
+from geopipe.settings.rules import KeyRules
 
 WIDTH = 118
 """Characters of a line of TOML, beyond which its comment stands above it."""
@@ -29,7 +29,7 @@ class Key(NamedTuple):
 
 def keys(section: str) -> list[Key]:
     """The keys of a section, in the order of the model."""
-    rules, result = Rules(SECTIONS), []
+    rules, result = KeyRules(SECTIONS), []
     for name, field in SECTIONS[section].model_fields.items():
         default = "" if field.is_required() or field.default in (None, ()) else toml(field.default)
         values, example = rules.allowed(section, rules.schema(section, name)), rules.example(section, name)

@@ -31,7 +31,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
-class Rules:
+class KeyRules:
     """The rules of all keys.
 
     Args:
