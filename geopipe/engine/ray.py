@@ -57,15 +57,15 @@ MOST_BLOCKS = 1000
 
 
 @dataclass(frozen=True)
-class Watch:
-    """The monitoring of a run, for its workers: the options, and the actor that takes their records."""
+class Monitoring:
+    """The monitoring of a run, for its workers: its options, and the actor that takes their records."""
 
     options: MonitoringOptions
-    monitor: ActorHandle
+    actor: ActorHandle
 
     def deliver(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
         """Hand records to the actor."""
-        return monitor.deliver(self.monitor)(source, lines, keep)
+        return monitor.deliver(self.actor)(source, lines, keep)
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,27 @@ class Work:
     """What every worker of a Dataset needs.
 
     Attributes:
-        watch: the monitoring of the run; None without.
+        monitoring: the monitoring of the run; None without.
         finish: called with each merged tile; None to return the tile's table.
         stop: called before each tile of the aligned strategy, which leaves the tile out if true.
         reader: makes the reader of a worker.
     """
 
     plan: Plan
-    watch: Watch | None = None
+    monitoring: Monitoring | None = None
     finish: Finish | None = None
     stop: Stop = never
     reader: Callable[[], raster.Reader] = raster.Readers
 
     def session(self) -> WorkerSession:
         """Open a session."""
-        if self.watch is None:
+        if self.monitoring is None:
             return WorkerSession(reader=self.reader)
-        return WorkerSession(self.watch.options, self.watch.deliver, self.reader)
+        return WorkerSession(self.monitoring.options, self.monitoring.deliver, self.reader)
 
     def task_session(self) -> AbstractContextManager[WorkerSession]:
         """The session for a task: shared with other tasks of the run, or the task's own without a run."""
-        return task_session(self.watch.options if self.watch else None, self.session)
+        return task_session(self.monitoring.options if self.monitoring else None, self.session)
 
 
 class _Aligned:
@@ -247,7 +247,7 @@ def _runs(keys: Keys, workers: int) -> list[Keys]:
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _mapped(reads: ray.data.Dataset, work: Any, workers: int, **how: Any) -> ray.data.Dataset:
+def _mapped(reads: ray.data.Dataset, step: Any, workers: int, **how: Any) -> ray.data.Dataset:
     """Map reads by actors or tasks, one read at a time.
 
     `how` bounds restarts and retries: by default Ray restarts the readers of a raster that crashes them for ever.
@@ -255,7 +255,7 @@ def _mapped(reads: ray.data.Dataset, work: Any, workers: int, **how: Any) -> ray
     with warnings.catch_warnings():
         # the only way to bound them in the releases that our pin admits
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
-        return reads.map_batches(work, batch_size=1, num_cpus=_worker_cpus(workers), **how)
+        return reads.map_batches(step, batch_size=1, num_cpus=_worker_cpus(workers), **how)
 
 
 def _worker_cpus(workers: int) -> float:
@@ -267,12 +267,12 @@ def _worker_cpus(workers: int) -> float:
 class _RayEngine:
     def __init__(self, options: MonitoringOptions, guard: Guard, reader: Callable[[], raster.Reader]) -> None:
         self.guard, self.reader = guard, reader
-        self.watch = Watch(options, monitor.start(options))
-        self.receive = monitor.deliver(self.watch.monitor)
+        self.monitoring = Monitoring(options, monitor.start(options))
+        self.receive = self.monitoring.deliver
         self._stages: Mapping[str, Progress] = {}
 
     def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
-        work, failure = Work(plan, self.watch, finish, stop, self.reader), None
+        work, failure = Work(plan, self.monitoring, finish, stop, self.reader), None
         try:
             with self.guard.armed():
                 for wave in plan.waves(keys):
@@ -292,7 +292,7 @@ class _RayEngine:
 
     def collect(self, over: bool = False) -> None:
         """Let every node deliver its last records, unless the cluster is lost (`over`: as for `_collect`)."""
-        self.guard.wait(partial(_collect, self.watch, over), 10.0)
+        self.guard.wait(partial(_collect, self.monitoring, over), 10.0)
 
     def close(self, wait: float) -> None:
         """End the monitoring actor after the last records.
@@ -302,17 +302,17 @@ class _RayEngine:
         """
         self.collect(over=True)
 
-        def work() -> None:
+        def end() -> None:
             with suppress(ray.exceptions.RayError):
-                ray.get(self.watch.monitor.close.remote(wait), timeout=wait + 2)
-            ray.kill(self.watch.monitor)
+                ray.get(self.monitoring.actor.close.remote(wait), timeout=wait + 2)
+            ray.kill(self.monitoring.actor)
 
-        self.guard.wait(work, wait + 4)
+        self.guard.wait(end, wait + 4)
 
     def stages(self) -> Mapping[str, Progress]:
         """Progress so far, by stage; the last known one if the actor does not answer in time."""
         with suppress(ray.exceptions.RayError):
-            self._stages = cast(Mapping[str, Progress], ray.get(self.watch.monitor.stages.remote(), timeout=2))
+            self._stages = cast(Mapping[str, Progress], ray.get(self.monitoring.actor.stages.remote(), timeout=2))
         return self._stages
 
 
@@ -349,7 +349,7 @@ def ray_engine(
             engine.close(wait)
 
 
-def _collect(watch: Watch, over: bool = False) -> None:
+def _collect(monitoring: Monitoring, over: bool = False) -> None:
     """Let every node deliver the records that workers of the run have not sent yet; others stay on its disk.
 
     Args:
@@ -359,15 +359,15 @@ def _collect(watch: Watch, over: bool = False) -> None:
     deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_leftovers)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != driver]
     tasks = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
-    calls = [task.remote(watch, over) for task in tasks]
-    _deliver_leftovers(watch, over, others=False)  # in this process; the driver delivers what earlier runs left
+    calls = [task.remote(monitoring, over) for task in tasks]
+    _deliver_leftovers(monitoring, over, others=False)  # in this process; the driver delivers what earlier runs left
     if calls:
         ray.wait(calls, num_returns=len(calls), timeout=5)
 
 
-def _deliver_leftovers(watch: Watch, over: bool, others: bool = True) -> None:
+def _deliver_leftovers(monitoring: Monitoring, over: bool, others: bool = True) -> None:
     if over:
-        release_workers(watch.options, 1.0)
-    deliver_leftovers(watch.options, 1.0, monitor.deliver(watch.monitor, 1.0), others)
+        release_workers(monitoring.options, 1.0)
+    deliver_leftovers(monitoring.options, 1.0, monitor.deliver(monitoring.actor, 1.0), others)
     if over and others:  # on its own node the driver does it later
-        delete_spool(watch.options)
+        delete_spool(monitoring.options)
