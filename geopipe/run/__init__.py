@@ -5,4 +5,6 @@
 - `attempts`: execute a plan, without layers that break and may be skipped
 - `destination`: the output folder and the object store
 - `options`, `summary`, `reporting`: what goes into a run, comes out of it, and is seen meanwhile
+- `guess`, `propose`: settings from files
+- `progress`: bars in a terminal or a notebook
 """

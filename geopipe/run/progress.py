@@ -112,7 +112,7 @@ class _Cell(Bars):
         from IPython.display import display
 
         super().__init__(Console(file=io.StringIO(), width=CELL_WIDTH, color_system=None), name, output)
-        self.handle = display(self._text(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        self.handle = display(self._text(), raw=True, display_id=True)
 
     def _text(self) -> dict[str, str]:
         with self.out.capture() as text:
