@@ -95,12 +95,14 @@ def run_shell(block: Block) -> None:
     assert result.returncode == 0, f"{block.page}:{block.line}\n{block.code}{result.stdout}{result.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [name for name in PAGES if name not in {"README.md", "docs/monitoring.md"}])
 @pytest.mark.usefixtures("folder", "local_runs")
 def test_the_examples_of_a_page_run(page: str) -> None:
     run_page(page)
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("folder")
 def test_the_examples_of_the_readme_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
