@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from geopipe.cli.options import json_option, print_error, print_json
 
 
-@click.command()
+@click.command(epilog="Example: geopipe inspect data/climate.nc --details")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--allow", multiple=True, help="A folder, or the beginning of addresses, that the files may refer to.")
-@click.option("--driver", help="GDAL's driver, where names do not tell it; or of a service on the web: WMS.")
+@click.option("--details", is_flag=True, help="Show variables, times, levels, palettes and lon/lat of each file.")
+@click.option("--values", is_flag=True, help="Show the value range of each band, too. Reads every pixel.")
+@click.option("--allow", multiple=True, help="A folder or address prefix that the files may refer to; may be repeated.")
+@click.option("--driver", help="GDAL driver, if the file name does not tell it; needed for a web service: WMS.")
 @json_option
-def inspect(paths: tuple[str, ...], allow: tuple[str, ...], driver: str | None, as_json: bool) -> None:
-    """Show what rasters and tables say of themselves: CRS, size, bands or columns, types, nodata, layout.
+def inspect(paths: tuple[str, ...], details: bool, values: bool, as_json: bool, **access: Any) -> None:
+    """Show CRS, size, bands and types of rasters and tables.
 
     PATH is a file, a folder, a glob, or anything that GDAL opens. Only headers are read, and all of a CSV.
     """
     from geopipe import api
     from geopipe.cli import show_inputs
-    from geopipe.cli.screen import console
+    from geopipe.cli.screen import console, headline
     from geopipe.errors import SourceError
+    from geopipe.layers.access import Access
     from geopipe.layers.header import Header
+    from geopipe.load.inspect import describe
 
     errors: list[SourceError] = []
-    headers = api.inspect(*paths, allow=allow, driver=driver, on_error=errors.append)
+    headers = api.inspect(*paths, **access, on_error=errors.append)
     if len(errors) == 1 and not headers:
         raise errors[0]
     rasters = [header for header in headers if isinstance(header, Header)]
     tables = [header for header in headers if not isinstance(header, Header)]
+    infos = [describe(h, Access(**access), ranges=values) if details or values else None for h in rasters]
+    out = console()
     if as_json:
-        print_json([*map(show_inputs.header_json, rasters), *map(show_inputs.table_json, tables)])
-    else:
-        out = console()
-        if rasters:
-            show_inputs.headers(out, rasters)
-        if tables:
-            show_inputs.tables(out, tables)
+        documents = [show_inputs.header_json(h, info) for h, info in zip(rasters, infos, strict=True)]
+        print_json([*documents, *map(show_inputs.table_json, tables)])
+    if rasters and not as_json:
+        show_inputs.headers(out, rasters)
+        for header, info in zip(rasters, infos, strict=True) if details or values or len(rasters) == 1 else ():
+            if len(rasters) > 1:
+                headline(out, header.uri)
+            show_inputs.details(out, header, info)
+    if tables and not as_json:
+        show_inputs.tables(out, tables)
     for failure in errors:
         print_error(f"error: {failure}")
     if errors:

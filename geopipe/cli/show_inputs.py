@@ -8,17 +8,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from geopipe.cli.screen import facts
-from geopipe.errors import SettingsError
+from geopipe.cli.screen import facts, headline
 from geopipe.grid.crs import crs_label
-from geopipe.grid.grid import projected_bounds
 from geopipe.layers.header import Band, Header
 from geopipe.layers.tables import TableHeader
-from geopipe.text import numbers, size
+from geopipe.load.inspect import FileInfo, lonlat_bounds
+from geopipe.text import count, numbers, size
+
+MOST = 6
+"""Times or levels that are listed; of more only the first and the last."""
+
+MOST_COLOURS = 32
+"""Colours of a palette that are listed."""
 
 
-def header_json(header: Header) -> dict[str, Any]:
-    """A header as JSON values."""
+def header_json(header: Header, info: FileInfo | None = None) -> dict[str, Any]:
+    """A header as JSON values, with details if there are any."""
+    lonlat = lonlat_bounds(header)
     return {
         "uri": header.uri,
         "driver": header.driver,
@@ -28,7 +34,7 @@ def header_json(header: Header) -> dict[str, Any]:
         "transform": list(header.transform.to_gdal()),
         "resolution": list(header.resolution),
         "bounds": list(header.bounds),
-        "lonlat_bounds": _lonlat(header),
+        "lonlat_bounds": list(lonlat) if lonlat else None,
         "bands": [{k: v for k, v in vars(b).items() if k not in ("more", "reduce", "bits")} for b in header.bands],
         "block": list(header.block),
         "overviews": list(header.overviews),
@@ -39,63 +45,104 @@ def header_json(header: Header) -> dict[str, Any]:
         "gcps": header.has_gcps,
         "rpcs": header.has_rpcs,
         "bytes": header.size,
-    }
+    } | (_details_json(info) if info else {})
 
 
-def _lonlat(header: Header) -> list[float] | None:
-    if header.crs is None:
-        return None
-    try:
-        bounds = projected_bounds(header.transform, header.width, header.height, header.crs, "OGC:CRS84")
-    except SettingsError:  # of another planet
-        return None
-    return list(bounds) if bounds else None
+def _details_json(info: FileInfo) -> dict[str, Any]:
+    parts = [
+        {"name": v.name, "problem": v.problem} | (header_json(v.header) if v.header else {}) for v in info.variables
+    ]
+    ranges = [vars(one) for one in info.ranges]
+    return {"details": parts, "times": info.times, "levels": info.levels, "palettes": info.palettes, "ranges": ranges}
 
 
 def headers(out: Console, rasters: Sequence[Header]) -> None:
-    """A table of rasters; all that is known of one where there is only one."""
+    """Write a table of rasters."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("file", "driver", "CRS", "columns x rows", "pixel", "bands", "nodata"):
         table.add_column(name, overflow="fold")
     for h in rasters:
-        table.add_row(
-            h.uri,
-            h.driver,
-            crs_label(h.crs),
-            f"{h.width} x {h.height}",
-            numbers(h.resolution, 6),
-            _types(h),
-            _nodata(h),
-        )
+        pixels = (f"{h.width} x {h.height}", numbers(h.resolution, 6)) if h.bands else ("", "")
+        table.add_row(h.uri, h.driver, crs_label(h.crs) if h.bands else "", *pixels, _types(h), _nodata(h))
     out.print(table)
-    if len(rasters) == 1:
-        _header(out, rasters[0])
 
 
 def _types(header: Header) -> str:
     types = list(dict.fromkeys(b.dtype for b in header.bands))
-    return f"{len(header.bands)} x {', '.join(types)}" if header.bands else "none"
+    if not header.bands:
+        return count(len(header.variables), "variable") if header.variables else "none"
+    return f"{len(header.bands)} x {', '.join(types)}"
 
 
 def _nodata(header: Header) -> str:
     return ", ".join(dict.fromkeys("none" if b.nodata is None else f"{b.nodata:g}" for b in header.bands))
 
 
-def _header(out: Console, h: Header) -> None:
-    lonlat = _lonlat(h)
+def details(out: Console, header: Header, info: FileInfo | None = None) -> None:
+    """Write everything about a raster; times, levels, palettes and value ranges if they were read."""
+    lonlat = lonlat_bounds(header)
     lines = {
-        "bounds": numbers(h.bounds),
+        "bounds": numbers(header.bounds),
         "lon, lat": numbers(lonlat, 6) if lonlat else "unknown",
-        "stored as": f"blocks of {h.block[1]} x {h.block[0]}, {h.compression or 'no compression'}, {size(h.size)}",
-        "overviews": ", ".join(f"1/{o}" for o in h.overviews) or "none",
+        "stored as": f"blocks of {header.block[1]} x {header.block[0]}, {header.compression or 'no compression'}, "
+        f"{size(header.size)}",
+        "overviews": ", ".join(f"1/{o}" for o in header.overviews) or "none",
     }
-    if h.has_gcps or h.has_rpcs:
-        lines["placed by"] = "ground control points" if h.has_gcps else "RPCs"
-    if h.subdatasets:
-        lines["variables"] = "\n".join(f"{n}  (path = '{u}')" for n, u in zip(h.variables, h.subdatasets, strict=True))
+    if not header.bands:
+        lines = {"stored as": size(header.size)}
+    if header.has_gcps or header.has_rpcs:
+        lines["placed by"] = "ground control points" if header.has_gcps else "RPCs"
+    if info:
+        lines |= _span("times", info.times) | _span("levels", info.levels)
+    if info is None and header.subdatasets:
+        pairs = zip(header.variables, header.subdatasets, strict=True)
+        lines["variables"] = "\n".join(f"{name}  (path = '{uri}')" for name, uri in pairs)
     facts(out, lines)
-    for band in h.bands:
+    for variable in info.variables if info else ():
+        headline(out, f"  variable {variable.name}", f"  {variable.problem}")
+        if variable.header:
+            facts(out, _variable(variable.header))
+    for index, band in enumerate(header.bands):
         out.print(f"  band {band.index}: {_band(band)}")
+        if info:
+            facts(out, _pixels(header, info, index))
+
+
+def _span(name: str, texts: Sequence[str]) -> dict[str, str]:
+    """Times or levels under their name: all of a few, else their number with the first and the last."""
+    if not texts:
+        return {}
+    return {name: f"{len(texts):,}: {texts[0]} to {texts[-1]}" if len(texts) > MOST else ", ".join(texts)}
+
+
+def _pixels(header: Header, info: FileInfo, index: int) -> dict[str, str]:
+    """Palette and value range of a band. Colours that are black, as GDAL fills a palette, are left out."""
+    lines = {}
+    colours = [f"{value} #{r:02x}{g:02x}{b:02x}" for value, (r, g, b, _) in info.palettes[index] if r or g or b]
+    if colours:
+        more = f" and {len(colours) - MOST_COLOURS} more" if len(colours) > MOST_COLOURS else ""
+        lines["palette"] = ", ".join(colours[:MOST_COLOURS]) + more
+    if info.ranges:
+        one, pixels = info.ranges[index], header.width * header.height
+        ends = "no valid pixel" if one.low is None else f"{one.low:.9g} to {one.high:.9g}"
+        lines["values"] = f"{ends}, {one.valid / max(pixels, 1):.1%} of the pixels are valid"
+    return lines
+
+
+def _variable(header: Header) -> dict[str, str]:
+    """Size, place, times and levels of a variable."""
+    lines = {
+        "grid": f"{header.width} x {header.height}, {crs_label(header.crs)}, pixel {numbers(header.resolution, 6)}",
+        "bands": f"{_types(header)}, nodata {_nodata(header)}" + _unit(header),
+    }
+    for name, key in (("times", "step"), ("levels", "level")):
+        lines |= _span(name, list(dict.fromkeys(getattr(b, key) for b in header.bands if getattr(b, key))))
+    return lines
+
+
+def _unit(header: Header) -> str:
+    units = dict.fromkeys(b.unit for b in header.bands if b.unit)
+    return f", {' '.join(units)}" if units else ""
 
 
 def _band(band: Band) -> str:
@@ -110,13 +157,14 @@ def _band(band: Band) -> str:
     parts += [repr(band.description)] if band.description else []
     parts += [f"{key} {text}" for key, text in band.place.items()]
     parts += ["colour table"] if band.paletted else []
+    parts += [f"classes {', '.join(f'{v} {n}' for v, n in band.categories)}"] if band.categories else []
     parts += [f"mask {band.mask}"] if "per_dataset" in band.mask or band.alpha else []
     parts += [f"alpha in band {band.alpha_band}"] if band.alpha_band else []
     return ", ".join(parts)
 
 
 def table_json(header: TableHeader) -> dict[str, Any]:
-    """The header of a coordinate table as JSON values."""
+    """The header of a table of points as JSON values."""
     return {
         "uri": header.uri,
         "driver": header.driver,
@@ -128,7 +176,7 @@ def table_json(header: TableHeader) -> dict[str, Any]:
 
 
 def tables(out: Console, headers: Sequence[TableHeader]) -> None:
-    """A table of coordinate tables; the types of the columns of one where there is only one."""
+    """Write a table of coordinate tables; with a single one also the types of its columns."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("file", "driver", "CRS", "rows", "columns"):
         table.add_column(name, overflow="fold")
