@@ -16,6 +16,7 @@ from geopipe.cli.db import db
 from geopipe.cli.inputs import init, inspect
 from geopipe.cli.jobs import jobs
 from geopipe.cli.monitor import monitor
+from geopipe.cli.open import open_table
 from geopipe.cli.options import HELP, print_error
 from geopipe.cli.outputs import status, validate
 from geopipe.cli.run import demo, plan, run
@@ -72,5 +73,5 @@ def cli() -> None:
     """
 
 
-for command in (demo, init, inspect, plan, run, status, validate, monitor, jobs, db, config):
+for command in (demo, init, inspect, plan, run, status, validate, open_table, monitor, jobs, db, config):
     cli.add_command(command)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -51,6 +52,14 @@ class Plan:
     hash: str
     notes: tuple[str, ...] = ()
     mask: MaskPlan | None = None
+
+    def __repr__(self) -> str:
+        from geopipe.plan.text import plan_text
+
+        return plan_text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     @property
     def keys(self) -> NDArray[np.int64]:

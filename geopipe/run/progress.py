@@ -111,7 +111,8 @@ class _Cell(Bars):
     def __init__(self, name: str, output: str) -> None:
         from IPython.display import display
 
-        super().__init__(Console(file=io.StringIO(), width=CELL_WIDTH, color_system=None), name, output)
+        out = Console(file=io.StringIO(), width=CELL_WIDTH, color_system=None, force_jupyter=False)
+        super().__init__(out, name, output)
         self.handle = display(self._text(), raw=True, display_id=True)
 
     def _text(self) -> dict[str, str]:

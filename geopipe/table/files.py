@@ -43,7 +43,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a finished table below `root`, as `fs` takes it. `types` has the type of each column by name."""
+    """The files of a finished table below `root`, as `fs` takes it. `types` and `units` are by column."""
 
     output: str
     fs: FileSystem = field(repr=False)
@@ -51,6 +51,7 @@ class Files:
     format: str
     facts: Facts = field(repr=False)
     types: dict[str, str] = field(repr=False)
+    units: dict[str, str] = field(repr=False)
 
     @cached_property
     def keys(self) -> np.ndarray[Any, Any]:
@@ -63,8 +64,10 @@ class Files:
         """Columns with types and metadata, as every file of the table has them."""
         if self.format == "csv":
             places = dict(COORDINATES)
-            fields = [pa.field(n, pa.type_for_alias(text), nullable=n not in places) for n, text in self.types.items()]
-            return pa.schema(fields)
+            return pa.schema(
+                pa.field(name, pa.type_for_alias(text), name not in places, {"unit": self.units.get(name) or ""})
+                for name, text in self.types.items()
+            )
         with self.reading():
             files = self._parquet_files(self.keys[:1])
             schema = next((pq.read_schema(path, filesystem=self.fs) for path, _ in files), None)
@@ -172,6 +175,11 @@ class Files:
             for name in ([ONE_CSV] if one else [name for _, name in self._names(keys.tolist())])
         ]
         return [stem + self._suffix(stem) for stem in stems]
+
+    @property
+    def compression(self) -> str:
+        """What follows .csv in the names of the CSV files: ".gz", ".zst" or nothing."""
+        return self._csv(self.keys[:1])[0].rpartition(".csv")[2]
 
     def _suffix(self, stem: str) -> str:
         """How the name of a CSV file ends."""

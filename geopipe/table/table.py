@@ -60,7 +60,9 @@ def open_table(output: str | os.PathLike[str]) -> Table:
             "it was edited, or written by another version of geopipe: run its settings again",
         ) from None
     form = "parquet" if "parquet" in success["formats"] else "csv"
-    return Table(name, success, Files(name, fs, root, form, facts, success["schema"]))
+    layers = success.get("provenance", {}).get("layers", ())
+    units = {variable["name"]: variable["unit"] for layer in layers for variable in layer["variables"]}
+    return Table(name, success, Files(name, fs, root, form, facts, success["schema"], units))
 
 
 @dataclass(frozen=True)
