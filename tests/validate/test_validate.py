@@ -343,7 +343,7 @@ CSV_DAMAGE: dict[str, tuple[Callable[[list[str]], Any], str, str]] = {
     "another name": (
         lambda lines: lines.__setitem__(0, lines[0].replace("cover", "Cover")),
         "schema",
-        "missing cover uint8",
+        "missing: cover uint8",
     ),
     "text": (
         lambda lines: lines.__setitem__(5, lines[5].replace("500045", "west")),
