@@ -24,7 +24,7 @@ from geopipe.export.tiles import ONE_CSV, Receipt, tile_name
 from geopipe.export.writers import CSV_SUFFIX, HIVE_NULL
 from geopipe.merge.spec import COORDINATES
 from geopipe.plan.cells import keys_of
-from geopipe.table.window import Window, window_of
+from geopipe.table.window import CellWindow, window_of
 from geopipe.validate.facts import Facts, number
 
 
@@ -79,7 +79,7 @@ class Files:
             schema = schema.insert(position, pa.field(name, pa.type_for_alias(self.types[name])))
         return schema
 
-    def keys_in(self, window: Window) -> np.ndarray[Any, Any]:
+    def keys_in(self, window: CellWindow) -> np.ndarray[Any, Any]:
         """Keys of the tiles that a window touches, rising: (n,) int64."""
         size, keys = self.facts.window_size, self.keys
         across = self.facts.grid.tiling(size)[1]
@@ -92,7 +92,7 @@ class Files:
         self,
         keys: np.ndarray[Any, Any],
         columns: Sequence[str],
-        window: Window | None = None,
+        window: CellWindow | None = None,
         where: pc.Expression | None = None,
     ) -> pa.Table:
         """Rows of some tiles, in the order of the tiles.
@@ -121,10 +121,10 @@ class Files:
                 return self._read_csv(self._csv(keys), list(columns), condition)
             return self._parquet(keys).to_table(columns=list(columns), filter=condition)
 
-    def _window(self, key: int) -> Window:
+    def _window(self, key: int) -> CellWindow:
         """The cells of a tile."""
         tile = self.facts.grid.tile(key, self.facts.window_size)
-        return Window((tile.row, tile.row + tile.height), (tile.col, tile.col + tile.width))
+        return CellWindow((tile.row, tile.row + tile.height), (tile.col, tile.col + tile.width))
 
     def _names(self, keys: Iterable[int]) -> Iterator[tuple[int, str]]:
         grid, size = self.facts.grid, self.facts.window_size

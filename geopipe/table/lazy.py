@@ -15,7 +15,7 @@ from xarray.core import indexing
 
 from geopipe.grid.crs import crs_of
 from geopipe.table.files import unit_of
-from geopipe.table.window import Window
+from geopipe.table.window import CellWindow
 
 if TYPE_CHECKING:
     from geopipe.table.table import Table
@@ -26,7 +26,7 @@ EXACT = 2**53
 GRID_MAPPING = "spatial_ref"
 
 
-def dataset_of(table: Table, columns: Sequence[str], window: Window) -> xr.Dataset:
+def dataset_of(table: Table, columns: Sequence[str], window: CellWindow) -> xr.Dataset:
     """Columns of a table on (y, x), within a window."""
     grid, (top, bottom), (left, right) = table.grid, window.rows, window.cols
     crs = crs_of(grid.crs)
@@ -95,7 +95,7 @@ class TileArray(BackendArray):
 
     def _part(self, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
         """The cells of a window inside one tile."""
-        window = Window(rows, cols)
+        window = CellWindow(rows, cols)
         part = self.table.files.read(self.table.files.keys_in(window), ["row", "col", self.name], window)
         column = part[self.name]
         if np.issubdtype(self.dtype, np.floating):

@@ -14,7 +14,7 @@ from geopipe.grid.grid import Grid
 
 
 @dataclass(frozen=True)
-class Window:
+class CellWindow:
     """Rows and columns of the grid: from the first on, and before the second of each pair."""
 
     rows: tuple[int, int]
@@ -27,14 +27,14 @@ class Window:
         return (row >= top) & (row < bottom) & (col >= left) & (col < right)
 
 
-def window_of(grid: Grid, bounds: Bounds | None) -> Window:
+def window_of(grid: Grid, bounds: Bounds | None) -> CellWindow:
     """The cells whose centres lie in bounds; without bounds, all of them.
 
     Raises:
         SettingsError: the bounds are not four rising numbers.
     """
     if bounds is None:
-        return Window((0, grid.height), (0, grid.width))
+        return CellWindow((0, grid.height), (0, grid.width))
     if len(bounds) != 4 or not all(map(math.isfinite, bounds)) or bounds[0] > bounds[2] or bounds[1] > bounds[3]:
         raise SettingsError(f"bounds = {tuple(bounds)} are not xmin, ymin, xmax, ymax", "give four rising numbers")
     xmin, ymin, xmax, ymax = bounds
@@ -46,7 +46,7 @@ def window_of(grid: Grid, bounds: Bounds | None) -> Window:
     def minus_y(row: int) -> float:
         return -float(grid.ys(row, 1)[0])
 
-    return Window(
+    return CellWindow(
         (bisect_left(rows, -ymax, key=minus_y), bisect_right(rows, -ymin, key=minus_y)),
         (bisect_left(cols, xmin, key=x), bisect_right(cols, xmax, key=x)),
     )
