@@ -78,6 +78,8 @@ def test_fractions_true_finds_the_classes_that_the_grid_meets(tmp_path: Path) ->
     )
     plan = draft.draft(load.load(file))
     assert [v.name for v in plan.spec.variables] == ["a", "a_0", "a_1", "a_2", "a_3", "a_5", "a_7", "a_8"]
+    (note,) = plan.notes
+    assert note.startswith("layer a: the plan reads every pixel of it under the grid to find its classes")
     continuous = file.read_text().replace("categorical", "continuous")
     file.write_text(continuous)
     with pytest.raises(SettingsError, match="layer a: fractions = true makes no sense for kind = 'continuous'"):
