@@ -217,7 +217,7 @@ def stop(as_json: bool) -> None:
 
 @db.command(epilog="Example: geopipe db url")
 def url() -> None:
-    """Print the address of the embedded Postgres WITH PASSWORD.
+    """Print the URL of the server WITH ITS PASSWORD.
 
     Use it for psql, for Grafana or as GEOPIPE_MONITORING_DSN.
     """

@@ -1,4 +1,4 @@
-"""`geopipe jobs`: runs as jobs of a Ray cluster on the command line. What loads more than click is imported late."""
+"""`geopipe jobs`: start, pause, resume and stop runs as jobs of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ address_option = click.option("--address", help="The Ray cluster (else RAY_ADDRE
 
 
 def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
-    """How long a command waits for a run."""
+    """The option --timeout of a command that waits for a run."""
     return click.option("--timeout", type=click.FloatRange(min=0), default=seconds, show_default=True, help=what)
 
 
@@ -55,13 +55,13 @@ def _lookup(name: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[
         yield run, lambda: queries.run_of(connected, run.run_id)
 
 
-@jobs.command()
+@jobs.command(epilog="Example: geopipe jobs start mine.toml --daemon")
 @click.argument("file", metavar="SETTINGS", type=click.Path(path_type=Path))
 @click.option("--name", help="Name of the run (else run.name of the settings).")
-@click.option("--daemon", is_flag=True, help="Return at once; else print what the job prints, and exit with its code.")
+@click.option("--daemon", is_flag=True, help="Return at once; else print the job's output and exit with its code.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
-@click.option("--resume", "go_on", is_flag=True, help="Go on with a run that was cut short in the output folder.")
-@click.option("--fresh", is_flag=True, help="Drop what runs that were cut short have left in the output.")
+@click.option("--resume", "go_on", is_flag=True, help="Continue a run that was cut short.")
+@click.option("--fresh", is_flag=True, help="Delete the tiles of runs that were cut short.")
 @click.option("--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
 @address_option
 @json_option
@@ -76,9 +76,9 @@ def start(
     address: str | None,
     as_json: bool,
 ) -> int:
-    """Submit a run of these settings as a job.
+    """Submit a run as a job of the cluster.
 
-    The settings are checked here; what the job does with them is what `geopipe run` would do on the cluster.
+    SETTINGS is a TOML file. It is checked here; the job then does what `geopipe run` would do on the cluster.
     """
     from geopipe.cli import progress
     from geopipe.cli.screen import console
@@ -87,7 +87,7 @@ def start(
 
     loaded = load.load(file, (*flags, *([f"run.name={name}"] if name else [])))
     if fresh and go_on:
-        raise click.UsageError("--fresh drops what --resume would go on with: give one of them")
+        raise click.UsageError("--fresh deletes what --resume continues: give one of them")
     with progress.notes(console(stderr=True)):
         work.prepare(loaded)
     where = _cluster(address or loaded.engine.address)
@@ -98,7 +98,7 @@ def start(
 
 
 def _cluster(address: str | None) -> str:
-    """The cluster for a job; a head here where there is none, which is said."""
+    """The address of the cluster for a job. Starts a head on this machine if there is no cluster, and says so."""
     from geopipe.jobs import head
 
     before = head.own_address()
@@ -121,7 +121,7 @@ def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
 
 
 def _follow(name: str, where: str) -> int:
-    """Print what a job prints until it ends; the exit code of its run."""
+    """Print the output of a job until it ends. Returns the exit code of its run."""
     from geopipe.jobs import jobs as work
 
     with _lookup(name) as (run, _):
@@ -134,12 +134,16 @@ def _follow(name: str, where: str) -> int:
     return work.exit_code(run, where) if code is None else code
 
 
-@jobs.command()
+@jobs.command(epilog="Example: geopipe jobs logs latest --follow")
 @run_argument
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends, and exit with the code of its run.")
+@click.option("--follow", "-f", is_flag=True, help="Wait for the end of the job, and exit with the code of its run.")
 @address_option
 def logs(run: str, follow: bool, address: str | None) -> int:
-    """Print what a job has printed. Its records, with levels and places, are in `geopipe monitor logs`."""
+    """Print the output of a job.
+
+    RUN is a run's id, the start of one, its name, or latest. `geopipe monitor logs` has the records of the run, with
+    level, layer and tile.
+    """
     from geopipe.jobs import head
     from geopipe.jobs import jobs as work
 
@@ -152,14 +156,15 @@ def logs(run: str, follow: bool, address: str | None) -> int:
     return 0
 
 
-@jobs.command()
+@jobs.command(epilog="Example: geopipe jobs status latest")
 @run_argument
 @address_option
 @json_option
 def status(run: str, address: str | None, as_json: bool) -> None:
-    """Say what a run is: its state, how much of it is done, what was asked of it.
+    """Show state, progress and requests of a run.
 
-    Of a pending one the cluster is asked, too, if it can be: a job may have ended before its run began.
+    RUN is a run's id, the start of one, its name, or latest. For a pending run the cluster is asked, too: its job may
+    have ended before the run began.
     """
     from geopipe.jobs import head
     from geopipe.jobs import jobs as work
@@ -171,7 +176,7 @@ def status(run: str, address: str | None, as_json: bool) -> None:
         _print(row, as_json)
 
 
-@jobs.command("list")
+@jobs.command("list", epilog="Example: geopipe jobs list --limit 5")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, the newest first.")
 @json_option
 def list_jobs(limit: int, as_json: bool) -> None:
@@ -192,25 +197,31 @@ def list_jobs(limit: int, as_json: bool) -> None:
         click.echo("no run was started as a job; start one: geopipe jobs start SETTINGS")
 
 
-@jobs.command()
+@jobs.command(epilog="Example: geopipe jobs pause latest")
 @run_argument
-@timeout_option(60, "Seconds to wait until it has paused.")
+@timeout_option(60, "Seconds to wait for the pause.")
 @json_option
 def pause(run: str, timeout: float, as_json: bool) -> None:
-    """Have a run finish and commit the tiles in its hands, and wait: nothing of it is lost."""
+    """Pause a run: commit the tiles in progress, then stop.
+
+    RUN is a run's id, the start of one, its name, or latest. `geopipe jobs resume` continues it.
+    """
     from geopipe.jobs import jobs as work
 
     with _lookup(run) as (row, look):
         _print(work.pause(row, look, timeout), as_json)
 
 
-@jobs.command()
+@jobs.command(epilog="Example: geopipe jobs resume latest")
 @run_argument
 @click.option("--daemon", is_flag=True, help="Return at once.")
 @address_option
 @json_option
 def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
-    """Go on with a run that was paused, cancelled or failed: a new attempt, which does only what is missing."""
+    """Continue a run that was paused, stopped or failed.
+
+    RUN is a run's id, the start of one, its name, or latest. A new attempt does the tiles that are missing.
+    """
     from geopipe.jobs import jobs as work
 
     with _lookup(run) as (row, _):
@@ -219,13 +230,16 @@ def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
     return _submitted(run_id, where, daemon, as_json)
 
 
-@jobs.command()
+@jobs.command(epilog="Example: geopipe jobs stop latest --timeout 60")
 @run_argument
-@timeout_option(30, "Seconds to wait until it has ended by itself, before Ray is told to end it.")
+@timeout_option(30, "Seconds to wait for the run before Ray kills its job.")
 @address_option
 @json_option
 def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
-    """End a run: it is asked to, and then forced. What it has done waits for `geopipe jobs resume`."""
+    """Stop a run; kill it if it does not stop in time.
+
+    RUN is a run's id, the start of one, its name, or latest. Its finished tiles are kept for `geopipe jobs resume`.
+    """
     from geopipe.jobs import head
     from geopipe.jobs import jobs as work
 
@@ -233,11 +247,14 @@ def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
         _print(work.stop(row, look, lambda: head.cluster(address), timeout), as_json)
 
 
-@jobs.command()
-@click.option("--force", is_flag=True, help="Also while jobs are at work on it, which end.")
+@jobs.command(epilog="Example: geopipe jobs shutdown")
+@click.option("--force", is_flag=True, help="Stop it even if jobs run on it; they end, too.")
 @json_option
 def shutdown(force: bool, as_json: bool) -> None:
-    """End the Ray head that `geopipe jobs start` has started on this machine, and no other Ray."""
+    """Stop the Ray head that `geopipe jobs start` started.
+
+    No other Ray on this machine is touched.
+    """
     from geopipe.jobs import head
 
     ended = head.shutdown(force)

@@ -10,13 +10,14 @@ import click
 from geopipe.cli.options import json_option, print_json
 
 
-@click.command()
+@click.command(epilog="Example: geopipe status output")
 @click.argument("output", metavar="OUTPUT")
 @json_option
 def status(output: str, as_json: bool) -> None:
-    """Say what an output holds: a finished table, an unfinished run and what it lacks, a run at work.
+    """Show the state of an output: finished, unfinished, at work.
 
-    OUTPUT is an output folder, a run.staging, or the URI of an object store: is there a table, are all its objects?
+    OUTPUT is an output folder, a run.staging, or the URI of an object store. Of an unfinished run it shows the missing
+    tiles, of a table in an object store the missing objects.
     """
     from geopipe.cli import show_outputs
     from geopipe.cli.screen import console
@@ -37,13 +38,14 @@ def status(output: str, as_json: bool) -> None:
         show_outputs.status(console(), folder)
 
 
-@click.command()
+@click.command(epilog="Example: geopipe validate output")
 @click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path))
 @json_option
 def validate(output: Path, as_json: bool) -> int:
-    """Check a finished table: its files against the manifest, its rows against what was planned.
+    """Check the files and rows of a finished table.
 
-    OUTPUT is the output folder of a run. Every file is read. Exits with 1 if anything is wrong.
+    OUTPUT is the output folder of a run. Every file is read and compared with the manifest and the plan. The exit code
+    is 1 if anything is wrong.
     """
     from geopipe import api
     from geopipe.cli import show_outputs

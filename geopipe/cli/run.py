@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from geopipe.settings.model import Settings
 
 
-@click.command()
+@click.command(epilog="Example: geopipe plan mine.toml --set grid.resolution=30")
 @file_argument
 @set_option
 @click.option("--verbose", "-v", is_flag=True, help="Show the reasons, too: strategy, tasks, methods.")
@@ -42,28 +42,31 @@ def plan(file: Path, flags: tuple[str, ...], verbose: bool, as_json: bool) -> No
         console().print(f"next:   geopipe run {file}")
 
 
-@click.command()
+@click.command(epilog="Example: geopipe run mine.toml --resume")
 @file_argument
 @set_option
 @json_option
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in the output.")
-@click.option("--resume", is_flag=True, help="Go on with a run that was cut short; start it where there is none.")
-@click.option("--fresh", is_flag=True, help="Drop what runs that were cut short have left in the output.")
-@click.option("--address", help="Use the Ray cluster at this address (else RAY_ADDRESS, else one is started).")
-@click.option("--local", is_flag=True, help="Use the plain loop in this process instead of Ray.")
-@click.option("--run-id", hidden=True, help="The id under which `geopipe jobs start` has noted the run.")
-@click.option("--attempt", type=int, default=1, hidden=True, help="The attempt under which it has.")
+@click.option("--resume", is_flag=True, help="Continue a run that was cut short; start it if there is none.")
+@click.option("--fresh", is_flag=True, help="Delete the tiles of runs that were cut short.")
+@click.option("--address", help="Ray cluster to use (else RAY_ADDRESS, else one is started).")
+@click.option("--local", is_flag=True, help="Run in this process, without Ray.")
+@click.option("--run-id", hidden=True, help="The id that `geopipe jobs start` gave the run.")
+@click.option("--attempt", type=int, default=1, hidden=True, help="The number of the attempt.")
 def run(file: Path, flags: tuple[str, ...], as_json: bool, address: str | None, **options: Any) -> int:
-    """Run the settings: read, resample, merge, and write one table.
+    """Run the settings and write one table.
 
-    The output folder has the finished table or, if anything fails, what it had before. A run that was cut short goes on
-    with --resume, and does again only the tiles that were in work; it is refused if settings or sources have changed.
-    Without --resume its tiles are kept, too, where nothing has changed (a terminal is asked), and dropped with --fresh.
-    To an object store (run.output = "s3://...") the finished table is sent from run.staging, _SUCCESS last; --resume
-    sends again what did not arrive.
+    SETTINGS is a TOML file. The output has the finished table or, if anything fails, what it had before.
+
+    --resume continues a run that was cut short, from its finished tiles; it refuses if settings or sources have
+    changed. Without --resume the tiles are kept if nothing has changed (on a terminal you are asked). --fresh deletes
+    them.
+
+    For an object store (run.output = "s3://...") the run works in run.staging and then sends the table, _SUCCESS last.
+    --resume sends again what did not arrive.
     """
     if options["fresh"] and options["resume"]:
-        raise click.UsageError("--fresh drops what --resume would go on with: give one of them")
+        raise click.UsageError("--fresh deletes what --resume continues: give one of them")
     if address:
         flags = (*flags, f"engine.address={json.dumps(address)}")
     return _run(load_settings(file, flags), as_json, **options)
@@ -96,17 +99,21 @@ def _confirm(screen: Bars, question: str) -> bool:
         raise KeyboardInterrupt from None
 
 
-@click.command()
+@click.command(epilog="Example: geopipe demo --folder demo")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("demo"),
     show_default=True,
-    help="Where the demo's rasters, settings and output go.",
+    help="Folder for rasters, settings and output.",
 )
 @set_option
 def demo(folder: Path, flags: tuple[str, ...]) -> int:
-    """Make rasters that disagree on purpose, and run the main job on them."""
+    """Make rasters that disagree on purpose, and merge them.
+
+    Writes eight small rasters in four CRS and the settings that merge them, shows the plan, runs it, and prints the
+    first rows of the table.
+    """
     from geopipe import api
     from geopipe.cli import show_inputs, show_plan
     from geopipe.cli.screen import console, headline

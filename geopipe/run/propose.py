@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from affine import Affine
 
 from geopipe.errors import GeopipeError, PlanError, SourceError
 from geopipe.grid.crs import Bounds
@@ -185,8 +186,8 @@ def _placed(header: Header, findings: Findings) -> list[Header]:
 def _degrees(header: Header) -> bool:
     """Whether bounds look like degrees, and are not mere numbers of pixels."""
     xmin, ymin, xmax, ymax = header.bounds
-    inside = -180 <= xmin < xmax <= 360 and -90 <= ymin < ymax <= 90
-    return inside and max(header.resolution) < 30 and header.transform.c != 0
+    inside = -180.5 <= xmin < xmax <= 540 and -90 <= ymin < ymax <= 90
+    return inside and max(header.resolution) < 30 and header.transform != Affine.identity()
 
 
 def _stem(group: Sequence[Header]) -> str:
