@@ -30,7 +30,7 @@ WEST, SOUTH, EAST, NORTH, CELL = 600_000, 5_130_000, 650_000, 5_170_000, 100
 """The demo's grid, in metres of UTM: 500 x 400 cells."""
 
 LATTICE, COLUMNS, ROWS = Affine(60, 0, 595_020, 0, -60, 5_175_030), 1000, 834
-"""Where the landscape is computed, and the pixels of elevation.tif: 60 x 50 km around the grid."""
+"""The lattice of the landscape, and the pixels of elevation.tif: 60 x 50 km around the grid."""
 
 WATER, FOREST, GRASS, CROPS, BUILT, ROCK, SNOW = range(10, 80, 10)
 CLASSES = {

@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal and elsewhere, while it is at work."""
+"""Progress of a run on stderr: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NOISE = re.compile(
     rb"has constructor arguments in the object store and max_restarts"
     rb"|^\[[^]]* [DIWE] \d+ \d+\] (gcs_client|gcs_rpc_client|rpc_client)\b"
 )
-"""Lines that Ray's core prints: advice to the authors of Ray Data for every actor pool that may restart, and each
-attempt to reach a cluster that does not answer, which is one error of ours in the end."""
+"""Lines of Ray's core that no user can act on: advice to authors of Ray Data, and each attempt to reach a cluster
+that does not answer (geopipe reports that once)."""
 
 
 class _Aside(io.FileIO):
-    """Standard error of a run: that nobody reads it any more, as of a terminal that was closed, ends nothing."""
+    """Standard error of a run. A closed terminal or pipe silences it instead of raising."""
 
     def write(self, data: Any) -> int:
         with suppress(OSError):
@@ -39,10 +39,10 @@ class _Aside(io.FileIO):
 
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Keep NOISE from the terminal; everything else that is written to standard error gets there."""
+    """Filter NOISE out of standard error, also of what compiled code writes to it."""
     ours = sys.__stderr__
     if ours is None or sys.stderr is not ours:
-        yield  # somebody has replaced standard error already
+        yield  # standard error is replaced already, by a test for example
         return
     ours.flush()
     terminal = os.dup(2)
@@ -72,7 +72,7 @@ def without_noise() -> Iterator[None]:
 
 @contextmanager
 def progress(interval: float, quiet: bool, name: str, output: str) -> Iterator[Callable[[Snapshot], None] | None]:
-    """Show how far a run is: a screen from its first second, elsewhere a plain line every `interval` seconds.
+    """Show the progress of a run: bars on a terminal, elsewhere a line every `interval` seconds.
 
     Args:
         name: of the run.
@@ -91,7 +91,7 @@ def progress(interval: float, quiet: bool, name: str, output: str) -> Iterator[C
 
 @contextmanager
 def notes(out: Console) -> Iterator[None]:
-    """Say what a run starts that runs on after it."""
+    """Print a line when a run starts a server that outlives it."""
 
     def hear(body: Body) -> None:
         if isinstance(body, Event) and body.name == POSTGRES_STARTED:

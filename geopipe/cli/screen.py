@@ -1,4 +1,4 @@
-"""Text for people: numbers and times in few characters, small plots, and words of unknown origin made harmless."""
+"""Consoles, tables, short texts and small plots for a terminal. Text of unknown origin is escaped."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ ASCII_BLOCKS = "_.-:=+*#"
 
 
 class _Plain(Console):
-    """A console to which every text is text: nothing is markup, and what a terminal would obey is spelled out."""
+    """A console without markup. Control characters and terminal escapes are printed as text."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str("\n".join(map(clean, text.split("\n"))), **options)
 
 
 class _Aside(_Plain):
-    """For what is said beside the result: that nobody reads it any more ends nothing."""
+    """Console for stderr. A closed pipe silences it instead of raising."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
 def console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal, and wide enough for a table where there is none.
+    """A console as wide as the terminal, or 120 columns without one.
 
-    A stream that is not UTF-8 is given escapes for the characters that it does not have, so that no message can stop
-    the command that shows it.
+    A stream that is not UTF-8 gets escapes for characters that it lacks, so that no message raises an error.
     """
     file = sys.stderr if stderr else sys.stdout
     if not speaks_unicode(file.encoding) and hasattr(file, "reconfigure"):
@@ -53,7 +52,7 @@ def speaks_unicode(encoding: str | None) -> bool:
 
 
 def on_terminal(out: Console) -> bool:
-    """Whether somebody looks at it: a terminal that can move its cursor."""
+    """Whether the console is a terminal that can move its cursor."""
     return out.file.isatty() and not out.is_dumb_terminal
 
 
@@ -72,7 +71,7 @@ def head(text: str, width: int, unicode: bool = True) -> str:
 
 
 def spark(values: Sequence[float | None], top: float, unicode: bool) -> str:
-    """A character for each value, as high as it is between 0 and `top`; a gap where there is none."""
+    """A plot of one character a value, between 0 and `top`; a gap for a missing value."""
     levels = BLOCKS if unicode else ASCII_BLOCKS
     last = len(levels) - 1
 
@@ -85,10 +84,7 @@ def spark(values: Sequence[float | None], top: float, unicode: bool) -> str:
 
 
 def table(out: Console, names: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
-    """Rows under names: in columns of the terminal, or as lines that are never cut where there is none.
-
-    No text is taken for markup.
-    """
+    """Write rows under names: fitted to a terminal, elsewhere as lines that are never cut."""
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     if not on_terminal(out):
         plain = [list(names), *([cell.plain for cell in row] for row in cells)]
@@ -112,7 +108,7 @@ def table(out: Console, names: Sequence[str], rows: Iterable[Sequence[str | Text
 
 
 def padded(text: str, width: int, right: bool = False) -> str:
-    """`text` in `width` columns, whatever its characters take."""
+    """`text` filled up with spaces to `width` columns; wide characters count as two."""
     gap = " " * (width - cell_len(text))
     return gap + text if right else text + gap
 

@@ -16,11 +16,11 @@ from geopipe.text import count, size
 from geopipe.validate.output import Report
 
 SHOWN = 5
-"""Findings of one check that are printed; --json has all."""
+"""Findings of a check that are printed; --json has all."""
 
 
 def summary(out: Console, run: Summary) -> None:
-    """Write what a run wrote, and how long each step took."""
+    """Write the summary of a run: rows, files, seconds of each step, output."""
     headline(out, f"{run.plan.name} is done", f"  run {run.run_id}")
     wall = sum(run.seconds.values())
     steps = ", ".join(f"{name} {seconds:.1f}" for name, seconds in run.seconds.items())
@@ -41,7 +41,7 @@ def summary(out: Console, run: Summary) -> None:
 
 
 def status(out: Console, output: Status) -> None:
-    """What an output folder holds."""
+    """Write the state of an output folder."""
     done = output.finished
     if done is not None:
         headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
@@ -58,7 +58,7 @@ def status(out: Console, output: Status) -> None:
 
 
 def stored(out: Console, output: Stored) -> None:
-    """What is under a prefix of an object store."""
+    """Write the state of a prefix of an object store."""
     done, lines = output.finished, {"output": output.uri}
     if done is None:
         headline(out, "a table is on its way here, or was cut short")
@@ -74,7 +74,7 @@ def stored(out: Console, output: Stored) -> None:
 
 
 def status_json(output: Status) -> dict[str, Any]:
-    """What an output folder holds, as JSON values."""
+    """The state of an output folder as JSON values."""
     return {
         "output": str(output.output),
         "finished": output.finished,
@@ -101,7 +101,7 @@ def summary_json(run: Summary) -> dict[str, Any]:
 
 
 def report(out: Console, result: Report) -> None:
-    """A line for each check with its findings below it, and a table of the variables."""
+    """Write a line for each check with its findings, and a table of the variables."""
     colours = {"ok": "green", "warning": "yellow", "error": "red"}
     for check, text in result.numbers.items():
         level = result.level(check)
@@ -126,7 +126,7 @@ def report(out: Console, result: Report) -> None:
 
 
 def _share(part: int, whole: int) -> str:
-    """A share that is 0 % or 100 % only where it is so."""
+    """A share in percent; 0% and 100% are exact."""
     if part in (0, whole):
         return "100%" if part else "0%"
     return f"{min(max(part / whole, 0.0001), 0.9999):.2%}"

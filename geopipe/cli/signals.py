@@ -1,4 +1,4 @@
-"""A signal that ends a run is not lost, wherever it arrives."""
+"""Signals that end a run are not lost, whatever code they interrupt."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from geopipe.errors import find_signal
 
 AGAIN = 0.02
-"""Seconds after which a signal arrives again: the callback in which nobody could hear it is over then."""
+"""Seconds until a lost signal is sent again. The callback that dropped it has returned by then."""
 
 
 def keep() -> None:
-    """From now on, a signal whose exception is dropped arrives again.
+    """Send a signal again if its exception was dropped.
 
-    Python raises it wherever the main thread is. Where that is a callback of compiled code (GDAL's log) or a finaliser,
-    nobody can catch it, and only `sys.unraisablehook` hears of it.
+    Python raises the exception of a signal in the main thread. In a callback of compiled code (GDAL's log) or in a
+    finaliser no caller can catch it, and only `sys.unraisablehook` gets it.
     """
     before = sys.unraisablehook
     if getattr(before, "keeps_signals", False):

@@ -88,6 +88,9 @@ def _accepted(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """A grid with which a plan accepts the layers; layers that no plan accepts are taken out of `proposals`."""
     coarser = 0
+    if not proposals:
+        reasons = [f"{clean(file)}: {clean(reason)}" for file, reason in findings.unused.items()]
+        raise SourceError("\n".join(["no file can be used", *reasons[:5]]), "geopipe inspect shows what a file has")
     refusal: GeopipeError = SourceError("no file can be used", "geopipe inspect PATH shows what a file has")
     while proposals and coarser < 20:
         places = [(str(h.crs), h.bounds) for p in proposals for h in p.headers[:1]]

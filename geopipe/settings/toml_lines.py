@@ -1,4 +1,4 @@
-"""TOML as text: a file that is read with every way in which it may be none, and the lines where its keys stand."""
+"""Reads TOML files, with a helpful error for every file that is no TOML, and finds the lines of keys."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _decoded(path: Path, data: bytes) -> str:
 
 
 def _no_toml(path: Path, text: str, error: str) -> SettingsError:
-    """What is wrong with a text that is no TOML: the mistakes that people make, else the parser's own words."""
+    """The error for a text that is no TOML: a common mistake by name, else the words of the parser."""
     number = re.search(r"line (\d+)", error)
     lines = text.split("\n")
     at = min(int(number[1]) if number else len(lines), len(lines))
@@ -111,16 +111,16 @@ def _no_toml(path: Path, text: str, error: str) -> SettingsError:
 
 
 def _shown(line: str) -> str:
-    """A line of a file in a message; of one with an address, which may have a password in it, the key alone."""
+    """A line of a file for a message. Of a line with an address only the key, for it may have a password."""
     line = line.strip()
     return f"{line.partition('=')[0].strip()} = ..." if "://" in line else line[:80]
 
 
 def value_of(text: str, is_list: bool) -> Any:
-    """The value that a word of the command line or the environment means: as in TOML, but text needs no quotes.
+    """The value of a text from the command line or the environment: TOML, but text needs no quotes.
 
     Args:
-        is_list: whether parts between commas are a list: 1,2,3,4.
+        is_list: whether the key accepts a list; then 1,2,3,4 is one.
     """
     text = text.strip()
     try:
@@ -134,7 +134,7 @@ def value_of(text: str, is_list: bool) -> Any:
 
 
 def line_of(text: str, keys: tuple[Any, ...]) -> int:
-    """The line of a key in a TOML text, found by its table header and name; of the table where the key is not there."""
+    """The line of a key in a TOML text; that of its table if the key is missing."""
     section, index = (str(keys[0]) if keys else ""), keys[1] if len(keys) > 1 and isinstance(keys[1], int) else None
     name = next((str(k) for k in keys[1:] if isinstance(k, str)), None)
     current, count, at = "", -1, 1
@@ -146,9 +146,9 @@ def line_of(text: str, keys: tuple[Any, ...]) -> int:
             if current.partition(".")[0] == section and (index is None or count == index):
                 at = number
             continue
-        here = current == section and (index is None or count == index)
+        inside = current == section and (index is None or count == index)
         if not current and re.match(rf"\s*{re.escape(section)}\s*[=.]", line):
             at = number
-        if here and name and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
+        if inside and name and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
             return number
     return at
