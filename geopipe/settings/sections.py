@@ -29,23 +29,16 @@ class Run(Section):
     """Name and output of the run."""
 
     name: str = setting(
-        "run",
-        "label of the run",
-        "a label of letters, digits, . _ - that begins with a letter or digit",
-        "soils-2024",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
-    )
+        "run", "label of the run", "a label of letters, digits, . _ - that begins with a letter or digit",
+        "soils-2024", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+    )  # fmt: skip
     output: PathText = setting(
         "output", 'folder of the table, or prefix of an object store: "s3://bucket/prefix", gs://, abfs:// (see docs)'
     )
     staging: PathText | None = setting(
-        None,
-        "only for an object store: folder, shared by all nodes, where the run works until its table is sent",
-        "the path of a folder in quotes",
-        "work",
-        min_length=1,
-        validate_default=True,
-    )
+        None, "only for an object store: folder, shared by all nodes, where the run works until its table is sent",
+        "the path of a folder in quotes", "work", min_length=1, validate_default=True
+    )  # fmt: skip
 
     @field_validator("output")
     @classmethod
@@ -89,50 +82,36 @@ class GridSettings(Section):
 
     crs: Crs | None = setting(None, "CRS of the grid: authority code, WKT or PROJ text", CRS_RULE, "EPSG:32612")
     resolution: Annotated[tuple[float, float] | None, BeforeValidator(pair), AfterValidator(cell_sizes)] = setting(
-        None,
-        "size of a cell in units of the CRS: one number, or [width, height]",
-        "a number, or [width, height]",
-        90,
-        "it counts in units of grid.crs, without a name of the unit",
-    )
+        None, "size of a cell in units of the CRS: one number, or [width, height]", "a number, or [width, height]",
+        90, "it counts in units of grid.crs, without a name of the unit"
+    )  # fmt: skip
     bounds: Annotated[
         Literal["union", "intersection"] | tuple[float, float, float, float] | None, AfterValidator(in_order)
     ] = setting(
-        None,
-        'xmin, ymin, xmax, ymax in units of the CRS; or "union" (default) or "intersection" of the layers',
-        '"union", "intersection" or four numbers',
-        [600000, 5130000, 650000, 5170000],
-        "they are xmin, ymin, xmax, ymax in units of grid.crs",
-    )
+        None, 'xmin, ymin, xmax, ymax in units of the CRS; or "union" (default) or "intersection" of the layers',
+        '"union", "intersection" or four numbers', [600000, 5130000, 650000, 5170000],
+        "they are xmin, ymin, xmax, ymax in units of grid.crs"
+    )  # fmt: skip
     like: PathText | None = setting(
-        None,
-        "raster that gives CRS, cells and extent where the keys above are left out",
-        "the path of a raster in quotes",
-        "dem.tif",
-    )
+        None, "raster that gives CRS, cells and extent where the keys above are left out",
+        "the path of a raster in quotes", "dem.tif"
+    )  # fmt: skip
     allow: Annotated[tuple[PathText, ...], BeforeValidator(as_list)] = setting(
-        (),
-        "folders and address prefixes that like and mask may refer to, if they are VRTs",
-        "folders and beginnings of addresses in quotes",
-        ALLOW,
-    )
+        (), "folders and address prefixes that like and mask may refer to, if they are VRTs",
+        "folders and beginnings of addresses in quotes", ALLOW
+    )  # fmt: skip
     snap: bool | None = setting(
         None, "move edges outward to multiples of the resolution (default: only for union and intersection)"
     )
     mask: PathText | None = setting(
         None,
         "drop cells whose centre is outside: a vector file of polygons, or a raster (inside is valid and not 0)",
-        "the path of a vector file or raster in quotes",
-        "park.gpkg",
-        min_length=1,
-    )
+        "the path of a vector file or raster in quotes", "park.gpkg", min_length=1
+    )  # fmt: skip
     mask_layer: str | None = setting(
-        None,
-        "layer of a vector file that has several",
-        "the name of a layer of grid.mask in quotes",
-        "core_zone",
-        min_length=1,
-    )
+        None, "layer of a vector file that has several", "the name of a layer of grid.mask in quotes", "core_zone",
+        min_length=1
+    )  # fmt: skip
     mask_crs: Crs | None = setting(None, "CRS of a mask whose file lacks it or has a wrong one", CRS_RULE, "EPSG:4326")
 
     @field_validator("mask_layer", "mask_crs")
@@ -151,12 +130,9 @@ class ResamplingSettings(Section):
     """How cells get their values, for all layers."""
 
     window_size: int = setting(
-        2048,
-        "edge of a tile in cells; smaller tiles need less memory and give the same table",
-        ge=BLOCK,
-        le=128 * BLOCK,
-        multiple_of=BLOCK,
-    )
+        2048, "edge of a tile in cells; smaller tiles need less memory and give the same table", ge=BLOCK,
+        le=128 * BLOCK, multiple_of=BLOCK
+    )  # fmt: skip
     window_overlap: int | None = setting(
         None, "deprecated, without effect: each window is read as far around as its method needs", example=128, ge=0
     )
@@ -208,12 +184,9 @@ class MergeSettings(Section):
         "auto", "tile by tile (aligned) or by a shuffle of tiles (groupby); the table is the same"
     )
     wave_tiles: int | None = setting(
-        None,
-        "tiles that are shuffled at a time (default: a fifth of the object store)",
-        "a whole number of at least 1",
-        16,
-        ge=1,
-    )
+        None, "tiles that are shuffled at a time (default: a fifth of the object store)",
+        "a whole number of at least 1", 16, ge=1
+    )  # fmt: skip
     alignment_tolerance: float = setting(
         0.01, "how far a pixel may be off its cell, in pixels, and still be copied", ge=0, lt=0.5
     )
@@ -238,13 +211,9 @@ class ExportSettings(Section):
     """The files of the table."""
 
     formats: Annotated[tuple[Literal["parquet", "csv"], ...], BeforeValidator(as_list)] = setting(
-        ("parquet",),
-        "one or both",
-        '"parquet" or "csv", or a list of them',
-        ["parquet", "csv"],
-        "the output is a table, not a raster",
-        min_length=1,
-    )
+        ("parquet",), "one or both", '"parquet" or "csv", or a list of them', ["parquet", "csv"],
+        "the output is a table, not a raster", min_length=1
+    )  # fmt: skip
     compress: bool | Literal["gzip", "zstd"] = setting(
         True, "compression of CSV (true: gzip); Parquet is always compressed"
     )
@@ -252,22 +221,15 @@ class ExportSettings(Section):
     chunk_size: int = setting(100_000, "rows of CSV that are formatted at a time", ge=1)
     csv_files: Literal["tiles", "one"] = setting("tiles", "a CSV file for each tile, or one for all: csv/table.csv.gz")
     partition_by: str | None = setting(
-        None,
-        'folders of Parquet by a variable of classes (landcover=20), or by "tile"',
-        'the name of a variable of classes, or "tile"',
-        "landcover",
-        min_length=1,
-    )
+        None, 'folders of Parquet by a variable of classes (landcover=20), or by "tile"',
+        'the name of a variable of classes, or "tile"', "landcover", min_length=1
+    )  # fmt: skip
     geometry: Literal["point"] | None = setting(None, "GeoParquet 1.1: a column geometry with the centre of the cell")
     lonlat: bool = setting(False, "true: columns lon and lat of the cell's centre, in degrees on WGS 84")
     h3: int | None = setting(
-        None,
-        "column h3 with the H3 cell of the centre, as a number (pip install geopipe[h3])",
-        "a resolution of H3 from 0 to 15",
-        9,
-        ge=0,
-        le=15,
-    )
+        None, "column h3 with the H3 cell of the centre, as a number (pip install geopipe[h3])",
+        "a resolution of H3 from 0 to 15", 9, ge=0, le=15
+    )  # fmt: skip
     encoding: Literal["auto", "plain"] = setting(
         "auto", "encoding of floats in Parquet; plain for readers that fail with encoding 9 (fastparquet)"
     )
@@ -299,8 +261,8 @@ class MonitoringSettings(Section):
     enable_database_logging: bool = setting(
         True,
         "record the run in Postgres: the one of GEOPIPE_MONITORING_DSN or GEOPIPE_MONITORING_DSN_FILE, "
-        "else one that geopipe starts on this machine (see geopipe monitor)",
-    )
+        "else one that geopipe starts on this machine (see geopipe monitor)"
+    )  # fmt: skip
     log_batch_size: int = setting(100, "records that a process sends at a time", ge=1, le=10_000)
     log_flush_interval: float = setting(5.0, "seconds that a record waits at most", gt=0)
     enable_metrics: bool = setting(
@@ -308,61 +270,38 @@ class MonitoringSettings(Section):
     )
     metrics_interval: float = setting(10.0, "seconds between two samples", gt=0)
     prometheus_port: int | None = setting(
-        None,
-        "port on which a run answers Prometheus while it works (default: no port)",
-        "a port from 1 to 65535",
-        9490,
-        ge=1,
-        le=65_535,
-    )
+        None, "port on which a run answers Prometheus while it works (default: no port)", "a port from 1 to 65535",
+        9490, ge=1, le=65_535
+    )  # fmt: skip
     prometheus_host: str | None = setting(
-        None,
-        "address for Prometheus (default: 127.0.0.1, on a cluster 0.0.0.0)",
-        "an address of this machine in quotes",
-        "0.0.0.0",
-        min_length=1,
-    )
+        None, "address for Prometheus (default: 127.0.0.1, on a cluster 0.0.0.0)",
+        "an address of this machine in quotes", "0.0.0.0", min_length=1
+    )  # fmt: skip
     spool_bytes: int = setting(
         64 * 2**20,
-        "bytes of records that may wait on disk in each process; beyond it the least important are dropped",
-        ge=2**20,
-    )
+        "bytes of records that may wait on disk in each process; beyond it the least important are dropped", ge=2**20
+    )  # fmt: skip
 
 
 class EngineSettings(Section):
     """Ray. Every key may be left out."""
 
     address: str | None = setting(
-        None,
-        "Ray cluster to join (default: RAY_ADDRESS, else a Ray of its own on this machine)",
-        "the address of a Ray cluster in quotes",
-        "auto",
-    )
+        None, "Ray cluster to join (default: RAY_ADDRESS, else a Ray of its own on this machine)",
+        "the address of a Ray cluster in quotes", "auto"
+    )  # fmt: skip
     workers: int | None = setting(
-        None,
-        "processes that read and merge (default: one for each processor)",
-        "a whole number of at least 1",
-        4,
-        ge=1,
+        None, "processes that read and merge (default: one for each processor)", "a whole number of at least 1", 4, ge=1
     )
     memory: int | None = setting(
-        None,
-        "bytes that the run may use; a plan that needs more is refused (default: 80 % of the free memory)",
-        "a number of bytes, without a name of the unit",
-        8_000_000_000,
-        ge=1,
-    )
+        None, "bytes that the run may use; a plan that needs more is refused (default: 80 % of the free memory)",
+        "a number of bytes, without a name of the unit", 8_000_000_000, ge=1
+    )  # fmt: skip
     object_store_memory: int | None = setting(
-        None,
-        "bytes of Ray's shared memory (default: at most 640 MiB)",
-        f"a number of bytes of at least {80 * 2**20:,}",
-        500_000_000,
-        ge=80 * 2**20,
-    )
+        None, "bytes of Ray's shared memory (default: at most 640 MiB)",
+        f"a number of bytes of at least {80 * 2**20:,}", 500_000_000, ge=80 * 2**20
+    )  # fmt: skip
     max_pixels: int | None = setting(
-        None,
-        "source pixels that a run may decode; a plan with more is refused (default: any number)",
-        "a whole number of at least 1",
-        100_000_000_000,
-        ge=1,
-    )
+        None, "source pixels that a run may decode; a plan with more is refused (default: any number)",
+        "a whole number of at least 1", 100_000_000_000, ge=1
+    )  # fmt: skip
