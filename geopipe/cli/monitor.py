@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection
     from rich.console import Console
 
-    from geopipe.monitoring.database.runs import Look
+    from geopipe.monitoring.database.runs import Look, RunRow
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,8 +73,17 @@ def _reading() -> Iterator[connection]:
             dead_runs.settle(connected)
             yield connected
     except (KeyboardInterrupt, Terminated) as stop:
-        click.echo("stopped watching; what runs goes on", err=True)
+        click.echo("stopped watching; the run goes on", err=True)
         sys.exit(128 + (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM))
+
+
+@contextmanager
+def _reading_run(reference: str) -> Iterator[tuple[connection, RunRow]]:
+    """A connection, and the run that the argument RUN refers to."""
+    from geopipe.monitoring.database import queries
+
+    with _reading() as connected:
+        yield connected, queries.find_run(connected, reference)
 
 
 def _console() -> Console:
@@ -206,12 +215,11 @@ def logs(
 ) -> None:
     """Show the log of RUN, in the order of time."""
     from geopipe.cli import live, show_runs
-    from geopipe.monitoring.database import history, queries
+    from geopipe.monitoring.database import history
     from geopipe.monitoring.database.runs import Filter
 
     filters = Filter(level, stage, layer, since, grep, traceback)
-    with _reading() as connected:
-        row = queries.find_run(connected, run)
+    with _reading_run(run) as (connected, row):
         out = _console()
         if follow:
             live.follow_logs(connected, out, row, filters, limit, as_json)
@@ -243,10 +251,9 @@ def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) 
     One line for each node and stage, from the start of the run to now.
     """
     from geopipe.cli import show_metrics, show_runs
-    from geopipe.monitoring.database import history, queries
+    from geopipe.monitoring.database import history
 
-    with _reading() as connected:
-        row = queries.find_run(connected, run)
+    with _reading_run(run) as (connected, row):
         plots = history.metrics(connected, row, kind, 60 if as_json else show_metrics.FINE, since)
     if as_json:
         span = {"first_ts": plots.first_ts, "last_ts": plots.last_ts}
@@ -268,10 +275,9 @@ def events(run: str, since: timedelta | None, limit: int, as_json: bool) -> None
     These are its plan, stages, waves, resumes, skipped layers and commits.
     """
     from geopipe.cli import show_runs
-    from geopipe.monitoring.database import history, queries
+    from geopipe.monitoring.database import history
 
-    with _reading() as connected:
-        row = queries.find_run(connected, run)
+    with _reading_run(run) as (connected, row):
         rows = history.events(connected, row, since, limit + 1 if limit else None)
     more = bool(limit) and len(rows) > limit
     rows = rows[-limit:] if limit else rows
@@ -297,10 +303,9 @@ def errors(run: str, traceback: bool, as_json: bool) -> None:
     For each cause: how often, when, in which stages and layers, and an example.
     """
     from geopipe.cli import show_runs
-    from geopipe.monitoring.database import history, queries
+    from geopipe.monitoring.database import history
 
-    with _reading() as connected:
-        row = queries.find_run(connected, run)
+    with _reading_run(run) as (connected, row):
         causes = history.causes(connected, row, traceback)
     if as_json:
         _print_json({"run": show_runs.run_named(row), "error": row.error, "causes": causes})

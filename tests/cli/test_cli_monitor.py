@@ -538,7 +538,7 @@ def test_a_signal_ends_the_watching_and_says_that_the_run_goes_on(what: int, cod
         watching.send_signal(what)
         out, err = watching.communicate(timeout=20)
     assert watching.returncode == code
-    assert err == b"stopped watching; what runs goes on\n"
+    assert err == b"stopped watching; the run goes on\n"
     assert b"Traceback" not in out
 
 
@@ -566,7 +566,7 @@ def test_watch_fits_80_by_24_and_draws_over_itself(terminal: Callable[..., Termi
     seen.process.send_signal(signal.SIGINT)
     seen.read()
     assert seen.end() == 130
-    assert "stopped watching; what runs goes on" in seen.text
+    assert "stopped watching; the run goes on" in seen.text
     assert seen.text.count("\x1b[?25h") == 1  # the cursor is back
     assert max(cell_len(line) for line in screen) <= 80
     assert len(screen) <= 24

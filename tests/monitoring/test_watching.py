@@ -373,7 +373,7 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
             lock.kill()
             lock.wait()
             writes.join()
-    assert entries == [f"waiting for run {coming.run_id}, which has told nothing yet"]
+    assert entries == [f"waiting for run {coming.run_id}, which has recorded nothing yet"]
     settle(monitor_dsn, *(f"DELETE FROM pipeline_runs WHERE run_id = '{new_id(now + n, n + 1)}'" for n in range(2)))
 
 

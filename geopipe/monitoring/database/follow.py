@@ -105,7 +105,7 @@ def newest(connected: connection, seconds: float = 0.0, announce: Callable[[str]
         starting = [folder.name for folder in _starting(before[0].run_id if before else "")]
         if starting and not announced:
             announced = True
-            announce(f"waiting for run {starting[0]}, which has told nothing yet")
+            announce(f"waiting for run {starting[0]}, which has recorded nothing yet")
         if not starting and time.monotonic() >= end:
             break
         time.sleep(0.2)

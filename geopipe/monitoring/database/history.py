@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -32,14 +33,7 @@ _CONDITIONS = """
 
 
 def _parameters(filters: Filter) -> dict[str, Any]:
-    return {
-        "level": LEVELS[filters.level] if filters.level else None,
-        "stage": filters.stage,
-        "layer": filters.layer,
-        "since": filters.since,
-        "grep": filters.grep,
-        "tracebacks": filters.tracebacks,
-    }
+    return asdict(filters) | {"level": LEVELS[filters.level] if filters.level else None}
 
 
 def last_logs(connected: connection, run: RunRow, filters: Filter, limit: int | None = None) -> list[LogRow]:
