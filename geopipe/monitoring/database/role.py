@@ -12,7 +12,7 @@ FUNCTIONS = ("geopipe_run_day(uuid, timestamptz)", "geopipe_cause(text)")
 def statements(name: str, schema: str = "public") -> str:
     """SQL for a role that can read and write the tables, and neither create nor drop any; to be run by their owner.
 
-    Batches go through temporary tables, which the role may create; a function creates partitions for it.
+    A function creates partitions for the role.
     """
     role, inside = quoted(name), quoted(schema)
     views = [one for one in RELATIONS if one not in PARTITIONED and one not in CHANGED]
@@ -27,7 +27,7 @@ DO $$ BEGIN
 EXCEPTION WHEN duplicate_object THEN NULL;
 END $$;
 DO $$ BEGIN
-    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO %I', current_database(), {literal(name)});
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), {literal(name)});
 END $$;
 REVOKE CREATE ON SCHEMA {inside} FROM PUBLIC;
 GRANT USAGE ON SCHEMA {inside} TO {role};

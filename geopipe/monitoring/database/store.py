@@ -7,7 +7,6 @@ So a source sends its records in their order, as often as it likes.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -116,7 +115,7 @@ def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] =
     _runs(cursor, batch, [r for r in fresh if r["kind"] == "state"])
     _progress(cursor, [r for r in fresh if r["kind"] == "progress"])
     _latest(cursor, [r for r in batch if r["kind"] == "metric"])
-    new = sum(_copy(cursor, *COLUMNS[kind], rows[kind]) for kind in COLUMNS)
+    new = sum(_insert(cursor, *COLUMNS[kind], rows[kind]) for kind in COLUMNS)
     for run in sorted({record["run_id"] for record in batch}):
         cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, run))
     return new
@@ -365,29 +364,12 @@ def _latest(cursor: cursor, records: Iterable[Record]) -> None:
         )
 
 
-def _copy(cursor: cursor, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
-    """COPY rows into a temporary table, and insert those that the table does not have. Returns their number."""
+def _insert(cursor: cursor, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """Insert the rows that the table does not have. Returns their number."""
     if not rows:
         return 0
-    beside, names = f"geopipe_new_{table}", ", ".join(columns)
-    cursor.execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS {beside} (LIKE {table}) ON COMMIT DELETE ROWS")
-    lines = "".join("\t".join(map(_field, row)) + "\n" for row in rows)
-    cursor.copy_expert(f"COPY pg_temp.{beside} ({names}) FROM STDIN", io.StringIO(lines))
-    cursor.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM pg_temp.{beside} ON CONFLICT DO NOTHING")
-    new = cursor.rowcount
-    cursor.execute(f"DELETE FROM pg_temp.{beside}")  # the transaction may write another batch
-    return int(new)
-
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def _field(value: Any) -> str:
-    """A value in the text format of COPY."""
-    if value is None:
-        return "\\N"
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(value)
-    return text(value).translate(_ESCAPES)
+    # as texts: Postgres converts them to the columns' types, and a value that does not fit is a DataError
+    values = [[None if value is None else text(value) for value in row] for row in rows]
+    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES %s ON CONFLICT DO NOTHING"
+    execute_values(cursor, statement, values, page_size=len(values))
+    return int(cursor.rowcount)

@@ -12,7 +12,7 @@ from psycopg2 import sql
 
 from geopipe.monitoring.database import store
 
-BATCH = 2000
+BATCH = 500
 """Rows that are read at a time."""
 
 RUN = ("experiment_id", "run_id", "pipeline_run_id", "pipeline_id", "experiment", "job_id", "experiment_name")
