@@ -25,7 +25,7 @@ NEEDS = {
     "outside": {"outside"},
     "ray": {"ray_session", "head_address"},
     "postgres": {"postgres_server", "monitor_server"},
-    "slow": {"object_store"},
+    "slow": {"object_store", "prometheus_programs"},
 }
 """Markers, and the fixtures that bring them."""
 
