@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -196,34 +197,22 @@ def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]
     files.append(File(name, sink.size, sink.digest.hexdigest()))
 
 
-class _Hashing:
+class _Hashing(io.RawIOBase):
     """A file whose SHA-256 is computed as it is written."""
 
     def __init__(self, raw: BinaryIO) -> None:
-        self.raw, self.digest, self.size, self.closed = raw, hashlib.sha256(), 0, False
+        self.raw, self.digest, self.size = raw, hashlib.sha256(), 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         self.digest.update(data)
         self.size += len(data)
         return self.raw.write(data)
 
-    def flush(self) -> None:
-        self.raw.flush()
-
     def tell(self) -> int:
         return self.size
 
-    def close(self) -> None:
-        self.closed = True
-
     def writable(self) -> bool:
         return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
 
 
 def join_csv(staging: Path, plan: Plan, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
