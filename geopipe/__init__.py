@@ -9,9 +9,11 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers take it for true; typing itself takes longer to load than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from geopipe.api import inspect as inspect
     from geopipe.api import merge as merge
     from geopipe.api import open as open  # noqa: A004

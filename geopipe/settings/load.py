@@ -31,12 +31,9 @@ class _Values:
     """The values of a file or a dict, the environment and overrides together, and the origin of each."""
 
     def __init__(self, source: Path | Mapping[str, Any], overrides: Overrides = (), environment: bool = True) -> None:
-        self.path, self.text, self.values = None, "", dict[str, Any]()
-        if isinstance(source, Path):
-            self.path = source
-            self.text, self.values = read(source)
-        else:
-            self.values = _plain(source)
+        self.path = source if isinstance(source, Path) else None
+        self.text, values = read(source) if isinstance(source, Path) else ("", _plain(source))
+        self.values: dict[str, Any] = values
         self.sections = set(self.values)
         self.origins: dict[Keys, str] = {}
         self.explainer = Explainer(SECTIONS, self.where, self.line, self.values)
@@ -56,8 +53,6 @@ class _Values:
             key, equals, text = flag.partition("=")
             parts = _parts(key.strip() if equals else "", f"--set {flag!r}")
             self._set(parts, self._value_of(parts, text), f"--set {key.strip()}")
-
-    path: Path | None
 
     def _value_of(self, parts: list[str], text: str) -> Any:
         return value_of(text, self.explainer.is_list(parts[0], parts[-1]))
