@@ -157,8 +157,9 @@ def grid_guess(proposals: Sequence[Proposal], crs: str, coarser: int) -> tuple[d
     while doubled < coarser or (area[2] - area[0]) * (area[3] - area[1]) / resolution**2 > MOST_CELLS:
         resolution, doubled = resolution * 2, doubled + 1
     if doubled:
+        resolution = _rounded(resolution)
         why = f"coarser than the finest pixels ({min(sizes, default=0):.6g}), which would make a very large table"
-    values = {"crs": crs, "resolution": resolution, "bounds": _outward(area, resolution)}
+    values = {"crs": crs, "resolution": _plain(resolution), "bounds": _outward(area, resolution)}
     comments = {
         "resolution": f"guess: {why}, in units of the CRS",
         "bounds": "guess: the area that all layers share" if box else "all layers together; they share no area",
@@ -170,10 +171,16 @@ def grid_guess(proposals: Sequence[Proposal], crs: str, coarser: int) -> tuple[d
 
 def _rounded(value: float) -> float:
     """A number with two digits."""
-    return float(f"{value:.2g}")
+    return _plain(float(f"{value:.2g}"))
+
+
+def _plain(value: float) -> float:
+    """A number with at most 12 digits; a whole number as int, which has no ".0"."""
+    short = float(f"{value:.12g}")
+    return int(short) if short.is_integer() else short
 
 
 def _outward(bounds: Bounds, step: float) -> list[float]:
     """Bounds moved outward to multiples of a step."""
     low = [math.floor(v / step + 1e-6) * step for v in bounds[:2]]
-    return [float(f"{v:.12g}") for v in (*low, *(math.ceil(v / step - 1e-6) * step for v in bounds[2:]))]
+    return [_plain(v) for v in (*low, *(math.ceil(v / step - 1e-6) * step for v in bounds[2:]))]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xarray as xr
 from affine import Affine
 from helpers import call, write_raster
 
@@ -131,3 +132,26 @@ def test_a_settings_file_is_replaced_on_request_only(data: Path, capsys: pytest.
     assert "--force" in err
     assert call(capsys, "init", data / "a.tif", "-o", file, "--force")[0] == 0
     assert "[[layers]]" in file.read_text()
+
+
+def test_each_variable_of_a_netcdf_is_a_layer_and_many_steps_become_a_mean(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lat, lon = np.linspace(45.2, 45, 21), np.linspace(9, 9.2, 21)
+    cube = {
+        "tas": (("time", "lat", "lon"), np.ones((30, 21, 21), "float32"), {"units": "K"}),
+        "wind_direction": (("lat", "lon"), np.ones((21, 21), "float32"), {"units": "degrees"}),
+    }
+    axes = {
+        "time": ("time", np.arange(30.0), {"units": "days since 2001-01-01"}),
+        "lat": ("lat", lat, {"units": "degrees_north"}),
+        "lon": ("lon", lon, {"units": "degrees_east"}),
+    }
+    xr.Dataset(cube, axes).to_netcdf(data / "weather.nc", engine="scipy")
+    proposed = layers(data.parent, capsys, data)
+    assert {name: layer["variable"] for name, layer in proposed.items()} == {
+        "tas": "tas",
+        "wind_direction": "wind_direction",
+    }
+    assert proposed["tas"]["reduce"] == "mean"
+    assert proposed["wind_direction"]["kind"] == "circular"
