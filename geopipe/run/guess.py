@@ -24,6 +24,9 @@ DEGREES = ("", "degree", "degrees", "deg", "°", "degree_true", "degrees_true")
 TILE = re.compile(r"[ns]\d+[_-]?[ew]\d+|(?<![a-z])(north|south|east|west|ne|nw|se|sw|tile)(?![a-z])|\d+")
 """Parts of file names that tell the tiles of a mosaic apart."""
 
+WEB = "EPSG:3857"
+"""Web Mercator, whose cells have other sizes in other latitudes: no grid is proposed in it unless all layers have it."""
+
 MOST_CELLS = 20_000_000
 """Cells of a proposed grid at most."""
 
@@ -102,11 +105,11 @@ def crs_guess(places: Sequence[tuple[str, Bounds]], lonlat: Bounds | None) -> tu
         lonlat: bounds that all layers share, in degrees.
     """
     names = [crs for crs, _ in places]
-    projected = [crs for crs in names if crs_of(crs).is_projected]
+    projected = [crs for crs in names if crs_of(crs).is_projected and crs != WEB]
     common = max(dict.fromkeys(projected or names), key=(projected or names).count)
     if len(set(names)) == 1:
         return common, "the CRS of all layers"
-    if projected and crs_of(common).axis_info[0].unit_name == "metre" and common != "EPSG:3857":
+    if projected and crs_of(common).axis_info[0].unit_name == "metre":
         return common, "the projected CRS that most layers have"
     if lonlat and lonlat[2] - lonlat[0] <= 9 and lonlat[1] > -80 and lonlat[3] < 84:
         zone = math.floor((lonlat[0] + lonlat[2]) / 2 / 6 + 30) % 60 + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from textwrap import wrap
 from typing import Any, NamedTuple
 
@@ -27,14 +28,15 @@ class Key(NamedTuple):
     meaning: str
 
 
-def keys(section: str) -> list[Key]:
+@cache
+def keys(section: str) -> tuple[Key, ...]:
     """The keys of a section, in the order of the model."""
     rules, result = KeyRules(SECTIONS), []
     for name, field in SECTIONS[section].model_fields.items():
         default = "" if field.is_required() or field.default in (None, ()) else toml(field.default)
         values, example = rules.allowed(section, rules.schema(section, name)), rules.example(section, name)
         result.append(Key(name, values, default, field.is_required(), example, str(field.description)))
-    return result
+    return tuple(result)
 
 
 def header(section: str) -> str:

@@ -48,5 +48,5 @@ def leaves() -> dict[str, click.Command]:
 @pytest.mark.parametrize("name", leaves())
 def test_an_example_parses(name: str) -> None:
     command = leaves()[name]
-    words = str(command.epilog).removeprefix(f"Example: geopipe {name}").partition(" > ")[0].split()
+    words = str(command.epilog).removeprefix(f"Example: geopipe {name}").partition(" > ")[0].partition(" | ")[0].split()
     command.make_context(name, words, resilient_parsing=False)

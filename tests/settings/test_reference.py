@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from geopipe.settings.reference import keys
 KEYS = [(section, key) for section in SECTIONS for key in keys(section)]
 
 
+@cache
 def printed(*words: str) -> str:
     shown = CliRunner().invoke(cli, ["config", *words])
     assert shown.exit_code == 0, shown.output
