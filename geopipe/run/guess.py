@@ -25,7 +25,7 @@ TILE = re.compile(r"[ns]\d+[_-]?[ew]\d+|(?<![a-z])(north|south|east|west|ne|nw|s
 """Parts of file names that tell the tiles of a mosaic apart."""
 
 WEB = "EPSG:3857"
-"""Web Mercator, whose cells have other sizes in other latitudes: no grid is proposed in it unless all layers have it."""
+"""Web Mercator. Its cells differ in size between latitudes, so a grid has it only if all layers have it."""
 
 MOST_CELLS = 20_000_000
 """Cells of a proposed grid at most."""
