@@ -45,10 +45,9 @@ def _lookup(name: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[
         settle: record first the end of runs whose processes have died on this machine.
     """
     from geopipe.monitoring import dead_runs
-    from geopipe.monitoring.database import follow as following
-    from geopipe.monitoring.database import queries
+    from geopipe.monitoring.database import follow, queries
 
-    with following.reading() as connected:
+    with follow.reading() as connected:
         if settle:
             dead_runs.settle(connected)
         run = queries.find_run(connected, name)
@@ -182,10 +181,9 @@ def status(run: str, address: str | None, as_json: bool) -> None:
 def list_jobs(limit: int, as_json: bool) -> None:
     """List the runs that were started as jobs."""
     from geopipe.monitoring import dead_runs
-    from geopipe.monitoring.database import follow as following
-    from geopipe.monitoring.database import queries
+    from geopipe.monitoring.database import follow, queries
 
-    with following.reading() as connected:
+    with follow.reading() as connected:
         dead_runs.settle(connected)
         rows = [run for run in queries.runs(connected) if run.ray_job_id is not None][:limit]
     if as_json:

@@ -12,7 +12,8 @@ import tomli_w
 
 from geopipe.errors import SettingsError
 from geopipe.layers.layer import Kind
-from geopipe.settings import load as settings
+from geopipe.settings.load import load as load_file
+from geopipe.settings.load import origins as origins_of
 from geopipe.settings.model import SECTIONS, Settings
 
 GOOD = """[run]
@@ -29,7 +30,7 @@ path = "a.tif"
 def load(folder: Path, text: str, *flags: str) -> Settings:
     file = folder / "s.toml"
     file.write_text(text, encoding="utf-8")
-    return settings.load(file, flags)
+    return load_file(file, flags)
 
 
 PYDANTIC = re.compile(
@@ -202,7 +203,7 @@ def test_flags_set_keys_of_layers_and_lists_without_brackets(tmp_path: Path) -> 
     assert loaded.layers[1].bands == ("red", 2)
     assert [Path(p).name for p in loaded.layers[0].path] == ["x.tif", "y.tif"]
     assert loaded.layers[0].unit == "a,b", "text stays text"
-    origins = {key: origin for key, _, origin in settings.origins(loaded, tmp_path / "s.toml", flags)}
+    origins = {key: origin for key, _, origin in origins_of(loaded, tmp_path / "s.toml", flags)}
     assert origins["layers.b.kind"] == "--set layers.b.kind"
     assert origins["layers.b.path"] == f"{tmp_path / 's.toml'}:11"
 
@@ -213,7 +214,7 @@ def test_flags_set_keys_of_layers_and_lists_without_brackets(tmp_path: Path) -> 
 def test_a_byte_order_mark_and_line_ends_of_windows_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
-    assert settings.load(file).grid.resolution == (90, 90)
+    assert load_file(file).grid.resolution == (90, 90)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_another_encoding_is_named(tmp_path: Path, data: bytes, message: str, hi
     file = tmp_path / "s.toml"
     file.write_bytes(data)
     with pytest.raises(SettingsError) as caught:
-        settings.load(file)
+        load_file(file)
     assert message in caught.value.message
     assert hint in caught.value.hint
 
@@ -242,18 +243,18 @@ def test_another_encoding_is_named(tmp_path: Path, data: bytes, message: str, hi
 def test_settings_that_are_not_there_have_near_misses(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_text(GOOD)
     with pytest.raises(SettingsError) as caught:
-        settings.load(tmp_path / "setings.toml")
+        load_file(tmp_path / "setings.toml")
     assert caught.value.hint == f"did you mean {tmp_path}/settings.toml?"
 
 
 def test_a_raster_or_a_folder_in_place_of_settings_is_named(tmp_path: Path) -> None:
     (tmp_path / "dem.tif").write_bytes(b"II*\0\x08\0\0\0\x12\0\xff\xff" * 20)
     with pytest.raises(SettingsError, match=r"dem\.tif is no text") as caught:
-        settings.load(tmp_path / "dem.tif")
+        load_file(tmp_path / "dem.tif")
     assert "geopipe inspect" in caught.value.hint
     (tmp_path / "mine.toml").write_text(GOOD)
     with pytest.raises(SettingsError, match="Is a directory") as caught:
-        settings.load(tmp_path)
+        load_file(tmp_path)
     assert caught.value.hint == f"did you mean {tmp_path}/mine.toml?"
 
 
@@ -317,7 +318,7 @@ def test_the_whole_configuration_of_the_old_system_is_accepted(tmp_path: Path) -
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"absent\.toml cannot be read"):
-        settings.load(tmp_path / "absent.toml")
+        load_file(tmp_path / "absent.toml")
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +329,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, m
     assert loaded.merge.how == "inner"
     assert loaded.grid.crs == "EPSG:32612"
     flags = ("grid.resolution=[10, 20]",)
-    origins = {key: origin for key, _, origin in settings.origins(loaded, tmp_path / "s.toml", flags)}
+    origins = {key: origin for key, _, origin in origins_of(loaded, tmp_path / "s.toml", flags)}
     assert origins["grid.resolution"] == "--set grid.resolution"
     assert origins["merge.how"] == "GEOPIPE_MERGE__HOW"
     assert origins["grid.crs"] == f"{tmp_path / 's.toml'}:4"
