@@ -102,7 +102,7 @@ def crs_guess(places: Sequence[tuple[str, Bounds]], lonlat: Bounds | None) -> tu
 
     Args:
         places: CRS and bounds of each layer.
-        lonlat: bounds that all layers share, in degrees.
+        lonlat: bounds that all layers share, else of all together, in degrees.
     """
     names = [crs for crs, _ in places]
     projected = [crs for crs in names if crs_of(crs).is_projected and crs != WEB]

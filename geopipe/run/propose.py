@@ -96,7 +96,7 @@ def _accepted(
         places = [(str(h.crs), h.bounds) for p in proposals for h in p.headers[:1]]
         places += [p.bounds for p in proposals if p.bounds]
         degrees = [b for crs, bounds in places if (b := reach(crs, bounds, "OGC:CRS84")) is not None]
-        crs, why = crs_guess(places, shared(degrees) if degrees else None)
+        crs, why = crs_guess(places, (shared(degrees) or union(degrees)) if degrees else None)
         grid, comments = grid_guess(proposals, crs, coarser)
         layers = [p.values | {"path": [absolute(x, folder) for x in _listed(p.values["path"])]} for p in proposals]
         run = {"name": name, "output": str(folder / "output")}
