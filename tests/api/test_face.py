@@ -74,6 +74,7 @@ def test_every_example_in_a_docstring_is_true(module: object, folder: Path, ray_
         assert not failed, "".join(report)
 
 
+@pytest.mark.slow
 def test_a_table_from_two_files_in_an_empty_folder_in_one_line(folder: Path) -> None:
     shutil.copy("dem.tif", "other.tif")
     layers = "[dict(name='a', path='dem.tif'), dict(name='b', path='other.tif')]"

@@ -567,7 +567,7 @@ def test_who_stops_following_a_job_is_told_that_it_goes_on(
 
     monkeypatch.setattr("geopipe.jobs.head.cluster", lambda *_: "127.0.0.1:1")
     monkeypatch.setattr("geopipe.jobs.jobs.output", printed)
-    monkeypatch.setattr(jobs, "_found", lambda _: nullcontext((Job, None)))
+    monkeypatch.setattr(jobs, "_lookup", lambda _: nullcontext((Job, None)))
     code, out, err = call(capsys, "jobs", "logs", "--follow", "7")
     assert (code, out) == (130, "plan started\n")
     assert err.strip() == "interrupted; the job goes on; `geopipe jobs stop 7` stops it"

@@ -19,6 +19,8 @@ from geopipe.load import raster
 from geopipe.run import pipeline
 from geopipe.settings import load
 
+pytestmark = pytest.mark.slow
+
 UTM = "EPSG:32612"
 T = north_up(500_000, 4_000_000, 10)
 HEIGHT, WIDTH = 150, 200

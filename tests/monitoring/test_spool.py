@@ -1226,6 +1226,7 @@ def test_a_run_whose_records_have_nowhere_to_lie_runs_all_the_same(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_does_not_hide_how_the_run_ended(options: MonitoringOptions, run_folder: Path) -> None:
     def run() -> None:
         with recorder.recording(options):
@@ -1259,6 +1260,7 @@ def test_records_that_wait_are_told_of_with_their_folder(
     assert numbers(run_folder) == [1]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_wait_for_a_monitor_that_hangs(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from geopipe.run import pipeline
 from geopipe.run.draft import draft
 from geopipe.settings import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
