@@ -18,7 +18,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from geopipe import machine
 from geopipe.engine import address as addresses
-from geopipe.engine.guard import Guard, apart, guarded
+from geopipe.engine.guard import Guard, apart, guarded, last_word
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
@@ -49,12 +49,13 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
         if ray.is_initialized():
             yield stack.enter_context(guarded())
             return
+        farewell = stack.enter_context(last_word())
         address = addresses.requested(address)
         for name in VARIABLES:
             if name not in os.environ:
                 stack.callback(os.environ.pop, name, None)
         emit(Event(RAY_STARTS))
-        starting = stack.enter_context(guarded(starts=True)) if address == "local" else None
+        starting = stack.enter_context(guarded(True, farewell)) if address == "local" else None
         try:
             with starting.armed() if starting else nullcontext():
                 connect(address, object_store)
@@ -62,7 +63,7 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
             if starting is not None:
                 starting.abandon()
             raise
-        guard = starting or stack.enter_context(guarded())
+        guard = starting or stack.enter_context(guarded(False, farewell))
         try:
             yield guard
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -35,6 +36,10 @@ FAREWELL = 20.0
 
 HINT = "see Ray's logs in /tmp/ray/session_latest/logs; `geopipe run --resume` goes on"
 
+LAST_WORD = f"""error: the process of the run was ended: it was killed, or Ray's core lost its raylet or object store
+  hint: {HINT}
+"""
+
 abandoned = threading.Event()
 """Set if Ray cannot be shut down any more: this process must end without calling it."""
 
@@ -44,9 +49,11 @@ class Guard:
 
     Args:
         starts: whether this process starts the cluster, and is not connected yet.
+        farewell: called before this process is ended.
     """
 
-    def __init__(self, starts: bool) -> None:
+    def __init__(self, starts: bool, farewell: Callable[[], object]) -> None:
+        self._farewell = farewell
         self.others = set(psutil.Process().children()) if starts else None
         self.heads: dict[str, psutil.Process] = {}
         self.address: str = "" if starts else ray.get_runtime_context().gcs_address
@@ -135,6 +142,7 @@ class Guard:
         with suppress(OSError):
             print(f"error: {error}", file=sys.stderr, flush=True)
         self.abandon()
+        self._farewell()
         os._exit(error.exit_code)
 
     def _started(self) -> list[psutil.Process]:
@@ -145,6 +153,30 @@ class Guard:
             return [p for p in psutil.Process().children() if p not in self.others]
         except psutil.Error:  # some of them ended between two looks
             return []
+
+
+@contextmanager
+def last_word() -> Iterator[Callable[[], object]]:
+    """Print an error if this process ends inside, which no Python code can see, without a call of the function yielded.
+
+    Ray's core calls `_Exit` if its object store is gone when it is needed. A shell waits for a line from this process,
+    and prints the error if the pipe closes without one.
+    """
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r line || printf %s "$0" >&2', LAST_WORD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+
+    def farewell() -> None:
+        with suppress(OSError, ValueError):  # it may have ended, or heard the word already
+            shell.communicate(b"done\n")
+
+    try:
+        yield farewell
+    finally:
+        farewell()
 
 
 class _Apart(services.ConsolePopen):
@@ -184,9 +216,9 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 
 
 @contextmanager
-def guarded(starts: bool = False) -> Iterator[Guard]:
-    """Guard the cluster that this process is connected to, or starts (`starts`)."""
-    guard, ended = Guard(starts), threading.Event()
+def guarded(starts: bool = False, farewell: Callable[[], object] = lambda: None) -> Iterator[Guard]:
+    """Guard the cluster that this process is connected to, or starts; the arguments are those of Guard."""
+    guard, ended = Guard(starts, farewell), threading.Event()
     threading.Thread(target=guard.watch, args=(ended,), daemon=True).start()
     try:
         yield guard
