@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
-from surroundings import signals_as_they_were
+from surroundings import REPOSITORY, signals_as_they_were
 
 LIMIT = 180
 """Seconds for all commands of an input, on a machine that has other work, too; most take a tenth of one."""
@@ -117,9 +117,12 @@ def work(bases: Path, kind: str, seeds: range) -> None:
 def batch(bases: Path, kind: str, seeds: range) -> Report:
     """The inputs of a batch, in processes of their own: a new one after each that died."""
     report, rest = Report(), seeds
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests")}
     while rest:
         command = [sys.executable, __file__, "--batch", str(bases), kind, str(rest.start), str(rest.stop)]
-        process = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
         last = None
         for line in process.stdout.splitlines():
             record = json.loads(line)

@@ -24,7 +24,7 @@ from helpers import call, write_raster
 
 from geopipe import demo
 from geopipe.errors import GeopipeError, MachineError, PlanError, Terminated
-from geopipe.run import draft, pipeline
+from geopipe.run import attempts, draft, pipeline
 from geopipe.run.reporting import monitoring_options
 from geopipe.settings import load
 
@@ -582,7 +582,7 @@ def test_a_terminal_is_asked_whether_to_keep_the_tiles_of_an_unfinished_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("geopipe.run.attempts.check_receipts", stop)  # when the tile is done
+        patch.setattr(attempts, "check_receipts", stop)  # when the tile is done
         assert call(capsys, "run", small, "--local")[0] == 130
     (staged,) = (small.parent / "output/_staging").glob("*/parquet/*.parquet")
     os.utime(staged, (1, 1))

@@ -432,7 +432,7 @@ def test_a_bucket_that_is_not_there_is_told_before_the_work(
     error = refused_before_reading(make_trial(tmp_path, uri), monkeypatch)
     assert isinstance(error, MachineError)
     assert error.message == f"{uri} cannot be used: there is no bucket or container nowhere"
-    assert "see that the bucket exists" in error.hint
+    assert "check that the bucket exists" in error.hint
 
 
 def test_wrong_credentials_are_told_before_the_work(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,7 +562,7 @@ def test_status_tells_what_is_in_the_store(
     code, out, _ = call(capsys, "status", uri)
     assert code == 0
     assert "trial is finished" in out
-    assert "420,000 in 8 files" in out
+    assert "420,000 rows in 8 files" in out
     assert "missing" not in out
     object_store.delete(prefix, "parquet/tile-r0-c1.parquet")
     object_store.put(prefix, "csv/tile-r1-c1.csv.gz", b"cut")
