@@ -106,11 +106,11 @@ def test_an_idle_worker_holds_no_file_of_a_run_that_is_over(options: MonitoringO
 
 
 @pytest.mark.parametrize(
-    ("leaves", "said"), [("os._exit(1)", True), ("farewell(); os._exit(1)", False), ("pass", False)]
+    ("leaves", "is_printed"), [("os._exit(1)", True), ("farewell(); os._exit(1)", False), ("pass", False)]
 )
-def test_a_process_that_rays_core_ends_has_a_last_word(leaves: str, said: bool) -> None:
+def test_a_process_that_rays_core_ends_has_a_last_word(leaves: str, is_printed: bool) -> None:
     """Its object store is gone: Ray's core calls `_Exit`, and no Python code can say why."""
     code = f"import os; from geopipe.engine.guard import last_word\nwith last_word() as farewell: {leaves}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.startswith("error: the process of the run was ended") == said
-    assert "--resume" in done.stderr or not said
+    assert done.stderr.startswith("error: the process of the run was ended") == is_printed
+    assert "--resume" in done.stderr or not is_printed
