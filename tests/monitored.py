@@ -89,7 +89,7 @@ def at_work(now: float, name: str = "world", nodes: int = 2, number: int = 1) ->
             run.metric(at, "object_store_bytes", 0.3e9 * swing, "bytes", node=host)
             run.metric(at, "spill_bytes", 0.0, "bytes", node=host)
             run.metric(at, "disk_free_bytes", 84e9 - 1e8 * step, "bytes", node=host)
-        run.metric(at, "seconds_left", 470 - 10 * step, "s", stage="run")
+        run.metric(at, "seconds_left", 3470 - 10 * step, "s", stage="run")
         for stage, speed in (("read", 6.9e6), ("merge", 1.2e6), ("write", 1.05e6)):
             run.metric(at, "cells_per_second", speed * (1 + rng.random() / 3), "cells/s", stage=stage)
     for tile in range(12):

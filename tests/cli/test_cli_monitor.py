@@ -13,19 +13,23 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import postgres_server as postgres
+import psycopg2
 import pytest
 from click.testing import CliRunner, Result
 from monitored import HOSTILE, Source, fill, new_id, settle
+from records import query
 from rich.cells import cell_len
+from waiting import PATIENCE, piped, until
 
 from geopipe.cli import main
 from geopipe.errors import GeopipeError, MachineError, SettingsError
+from geopipe.monitoring.database import store
 
 GEOPIPE = [sys.executable, "-c", "from geopipe.cli.main import main; main()", "monitor"]
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -64,7 +68,7 @@ def lines(*args: str) -> list[str]:
 def process(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
-        [*GEOPIPE, *args], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **env}
+        [*GEOPIPE, *args], capture_output=True, text=True, timeout=PATIENCE, check=False, env={**os.environ, **env}
     )
 
 
@@ -80,10 +84,11 @@ class Terminal:
         os.close(there)
         self.bytes = b""
 
-    def read(self, until: Callable[[str], bool] = lambda text: False, seconds: float = 30) -> str:
+    def read(self, until: Callable[[str], bool] = lambda text: False) -> str:
         """What was written until it ended, or until `until` holds."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not until(self.text):
+        end = time.monotonic() + PATIENCE
+        while not until(self.text):
+            assert time.monotonic() < end, self.text
             if select.select([self.here], [], [], 0.1)[0]:
                 try:
                     got = os.read(self.here, 65536)
@@ -106,10 +111,9 @@ class Terminal:
         return [part.split("\n") for part in shown if part]
 
     def end(self) -> int:
-        code = self.process.wait(timeout=30)
-        self.read(seconds=0.5)
+        self.read()
         os.close(self.here)
-        return code
+        return self.process.wait(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -127,15 +131,20 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
             one.process.wait()
 
 
-def young(monitor_dsn: str, number: int, name: str = "young") -> Source:
+def young(monitor_dsn: str, number: int, name: str = "young", now: float | None = None) -> Source:
     """A run that has just begun."""
-    now = time.time()
+    now = now or time.time()
     run = Source(new_id(now - 20 * 86400, number))
     run.state(now - 20, "running", name=name, output="/data/young", totals={"read": 10, "write": 10})
     run.progress(now - 10, "read", 4, 4000).progress(now - 5, "write", 2, 2000)
     run.metric(now - 5, "seconds_left", 80.0, "s", stage="run")
     run.write(monitor_dsn)
     return run
+
+
+def seconds(shown: re.Match[str]) -> int:
+    """Minutes and seconds as a number."""
+    return int(shown[1]) * 60 + int(shown[2])
 
 
 # ---------------------------------------------------------------- help, errors
@@ -348,22 +357,23 @@ def test_follow_shows_what_comes_late_and_ends_with_the_run(monitor_dsn: str) ->
     run = young(monitor_dsn, 101)
     late = Source(run.run_id, "worker")
     run.log(time.time(), "first").write(monitor_dsn)
-
-    def work() -> None:
-        time.sleep(1.5)
-        late.log(time.time() - 3600, "old, and late").write(monitor_dsn)
-        run.log(time.time(), "noise", "DEBUG").state(time.time(), "completed").write(monitor_dsn)
-        time.sleep(0.5)
-        late.log(time.time(), "after the end", "ERROR", traceback="Traceback\n  of it").write(monitor_dsn)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    outcome = ask("logs", run.run_id, "--follow", "--level", "info", "--json")
-    thread.join()
-    records = [json.loads(line) for line in outcome.stdout.splitlines()]
+    with piped([*GEOPIPE, "logs", run.run_id, "--follow", "--level", "info", "--json"]) as following:
+        shown = [following.line()]
+        late.log(time.time() - 3600, "old, and late").log(time.time(), "noise", "DEBUG").write(monitor_dsn)
+        shown.append(following.line())
+        with closing(psycopg2.connect(monitor_dsn)) as connected:
+            # The follower reads the end of the run, and then waits for its logs, until the last of them is there.
+            connected.cursor().execute("LOCK TABLE pipeline_logs")
+            run.state(time.time(), "completed").write(monitor_dsn)
+            waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'pipeline_logs'::regclass"
+            until(lambda: query(monitor_dsn, waiting))
+            late.log(time.time(), "after the end", "ERROR", traceback="Traceback\n  of it")
+            store.write(connected, late.records)
+        _, out, err = following.rest()
+    records = [json.loads(line) for line in [*shown, *out.splitlines()]]
     assert [record["message"] for record in records] == ["first", "old, and late", "after the end"]
     assert all(set(record) == LOG | {"run_id"} for record in records)
-    assert outcome.stderr == f"run {run.run_id[:13]} is completed\n"
+    assert err == f"run {run.run_id[:13]} is completed\n"
     again = ask("logs", run.run_id, "-f", "--traceback", "--limit", "1").stdout.splitlines()
     assert [line.strip() for line in again[1:]] == ["Traceback", "of it"]
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
@@ -453,54 +463,55 @@ def test_nobody_watches_a_run_that_has_paused_for_ever(monitor_dsn: str) -> None
 
 
 def test_watching_ends_when_the_state_changes_and_errors_are_told_at_once(monitor_dsn: str) -> None:
-    run = young(monitor_dsn, 102)
-
-    def work() -> None:
-        time.sleep(1.5)
+    now = time.time()
+    run = young(monitor_dsn, 102, now=now)
+    with piped([*GEOPIPE, "watch", run.run_id, "--every", "1000"]) as watching:
+        rows = [watching.line()]
+        elapsed = time.time() - now
         run.log(time.time(), "one \x1b[31mgood\x1b[0m error", "ERROR", stage="read", layer="a").write(monitor_dsn)
-        time.sleep(1.5)
-        run.progress(time.time(), "write", 8, 8000).state(time.time(), "failed", exit_code=1).write(monitor_dsn)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    start = time.monotonic()
-    outcome = CliRunner().invoke(main.cli, ["monitor", "watch", run.run_id], standalone_mode=False)
-    assert time.monotonic() - start < 20
-    thread.join()
-    rows = outcome.stdout.splitlines()
-    assert outcome.return_value == 1
-    assert re.search(r"running    read 4/10  write 2/10  \S+ cells/s  1:1\d left$", rows[0])
+        rows.append(watching.line())
+        run.progress(now, "write", 8, 8000).state(now + 5, "failed", exit_code=1).write(monitor_dsn)
+        code, out, _ = watching.rest()
+    rows += out.splitlines()
+    assert code == 1
+    shown = re.search(r"running    read 4/10  write 2/10  \S+ cells/s  (\d):(\d\d) left$", rows[0])
+    assert shown
+    assert 74 - elapsed < seconds(shown) <= 76
     assert rows[1].endswith("error      read a: one \\x1b[31mgood\\x1b[0m error")
-    assert re.search(r"failed     read 4/10  write 10/10  in 0:2\d  1 error$", rows[2])
-    assert len(rows) == 3
+    assert re.search(r"failed     read 4/10  write 10/10  in 0:25  1 error$", rows[2])
+    assert len(rows) == 3, "in a thousand seconds no line more"
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
 def test_lines_come_every_so_often(monitor_dsn: str) -> None:
-    run = young(monitor_dsn, 103)
-    timer = threading.Timer(4, lambda: run.state(time.time(), "cancelled").write(monitor_dsn))
-    timer.start()
-    content = [json.loads(line) for line in lines("watch", run.run_id, "--every", "1", "--json")]
-    timer.join()
-    assert 4 <= len(content) <= 7
-    assert [look["state"] for look in content][-2:] == ["running", "cancelled"]
+    run, start = young(monitor_dsn, 103), time.monotonic()
+    with piped([*GEOPIPE, "watch", run.run_id, "--every", "1", "--json"]) as watching:
+        content = [watching.line() for _ in range(4)]
+        assert time.monotonic() - start > 3, "a second between two lines"
+        run.state(time.time(), "cancelled").write(monitor_dsn)
+        content += watching.rest()[1].splitlines()
+    states = [json.loads(line)["state"] for line in content]
+    assert states == ["running"] * (len(states) - 1) + ["cancelled"]
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
 def test_a_silent_run_and_a_request_are_told(monitor_dsn: str) -> None:
-    run = young(monitor_dsn, 104)
+    run, start = young(monitor_dsn, 104), time.monotonic()
     settle(
         monitor_dsn,
         "UPDATE pipeline_runs SET request = 'cancel', heartbeat_at = now() - interval '2 min' "
         f"WHERE run_id = '{run.run_id}'",
     )
-    timer = threading.Timer(2, lambda: run.state(time.time(), "cancelled").write(monitor_dsn))
-    timer.start()
-    outcome = ask("watch", run.run_id).stdout
-    timer.join()
-    assert "stale" in outcome
-    assert re.search(r"^not heard of for 2:0\d: its driver may be dead", outcome, re.M)
-    assert "asked to cancel\n" in outcome
+    with piped([*GEOPIPE, "watch", run.run_id]) as watching:
+        state, silence, request = (watching.line() for _ in range(3))
+        elapsed = time.monotonic() - start
+        run.state(time.time(), "cancelled").write(monitor_dsn)
+        assert watching.rest()[0] == 1
+    assert "stale" in state
+    shown = re.match(r"not heard of for (\d):(\d\d): its driver may be dead", silence)
+    assert shown
+    assert 119 <= seconds(shown) <= 121 + elapsed
+    assert request == "asked to cancel"
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
@@ -508,38 +519,32 @@ def test_a_silent_run_and_a_request_are_told(monitor_dsn: str) -> None:
 def test_a_restart_of_postgres_is_told_and_survived(
     monitor_server: postgres.Server, monitor_dsn: str, command: list[str]
 ) -> None:
-    run = young(monitor_dsn, 105 + len(command))
-
-    def work() -> None:
-        time.sleep(1.5)
+    run = young(monitor_dsn, 105 + len(command)).log(time.time(), "before the restart", "ERROR")
+    run.write(monitor_dsn)
+    with piped([*GEOPIPE, *command, run.run_id]) as watching:
+        while "before the restart" not in (line := watching.line()):
+            assert line
         monitor_server.control("stop")
-        time.sleep(2.5)
+        away = watching.err.readline()
         monitor_server.control("start")
         run.log(time.time(), "after the restart", "ERROR").state(time.time(), "completed").write(monitor_dsn)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    outcome = CliRunner().invoke(main.cli, ["monitor", *command, run.run_id], standalone_mode=False)
-    thread.join()
-    assert outcome.exception is None
-    assert outcome.return_value in (0, None)
-    assert outcome.stderr.startswith("no answer, trying again: ")
-    assert outcome.stderr.count("the database is back\n") == 1
-    assert postgres.PASSWORD not in outcome.stderr
-    assert "after the restart" in outcome.stdout
+        code, out, err = watching.rest()
+    assert code == 0
+    assert away.startswith("no answer, trying again: ")
+    assert err.count("the database is back\n") == 1
+    assert postgres.PASSWORD not in away + err
+    assert "after the restart" in out
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 
 @pytest.mark.parametrize(("what", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_watching_and_says_that_the_run_goes_on(what: int, code: int) -> None:
-    with subprocess.Popen([*GEOPIPE, "watch", "world"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watching:
-        assert watching.stdout is not None
-        assert b"running" in watching.stdout.readline()
-        watching.send_signal(what)
-        out, err = watching.communicate(timeout=20)
-    assert watching.returncode == code
-    assert err == b"stopped watching; the run goes on\n"
-    assert b"Traceback" not in out
+    with piped([*GEOPIPE, "watch", "world"]) as watching:
+        assert "running" in watching.line()
+        watching.process.send_signal(what)
+        ended, out, err = watching.rest()
+    assert (ended, err) == (code, "stopped watching; the run goes on\n")
+    assert "Traceback" not in out
 
 
 # ---------------------------------------------------------------- terminals
