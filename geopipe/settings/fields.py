@@ -1,6 +1,6 @@
-"""Fields of the settings: their types, validators and meanings.
+"""Fields of the settings: their types and validators.
 
-Every key has its meaning beside it in `sections` and `layers`. `geopipe config reference`, the top-level settings.toml
+Every key has its meaning below it in `sections` and `layers`. `geopipe config reference`, the top-level settings.toml
 and docs/settings.md take it from there.
 """
 
@@ -10,7 +10,7 @@ import math
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import crs_of
@@ -21,10 +21,10 @@ from geopipe.settings.mistakes import refusal
 class Section(BaseModel):
     """A table of the settings. Unknown keys are errors, and text is not converted to numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def pair(value: Any) -> Any:
+def _pair(value: Any) -> Any:
     """A number as a pair of it."""
     return [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
@@ -34,7 +34,7 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str | int) else value
 
 
-def texts(value: Any) -> Any:
+def _texts(value: Any) -> Any:
     """Dates, numbers and texts as a list of texts; a single one may stand alone."""
     values = value if isinstance(value, list | tuple) else [value]
     return [v.isoformat() if isinstance(v, date) else str(v) if isinstance(v, int | float) else v for v in values]
@@ -63,13 +63,13 @@ def _local_path(value: str) -> str:
     return value
 
 
-def cell_sizes(value: tuple[float, float] | None) -> tuple[float, float] | None:
+def _above_zero(value: tuple[float, float] | None) -> tuple[float, float] | None:
     if value is not None and not all(0 < size < math.inf for size in value):
         raise refusal("a cell has a width and a height above zero", "for example resolution = 90")
     return value
 
 
-def in_order(value: Any) -> Any:
+def _in_order(value: Any) -> Any:
     if isinstance(value, tuple) and not (
         value[0] < value[2] and value[1] < value[3] and all(map(math.isfinite, value))
     ):
@@ -81,30 +81,40 @@ def in_order(value: Any) -> Any:
     return value
 
 
-def setting(default: Any, meaning: str, allowed: str = "", example: Any = None, hint: str = "", **rules: Any) -> Any:
-    """A field with its meaning, and with what an error says about it.
+def setting(default: Any, allowed: str = "", example: Any = None, hint: str = "", **rules: Any) -> Any:
+    """A field, with what an error says about it. Its meaning is the text below it.
 
     Args:
         default: the default; `...` for a required key.
-        meaning: what the key does, for the reference of the settings.
         allowed: the values that are allowed, as the end of a sentence (left out: from the type).
         example: a value that is allowed.
         hint: what a person must know to correct the value.
         rules: constraints of pydantic: ge, le, pattern.
     """
     extra = {"allowed": allowed, "example": example, "hint": hint}
-    kept = {name: value for name, value in extra.items() if value}
-    return Field(default, description=meaning, json_schema_extra=kept, **rules)
+    return Field(default, json_schema_extra={name: value for name, value in extra.items() if value}, **rules)
 
 
-ALLOW = ["/data/tiles", "https://host/"]
-"""An example of `allow`."""
-
-Crs = Annotated[str, AfterValidator(_known_crs)]
-PathText = Annotated[str, AfterValidator(_local_path)]
+# what some keys accept, as the end of a sentence
 CRS_RULE = 'a CRS in quotes: an authority code such as "EPSG:32612", WKT or PROJ text'
+ADDRESSES = "folders and beginnings of addresses in quotes"
+COLUMN = "the name of a column in quotes"
+AT_LEAST_ONE = "a whole number of at least 1"
+
 Method = Literal[
     "auto", "nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mean", "mode", "max", "min", "med",
     "q1", "q3", "sum", "rms", "std",
 ]  # fmt: skip
 Statistic = Literal["auto", "mean", "sum", "min", "max", "count", "first", "mode"]
+
+AsList = BeforeValidator(as_list)
+Crs = Annotated[str, AfterValidator(_known_crs)]
+Name = Annotated[str, Field(min_length=1)]
+PathText = Annotated[str, AfterValidator(_local_path)]
+Paths = Annotated[tuple[PathText, ...], AsList]
+Names = Annotated[tuple[str, ...], AsList]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+CellSize = Annotated[tuple[float, float] | None, BeforeValidator(_pair), AfterValidator(_above_zero)]
+GridBounds = Annotated[
+    Literal["union", "intersection"] | tuple[float, float, float, float] | None, AfterValidator(_in_order)
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from dataclasses import fields
 
 import tomli_w
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from geopipe.layers.layer import Layer
 from geopipe.plan.options import Layout, Options
@@ -22,6 +24,22 @@ from geopipe.settings.sections import (
     Run,
 )
 
+_WHOLE = "it reads rasters whole, in one process; use resampling.window_size instead"
+_TILES = (
+    "tables are merged tile by tile; resampling.window_size is the edge of a tile, and merge.wave_tiles how many are "
+    "exchanged at a time"
+)
+DEPRECATED = {
+    "resampling.use_legacy_resampling": _WHOLE,
+    "resampling.use_legacy_passthrough": _WHOLE,
+    "resampling.enable_memory_aware_processing": _WHOLE,
+    "resampling.window_overlap": "each window is read as far around as its method reaches",
+    "merge.enable_chunked_processing": _TILES,
+    "merge.chunk_size": _TILES,
+    "export.enable_streaming": "it formats a whole tile at once; set export.chunk_size",
+}
+"""Keys of the old system, each with what replaced it; their defaults are the new way."""
+
 
 class Settings(Section):
     """The settings of a run."""
@@ -34,6 +52,16 @@ class Settings(Section):
     export: ExportSettings = ExportSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _warn_of_deprecated_keys(self) -> Settings:
+        for key, reason in DEPRECATED.items():
+            section, name = key.split(".")
+            value, default = getattr(getattr(self, section), name), SECTIONS[section].model_fields[name].default
+            if value != default:
+                text = key if default is None else f"{key} = {json.dumps(value)}"
+                warnings.warn(f"{text} is deprecated: {reason}", DeprecationWarning, stacklevel=2)
+        return self
 
     def layer_values(self) -> tuple[Layer, ...]:
         """The layers as values for the plan."""

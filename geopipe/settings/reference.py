@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import Any, NamedTuple
 
 from pydantic import BeforeValidator
+from pydantic.fields import FieldInfo
 
 from geopipe.settings.model import SECTIONS, Settings
 from geopipe.settings.rules import KeyRules
@@ -28,6 +29,11 @@ class Key(NamedTuple):
     meaning: str
 
 
+def meaning(field: FieldInfo) -> str:
+    """The meaning of a key in one line."""
+    return " ".join(str(field.description).split())
+
+
 @cache
 def keys(section: str) -> tuple[Key, ...]:
     """The keys of a section, in the order of the model."""
@@ -35,7 +41,7 @@ def keys(section: str) -> tuple[Key, ...]:
     for name, field in SECTIONS[section].model_fields.items():
         default = "" if field.is_required() or field.default in (None, ()) else toml(field.default)
         values, example = rules.allowed(section, rules.schema(section, name)), rules.example(section, name)
-        result.append(Key(name, values, default, field.is_required(), example, str(field.description)))
+        result.append(Key(name, values, default, field.is_required(), example, meaning(field)))
     return tuple(result)
 
 
@@ -90,6 +96,7 @@ def schema() -> dict[str, Any]:
         properties = definitions[model.__name__]["properties"]
         for name, field in model.model_fields.items():
             described = {k: v for k, v in properties[name].items() if k not in ("allowed", "hint", "example")}
+            described["description"] = meaning(field)
             if "example" in properties[name]:
                 described["examples"] = [properties[name]["example"]]
             if any(isinstance(item, BeforeValidator) for item in field.metadata):  # a value may stand for a list of it

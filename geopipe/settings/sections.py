@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from geopipe.grid.grid import BLOCK
 from geopipe.layers import uris
 from geopipe.settings.fields import (
-    ALLOW,
+    ADDRESSES,
+    AT_LEAST_ONE,
     CRS_RULE,
+    AsList,
+    CellSize,
     Crs,
+    GridBounds,
+    Name,
+    Paths,
     PathText,
     Section,
-    as_list,
-    cell_sizes,
-    in_order,
-    pair,
     setting,
 )
 from geopipe.settings.mistakes import refusal
@@ -29,16 +30,18 @@ class Run(Section):
     """Name and output of the run."""
 
     name: str = setting(
-        "run", "label of the run", "a label of letters, digits, . _ - that begins with a letter or digit",
-        "soils-2024", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
-    )  # fmt: skip
-    output: PathText = setting(
-        "output", 'folder of the table, or prefix of an object store: "s3://bucket/prefix", gs://, abfs:// (see docs)'
+        "run",
+        "a label of letters, digits, . _ - that begins with a letter or digit",
+        "soils-2024",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$",
     )
+    """label of the run"""
+    output: PathText = "output"
+    """folder of the table, or prefix of an object store: "s3://bucket/prefix", gs://, abfs:// (see docs)"""
     staging: PathText | None = setting(
-        None, "only for an object store: folder, shared by all nodes, where the run works until its table is sent",
-        "the path of a folder in quotes", "work", min_length=1, validate_default=True
-    )  # fmt: skip
+        None, "the path of a folder in quotes", "work", min_length=1, validate_default=True
+    )
+    """only for an object store: folder, shared by all nodes, where the run works until its table is sent"""
 
     @field_validator("output")
     @classmethod
@@ -80,39 +83,31 @@ class Run(Section):
 class GridSettings(Section):
     """The target grid. One cell of it is one row of the table."""
 
-    crs: Crs | None = setting(None, "CRS of the grid: authority code, WKT or PROJ text", CRS_RULE, "EPSG:32612")
-    resolution: Annotated[tuple[float, float] | None, BeforeValidator(pair), AfterValidator(cell_sizes)] = setting(
-        None, "size of a cell in units of the CRS: one number, or [width, height]", "a number, or [width, height]",
-        90, "it counts in units of grid.crs, without a name of the unit"
-    )  # fmt: skip
-    bounds: Annotated[
-        Literal["union", "intersection"] | tuple[float, float, float, float] | None, AfterValidator(in_order)
-    ] = setting(
-        None, 'xmin, ymin, xmax, ymax in units of the CRS; or "union" (default) or "intersection" of the layers',
-        '"union", "intersection" or four numbers', [600000, 5130000, 650000, 5170000],
-        "they are xmin, ymin, xmax, ymax in units of grid.crs"
-    )  # fmt: skip
-    like: PathText | None = setting(
-        None, "raster that gives CRS, cells and extent where the keys above are left out",
-        "the path of a raster in quotes", "dem.tif"
-    )  # fmt: skip
-    allow: Annotated[tuple[PathText, ...], BeforeValidator(as_list)] = setting(
-        (), "folders and address prefixes that like and mask may refer to, if they are VRTs",
-        "folders and beginnings of addresses in quotes", ALLOW
-    )  # fmt: skip
-    snap: bool | None = setting(
-        None, "move edges outward to multiples of the resolution (default: only for union and intersection)"
+    crs: Crs | None = setting(None, CRS_RULE, "EPSG:32612")
+    """CRS of the grid: authority code, WKT or PROJ text"""
+    resolution: CellSize = setting(
+        None, "a number, or [width, height]", 90, "it counts in units of grid.crs, without a name of the unit"
     )
-    mask: PathText | None = setting(
+    """size of a cell in units of the CRS: one number, or [width, height]"""
+    bounds: GridBounds = setting(
         None,
-        "drop cells whose centre is outside: a vector file of polygons, or a raster (inside is valid and not 0)",
-        "the path of a vector file or raster in quotes", "park.gpkg", min_length=1
-    )  # fmt: skip
-    mask_layer: str | None = setting(
-        None, "layer of a vector file that has several", "the name of a layer of grid.mask in quotes", "core_zone",
-        min_length=1
-    )  # fmt: skip
-    mask_crs: Crs | None = setting(None, "CRS of a mask whose file lacks it or has a wrong one", CRS_RULE, "EPSG:4326")
+        '"union", "intersection" or four numbers',
+        [600000, 5130000, 650000, 5170000],
+        "they are xmin, ymin, xmax, ymax in units of grid.crs",
+    )
+    """xmin, ymin, xmax, ymax in units of the CRS; or "union" (default) or "intersection" of the layers"""
+    like: PathText | None = setting(None, "the path of a raster in quotes", "dem.tif")
+    """raster that gives CRS, cells and extent where the keys above are left out"""
+    allow: Paths = setting((), ADDRESSES, ["/data/tiles", "https://host/"])
+    """folders and address prefixes that like and mask may refer to, if they are VRTs"""
+    snap: bool | None = None
+    """move edges outward to multiples of the resolution (default: only for union and intersection)"""
+    mask: PathText | None = setting(None, "the path of a vector file or raster in quotes", "park.gpkg", min_length=1)
+    """drop cells whose centre is outside: a vector file of polygons, or a raster (inside is valid and not 0)"""
+    mask_layer: Name | None = setting(None, "the name of a layer of grid.mask in quotes", "core_zone")
+    """layer of a vector file that has several"""
+    mask_crs: Crs | None = setting(None, CRS_RULE, "EPSG:4326")
+    """CRS of a mask whose file lacks it or has a wrong one"""
 
     @field_validator("mask_layer", "mask_crs")
     @classmethod
@@ -122,48 +117,25 @@ class GridSettings(Section):
         return value
 
 
-def _deprecate(name: str, why: str) -> None:
-    warnings.warn(f"{name} is deprecated: {why}", DeprecationWarning, stacklevel=2)
-
-
 class ResamplingSettings(Section):
     """How cells get their values, for all layers."""
 
-    window_size: int = setting(
-        2048, "edge of a tile in cells; smaller tiles need less memory and give the same table", ge=BLOCK,
-        le=128 * BLOCK, multiple_of=BLOCK
-    )  # fmt: skip
-    window_overlap: int | None = setting(
-        None, "deprecated, without effect: each window is read as far around as its method needs", example=128, ge=0
-    )
-    tolerance: Literal["auto", "exact"] | Annotated[float, Field(gt=0, le=1)] = setting(
-        "auto", "largest error of positions, in source pixels (auto: exact for classes, else 0.01)"
-    )
-    skip_data_loading_for_passthrough: bool = setting(
-        True, "copy pixels that are cells of the grid already; false: resample them, too"
-    )
-    allow_ballpark: bool = setting(
-        False, "true: transform without a datum shift that PROJ does not know, instead of refusing the layer"
-    )
-    enable_memory_aware_processing: bool = setting(
-        True, "false (deprecated): read rasters whole, in one process, for comparison"
-    )
-    use_legacy_resampling: bool = setting(False, "deprecated: as enable_memory_aware_processing = false")
-    use_legacy_passthrough: bool = setting(False, "deprecated: as enable_memory_aware_processing = false")
-
-    @model_validator(mode="after")
-    def _old_way_is_deprecated(self) -> ResamplingSettings:
-        names = [
-            f"{name} = true" for name in ("use_legacy_resampling", "use_legacy_passthrough") if getattr(self, name)
-        ]
-        names += [] if self.enable_memory_aware_processing else ["enable_memory_aware_processing = false"]
-        for name in names:
-            _deprecate(
-                f"resampling.{name}", "it reads rasters whole, in one process; use resampling.window_size instead"
-            )
-        if self.window_overlap is not None:
-            _deprecate("resampling.window_overlap", "each window is read as far around as its method reaches")
-        return self
+    window_size: int = Field(2048, ge=BLOCK, le=128 * BLOCK, multiple_of=BLOCK)
+    """edge of a tile in cells; smaller tiles need less memory and give the same table"""
+    window_overlap: int | None = setting(None, example=128, ge=0)
+    """deprecated, without effect: each window is read as far around as its method needs"""
+    tolerance: Literal["auto", "exact"] | Annotated[float, Field(gt=0, le=1)] = "auto"
+    """largest error of positions, in source pixels (auto: exact for classes, else 0.01)"""
+    skip_data_loading_for_passthrough: bool = True
+    """copy pixels that are cells of the grid already; false: resample them, too"""
+    allow_ballpark: bool = False
+    """true: transform without a datum shift that PROJ does not know, instead of refusing the layer"""
+    enable_memory_aware_processing: bool = True
+    """false (deprecated): read rasters whole, in one process, for comparison"""
+    use_legacy_resampling: bool = False
+    """deprecated: as enable_memory_aware_processing = false"""
+    use_legacy_passthrough: bool = False
+    """deprecated: as enable_memory_aware_processing = false"""
 
     @property
     def old_way(self) -> bool:
@@ -174,72 +146,53 @@ class ResamplingSettings(Section):
 class MergeSettings(Section):
     """How layers become rows."""
 
-    how: Literal["outer", "inner", "grid"] = setting(
-        "outer", "rows: cells where any layer has a value (outer), all have one (inner), or every cell (grid)"
-    )
-    drop: Literal["any", "all"] | tuple[str, ...] = setting(
-        (), "drop rows where one of these columns or layers is null; any: any column; all: each column"
-    )
-    strategy: Literal["auto", "aligned", "groupby"] = setting(
-        "auto", "tile by tile (aligned) or by a shuffle of tiles (groupby); the table is the same"
-    )
-    wave_tiles: int | None = setting(
-        None, "tiles that are shuffled at a time (default: a fifth of the object store)",
-        "a whole number of at least 1", 16, ge=1
-    )  # fmt: skip
-    alignment_tolerance: float = setting(
-        0.01, "how far a pixel may be off its cell, in pixels, and still be copied", ge=0, lt=0.5
-    )
-    enable_validation: bool = setting(True, "check rows, nulls and ranges before the table is published")
-    enable_chunked_processing: bool | None = setting(
-        None, "deprecated, without effect: tables are merged tile by tile, see window_size"
-    )
-    chunk_size: int | None = setting(
-        None, "deprecated, without effect: see window_size and wave_tiles", example=5000, ge=1
-    )
-
-    @model_validator(mode="after")
-    def _tiles_are_the_chunks(self) -> MergeSettings:
-        instead = "tables are merged tile by tile; resampling.window_size is the edge of a tile, and merge.wave_tiles"
-        for name in ("enable_chunked_processing", "chunk_size"):
-            if getattr(self, name) is not None:
-                _deprecate(f"merge.{name}", f"{instead} how many are exchanged at a time")
-        return self
+    how: Literal["outer", "inner", "grid"] = "outer"
+    """rows: cells where any layer has a value (outer), all have one (inner), or every cell (grid)"""
+    drop: Literal["any", "all"] | tuple[str, ...] = ()
+    """drop rows where one of these columns or layers is null; any: any column; all: each column"""
+    strategy: Literal["auto", "aligned", "groupby"] = "auto"
+    """tile by tile (aligned) or by a shuffle of tiles (groupby); the table is the same"""
+    wave_tiles: int | None = setting(None, AT_LEAST_ONE, 16, ge=1)
+    """tiles that are shuffled at a time (default: a fifth of the object store)"""
+    alignment_tolerance: float = Field(0.01, ge=0, lt=0.5)
+    """how far a pixel may be off its cell, in pixels, and still be copied"""
+    enable_validation: bool = True
+    """check rows, nulls and ranges before the table is published"""
+    enable_chunked_processing: bool | None = None
+    """deprecated, without effect: tables are merged tile by tile, see window_size"""
+    chunk_size: int | None = setting(None, example=5000, ge=1)
+    """deprecated, without effect: see window_size and wave_tiles"""
 
 
 class ExportSettings(Section):
     """The files of the table."""
 
-    formats: Annotated[tuple[Literal["parquet", "csv"], ...], BeforeValidator(as_list)] = setting(
-        ("parquet",), "one or both", '"parquet" or "csv", or a list of them', ["parquet", "csv"],
-        "the output is a table, not a raster", min_length=1
-    )  # fmt: skip
-    compress: bool | Literal["gzip", "zstd"] = setting(
-        True, "compression of CSV (true: gzip); Parquet is always compressed"
+    formats: Annotated[tuple[Literal["parquet", "csv"], ...], AsList] = setting(
+        ("parquet",),
+        '"parquet" or "csv", or a list of them',
+        ["parquet", "csv"],
+        "the output is a table, not a raster",
+        min_length=1,
     )
-    enable_streaming: bool = setting(True, "false (deprecated): format a whole tile of CSV at once")
-    chunk_size: int = setting(100_000, "rows of CSV that are formatted at a time", ge=1)
-    csv_files: Literal["tiles", "one"] = setting("tiles", "a CSV file for each tile, or one for all: csv/table.csv.gz")
-    partition_by: str | None = setting(
-        None, 'folders of Parquet by a variable of classes (landcover=20), or by "tile"',
-        'the name of a variable of classes, or "tile"', "landcover", min_length=1
-    )  # fmt: skip
-    geometry: Literal["point"] | None = setting(None, "GeoParquet 1.1: a column geometry with the centre of the cell")
-    lonlat: bool = setting(False, "true: columns lon and lat of the cell's centre, in degrees on WGS 84")
-    h3: int | None = setting(
-        None, "column h3 with the H3 cell of the centre, as a number (pip install geopipe[h3])",
-        "a resolution of H3 from 0 to 15", 9, ge=0, le=15
-    )  # fmt: skip
-    encoding: Literal["auto", "plain"] = setting(
-        "auto", "encoding of floats in Parquet; plain for readers that fail with encoding 9 (fastparquet)"
-    )
-
-    @field_validator("enable_streaming")
-    @classmethod
-    def _streaming_is_the_way(cls, value: bool) -> bool:
-        if not value:
-            _deprecate("export.enable_streaming = false", "it formats a whole tile at once; set export.chunk_size")
-        return value
+    """one or both"""
+    compress: bool | Literal["gzip", "zstd"] = True
+    """compression of CSV (true: gzip); Parquet is always compressed"""
+    enable_streaming: bool = True
+    """false (deprecated): format a whole tile of CSV at once"""
+    chunk_size: int = Field(100_000, ge=1)
+    """rows of CSV that are formatted at a time"""
+    csv_files: Literal["tiles", "one"] = "tiles"
+    """a CSV file for each tile, or one for all: csv/table.csv.gz"""
+    partition_by: Name | None = setting(None, 'the name of a variable of classes, or "tile"', "landcover")
+    """folders of Parquet by a variable of classes (landcover=20), or by "tile\""""
+    geometry: Literal["point"] | None = None
+    """GeoParquet 1.1: a column geometry with the centre of the cell"""
+    lonlat: bool = False
+    """true: columns lon and lat of the cell's centre, in degrees on WGS 84"""
+    h3: int | None = setting(None, "a resolution of H3 from 0 to 15", 9, ge=0, le=15)
+    """column h3 with the H3 cell of the centre, as a number (pip install geopipe[h3])"""
+    encoding: Literal["auto", "plain"] = "auto"
+    """encoding of floats in Parquet; plain for readers that fail with encoding 9 (fastparquet)"""
 
     @property
     def rows_at_once(self) -> int:
@@ -255,53 +208,43 @@ class ExportSettings(Section):
 class MonitoringSettings(Section):
     """Logs, records and metrics of the run."""
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("WARNING", "least level of the log on stderr")
-    log_format: Literal["text", "json"] = setting("text", "text, or an object of JSON a line")
-    progress_interval: float = setting(5.0, "seconds between lines of progress", gt=0)
-    enable_database_logging: bool = setting(
-        True,
-        "record the run in Postgres: the one of GEOPIPE_MONITORING_DSN or GEOPIPE_MONITORING_DSN_FILE, "
-        "else one that geopipe starts on this machine (see geopipe monitor)"
-    )  # fmt: skip
-    log_batch_size: int = setting(100, "records that a process sends at a time", ge=1, le=10_000)
-    log_flush_interval: float = setting(5.0, "seconds that a record waits at most", gt=0)
-    enable_metrics: bool = setting(
-        True, "sample processor, memory, object store, spilled objects and disk of each node"
-    )
-    metrics_interval: float = setting(10.0, "seconds between two samples", gt=0)
-    prometheus_port: int | None = setting(
-        None, "port on which a run answers Prometheus while it works (default: no port)", "a port from 1 to 65535",
-        9490, ge=1, le=65_535
-    )  # fmt: skip
-    prometheus_host: str | None = setting(
-        None, "address for Prometheus (default: 127.0.0.1, on a cluster 0.0.0.0)",
-        "an address of this machine in quotes", "0.0.0.0", min_length=1
-    )  # fmt: skip
-    spool_bytes: int = setting(
-        64 * 2**20,
-        "bytes of records that may wait on disk in each process; beyond it the least important are dropped", ge=2**20
-    )  # fmt: skip
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    """least level of the log on stderr"""
+    log_format: Literal["text", "json"] = "text"
+    """text, or an object of JSON a line"""
+    progress_interval: float = Field(5.0, gt=0)
+    """seconds between lines of progress"""
+    enable_database_logging: bool = True
+    """record the run in Postgres: the one of GEOPIPE_MONITORING_DSN or GEOPIPE_MONITORING_DSN_FILE, else one that
+    geopipe starts on this machine (see geopipe monitor)"""
+    log_batch_size: int = Field(100, ge=1, le=10_000)
+    """records that a process sends at a time"""
+    log_flush_interval: float = Field(5.0, gt=0)
+    """seconds that a record waits at most"""
+    enable_metrics: bool = True
+    """sample processor, memory, object store, spilled objects and disk of each node"""
+    metrics_interval: float = Field(10.0, gt=0)
+    """seconds between two samples"""
+    prometheus_port: int | None = setting(None, "a port from 1 to 65535", 9490, ge=1, le=65_535)
+    """port on which a run answers Prometheus while it works (default: no port)"""
+    prometheus_host: Name | None = setting(None, "an address of this machine in quotes", "0.0.0.0")
+    """address for Prometheus (default: 127.0.0.1, on a cluster 0.0.0.0)"""
+    spool_bytes: int = Field(64 * 2**20, ge=2**20)
+    """bytes of records that may wait on disk in each process; beyond it the least important are dropped"""
 
 
 class EngineSettings(Section):
     """Ray. Every key may be left out."""
 
-    address: str | None = setting(
-        None, "Ray cluster to join (default: RAY_ADDRESS, else a Ray of its own on this machine)",
-        "the address of a Ray cluster in quotes", "auto"
-    )  # fmt: skip
-    workers: int | None = setting(
-        None, "processes that read and merge (default: one for each processor)", "a whole number of at least 1", 4, ge=1
-    )
-    memory: int | None = setting(
-        None, "bytes that the run may use; a plan that needs more is refused (default: 80 % of the free memory)",
-        "a number of bytes, without a name of the unit", 8_000_000_000, ge=1
-    )  # fmt: skip
+    address: str | None = setting(None, "the address of a Ray cluster in quotes", "auto")
+    """Ray cluster to join (default: RAY_ADDRESS, else a Ray of its own on this machine)"""
+    workers: int | None = setting(None, AT_LEAST_ONE, 4, ge=1)
+    """processes that read and merge (default: one for each processor)"""
+    memory: int | None = setting(None, "a number of bytes, without a name of the unit", 8_000_000_000, ge=1)
+    """bytes that the run may use; a plan that needs more is refused (default: 80 % of the free memory)"""
     object_store_memory: int | None = setting(
-        None, "bytes of Ray's shared memory (default: at most 640 MiB)",
-        f"a number of bytes of at least {80 * 2**20:,}", 500_000_000, ge=80 * 2**20
-    )  # fmt: skip
-    max_pixels: int | None = setting(
-        None, "source pixels that a run may decode; a plan with more is refused (default: any number)",
-        "a whole number of at least 1", 100_000_000_000, ge=1
-    )  # fmt: skip
+        None, f"a number of bytes of at least {80 * 2**20:,}", 500_000_000, ge=80 * 2**20
+    )
+    """bytes of Ray's shared memory (default: at most 640 MiB)"""
+    max_pixels: int | None = setting(None, AT_LEAST_ONE, 100_000_000_000, ge=1)
+    """source pixels that a run may decode; a plan with more is refused (default: any number)"""
