@@ -8,7 +8,7 @@ So a source sends its records in their order, as often as it likes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,9 +18,8 @@ from uuid import UUID
 
 from psycopg2 import DataError, IntegrityError
 from psycopg2.extensions import connection, cursor
-from psycopg2.extras import execute_values
 
-from geopipe.events.records import plain as as_json
+from geopipe.events.records import plain
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.states import ENDED, LEVELS
 
@@ -31,16 +30,19 @@ CHANNEL = "geopipe"
 
 LEVEL_NUMBERS = {**LEVELS, "TRACE": 5, "WARN": 30, "FATAL": 50}
 
-KEY = ("run_day", "run_id", "source", "seq", "ts")
-WHERE = ("stage", "layer", "tile", "worker", "node", "attempt")
-COLUMNS = {
-    "log": ("pipeline_logs", (*KEY, "level", "level_no", "logger", "message", *WHERE, "traceback", "extra")),
-    "event": ("pipeline_events", (*KEY, "name", *WHERE, "detail")),
-    "metric": ("pipeline_metrics", (*KEY, "name", "value", "unit", "stage", "node", "worker")),
+NEEDED = {
+    "log": ("message",),
+    "event": ("name",),
+    "metric": ("name", "value"),
+    "progress": ("stage",),
+    "state": ("state",),
 }
-"""The table and the columns of each kind of record that becomes a row."""
+"""The kinds of records, and the values that each must have."""
 
 INCREMENTS = ("tiles", "cells", "rows", "bytes", "seconds")
+TABLES = {"log": "pipeline_logs", "event": "pipeline_events", "metric": "pipeline_metrics"}
+"""The tables of the kinds that become rows; each value goes into the column of its name, if there is one."""
+
 LARGEST = 2**63 - 1
 
 
@@ -105,27 +107,51 @@ def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] =
     """
     if not records:
         return 0
-    batch = [_checked(record) for record in records]
-    rows = {kind: [_row(r, days.get(r["run_id"]), kind) for r in batch if r["kind"] == kind] for kind in COLUMNS}
+    batch = [_checked(record, days) for record in records]
+    kinds = {kind: [record for record in batch if record["kind"] == kind] for kind in NEEDED}
     # All writers take locks in one order: partitions, sources, runs, progress, latest values. Partitions come first,
     # because a writer that creates one may wait for another that does.
-    for day in sorted({row[0] for one in rows.values() for row in one}):
+    for day in sorted({record["run_day"] for kind in TABLES for record in kinds[kind]}):
         cursor.execute("SELECT geopipe_partitions(%s)", (day,))
-    fresh = _fresh(cursor, batch)
-    _runs(cursor, batch, [r for r in fresh if r["kind"] == "state"])
-    _progress(cursor, [r for r in fresh if r["kind"] == "progress"])
-    _latest(cursor, [r for r in batch if r["kind"] == "metric"])
-    new = sum(_insert(cursor, *COLUMNS[kind], rows[kind]) for kind in COLUMNS)
-    for run in sorted({record["run_id"] for record in batch}):
+    newest: dict[tuple[str, str], tuple[int, datetime]] = {}
+    for record in batch:
+        key = record["run_id"], record["source"]
+        seq, ts = newest.get(key, (0, record["ts"]))
+        newest[key] = max(seq, record["seq"]), max(ts, record["ts"])
+    places = [{"run_id": run, "source": source, "seq": seq, "ts": ts} for (run, source), (seq, ts) in newest.items()]
+    _execute(cursor, _LOCK_SOURCES, places)
+    fresh = _fresh(batch, {(run, source): seq for run, source, seq in cursor.fetchall()})
+    _execute(cursor, _RAISE_NUMBERS, places)
+    _execute(cursor, _LOCK_RUNS, places)
+    for record in sorted(fresh, key=lambda r: r["run_id"]):
+        if record["kind"] == "state":
+            _state(cursor, record)
+    _execute(cursor, _HEARTBEATS, places)
+    _execute(cursor, _PROGRESS, [record for record in fresh if record["kind"] == "progress"])
+    _execute(cursor, _LATEST, kinds["metric"])
+    new = sum(_execute(cursor, _ROWS.format(table), kinds[kind]) for kind, table in TABLES.items())
+    for run in sorted({run for run, _ in newest}):
         cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, run))
     return new
 
 
+def _execute(cursor: cursor, statement: str, batch: Sequence[Record]) -> int:
+    """Execute a statement on the records of `batch`, if there are any. Returns the number of rows that it changed."""
+    if not batch:
+        return 0
+    cursor.execute(statement, {"batch": dumped(batch)})
+    return int(cursor.rowcount)
+
+
 def run_day(run_id: str, ts: float) -> date:
     """The UTC day in a UUIDv7; for another id the day of the record."""
+    return moment(_birth(run_id, ts)).date()
+
+
+def _birth(run_id: str, ts: float) -> float:
+    """The time in a UUIDv7; for another id the time of the record."""
     run = UUID(run_id)
-    seconds = (run.int >> 80) / 1000 if run.version == 7 else ts
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).date()
+    return (run.int >> 80) / 1000 if run.version == 7 else ts
 
 
 def moment(ts: float) -> datetime:
@@ -141,9 +167,9 @@ def level_number(level: str) -> int:
     return LEVEL_NUMBERS.get(word, LEVELS["INFO"])
 
 
-def plain(value: Any) -> Any:
-    """A value that jsonb can hold: no NUL, no lone surrogate, no NaN; other types as text."""
-    return as_json(value, text)
+def dumped(value: Any) -> str:
+    """A value as JSON that jsonb can hold: no NUL, no lone surrogate, no NaN; other types as text."""
+    return json.dumps(plain(value, text), ensure_ascii=False, allow_nan=False)
 
 
 def text(value: object) -> str:
@@ -151,127 +177,113 @@ def text(value: object) -> str:
     return str(value).replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
-def _checked(record: Record) -> dict[str, Any]:
-    """A record whose required values are valid, with its id, source and time in their types."""
+def _checked(record: Record, days: Mapping[str, date]) -> dict[str, Any]:
+    """A record whose required values are valid, with its values in the types and under the names of the columns."""
     try:
         kind, seq, ts = record["kind"], record["seq"], float(record["ts"])
-        known = kind in COLUMNS or kind in ("progress", "state")
-        if not known or not isinstance(seq, int) or not 0 < seq <= LARGEST or not record["source"]:
+        if kind not in NEEDED or not isinstance(seq, int) or not 0 < seq <= LARGEST or not record["source"]:
             raise ValueError(f"kind {kind!r}, seq {seq!r}, source {record['source']!r}")
-        moment(ts)
-        needed = {"log": ("message",), "event": ("name",), "metric": ("name", "value"), "progress": ("stage",)}
-        for name in needed.get(kind, ("state",)):
+        for name in NEEDED[kind]:
             if record.get(name) is None:
                 raise ValueError(f"a {kind} without {name}")
-        checked = {"run_id": str(UUID(str(record["run_id"]))), "source": text(record["source"]), "ts": ts}
+        run = str(UUID(str(record["run_id"])))
+        born = moment(_birth(run, ts))
+        checked: dict[str, Any] = {"run_id": run, "source": text(record["source"]), "ts": moment(ts), "born": born}
+        checked["run_day"] = days.get(run) or born.date()
         if kind == "metric":
             checked["value"] = float(record["value"])
+        if kind == "log":
+            checked["level"] = str(record.get("level") or "INFO")
+            checked["level_no"] = level_number(checked["level"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"no record of a run: {type(error).__name__} {error} in {dict(record)!r:.300}") from None
     return {**record, **checked}
 
 
-def _row(record: Record, day: date | None, kind: str) -> tuple[Any, ...]:
-    """The columns of a record; the first is the day."""
-    values: dict[str, Any] = {"run_day": day or run_day(record["run_id"], record["ts"]), "ts": moment(record["ts"])}
-    if kind == "log":
-        values["level"] = str(record.get("level") or "INFO")
-        values["level_no"] = level_number(values["level"])
-    values |= {name: dumped(record[name]) for name in ("extra", "detail") if record.get(name) is not None}
-    return tuple(values.get(column, record.get(column)) for column in COLUMNS[kind][1])
-
-
-def _fresh(cursor: cursor, batch: Sequence[Record]) -> list[Record]:
-    """The progress and states above the highest number of their source; locks the sources, and raises their numbers."""
-    newest: dict[tuple[str, str], tuple[int, float]] = {}
-    for record in batch:
-        seq, ts = newest.get(key := (record["run_id"], record["source"]), (0, 0.0))
-        newest[key] = max(seq, record["seq"]), max(ts, record["ts"])
-    keys = sorted(newest)
-    execute_values(
-        cursor,
-        "INSERT INTO pipeline_sources (run_id, source, seq, updated_at) VALUES %s ON CONFLICT DO NOTHING",
-        [(*key, 0, moment(newest[key][1])) for key in keys],
-        "(%s::uuid, %s, %s, %s)",
-        page_size=len(keys),
-    )
-    cursor.execute(
-        "SELECT run_id::text, source, seq FROM pipeline_sources WHERE (run_id, source) IN "
-        "(SELECT * FROM unnest(%s::uuid[], %s::text[])) ORDER BY run_id, source FOR UPDATE",
-        ([run for run, _ in keys], [source for _, source in keys]),
-    )
-    arrived = {(run, source): seq for run, source, seq in cursor.fetchall()}
-    execute_values(
-        cursor,
-        "UPDATE pipeline_sources s SET seq = greatest(s.seq, v.seq), updated_at = greatest(s.updated_at, v.ts) "
-        "FROM (VALUES %s) v (run_id, source, seq, ts) WHERE s.run_id = v.run_id AND s.source = v.source",
-        [(*key, newest[key][0], moment(newest[key][1])) for key in keys],
-        "(%s::uuid, %s, %s, %s)",
-        page_size=len(keys),
-    )
+def _fresh(batch: Sequence[Record], arrived: dict[tuple[str, str], int]) -> list[Record]:
+    """The progress and states above the highest number that has arrived from their source."""
     fresh = []
     for record in batch:
         key = record["run_id"], record["source"]
-        if record["kind"] in COLUMNS or record["seq"] <= arrived[key]:
-            continue
-        arrived[key] = record["seq"]  # a batch may hold a record twice
-        fresh.append(record)
+        if record["kind"] not in TABLES and record["seq"] > arrived[key]:
+            arrived[key] = record["seq"]  # a batch may hold a record twice
+            fresh.append(record)
     return fresh
 
 
-def _runs(cursor: cursor, batch: Sequence[Record], states: Sequence[Record]) -> None:
-    """Merge the states into the runs, and set the heartbeats: every record is a sign of life."""
-    seen: dict[str, float] = {}
-    for record in batch:
-        seen[record["run_id"]] = max(seen.get(record["run_id"], 0.0), record["ts"])
-    ids = sorted(seen)
-    cursor.execute(
-        "SELECT run_id::text FROM pipeline_runs WHERE run_id = ANY(%s::uuid[]) ORDER BY run_id FOR NO KEY UPDATE",
-        (ids,),
+# ---------------------------------------------------------------- statements
+
+_BATCH = """jsonb_to_recordset(%(batch)s) AS b (run_id uuid, source text, seq bigint, ts timestamptz, stage text,
+    layer text, node text, name text, value float8, unit text, tiles numeric, cells numeric, rows numeric,
+    bytes numeric, seconds float8)"""
+
+_ROWS = "INSERT INTO {0} SELECT * FROM jsonb_populate_recordset(NULL::{0}, %(batch)s) ON CONFLICT DO NOTHING"
+
+_LOCK_SOURCES = f"""
+INSERT INTO pipeline_sources AS s (run_id, source, seq, updated_at)
+SELECT run_id, source, 0, ts FROM {_BATCH} ORDER BY 1, 2
+ON CONFLICT (run_id, source) DO UPDATE SET updated_at = greatest(s.updated_at, excluded.updated_at)
+RETURNING run_id::text, source, seq
+"""
+
+_RAISE_NUMBERS = f"""
+UPDATE pipeline_sources s SET seq = greatest(s.seq, b.seq) FROM {_BATCH}
+WHERE (s.run_id, s.source) = (b.run_id, b.source)
+"""
+
+
+_LOCK_RUNS = f"""
+SELECT FROM pipeline_runs WHERE run_id IN (SELECT run_id FROM {_BATCH}) ORDER BY run_id FOR NO KEY UPDATE
+"""
+
+_HEARTBEATS = f"""
+UPDATE pipeline_runs r SET heartbeat_at = least(v.ts, now())
+FROM (SELECT run_id, max(ts) AS ts FROM {_BATCH} GROUP BY 1) v
+WHERE r.run_id = v.run_id AND r.heartbeat_at IS DISTINCT FROM greatest(r.heartbeat_at, least(v.ts, now()))
+"""
+"""Every record is a sign of life; one with a clock that is ahead counts as of now."""
+
+_PROGRESS = f"""
+INSERT INTO pipeline_progress AS p (run_id, stage, layer, updated_at, tiles, cells, rows, bytes, seconds)
+SELECT run_id, stage, coalesce(layer, ''), max(ts), {", ".join(f"sum(greatest({n}, 0))" for n in INCREMENTS)}
+FROM {_BATCH} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+ON CONFLICT (run_id, stage, layer) DO UPDATE SET updated_at = greatest(p.updated_at, excluded.updated_at),
+    {", ".join(f"{n} = p.{n} + excluded.{n}" for n in INCREMENTS)}
+"""
+
+_LATEST = f"""
+INSERT INTO pipeline_metrics_latest AS m (run_id, node, name, stage, ts, value, unit)
+SELECT DISTINCT ON (1, 2, 3, 4) run_id, coalesce(node, ''), name, coalesce(stage, ''), ts, value, unit
+FROM {_BATCH} ORDER BY 1, 2, 3, 4, ts DESC, value DESC
+ON CONFLICT (run_id, node, name, stage) DO UPDATE SET ts = excluded.ts, value = excluded.value, unit = excluded.unit
+WHERE (m.ts, m.value) < (excluded.ts, excluded.value)
+"""
+
+# ---------------------------------------------------------------- states
+
+_KEPT = ("plan_hash", "output", "settings", "versions", "totals", "ray_job_id", "parent_run_id")
+_OF_ATTEMPT = ("exit_code", "error", "finished_at")
+
+_STATE = f"""
+INSERT INTO pipeline_runs AS r SELECT * FROM jsonb_populate_record(NULL::pipeline_runs, %(run)s)
+ON CONFLICT (run_id) DO UPDATE SET name = coalesce(%(name)s, r.name), attempt = excluded.attempt,
+    {", ".join(f"{name} = coalesce(excluded.{name}, r.{name})" for name in _KEPT)},
+    {
+    ", ".join(
+        f"{name} = CASE WHEN excluded.attempt > r.attempt OR NOT r.state = ANY(%(ended)s) THEN excluded.{name} "
+        f"ELSE coalesce(r.{name}, excluded.{name}) END"
+        for name in _OF_ATTEMPT
     )
-    for record in sorted(states, key=lambda r: r["run_id"]):
-        _state(cursor, record)
-    execute_values(
-        cursor,
-        "UPDATE pipeline_runs r SET heartbeat_at = least(v.ts, now()) FROM (VALUES %s) v (run_id, ts) "
-        "WHERE r.run_id = v.run_id AND r.heartbeat_at IS DISTINCT FROM greatest(r.heartbeat_at, least(v.ts, now()))",
-        [(run, moment(seen[run])) for run in ids],
-        "(%s::uuid, %s::timestamptz)",
-        page_size=len(ids),
-    )
-
-
-DETAILS = ("plan_hash", "output", "settings", "versions", "totals", "ray_job_id", "parent_run_id", "exit_code", "error")
-
-_STATE = """
-INSERT INTO pipeline_runs AS r (run_id, name, state, attempt, created_at, started_at, finished_at,
-    plan_hash, output, settings, versions, totals, ray_job_id, parent_run_id, exit_code, error)
-VALUES (%(run_id)s, coalesce(%(name)s, 'run'), %(state)s, %(attempt)s, %(created)s,
-    CASE WHEN %(state)s = 'running' THEN %(ts)s END, CASE WHEN %(ended)s THEN %(ts)s END,
-    %(plan_hash)s, %(output)s, %(settings)s, %(versions)s, %(totals)s, %(ray_job_id)s, %(parent_run_id)s,
-    %(exit_code)s, %(error)s)
-ON CONFLICT (run_id) DO UPDATE SET
-    name = coalesce(%(name)s, r.name), plan_hash = coalesce(excluded.plan_hash, r.plan_hash),
-    output = coalesce(excluded.output, r.output), settings = coalesce(excluded.settings, r.settings),
-    versions = coalesce(excluded.versions, r.versions), totals = coalesce(excluded.totals, r.totals),
-    ray_job_id = coalesce(excluded.ray_job_id, r.ray_job_id),
-    parent_run_id = coalesce(excluded.parent_run_id, r.parent_run_id), attempt = excluded.attempt,
-    exit_code = CASE WHEN excluded.attempt > r.attempt OR NOT r.state = ANY(%(terminal)s)
-        THEN excluded.exit_code ELSE coalesce(r.exit_code, excluded.exit_code) END,
-    error = CASE WHEN excluded.attempt > r.attempt OR NOT r.state = ANY(%(terminal)s)
-        THEN excluded.error ELSE coalesce(r.error, excluded.error) END,
+},
     request = CASE WHEN excluded.attempt = r.attempt THEN r.request END,
     started_at = CASE WHEN excluded.attempt > r.attempt THEN excluded.started_at
         ELSE coalesce(r.started_at, excluded.started_at) END,
-    finished_at = CASE WHEN excluded.attempt > r.attempt OR NOT r.state = ANY(%(terminal)s)
-        THEN excluded.finished_at ELSE coalesce(r.finished_at, excluded.finished_at) END,
     state = CASE WHEN excluded.attempt = r.attempt
-            AND (r.state = ANY(%(terminal)s) OR excluded.state = 'pending') THEN r.state
+            AND (r.state = ANY(%(ended)s) OR excluded.state = 'pending') THEN r.state
         ELSE excluded.state END
 WHERE excluded.attempt >= r.attempt
 """
 """A new attempt starts anew. In one attempt the first end stays, and no state makes a run pending again."""
-
 
 _ANCESTORS = """
 WITH RECURSIVE before AS (
@@ -287,89 +299,23 @@ FROM before b WHERE r.run_id = b.run_id AND r.state IN ('pending', 'running') AN
 
 
 def _state(cursor: cursor, record: Record) -> None:
-    detail = record.get("detail") or {}
-    run = UUID(record["run_id"])
-    born = (run.int >> 80) / 1000 if run.version == 7 else record["ts"]
-    values: dict[str, Any] = {name: _parameter(detail.get(name)) for name in (*DETAILS, "name")}
-    values |= {
+    detail, state, ts = record.get("detail") or {}, record["state"], record["ts"]
+    name = detail.get("name")
+    run = {column: detail.get(column) for column in (*_KEPT, "exit_code", "error")} | {
         "run_id": record["run_id"],
-        "state": record["state"],
+        "name": "run" if name is None else name,
+        "state": state,
         "attempt": record.get("attempt") or 1,
-        "ts": moment(record["ts"]),
-        "created": moment(born),
-        "ended": record["state"] in ENDED,
-        "terminal": list(ENDED),
+        "created_at": record["born"],
+        "started_at": ts if state == "running" else None,
+        "finished_at": ts if state in ENDED else None,
     }
-    cursor.execute(_STATE, values)
-    if record["state"] == "completed":
-        cursor.execute(_ANCESTORS, {"run_id": record["run_id"], "ts": moment(record["ts"])})
+    cursor.execute(_STATE, {"run": dumped(run), "name": name and text(name), "ended": list(ENDED)})
+    if state == "completed":
+        cursor.execute(_ANCESTORS, {"run_id": record["run_id"], "ts": ts})
     if key := detail.get("idempotency_key"):  # a key of another run must not stop the batch
         cursor.execute(
             "UPDATE pipeline_runs SET idempotency_key = %(key)s WHERE run_id = %(run)s AND idempotency_key IS NULL "
             "AND NOT EXISTS (SELECT FROM pipeline_runs WHERE idempotency_key = %(key)s)",
             {"key": text(key), "run": record["run_id"]},
         )
-
-
-def _parameter(value: Any) -> Any:
-    """A value as a parameter of a statement: objects as JSON."""
-    return dumped(value) if isinstance(value, Mapping | list | tuple) else plain(value)
-
-
-def dumped(value: Any) -> str:
-    """JSON that a jsonb column takes."""
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
-
-
-def _progress(cursor: cursor, records: Iterable[Record]) -> None:
-    added: dict[tuple[str, str, str], list[Any]] = {}
-    for record in records:
-        key = record["run_id"], text(record["stage"]), text(record.get("layer") or "")
-        sums = added.setdefault(key, [0, 0, 0, 0, 0.0, 0.0])
-        for at, name in enumerate(INCREMENTS):
-            sums[at] += max(record.get(name) or 0, 0)
-        sums[-1] = max(sums[-1], record["ts"])
-    if added:
-        execute_values(
-            cursor,
-            "INSERT INTO pipeline_progress AS p (run_id, stage, layer, tiles, cells, rows, bytes, seconds, updated_at) "
-            "VALUES %s ON CONFLICT (run_id, stage, layer) DO UPDATE SET "
-            + ", ".join(f"{name} = p.{name} + excluded.{name}" for name in INCREMENTS)
-            + ", updated_at = greatest(p.updated_at, excluded.updated_at)",
-            [(*key, *added[key][:-1], moment(added[key][-1])) for key in sorted(added)],
-            "(%s::uuid, %s, %s, %s, %s, %s, %s, %s, %s)",
-            page_size=len(added),
-        )
-
-
-def _latest(cursor: cursor, records: Iterable[Record]) -> None:
-    latest: dict[tuple[str, ...], Record] = {}
-    for r in records:
-        key = (r["run_id"], *(text(r.get(name) or "") for name in ("node", "name", "stage")))
-        if key not in latest or (r["ts"], r["value"]) >= (latest[key]["ts"], latest[key]["value"]):
-            latest[key] = r
-    if latest:
-        execute_values(
-            cursor,
-            "INSERT INTO pipeline_metrics_latest AS m (run_id, node, name, stage, ts, value, unit) VALUES %s "
-            "ON CONFLICT (run_id, node, name, stage) DO UPDATE SET "
-            "ts = excluded.ts, value = excluded.value, unit = excluded.unit "
-            "WHERE (m.ts, m.value) < (excluded.ts, excluded.value)",
-            [
-                (*key, moment(latest[key]["ts"]), latest[key]["value"], plain(latest[key].get("unit")))
-                for key in sorted(latest)
-            ],
-            "(%s::uuid, %s, %s, %s, %s, %s::float8, %s)",
-            page_size=len(latest),
-        )
-
-
-def _insert(cursor: cursor, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
-    """Insert the rows that the table does not have. Returns their number."""
-    if not rows:
-        return 0
-    # as texts: Postgres converts them to the columns' types, and a value that does not fit is a DataError
-    values = [[None if value is None else text(value) for value in row] for row in rows]
-    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES %s ON CONFLICT DO NOTHING"
-    execute_values(cursor, statement, values, page_size=len(values))
-    return int(cursor.rowcount)
