@@ -107,7 +107,7 @@ def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] =
     """
     if not records:
         return 0
-    batch = [_checked(record, days) for record in records]
+    batch: list[Record] = [_checked(record, days) for record in records]
     kinds = {kind: [record for record in batch if record["kind"] == kind] for kind in NEEDED}
     # All writers take locks in one order: partitions, sources, runs, progress, latest values. Partitions come first,
     # because a writer that creates one may wait for another that does.
@@ -127,9 +127,9 @@ def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] =
         if record["kind"] == "state":
             _state(cursor, record)
     _execute(cursor, _HEARTBEATS, places)
-    _execute(cursor, _PROGRESS, [record for record in fresh if record["kind"] == "progress"])
+    add_progress(cursor, [record for record in fresh if record["kind"] == "progress"])
     _execute(cursor, _LATEST, kinds["metric"])
-    new = sum(_execute(cursor, _ROWS.format(table), kinds[kind]) for kind, table in TABLES.items())
+    new = sum(add_rows(cursor, table, kinds[kind]) for kind, table in TABLES.items())
     for run in sorted({run for run, _ in newest}):
         cursor.execute("SELECT pg_notify(%s, %s)", (CHANNEL, run))
     return new
@@ -141,6 +141,16 @@ def _execute(cursor: cursor, statement: str, batch: Sequence[Record]) -> int:
         return 0
     cursor.execute(statement, {"batch": dumped(batch)})
     return int(cursor.rowcount)
+
+
+def add_rows(cursor: cursor, table: str, rows: Sequence[Record]) -> int:
+    """Insert the rows that a table does not have, by the names of its columns. Returns their number."""
+    return _execute(cursor, _ROWS.format(table), rows)
+
+
+def add_progress(cursor: cursor, rows: Sequence[Record]) -> None:
+    """Add work to that of its stage and layer."""
+    _execute(cursor, _PROGRESS, rows)
 
 
 def run_day(run_id: str, ts: float) -> date:

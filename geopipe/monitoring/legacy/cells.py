@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from psycopg2 import sql
 
 from geopipe.errors import MachineError, SettingsError
+from geopipe.monitoring.legacy.columns import Row, relations, rows_of
 
 ROW, COL = ("row", "row_idx"), ("col", "col_idx")
 X, Y = "x_coord", "y_coord"
@@ -63,14 +64,6 @@ class Migrated:
     y_range: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class _Cells:
-    table: str
-    row: str
-    col: str
-    coordinates: bool
-
-
 def fill_coordinates(cursor: Any, default: PixelGrid | None, tables: Sequence[str], dry_run: bool) -> list[Migrated]:
     """Fill the coordinates of all such tables, or of `tables`, in the transaction of the caller.
 
@@ -82,62 +75,47 @@ def fill_coordinates(cursor: Any, default: PixelGrid | None, tables: Sequence[st
         SettingsError: there is no such table, or its grid is unknown.
         MachineError: the verification failed: the caller must roll back.
     """
-    present = _cells(cursor)
-    if missing := sorted(set(tables) - {cells.table for cells in present}):
+    known = relations(cursor, "rp")
+    cells = {t: names for t, names in known.items() if t.startswith(PREFIXES) and _is_of_cells(names)}
+    if missing := sorted(set(tables) - cells.keys()):
         raise SettingsError(
             f"{', '.join(missing)}: no table passthrough_... or resampled_... with row, col and value",
-            "there are: " + (", ".join(cells.table for cells in present) or "none"),
+            f"there are: {', '.join(cells) or 'none'}",
         )
-    chosen = [cells for cells in present if not tables or cells.table in tables]
-    known = _grids(cursor, [cells.table for cells in chosen])
-    lost = [cells.table for cells in chosen if cells.table not in known]
+    chosen = [table for table in cells if not tables or table in tables]
+    grids = _grids(cursor, known, chosen)
+    lost = [table for table in chosen if table not in grids]
     if lost and default is None:
         raise SettingsError(
             f"no table of datasets says the bounds and resolution of {', '.join(lost)}",
             "give --origin-x, --origin-y, --pixel-width and --pixel-height, with --table where tables differ",
         )
-    grids = {cells.table: known.get(cells.table, default) for cells in chosen}
-    return [_fill(cursor, cells, grid, dry_run) for cells in chosen if (grid := grids[cells.table]) is not None]
+    both = [(table, grids.get(table, default)) for table in chosen]
+    return [_fill(cursor, table, cells[table], grid, dry_run) for table, grid in both if grid is not None]
 
 
-def _columns(cursor: Any) -> dict[str, dict[str, str]]:
-    """The columns of all tables of the schema, with their types."""
-    cursor.execute(
-        "SELECT table_name, column_name, data_type FROM information_schema.columns JOIN information_schema.tables "
-        "USING (table_schema, table_name) WHERE table_schema = current_schema() AND table_type = 'BASE TABLE' "
-        "ORDER BY table_name, ordinal_position"
-    )
-    tables: dict[str, dict[str, str]] = {}
-    for table, column, kind in cursor.fetchall():
-        tables.setdefault(table, {})[column] = kind
-    return tables
-
-
-def _first(names: Sequence[str], columns: Mapping[str, Any]) -> str | None:
+def _first(names: Sequence[str], columns: Iterable[str]) -> str | None:
     return next((name for name in names if name in columns), None)
 
 
-def _cells(cursor: Any) -> list[_Cells]:
-    cells = []
-    for table, columns in _columns(cursor).items():
-        row, col = _first(ROW, columns), _first(COL, columns)
-        if table.startswith(PREFIXES) and row and col and "value" in columns:
-            cells.append(_Cells(table, row, col, X in columns and Y in columns))
-    return cells
+def _value(names: Sequence[str], row: Mapping[str, Any]) -> Any:
+    return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def _grids(cursor: Any, tables: Sequence[str]) -> dict[str, PixelGrid]:
+def _is_of_cells(columns: Sequence[str]) -> bool:
+    return bool(_first(ROW, columns) and _first(COL, columns) and "value" in columns)
+
+
+def _grids(cursor: Any, known: Mapping[str, Sequence[str]], tables: Sequence[str]) -> dict[str, PixelGrid]:
     """The grids of `tables` in tables of datasets."""
     grids: dict[str, PixelGrid] = {}
-    for source, columns in _columns(cursor).items():
+    for source, columns in known.items():
         bounds = _first(BOUNDS, columns) or all(_first(names, columns) for names in EDGES)
         if not (bounds and _first(RESOLUTION, columns) and (_first(TABLE, columns) or _first(NAME, columns))):
             continue
-        cursor.execute(sql.SQL("SELECT to_jsonb(t)::text FROM {} t").format(sql.Identifier(source)))
-        for (text,) in cursor.fetchall():
-            row = json.loads(text)
+        for row in rows_of(cursor, source):
             grid = _grid(row, source)
-            for table in _named(row, tables) if grid else ():
+            for table in _tables_of(row, tables) if grid else ():
                 if grids.setdefault(table, grid or grids[table]) != grid:
                     raise SettingsError(
                         f"{source} says two grids of {table}",
@@ -146,7 +124,7 @@ def _grids(cursor: Any, tables: Sequence[str]) -> dict[str, PixelGrid]:
     return grids
 
 
-def _named(row: Mapping[str, Any], tables: Sequence[str]) -> list[str]:
+def _tables_of(row: Row, tables: Sequence[str]) -> list[str]:
     """The tables that a row of a table of datasets describes."""
     if reference := next((row[name] for name in TABLE if row.get(name)), None):
         return [table for table in tables if table == str(reference).rpartition(".")[2]]
@@ -154,11 +132,9 @@ def _named(row: Mapping[str, Any], tables: Sequence[str]) -> list[str]:
     return [table for table in tables if name and table in {prefix + name for prefix in PREFIXES}]
 
 
-def _grid(row: Mapping[str, Any], source: str) -> PixelGrid | None:
-    bounds = _numbers(next((row[name] for name in BOUNDS if row.get(name) is not None), None), EDGES)
-    if bounds is None:
-        bounds = _numbers({names[0]: row.get(_first(names, row) or "") for names in EDGES}, EDGES)
-    size = _numbers(next((row[name] for name in RESOLUTION if row.get(name) is not None), None), (("x",), ("y",)))
+def _grid(row: Row, source: str) -> PixelGrid | None:
+    bounds = _numbers(_value(BOUNDS, row), EDGES) or _numbers([_value(names, row) for names in EDGES], EDGES)
+    size = _numbers(_value(RESOLUTION, row), (("x",), ("y",)))
     if bounds is None or size is None or len(bounds) != 4:
         return None
     left, _, _, top = bounds
@@ -180,77 +156,55 @@ def _numbers(value: Any, names: Sequence[Sequence[str]]) -> tuple[float, ...] | 
     return tuple(map(float, values))
 
 
-def _fill(cursor: Any, cells: _Cells, grid: PixelGrid, dry_run: bool) -> Migrated:
-    table = sql.Identifier(cells.table)
-    row, col = sql.Identifier(cells.row), sql.Identifier(cells.col)
-    if not dry_run:
-        cursor.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(table))
-    cursor.execute(
-        sql.SQL("SELECT count(*), count(*) FILTER (WHERE {0} IS NULL OR {1} IS NULL) FROM {2}").format(row, col, table)
+def _fill(cursor: Any, table: str, columns: Sequence[str], grid: PixelGrid, dry_run: bool) -> Migrated:
+    """Fill a table, and read it again: as many rows as before, no nulls, every centre where the grid has it."""
+    row, col = _first(ROW, columns) or "", _first(COL, columns) or ""
+    names = {"t": table, "x": X, "y": Y, "row": row, "col": col}
+    parts: dict[str, sql.Composable] = {key: sql.Identifier(name) for key, name in names.items()}
+    left, top, width, height = map(sql.Literal, (grid.x, grid.y, grid.width, grid.height))
+    parts["at_x"] = sql.SQL("{} + ({}::float8 + 0.5) * {}").format(left, parts["col"], width)
+    parts["at_y"] = sql.SQL("{} - ({}::float8 + 0.5) * {}").format(top, parts["row"], height)
+    parts["missing"] = sql.SQL("{x} IS NULL OR {y} IS NULL" if X in columns and Y in columns else "true").format(
+        **parts
     )
-    rows, lost = cursor.fetchone()
+
+    def execute(statement: str) -> None:
+        cursor.execute(sql.SQL(statement).format(**parts))
+
+    if not dry_run:
+        execute("LOCK TABLE {t} IN ACCESS EXCLUSIVE MODE")
+    execute(
+        "SELECT count(*), count(*) FILTER (WHERE {row} IS NULL OR {col} IS NULL), count(*) FILTER (WHERE {missing}) "
+        "FROM {t}"
+    )
+    rows, lost, filled = cursor.fetchone()
     if lost:
         raise MachineError(
-            f"{lost:,} of {rows:,} rows of {cells.table} have no {cells.row} or {cells.col}; nothing was changed",
+            f"{lost:,} of {rows:,} rows of {table} have no {row} or {col}; nothing was changed",
             "delete or correct these rows",
         )
-    missing = sql.SQL("{} IS NULL OR {} IS NULL").format(sql.Identifier(X), sql.Identifier(Y))
-    if not cells.coordinates:
-        missing = sql.SQL("true")
-    cursor.execute(sql.SQL("SELECT count(*) FROM {} WHERE {}").format(table, missing))
-    filled = cursor.fetchone()[0]
     if dry_run:
-        return Migrated(cells.table, grid, rows, filled)
-    for name in (X, Y):
-        cursor.execute(
-            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} double precision").format(table, sql.Identifier(name))
-        )
-    x = sql.SQL("{} + ({}::float8 + 0.5) * {}").format(*map(sql.Literal, (grid.x,)), col, sql.Literal(grid.width))
-    y = sql.SQL("{} - ({}::float8 + 0.5) * {}").format(*map(sql.Literal, (grid.y,)), row, sql.Literal(grid.height))
-    names = {"t": table, "x": sql.Identifier(X), "y": sql.Identifier(Y), "missing": missing, "at_x": x, "at_y": y}
-    cursor.execute(sql.SQL("UPDATE {t} SET {x} = {at_x}, {y} = {at_y} WHERE {missing}").format(**names))
-    return _verified(cursor, cells, grid, rows, filled, names)
-
-
-def _verified(
-    cursor: Any, cells: _Cells, grid: PixelGrid, rows: int, filled: int, names: Mapping[str, sql.Composable]
-) -> Migrated:
-    """Read the table again: as many rows as before, no nulls, every centre where the grid has it."""
-    cursor.execute(
-        sql.SQL(
-            "SELECT count(*), count(*) FILTER (WHERE {x} IS NULL OR {y} IS NULL), "
-            "count(*) FILTER (WHERE abs({x} - ({at_x})) > {dx} OR abs({y} - ({at_y})) > {dy}), "
-            "min({x}), max({x}), min({y}), max({y}), min({col}), max({col}), min({row}), max({row}) FROM {t}"
-        ).format(
-            **names,
-            dx=sql.Literal(grid.width * TOLERANCE),
-            dy=sql.Literal(grid.height * TOLERANCE),
-            col=sql.Identifier(cells.col),
-            row=sql.Identifier(cells.row),
-        )
+        return Migrated(table, grid, rows, filled)
+    for name in ("x", "y"):
+        execute(f"ALTER TABLE {{t}} ADD COLUMN IF NOT EXISTS {{{name}}} double precision")
+    execute("UPDATE {t} SET {x} = {at_x}, {y} = {at_y} WHERE {missing}")
+    parts |= {"dx": sql.Literal(grid.width * TOLERANCE), "dy": sql.Literal(grid.height * TOLERANCE)}
+    execute(
+        "SELECT count(*), count(*) FILTER (WHERE {x} IS NULL OR {y} IS NULL), "
+        "count(*) FILTER (WHERE abs({x} - ({at_x})) > {dx} OR abs({y} - ({at_y})) > {dy}), "
+        "min({x}), max({x}), min({y}), max({y}) FROM {t}"
     )
-    count, nulls, off, left, right, low, high, *corners = cursor.fetchone()
+    count, nulls, off, *ends = cursor.fetchone()
     if count != rows or nulls:
         raise MachineError(
-            f"{cells.table} has {count:,} rows of {rows:,}, and {nulls:,} without coordinates; nothing was changed",
+            f"{table} has {count:,} rows of {rows:,}, and {nulls:,} without coordinates; nothing was changed",
             "this is a defect of geopipe: please report it",
         )
-    ranges: Any = (None, None)
-    if count:
-        first, last, top, bottom = corners
-        again = (
-            *(grid.x + (float(at) + 0.5) * grid.width for at in (first, last)),
-            *(grid.y - (float(at) + 0.5) * grid.height for at in (bottom, top)),
+    if off:
+        raise MachineError(
+            f"{off:,} rows of {table} have coordinates that are not those of the grid of {grid.source}; "
+            "nothing was changed",
+            "give the grid that the table was made on, or drop its columns x_coord and y_coord",
         )
-        sizes = (grid.width, grid.width, grid.height, grid.height)
-        wrong = [
-            abs(a - b) > TOLERANCE * size for a, b, size in zip((left, right, low, high), again, sizes, strict=True)
-        ]
-        if off or any(wrong):
-            raise MachineError(
-                f"{off:,} rows of {cells.table} have coordinates that are not those of the grid of {grid.source}; "
-                "nothing was changed",
-                "give the grid that the table was made on, or drop its columns x_coord and y_coord",
-            )
-        ranges = ((left, right), (low, high))
-    return Migrated(cells.table, grid, rows, filled, *ranges)
+    ranges = ((ends[0], ends[1]), (ends[2], ends[3])) if count else (None, None)
+    return Migrated(table, grid, rows, filled, *ranges)

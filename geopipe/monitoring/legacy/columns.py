@@ -15,26 +15,22 @@ from geopipe.monitoring.database import store
 BATCH = 500
 """Rows that are read at a time."""
 
-RUN = ("experiment_id", "run_id", "pipeline_run_id", "pipeline_id", "experiment", "job_id", "experiment_name")
-IDS = ("id", "experiment_id", "run_id", "uuid", "experiment_uuid")
-TIME = ("timestamp", "ts", "created_at", "time", "logged_at", "recorded_at", "event_time", "updated_at", "created")
-STAGE = ("stage", "stage_name", "pipeline_stage", "step", "step_name")
-LAYER = ("layer", "layer_name", "dataset", "dataset_name", "variable")
-CREATED = ("created_at", "created", "started_at", "start_time", "start_date", "timestamp")
-DONE = ("completed_units", "units_completed", "completed", "current", "processed", "done", "items_completed")
-TOTAL = ("total_units", "units_total", "total", "total_items", "items_total")
-
 Row = dict[str, Any]
 
 
-def columns_of(cursor: Any, table: str) -> list[str]:
-    """The columns of a table, in their order; empty if there is no such table."""
+def relations(cursor: Any, kinds: str = "rpvmf") -> dict[str, list[str]]:
+    """The tables and views of the schema with their columns.
+
+    Args:
+        kinds: letters of pg_class.relkind.
+    """
     cursor.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(%s)) AND attnum > 0 "
-        "AND NOT attisdropped ORDER BY attnum",
-        (table,),
+        "SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum) FROM pg_class c JOIN pg_attribute a "
+        'ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE relkind = ANY(%s::"char"[]) '
+        "AND relnamespace = quote_ident(current_schema())::regnamespace GROUP BY 1 ORDER BY 1",
+        (list(kinds),),
     )
-    return [str(name) for (name,) in cursor.fetchall()]
+    return dict(cursor.fetchall())
 
 
 def primary_key(cursor: Any, table: str) -> str | None:
@@ -106,30 +102,71 @@ def json_object(value: Any) -> Any:
     return value if isinstance(value, dict | list) and value else None
 
 
-def text_or_json(value: Any) -> str | None:
-    """A text, or JSON as text."""
-    return words(value) or (json.dumps(value) if json_object(value) else None)
+def words_or_object(value: Any) -> Any:
+    """A text, an object or a list."""
+    return words(value) or json_object(value)
 
 
-def take(row: Row, names: Sequence[str], accept: Callable[[Any], Any]) -> Any:
-    """Remove from the row and return the first of these columns that `accept` takes; None if it takes none."""
-    for name in names:
-        if (value := accept(row.get(name))) is not None:
-            del row[name]
-            return value
-    return None
+# ---------------------------------------------------------------- columns
+
+Fields = Mapping[str, tuple[Callable[[Any], Any], Sequence[str]]]
+"""Which values a field takes, and the usual names of its column, the most usual first."""
+
+_STARTED = ("started_at", "start_time", "start_date")
+_TIMES = ("timestamp", "ts", "created_at", "time", "logged_at", "recorded_at", "event_time", "updated_at", "created")
+RUN_ID = ("experiment_id", "run_id", "pipeline_run_id", "pipeline_id", "experiment", "job_id", "experiment_name")
+PRIMARY = ("id", "experiment_id", "run_id", "uuid", "experiment_uuid")
+
+TIME: Fields = {"ts": (moment, _TIMES)}
+CREATED: Fields = {"ts": (moment, ("created_at", "created", *_STARTED, "timestamp"))}
+CONTEXT: Fields = {
+    "stage": (words, ("stage", "stage_name", "pipeline_stage", "step", "step_name")),
+    "layer": (words, ("layer", "layer_name", "dataset", "dataset_name", "variable")),
+    "tile": (whole, ("tile", "tile_id")),
+    "worker": (whole, ("worker", "worker_id", "pid", "process_id")),
+    "node": (words, ("node", "node_id", "hostname", "host")),
+    "attempt": (small, ("attempt",)),
+}
+LOG: Fields = {
+    "level": (words, ("level", "levelname", "log_level", "severity")),
+    "message": (words, ("message", "msg", "log_message", "text")),
+    "logger": (words, ("logger", "logger_name", "name", "module", "component")),
+    "traceback": (words_or_object, ("traceback", "stack_trace", "exc_info", "exc_text", "exception")),
+    **CONTEXT,
+}
+EVENT: Fields = {"name": (words, ("event_type", "event_name", "name", "event", "type")), **CONTEXT}
+METRIC: Fields = {
+    "name": (words, ("metric_name", "name", "metric", "key")),
+    "value": (number, ("value", "metric_value", "numeric_value")),
+    "unit": (words, ("unit", "units", "metric_unit")),
+    **CONTEXT,
+}
+PROGRESS: Fields = {
+    "updated_at": (moment, ("updated_at", *_TIMES)),
+    "stage": CONTEXT["stage"],
+    "layer": CONTEXT["layer"],
+    "tiles": (
+        whole,
+        ("completed_units", "units_completed", "completed", "current", "processed", "done", "items_completed"),
+    ),
+    "total": (whole, ("total_units", "units_total", "total", "total_items", "items_total")),
+}
+RUN: Fields = {
+    "error": (words_or_object, ("error_message", "error", "error_details")),
+    "started_at": (moment, _STARTED),
+    "finished_at": (moment, ("completed_at", "finished_at", "ended_at", "end_time", "end_date")),
+    "settings": (json_object, ("config", "settings", "parameters", "params", "configuration")),
+    "output": (words, ("output", "output_path", "output_dir")),
+}
 
 
-def take_context(row: Row) -> Row:
-    """Remove from the row and return stage, layer, tile, worker, node and attempt."""
-    return {
-        "stage": take(row, STAGE, words),
-        "layer": take(row, LAYER, words),
-        "tile": take(row, ("tile", "tile_id"), whole),
-        "worker": take(row, ("worker", "worker_id", "pid", "process_id"), whole),
-        "node": take(row, ("node", "node_id", "hostname", "host"), words),
-        "attempt": take(row, ("attempt",), small),
-    }
+def take(row: Row, fields: Fields) -> Row:
+    """Remove from the row and return the fields: of each the first column that it takes; None if it takes none."""
+    values: Row = {}
+    for field, (accept, names) in fields.items():
+        column = next((name for name in names if accept(row.get(name)) is not None), None)
+        values[field] = None if column is None else accept(row.pop(column))
+    return values
 
 
 def rest_of(row: Mapping[str, Any], *objects: str) -> Row | None:

@@ -15,7 +15,7 @@ from geopipe.errors import MachineError
 from geopipe.monitoring.database.connections import LOCK_TIMEOUT, connect, working
 from geopipe.monitoring.database.migrations.revisions import RELATIONS
 from geopipe.monitoring.legacy.cells import Migrated, PixelGrid, fill_coordinates
-from geopipe.monitoring.legacy.columns import columns_of
+from geopipe.monitoring.legacy.columns import relations
 from geopipe.monitoring.legacy.takeover import take_over
 
 __all__ = ["PixelGrid", "Migrated", "set_aside", "take_over", "migrate_coordinates"]
@@ -33,19 +33,14 @@ def set_aside(cursor: Any) -> dict[str, str]:
     Raises:
         MachineError: the tables are ours, and only the table with their revision is gone.
     """
-    cursor.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace "
-        "AND relname = ANY(%s) AND relkind = ANY('{r,p,v,m,f}') ORDER BY relname",
-        (list(RELATIONS),),
-    )
-    names = [str(name) for (name,) in cursor.fetchall()]
-    if "pipeline_runs" in names and set(columns_of(cursor, "pipeline_runs")) >= OUR_COLUMNS:
+    present = relations(cursor)
+    if set(present.get("pipeline_runs", ())) >= OUR_COLUMNS:
         raise MachineError(
             "the tables of geopipe are there without the table that has their revision",
             "restore geopipe_version together with the tables, or move these to another schema",
         )
     renamed = {}
-    for name in names:
+    for name in sorted(present.keys() & RELATIONS):
         renamed[name] = _free_name(cursor, f"{name}_legacy")
         cursor.execute(
             sql.SQL("ALTER TABLE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(renamed[name]))

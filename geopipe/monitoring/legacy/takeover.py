@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import islice
 from typing import Any
-
-from psycopg2.extras import execute_values
 
 from geopipe.errors import MachineError
 from geopipe.monitoring.database import store
 from geopipe.monitoring.legacy import columns
-from geopipe.monitoring.legacy.columns import moment, take, words
-from geopipe.monitoring.legacy.convert import CONVERTERS, Convert, Records
+from geopipe.monitoring.legacy.columns import Row, take, words
+from geopipe.monitoring.legacy.convert import CONVERTERS
 
-EXPERIMENTS = "experiments"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "experiments.geopipe")
 """Namespace of the UUIDs of experiments whose ids are no UUIDs."""
 
@@ -35,10 +33,28 @@ class _Run:
 
     run_id: str
     name: str
-    row: dict[str, Any] = field(default_factory=dict)
+    row: Row = field(default_factory=dict)
     created: float | None = None
     last: float | None = None
     totals: dict[str, int] = field(default_factory=dict)
+    progress: dict[tuple[str, str], tuple[int, float]] = field(default_factory=dict)
+
+    def see(self, ts: float | None, now: float) -> float:
+        """Note the time of a record; returns it, or the start of the run for a record without a time."""
+        if self.created is None:
+            self.created = now if ts is None else ts
+        if ts is not None:
+            self.last = ts if self.last is None else max(self.last, ts)
+        return self.created if ts is None else ts
+
+    def advance(self, row: Row, now: float) -> None:
+        """Note the progress in a row: of each stage and layer the largest is kept, and the largest total of a stage."""
+        progress = take(row, columns.PROGRESS)
+        at, stage, layer = self.see(progress["updated_at"], now), progress["stage"] or "", progress["layer"] or ""
+        if progress["total"] is not None and not layer:
+            self.totals[stage] = max(self.totals.get(stage, 0), progress["total"])
+        tiles, before = self.progress.get((stage, layer), (0, at))
+        self.progress[stage, layer] = max(tiles, progress["tiles"] or 0), max(before, at)
 
 
 @dataclass
@@ -46,27 +62,19 @@ class _Old:
     """All runs of the old system, by id (those of the old pipeline_runs after OLD_RUNS) and by name."""
 
     runs: dict[str, _Run]
-    names: dict[str, _Run]
     now: float
 
-    def of(self, row: dict[str, Any], ts: float | None) -> _Run:
+    def run_of(self, row: Row) -> _Run:
         """The run of a row; created if no table has it, because its experiment was deleted."""
-        run = None
-        for column in columns.RUN:
-            text = words(row.get(column))
-            if text and (run := self.runs.get(OLD_RUNS + text) if "run" in column else None) is None:
-                run = self.runs.get(text) or self.names.get(text)
-            if run is not None:
+        for column in columns.RUN_ID:
+            text = words(row.get(column)) or ""
+            keys = ([OLD_RUNS + text] if "run" in column else []) + [text]
+            if text and (run := next((self.runs[key] for key in keys if key in self.runs), None)):
                 del row[column]
-                break
-        if run is None:
-            text = take(row, columns.RUN, words) or ""
-            run = self.runs[text] = _Run(identity(text), f"experiment {text}" if text else "no experiment")
-        if run.created is None:
-            run.created = self.now if ts is None else ts
-        if ts is not None:
-            run.last = ts if run.last is None else max(run.last, ts)
-        return run
+                return run
+        text = take(row, {"run": (words, columns.RUN_ID)})["run"] or ""
+        self.runs[text] = _Run(identity(text), f"experiment {text}" if text else "no experiment")
+        return self.runs[text]
 
 
 def identity(key: str, kind: str = "") -> str:
@@ -92,62 +100,39 @@ def take_over(cursor: Any, renamed: Mapping[str, str]) -> dict[str, int]:
     if not renamed:
         return {}
     cursor.execute("SELECT set_config('TimeZone', 'UTC', true), extract(epoch FROM now())::float8")
-    old = _Old({}, {}, cursor.fetchone()[1])
+    old = _Old({}, cursor.fetchone()[1])
     counts: dict[str, int] = {}
-    for name, table in ((EXPERIMENTS, EXPERIMENTS), ("pipeline_runs", renamed.get("pipeline_runs"))):
-        if table and columns.columns_of(cursor, table):
-            counts[name] = _read_runs(cursor, table, old, "" if name == EXPERIMENTS else OLD_RUNS)
-    for name, convert in CONVERTERS.items():
+    for name, table, kind in (
+        ("experiments", "experiments", ""),
+        ("pipeline_runs", renamed.get("pipeline_runs", ""), OLD_RUNS),
+    ):
+        if names := columns.relations(cursor).get(table):
+            key = columns.primary_key(cursor, table) or next((n for n in columns.PRIMARY if n in names), names[0])
+            rows = list(columns.rows_of(cursor, table))
+            counts[name] = len(rows)
+            old.runs |= {kind + str(row.get(key)): _run(row, str(row.get(key)), kind) for row in rows}
+    for run in list(old.runs.values()):
+        old.runs.setdefault(run.name, run)
+    for name in CONVERTERS:
         if name in renamed:
-            counts[name] = _copy(cursor, renamed[name], old, name, convert)
-    if "pipeline_progress" in renamed:
-        _progress_so_far(cursor, old, renamed["pipeline_progress"])
+            counts[name] = _copy(cursor, renamed[name], old, name)
     _write_runs(cursor, old)
     return counts
 
 
-def _read_runs(cursor: Any, table: str, old: _Old, kind: str) -> int:
-    names = columns.columns_of(cursor, table)
-    key = columns.primary_key(cursor, table) or next((name for name in columns.IDS if name in names), names[0])
-    count = 0
-    for row in columns.rows_of(cursor, table):
-        count += 1
-        text = str(row.get(key))
-        name = words(row.get("name")) or words(row.get("experiment_name")) or f"experiment {text}"
-        run = _Run(identity(text, kind), name, row)
-        run.created = next((t for n in columns.CREATED if (t := moment(row.get(n))) is not None), None)
-        old.runs[kind + text] = run
-        old.names.setdefault(name, run)
-    return count
+def _run(row: Row, key: str, kind: str) -> _Run:
+    name = words(row.get("name")) or words(row.get("experiment_name")) or f"experiment {key}"
+    return _Run(identity(key, kind), name, row, take(dict(row), columns.CREATED)["ts"])
 
 
-def _copy(cursor: Any, table: str, old: _Old, name: str, convert: Convert) -> int:
-    count = sent = new = 0
-    batch: Records = []
+def _copy(cursor: Any, table: str, old: _Old, name: str) -> int:
+    """Copy the rows of a table as records. Returns their number."""
     days: dict[str, date] = {}
-
-    def flush() -> None:
-        nonlocal sent, new
-        sent += len(batch)
+    count = sent = new = 0
+    records = _records(cursor, table, old, name, days)
+    while batch := list(islice(records, columns.BATCH)):
+        count, sent = batch[-1]["seq"], sent + len(batch)
         new += store.insert(cursor, batch, days)
-        batch.clear()
-
-    for row in columns.rows_of(cursor, table):
-        count += 1
-        ts = take(row, columns.TIME, moment)
-        run = old.of(row, ts)
-        at = run.created if ts is None else ts
-        assert run.created is not None  # `of` saw to it
-        assert at is not None
-        days[run.run_id] = store.run_day(run.run_id, run.created)
-        if ts is None:
-            row["ts_unknown"] = True
-        for number, record in enumerate(convert(row)):
-            source = f"legacy:{name}" + (":rest" if number else "")
-            batch.append({"run_id": run.run_id, "source": source, "seq": count, "ts": at, **record})
-        if len(batch) >= columns.BATCH:
-            flush()
-    flush()
     if new != sent:
         raise MachineError(
             f"of {sent:,} rows of the old {name} {new:,} arrived; nothing was changed",
@@ -156,68 +141,56 @@ def _copy(cursor: Any, table: str, old: _Old, name: str, convert: Convert) -> in
     return count
 
 
-def _progress_so_far(cursor: Any, old: _Old, table: str) -> None:
-    """Write the largest progress of each stage, and the largest total into the run."""
-    most: dict[tuple[str, str, str], tuple[int, float]] = {}
-    for row in columns.rows_of(cursor, table):
-        ts = take(row, ("updated_at", *columns.TIME), moment)
-        run, context = old.of(row, ts), columns.take_context(row)
-        stage, done, total = (
-            context["stage"] or "",
-            take(row, columns.DONE, columns.whole),
-            take(row, columns.TOTAL, columns.whole),
-        )
-        if total is not None and not context["layer"]:
-            run.totals[stage] = max(run.totals.get(stage, 0), total)
-        key = run.run_id, store.text(stage), store.text(context["layer"] or "")
-        at = run.created if ts is None else ts
-        before = most.get(key, (0, at or 0.0))
-        most[key] = max(before[0], done or 0), max(before[1], at or 0.0)
-    execute_values(
-        cursor,
-        "INSERT INTO pipeline_progress (run_id, stage, layer, tiles, updated_at) VALUES %s",
-        [(*key, tiles, store.moment(at)) for key, (tiles, at) in sorted(most.items())],
-        "(%s::uuid, %s, %s, %s, %s)",
-    )
+def _records(cursor: Any, table: str, old: _Old, name: str, days: dict[str, date]) -> Iterator[Row]:
+    """The rows of a table as records; adds to `days` the day of each run."""
+    for seq, row in enumerate(columns.rows_of(cursor, table), 1):
+        whole_row, ts = dict(row), take(row, columns.TIME)["ts"]
+        run = old.run_of(row)
+        about = {"run_id": run.run_id, "seq": seq, "ts": run.see(ts, old.now)}
+        days[run.run_id] = store.run_day(run.run_id, run.created or 0.0)
+        if name == "pipeline_progress":
+            run.advance(whole_row, old.now)
+        if ts is None:
+            row["ts_unknown"] = True
+        for number, record in enumerate(CONVERTERS[name](row)):
+            yield {**about, "source": f"legacy:{name}" + (":rest" if number else ""), **record}
 
 
 def _write_runs(cursor: Any, old: _Old) -> None:
-    values = []
-    for run in {run.run_id: run for run in old.runs.values()}.values():
-        row = dict(run.row)
-        created = old.now if run.created is None else run.created
-        status = words(row.get("status")) or words(row.get("state")) or ""
-        state = next((state for state, synonyms in STATES.items() if status.strip().lower() in synonyms), None)
-        error: Any = take(
-            row, ("error_message", "error", "error_details"), lambda v: words(v) or columns.json_object(v)
-        )
-        error = {"type": "legacy", "message": error} if error else None
-        if state is None and run.row:
-            # the old system cannot be running any more: its tables have other names now
-            state, error = (
-                "failed",
-                error or {"type": "legacy", "message": f"was {status or 'without a state'} at the end"},
-            )
-        started = take(row, ("started_at", "start_time", "start_date"), moment)
-        finished = take(row, ("completed_at", "finished_at", "ended_at", "end_time", "end_date"), moment)
-        settings = take(row, ("config", "settings", "parameters", "params", "configuration"), columns.json_object)
-        output = take(row, ("output", "output_path", "output_dir"), words)
-        times = (store.moment(t) if t is not None else None for t in (created, started, run.last, finished))
-        values.append(
-            (
-                run.run_id,
-                store.text(run.name),
-                state or "completed",
-                output and store.text(output),
-                store.dumped({"config": settings, "legacy": columns.rest_of(row)}),
-                store.dumped(run.totals) if run.totals else None,
-                *times,
-                store.dumped(error) if error else None,
-            )
-        )
-    execute_values(
-        cursor,
-        "INSERT INTO pipeline_runs (run_id, name, state, output, settings, totals, created_at, started_at, "
-        "heartbeat_at, finished_at, error) VALUES %s",
-        values,
-    )
+    """Write the runs, and the progress of their stages."""
+    runs = {run.run_id: run for run in old.runs.values()}.values()
+    progress = [
+        {"run_id": run.run_id, "stage": stage, "layer": layer, "tiles": tiles, "ts": store.moment(at)}
+        for run in runs
+        for (stage, layer), (tiles, at) in run.progress.items()
+    ]
+    store.add_progress(cursor, progress)
+    store.add_rows(cursor, "pipeline_runs", [_row(run, old.now) for run in runs])
+
+
+def _row(run: _Run, now: float) -> Row:
+    """A run as a row of our pipeline_runs."""
+    row = dict(run.row)
+    status = words(row.get("status")) or words(row.get("state")) or ""
+    state = next((state for state, synonyms in STATES.items() if status.strip().lower() in synonyms), None)
+    values = take(row, columns.RUN)
+    if state is None and run.row:
+        # the old system cannot be running any more: its tables have other names now
+        state, values["error"] = "failed", values["error"] or f"was {status or 'without a state'} at the end"
+    times = {
+        "created_at": now if run.created is None else run.created,
+        "started_at": values["started_at"],
+        "heartbeat_at": run.last,
+        "finished_at": values["finished_at"],
+    }
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "attempt": 1,
+        "state": state or "completed",
+        "output": values["output"],
+        "settings": {"config": values["settings"], "legacy": columns.rest_of(row)},
+        "totals": run.totals or None,
+        "error": {"type": "legacy", "message": values["error"]} if values["error"] else None,
+        **{name: None if at is None else store.moment(at) for name, at in times.items()},
+    }
