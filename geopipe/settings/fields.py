@@ -11,17 +11,22 @@ from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import crs_of
 from geopipe.proposals import from_windows
-from geopipe.settings.mistakes import refusal
 
 
 class Section(BaseModel):
     """A table of the settings. Unknown keys are errors, and text is not converted to numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def refusal(message: str, hint: str) -> PydanticCustomError:
+    """The error of a validator, with a hint of its own."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
 
 
 def _pair(value: Any) -> Any:

@@ -21,9 +21,9 @@ from geopipe.settings.fields import (
     Section,
     Statistic,
     Texts,
+    refusal,
     setting,
 )
-from geopipe.settings.mistakes import refusal
 
 
 class LayerSettings(Section):

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from geopipe.errors import SettingsError
 from geopipe.proposals import near
-from geopipe.settings.rules import KeyRules, listed, shown
-
-Keys = tuple[int | str, ...]
-"""The place of a value: section and key, or "layers", index and key."""
+from geopipe.settings.rules import KEYS, allowed, choices, example, listed, schema_of, shown, types
+from geopipe.settings.source import Keys, Source
 
 KEY_WORDS = {
     "file": "path", "files": "path", "filename": "path", "uri": "path", "url": "path", "src": "path", "source": "path",
@@ -55,11 +53,6 @@ UNITS = {
 """Units by their names, in metres, degrees or bytes."""
 
 
-def refusal(message: str, hint: str) -> PydanticCustomError:
-    """The error of a validator, with a hint of its own."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "hint": hint})
-
-
 def united(mistakes: Sequence[SettingsError]) -> SettingsError:
     """One error of several."""
     if len(mistakes) == 1:
@@ -68,146 +61,100 @@ def united(mistakes: Sequence[SettingsError]) -> SettingsError:
     return SettingsError("\n  ".join([f"{len(mistakes)} mistakes in the settings", *lines]))
 
 
-class Explainer(KeyRules):
-    """Turns errors of pydantic into messages in the words of the settings.
+def explain(error: ValidationError, source: Source) -> list[SettingsError]:
+    """All mistakes in the order of their lines; a value has one mistake, whatever types it may have."""
+    by_keys: dict[Keys, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        loc = detail["loc"]
+        by_keys.setdefault(loc[: 3 if loc and loc[0] == "layers" else 2], []).append(detail)
+    others = [keys for keys in by_keys if keys != ("layers",)]
+    if any(keys[0] == "layers" or near(str(keys[0]), ["layers"], KEY_WORDS) for keys in others):
+        by_keys.pop(("layers",), None)  # there are layers, but with mistakes
+    mistakes = []
+    for keys, details in sorted(by_keys.items(), key=lambda item: source.line(item[0])):
+        message, hint = _explained(keys, details, source)
+        mistakes.append(SettingsError(f"{source.where(keys)}: {message}", hint))
+    return mistakes
 
-    Args:
-        sections: the model of each section; of `layers`, that of one layer.
-        where: names the place of a value (file and line, variable or flag) for the start of a message.
-        line: line of a value in the file; 0 for a value that is not from the file.
-        values: all values of the settings, by section.
-    """
 
-    def __init__(
-        self,
-        sections: dict[str, type[BaseModel]],
-        where: Callable[[Keys], str],
-        line: Callable[[Keys], int],
-        values: dict[str, Any],
-    ) -> None:
-        super().__init__(sections)
-        self.where, self.line, self.values = where, line, values
+def _explained(keys: Keys, details: Sequence[ErrorDetails], source: Source) -> tuple[str, str]:
+    """Message and hint for the mistakes of one value."""
+    kinds = [detail["type"] for detail in details if len(detail["loc"]) == len(keys)]
+    section, key, name = str(keys[0]), str(keys[-1]), source.name(keys)
+    if refused := [detail for detail in details if detail["type"] == "refused"]:
+        context, value = refused[0]["ctx"], refused[0]["input"]
+        message = context["message"]
+        named = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", message)
+        own = "" if value is None or "password" in message or named else f" = {shown(value)}"
+        return f"{name}{own}: {message}", context["hint"]
+    if "extra_forbidden" in kinds:
+        return _unknown_key(section, key, name) if len(keys) > 1 else _unknown_section(key)
+    if keys == ("layers",) and (kinds == ["missing"] or source.value(keys) in ([], ())):
+        return "there is no layer", 'add one: [[layers]] and below it name = "..." and path = "..."'
+    if kinds == ["missing"]:
+        return f"{name} is missing", f"add it, for example {key} = {example(schema_of(section, key))}"
+    value = source.value(keys)
+    if len(keys) == 1 or (section == "layers" and len(keys) == 2):
+        return _no_table(name, section, value)
+    schema = schema_of(section, key)
+    return f"{name} = {shown(value)} must be {allowed(schema)}", _proposal(section, key, value, schema)
 
-    def explain(self, error: ValidationError) -> list[SettingsError]:
-        """All mistakes in the order of their lines; a value has one mistake, whatever types it may have."""
-        by_keys: dict[Keys, list[ErrorDetails]] = {}
-        for detail in error.errors():
-            loc = detail["loc"]
-            by_keys.setdefault(loc[: 3 if loc and loc[0] == "layers" else 2], []).append(detail)
-        others = [keys for keys in by_keys if keys != ("layers",)]
-        if any(keys[0] == "layers" or near(str(keys[0]), ["layers"], KEY_WORDS) for keys in others):
-            by_keys.pop(("layers",), None)  # there are layers, but with mistakes
-        return [self._one(keys, details) for keys, details in sorted(by_keys.items(), key=lambda i: self.line(i[0]))]
 
-    def name(self, keys: Keys) -> str:
-        """The name of a place, as in `--set`: section.key or layers.NAME.key."""
-        if len(keys) < 2 or keys[0] != "layers":
-            return ".".join(map(str, keys))
-        layers = self.values.get("layers")
-        layer = layers[int(keys[1])] if isinstance(layers, list) else None
-        own = layer.get("name") if isinstance(layer, dict) else None
-        which = own if isinstance(own, str) and own.isidentifier() else str(int(keys[1]) + 1)
-        return ".".join(["layers", which, *map(str, keys[2:])])
+def _proposal(section: str, key: str, value: Any, schema: dict[str, Any]) -> str:
+    """A hint: what to write instead."""
+    words, known = value if isinstance(value, list) else [value], choices(schema)
+    meant = [near(word, known, VALUE_WORDS) if isinstance(word, str) else None for word in words]
+    if any(meant):
+        texts = [json.dumps(new or old) for new, old in zip(meant, words, strict=True) if new or old in known]
+        return f"did you mean {key} = {'[' + ', '.join(texts) + ']' if isinstance(value, list) else texts[0]}?"
+    if key in ("crs", "mask_crs") and isinstance(value, int) and not isinstance(value, bool):
+        return f'did you mean {key} = "EPSG:{value}"?'
+    if key == "name" and isinstance(value, str) and value.strip():
+        plain = re.sub("[^A-Za-z0-9_]", "_", value.strip())[:63]
+        plain = plain if section == "run" or not plain[0].isdigit() else f"_{plain}"
+        return f'did you mean name = "{plain}"?'
+    hints = [schema["hint"]] if "hint" in schema else []
+    numeric = types(schema) & {"number", "integer", "array"}
+    number = _without_unit(value) if numeric and isinstance(value, str) else None
+    hints += [f"for example {key} = {example(schema)}" if number is None else f"did you mean {key} = {number}?"]
+    return "; ".join(hints)
 
-    def _one(self, keys: Keys, details: Sequence[ErrorDetails]) -> SettingsError:
-        where, kinds = self.where(keys), [f["type"] for f in details if len(f["loc"]) == len(keys)]
-        section, key = str(keys[0]), str(keys[-1])
-        if refused := [f for f in details if f["type"] == "refused"]:
-            context, value = refused[0]["ctx"], refused[0]["input"]
-            message = context["message"]
-            named = re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", message)
-            own = "" if value is None or "password" in message or named else f" = {shown(value)}"
-            return SettingsError(f"{where}: {self.name(keys)}{own}: {message}", context["hint"])
-        if "extra_forbidden" in kinds:
-            return self._unknown(keys)
-        if kinds == ["missing"]:
-            if section == "layers" and len(keys) == 1:
-                return SettingsError(
-                    f"{where}: there is no layer", 'add one: [[layers]] and below it name = "..." and path = "..."'
-                )
-            example = self.example(section, key)
-            return SettingsError(f"{where}: {self.name(keys)} is missing", f"add it, for example {key} = {example}")
-        if len(keys) == 1 or (section == "layers" and len(keys) == 2):
-            return self._no_table(keys)
-        schema = self.schema(section, key)
-        value = self._value(keys)
-        message = f"{where}: {self.name(keys)} = {shown(value)} must be {self.allowed(section, schema)}"
-        return SettingsError(message, self._proposal(section, key, value, schema))
 
-    def _proposal(self, section: str, key: str, value: Any, schema: dict[str, Any]) -> str:
-        """A hint: what to write instead."""
-        words = value if isinstance(value, list) else [value]
-        choices = self.choices(section, schema)
-        meant = [near(w, choices, VALUE_WORDS) if isinstance(w, str) else None for w in words]
-        if choices and any(meant):
-            text = [json.dumps(m or w) for m, w in zip(meant, words, strict=True) if m or w in choices]
-            return f"did you mean {key} = {text[0] if not isinstance(value, list) else '[' + ', '.join(text) + ']'}?"
-        if key in ("crs", "mask_crs") and isinstance(value, int) and not isinstance(value, bool):
-            return f'did you mean {key} = "EPSG:{value}"?'
-        if key == "name" and isinstance(value, str) and value.strip():
-            plain = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in value.strip())[:63]
-            plain = plain if plain[:1].isalpha() or plain[:1] == "_" or section == "run" else f"_{plain}"
-            return f'did you mean name = "{plain}"?'
-        hint = schema.get("hint", "")
-        numeric = any(p.get("type") in ("number", "integer", "array") for p in [schema, *schema.get("anyOf", ())])
-        if numeric and isinstance(value, str) and (number := _without_unit(value)) is not None:
-            return f"{hint + '; ' if hint else ''}did you mean {key} = {number}?"
-        example = f"for example {key} = {self.example(section, key)}"
-        return f"{hint}; {example}" if hint else example
+def _unknown_section(word: str) -> tuple[str, str]:
+    if meant := near(word, KEYS, KEY_WORDS):
+        return f"unknown section {word!r}", f"did you mean {_header(meant)}?"
+    key = near(word, [word] if (homes := _homes(word)) else {key for keys in KEYS.values() for key in keys}, KEY_WORDS)
+    if key is None:
+        return f"{word!r} is no section", f"sections: {', '.join(KEYS)}"
+    return f"{word!r} is no section", f"did you mean {key} in {listed(homes or _homes(key))}?"
 
-    def _unknown(self, keys: Keys) -> SettingsError:
-        where, key = self.where(keys), str(keys[-1])
-        section = str(keys[0]) if len(keys) > 1 else ""
-        homes = [name for name, known in self.keys.items() if key in known and name != section]
-        if not section:
-            meant = near(key, self.keys, KEY_WORDS)
-            if meant:
-                return SettingsError(f"{where}: unknown section {key!r}", f"did you mean {_header(meant)}?")
-            meant = key if homes else near(key, {k for known in self.keys.values() for k in known}, KEY_WORDS)
-            homes = homes or [name for name, known in self.keys.items() if meant in known]
-            hint = f"sections: {', '.join(self.keys)}"
-            if meant and homes:
-                hint = (
-                    f"did you mean {meant} in {listed([f'[{h}]' if h != 'layers' else '[[layers]]' for h in homes])}?"
-                )
-            return SettingsError(f"{where}: {key!r} is no section", hint)
-        known = self.keys[section]
-        meant = near(key, known, KEY_WORDS)
-        hint = f"did you mean {meant!r}?" if meant else f"valid keys: {', '.join(known)}"
-        if homes and not (meant and key in KEY_WORDS):
-            hint = f"it belongs in {listed([_header(h) for h in homes])}"
-        return SettingsError(f"{where}: unknown key {self.name(keys)!r}", hint)
 
-    def _no_table(self, keys: Keys) -> SettingsError:
-        """The error for a section that is no table, or for layers that are no list of tables."""
-        where, section, value = self.where(keys), str(keys[0]), self._value(keys)
-        if section != "layers":
-            got = "is a list of tables" if isinstance(value, list) else f"= {shown(value)} is no section"
-            return SettingsError(
-                f"{where}: {section} {got}", f"write [{section}] on a line of its own, and its keys below it"
-            )
-        if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
-            name = next(iter(value))
-            return SettingsError(
-                f"{where}: [layers.{name}] is a table; layers are a list",
-                f'write [[layers]] for each, and below it name = "{name}"',
-            )
-        if isinstance(value, dict):
-            return SettingsError(f"{where}: [layers] is one table; layers are a list", "write [[layers]] for each")
-        if not value:
-            return SettingsError(
-                f"{where}: there is no layer", 'add one: [[layers]] and below it name = "..." and path = "..."'
-            )
-        return SettingsError(
-            f"{where}: {self.name(keys)} = {shown(value)} is no table",
-            'write [[layers]] for each layer, and below it name = "..." and path = "..."',
-        )
+def _unknown_key(section: str, key: str, name: str) -> tuple[str, str]:
+    meant, homes = near(key, KEYS[section], KEY_WORDS), _homes(key)
+    hint = f"did you mean {meant!r}?" if meant else f"valid keys: {', '.join(KEYS[section])}"
+    if homes and not (meant and key in KEY_WORDS):
+        hint = f"it belongs in {listed(homes)}"
+    return f"unknown key {name!r}", hint
 
-    def _value(self, keys: Keys) -> Any:
-        value: Any = self.values
-        for key in keys:
-            value = value[key]
-        return value
+
+def _homes(key: str) -> list[str]:
+    """The sections that have a key."""
+    return [_header(section) for section, keys in KEYS.items() if key in keys]
+
+
+def _no_table(name: str, section: str, value: Any) -> tuple[str, str]:
+    """Message and hint for a section that is no table, or for layers that are no list of tables."""
+    if section != "layers":
+        problem = "is a list of tables" if isinstance(value, list) else f"= {shown(value)} is no section"
+        return f"{section} {problem}", f"write [{section}] on a line of its own, and its keys below it"
+    if not isinstance(value, dict):
+        below = 'name = "..." and path = "..."'
+        return f"{name} = {shown(value)} is no table", f"write [[layers]] for each layer, and below it {below}"
+    if not value or not all(isinstance(item, dict) for item in value.values()):
+        return "[layers] is one table; layers are a list", "write [[layers]] for each"
+    first = next(iter(value))
+    hint = f'write [[layers]] for each, and below it name = "{first}"'
+    return f"[layers.{first}] is a table; layers are a list", hint
 
 
 def _header(section: str) -> str:

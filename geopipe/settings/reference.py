@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from geopipe.settings.model import SECTIONS, Settings
-from geopipe.settings.rules import KeyRules
+from geopipe.settings.rules import allowed, example, schema_of
 
 WIDTH = 118
 """Characters of a line of TOML, beyond which its comment stands above it."""
@@ -37,11 +37,11 @@ def meaning(field: FieldInfo) -> str:
 @cache
 def keys(section: str) -> tuple[Key, ...]:
     """The keys of a section, in the order of the model."""
-    rules, result = KeyRules(SECTIONS), []
+    result = []
     for name, field in SECTIONS[section].model_fields.items():
         default = "" if field.is_required() or field.default in (None, ()) else toml(field.default)
-        values, example = rules.allowed(section, rules.schema(section, name)), rules.example(section, name)
-        result.append(Key(name, values, default, field.is_required(), example, meaning(field)))
+        rule = schema_of(section, name)
+        result.append(Key(name, allowed(rule), default, field.is_required(), example(rule), meaning(field)))
     return tuple(result)
 
 

@@ -7,13 +7,21 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import date
+from functools import cache
 from typing import Any
 
-from pydantic import BaseModel
+from geopipe.settings.model import SECTIONS
+
+KEYS = {name: list(model.model_fields) for name, model in SECTIONS.items()}
+"""The keys of each section."""
+
+LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "exclusiveMaximum": "below", "maximum": "at most"}
+"""Limits of a number in JSON Schema, in words."""
 
 
-def listed(words: Sequence[str], last: str = "or") -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+def listed(words: Sequence[str]) -> str:
+    """Words with commas, and "or" before the last."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def shown(value: Any) -> str:
@@ -31,85 +39,68 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
-class KeyRules:
-    """The rules of all keys.
+@cache
+def schema_of(section: str, key: str) -> dict[str, Any]:
+    """The JSON Schema of a key, with definitions in place of references."""
+    model = SECTIONS[section].model_json_schema()
 
-    Args:
-        sections: the model of each section; of `layers`, that of one layer.
-    """
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        definition = model.get("$defs", {}).get(part.get("$ref", "").rpartition("/")[2], {})
+        return {name: resolved(item) for name, item in part.items()} | definition
 
-    def __init__(self, sections: dict[str, type[BaseModel]]) -> None:
-        self.schemas = {name: model.model_json_schema() for name, model in sections.items()}
-        self.keys = {name: list(model.model_fields) for name, model in sections.items()}
+    schema: dict[str, Any] = resolved(model["properties"][key])
+    return schema
 
-    def schema(self, section: str, key: str) -> dict[str, Any]:
-        """The JSON Schema of a key."""
-        schema: dict[str, Any] = self.schemas[section]["properties"][key]
-        return schema
 
-    def _resolved(self, section: str, schema: dict[str, Any]) -> dict[str, Any]:
-        reference = schema.get("$ref")
-        return self.schemas[section]["$defs"][reference.rpartition("/")[2]] if reference else schema
+def types(schema: dict[str, Any]) -> set[str]:
+    """The types of JSON that a key accepts."""
+    return {str(part.get("type")) for part in (schema, *schema.get("anyOf", ()))}
 
-    def is_list(self, section: str, key: str) -> bool:
-        """Whether the key accepts a list."""
-        if key not in self.keys.get(section, ()):
-            return False
-        schema = self.schema(section, key)
-        return any(part.get("type") == "array" for part in [schema, *schema.get("anyOf", ())])
 
-    def choices(self, section: str, schema: dict[str, Any]) -> list[str]:
-        """The words that the key accepts."""
-        schema = self._resolved(section, schema)
-        parts = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
-        own = [schema["const"]] if "const" in schema else schema.get("enum", [])
-        return [*map(str, own), *(word for part in parts for word in self.choices(section, part))]
+def choices(schema: dict[str, Any]) -> list[str]:
+    """The words that a key accepts."""
+    own = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    parts = [*schema.get("anyOf", ()), schema.get("items", {})] if schema else []
+    return [*map(str, own), *(word for part in parts for word in choices(part))]
 
-    def allowed(self, section: str, schema: dict[str, Any]) -> str:
-        """The values that the key accepts, in words."""
-        if "allowed" in schema:
-            return str(schema["allowed"])
-        schema = self._resolved(section, schema)
-        if parts := [p for p in schema.get("anyOf", ()) if p.get("type") != "null"]:
-            return listed(list(dict.fromkeys(self.allowed(section, p) for p in parts)))
-        if "const" in schema or "enum" in schema:
-            return listed([json.dumps(w) for w in self.choices(section, schema)])
-        kind = schema["type"]
-        if kind == "array":
-            if "prefixItems" in schema:
-                return f"a list of {len(schema['prefixItems'])} numbers"
-            return f"{self.allowed(section, schema['items'])}, or a list of them"
-        if kind in ("integer", "number"):
-            return _number(schema)
-        return {"boolean": "true or false", "string": "text in quotes"}[kind]
 
-    def example(self, section: str, key: str) -> str:
-        """A value that the key accepts, as TOML."""
-        schema = self.schema(section, key)
-        if "example" in schema:
-            return shown(schema["example"])
-        words = self.choices(section, schema)
-        if words:
-            return json.dumps(words[:2] if schema.get("type") == "array" else words[0])
-        default = schema.get("default")
-        if default is not None:
-            return shown(default)
-        types = [part.get("type") for part in [schema, *schema.get("anyOf", ())]]
-        return "true" if "boolean" in types else "1"
+def allowed(schema: dict[str, Any]) -> str:
+    """The values that a key accepts, in words."""
+    if "allowed" in schema:
+        return str(schema["allowed"])
+    if parts := [part for part in schema.get("anyOf", ()) if part.get("type") != "null"]:
+        return listed(list(dict.fromkeys(map(allowed, parts))))
+    if words := choices(schema) if "items" not in schema else ():
+        return listed([json.dumps(word) for word in words])
+    kind = schema["type"]
+    if kind in ("integer", "number"):
+        return _number(schema)
+    if kind == "array":
+        return f"{allowed(schema['items'])}, or a list of them"
+    return {"boolean": "true or false", "string": "text in quotes"}[kind]
+
+
+def example(schema: dict[str, Any]) -> str:
+    """A value that a key accepts, as TOML."""
+    if "example" in schema:
+        return shown(schema["example"])
+    if words := choices(schema):
+        return json.dumps(words[:2] if schema.get("type") == "array" else words[0])
+    if schema.get("default") is not None:
+        return shown(schema["default"])
+    return "true" if "boolean" in types(schema) else "1"
 
 
 def _number(schema: dict[str, Any]) -> str:
     """A number with its limits."""
     text = "a whole number" if schema["type"] == "integer" else "a number"
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        text += f" from {low:,} to {high:,}"
-    elif low is not None:
-        text += f" of at least {low:,}"
-    if "exclusiveMinimum" in schema:
-        text += f" above {schema['exclusiveMinimum']:g}"
-    if "exclusiveMaximum" in schema:
-        text += f" and below {schema['exclusiveMaximum']:g}"
-    if "exclusiveMinimum" in schema and high is not None:
-        text += f" and at most {high:g}"
+    if "minimum" in schema and "maximum" in schema:
+        text += f" from {schema['minimum']:,} to {schema['maximum']:,}"
+    else:
+        limits = [f" {words} {schema[name]:,}" for name, words in LIMITS.items() if name in schema]
+        text += " and".join(limits)
     return text + (f", a multiple of {schema['multipleOf']}" if "multipleOf" in schema else "")

@@ -21,9 +21,9 @@ from geopipe.settings.fields import (
     Paths,
     PathText,
     Section,
+    refusal,
     setting,
 )
-from geopipe.settings.mistakes import refusal
 
 
 class Run(Section):
