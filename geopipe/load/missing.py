@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ def missing_in(values: Values, band: Band) -> Mask | None:
     masks += [values < low] if low is not None else []
     masks += [values > high] if high is not None else []
     known = [mask for mask in masks if mask is not None]
-    return np.logical_or.reduce(known) if known else None
+    return functools.reduce(np.logical_or, known) if known else None
 
 
 def declared(

@@ -366,12 +366,15 @@ def _type_of(band: Band) -> np.dtype[Any]:
 def _cleaned(band: Band, values: Values, valid: Mask | None) -> Column:
     """Apply nodata, bit field, scale and offset of a band to its stored numbers."""
     missing = missing_in(values, band)
-    if missing is not None:
-        valid = ~missing if valid is None else valid & ~missing
+    if missing is not None and missing.any():
+        present = np.logical_not(missing, out=missing)
+        valid = present if valid is None else valid & present
     if band.bits is not None:
         first, last = band.bits
         unsigned = values.view(f"u{values.dtype.itemsize}")
         values = (unsigned >> first) & unsigned.dtype.type(2 ** (last - first + 1) - 1)
     if band.scale != 1.0 or band.offset != 0.0:
-        values = values.astype(np.float64) * band.scale + band.offset
+        values = values.astype(np.float64)
+        values *= band.scale
+        values += band.offset
     return values, valid

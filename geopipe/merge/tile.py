@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
-from geopipe.grid.grid import Tile
+from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.layer import Overlap
 from geopipe.merge import derived
 from geopipe.merge.blocks import MARKER, BlockRow, Column, Mask, Values
 from geopipe.merge.points import SparseRow, gather, statistic
 from geopipe.merge.spec import TableSpec
+
+Indices = NDArray[np.intp]
 
 
 def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
@@ -32,20 +34,12 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]
     columns, inside = _combine(spec, tile, rows)
     start = time.perf_counter()  # rows may be read while they are combined, and that time is the reader's
     keep = _kept(spec, tile, [valid for _, valid in columns], inside)
-    row = np.repeat(np.arange(tile.row, tile.row + tile.height, dtype=np.int32), tile.width)
-    col = np.tile(np.arange(tile.col, tile.col + tile.width, dtype=np.int32), tile.height)
-    if keep is not None:
-        row, col = row[keep], col[keep]
-    x = spec.grid.xs(tile.col, tile.width)[col - tile.col]
-    y = spec.grid.ys(tile.row, tile.height)[row - tile.row]
-    arrays = [pa.array(row), pa.array(col), pa.array(x), pa.array(y)]
-    arrays += derived.arrays(spec.grid, spec.lonlat, spec.h3, x, y)
-    for values, valid in columns:
-        values = values.ravel()
-        mask = None if valid is None else valid.ravel()
-        if keep is not None:
-            values, mask = values[keep], None if mask is None else mask[keep]
-        arrays.append(_arrow(values, mask))
+    places = _places(spec.grid, tile, keep)
+    arrays = [pa.array(place) for place in places]
+    arrays += derived.arrays(spec.grid, spec.lonlat, spec.h3, *places[2:])
+    arrays += [
+        _arrow(_cells(values, keep), None if valid is None else _cells(valid, keep)) for values, valid in columns
+    ]
     table = pa.Table.from_arrays(arrays, schema=spec.schema)
     emit(Progress("merge", 1, tile.cells, time.perf_counter() - start, table.num_rows))
     return table
@@ -149,11 +143,30 @@ def reduce_columns(parts: Iterable[Column], rule: Overlap) -> Column:
     return functools.reduce(lambda one, other: overlay([one, other], rule), parts)
 
 
-def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None], inside: Mask | None) -> NDArray[np.intp] | None:
+def _kept(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None], inside: Mask | None) -> Indices | None:
     """(kept,) flat indices of the cells that become rows, rising; None for all."""
     needed = [mask for variable, mask in zip(spec.variables, masks, strict=True) if variable.name in spec.required]
     keep = _all([inside, *_layer_masks(spec, tile, masks), *needed])
     return None if keep is None or keep.all() else np.flatnonzero(keep)
+
+
+def _places(grid: Grid, tile: Tile, keep: Indices | None) -> list[Values]:
+    """Row, column, x and y of the cells in `keep` (None: all), each (kept,)."""
+    rows = np.arange(tile.row, tile.row + tile.height, dtype=np.int32), grid.ys(tile.row, tile.height)
+    cols = np.arange(tile.col, tile.col + tile.width, dtype=np.int32), grid.xs(tile.col, tile.width)
+    if keep is None:
+        row, y = (np.repeat(values, tile.width) for values in rows)
+        col, x = (np.tile(values, tile.height) for values in cols)
+    else:
+        down, across = np.divmod(keep, tile.width)
+        row, y = (values.take(down) for values in rows)
+        col, x = (values.take(across) for values in cols)
+    return [row, col, x, y]
+
+
+def _cells(values: Values, keep: Indices | None) -> Values:
+    """The values of the cells in `keep` (None: all), in row-major order: (kept,)."""
+    return values.ravel() if keep is None else values.ravel().take(keep)
 
 
 def _layer_masks(spec: TableSpec, tile: Tile, masks: Sequence[Mask | None]) -> list[Mask | None]:

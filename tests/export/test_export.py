@@ -142,7 +142,8 @@ def test_parquet_encodings(tmp_path: Path) -> None:
             assert column.is_stats_set
             assert column.statistics.has_min_max
             assert ("BYTE_STREAM_SPLIT" in column.encodings) == (name == "temp")
-            assert column.has_dictionary_page == (name != "temp")
+            assert ("DELTA_BINARY_PACKED" in column.encodings) == (name == "col")
+            assert column.has_dictionary_page == (name in ("x", "cover"))
 
 
 @pytest.mark.parametrize("compress", [True, False])
