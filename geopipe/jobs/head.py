@@ -21,7 +21,7 @@ from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, PlanError, first_line
 from geopipe.monitoring.home import home
 from geopipe.run import draft
-from geopipe.settings.source import ENV_NESTED, ENV_PREFIX
+from geopipe.settings.raw import ENV_NESTED, ENV_PREFIX
 
 MARK = "GEOPIPE_HEAD"
 """Environment variable of every process of our own head, and of no other process: `shutdown` finds them by it."""

@@ -16,7 +16,7 @@ from geopipe.errors import SettingsError
 from geopipe.layers import uris
 from geopipe.settings.mistakes import explain, united
 from geopipe.settings.model import Settings
-from geopipe.settings.source import Overrides, Source, places
+from geopipe.settings.raw import Overrides, RawSettings, places
 
 
 def load(path: Path, overrides: Overrides = (), environment: bool = True) -> Settings:
@@ -30,7 +30,7 @@ def load(path: Path, overrides: Overrides = (), environment: bool = True) -> Set
     Raises:
         SettingsError: every mistake with file, line, key, value, and what to write instead.
     """
-    return _checked(Source(path, overrides, environment), path.resolve().parent)
+    return _checked(RawSettings(path, overrides, environment), path.resolve().parent)
 
 
 def parse(values: Mapping[str, Any], overrides: Overrides = (), environment: bool = False) -> Settings:
@@ -42,27 +42,27 @@ def parse(values: Mapping[str, Any], overrides: Overrides = (), environment: boo
     Raises:
         SettingsError: every mistake with section.key, value, and what to write instead.
     """
-    return _checked(Source(values, overrides, environment), Path.cwd())
+    return _checked(RawSettings(values, overrides, environment), Path.cwd())
 
 
-def _checked(source: Source, folder: Path) -> Settings:
+def _checked(raw: RawSettings, folder: Path) -> Settings:
     if mistakes := [
-        SettingsError(f"{source.where(keys)}: {source.name(keys)} has more than 64 bits", "give a smaller number")
-        for keys, value in places(source.values)
+        SettingsError(f"{raw.where(keys)}: {raw.name(keys)} has more than 64 bits", "give a smaller number")
+        for keys, value in places(raw.values)
         if _is_wide(value)
     ]:
         raise united(mistakes)
     mistakes, names = [], set[str]()
-    for keys, name in places(source.values):
+    for keys, name in places(raw.values):
         if keys[0] == "layers" and keys[-1] == "name" and isinstance(name, str):
             if name in names:
-                where = source.where(keys)
+                where = raw.where(keys)
                 mistakes.append(SettingsError(f"{where}: two layers are named {name!r}", "rename one of the two"))
             names.add(name)
     try:
-        settings = Settings(**source.values)
+        settings = Settings(**raw.values)
     except ValidationError as error:
-        mistakes = explain(error, source) + mistakes
+        mistakes = explain(error, raw) + mistakes
     if mistakes:
         raise united(mistakes)
     return absolute(settings, folder)
@@ -94,9 +94,9 @@ def absolute(settings: Settings, folder: Path) -> Settings:
 
 def origins(settings: Settings, path: Path, flags: tuple[str, ...]) -> list[tuple[str, Any, str]]:
     """Key, value and origin of every setting: a flag, the environment, file and line, or the default."""
-    source = Source(path, flags)
-    own = dict(places(source.values))
+    raw = RawSettings(path, flags)
+    own = dict(places(raw.values))
     return [
-        (source.name(keys), value, source.where(keys) if keys in own else "default")
+        (raw.name(keys), value, raw.where(keys) if keys in own else "default")
         for keys, value in places(settings.model_dump(mode="json"))
     ]

@@ -12,8 +12,8 @@ from pydantic_core import ErrorDetails
 
 from geopipe.errors import SettingsError
 from geopipe.proposals import near
+from geopipe.settings.raw import Keys, RawSettings
 from geopipe.settings.rules import KEYS, allowed, choices, example, listed, schema_of, shown, types
-from geopipe.settings.source import Keys, Source
 
 KEY_WORDS = {
     "file": "path", "files": "path", "filename": "path", "uri": "path", "url": "path", "src": "path", "source": "path",
@@ -61,7 +61,7 @@ def united(mistakes: Sequence[SettingsError]) -> SettingsError:
     return SettingsError("\n  ".join([f"{len(mistakes)} mistakes in the settings", *lines]))
 
 
-def explain(error: ValidationError, source: Source) -> list[SettingsError]:
+def explain(error: ValidationError, raw: RawSettings) -> list[SettingsError]:
     """All mistakes in the order of their lines; a value has one mistake, whatever types it may have."""
     by_keys: dict[Keys, list[ErrorDetails]] = {}
     for detail in error.errors():
@@ -71,16 +71,16 @@ def explain(error: ValidationError, source: Source) -> list[SettingsError]:
     if any(keys[0] == "layers" or near(str(keys[0]), ["layers"], KEY_WORDS) for keys in others):
         by_keys.pop(("layers",), None)  # there are layers, but with mistakes
     mistakes = []
-    for keys, details in sorted(by_keys.items(), key=lambda item: source.line(item[0])):
-        message, hint = _explained(keys, details, source)
-        mistakes.append(SettingsError(f"{source.where(keys)}: {message}", hint))
+    for keys, details in sorted(by_keys.items(), key=lambda item: raw.line(item[0])):
+        message, hint = _explained(keys, details, raw)
+        mistakes.append(SettingsError(f"{raw.where(keys)}: {message}", hint))
     return mistakes
 
 
-def _explained(keys: Keys, details: Sequence[ErrorDetails], source: Source) -> tuple[str, str]:
+def _explained(keys: Keys, details: Sequence[ErrorDetails], raw: RawSettings) -> tuple[str, str]:
     """Message and hint for the mistakes of one value."""
     kinds = [detail["type"] for detail in details if len(detail["loc"]) == len(keys)]
-    section, key, name = str(keys[0]), str(keys[-1]), source.name(keys)
+    section, key, name = str(keys[0]), str(keys[-1]), raw.name(keys)
     if refused := [detail for detail in details if detail["type"] == "refused"]:
         context, value = refused[0]["ctx"], refused[0]["input"]
         message = context["message"]
@@ -89,11 +89,11 @@ def _explained(keys: Keys, details: Sequence[ErrorDetails], source: Source) -> t
         return f"{name}{own}: {message}", context["hint"]
     if "extra_forbidden" in kinds:
         return _unknown_key(section, key, name) if len(keys) > 1 else _unknown_section(key)
-    if keys == ("layers",) and (kinds == ["missing"] or source.value(keys) in ([], ())):
+    if keys == ("layers",) and (kinds == ["missing"] or raw.value(keys) in ([], ())):
         return "there is no layer", 'add one: [[layers]] and below it name = "..." and path = "..."'
     if kinds == ["missing"]:
         return f"{name} is missing", f"add it, for example {key} = {example(schema_of(section, key))}"
-    value = source.value(keys)
+    value = raw.value(keys)
     if len(keys) == 1 or (section == "layers" and len(keys) == 2):
         return _no_table(name, section, value)
     schema = schema_of(section, key)

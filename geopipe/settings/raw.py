@@ -22,7 +22,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 """What wins over a file: "section.key=value" as on a command line, or values by "section.key"."""
 
 
-class Source:
+class RawSettings:
     """The values of a file or a dict, the environment and overrides together, and the origin of each."""
 
     def __init__(self, source: Path | Mapping[str, Any], overrides: Overrides = (), environment: bool = True) -> None:
@@ -68,7 +68,7 @@ class Source:
         self.origins[keys] = origin
 
     def value(self, keys: Keys) -> Any:
-        """The value of a place; None without one."""
+        """The value of a place."""
         value: Any = self.values
         for key in keys:
             value = value[key]
