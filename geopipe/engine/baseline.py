@@ -16,7 +16,7 @@ from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
 from geopipe.load import raster
 from geopipe.load.sweep import BandBuffer
-from geopipe.load.tiles import Reading, TileColumns, inside_of
+from geopipe.load.tiles import TileColumns, inside_of, readings
 from geopipe.merge.blocks import BlockRow, marker
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.layers import LayerPlan
@@ -40,13 +40,13 @@ def _read_whole(plan: Plan, layer: LayerPlan, reader: raster.Reader) -> Iterator
     """The block rows of a layer for the whole grid, as if it were one tile."""
     grid = plan.grid
     whole = Tile(0, 0, 0, grid.height, grid.width)
-    for decision in layer.decisions:
-        reading, source = Reading(plan, layer, decision, reader), decision.source
+    for reading in readings(plan, layer, reader):
+        source = reading.decision.source
         for index in reading.bands:
             buffer = BandBuffer(partial(reading.read, index))
             buffer.move(Window(0, 0, source.height, source.width))
             columns = TileColumns(reading, whole)
-            for request in canonical_blocks(grid, decision, whole):
+            for request in canonical_blocks(grid, reading.decision, whole):
                 columns.resample(request, index, buffer.cut)
             yield from columns.block_rows()
         with context(layer=layer.layer.name):

@@ -19,11 +19,10 @@ from geopipe.events.emit import emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import BLOCK, Tile
 from geopipe.load.raster import Reader
-from geopipe.load.tiles import Reading, TileColumns, inside_of
+from geopipe.load.tiles import Reading, TileColumns, inside_of, readings
 from geopipe.merge.blocks import BlockRow, Column
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
-from geopipe.resample.cells import last_read
 from geopipe.resample.locate import BlockRequest, canonical_blocks, rough_window, union_of
 from geopipe.resample.methods import WINDOW_PIXELS, Window
 
@@ -42,9 +41,8 @@ def sweep(plan: Plan, layer: LayerPlan, keys: Sequence[int], reader: Reader) -> 
     """
     start = time.perf_counter()
     tiles = [plan.spec.tile(key) for key in keys]
-    for decision in layer.decisions:
-        reading = Reading(plan, layer, decision, reader)
-        windows = [w for tile in tiles if (w := rough_window(plan.grid, decision, tile)) is not None]
+    for reading in readings(plan, layer, reader):
+        windows = [w for tile in tiles if (w := rough_window(plan.grid, reading.decision, tile)) is not None]
         extent = union_of(windows) if windows else None
         buffers = {index: BandBuffer(partial(reading.read, index)) for index in reading.bands}
         for _, row in groupby(tiles, key=lambda tile: tile.row):
@@ -76,14 +74,17 @@ def _read_strips(
     wide = window if extent is None else union_of([window, replace(extent, row=window.row, height=window.height)])
     if wide.pixels <= AHEAD:  # full width: the next strips may lie more to one side and need it
         window = wide
-    for index, buffer in buffers.items():
-        if window.pixels <= AHEAD:
+    if window.pixels <= AHEAD:
+        for buffer in buffers.values():
             buffer.move(window)
-        for strip, blocks in requests:
-            columns = TileColumns(reading, strip)
-            for request in blocks:
-                columns.resample(request, index, last_read(buffer.cut))
-            yield from columns.block_rows(top)
+    while requests:
+        strip, blocks = requests.pop(0)
+        columns = TileColumns(reading, strip)
+        while blocks:  # a request is dropped with its coverage before the next one
+            request = blocks.pop(0)
+            for index, buffer in buffers.items():
+                columns.resample(request, index, buffer.cut)
+        yield from columns.block_rows(top)
 
 
 class BandBuffer:

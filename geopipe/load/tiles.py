@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from geopipe.load.raster import Reader, Readers, environment
 from geopipe.merge.blocks import BlockRow, Column, Mask, Values, marker
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
-from geopipe.resample.cells import Read, last_read, to_cells
+from geopipe.resample.cells import BandBlock, Read, to_cells
 from geopipe.resample.locate import BlockRequest, canonical_blocks
 from geopipe.resample.methods import Decision, Window
 
@@ -33,28 +33,42 @@ MOST_CLASSES = 256
 
 @dataclass(frozen=True)
 class Reading:
-    """One source of a layer, resampled by one method for a plan, and the reader of its pixels."""
+    """One source of a layer, resampled for a plan by methods with one geometry, and the reader of its pixels."""
 
     plan: Plan
     layer: LayerPlan
-    decision: Decision
+    decisions: tuple[Decision, ...]
     reader: Reader
 
     @property
-    def columns(self) -> dict[int, Variable]:
-        """The columns that the method makes, by their index in the table (of a mask: 0)."""
+    def decision(self) -> Decision:
+        """The decision about the places and windows of the source."""
+        return self.decisions[0]
+
+    @cached_property
+    def columns(self) -> dict[int, tuple[Variable, Decision]]:
+        """The columns that the methods make, by their index in the table (of a mask: 0)."""
         first = self.plan.first_variable.get(self.layer.layer.name, 0)
-        method = self.decision.requested_method
-        return {first + n: v for n, v in enumerate(self.layer.variables) if v.requested_method == method}
+        methods = {d.requested_method: d for d in self.decisions}
+        columns = [(first + n, v) for n, v in enumerate(self.layer.variables) if v.requested_method in methods]
+        return {n: (v, methods[v.requested_method]) for n, v in columns}
 
     @property
     def bands(self) -> list[int]:
         """The bands to read, by their index among the layer's bands."""
-        return list(dict.fromkeys(variable.index for variable in self.columns.values()))
+        return list(dict.fromkeys(variable.index for variable, _ in self.columns.values()))
 
     def read(self, index: int, window: Window) -> Column:
         """Read pixels of a band, unpacked, and their mask."""
         return self.reader.read_window(self.layer.layer, self.decision.source, index, window)
+
+
+def readings(plan: Plan, layer: LayerPlan, reader: Reader) -> list[Reading]:
+    """The sources of a layer; decisions with one geometry are read and located together."""
+    groups: dict[tuple[object, ...], list[Decision]] = {}
+    for decision in layer.decisions:
+        groups.setdefault(decision.geometry, []).append(decision)
+    return [Reading(plan, layer, tuple(decisions), reader) for decisions in groups.values()]
 
 
 class TileColumns:
@@ -73,11 +87,12 @@ class TileColumns:
         tile, block, layer = self._tile, request.block, self._reading.layer
         top, left, shape = block.row - tile.row, block.col - tile.col, (tile.height, tile.width)
         area = slice(top, top + block.height), slice(left, left + block.width)
-        for n, variable in self._reading.columns.items():
+        band = BandBlock(read, request)
+        for n, (variable, decision) in self._reading.columns.items():
             if variable.index == index:
+                cells = to_cells(band, decision, variable, layer.kind, layer.layer.min_valid)
                 if n not in self._arrays:
                     self._arrays[n] = np.zeros(shape, variable.dtype), np.zeros(shape, bool)
-                cells = to_cells(read, request, self._reading.decision, variable, layer.kind, layer.layer.min_valid)
                 self._arrays[n][0][area], self._arrays[n][1][area] = cells[0], True if cells[1] is None else cells[1]
 
     def block_rows(self, top: int = 0) -> Iterator[BlockRow]:
@@ -115,7 +130,7 @@ def inside_of(plan: Plan, tile: Tile, reader: Reader) -> Mask | None:
     else:
         inside, layer = np.zeros((tile.height, tile.width), bool), plan.mask.raster
         assert layer is not None
-        for row in read_source(Reading(plan, layer, layer.decisions[0], reader), tile, None):
+        for row in read_source(Reading(plan, layer, layer.decisions[:1], reader), tile, None):
             inside = row.values != 0 if row.valid is None else row.valid & (row.values != 0)
     return None if inside.all() else inside
 
@@ -132,8 +147,8 @@ def read_tile(
         SourceError: pixels cannot be read; names layer, file, band, window and GDAL's cause.
     """
     start = time.perf_counter()
-    for decision in layer.decisions:
-        yield from read_source(Reading(plan, layer, decision, reader), tile, inside)
+    for reading in readings(plan, layer, reader):
+        yield from read_source(reading, tile, inside)
     with context(layer=layer.layer.name):
         emit(Progress("read", 1, tile.cells * len(layer.variables), time.perf_counter() - start))
 
@@ -143,7 +158,7 @@ def read_source(reading: Reading, tile: Tile, inside: Mask | None) -> Iterator[B
     columns = TileColumns(reading, tile)
     for request in canonical_blocks(reading.plan.grid, reading.decision, tile, inside):
         for index in reading.bands:
-            columns.resample(request, index, last_read(partial(reading.read, index)))
+            columns.resample(request, index, partial(reading.read, index))
     yield from columns.block_rows()
 
 

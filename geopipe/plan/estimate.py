@@ -17,6 +17,7 @@ from geopipe.merge.points import POINT_BYTES
 from geopipe.merge.spec import TableSpec
 from geopipe.plan.layers import LayerPlan, MaskPlan
 from geopipe.plan.options import Options
+from geopipe.resample.footprints import COVERAGE_PIXELS
 from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
 
@@ -43,6 +44,9 @@ PLACE_BYTES = 160
 
 SCRATCH = 48 * MB
 """Pixels under cells and their areas (coverage.PART), and classes (large_cells.MOST_CLASSES). Measured."""
+
+PIXEL_AREA_BYTES, RUN_BYTES = 8, 16
+"""Bytes of a pixel of a coverage, and of its pixels in a row."""
 
 SAMPLE = 16
 """Parts of a canonical block whose windows are measured: a block may have as many parts as cells."""
@@ -177,13 +181,22 @@ def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
     size = window_size if decision.route is Route.COPY else BLOCK
     cells = min(size, grid.height) * min(size, grid.width)
     places = 0 if decision.route is Route.COPY else (cells + 1) * PLACE_BYTES
-    scratch = SCRATCH if decision.covering and decision.route is not Route.COPY else 0
+    scratch = SCRATCH + _coverage(decision, cells) if decision.cells else 0
     files = decision.source.files
     values = max(
         (8 if b.scale != 1 or b.offset else np.dtype(b.dtype).itemsize for f in files for b in f.bands), default=8
     )
     pixel = PIXEL_BYTES if len(files) == 1 else max(PIXEL_BYTES, 16 + 2 * values)
     return _window_pixels(grid, decision, size) * pixel + places + scratch
+
+
+def _coverage(decision: Decision, cells: int) -> int:
+    """Most bytes of the areas of the pixels under the cells of a block."""
+    if decision.cells == "whole pixels" and not decision.centred:
+        return 0
+    width, height = (1.42 * step * min(decision.spread, 2) + 1 for step in decision.steps)  # of a cell that lies askew
+    covered = min(cells, COVERAGE_PIXELS / (width * height))
+    return math.ceil(covered * (PIXEL_AREA_BYTES * width * height + RUN_BYTES * height))
 
 
 def _window_pixels(grid: Grid, decision: Decision, size: int) -> int:

@@ -102,6 +102,7 @@ def describe_layer(plan: LayerPlan) -> dict[str, Any]:
                 "route": d.route.value,
                 "method": d.method,
                 "why": d.why,
+                "cells": d.cells,
                 "rank": d.rank,
                 "scale": list(d.scale) if d.scale else None,
                 "pixels_per_cell": [round(s, 4) for s in d.steps],

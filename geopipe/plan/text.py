@@ -133,6 +133,7 @@ def _layer(layer: LayerPlan, verbose: bool) -> Facts:
     shown = layer.decisions if verbose else layer.decisions[:SHOWN]
     for d in shown:
         facts += [("from", f"{d.source.name}, {crs_label(d.source.crs)}"), ("method", _method(d, verbose))]
+        facts += [("cells", CELLS[d.cells])] if d.cells else []
     if len(shown) < len(layer.decisions):
         facts.append(("", f"and {len(layer.decisions) - len(shown):,} more (-v lists all)"))
     roots = reaches(layer)
@@ -144,6 +145,14 @@ def _layer(layer: LayerPlan, verbose: bool) -> Facts:
     if verbose and layer.decode_factor > 1.005:
         facts.append(("reads", f"tiles share stored blocks: each is decoded {layer.decode_factor:.2f} times"))
     return facts
+
+
+CELLS = {
+    "whole pixels": "whole pixels: they are counted, none is cut",
+    "rectangles": "rectangles along the pixels: the share of a pixel is the product of two lengths",
+    "polygons": "polygons across the pixels: the share of a pixel is its exact area in the polygon",
+}
+"""How the pixels under a cell are weighted (`Decision.cells`), and why."""
 
 
 def _method(decision: Decision, verbose: bool) -> str:

@@ -2,62 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from geopipe.layers.layer import Kind, Variable
 from geopipe.merge.blocks import Column, Mask, Values
-from geopipe.resample import coverage, kernels, large_cells
+from geopipe.resample import kernels, large_cells
+from geopipe.resample.coverage import EVERYWHERE, Coverage
 from geopipe.resample.locate import BlockRequest
 from geopipe.resample.methods import FRACTION, PICKED, RADIUS, VALID, Decision, Route, Window, lattice_window
+from geopipe.resample.statistics import Moments, Whole, moments_of, statistic_of
 
 Read = Callable[[Window], Column]
 """Reads pixels of the variable's band, unpacked, and their mask (None: all are valid)."""
 
-Convert = Callable[[Values, Mask | None], tuple[Values, Mask]]
-"""Converts pixels for the kernels: to floats in which NaN is missing, or to integers with a mask."""
+Conversion = tuple[Any, ...]
+"""A function of this module that converts pixels for the kernels, and its first arguments: what makes columns alike."""
 
 
-def last_read(read: Read) -> Read:
-    """The same reader with the last window in memory."""
-    return lru_cache(maxsize=1)(read)
+class BandBlock:
+    """The pixels of one band for one block, and what was computed of them for the column before.
+
+    Args:
+        read: reads the band's pixels; called with the window of the request, or with each of its strips.
+        request: the block, its window and the places of its cells.
+    """
+
+    def __init__(self, read: Read, request: BlockRequest) -> None:
+        self.read, self.request = lru_cache(maxsize=1)(read), request
+        self._pixels: dict[Conversion, tuple[Values, Mask]] = {}
+        self._moments: dict[Conversion, list[Moments]] = {}
+        self._share: Values | None = None
+
+    @property
+    def window(self) -> Column:
+        """The pixels of the request's window."""
+        return self.read(self.request.window)
+
+    @property
+    def share(self) -> Values:
+        """The share of each cell that valid pixels cover: of the block's shape, float32."""
+        if self._share is None:
+            self._share = self.statistic("average", (_ones,))[1]
+        return self._share
+
+    def pixels(self, conversion: Conversion) -> tuple[Values, Mask]:
+        """The pixels for the kernels; of whole cells, where there are any."""
+        if conversion not in self._pixels:
+            values, valid = self.window
+            if (whole := self.request.whole) and whole != self.request.window:
+                values, valid = place(values, valid, self.request.window, whole)
+            self._pixels = {conversion: _converted(conversion, values, valid)}
+        return self._pixels[conversion]
+
+    def statistic(self, name: str, conversion: Conversion) -> tuple[Values, Values]:
+        """A statistic of each cell, and the valid share of its area. Values without a share are arbitrary."""
+        request, block = self.request, self.request.block
+        if len(request.strips) > 1:  # a block of one cell
+            value, part = self._large(name, conversion, 0, 0)
+            return np.array([[value]]), np.array([[part]], np.float32)
+        pixels, valid = self.pixels(conversion)
+        cells: Iterable[Coverage | Whole]
+        if request.whole:
+            ratio = Whole(request.whole.height // block.height, request.whole.width // block.width)
+            cells, sizes = [ratio], np.full(block.cells, float(ratio.rows * ratio.cols))
+        else:
+            cells, sizes = request.coverages, np.zeros(0)
+        known, self._moments = self._moments.get(conversion), {}
+        moments, results, areas = [], [], []
+        for n, some in enumerate(cells):
+            moments.append(known[n] if known else moments_of(pixels, valid, some))
+            results.append(statistic_of(name, pixels, valid, some, moments[-1]))
+            areas.append(sizes if isinstance(some, Whole) else some.sizes)
+        self._moments = {conversion: moments}
+        shape, areas_of_cells = (block.height, block.width), np.concatenate(areas)
+        covered = np.concatenate([m.areas for m in moments])
+        share = np.minimum(covered / np.where(covered > 0, areas_of_cells, 1.0), 1.0).astype(np.float32)
+        result, share = np.concatenate(results).reshape(shape), share.reshape(shape)
+        for i, j in np.argwhere(np.isnan(areas_of_cells).reshape(shape)):
+            result[i, j], share[i, j] = self._large(name, conversion, i, j)
+        return result, share
+
+    def _large(self, name: str, conversion: Conversion, i: int, j: int) -> tuple[Any, float]:
+        """The statistic and the share of one cell with many pixels."""
+        footprints, strips = self.request.footprints, self.request.strips
+        assert footprints is not None
+
+        def parts() -> Iterator[tuple[tuple[int, int], Values, Mask]]:
+            for window in strips:
+                yield (window.row, window.col), *_converted(conversion, *self.read(window))
+
+        return large_cells.statistic_of(name, *footprints.outline(i, j), parts, footprints.wrap)
 
 
-def to_cells(
-    read: Read, request: BlockRequest, decision: Decision, variable: Variable, kind: Kind, min_valid: float
-) -> Column:
+def to_cells(band: BandBlock, decision: Decision, variable: Variable, kind: Kind, min_valid: float) -> Column:
     """Values (of the variable's type) and mask of one block, both of the block's shape.
 
     Args:
-        read: reads the source's pixels; called with the window of the request, or with each of its strips.
-        request: the block, its window and the places of its cells.
+        band: the pixels.
         decision: how the source is resampled.
         variable: the column to compute.
         kind: of the variable's layer.
         min_valid: smallest share of valid area of a cell, if the decision asks for it.
     """
+    request = band.request
     circular = kind is Kind.CIRCULAR and decision.method != VALID
-    if circular and (decision.route is Route.COPY or decision.method in ("nearest", "mode")):
-        read = partial(_read_angles, read)
     if decision.route is Route.COPY:
-        values, valid = place(*read(request.window), request.window, lattice_window(decision, request.block))
+        values, valid = place(*_own(band, circular), request.window, lattice_window(decision, request.block))
         values = np.abs(values) if decision.method == "rms" else values
     elif decision.method == "nearest":
-        values, valid = _nearest(*read(request.window), request)
+        values, valid = _nearest(*_own(band, circular), request)
     else:
-        values, valid = _resample(read, request, decision, kind, variable)
+        values, valid = _resample(band, decision, kind, variable)
     if decision.share:
-        valid &= _share(read, request) >= min_valid - 1e-6
+        valid = valid & (band.share >= min_valid - 1e-6)
     values = values.astype(variable.dtype, copy=False)
     return np.where(values >= 360, 0, values) if circular else values, valid  # float32 rounds up to 360
 
 
-def _read_angles(read: Read, window: Window) -> Column:
-    """Read angles from 0 to 360 degrees. Infinite ones are missing."""
-    values, valid = read(window)
+def _own(band: BandBlock, circular: bool) -> Column:
+    """The pixels of the window, of which some become cells as they are."""
+    return _angles(*band.window) if circular else band.window
+
+
+def _angles(values: Values, valid: Mask | None) -> Column:
+    """Angles from 0 to 360 degrees. Infinite ones are missing."""
     if values.dtype.kind in "iu":
         return values.astype(np.result_type(values, f"{values.dtype.kind}2")) % 360, valid
     finite = np.isfinite(values)
@@ -76,72 +148,58 @@ def _nearest(values: Values, valid: Mask | None, request: BlockRequest) -> tuple
     return values[at], inside if valid is None else inside & valid[at]
 
 
-def _resample(
-    read: Read, request: BlockRequest, decision: Decision, kind: Kind, variable: Variable
-) -> tuple[Values, Mask]:
+def _resample(band: BandBlock, decision: Decision, kind: Kind, variable: Variable) -> tuple[Values, Mask]:
     """Resample by a method other than nearest. Values of invalid cells are arbitrary."""
     method = decision.method
     if method == VALID:
-        share = _share(read, request)
-        return share, share > 1e-6  # less is rounding
+        return band.share, band.share > 1e-6  # less is rounding
     if method == FRACTION:
-        return _apply(read, partial(_members, variable.part), request, "average", decision)
+        return _apply(band, (_members, variable.part), "average", decision)
     if kind is Kind.CIRCULAR and method != "mode":
         (north, valid), (east, _) = (
-            _apply(read, partial(_components, function), request, method, decision) for function in (np.cos, np.sin)
+            _apply(band, (_components, function), method, decision) for function in (np.cos, np.sin)
         )
         return np.degrees(np.arctan2(east, north)) % 360.0, valid
-    return _apply(read, partial(_numbers, method, variable.dtype), request, method, decision)
+    dtype = band.read(band.request.strips[0])[0].dtype
+    if method in PICKED and dtype.kind in "iu" and dtype.itemsize == 8:
+        conversion: Conversion = (_integers, kind is Kind.CIRCULAR)
+    else:
+        conversion = (_numbers, _working_type(dtype, variable.dtype), kind is Kind.CIRCULAR)
+    return _apply(band, conversion, method, decision)
 
 
-def _apply(read: Read, convert: Convert, request: BlockRequest, method: str, decision: Decision) -> tuple[Values, Mask]:
+def _apply(band: BandBlock, conversion: Conversion, method: str, decision: Decision) -> tuple[Values, Mask]:
     """Apply an interpolation kernel or a footprint statistic to converted pixels."""
     if method not in RADIUS:
-        result, share = _footprints(read, convert, request, method)
+        result, share = band.statistic(method, conversion)
         valid = share > 0
         return result, valid if result.dtype.kind in "iu" else valid & ~np.isnan(result)
+    request = band.request
     assert request.centres is not None
     assert decision.scale is not None
-    pixels, _ = convert(*read(request.window))
+    pixels, _ = band.pixels(conversion)
     centres, corner = request.centres, (request.window.row, request.window.col)
     kernel = kernels.INTERPOLATIONS.index(method)
-    values: Values = kernels.interpolate(pixels, centres.cols, centres.rows, corner, kernel, decision.scale)
-    valid = ~np.isnan(values)
-    return np.where(valid, values, 0), valid
+    return kernels.interpolate(pixels, centres.cols, centres.rows, corner, kernel, decision.scale)
 
 
-def _footprints(read: Read, convert: Convert, request: BlockRequest, statistic: str) -> tuple[Values, Values]:
-    """A statistic of each cell, and the share of its area that is valid. Values without a share are arbitrary."""
-    footprints, windows = request.footprints, request.strips
-    assert footprints is not None
-
-    def strips() -> Iterator[tuple[tuple[int, int], Values, Mask]]:
-        for window in windows:
-            yield (window.row, window.col), *convert(*read(window))
-
-    if len(windows) > 1:  # a block of one cell
-        value, part = large_cells.statistic_of(statistic, *footprints.outline(0, 0), strips, footprints.wrap)
-        return np.array([[value]]), np.array([[part]], np.float32)
-    (strip,) = strips()
-    corner, pixels, valid = strip
-    result, share = footprints.statistic(statistic, pixels, valid, corner)
-    for i, j in np.argwhere(np.isnan(share)):
-        result[i, j], share[i, j] = large_cells.statistic_of(
-            statistic, *footprints.outline(i, j), partial(iter, (strip,)), footprints.wrap
-        )
-    return result, share
+def _converted(conversion: Conversion, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
+    """Pixels for the kernels: floats in which NaN is missing, or integers with a mask."""
+    function, *arguments = conversion
+    return function(*arguments, values, valid)  # type: ignore[no-any-return]
 
 
-def _share(read: Read, request: BlockRequest) -> Values:
-    """The share of each cell that valid pixels cover."""
-    return _footprints(read, _ones, request, "average")[1]
+def _numbers(dtype: str, circular: bool, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
+    """The pixels themselves as floats."""
+    values, valid = _angles(values, valid) if circular else (values, valid)
+    return _floats(values, valid, dtype)
 
 
-def _numbers(method: str, column: str, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
-    """The pixels themselves. 64-bit integers stay integers if the result is one of them: no float holds them."""
-    if method in PICKED and values.dtype.kind in "iu" and values.dtype.itemsize == 8:
-        return np.ascontiguousarray(values), coverage.EVERYWHERE if valid is None else np.ascontiguousarray(valid)
-    return _floats(values, valid, _working_type(values.dtype, column))
+def _integers(circular: bool, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
+    """64-bit integers, which no float holds, as they are."""
+    values, valid = _angles(values, valid) if circular else (values, valid)
+    everywhere = np.ones(values.shape, bool) if valid is None else np.ascontiguousarray(valid)
+    return np.ascontiguousarray(values), everywhere
 
 
 def _members(part: float | None, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
@@ -151,10 +209,8 @@ def _members(part: float | None, values: Values, valid: Mask | None) -> tuple[Va
 
 def _components(function: np.ufunc, values: Values, valid: Mask | None) -> tuple[Values, Mask]:
     """The cosine or sine of angles in degrees."""
-    pixels, everywhere = _floats(values, valid, "float64")
     with np.errstate(invalid="ignore"):  # infinite ones are missing
-        function(np.radians(pixels, out=pixels), out=pixels)
-    return pixels, everywhere
+        return _floats(function(np.radians(values.astype(np.float64))), valid, "float64")
 
 
 def _ones(values: Values, valid: Mask | None) -> tuple[Values, Mask]:
@@ -163,11 +219,11 @@ def _ones(values: Values, valid: Mask | None) -> tuple[Values, Mask]:
 
 
 def _floats(values: Values, valid: Mask | None, dtype: str) -> tuple[Values, Mask]:
-    """A copy of the pixels as floats, NaN where not valid."""
-    pixels = values.astype(dtype, order="C")
+    """The pixels as floats, NaN where not valid; not to be written to."""
+    pixels = values.astype(dtype, order="C", copy=valid is not None)
     if valid is not None:
         pixels[~valid] = np.nan
-    return pixels, coverage.EVERYWHERE
+    return pixels, EVERYWHERE
 
 
 def _working_type(own: np.dtype[Any], column: str) -> str:

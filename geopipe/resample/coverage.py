@@ -1,13 +1,12 @@
-"""Compiled kernels for footprints: the exact area of each pixel in each cell's polygon, and statistics weighted by it.
+"""Compiled kernels for footprints: the pixels under each cell and their exact areas, computed once for all bands.
 
-Pixels are floats in which NaN is missing, or integers with a mask; pixel i spans i to i + 1. All sums are float64, in
-one order, without reassociation: the same pixels and corners give the same bits on every worker.
+Pixel i spans i to i + 1. A cell is the polygon through the images of its corners.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,6 @@ Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 Poles = tuple[float, float]
 Box = tuple[int, int, int, int]
-
-STATISTICS = ("average", "std", "rms", "sum", "min", "max", "med", "q1", "q3", "mode")
-AVERAGE, STD, RMS, SUM, MIN, MAX, MED, Q1, Q3, MODE = range(10)  # from MIN on the result is one of the pixels
 
 SLIVER = 1e-9
 """A pixel with a smaller share of a footprint is not under it: rounding reaches that far."""
@@ -33,6 +29,27 @@ PART = 1 << 18
 
 EVERYWHERE: Mask = np.zeros((0, 0), bool)
 """The mask of float pixels: NaN marks the missing ones."""
+
+
+class Coverage(NamedTuple):
+    """The pixels under n cells, row-major, as runs of pixels that are neighbours in a row of the window.
+
+    Cell c has the runs from `starts[c]` to `starts[c + 1]`. Run r begins at (`rows[r]`, `cols[r]`) of the window; the
+    areas of its pixels, as shares of a pixel, are `areas[offsets[r] : offsets[r + 1]]`.
+    """
+
+    starts: NDArray[np.int64]
+    """(n + 1,)"""
+    rows: NDArray[np.int32]
+    """(runs,)"""
+    cols: NDArray[np.int32]
+    """(runs,)"""
+    offsets: NDArray[np.int64]
+    """(runs + 1,)"""
+    areas: NDArray[np.float64]
+    """(pixels,)"""
+    sizes: NDArray[np.float64]
+    """(n,) area of each cell in pixels, also beyond the window; 0 without a footprint, NaN if `large_cells` has it."""
 
 
 @compiled
@@ -206,176 +223,169 @@ def cover_pixels(xs: Floats, ys: Floats, points: int, box: Box, first: int, last
 
 
 @compiled
-def take_pixels(
-    pixels: Floats,
-    valid: Mask,
-    corner: tuple[int, int],
-    box: Box,
-    first: int,
-    last: int,
-    wrap: int,
-    cover: Floats,
-    sliver: float,
-    values: Floats,
-    areas: Floats,
-) -> int:
-    """Write the valid pixels of a box and their areas to `values` and `areas`, row by row: their count.
-
-    Args:
-        cover: from `cover_pixels`; all zeros afterwards.
-        sliver: areas up to this are none.
-    """
-    left, right = box[0], box[2]
-    count, stride, masked = 0, right - left + 2, valid.size > 0
-    for row in range(first, last):
-        part, line, window_row = 0.0, (row - first) * stride - left, row - corner[0]
-        for col in range(left, right):
-            part += cover[line + col]
-            window_col = (col - corner[1]) % wrap if wrap > 0 else col - corner[1]
-            if abs(part) <= sliver or not 0 <= window_col < pixels.shape[1]:
-                continue
-            value = pixels[window_row, window_col]
-            if value == value and (not masked or valid[window_row, window_col]):
-                values[count], areas[count] = value, abs(part)
-                count += 1
-    for k in range(stride * (last - first)):
-        cover[k] = 0.0
-    return count
-
-
-@compiled
-def footprints(
-    pixels: Floats,
-    valid: Mask,
+def cover(
     cols: Floats,
     rows: Floats,
     corner: tuple[int, int],
-    statistic: int,
+    shape: tuple[int, int],
     pixels_per_360: float,
     wrap: int,
     poles: Poles,
     longest: float,
-) -> tuple[Floats, Floats]:
-    """A statistic of the pixels under each cell, weighted by their area in it, and the share of valid area.
-
-    A cell is the polygon through the images of its corners. A cell with a corner without an image is missing.
+    start: int,
+    coverage: Coverage,
+) -> tuple[int, int, int]:
+    """Fill a coverage with cells from `start` on, until it is full: cut each cell's polygon with the pixels.
 
     Args:
-        pixels: (height, width) of the window; `valid` is its mask for integers, EVERYWHERE for floats.
-        cols: (rows + 1, cols + 1) float64, corners of the cells in source pixels; `rows` likewise.
+        cols: (height + 1, width + 1) float64, corners of the cells in source pixels; `rows` likewise.
         corner: row and column of the window's first pixel.
-        statistic: index in STATISTICS. The other arguments are explained at `locate.Footprints`.
+        shape: of the window.
+        start: number of the first cell, row-major. The other arguments are those of `locate.Footprints`.
+        coverage: room for at least PART pixels and runs.
 
     Returns:
-        The statistic (rows, cols) in the pixels' type, arbitrary where missing; and the share (rows, cols) as float32:
-        0 where missing, NaN for a cell with more than PART pixels, which `large_cells` computes in parts.
+        The number of the next cell, and the numbers of runs and of pixels.
     """
-    height, width = cols.shape[0] - 1, cols.shape[1] - 1
-    result, share = np.zeros((height, width), pixels.dtype), np.zeros((height, width), np.float32)
-    xs, ys = np.zeros(16), np.zeros(16)
-    cover, values, areas, sums = np.zeros(64), np.zeros(64, pixels.dtype), np.zeros(64), np.zeros(4)
-    for i in range(height):
-        for j in range(width):
-            points = _ring(cols, rows, i, j, pixels_per_360, poles, xs, ys)
-            if points == 0 or _torn(xs, ys, points, longest):
-                continue
-            box, first, last = box_of(xs, ys, points, corner, pixels.shape, wrap)
+    starts, sizes = coverage.starts, coverage.sizes
+    xs, ys, scratch = np.zeros(16), np.zeros(16), np.zeros(1024)
+    runs, used, cell, width = 0, 0, start, cols.shape[1] - 1
+    starts[0], coverage.offsets[0] = 0, 0
+    while cell < width * (cols.shape[0] - 1):
+        n = cell - start
+        sizes[n] = 0.0
+        points = _ring(cols, rows, cell // width, cell % width, pixels_per_360, poles, xs, ys)
+        if points > 0 and not _torn(xs, ys, points, longest):
+            box, first, last = box_of(xs, ys, points, corner, shape, wrap)
             size = (box[2] - box[0] + 2) * (last - first)
             if size > PART:
-                share[i, j] = np.nan
+                sizes[n] = np.nan
+            elif used + size > coverage.areas.size or runs + size > coverage.rows.size:
+                break
+            else:
+                if size > scratch.size:
+                    scratch = np.zeros(2 * size)
+                sizes[n] = cover_pixels(xs, ys, points, box, first, last, scratch)
+                sliver = min(SLIVER * sizes[n], MOTE)
+                runs, used = _add_runs(scratch, box, first, last, corner, shape[1], wrap, sliver, coverage, runs, used)
+        cell += 1
+        starts[n + 1] = runs
+    return cell, runs, used
+
+
+@compiled
+def _add_runs(
+    cover: Floats,
+    box: Box,
+    first: int,
+    last: int,
+    corner: tuple[int, int],
+    window_width: int,
+    wrap: int,
+    sliver: float,
+    coverage: Coverage,
+    runs: int,
+    used: int,
+) -> tuple[int, int]:
+    """Add the pixels of a cell to a coverage of `runs` runs and `used` pixels: its new runs and pixels.
+
+    Args:
+        cover: from `cover_pixels`; zeros afterwards.
+        sliver: areas up to this are none.
+    """
+    width, line = box[2] - box[0], 0
+    for row in range(first, last):
+        part, in_run = 0.0, False
+        for k in range(width):
+            part += cover[line + k]
+            cover[line + k] = 0.0
+            col = box[0] + k - corner[1]
+            if wrap > 0:
+                col %= wrap
+            area = abs(part)
+            if area <= sliver or not 0 <= col < window_width:
+                in_run = False
                 continue
-            if size > cover.size:
-                cover, values, areas = np.zeros(2 * size), np.zeros(2 * size, pixels.dtype), np.zeros(2 * size)
-            area = cover_pixels(xs, ys, points, box, first, last, cover)
-            sliver = min(SLIVER * area, MOTE)
-            count = take_pixels(pixels, valid, corner, box, first, last, wrap, cover, sliver, values, areas)
-            if count == 0:
-                continue
-            sums[0], sums[1], sums[2], sums[3] = 0.0, 0.0, 0.0, 0.0
-            add(values, areas, count, sums)
-            share[i, j] = min(1.0, sums[0] / area)
-            if statistic >= MIN:
-                result[i, j] = _ranked(statistic, values[:count], areas[:count], sums[0])
-                continue
-            if statistic == STD and _differ(values, count):
-                sums[3] = deviate(values, areas, count, sums[1] / sums[0], 0.0)
-            result[i, j] = of_sums(statistic, sums)
-    return result, share
+            if not in_run or col == 0:
+                coverage.rows[runs], coverage.cols[runs] = row - corner[0], col
+                runs += 1
+                in_run = True
+            coverage.areas[used] = area
+            used += 1
+            coverage.offsets[runs] = used
+        cover[line + width] = 0.0
+        cover[line + width + 1] = 0.0
+        line += width + 2
+    return runs, used
 
 
 @compiled
-def add(values: Floats, areas: Floats, count: int, sums: Floats) -> None:
-    """Continue the sums of areas, of values times areas, and of squared values times areas over `count` values."""
-    total, summed, squares = sums[0], sums[1], sums[2]
-    for k in range(count):
-        value = float(values[k])
-        total += areas[k]
-        summed += value * areas[k]
-        squares += value * value * areas[k]
-    sums[0], sums[1], sums[2] = total, summed, squares
+def cover_rectangles(
+    cols: Floats,
+    rows: Floats,
+    corner: tuple[int, int],
+    shape: tuple[int, int],
+    pixels_per_360: float,
+    wrap: int,
+    longest: float,
+    start: int,
+    coverage: Coverage,
+) -> tuple[int, int, int]:
+    """The same as `cover` for cells that are rectangles along the pixels: areas are products of two lengths.
+
+    Args:
+        cols: (width + 1,) float64, edges of the columns of cells in source pixels.
+        rows: (height + 1,) float64, edges of their rows.
+    """
+    starts, sizes = coverage.starts, coverage.sizes
+    lefts, rights = _sides(cols, pixels_per_360, longest)
+    tops, bottoms = _sides(rows, 0.0, longest)
+    runs, used, cell, width = 0, 0, start, cols.size - 1
+    starts[0], coverage.offsets[0] = 0, 0
+    while cell < width * (rows.size - 1):
+        n, i, j = cell - start, cell // width, cell % width
+        sizes[n] = (rights[j] - lefts[j]) * (bottoms[i] - tops[i])
+        if sizes[n] > 0.0:
+            west, east = math.floor(lefts[j]), math.ceil(rights[j])
+            if wrap == 0:
+                west, east = max(west, corner[1]), min(east, corner[1] + shape[1])
+            first, last = max(math.floor(tops[i]), corner[0]), min(math.ceil(bottoms[i]), corner[0] + shape[0])
+            size = max(0, east - west + 2) * max(0, last - first)
+            if size > PART:
+                sizes[n] = np.nan
+            elif used + size > coverage.areas.size or runs + size > coverage.rows.size:
+                break
+            else:
+                sliver = min(SLIVER * sizes[n], MOTE)
+                for row in range(first, last):
+                    height = min(bottoms[i], row + 1.0) - max(tops[i], float(row))
+                    in_run = False
+                    for k in range(west, east):
+                        area = height * (min(rights[j], k + 1.0) - max(lefts[j], float(k)))
+                        col = (k - corner[1]) % wrap if wrap > 0 else k - corner[1]
+                        if area <= sliver or col >= shape[1]:
+                            in_run = False
+                            continue
+                        if not in_run or col == 0:
+                            coverage.rows[runs], coverage.cols[runs] = row - corner[0], col
+                            runs += 1
+                            in_run = True
+                        coverage.areas[used] = area
+                        used += 1
+                        coverage.offsets[runs] = used
+        cell += 1
+        starts[n + 1] = runs
+    return cell, runs, used
 
 
 @compiled
-def deviate(values: Floats, areas: Floats, count: int, mean: float, so_far: float) -> float:
-    """Continue the sum of squared deviations from the mean times areas."""
-    for k in range(count):
-        so_far += (values[k] - mean) ** 2 * areas[k]
-    return so_far
-
-
-@compiled
-def _differ(values: Floats, count: int) -> bool:
-    """Whether the first `count` values are not all equal."""
-    k = 1
-    while k < count and values[k] == values[0]:
-        k += 1
-    return k < count
-
-
-@compiled
-def of_sums(statistic: int, sums: Floats) -> float:
-    """A statistic from the sums of `add`, with that of `deviate` as the last one."""
-    if statistic == SUM:
-        return float(sums[1])
-    if statistic == RMS:
-        return math.sqrt(sums[2] / sums[0])
-    return float(sums[1] / sums[0]) if statistic == AVERAGE else math.sqrt(sums[3] / sums[0])
-
-
-@compiled
-def _ranked(statistic: int, values: Floats, areas: Floats, total: float) -> Any:
-    """A statistic that is one of the values. Of classes with equal areas the smallest is the mode."""
-    if statistic == MIN:
-        return values.min()
-    if statistic == MAX:
-        return values.max()
-    if values.min() == values.max():
-        return values[0]
-    order = _order(values)
-    target = (0.25 if statistic == Q1 else 0.5 if statistic == MED else 0.75) * total * (1.0 - SLIVER)
-    best, most, own = values[order[0]], 0.0, 0.0
-    for n in range(order.size):
-        own += areas[order[n]]
-        if statistic != MODE:
-            if own >= target:
-                return values[order[n]]
-        elif n + 1 == order.size or values[order[n]] != values[order[n + 1]]:
-            if own > most + SLIVER * total:
-                best, most = values[order[n]], own
-            own = 0.0
-    return best if statistic == MODE else values[order[-1]]
-
-
-@compiled
-def _order(values: Floats) -> NDArray[np.intp]:
-    """The stable sorting order of the values, by insertion if there are few."""
-    if values.size > 64:
-        return np.argsort(values, kind="mergesort")
-    order = np.empty(values.size, np.intp)
-    for n in range(values.size):
-        k = n
-        while k > 0 and values[order[k - 1]] > values[n]:
-            order[k] = order[k - 1]
-            k -= 1
-        order[k] = n
-    return order
+def _sides(edges: Floats, pixels_per_360: float, longest: float) -> tuple[Floats, Floats]:
+    """The lower and the upper side of each interval between two edges; equal for an interval without an image."""
+    lows, highs = np.zeros(edges.size - 1), np.zeros(edges.size - 1)
+    for j in range(edges.size - 1):
+        low, high = edges[j], edges[j + 1]
+        if pixels_per_360 > 0:
+            high -= pixels_per_360 * round((high - low) / pixels_per_360)
+        if math.isfinite(high - low) and abs(high - low) <= longest:
+            lows[j], highs[j] = min(low, high), max(low, high)
+    return lows, highs

@@ -164,14 +164,79 @@ def _bilinear(pixels: Floats, x: float, y: float) -> float:
 
 
 @compiled
+def _bilinear_inside(pixels: Floats, x: float, y: float) -> float:
+    """The same without a look at each pixel: NaN unless all four pixels are in the window and finite."""
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    if left < 0 or top < 0 or left + 1 >= pixels.shape[1] or top + 1 >= pixels.shape[0]:
+        return np.nan
+    west, north = 1.0 - abs(left + 0.5 - x), 1.0 - abs(top + 0.5 - y)
+    east, south = 1.0 - abs(left + 1.5 - x), 1.0 - abs(top + 1.5 - y)
+    a, b, c, d = north * west, north * east, south * west, south * east
+    total = 0.0 + a * pixels[top, left] + b * pixels[top, left + 1]
+    total = total + c * pixels[top + 1, left] + d * pixels[top + 1, left + 1]
+    return float(total / (a + b + c + d))
+
+
+@compiled
+def _cubic_inside(pixels: Floats, x: float, y: float) -> float:
+    """The weighted mean for cubic at scale 1: NaN unless all sixteen pixels are in the window and finite."""
+    left, top = math.floor(x - 0.5) - 1, math.floor(y - 0.5) - 1
+    if left < 0 or top < 0 or left + 3 >= pixels.shape[1] or top + 3 >= pixels.shape[0]:
+        return np.nan
+    a, b, c, d = _cubic_weights(x - 1.5 - left)
+    total, weight, across = 0.0, 0.0, a + b + c + d
+    for i, down in enumerate(_cubic_weights(y - 1.5 - top)):
+        line = pixels[top + i]
+        total += down * (0.0 + a * line[left] + b * line[left + 1] + c * line[left + 2] + d * line[left + 3])
+        weight += down * across
+    return total / weight
+
+
+@compiled
+def _cubic_weights(x: float) -> tuple[float, float, float, float]:
+    """The heights of the cubic kernel at 1 + x, x, 1 - x and 2 - x, for x from 0 to 1."""
+    before, after, last = 1.0 + x, 1.0 - x, 2.0 - x
+    return (
+        ((-0.5 * before + 2.5) * before - 4.0) * before + 2.0,
+        (1.5 * x - 2.5) * x * x + 1.0,
+        (1.5 * after - 2.5) * after * after + 1.0,
+        ((-0.5 * last + 2.5) * last - 4.0) * last + 2.0,
+    )
+
+
+@compiled
+def _weighted_inside(
+    pixels: Floats, method: int, x: float, y: float, scale_x: float, scale_y: float, wx: Floats, wy: Floats
+) -> float:
+    """The weighted mean of `_weighted`: NaN unless all pixels are in the window and finite."""
+    left, across = _weights(method, x, scale_x, wx)
+    top, down = _weights(method, y, scale_y, wy)
+    if left < 0 or top < 0 or left + across > pixels.shape[1] or top + down > pixels.shape[0]:
+        return np.nan
+    total, weight, part_weight = 0.0, 0.0, 0.0
+    for j in range(across):
+        part_weight += wx[j]
+    for i in range(down):
+        part, line = 0.0, pixels[top + i]
+        for j in range(across):
+            part += wx[j] * line[left + j]
+        total += wy[i] * part
+        weight += wy[i] * part_weight
+    return total / weight
+
+
+@compiled
 def interpolate(
     pixels: Floats, cols: Floats, rows: Floats, corner: tuple[int, int], method: int, scale: tuple[float, float]
-) -> Floats:
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Interpolate at each place with a kernel that is `scale` times as wide as pixels.
 
     As in GDAL, a place whose own pixel is missing is missing, and a place in the exact middle of a pixel gets its value
     (which matters for the spline only). The mean leaves out other missing pixels. There cubic and lanczos fall back to
     bilinear: their negative weights could make the remaining sum of weights almost zero.
+
+    Each place is tried without a look at single pixels first: NaN and infinities reach the sum, and then they are
+    looked at. Both ways give the same bits.
 
     Args:
         pixels: (height, width) of the window.
@@ -182,30 +247,48 @@ def interpolate(
         scale: in x and in y.
 
     Returns:
-        (rows, cols) of the pixels' type; NaN where missing.
+        (rows, cols) of the pixels' type, 0 where missing; and (rows, cols) bool, where it is not missing.
     """
     top, left = corner
     scale_x, scale_y = scale
     plain = scale_x == 1.0 and scale_y == 1.0
     most = int(2 * 3 * max(scale_x, scale_y)) + 3
     wx, wy = np.zeros(most), np.zeros(most)
-    result = np.full(cols.shape, np.nan, pixels.dtype)
+    result, valid = np.empty(cols.shape, pixels.dtype), np.empty(cols.shape, np.bool_)
     for i in range(cols.shape[0]):
         for j in range(cols.shape[1]):
             x, y = cols[i, j] - left, rows[i, j] - top
-            if not (0 <= x < pixels.shape[1] and 0 <= y < pixels.shape[0]) or np.isnan(pixels[int(y), int(x)]):
-                continue
-            if plain and abs(x - int(x) - 0.5) < 1e-9 and abs(y - int(y) - 0.5) < 1e-9:
-                result[i, j] = pixels[int(y), int(x)]
-                continue
-            if plain and method == BILINEAR:
-                result[i, j] = _bilinear(pixels, x, y)
-                continue
-            value, whole = _weighted(pixels, method, x, y, scale_x, scale_y, wx, wy)
-            if not whole and method in (CUBIC, LANCZOS):
-                value, whole = _weighted(pixels, BILINEAR, x, y, scale_x, scale_y, wx, wy)
-            result[i, j] = value
-    return result
+            value = np.nan
+            if 0 <= x < pixels.shape[1] and 0 <= y < pixels.shape[0]:
+                if plain and abs(x - int(x) - 0.5) < 1e-9 and abs(y - int(y) - 0.5) < 1e-9:
+                    value = np.float64(pixels[int(y), int(x)])
+                elif plain and method == BILINEAR:
+                    value = _bilinear_inside(pixels, x, y)
+                elif plain and method == CUBIC:
+                    value = _cubic_inside(pixels, x, y)
+                else:
+                    value = _weighted_inside(pixels, method, x, y, scale_x, scale_y, wx, wy)
+                if not math.isfinite(value) and not np.isnan(pixels[int(y), int(x)]):
+                    value = _around_missing(pixels, method, x, y, scale_x, scale_y, wx, wy)
+            valid[i, j] = value == value
+            result[i, j] = value if value == value else 0.0
+    return result, valid
+
+
+@compiled
+def _around_missing(
+    pixels: Floats, method: int, x: float, y: float, scale_x: float, scale_y: float, wx: Floats, wy: Floats
+) -> float:
+    """The weighted mean at a place whose own pixel is valid, by a look at each pixel."""
+    if scale_x == 1.0 and scale_y == 1.0:
+        if abs(x - int(x) - 0.5) < 1e-9 and abs(y - int(y) - 0.5) < 1e-9:
+            return float(pixels[int(y), int(x)])
+        if method == BILINEAR:
+            return _bilinear(pixels, x, y)
+    value, whole = _weighted(pixels, method, x, y, scale_x, scale_y, wx, wy)
+    if not whole and method in (CUBIC, LANCZOS):
+        value, whole = _weighted(pixels, BILINEAR, x, y, scale_x, scale_y, wx, wy)
+    return value
 
 
 @compiled

@@ -7,13 +7,16 @@ every 16 bits of a number (radix selection), `mode` once for each MOST_CLASSES o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.resample import coverage
+from geopipe.resample import coverage, statistics
+from geopipe.resample.compiled import compiled
+from geopipe.resample.statistics import QUANTILES
 
 Values = NDArray[Any]
 Floats = NDArray[np.floating[Any]]
@@ -31,14 +34,12 @@ PART = coverage.PART
 MOST_CLASSES = 1 << 18
 """Classes of one cell whose areas are in memory at a time."""
 
-QUANTILES = {"q1": 0.25, "med": 0.5, "q3": 0.75}
-
 
 def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, wrap: int) -> tuple[Any, float]:
     """A statistic of the pixels under a cell, weighted by their areas, and the share of the cell that is valid.
 
     Args:
-        name: one of coverage.STATISTICS.
+        name: one of statistics.STATISTICS.
         xs: (points,) columns of the cell's closed outline, without points if there is no cell; `ys` has its rows.
         strips: the pixels; each call starts again.
         wrap: pixels in 360 degrees if columns wrap around, else 0.
@@ -46,7 +47,7 @@ def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, wrap: int) -
     cell = _Cell(xs, ys, strips, wrap)
     sums, least, most = np.zeros(4), None, None
     for values, areas in cell.parts():
-        coverage.add(values, areas, values.size, sums)
+        statistics.add(values, areas, values.size, sums)
         low, high = values.min(), values.max()
         least, most = (low, high) if least is None else (min(least, low), max(most, high))
     total = float(sums[0])
@@ -63,8 +64,11 @@ def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, wrap: int) -
         return _quantile(cell.parts, QUANTILES[name] * total * (1.0 - coverage.SLIVER), least.dtype), share
     if name == "std" and least != most:
         for values, areas in cell.parts():
-            sums[3] = coverage.deviate(values, areas, values.size, sums[1] / total, sums[3])
-    return coverage.of_sums(coverage.STATISTICS.index(name), sums), share
+            sums[3] = statistics.deviate(values, areas, values.size, sums[1] / total, sums[3])
+    area, summed, squares, deviations = sums.tolist()
+    if name in ("average", "sum"):
+        return summed / area if name == "average" else summed, share
+    return math.sqrt((squares if name == "rms" else deviations) / area), share
 
 
 class _Cell:
@@ -88,9 +92,7 @@ class _Cell:
                 last = min(first + rows, bottom)
                 self.area = coverage.cover_pixels(*self._outline, box, first, last, cover)
                 sliver = min(coverage.SLIVER * self.area, coverage.MOTE)
-                count = coverage.take_pixels(
-                    pixels, valid, corner, box, first, last, self._wrap, cover, sliver, values, areas
-                )
+                count = _take_pixels(pixels, valid, corner, box, first, last, self._wrap, cover, sliver, values, areas)
                 if count:
                     yield values[:count], areas[:count]
 
@@ -158,3 +160,41 @@ def _mode(parts: Parts, total: float) -> Any:
         if limit is None:
             return best
         above = limit
+
+
+@compiled
+def _take_pixels(
+    pixels: Floats,
+    valid: coverage.Mask,
+    corner: tuple[int, int],
+    box: coverage.Box,
+    first: int,
+    last: int,
+    wrap: int,
+    cover: Floats,
+    sliver: float,
+    values: Floats,
+    areas: Floats,
+) -> int:
+    """Write the valid pixels of a box and their areas to `values` and `areas`, row by row: their count.
+
+    Args:
+        cover: from `cover_pixels`; all zeros afterwards.
+        sliver: areas up to this are none.
+    """
+    left, right = box[0], box[2]
+    count, stride, masked = 0, right - left + 2, valid.size > 0
+    for row in range(first, last):
+        part, line, window_row = 0.0, (row - first) * stride - left, row - corner[0]
+        for col in range(left, right):
+            part += cover[line + col]
+            window_col = (col - corner[1]) % wrap if wrap > 0 else col - corner[1]
+            if abs(part) <= sliver or not 0 <= window_col < pixels.shape[1]:
+                continue
+            value = pixels[window_row, window_col]
+            if value == value and (not masked or valid[window_row, window_col]):
+                values[count], areas[count] = value, abs(part)
+                count += 1
+    for k in range(stride * (last - first)):
+        cover[k] = 0.0
+    return count

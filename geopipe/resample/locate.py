@@ -6,9 +6,10 @@ too small, whatever the projection does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from geopipe.grid.crs import Transform, same_crs
 from geopipe.grid.grid import BLOCK, Grid, Tile, blocks_of, rounding
 from geopipe.layers.layer import Source
-from geopipe.resample import coverage, kernels
+from geopipe.resample import kernels
+from geopipe.resample.coverage import Coverage
+from geopipe.resample.footprints import Footprints, Lattice
 from geopipe.resample.methods import (
     RADIUS,
     WINDOW_PIXELS,
@@ -41,73 +44,35 @@ NEAR = 1e-4
 
 
 @dataclass(frozen=True)
-class Lattice:
-    """Places in source pixels: `cols` and `rows`, (height, width) float64 each, not finite for a missing place."""
-
-    cols: Floats
-    rows: Floats
-
-
-@dataclass(frozen=True)
-class Footprints:
-    """The cells of a block as polygons in source pixels.
+class BlockRequest:
+    """What one block needs of a source: a window of pixels, and the places in it.
 
     Attributes:
-        corners: of the cells, one more each way than cells.
-        pixels_per_360: 0 if the source has no longitudes.
-        wrap: the same if the window has all longitudes, so that columns wrap around; else 0.
-        poles: rows of the two poles.
-        longest: largest length of an edge of a cell, in pixels.
+        whole: the window of all cells, also beyond the source, if whole pixels make each cell.
     """
-
-    corners: Lattice
-    pixels_per_360: float = 0.0
-    wrap: int = 0
-    poles: tuple[float, float] = (0.0, 0.0)
-    longest: float = np.inf
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in pixels; left > right if there are none."""
-        return coverage.extent(self.corners.cols, self.corners.rows, self.pixels_per_360, self.poles)
-
-    def outline(self, i: int, j: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The closed outline of the cell (i, j) as columns and rows; without points if the cell has none."""
-        cols, rows = self.corners.cols, self.corners.rows
-        return coverage.outline(cols, rows, i, j, self.pixels_per_360, self.poles, self.longest)
-
-    def statistic(
-        self, name: str, pixels: NDArray[Any], valid: coverage.Mask, corner: tuple[int, int]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """A statistic of the pixels under each cell, and the share of valid area (see `coverage.footprints`).
-
-        Args:
-            name: one of coverage.STATISTICS.
-            pixels: (height, width) of the window whose first pixel is `corner` (row, column).
-            valid: (height, width) for integers, EVERYWHERE for floats.
-        """
-        return coverage.footprints(
-            pixels,
-            valid,
-            self.corners.cols,
-            self.corners.rows,
-            corner,
-            coverage.STATISTICS.index(name),
-            self.pixels_per_360,
-            self.wrap,
-            self.poles,
-            self.longest,
-        )
-
-
-@dataclass(frozen=True)
-class BlockRequest:
-    """What one block needs of a source: a window of pixels, and the places in it."""
 
     block: Tile
     window: Window
     centres: Lattice | None = None
     footprints: Footprints | None = None
+    whole: Window | None = None
+
+    @property
+    def coverages(self) -> Iterable[Coverage]:
+        """The coverage of the footprints, by rows of cells. If it is small enough it is computed once."""
+        assert self.footprints is not None
+        if self._coverages:
+            return self._coverages
+        coverages = self.footprints.coverages(self.window)
+        first = next(coverages)
+        if len(first.sizes) == self.block.cells:
+            self._coverages.append(first)
+            return self._coverages
+        return chain([first], coverages)
+
+    @cached_property
+    def _coverages(self) -> list[Coverage]:
+        return []
 
     @property
     def strips(self) -> list[Window]:
@@ -148,7 +113,7 @@ def canonical_blocks(
         request = _request(grid, decision, block)
         if request is None:
             continue
-        if request.window.pixels > WINDOW_PIXELS and block.cells > 1:
+        if (request.whole or request.window).pixels > WINDOW_PIXELS and block.cells > 1:
             blocks[:0] = blocks_of(block, -(-max(block.height, block.width) // 2))
         else:
             yield request
@@ -162,12 +127,17 @@ def _has_cells(inside: NDArray[np.bool_] | None, tile: Tile, block: Tile) -> boo
 
 def _request(grid: Grid, decision: Decision, block: Tile) -> BlockRequest | None:
     source, windows, centres, footprints = decision.source, [], None, None
+    if decision.route is Route.DECIMATE and not decision.centred:
+        whole = lattice_window(decision, block)
+        if whole.pixels <= WINDOW_PIXELS or block.cells > 1:
+            cut = _cut(whole, source)
+            return BlockRequest(block, cut, whole=whole) if cut else None
     if decision.centred:
         centres = _lattice(grid, decision, block, corners=False)
         reach = 0 if decision.scale is None else int(np.ceil(RADIUS[decision.method] * max(decision.scale))) + 1
         windows.append(_around(centres, source, reach))
     if decision.covering and (not windows or windows[0]):
-        footprints = _footprints(_lattice(grid, decision, block, corners=True), source)
+        footprints = _footprints(_lattice(grid, decision, block, corners=True), decision)
         window, footprints = _under(footprints, source)
         windows.append(window)
     meeting = [w for w in windows if w is not None]
@@ -199,15 +169,17 @@ def _around(centres: Lattice, source: Source, reach: int) -> Window | None:
     return _cut(Window(row, col, int(bottom) + 1 + reach - row, int(np.floor(right)) + 1 + reach - col), source)
 
 
-def _footprints(corners: Lattice, source: Source) -> Footprints:
+def _footprints(corners: Lattice, decision: Decision) -> Footprints:
+    source, is_parallel = decision.source, decision.is_parallel
     pixels = pixels_per_360(source)
     if pixels is not None:
         t = source.transform
-        return Footprints(corners, pixels, poles=((90 - t.f) / t.e, (-90 - t.f) / t.e))
+        return Footprints(corners, pixels, poles=((90 - t.f) / t.e, (-90 - t.f) / t.e), is_parallel=is_parallel)
     edges = np.abs(np.diff(corners.cols[::16], axis=1)) + np.abs(np.diff(corners.rows[::16], axis=1))
     edges = edges[np.isfinite(edges)]
     usual = float(np.median(edges)) if edges.size else 0.0
-    return Footprints(corners, longest=max(20 * usual, max(source.width, source.height) / 2))
+    longest = max(20 * usual, max(source.width, source.height) / 2)
+    return Footprints(corners, longest=longest, is_parallel=is_parallel)
 
 
 def _under(footprints: Footprints, source: Source) -> tuple[Window | None, Footprints]:
@@ -237,6 +209,10 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
         return Lattice(*np.meshgrid(left + (block.col + col) * rx, top + (block.row + row) * ry))
     source = decision.source
     to_pixels = pixels_of(grid.transform_of(block), grid.crs, source)
+    if decision.is_parallel and corners:
+        cols, _ = to_pixels(col, np.full(col.size, row[0]))
+        _, rows = to_pixels(np.full(row.size, col[0]), row)
+        return _snapped(_home(Lattice(*np.meshgrid(cols, rows)), source), grid, source)
     exact = decision.tolerance == 0.0 and decision.method == "nearest" and not corners
     tolerance = NEAR if exact else decision.tolerance
     places = None

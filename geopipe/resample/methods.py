@@ -1,8 +1,9 @@
 """Choose how a source is resampled: method, route, kernel scale and tolerance. Pure functions.
 
 There are three routes, and the cheapest exact one is taken: `copy` (the pixels are the cells), `decimate` (a whole
-number of pixels makes a cell) and `warp`. Warps are computed in canonical blocks anchored to the grid, with a kernel
-scale that belongs to the source and not to the window: tiles, workers and plans cannot change a byte.
+number of pixels makes a cell) and `warp`. The footprints of a warp are rectangles where cells run along the pixels, as
+between cylindrical projections, and polygons elsewhere. Warps are computed in canonical blocks anchored to the grid,
+with a kernel scale that belongs to the source and not to the window: tiles, workers and plans cannot change a byte.
 
 nearest and the interpolation kernels use the pixels around a cell's centre, all other methods those in its outline.
 """
@@ -54,6 +55,9 @@ AUTO_TOLERANCE = {"nearest": 0.0, "mode": 1e-4}
 WINDOW_PIXELS = 4096 * 4096
 """Source pixels that one warp may hold. A canonical block is quartered until its window fits."""
 
+SEPARABLE = 1e-9
+"""Largest distance in pixels by which an edge of a cell may lean for the cell to be a rectangle: that of rounding."""
+
 Floats = NDArray[np.float64]
 
 
@@ -92,6 +96,7 @@ class Decision:
         steps: median pixels per cell edge (x, y).
         spread: largest pixels per cell edge, divided by the smallest.
         share: compute the valid area of each cell, too.
+        is_parallel: the edges of cells are parallel to those of pixels: footprints are rectangles, for warp.
         requested_method: as the settings have it.
         rank: of the source in its layer.
     """
@@ -108,6 +113,7 @@ class Decision:
     spread: float = 1.0
     note: str = ""
     share: bool = False
+    is_parallel: bool = False
     requested_method: str = ""
     rank: int = 0
 
@@ -120,6 +126,21 @@ class Decision:
     def covering(self) -> bool:
         """Whether the method weights pixels by their area in a cell."""
         return self.share or not self.centred
+
+    @property
+    def cells(self) -> str:
+        """How the pixels under a cell are weighted, for the plan; empty if they are not."""
+        if not self.covering or self.route is Route.COPY:
+            return ""
+        if self.route is Route.DECIMATE:
+            return "whole pixels"
+        return "rectangles" if self.is_parallel else "polygons"
+
+    @property
+    def geometry(self) -> tuple[object, ...]:
+        """What decides the window and the places of a block. Decisions about a source that agree in it share them."""
+        method = self.method if self.centred and self.route is not Route.COPY else ""
+        return self.rank, self.route, self.ratio, self.origin, self.scale, self.tolerance, self.covering, method
 
 
 def requested_methods(layer: Layer) -> tuple[str, ...]:
@@ -185,6 +206,7 @@ def decide(grid: Grid, source: Source, layer: Layer, kind: Kind, rules: RouteRul
     if steps is None:
         return ()
     lattice = aligned(grid, source, rules.alignment) if rules.passthrough else None
+    is_parallel = parallel(grid, source)
     medians = float(np.median(steps[0])), float(np.median(steps[1]))
     shrink = math.sqrt(medians[0] * medians[1])
     decisions = []
@@ -192,6 +214,7 @@ def decide(grid: Grid, source: Source, layer: Layer, kind: Kind, rules: RouteRul
         method, why = choose_method(layer.name, requested, kind, shrink)
         share = layer.min_valid > 0 and method != VALID
         warp = Decision(source, Route.WARP, method, why, steps=medians, share=share, requested_method=requested)
+        warp = replace(warp, is_parallel=is_parallel and warp.covering)
         decisions.append((lattice and _without_warp(warp, *lattice)) or _with_kernel(warp, steps, rules.tolerance))
     return tuple(decisions)
 
@@ -252,6 +275,25 @@ def _phase(step: float, start: float, count: int, tolerance: float) -> tuple[int
         return None
     off = max(abs(start - origin), abs(start + count * step - origin - count * ratio))
     return (ratio, origin) if off <= tolerance else None
+
+
+def parallel(grid: Grid, source: Source, places: int = 17) -> bool:
+    """Whether a column of cells has the same columns of pixels at each row, and a row the same rows: to rounding.
+
+    It is so in one CRS without rotation, and between cylindrical projections (longitudes and Web Mercator, say).
+    """
+    t = source.transform
+    if t.b or t.d or source.georeference:
+        return False
+    if same_crs(source.crs, grid.crs):
+        return True
+    col, row = np.meshgrid(np.linspace(0, grid.width, places), np.linspace(0, grid.height, places))
+    px, py = pixels_of(grid.transform, grid.crs, source)(col, row)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(px - px[:1]), np.abs(py - py[:, :1])
+        pixels = pixels_per_360(source)
+        across = off[0] if pixels is None else np.abs(off[0] - pixels * np.round(off[0] / pixels))
+        return bool(across.max() <= SEPARABLE and off[1].max() <= SEPARABLE)  # False for NaN
 
 
 def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[Floats, Floats] | None:

@@ -59,10 +59,14 @@ def test_a_reader_that_fails_ends_the_tile_with_its_error() -> None:
         read_table(plan, FakeReader(broken))
 
 
-def test_a_window_is_read_once_for_all_columns_of_a_method() -> None:
+def test_a_window_is_read_once_for_all_columns_of_one_geometry() -> None:
     layer = Layer("a", ("a",), kind=Kind.CATEGORICAL, resampling="mode", fractions=(1.0, 2.0))
     fine = header(Band(1, "uint8"), transform=north_up(500_000, 4_000_000, 15), width=200, height=160)
     plan = plan_of(ALIGNED, [layer], headers={"a": [fine]})
     reader = NotingReader(FakeReader(lambda row, col: (row + col) % 3))
     assert {"a", "a_1", "a_2"} <= set(read_table(plan, reader).column_names)
-    assert len(reader.reads) == 2, "one for the mode, one for both fractions"
+    assert len(reader.reads) == 1, "for the mode and both fractions"
+    plan = plan_of(DEGREES, [layer], headers={"a": [fine]})
+    reader = NotingReader(FakeReader(lambda row, col: (row + col) % 3))
+    assert {"a", "a_1", "a_2"} <= set(read_table(plan, reader).column_names)
+    assert len(reader.reads) == 2, "one for the mode, whose places are closer, one for both fractions"

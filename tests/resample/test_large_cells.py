@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import surroundings
+from areas import block_statistic
 from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.resample import coverage, large_cells, locate
+from geopipe.resample.footprints import Footprints, Lattice
+from geopipe.resample.statistics import STATISTICS
 
 UTM = "EPSG:32632"
 PICKED = ("min", "max", "med", "q1", "q3", "mode")
@@ -60,7 +63,7 @@ def test_a_cell_in_parts_is_the_cell_at_once_to_the_bit(
     cols, rows = np.meshgrid(across, down)
     cols, rows = cols + tilt * (rows - rows.mean()), rows - tilt * (cols - cols.mean())
     wrap = 400 if "longitudes" in where else 0
-    footprints = locate.Footprints(locate.Lattice(cols, rows), float(wrap), wrap, (0.0, 3000.0))
+    footprints = Footprints(Lattice(cols, rows), float(wrap), wrap, (0.0, 3000.0))
     monkeypatch.setattr(large_cells, "PART", 3000)
     monkeypatch.setattr(large_cells, "MOST_CLASSES", 20_000 if kind == "noise" else 2)
 
@@ -69,8 +72,8 @@ def test_a_cell_in_parts_is_the_cell_at_once_to_the_bit(
             part = slice(top, top + height)
             yield (1000 + top, 2000), pixels[part], valid[part] if valid.size else valid
 
-    for name in coverage.STATISTICS if dtype[0] == "f" else PICKED:
-        once, share = footprints.statistic(name, pixels, valid, (1000, 2000))
+    for name in STATISTICS if dtype[0] == "f" else PICKED:
+        once, share = block_statistic(name, footprints, pixels, valid, (1000, 2000))
         assert 0 < share[0, 0] <= 1
         for height in (len(pixels), 71):
             result, covered = large_cells.statistic_of(
