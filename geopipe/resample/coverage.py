@@ -74,17 +74,18 @@ def _ring(
     their rows) has the longitudes of both its neighbours. An outline that ends 360 degrees from its start contains a
     pole and is closed along it.
     """
-    first = -1  # the first corner that is not at a pole
+    xs[0], xs[1], xs[2], xs[3] = cols[i, j], cols[i, j + 1], cols[i + 1, j + 1], cols[i + 1, j]
+    ys[0], ys[1], ys[2], ys[3] = rows[i, j], rows[i, j + 1], rows[i + 1, j + 1], rows[i + 1, j]
     for k in range(4):
-        xs[k], ys[k] = cols[i + (k >= 2), j + (k == 1 or k == 2)], rows[i + (k >= 2), j + (k == 1 or k == 2)]
         if not (math.isfinite(xs[k]) and math.isfinite(ys[k])):
             return 0
-        if first < 0 and not _is_pole(ys[k], pixels_per_360, poles):
-            first = k
     if pixels_per_360 == 0:
         xs[4], ys[4] = xs[0], ys[0]
         return 5
-    if first < 0:
+    first = 0  # the first corner that is not at a pole
+    while first < 4 and _is_pole(ys[first], pixels_per_360, poles):
+        first += 1
+    if first == 4:
         return 0
     x, y = xs[:4].copy(), ys[:4].copy()
     count, last, at_pole = 0, x[first], False

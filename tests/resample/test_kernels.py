@@ -138,6 +138,23 @@ def test_areas_are_exactextracts(centre: tuple[float, float], size: float, angle
     assert share == pytest.approx(values["count"] / area, rel=1e-4)
 
 
+@given(box_edges=st.tuples(st.floats(-2, 6), st.floats(-2, 4), st.floats(0.05, 9), st.floats(0.05, 9)))
+@settings(max_examples=100, deadline=None)
+def test_areas_of_rectangles_are_exactextracts(box_edges: tuple[float, float, float, float]) -> None:
+    left, top, across, down = box_edges
+    outline = box(left, top, left + across, top + down)
+    ring = [[x, 3 - y] for x, y in [*outline, outline[0]]]
+    shape = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    values = exact_extract(NumPyRasterSource(PIXELS, 0, 0, 4, 3), JSONFeatureSource([shape]), ["count", "mean", "sum"])
+    expected = values[0]["properties"]
+    if expected["count"] < 1e-6:
+        return
+    mean, share = cell("average", outline, PIXELS, is_parallel=True)
+    assert mean == pytest.approx(expected["mean"], rel=1e-5)  # exactextract counts areas in float32
+    assert footprint("sum", outline, PIXELS, is_parallel=True) == pytest.approx(expected["sum"], rel=1e-5)
+    assert share == pytest.approx(expected["count"] / (across * down), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("method", "at", "expected"),
     [
