@@ -30,8 +30,8 @@ from affine import Affine
 MB = 1 << 20
 GEOPIPE = Path(sys.executable).with_name("geopipe")
 WAYS = {
-    "aligned": ["merge.strategy=aligned"],
-    "exchange": ["merge.strategy=groupby"],
+    "aligned": ["engine.kind=ray", "merge.strategy=aligned"],
+    "exchange": ["engine.kind=ray", "merge.strategy=groupby"],
     "old way": ["resampling.enable_memory_aware_processing=false"],
 }
 

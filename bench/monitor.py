@@ -26,7 +26,7 @@ OFF = ("monitoring.enable_database_logging=false", "monitoring.enable_metrics=fa
 def seconds(file: Path, watched: bool, local: bool) -> float:
     """Wall time of the run itself, from its workers' start to the commit."""
     flags = [part for flag in (() if watched else OFF) for part in ("--set", flag)]
-    command = [*COMMAND, "run", str(file), "--overwrite", "--json", *(["--local"] if local else []), *flags]
+    command = [*COMMAND, "run", str(file), "--overwrite", "--json", f"--engine={'local' if local else 'ray'}", *flags]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout)["seconds"]["run"])
 

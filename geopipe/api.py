@@ -88,7 +88,7 @@ def run(
     settings: SettingsLike,
     overrides: Overrides | None = None,
     *,
-    engine: Literal["ray", "local"] = "ray",
+    engine: Literal["auto", "ray", "local"] | None = None,
     resume: bool | None = None,
     overwrite: bool = False,
     progress: bool | Watch = True,
@@ -100,8 +100,9 @@ def run(
     Args:
         settings: path of a TOML file, a dict of its sections, or `Settings`.
         overrides: values by "section.key" or "layers.NAME.key".
-        engine: "ray" (the session of this process, else engine.address, else a cluster of its own for the run), or
-            "local": one process without Ray, for small work.
+        engine: "ray" (the session of this process, else engine.address, else a cluster of its own for the run),
+            "local" (this process, without Ray), or "auto": Ray where a cluster exists or where it is faster by the
+            plan. None: engine.kind of the settings, "auto" by default.
         resume: True continues a run that was cut short, or refuses where the plan has changed. None keeps its tiles
             where the plan is the same. False drops what it has left.
         overwrite: replace a finished table in the output.
@@ -121,9 +122,10 @@ def run(
         >>> summary.rows
         1200
     """
-    if engine not in ("ray", "local"):
-        raise SettingsError(f"engine = {engine!r} is not known", 'give "ray" or "local"')
-    options = {"local": engine == "local", "resume": resume is True, "fresh": resume is False, "overwrite": overwrite}
+    if engine not in (None, "auto", "ray", "local"):
+        raise SettingsError(f"engine = {engine!r} is not known", 'give "auto", "ray" or "local"')
+    overrides = {**(overrides or {}), **({"engine.kind": engine} if engine else {})}
+    options = {"resume": resume is True, "fresh": resume is False, "overwrite": overwrite}
     return execute(_without_database(settings_of(settings, overrides)), progress, **options)
 
 

@@ -64,7 +64,7 @@ def make_settings(folder: Path) -> Path:
 
 
 def run(file: Path, *flags: str) -> pipeline.Summary:
-    return pipeline.run(load.load(file, flags), local=True, overwrite=True)
+    return pipeline.run(load.load(file, (*flags, "engine.kind=local")), overwrite=True)
 
 
 def errors(report: Report) -> dict[str, list[str]]:

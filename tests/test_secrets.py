@@ -150,7 +150,7 @@ def test_a_secret_is_at_no_exit_of_a_run(
     shown: dict[str, Any] = {}
     for form in ("text", "json"):
         style = f"monitoring.log_format={form}"
-        code, *shown[f"run {form}"] = call(capsys, "run", file, "--local", "--overwrite", "--set", style)
+        code, *shown[f"run {form}"] = call(capsys, "run", file, "--engine=local", "--overwrite", "--set", style)
         assert code == 0, shown
         code, *shown[f"plan {form}"] = call(capsys, "plan", file, *(["--json"] if form == "json" else []))
         assert code == 0
@@ -160,8 +160,8 @@ def test_a_secret_is_at_no_exit_of_a_run(
         ("absent", "inspect", signed(www[1], "absent")),
         ("config", "config", "show", file),
         ("config json", "config", "show", file, "--json"),
-        ("wrong", "run", file, "--local", "--set", f"grid.resolution=https://user:{CANARY}@host"),
-        ("twice", "run", file, "--local"),
+        ("wrong", "run", file, "--engine=local", "--set", f"grid.resolution=https://user:{CANARY}@host"),
+        ("twice", "run", file, "--engine=local"),
         ("status", "status", work / "output", "--json"),
         ("logs", "monitor", "logs", "latest", "--level", "DEBUG"),
         ("runs", "monitor", "runs", "--json"),
@@ -187,7 +187,7 @@ def test_a_secret_is_in_no_record_of_a_run_that_fails(
     write_raster(www[0] / "gone.tif", np.ones((8, 8), "uint8"), GRID.crs, north_up(GRID.x0, GRID.y0, 30))
     file = secret_settings(work, www[1])
     file.write_text(file.read_text() + f'[[layers]]\nname = "d"\npath = "{signed(www[1], "gone")}&short=20"\n')
-    code, *shown = call(capsys, "run", file, "--local")
+    code, *shown = call(capsys, "run", file, "--engine=local")
     assert code in (1, 2)
     assert "layer d" in shown[1]
     assert CANARY not in "".join(shown)
@@ -203,12 +203,14 @@ def test_a_run_that_is_cut_short_leaves_no_secret(tmp_path: Path, www: tuple[Pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(load.load(file), local=True, watch=stop)
+        pipeline.run(load.load(file, ("engine.kind=local",)), watch=stop)
     staged = list((tmp_path / "output/_staging").glob("*/plan.json"))
     assert len(staged) == 1
     assert found_in(tmp_path / "output") == []
     assert len(json.loads(staged[0].read_text())["identity"]["sources"]) == 3
-    assert pipeline.run(load.load(file), local=True, resume=True).rows == 64, "and goes on with the same addresses"
+    assert pipeline.run(load.load(file, ("engine.kind=local",)), resume=True).rows == 64, (
+        "and goes on with the same addresses"
+    )
 
 
 def test_the_identity_tells_two_secrets_apart(www: tuple[Path, int]) -> None:
@@ -239,7 +241,7 @@ def test_ray_keeps_no_secret_in_its_logs(tmp_path: Path, www: tuple[Path, int]) 
     environment = {**os.environ, "RAY_TMPDIR": f"/tmp/geopipe-secrets-{os.getpid()}", "RAY_ADDRESS": "local"}
     Path(environment["RAY_TMPDIR"]).mkdir()
     try:
-        command = [sys.executable, "-m", "geopipe", "run", str(file), "--overwrite"]
+        command = [sys.executable, "-m", "geopipe", "run", str(file), "--overwrite", "--engine=ray"]
         for expected in (0, 1):
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
             assert done.returncode == expected, done.stderr

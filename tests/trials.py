@@ -43,8 +43,8 @@ def make_trial(folder: Path) -> Path:
     return folder / "s.toml"
 
 
-def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
-    return pipeline.run(load.load(file, flags), **{"local": True, **how})
+def run(file: Path, *flags: str, engine: str = "local", **how: Any) -> pipeline.Summary:
+    return pipeline.run(load.load(file, (*flags, f"engine.kind={engine}")), **how)
 
 
 def hashes(output: Path) -> list[str]:

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import secrets
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,6 +35,14 @@ def is_local(address: str) -> bool:
 def requested(address: str | None) -> str:
     """The address of the cluster to use: `address`, else RAY_ADDRESS, else "local"."""
     return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def existing(address: str | None) -> str:
+    """By what the Ray cluster to join is named: a setting, RAY_ADDRESS, or this process's session; "" without one."""
+    if requested(address) != "local":
+        return f"engine.address = {address!r}" if address else f"RAY_ADDRESS = {requested(address)!r}"
+    ray = sys.modules.get("ray")  # this module must not load it
+    return "the Ray session of this process" if ray and ray.is_initialized() else ""
 
 
 def runs_on_one_machine(address: str | None) -> bool:

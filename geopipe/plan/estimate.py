@@ -20,6 +20,7 @@ from geopipe.plan.options import Options
 from geopipe.resample.footprints import COVERAGE_PIXELS
 from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
+from geopipe.text import count
 
 MB = 1 << 20
 WORKER_BYTES = 260 * MB
@@ -54,24 +55,30 @@ SAMPLE = 16
 
 @dataclass(frozen=True)
 class Machine:
-    """The processors, memory and disk for a run; sizes in bytes. `object_store` is Ray's shared memory."""
+    """The processors, memory and disk for a run; sizes in bytes. `object_store` is Ray's shared memory.
+
+    `cluster` tells by what a Ray cluster that exists is named; "" if a run on Ray starts its own.
+    """
 
     cpus: int
     workers: int
     memory: int
     object_store: int
     free_disk: int
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need.
 
-    `shuffle_bytes` are the block rows of the whole run that travel between tasks, `wave_bytes` those of the
-    `wave_tiles` that are shuffled at a time; all 0 for the strategy "aligned".
+    `workers` is the number of processes that hold a tile at a time. `shuffle_bytes` are the block rows of the whole run
+    that travel between tasks, `wave_bytes` those of the `wave_tiles` that are shuffled at a time; all 0 unless block
+    rows are shuffled.
     """
 
     tiles: int
+    workers: int
     tasks: int
     task_bytes: int
     shuffle_bytes: int
@@ -95,12 +102,12 @@ def estimate(
     options: Options,
     machine: Machine,
     mask: MaskPlan | None = None,
-    shuffles: bool = False,
+    way: str = "aligned",
 ) -> Estimate:
     """Predict memory, tasks and output of a run.
 
     Args:
-        shuffles: whether block rows travel between tasks, as in the strategy "groupby".
+        way: the strategy of a run on Ray; "local" for one in this process.
     """
     grid, size = spec.grid, options.window_size
     rows, cols = grid.tiling(size)
@@ -116,7 +123,7 @@ def estimate(
     task = READ_CACHE + block_rows + 2 * table + reading_bytes(grid, decisions, size) + mask_bytes
     point_bytes = sum(t.rows * _row_bytes(t) for t in tables)
     shuffled, wave, waiting, tasks = 0, 0, 0, tiles
-    if shuffles:
+    if way == "groupby":
         cell_bytes = sum(np.dtype(v.dtype).itemsize + 1 for p in rasters for v in p.variables)
         shuffled = min(grid.cells, tiles * tile_cells) * cell_bytes + point_bytes
         sweeps = any(p.sweeps for p in plans)
@@ -124,13 +131,17 @@ def estimate(
         tasks = tiles * (len(rasters) + 1) + sum(len(t.partitions) for t in tables)
         # all points may lie in one tile, where they are joined and sorted beside what came
         waiting = wave * tile_cells * cell_bytes + point_bytes
-    processes = min(machine.workers, tasks) + shuffles  # a shuffle's own tasks run beside the readers
+    workers = 1 if way == "local" else min(machine.workers, tasks)
+    processes = workers + (way == "groupby")  # a shuffle's own tasks run beside the readers
     peak = DRIVER_BYTES + processes * (WORKER_BYTES + task) + 2 * waiting + 2 * point_bytes
+    if way == "local":
+        peak = WORKER_BYTES + task + 4 * point_bytes
     if options.whole:
         pixels = max((d.source.width * d.source.height for d in decisions), default=0)
         peak = WORKER_BYTES + task + grid.cells * sum(s + 1 for s in sizes) + pixels * 8
     return Estimate(
         tiles=rows * cols,
+        workers=workers,
         tasks=tasks,
         task_bytes=task,
         shuffle_bytes=shuffled,
@@ -230,9 +241,9 @@ def refuse(needs: Estimate, machine: Machine, window_size: int, written: int = 0
         smaller = f"resampling.window_size = {window_size // 1024 * 512}, " if window_size >= 1024 else ""
         raise PlanError(
             f"the run would need about {needs.peak_bytes / MB:,.0f} MB "
-            f"({min(machine.workers, needs.tasks)} workers with {needs.task_bytes / MB:,.0f} MB each); "
+            f"({count(needs.workers, 'worker')} with {needs.task_bytes / MB:,.0f} MB each); "
             f"there are {machine.memory / MB:,.0f} MB to use",
-            f"{smaller}fewer engine.workers, or a larger engine.memory",
+            f"{smaller}{'fewer engine.workers, ' if needs.workers > 1 else ''}or a larger engine.memory",
         )
     if needs.output_bytes - written > machine.free_disk:
         already = f" ({written / MB:,.0f} MB are there already)" if written else ""

@@ -27,7 +27,8 @@ class Options:
     """The settings of a plan beside grid and layers.
 
     `tolerance` is "auto", "exact" or source pixels; `whole` chooses the baseline, which reads whole rasters;
-    `compress` (of CSV) is "gzip", "zstd" or "none"; a run that would decode more than `max_pixels` is refused.
+    `compress` (of CSV) is "gzip", "zstd" or "none"; a run that would decode more than `max_pixels` is refused;
+    `engine` is "auto", "ray" or "local".
     """
 
     window_size: int = 2048
@@ -44,3 +45,4 @@ class Options:
     compress: str = "gzip"
     layout: Layout = Layout()
     max_pixels: int | None = None
+    engine: str = "auto"

@@ -31,13 +31,16 @@ from geopipe.plan.identity import hash_of, identity_of, provenance_of
 from geopipe.plan.layers import LayerPlan, MaskPlan, describe_layer, plan_layer, plan_mask, skip
 from geopipe.plan.options import Options
 from geopipe.plan.variables import check_names
-from geopipe.plan.work import Workload, refuse_work, work_of
+from geopipe.plan.work import FASTER, Workload, choose_engine, refuse_work, work_of
 from geopipe.redaction import redacted
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A complete plan: small, frozen, and pickled to every worker. Without `mask` every cell may be a row."""
+    """A complete plan: small, frozen, and pickled to every worker. Without `mask` every cell may be a row.
+
+    `seconds` are predicted by engine; `estimate` and `work` are those of `engine`.
+    """
 
     name: str
     spec: TableSpec
@@ -46,6 +49,9 @@ class Plan:
     versions: Mapping[str, str]
     strategy: str
     strategy_why: str
+    engine: str
+    engine_why: str
+    seconds: Mapping[str, float]
     machine: Machine
     estimate: Estimate
     work: Workload
@@ -130,6 +136,7 @@ class Plan:
                 **asdict(self.options.layout),
             },
             "strategy": {"name": self.strategy, "why": self.strategy_why},
+            "engine": {"name": self.engine, "why": self.engine_why, "seconds": dict(self.seconds)},
             "layers": [describe_layer(layer) for layer in self.layers],
             "machine": asdict(self.machine),
             "estimate": asdict(self.estimate),
@@ -191,10 +198,17 @@ def make_plan(
     digest = hash_of(identity_of(spec, mask, plans, options, inputs.versions["geopipe"]))
     spec = replace(spec, metadata=(("geopipe:plan_hash", digest),))
     strategy, why = _choose_strategy(options, plans, grid)
+    tasks = int(np.prod(grid.tiling(options.window_size))) if mask is None else mask.reach.tiles
     if strategy == "groupby":
         plans = tuple(replace(p, sweeps=p.decode_factor > SWEEPS) for p in plans)
-    needs = estimate(spec, plans, options, machine, mask, strategy == "groupby")
-    work = work_of(grid, plans, options, machine, needs.tasks, mask.reach if mask else None)
+        tasks *= len(plans)
+    works = work_of(grid, plans, options, min(machine.workers, tasks), mask.reach if mask else None)
+    engine, engine_why = choose_engine(options, machine.cluster, {name: w.predicted for name, w in works.items()})
+    needs = estimate(spec, plans, options, machine, mask, strategy if engine == "ray" else "local")
+    if engine == "ray" and engine_why == FASTER and needs.peak_bytes > machine.memory:
+        engine, engine_why = "local", f"auto: on Ray it would need {needs.peak_bytes / MB:,.0f} MB of memory"
+        needs = estimate(spec, plans, options, machine, mask, "local")
+    work = works[engine]
     refuse_work(work, options.max_pixels)
     refuse(needs, machine, options.window_size, written_bytes(digest))
     notes = _united([note for p in plans for note in p.notes] + list(mask.notes if mask else ()))
@@ -210,6 +224,9 @@ def make_plan(
         versions=inputs.versions,
         strategy=strategy,
         strategy_why=why,
+        engine=engine,
+        engine_why=engine_why,
+        seconds={name: w.predicted for name, w in works.items()},
         machine=machine,
         estimate=needs,
         work=work,

@@ -8,7 +8,7 @@ from geopipe.layers.table_plan import TablePlan
 from geopipe.merge import derived
 from geopipe.plan.layers import LayerPlan, reaches
 from geopipe.plan.plan import Plan
-from geopipe.plan.work import span
+from geopipe.plan.work import duration, span
 from geopipe.resample.methods import Decision, Route
 from geopipe.text import clean, count, numbers, size
 
@@ -90,11 +90,14 @@ def _files(plan: Plan) -> str:
 
 
 def _needs(plan: Plan) -> Facts:
-    """Time, memory and disk."""
+    """Time, engine, memory and disk."""
     estimate, machine, work = plan.estimate, plan.machine, plan.work
     decoded = f"{count(work.pixels, 'pixel')} to decode, {count(work.values, 'value')} to write"
+    places = {"local": "in this process", "ray": "on Ray"}
+    times = {name: f"{place} about {duration(plan.seconds[name])}" for name, place in places.items()}
     return [
         ("time", f"{span(work.seconds)} (a prediction): {decoded}"),
+        ("engine", f"{plan.engine} ({plan.engine_why}): {', '.join(times.values())}"),
         ("memory", f"{size(estimate.peak_bytes)} at most; the run may use {size(machine.memory)}"),
         ("disk", f"{size(machine.free_disk)} free"),
     ]
@@ -109,7 +112,7 @@ def _strategy(plan: Plan) -> Facts:
         ("strategy", f"{plan.strategy}: {plan.strategy_why}"),
         (
             "tasks",
-            f"{count(estimate.tasks, 'task')} on {count(machine.workers, 'worker')}, {size(estimate.task_bytes)} each",
+            f"{count(estimate.tasks, 'task')} on {count(estimate.workers, 'worker')}, {size(estimate.task_bytes)} each",
         ),
     ]
     if estimate.shuffle_bytes:

@@ -6,13 +6,12 @@ otherwise. Other machines, disks and networks differ, so a time is a range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from geopipe.errors import PlanError
 from geopipe.grid.grid import Grid
 from geopipe.plan.cells import Reach
-from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.options import Options
 from geopipe.resample.locate import stored_pixels
@@ -50,11 +49,15 @@ POINT = 1000.0
 PARQUET, CSV = 12.0, 250.0
 """ns a value, merging included; CSV with gzip."""
 
-STARTUP = 10.0
-"""Seconds until the first tile: Ray and its workers."""
+STARTUP = {"local": 1.0, "ray": 10.0}
+"""Seconds that a run takes beside its work, by engine: imports; on Ray its start, its workers and its end (measured by
+bench/start.py)."""
 
 LOW, HIGH = 0.5, 4.0
 """Factors of the range of time: a quicker machine, and a slow or busy disk."""
+
+FASTER = "auto: the faster one by prediction"
+"""The reason for an engine that neither the settings nor a cluster decide."""
 
 LONG = 3600
 """Seconds beyond which a plan warns."""
@@ -62,19 +65,19 @@ LONG = 3600
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of a run: `pixels` to decode in all bands, repeats included, and `values` to write in all columns.
+    """The work of a run by one engine.
 
-    `seconds` is the predicted range of its time.
+    Attributes:
+        pixels: to decode in all bands, repeats included.
+        values: to write in all columns.
+        predicted: seconds of the run by the measured rates, its start included.
+        seconds: the range in which they may be on another machine.
     """
 
     pixels: int
     values: int
+    predicted: float
     seconds: tuple[float, float]
-
-    @property
-    def predicted(self) -> float:
-        """The seconds by the measured rates."""
-        return (self.seconds[0] - STARTUP) / LOW
 
     def note(self) -> str:
         """A warning of a long run, or an empty text."""
@@ -86,16 +89,53 @@ class Workload:
         )
 
 
-def work_of(
-    grid: Grid, plans: Sequence[LayerPlan], options: Options, machine: Machine, tasks: int, reach: Reach | None
-) -> Workload:
-    """Predict the work of a run.
+def choose_engine(options: Options, cluster: str, seconds: Mapping[str, float]) -> tuple[str, str]:
+    """The engine of a run and the reason.
 
     Args:
-        tasks: of the run, which limit the number of busy workers.
+        cluster: by what a Ray cluster that exists is named; "" if Ray would have to be started.
+        seconds: predicted for each engine.
+    """
+    if options.whole:
+        return "local", "the baseline reads whole rasters, in one process"
+    if options.engine != "auto":
+        return options.engine, "engine.kind says so"
+    if cluster:
+        return "ray", f"auto: {cluster} names a cluster"
+    return ("ray" if seconds["ray"] < seconds["local"] else "local"), FASTER
+
+
+def work_of(
+    grid: Grid, plans: Sequence[LayerPlan], options: Options, workers: int, reach: Reach | None
+) -> dict[str, Workload]:
+    """Predict the work of a run by each engine.
+
+    Args:
+        workers: busy processes of a run on Ray.
         reach: of the mask, if there is one; cells outside are neither read nor written.
     """
     share = 1.0 if reach is None else reach.tiles / max(1, _tiles(grid, options))
+    alone = _work(grid, [replace(plan, sweeps=False) for plan in plans], options, share, reach)
+    shared = _work(grid, plans, options, share, reach)
+    return {
+        "local": _workload(*alone, STARTUP["local"], 1),
+        "ray": _workload(*shared, STARTUP["ray"], max(1, workers)),
+    }
+
+
+def _workload(pixels: float, values: int, nanoseconds: float, start: float, workers: int) -> Workload:
+    seconds = nanoseconds / 1e9 / workers
+    return Workload(round(pixels), values, start + seconds, (start + LOW * seconds, start + HIGH * seconds))
+
+
+def _work(
+    grid: Grid, plans: Sequence[LayerPlan], options: Options, share: float, reach: Reach | None
+) -> tuple[float, int, float]:
+    """Pixels to decode, values to write, and nanoseconds of one processor.
+
+    Args:
+        share: of the tiles that the mask meets.
+    """
     pixels, nanoseconds = 0.0, 0.0
     for plan in plans:
         factor = 1.0 if plan.sweeps else plan.decode_factor
@@ -111,8 +151,7 @@ def work_of(
     columns = sum(len(plan.variables) for plan in plans) + 4
     values = columns * (grid.cells if reach is None else reach.cells)
     nanoseconds += values * sum({"parquet": PARQUET, "csv": CSV}[form] for form in options.formats)
-    seconds = nanoseconds / 1e9 / max(1, min(machine.workers, tasks))
-    return Workload(round(pixels), values, (LOW * seconds + STARTUP, HIGH * seconds + STARTUP))
+    return pixels, values, nanoseconds
 
 
 def _tiles(grid: Grid, options: Options) -> int:

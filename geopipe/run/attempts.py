@@ -82,7 +82,7 @@ def execute(run: Execution, plan: Plan, engine: Engine, reports: Reports) -> Sum
             reasons = plan.skipped | skippable(run.settings, error, plan.skipped)
         emit(Event("layer_skipped", {"layers": reasons}))
         done = {stage: progress.tiles for stage, progress in reports.stages().items()}
-        plan = draft(run.settings, plan.machine, reasons)
+        plan = draft(run.settings, plan.machine, reasons, plan.engine)
 
 
 def _attempt(run: Execution, plan: Plan, engine: Engine, reports: Reports, done: Mapping[str, int]) -> Summary:

@@ -16,6 +16,7 @@ from importlib.metadata import version
 import pyproj
 
 from geopipe import __version__, machine, proposals
+from geopipe.engine import address as addresses
 from geopipe.errors import SettingsError, SourceError
 from geopipe.export import publish, state
 from geopipe.grid.grid import Grid
@@ -48,6 +49,7 @@ def this_machine(settings: Settings) -> Machine:
         memory=memory,
         object_store=settings.engine.object_store_memory or min(OBJECT_STORE, memory // 4),
         free_disk=publish.free_bytes(settings.run.folder),
+        cluster=addresses.existing(settings.engine.address),
     )
 
 
@@ -62,13 +64,19 @@ def versions() -> dict[str, str]:
     )
 
 
-def draft(settings: Settings, target: Machine | None = None, skipped: Mapping[str, str] | None = None) -> Plan:
+def draft(
+    settings: Settings,
+    target: Machine | None = None,
+    skipped: Mapping[str, str] | None = None,
+    engine: str | None = None,
+) -> Plan:
     """Make the plan of the settings. Reads headers (and what the module names), writes nothing.
 
     Args:
         settings: of the run.
         target: the resources to run on; None for this machine.
         skipped: reason by name of layers to skip.
+        engine: that is at work already; None for that of the settings.
 
     Raises:
         SettingsError: the settings fit no such sources.
@@ -100,7 +108,8 @@ def draft(settings: Settings, target: Machine | None = None, skipped: Mapping[st
     while True:
         try:
             inputs = Inputs(settings.run.name, grid, layers, versions(), reasons, mask)
-            plan = make_plan(inputs, settings.options(), target, written)
+            options = replace(settings.options(), engine=engine or settings.engine.kind)
+            plan = make_plan(inputs, options, target, written)
             classes = {p.layer.name: values for p in plan.layers if (values := _classes(plan, p)) is not None}
             if not classes:
                 return replace(plan, notes=(*plan.notes, *map(_searched_note, searched)))

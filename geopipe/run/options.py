@@ -37,7 +37,6 @@ class RunOptions:
         resume: resume an unfinished run, and refuse if its plan is another. A finished table that was not sent to its
             object store is only sent.
         fresh: drop what unfinished runs have left in the output, and do all tiles.
-        local: use the plain loop instead of Ray.
         watch: called a few times a second with the progress.
         confirm: asked whether to keep the tiles of an unfinished run, unless `resume` is set.
         run_id: id that the submitter of a job chose; None for a new one.
@@ -47,7 +46,6 @@ class RunOptions:
     overwrite: bool = False
     resume: bool = False
     fresh: bool = False
-    local: bool = False
     watch: Watch | None = None
     confirm: Callable[[str], bool] | None = None
     run_id: str | None = None

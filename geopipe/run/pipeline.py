@@ -6,7 +6,6 @@ settings -> headers -> plan -> Ray Dataset of reads -> block rows -> merge_tile 
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -69,7 +68,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
         context(run_id=run_id, attempt=attempt),
         recording(monitoring, requests) as recorder,
         stated(detail) as ending,
-        _joined(settings, options.local) as machine,
+        _joined(settings) as machine,
     ):
         # others see by it whether this process lives, and where its last records are
         emit(Event(DRIVER, processes.identity() | {"spool": str(monitoring.folder)}))
@@ -97,7 +96,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                 destination.keep_or_drop(plan, options.fresh, options.confirm)
             job = Execution(settings, monitoring, overwrite, destination.output, clock)
             requests.on("pause", job.pause.request)
-            with _engine(plan, settings, monitoring, options.local) as engine:
+            with _engine(plan, settings, monitoring) as engine:
                 connected = recorder.connected(engine.receive, engine.stages) if recorder else nullcontext()
                 with connected, ending():
                     clock.lap("start")
@@ -111,11 +110,10 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
 
 
 @contextmanager
-def _joined(settings: Settings, local: bool) -> Iterator[Machine | None]:
+def _joined(settings: Settings) -> Iterator[Machine | None]:
     """Join the cluster that exists, and yield what it offers, so that the plan is made for it; None without one."""
-    address = addresses.requested(settings.engine.address)
-    ray = sys.modules.get("ray")  # planning and the plain loop must not load it
-    if local or settings.resampling.old_way or (address == "local" and not (ray and ray.is_initialized())):
+    in_process = settings.engine.kind == "local" or settings.resampling.old_way
+    if in_process or not addresses.existing(settings.engine.address):
         yield None
         return
     from geopipe.engine.cluster import joined
@@ -144,13 +142,11 @@ def _is_of(success: Mapping[str, Any] | None, plan: Plan) -> bool:
     return success is not None and success["plan_hash"] == plan.hash
 
 
-def _engine(
-    plan: Plan, settings: Settings, monitoring: MonitoringOptions, local: bool
-) -> AbstractContextManager[Engine]:
+def _engine(plan: Plan, settings: Settings, monitoring: MonitoringOptions) -> AbstractContextManager[Engine]:
     """The engine that executes the plan."""
     if settings.resampling.old_way:
         return old_way(monitoring)
-    if local:
+    if plan.engine == "local":
         return plain_loop(monitoring)
     from geopipe.engine.ray import ray_engine  # planning and the plain loop must not load Ray
 

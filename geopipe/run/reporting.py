@@ -28,7 +28,7 @@ def monitoring_options(settings: Settings, run_id: str, attempt: int, job: bool 
             dsn_file = connections.prepare_database()
         except MachineError as error:
             problem, database = str(error), connections.named()  # a named one may answer before the run ends
-    alone = addresses.runs_on_one_machine(settings.engine.address)
+    alone = settings.engine.kind == "local" or addresses.runs_on_one_machine(settings.engine.address)
     return MonitoringOptions(
         run_id=run_id,
         attempt=attempt,

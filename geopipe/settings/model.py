@@ -86,6 +86,7 @@ class Settings(Section):
             formats=tuple(dict.fromkeys(self.export.formats)),
             compress=self.export.compression,
             max_pixels=self.engine.max_pixels,
+            engine=self.engine.kind,
             layout=Layout(**{f.name: getattr(self.export, f.name) for f in fields(Layout)}),
         )
 

@@ -234,8 +234,11 @@ class MonitoringSettings(Section):
 
 
 class EngineSettings(Section):
-    """Ray. Every key may be left out."""
+    """What executes the plan. Every key may be left out."""
 
+    kind: Literal["auto", "ray", "local"] = "auto"
+    """Ray, or this process alone (local); auto: Ray where a cluster exists or where it is faster by the plan; the table
+    is the same"""
     address: str | None = setting(None, "the address of a Ray cluster in quotes", "auto")
     """Ray cluster to join (default: RAY_ADDRESS, else a Ray of its own on this machine)"""
     workers: int | None = setting(None, AT_LEAST_ONE, 4, ge=1)

@@ -12,11 +12,12 @@ import surroundings
 SCRIPTS = {
     "rates.py": (("--size", "600"), "csv zstd"),
     "monitor.py": (("--pairs", "2", "--size", "512", "--local"), "watched / not: median"),
+    "start.py": (("--pairs", "1"), "demo - trivial:"),
     "tiles.py": (("--tiles", "4", "5", "--layers", "3"), "20 tiles"),
     "memory.py": (("--sizes", "512", "--ways", "aligned"), "512 x 512  aligned"),
 }
 """Arguments that make a script quick, and what its last line has, by its name."""
-ON_RAY = ("tiles.py", "memory.py")
+ON_RAY = ("start.py", "tiles.py", "memory.py")
 
 
 @pytest.mark.slow

@@ -192,7 +192,7 @@ def state(finished: bool) -> Callable[[Path], None]:
         ledger.write_tile = stopping
         try:
             with suppress(KeyboardInterrupt), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                pipeline.run(load.load(folder / "settings.toml", ()), local=True)
+                pipeline.run(load.load(folder / "settings.toml", ("engine.kind=local",)))
         finally:
             ledger.write_tile = write
 
@@ -401,8 +401,15 @@ def make_input(bases: Path, folder: Path, kind: str, seed: int) -> list[list[str
         begin = [["config", "show", file], ["status", output], ["validate", output]]
     else:
         begin = [["inspect", str(victim)], ["inspect", str(victim), "--json"]]
-    run = ["run", file, "--local", *rng.choice([[], ["--resume"], ["--overwrite"]])]
-    return [*begin, ["plan", file], run, ["status", output], ["validate", output], ["run", file, "--local", "--resume"]]
+    run = ["run", file, "--engine=local", *rng.choice([[], ["--resume"], ["--overwrite"]])]
+    return [
+        *begin,
+        ["plan", file],
+        run,
+        ["status", output],
+        ["validate", output],
+        ["run", file, "--engine=local", "--resume"],
+    ]
 
 
 def settings_for(kind: str, name: str, rng: random.Random) -> str:

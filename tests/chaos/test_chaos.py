@@ -46,9 +46,17 @@ PATIENCE = 400.0
 """Seconds for a whole run there."""
 
 ENGINES = {
-    "local": ["--local"],
-    "aligned": ["--set", "engine.workers=2"],
-    "groupby": ["--set", "merge.strategy=groupby", "--set", "merge.wave_tiles=4", "--set", "engine.workers=2"],
+    "local": ["--engine=local"],
+    "aligned": ["--engine=ray", "--set", "engine.workers=2"],
+    "groupby": [
+        "--engine=ray",
+        "--set",
+        "merge.strategy=groupby",
+        "--set",
+        "merge.wave_tiles=4",
+        "--set",
+        "engine.workers=2",
+    ],
 }
 VICTIMS = {  # processes of a run on Ray
     "worker": r"^ray::.*(_Aligned|_read|_merge_group|MapBatches|MapWorker)",
@@ -95,7 +103,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(sources: Path) -> list[str]:
     """The hashes of the files that every engine makes of them."""
     output = sources.parent / "undisturbed"
-    command = [GEOPIPE, "run", str(sources), "--local", "--set", f"run.output={output}"]
+    command = [GEOPIPE, "run", str(sources), "--engine=local", "--set", f"run.output={output}"]
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
     return hashes(output)
 

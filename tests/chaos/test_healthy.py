@@ -24,7 +24,11 @@ from geopipe import demo
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 GEOPIPE = str(Path(sys.executable).with_name("geopipe"))
-ENGINES = {"local": ["--local"], "aligned": [], "groupby": ["--set", "merge.strategy=groupby"]}
+ENGINES = {
+    "local": ["--engine=local"],
+    "aligned": ["--engine=ray"],
+    "groupby": ["--engine=ray", "--set", "merge.strategy=groupby"],
+}
 RUNS = [
     ("eight layers", "groupby", "server"),
     ("zion", "aligned", "server"),

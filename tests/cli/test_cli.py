@@ -73,7 +73,7 @@ def test_help_and_import_load_neither_ray_nor_rasterio() -> None:
 def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     """A process of its own, with a Ray of its own: run, refuse, overwrite."""
     file = demo.generate(tmp_path)
-    done = geopipe("run", file, "--json")
+    done = geopipe("run", file, "--json", "--engine=ray")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     table = ds.dataset(tmp_path / "output" / "parquet").to_table()
@@ -90,7 +90,7 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     assert "--overwrite" in again.stderr
     assert "Traceback" not in again.stderr
 
-    replaced = geopipe("run", file, "--overwrite", "--local", "--set", "run.name=second")
+    replaced = geopipe("run", file, "--overwrite", "--engine=local", "--set", "run.name=second")
     assert replaced.returncode == 0, replaced.stderr
     assert "second is done" in replaced.stdout
     assert json.loads((tmp_path / "output" / "_SUCCESS").read_text())["name"] == "second"
@@ -104,7 +104,7 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
 def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, number: int, code: int) -> None:
     output = tmp_path / "output"
     flags = ("--set", f"run.output={output}", "--set", "grid.resolution=25")
-    command = [*GEOPIPE, "run", str(trial), "--local", *flags]
+    command = [*GEOPIPE, "run", str(trial), "--engine=local", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not output.exists():
             time.sleep(0.02)
@@ -129,7 +129,7 @@ def test_a_signal_after_the_last_word_changes_nothing(number: int) -> None:
 def test_who_does_not_read_how_far_it_is_loses_nothing(trial: Path, tmp_path: Path, after: float) -> None:
     """As in `geopipe run s.toml 2>&1 >summary | head -1`."""
     flags = ("--set", f"run.output={tmp_path}/output", "--set", "monitoring.progress_interval=0.1")
-    command = [*GEOPIPE, "run", str(trial), "--local", *flags]
+    command = [*GEOPIPE, "run", str(trial), "--engine=local", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert process.stdout is not None
@@ -221,7 +221,7 @@ def test_nothing_of_a_file_is_obeyed_by_a_terminal(small: Path, capsys: pytest.C
         ("plan", small),
         ("plan", small, "--set", "layers.a.path=?]*.tif"),
         ("plan", small, "--set", "layers.a.path=broken*.tif"),
-        ("run", small, "--local", "--set", "layers.a.path=?]*.tif", "--set", "monitoring.log_level=DEBUG"),
+        ("run", small, "--engine=local", "--set", "layers.a.path=?]*.tif", "--set", "monitoring.log_level=DEBUG"),
         ("status", small.parent / "output"),
         ("validate", small.parent / "output"),
         ("config", "show", small),
@@ -326,7 +326,7 @@ def test_a_block_that_breaks_at_work_is_a_failed_run(small: Path, capsys: pytest
     middle = len(spoilt) * 3 // 4
     spoilt[len(spoilt) // 8 : len(spoilt) // 8 + middle] = bytes(middle)
     file.write_bytes(spoilt)
-    code, _, err = call(capsys, "run", small, "--local")
+    code, _, err = call(capsys, "run", small, "--engine=local")
     assert code == 1, err
     assert "cannot be read" in err
 
@@ -335,7 +335,7 @@ def test_too_little_disk_is_of_the_environment(
     small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("geopipe.export.publish.free_bytes", lambda folder: 100)
-    code, _, err = call(capsys, "run", small, "--local")
+    code, _, err = call(capsys, "run", small, "--engine=local")
     assert code == 3, err
     assert "the output would take up to" in err
 
@@ -440,14 +440,14 @@ def test_how_decides_which_cells_stay(small: Path, how: str, rows: int) -> None:
     half = np.arange(600, dtype="float32").reshape(30, 20)
     write_raster(small.parent / "b.tif", half, "EPSG:32632", Affine(10, 0, 500000, 0, -10, 5000000))
     small.write_text(small.read_text() + '[[layers]]\nname = "b"\npath = "b.tif"\n')
-    summary = pipeline.run(load.load(small, (f"merge.how={how}",)), local=True)
+    summary = pipeline.run(load.load(small, (f"merge.how={how}", "engine.kind=local")))
     assert summary.rows == rows
     assert summary.output == small.parent / "output"
 
 
 def test_export_keys_decide_the_files(small: Path) -> None:
     def files(*flags: str) -> list[str]:
-        output = pipeline.run(load.load(small, flags), local=True, overwrite=True).output
+        output = pipeline.run(load.load(small, (*flags, "engine.kind=local")), overwrite=True).output
         return sorted(str(p.relative_to(output)) for p in output.rglob("tile*"))
 
     assert files() == ["parquet/tile-r0-c0.parquet"]
@@ -458,9 +458,9 @@ def test_export_keys_decide_the_files(small: Path) -> None:
 
 
 def test_monitoring_keys_shape_what_is_printed(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, quiet = call(capsys, "run", small, "--local")
+    _, _, quiet = call(capsys, "run", small, "--engine=local")
     assert "plan started" not in quiet
-    flags = ("--overwrite", "--local", "--set", "monitoring.log_level=INFO")
+    flags = ("--overwrite", "--engine=local", "--set", "monitoring.log_level=INFO")
     _, _, text = call(capsys, "run", small, *flags)
     assert "plan started  [stage=plan]" in text
     _, _, lines = call(capsys, "run", small, *flags, "--set", "monitoring.log_format=json", "--json")
@@ -528,7 +528,7 @@ def test_a_signal_says_what_a_run_has_come_to(
         with monkeypatch.context() as patch:
             module, name = place.rsplit(".", 1)
             patch.setattr(sys.modules[module], name, stop)
-            reply = call(capsys, "run", small, "--local")
+            reply = call(capsys, "run", small, "--engine=local")
         assert (reply[0], reply[2].splitlines()[-1]) == (code, f"{how}; {outcome}"), place
     with monkeypatch.context() as patch:
         patch.setattr(draft, "draft", stop)
@@ -548,7 +548,7 @@ def test_a_signal_in_the_middle_of_a_publication_waits_for_it(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", stop)
-    code, _, err = call(capsys, "run", small, "--local")
+    code, _, err = call(capsys, "run", small, "--engine=local")
     assert (code, err.splitlines()[-1]) == (130, f"interrupted; the table is finished in {small.parent / 'output'}")
     assert call(capsys, "validate", small.parent / "output")[0] == 0
 
@@ -583,11 +583,11 @@ def test_a_terminal_is_asked_whether_to_keep_the_tiles_of_an_unfinished_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(attempts, "check_receipts", stop)  # when the tile is done
-        assert call(capsys, "run", small, "--local")[0] == 130
+        assert call(capsys, "run", small, "--engine=local")[0] == 130
     (staged,) = (small.parent / "output/_staging").glob("*/parquet/*.parquet")
     os.utime(staged, (1, 1))
     ours, theirs = pty.openpty()
-    command = [*GEOPIPE, "run", str(small), "--local"]
+    command = [*GEOPIPE, "run", str(small), "--engine=local"]
     process = subprocess.Popen(command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True)
     os.close(theirs)
     shown = b""

@@ -66,7 +66,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.ray
 def test_ray_tells_nothing_of_statistics_that_it_has_lost(file: Path) -> None:
     """Its actor of statistics dies of memory pressure, say; the next one knows no Dataset (KeyError)."""
-    command = [sys.executable, "-c", KILLED, "run", str(file), "--set", "engine.workers=1"]
+    command = [sys.executable, "-c", KILLED, "run", str(file), "--engine=ray", "--set", "engine.workers=1"]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=file.parent)
     assert outcome.returncode == 0, outcome.stderr
     noise = re.compile("_StatsActor|Unhandled error|KeyError|Traceback")
@@ -95,7 +95,7 @@ def test_a_terminal_shows_name_output_and_step_from_the_first_second(file: Path)
     screen, shell = pty.openpty()
     fcntl.ioctl(shell, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "", "NUMBA_CACHE_DIR": str(file.parent / "cache")}
-    command = [sys.executable, "-m", "geopipe", "run", "s.toml", "--set", "engine.workers=1"]
+    command = [sys.executable, "-m", "geopipe", "run", "s.toml", "--engine=ray", "--set", "engine.workers=1"]
     with subprocess.Popen(command, stderr=shell, stdout=shell, cwd=file.parent, env=environment) as run:
         os.close(shell)
         seen = bytearray()

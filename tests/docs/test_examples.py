@@ -44,17 +44,8 @@ def folder(sample_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     place = tmp_path / "work"
     shutil.copytree(sample_files, place)
     monkeypatch.chdir(place)
+    monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
     return place
-
-
-@pytest.fixture
-def local_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`geopipe run` of a page uses the plain loop, which starts faster than Ray; the README's uses Ray."""
-    script = tmp_path / "bin" / "geopipe"
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\n[ "$1" = run ] && shift && set -- run --local "$@"\nexec {BIN}/geopipe "$@"\n')
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{script.parent}:{BIN}:{os.environ['PATH']}")
 
 
 def run_page(page: str, dsn: str = "") -> None:
@@ -96,20 +87,12 @@ def run_shell(block: Block) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [name for name in PAGES if name not in {"README.md", "docs/monitoring.md"}])
-@pytest.mark.usefixtures("folder", "local_runs")
+@pytest.mark.parametrize("page", [name for name in PAGES if name != "docs/monitoring.md"])
+@pytest.mark.usefixtures("folder")
 def test_the_examples_of_a_page_run(page: str) -> None:
     run_page(page)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("folder")
-def test_the_examples_of_the_readme_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{BIN}:{os.environ['PATH']}")
-    run_page("README.md")
-
-
-@pytest.mark.usefixtures("folder", "local_runs")
 def test_the_examples_of_monitoring_run_on_a_recorded_run(
     folder: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,7 @@ def hashes(output: Path) -> dict[str, str]:
 def reference(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
     """The output of the plain loop."""
     folder = tmp_path_factory.mktemp("reference")
-    return pipeline.run(load.load(write_settings(folder, sources)), local=True).output
+    return pipeline.run(load.load(write_settings(folder, sources), ("engine.kind=local",))).output
 
 
 @pytest.mark.parametrize(("strategy", "workers"), [("aligned", 1), ("groupby", 2)])
@@ -164,11 +164,11 @@ def test_tables_come_through_the_exchange_to_the_bit(
     if beside:
         text += f'[[layers]]\nname = "own"\npath = "{sources}/own.tif"\n'
     outputs = []
-    for plain in (True, False):
-        folder = tmp_path / f"local-{plain}"
+    for kind in ("local", "ray"):
+        folder = tmp_path / kind
         folder.mkdir()
         (folder / "s.toml").write_text(GRID.format(folder=folder) + text)
-        summary = pipeline.run(load.load(folder / "s.toml"), local=plain)
+        summary = pipeline.run(load.load(folder / "s.toml", (f"engine.kind={kind}",)))
         assert summary.plan.strategy == "groupby"
         assert summary.stages["read"].tiles == summary.plan.reads(summary.plan.keys) == (9 * beside + 5)
         outputs.append(hashes(summary.output))

@@ -106,7 +106,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, output: str, **how: Any) -> pipeline.Summary:
-    return pipeline.run(load.load(folder / "s.toml", [f"run.output={folder / output}"]), local=True, **how)
+    return pipeline.run(load.load(folder / "s.toml", [f"run.output={folder / output}", "engine.kind=local"]), **how)
 
 
 def each_mutant(folder: Path, kept: str, pattern: str, seed: int) -> Iterator[tuple[str, Path]]:

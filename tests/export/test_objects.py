@@ -74,8 +74,8 @@ def make_trial(folder: Path, output: str, rows: int = 600, cols: int = 700) -> P
     return folder / "s.toml"
 
 
-def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
-    return pipeline.run(load.load(file, flags), **{"local": True, **how})
+def run(file: Path, *flags: str, engine: str = "local", **how: Any) -> pipeline.Summary:
+    return pipeline.run(load.load(file, (*flags, f"engine.kind={engine}")), **how)
 
 
 def into_a_folder(file: Path) -> Path:
@@ -182,7 +182,7 @@ def test_readers_take_the_table_from_the_store(object_store: ObjectStore, file: 
 def test_the_ray_engine_sends_the_same_table(
     object_store: ObjectStore, file: Path, prefix: str, ray_session: None
 ) -> None:
-    run(file, local=False)
+    run(file, engine="ray")
     sent, result = object_store.objects(prefix), contents(into_a_folder(file))
     tables = [name for name in result if name.startswith(("parquet/", "csv/"))]
     assert {name: sent[name] for name in tables} == {name: result[name] for name in tables}
@@ -344,7 +344,7 @@ def dying(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     put(*args)
 objects._put = dying
-pipeline.run(settings.load(__import__("pathlib").Path({str(file)!r})), local=True)
+pipeline.run(settings.load(__import__("pathlib").Path({str(file)!r}), ("engine.kind=local",)))
 """
     died = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -625,7 +625,7 @@ def test_the_plan_tells_where_the_table_is_made(
 def test_the_command_line_tells_where_the_table_is(
     object_store: ObjectStore, file: Path, prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = call(capsys, "run", file, "--local")
+    code, out, _ = call(capsys, "run", file, "--engine=local")
     assert code == 0
     assert f"output       {object_store.uri(prefix)}" in out
     assert ", send " in out

@@ -446,12 +446,12 @@ def test_an_attempt_that_finds_nothing_on_disk_still_writes_its_states(
     monitor_dsn: str, file: Path, tmp_path: Path
 ) -> None:
     """The first one failed before it had done a tile, so that its folder says nothing of it."""
-    loaded = load.load(file, (f"run.output={tmp_path}/out", "grid.resolution=40"))
+    loaded = load.load(file, (f"run.output={tmp_path}/out", "grid.resolution=40", "engine.kind=local"))
     before = noted(monitor_dsn, "failed")
     run_id = new_id(time.time(), secrets.randbits(60))
     identity = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
     dead_runs.record_state(run_id, "pending", identity, 2)
-    pipeline.run(loaded, local=True, resume=True, run_id=run_id, attempt=2)
+    pipeline.run(loaded, resume=True, run_id=run_id, attempt=2)
     result = row(monitor_dsn, run_id, "state, attempt, exit_code, ray_job_id, parent_run_id::text")
     assert result == ("completed", 2, 0, f"geopipe-{run_id}", before)
 
@@ -705,7 +705,7 @@ def test_a_job_pauses_and_goes_on_to_the_table_of_a_plain_loop(
     assert listed.index(again.run_id) < listed.index(first)
 
     flags = (f"run.output={tmp_path}/plain", "run.name=story", "monitoring.enable_database_logging=false")
-    pipeline.run(load.load(file, flags), local=True)
+    pipeline.run(load.load(file, (*flags, "engine.kind=local")))
     assert hashes(tmp_path / "out") == hashes(tmp_path / "plain")
 
 

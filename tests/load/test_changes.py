@@ -54,7 +54,7 @@ def run(folder: Path, *layers: str, mask: str = "", change: Callable[[], object]
 
     file = folder / "s.toml"
     file.write_text(f"[grid]\n{BOUNDS}{mask}\n" + "".join(f"[[layers]]\n{text}\n" for text in layers))
-    return pipeline.run(load.load(file), local=True, watch=watch, resume=True)
+    return pipeline.run(load.load(file, ("engine.kind=local",)), watch=watch, resume=True)
 
 
 def column(summary: pipeline.Summary, name: str = "a") -> set[float]:

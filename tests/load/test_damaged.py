@@ -46,7 +46,7 @@ def run(folder: Path, *layers: str) -> pipeline.Summary:
     file = folder / "s.toml"
     grid = 'crs = "EPSG:32612"\nresolution = 30\nbounds = [500000, 3998080, 501920, 4000000]\n'
     file.write_text(f"[grid]\n{grid}" + "".join(f"[[layers]]\n{text}\n" for text in layers))
-    return pipeline.run(load.load(file), local=True)
+    return pipeline.run(load.load(file, ("engine.kind=local",)))
 
 
 # ---------------------------------------------------------------- cut short
@@ -191,7 +191,7 @@ class Now(logging.Filter):
         return True
 
 logging.getLogger("rasterio._env").filters.insert(0, Now())
-sys.argv = ["geopipe", "run", {file!r}, "--local"]
+sys.argv = ["geopipe", "run", {file!r}, "--engine=local"]
 cli.main()
 """
 
@@ -226,7 +226,7 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
     masked = f'[grid]\nlike = "b.tif"\nmask = "{name}"\n[[layers]]\nname = "b"\npath = "b.tif"\n'
     (tmp_path / "m.toml").write_text(masked)
     with pytest.raises(SourceError, match=rf"grid\.mask.*{name}.* is a pipe, a socket or a device"):
-        pipeline.run(load.load(tmp_path / "m.toml"), local=True)
+        pipeline.run(load.load(tmp_path / "m.toml", ("engine.kind=local",)))
 
 
 def test_a_device_and_a_socket_are_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def table(folder: Path, path: Path | str, *more: str) -> dict[str, np.ndarray]:
     grid = f'crs = "{UTM}"\nresolution = 10\nbounds = [500000, 3998500, 502000, 4000000]'
     keys = "\n".join(['name = "a"', f"path = '{path}'", *more])
     file.write_text(f"[grid]\n{grid}\n[[layers]]\n{keys}\n")
-    summary = pipeline.run(load.load(file), local=True, overwrite=True)
+    summary = pipeline.run(load.load(file, ("engine.kind=local",)), overwrite=True)
     assert {d.route for p in summary.plan.layers for d in p.decisions} == {"copy"}
     result = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
     return {name: result[name].to_numpy().reshape(HEIGHT, WIDTH) for name in result.column_names[4:]}

@@ -89,7 +89,7 @@ def run(folder: Path, *layers: str, **options: str) -> dict[str, np.ndarray]:
     grid = f'crs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999950, 500060, 4000000]'
     text = "".join(f"[[layers]]\n{layer}\n" for layer in layers)
     file.write_text(f'[grid]\n{grid}\n[merge]\nhow = "grid"\n{text}')
-    summary = pipeline.run(load.load(file), local=True, overwrite=True)
+    summary = pipeline.run(load.load(file, ("engine.kind=local",)), overwrite=True)
     table = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
     shape = (summary.plan.grid.height, summary.plan.grid.width)
     return {name: table[name].to_numpy().astype(float).reshape(shape) for name in table.column_names[4:]}

@@ -19,7 +19,7 @@ WORLD = 'crs = "EPSG:4326"\nresolution = 1\nbounds = [-120, -40, -30, 40]'
 def run(folder: Path, grid: str, path: Path, more: str = "") -> pipeline.Summary:
     file = folder / "s.toml"
     file.write_text(f'[grid]\n{grid}\n[merge]\nhow = "grid"\n[[layers]]\nname = "a"\npath = "{path}"\n{more}\n')
-    return pipeline.run(load.load(file), local=True)
+    return pipeline.run(load.load(file, ("engine.kind=local",)))
 
 
 def values(summary: pipeline.Summary, column: str = "a") -> np.ndarray:

@@ -398,9 +398,9 @@ def tried(trap: Trap, path: Path | str, role: str, **keys: str) -> list[str]:
     )
     layer = f'path = "{path}"\n{more}' if role == "layer" else f'path = "{good}"\n'
     file.write_text(f'[grid]\n{grid}\n[merge]\nhow = "grid"\n[[layers]]\nname = "a"\n{layer}')
-    for step in (draft.draft, lambda s: pipeline.run(s, local=True, overwrite=True)):
+    for step in (draft.draft, lambda s: pipeline.run(s, overwrite=True)):
         try:
-            step(load.load(file))
+            step(load.load(file, ("engine.kind=local",)))
         except GeopipeError as error:
             errors.append(str(error))
     if not errors:

@@ -692,7 +692,7 @@ path = "trees.csv"
 crs = "EPSG:4326"
 kind = "categorical"
 """)
-    code, out, err = call(capsys, "run", "--local", tmp_path / "s.toml")
+    code, out, err = call(capsys, "run", "--engine=local", tmp_path / "s.toml")
     assert (code, err.count("error")) == (0, 0)
 
     def cells(frame: pd.DataFrame, x: Any, y: Any) -> Any:
@@ -781,7 +781,7 @@ def test_a_broken_table_is_skipped_on_request(few: Path, tmp_path: Path, capsys:
             f'[[layers]]\nname = "{name}"\npath = "{path}"\ncrs = "{UTM}"\nvalues = "value"\non_error = "skip"\n{more}'
         )
     (tmp_path / "s.toml").write_text(text)
-    code, out, err = call(capsys, "run", "--local", tmp_path / "s.toml")
+    code, out, err = call(capsys, "run", "--engine=local", tmp_path / "s.toml")
     assert code == 4, err
     table = pq.read_table(tmp_path / "out" / "parquet")
     assert table["q"].null_count == table["r"].null_count == table.num_rows == 2
@@ -799,11 +799,10 @@ def test_a_layer_whose_sum_needs_more_than_64_bits_is_skipped_on_request(
     for name, path in (("p", "few.parquet"), ("q", "big.parquet")):
         text += f'[[layers]]\nname = "{name}"\npath = "{path}"\ncrs = "{UTM}"\nvalues = "value"\naggregate = "sum"\n'
     (tmp_path / "s.toml").write_text(text)
-    local = ["--local"] if engine == "local" else []
-    code, _, err = call(capsys, "run", *local, tmp_path / "s.toml")
+    code, _, err = call(capsys, "run", "--engine", engine, tmp_path / "s.toml")
     assert (code, "layer q, column q, tile 0: a sum of whole numbers is 9,223,372,036,854,775,808" in err) == (1, True)
     (tmp_path / "s.toml").write_text(text + 'on_error = "skip"\n')
-    code, _, err = call(capsys, "run", *local, tmp_path / "s.toml")
+    code, _, err = call(capsys, "run", "--engine", engine, tmp_path / "s.toml")
     assert code == 4, err
     table = pq.read_table(tmp_path / "out" / "parquet")
     assert table["q"].null_count == table.num_rows == 2

@@ -134,7 +134,7 @@ def column(folder: Path, layer: str) -> list[Any]:
     file = folder / "s.toml"
     grid = f'crs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999980, 500030, 4000000]'
     file.write_text(f'[grid]\n{grid}\n[[layers]]\nname = "red"\n{layer}\n')
-    summary = pipeline.run(load.load(file), local=True, overwrite=True)
+    summary = pipeline.run(load.load(file, ("engine.kind=local",)), overwrite=True)
     return ds.dataset(summary.output / "parquet").to_table()["red"].to_pylist()
 
 

@@ -82,7 +82,7 @@ def states(dsn: str) -> dict[str, str]:
 def test_a_killed_run_has_failed_for_the_next_one_who_looks(
     file: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "geopipe", "run", str(file), "--local"]
+    command = [sys.executable, "-m", "geopipe", "run", str(file), "--engine=local"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=file.parent) as run:
         end = time.monotonic() + 120
         while ("running",) not in query(database, "SELECT state FROM pipeline_runs"):
@@ -109,7 +109,7 @@ def test_a_run_that_died_before_it_was_heard_of_is_told_by_who_looks(
     """What collects its records died first, so that all that it said waits on disk."""
     silent = "from geopipe.monitoring import shipping; shipping.Shipper.ship = lambda *_: None"
     begun = f"from geopipe.cli.main import main; {silent}; main()"
-    command = [sys.executable, "-c", begun, "run", str(file), "--local"]
+    command = [sys.executable, "-c", begun, "run", str(file), "--engine=local"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=file.parent) as run:
         while not list(file.parent.glob("out/_staging/*/parquet/*.parquet")):
             assert run.poll() is None

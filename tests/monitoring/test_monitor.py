@@ -95,8 +95,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "s.toml"
 
 
-def run(file: Path, *flags: str, **how: Any) -> pipeline.Summary:
-    return pipeline.run(settings.load(file, flags), **{"local": True, "overwrite": True, **how})
+def run(file: Path, *flags: str, engine: str = "local", **how: Any) -> pipeline.Summary:
+    return pipeline.run(settings.load(file, (*flags, f"engine.kind={engine}")), **{"overwrite": True, **how})
 
 
 def ask(dsn: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -359,7 +359,7 @@ def test_a_signal_ends_as_cancelled_with_its_records_in_place(
     file: Path, dsn: str, number: signal.Signals, code: int
 ) -> None:
     """P9: two seconds at most from the signal to the end, but for a machine under load; also from compiled code."""
-    command = [sys.executable, "-m", "geopipe", "run", str(file), "--local", "--set", "grid.resolution=2"]
+    command = [sys.executable, "-m", "geopipe", "run", str(file), "--engine=local", "--set", "grid.resolution=2"]
     command += ["--set", "monitoring.progress_interval=0.2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -481,7 +481,7 @@ def test_no_process_of_a_cluster_that_lives_on_holds_a_file_of_a_run_that_is_ove
 ) -> None:
     for number in range(3):
         flags = ("monitoring.enable_database_logging=false", f"merge.strategy={strategy}", f"run.output=out{number}")
-        run(file, *flags, local=False)
+        run(file, *flags, engine="ray")
         end = time.monotonic() + 10
         while (held := open_below(file.parent, home)) and time.monotonic() < end:
             time.sleep(0.1)  # a worker of the ended Dataset may be on its way out
@@ -510,7 +510,7 @@ def test_nobody_needs_to_start_a_database_and_it_is_said_how_it_ends(
     try:
         document = []
         for _ in range(2):
-            code, _, err = call(capsys, "run", file, "--local", "--overwrite")
+            code, _, err = call(capsys, "run", file, "--engine=local", "--overwrite")
             assert code == 0
             document.append("geopipe db stop" in err)
         assert document == [True, False], "by the run that has started it"
@@ -606,7 +606,7 @@ def test_the_death_of_the_monitor_changes_nothing(file: Path, dsn_file: str, ray
             os.kill(killed[0], signal.SIGKILL)
 
     flags = (f"merge.strategy={strategy}", "merge.wave_tiles=3")
-    result = run(file, *flags, local=False, watch=kill)
+    result = run(file, *flags, engine="ray", watch=kill)
     assert killed
     assert progress(dsn_file, result.run_id) == {"read": 18, "merge": 9, "write": 9}
     assert (result.output / "manifest.jsonl").read_bytes() == (whole.output / "manifest.jsonl").read_bytes()
@@ -614,7 +614,7 @@ def test_the_death_of_the_monitor_changes_nothing(file: Path, dsn_file: str, ray
 
 
 def test_records_of_every_process_carry_their_place(file: Path, dsn_file: str, ray_session: None) -> None:
-    result = run(file, local=False)
+    result = run(file, engine="ray")
     sources = ask(dsn_file, "SELECT source FROM pipeline_sources WHERE run_id = %s", result.run_id)
     assert len(sources) >= 2, "the driver and at least one worker"
     places = ask(dsn_file, "SELECT DISTINCT attempt, node FROM pipeline_events WHERE run_id = %s", result.run_id)

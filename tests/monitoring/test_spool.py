@@ -1276,7 +1276,7 @@ def test_a_run_does_not_wait_for_a_monitor_that_hangs(
     (tmp_path / "s.toml").write_text(SETTINGS)
     start = time.monotonic()
     try:
-        summary = pipeline.run(config.load(tmp_path / "s.toml"), local=True)
+        summary = pipeline.run(config.load(tmp_path / "s.toml", ("engine.kind=local",)))
         assert time.monotonic() - start < 60
     finally:
         go.set()
@@ -1350,7 +1350,7 @@ def test_a_folder_of_somebody_else_gets_no_records_and_the_run_goes_on(
     assert emit._sinks == []
     assert len(caplog.messages) == 1
     caplog.clear()
-    summary = pipeline.run(config.load(tmp_path / "s.toml"), local=True)
+    summary = pipeline.run(config.load(tmp_path / "s.toml", ("engine.kind=local",)))
     assert summary.rows == 400
     warned = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
     assert [text.startswith("the run is not recorded: ") for text in warned] == [True]

@@ -225,12 +225,12 @@ def run(oracles: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: No
     assert tuple(known) == JOBS
 
     @cache
-    def outcome(job: str, *more: str, local: bool = False) -> Outcome:
+    def outcome(job: str, *more: str) -> Outcome:
         folder = tmp_path_factory.mktemp("job")
         file = folder / "settings.toml"
         settings = {"run": {"output": "output"}, "merge": {"how": "grid"}, **known[job]}
         file.write_text(tomli_w.dumps(settings))
-        summary = pipeline.run(load.load(file, more), local=local)
+        summary = pipeline.run(load.load(file, ("engine.kind=ray", *more)))
         table = ds.dataset(summary.output / "parquet").to_table().sort_by([("row", "ascending"), ("col", "ascending")])
         grid = summary.plan.grid
         assert summary.exit_code == 0
@@ -269,12 +269,12 @@ def same(result: np.ma.MaskedArray, expected: np.ma.MaskedArray) -> np.ndarray:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_plain_loop_gives_the_same_table(run: Run, job: str) -> None:
-    assert run(job, local=True).table.equals(run(job).table, check_metadata=True)
+    assert run(job, "engine.kind=local").table.equals(run(job).table, check_metadata=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_g1_on_its_own_grid_a_raster_stays_what_it_is(run: Run, method: str) -> None:
-    warped = run("G1", "resampling.skip_data_loading_for_passthrough=false", local=True)
+    warped = run("G1", "resampling.skip_data_loading_for_passthrough=false", "engine.kind=local")
     for outcome in (run("G1"), warped):
         values = outcome.array(method)
         assert not values.mask.any()

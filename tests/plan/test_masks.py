@@ -297,7 +297,7 @@ def test_a_run_with_a_mask_validates_and_the_plan_tells_of_it(
     else:
         assert "a raster, inside where it is valid and not 0" in out
         assert "meets 9 of 9 tiles; at most 1,430,000 cells inside" in out
-    summary = pipeline.run(load.load(file, (f"merge.how={how}",)), local=True)
+    summary = pipeline.run(load.load(file, (f"merge.how={how}", "engine.kind=local")))
     assert summary.rows == 180_100
     assert summary.files == (3 if mask == "mask.gpkg" else 9)  # a tile that the mask does not meet has none
     assert call(capsys, "validate", summary.output)[0] == 0
@@ -308,7 +308,9 @@ def test_a_run_with_a_mask_validates_and_the_plan_tells_of_it(
 
 def test_validation_finds_rows_outside_the_mask(tmp_path: Path, large: dict[str, Path]) -> None:
     drawn(tmp_path, [box(600, 100, 900, 400)])
-    summary = pipeline.run(load.load(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')), local=True)
+    summary = pipeline.run(
+        load.load(settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"'), ("engine.kind=local",))
+    )
     path = summary.output / "_SUCCESS"
     success = json.loads(path.read_text())
     assert success["table"]["mask"] == {
@@ -352,8 +354,8 @@ def test_both_plans_of_the_engine_and_the_plain_loop_agree(
     drawn(tmp_path, [box(400, 300, 900, 700), box(420, 320, 600, 500)])
     file = settings_of(tmp_path, 1300, 1100, large, 'mask = "mask.gpkg"')
     tables = []
-    for flags, plain in ((), True), (("merge.strategy=aligned",), False), (("merge.strategy=groupby",), False):
-        summary = pipeline.run(load.load(file, flags), local=plain, overwrite=True)
+    for flag in "engine.kind=local", "merge.strategy=aligned", "merge.strategy=groupby":
+        summary = pipeline.run(load.load(file, ("engine.kind=ray", flag)), overwrite=True)
         tables.append((summary.rows, {p.name: p.read_bytes() for p in sorted((summary.output / "parquet").iterdir())}))
     assert tables[0][0] == 500 * 400 - 180 * 180
     assert tables[0] == tables[1] == tables[2]
@@ -498,7 +500,7 @@ def holes(tmp_path: Path) -> Path:
 def test_drop(holes: Path, how: str, drop: str, rows: str) -> None:
     flags = (f"merge.how={how}", f"merge.drop={drop}")
     assert shown(draft(holes, *flags)) == [rows]
-    summary = pipeline.run(load.load(holes, flags), local=True, overwrite=True)
+    summary = pipeline.run(load.load(holes, (*flags, "engine.kind=local")), overwrite=True)
     assert summary.rows == rows.count("#")
     assert [f for f in validate(summary.output).findings if f.level == "error"] == []
 
@@ -527,7 +529,7 @@ def test_a_name_that_means_two_things_is_refused(holes: Path) -> None:
 
 
 def test_validation_knows_which_columns_have_no_nulls(holes: Path) -> None:
-    summary = pipeline.run(load.load(holes, ("merge.how=grid",)), local=True)
+    summary = pipeline.run(load.load(holes, ("merge.how=grid", "engine.kind=local")))
     path = summary.output / "_SUCCESS"
     success = json.loads(path.read_text())
     success["table"]["required"] = ["a"]

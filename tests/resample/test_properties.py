@@ -287,6 +287,6 @@ def test_windows_and_the_way_of_a_run_do_not_change_the_table(
             f"[[layers]]\nname = '{layer.name}'\npath = '{layer.paths[0]}'\nresampling = '{layer.resampling}'\n{kind}"
         ]
     (folder / f"{number}.toml").write_text("\n".join(lines))
-    output = pipeline.run(load(folder / f"{number}.toml"), local=True).output
+    output = pipeline.run(load(folder / f"{number}.toml", ("engine.kind=local",))).output
     read = ds.dataset(output / "parquet").to_table().sort_by(order)
     assert read.cast(first.schema).equals(first)

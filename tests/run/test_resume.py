@@ -215,7 +215,7 @@ def test_a_plan_is_made_once_and_for_the_cluster_that_runs_it(
 
     plans: list[Any] = []
     monkeypatch.setattr(pipeline, "draft", lambda *args: plans.append(draft(*args)) or plans[-1])
-    run(file, local=False)
+    run(file, engine="ray")
     (plan,) = plans
     assert plan.machine.object_store == ray.cluster_resources()["object_store_memory"]
 

@@ -79,7 +79,7 @@ def test_classes_are_classes_of_the_source(zion: Path, shared_data: Path, column
 def test_nearest_is_the_pixel_under_the_cell_centre(tmp_path: Path, shared_data: Path) -> None:
     """In every cell and every variable, against a look-up that shares no code with ours."""
     file = write_settings(tmp_path, shared_data, each='resampling = "nearest"')
-    table = read(pipeline.run(load.load(file, ("export.formats=parquet",)), local=True).output)
+    table = read(pipeline.run(load.load(file, ("export.formats=parquet", "engine.kind=local"))).output)
     x, y = table["x"].to_numpy(), table["y"].to_numpy()
     columns = iter(table.column_names[4:])
     for path, _ in LAYERS.values():
@@ -98,12 +98,12 @@ def test_nearest_is_the_pixel_under_the_cell_centre(tmp_path: Path, shared_data:
                 assert np.array_equal(got, expected[valid].astype(got.dtype))
 
 
-@pytest.mark.parametrize("flags", [("engine.workers=1",), ("merge.strategy=groupby",), None], ids=str)
+@pytest.mark.parametrize("flags", [("engine.workers=1",), ("merge.strategy=groupby",), ("engine.kind=local",)], ids=str)
 def test_files_do_not_depend_on_workers_strategy_or_engine(
-    zion: Path, tmp_path: Path, shared_data: Path, ray_session: None, flags: tuple[str, ...] | None
+    zion: Path, tmp_path: Path, shared_data: Path, ray_session: None, flags: tuple[str, ...]
 ) -> None:
     file = write_settings(tmp_path, shared_data)
-    summary = pipeline.run(load.load(file, flags or ()), local=flags is None)
+    summary = pipeline.run(load.load(file, ("engine.kind=ray", *flags)))
     assert hashes(summary.output) == hashes(zion)
 
 
@@ -111,7 +111,7 @@ def test_files_do_not_depend_on_workers_strategy_or_engine(
 def test_table_does_not_depend_on_the_window_size(zion: Path, tmp_path: Path, shared_data: Path, size: int) -> None:
     file = write_settings(tmp_path, shared_data)
     flags = (f"resampling.window_size={size}", "export.formats=parquet")
-    assert read(pipeline.run(load.load(file, flags), local=True).output).equals(read(zion))
+    assert read(pipeline.run(load.load(file, (*flags, "engine.kind=local"))).output).equals(read(zion))
 
 
 def test_other_readers_agree(zion: Path) -> None:

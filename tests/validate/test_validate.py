@@ -534,7 +534,7 @@ def void(tmp_path: Path) -> Path:
 
 
 def test_a_variable_that_is_null_everywhere_warns(void: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "run", void, "--local")
+    code, out, _ = call(capsys, "run", void, "--engine=local")
     message = "b (layer b) is null in all of 1,200 rows (100 %)"
     assert code == 0
     assert f"note         {message}" in out
@@ -544,9 +544,9 @@ def test_a_variable_that_is_null_everywhere_warns(void: Path, capsys: pytest.Cap
     assert report.findings == (Finding("warning", "nulls", message),)
     assert (report.exit_code, report.level("nulls")) == (0, "warning")
 
-    code, out, _ = call(capsys, "run", void, "--local", "--overwrite", "--json")
+    code, out, _ = call(capsys, "run", void, "--engine=local", "--overwrite", "--json")
     assert json.loads(out)["warnings"] == [{"check": "nulls", "message": message}]
-    code, out, _ = call(capsys, "run", void, "--local", "--overwrite", "--set", "merge.enable_validation=false")
+    code, out, _ = call(capsys, "run", void, "--engine=local", "--overwrite", "--set", "merge.enable_validation=false")
     assert message not in out
     assert "warnings" not in json.loads((output / "_SUCCESS").read_text())
 
