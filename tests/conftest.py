@@ -20,11 +20,16 @@ import object_store as s3  # noqa: E402
 import postgres_server as postgres  # noqa: E402
 import prometheus_server as prometheus  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# The same examples in each run, however long each takes; `--hypothesis-profile=default` looks for others.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 NEEDS = {
     "outside": {"outside"},
     "ray": {"ray_session", "head_address"},
-    "postgres": {"postgres_server", "monitor_server"},
+    "postgres": {"postgres_server"},
     "slow": {"object_store", "prometheus_programs"},
 }
 """Markers, and the fixtures that bring them."""
@@ -43,14 +48,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(marker)
         if config.pluginmanager.hasplugin("xdist"):
             item.add_marker(pytest.mark.xdist_group(group(item)))
+    if hasattr(config, "workerinput"):
+        longest_first(items)
 
 
 def group(item: pytest.Item) -> str:
-    """Tests of one group run in one process, one after the other: they share a module's set-up, or a cluster of Ray."""
+    """Tests of one group run in one process, one after the other: they share a module's set-up, or the Ray session."""
     if "ray_session" in getattr(item, "fixturenames", ()):
         return "ray session"
-    own_clusters = item.get_closest_marker("ray") or "jobs" in item.path.parts
-    return "own clusters" if own_clusters else item.nodeid.partition("::")[0]
+    if "chaos" in item.path.parts:  # its trials take too long for one process
+        return item.nodeid.partition("[")[0]
+    return item.nodeid.partition("::")[0]
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Begin with groups that start Ray, and then those with slow tests, so that all processes end together."""
+
+    def rank(item: pytest.Item) -> int:
+        markers = ("ray", "slow", "postgres")
+        return next((n for n, name in enumerate(markers) if item.get_closest_marker(name)), len(markers))
+
+    ranks: dict[str, int] = {}
+    for item in items:
+        ranks[group(item)] = min(rank(item), ranks.get(group(item), 9))
+    items.sort(key=lambda item: ranks[group(item)])
 
 
 @pytest.hookimpl(trylast=True)
@@ -101,7 +122,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
-    """A Postgres of the tests' own. Not under pytest's folders, which only their owner may enter."""
+    """A Postgres of the tests' own, which a test may stop and start. Not under pytest's folders, which are closed."""
     folder = Path(tempfile.mkdtemp(prefix="geopipe-postgres-"))
     try:
         with postgres.server(folder) as running:
@@ -127,33 +148,55 @@ def empty_database(postgres_server: postgres.Server) -> Iterator[str]:
     postgres_server.drop(address)
 
 
-@pytest.fixture
-def database(empty_database: str) -> str:
-    """The address of a database with the monitor's tables."""
+@pytest.fixture(scope="session")
+def monitor_template(postgres_server: postgres.Server) -> str:
+    """The address of a database with the monitor's tables, of which others are copies."""
     from geopipe.monitoring.database.schema import upgrade
 
-    upgrade(empty_database)
-    return empty_database
+    address = postgres_server.database()
+    upgrade(address)
+    return address
+
+
+@pytest.fixture
+def database(postgres_server: postgres.Server, monitor_template: str) -> Iterator[str]:
+    """The address of a database of its own for a test, with the monitor's tables."""
+    address = postgres_server.database(monitor_template)
+    yield address
+    postgres_server.drop(address)
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of geopipe's own, and the monitor switched on. Not under pytest's folders, where Postgres may not go."""
+    with tempfile.TemporaryDirectory(prefix="geopipe-home-") as folder:
+        os.chmod(folder, 0o755)
+        monkeypatch.setenv("GEOPIPE_HOME", folder)
+        monkeypatch.delenv("GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING")
+        yield Path(folder)
+
+
+@pytest.fixture
+def dsn(home: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a database in which runs of this test are recorded."""
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", database)
+    return database
+
+
+@pytest.fixture
+def dsn_file(home: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same in a file, as processes of a cluster need it that was there before."""
+    (home / "dsn").write_text(database)
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN_FILE", str(home / "dsn"))
+    return database
 
 
 @pytest.fixture(scope="module")
-def monitor_server() -> Iterator[postgres.Server]:
-    """A Postgres with the monitor's tables, which a test may stop and start."""
-    from geopipe.monitoring.database import schema
-
-    folder = Path(tempfile.mkdtemp(prefix="geopipe-monitor-"))
-    try:
-        with postgres.server(folder) as running:
-            schema.upgrade(running.dsn)
-            yield running
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def monitor_dsn(monitor_server: postgres.Server) -> str:
-    """The address of the monitor's tables."""
-    return monitor_server.dsn
+def monitor_dsn(postgres_server: postgres.Server, monitor_template: str) -> Iterator[str]:
+    """The address of a database with the monitor's tables, for all tests of a module."""
+    address = postgres_server.database(monitor_template)
+    yield address
+    postgres_server.drop(address)
 
 
 @pytest.fixture(scope="session")

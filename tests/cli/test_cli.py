@@ -21,6 +21,7 @@ import pyarrow.dataset as ds
 import pytest
 from affine import Affine
 from helpers import call, write_raster
+from waiting import PATIENCE, until
 
 from geopipe import demo
 from geopipe.errors import GeopipeError, MachineError, PlanError, Terminated
@@ -106,11 +107,9 @@ def test_a_signal_ends_a_run_and_publishes_nothing(trial: Path, tmp_path: Path, 
     flags = ("--set", f"run.output={output}", "--set", "grid.resolution=25")
     command = [*GEOPIPE, "run", str(trial), "--engine=local", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while not output.exists():
-            time.sleep(0.02)
-            assert process.poll() is None
+        until(lambda: output.exists() or process.poll() is not None)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     assert "nothing was published" in err
     assert not output.exists() or os.listdir(output) == ["_staging"], "at most what --resume can use"
@@ -265,13 +264,11 @@ def test_a_bad_source_is_one_error_before_anything_is_written(
     grid, layers = small.read_text().split("[[layers]]")
     small.write_text(grid + "[[layers]]" + layers.replace(*change))
     before = set(small.parent.iterdir())
-    start = time.monotonic()
     got, out, err = call(capsys, "run", small)
     assert (got, out) == (code, "")
     assert message in err
     assert hint in err.partition("hint:")[2]
     assert "Traceback" not in err
-    assert time.monotonic() - start < 20
     assert set(small.parent.iterdir()) == before
 
 
@@ -598,7 +595,7 @@ def test_a_terminal_is_asked_whether_to_keep_the_tiles_of_an_unfinished_run(
     with suppress(OSError):  # the terminal's end
         while True:
             shown += os.read(ours, 1000)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     assert ((small.parent / "output/parquet" / staged.name).stat().st_mtime == 1) == kept
     assert process.stdout is not None
     process.stdout.close()

@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import north_up, write_raster
+from waiting import until
 
 from geopipe.engine.session import WorkerSession, session_of
 from geopipe.events import emit
@@ -98,10 +98,7 @@ def test_an_idle_worker_holds_no_file_of_a_run_that_is_over(options: MonitoringO
         emit.emit(Event("x"))
     assert len(open_files(tmp_path)) >= 3
     (options.folder / OVER).touch()
-    end = time.monotonic() + 20
-    while open_files(tmp_path) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert open_files(tmp_path) == []
+    until(lambda: not open_files(tmp_path))
     assert emit._sinks == []
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from geopipe.events import logs, records
 from geopipe.events.emit import context, current, emit, subscribe
@@ -221,12 +222,12 @@ def test_other_threads_are_heard_while_a_sink_is_at_work(heard: list[Any]) -> No
     def slow(body: records.Body) -> None:
         if body == Event("slow"):
             inside.set()
-            go.wait(10)
+            go.wait(PATIENCE)
 
     end = subscribe(slow)
     thread = threading.Thread(target=emit, args=[Event("slow")])
     thread.start()
-    inside.wait(10)
+    assert inside.wait(PATIENCE)
     emit(Event("other"))
     go.set()
     thread.join()

@@ -138,7 +138,7 @@ def test_an_unknown_crs_is_refused_by_name() -> None:
 
 
 @given(SIZES, SIZES, st.sampled_from([512, 1024, 2048]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_cell_is_in_one_tile_and_in_one_block(width: int, height: int, size: int) -> None:
     # exact cover by rectangles: each edge list is a partition, and all pairs of them are there once
     grid = Grid(UTM12, 0.0, 0.0, 1.0, 1.0, width, height)
@@ -155,7 +155,7 @@ def test_every_cell_is_in_one_tile_and_in_one_block(width: int, height: int, siz
 
 
 @given(SIZES, SIZES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_blocks_are_the_same_whatever_the_tile_size(width: int, height: int) -> None:
     grid = Grid(UTM12, 0.0, 0.0, 1.0, 1.0, width, height)
     for edge in (BLOCK, 64):

@@ -85,7 +85,7 @@ MASKS = st.lists(st.lists(RING, min_size=1, max_size=3), min_size=1, max_size=3)
 
 
 @given(MASKS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_cell_is_as_a_slow_test_has_it(polygons: list[list[np.ndarray]]) -> None:
     inside = cells(polygons_of("m", UTM, polygons, GRID), GRID)
     xs, ys = GRID.xs(0, GRID.width), GRID.ys(0, GRID.height)
@@ -93,7 +93,7 @@ def test_every_cell_is_as_a_slow_test_has_it(polygons: list[list[np.ndarray]]) -
 
 
 @given(MASKS, st.integers(1, 5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_tile_changes_a_cell_and_none_is_missed(polygons: list[list[np.ndarray]], size: int) -> None:
     grid = Grid(UTM, 0.1, 40.7, 3.3, 2.9, width=17, height=13)
     mask = polygons_of("m", UTM, polygons, grid)

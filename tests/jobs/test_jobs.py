@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from helpers import call, north_up, write_raster
 from monitored import HOSTILE, Source, new_id, settle
 from records import query
 from surroundings import REPOSITORY
+from waiting import until
 
 from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, PlanError, SettingsError
@@ -45,22 +46,21 @@ TABLE = """
 name = "watched"
 output = "out"
 [grid]
-crs = "EPSG:32633"
+crs = "EPSG:32632"
 resolution = 5
-bounds = [27600, 4996300, 37840, 5006540]
+bounds = [500000, 4989760, 510240, 5000000]
 [resampling]
 window_size = 512
 [[layers]]
 name = "a"
 path = "a.tif"
 kind = "continuous"
-resampling = ["med", "q1", "q3", "mode"]
 [monitoring]
 log_flush_interval = 0.2
 [engine]
 workers = 1
 """
-"""16 tiles of quantiles on a tilted grid: a second or two for each, so that there is time to pause between them."""
+"""16 tiles; `slow` makes it a second or more for each."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +86,7 @@ def mode(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
-    y, x = np.ogrid[:4096, :4096]
+    y, x = np.ogrid[:2048, :2048]
     values = ((x * 7 + y * 13 + (x * y) % 31) % 251).astype(np.uint8)
     tiled = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"}
     write_raster(folder / "a.tif", values, "EPSG:32632", north_up(500_000, 5_000_000, 5), **tiled)
@@ -609,7 +609,7 @@ def head_address(surroundings: Path) -> Iterator[str]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("PYTHONPATH", str(REPOSITORY), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).with_name("slow")), str(REPOSITORY)]))
         try:
             command, environment = [sys.executable, "-c", script], os.environ | wrong
             outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
@@ -645,13 +645,6 @@ def _end(folder: str) -> None:
             except psutil.Error:
                 continue
         psutil.wait_procs(left, timeout=3)
-
-
-def until(done: Callable[[], bool], seconds: float = 150) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it has not come to that in time"
-        time.sleep(0.2)
 
 
 def at_work(dsn: str, run_id: str) -> None:
@@ -714,7 +707,7 @@ def test_a_job_is_stopped_by_asking_and_by_force(
 ) -> None:
     first = started(file, "ended", tmp_path / "out")
     at_work(monitor_dsn, first)
-    code, out, err = call(capsys, "jobs", "stop", "ended", "--json", "--timeout", "60")
+    code, out, err = call(capsys, "jobs", "stop", "ended", "--json", "--timeout", "120")
     assert (code, err) == (0, "")
     assert json.loads(out)["state"] == "cancelled"
     assert row(monitor_dsn, first, "state, exit_code") == ("cancelled", 143)
@@ -770,7 +763,7 @@ def test_a_paused_job_says_how_a_job_goes_on(
     assert outcome.stdout.splitlines()[1].count(run_id) == 2, "advice names the run that was started"
     at_work(monitor_dsn, run_id)
     assert call(capsys, "jobs", "pause", run_id, "--timeout", "120")[0] == 0
-    until(lambda: "paused" in geopipe("logs", run_id).stdout, 20)
+    until(lambda: "paused" in geopipe("logs", run_id).stdout)
     assert f"`geopipe jobs resume {run_id}` goes on" in geopipe("logs", run_id).stdout
 
 
@@ -811,7 +804,7 @@ def test_shutdown_ends_our_head_and_nothing_else(
     refused = geopipe("shutdown")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert f"geopipe-{run_id}" in refused.stderr
-    stranger = subprocess.Popen(["sleep", "120"], env=os.environ | {head.MARK: "another"})
+    stranger = subprocess.Popen(["sleep", "600"], env=os.environ | {head.MARK: "another"})
     try:
         done = geopipe("shutdown", "--force")
         assert done.returncode == 0, done.stderr

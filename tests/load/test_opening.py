@@ -34,6 +34,7 @@ from click.testing import CliRunner
 from h5py import h5d, h5p, h5s, h5t
 from helpers import north_up, write_raster
 from rasterio.vrt import WarpedVRT
+from waiting import PATIENCE
 
 from geopipe.cli.main import cli
 from geopipe.errors import GeopipeError, SourceError
@@ -84,8 +85,8 @@ class Trap:
         """What was asked for since the last look; a request of our own is the last of it."""
         last, result = f"/{uuid.uuid4().hex}", []
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(f"http://127.0.0.1:{self.port}{last}", timeout=30)
-        while (path := self.requests.get(timeout=30)) != last:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}{last}", timeout=PATIENCE)
+        while (path := self.requests.get(timeout=PATIENCE)) != last:
             result.append(path)
         return result
 

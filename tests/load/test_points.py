@@ -788,10 +788,19 @@ def test_a_broken_table_is_skipped_on_request(few: Path, tmp_path: Path, capsys:
     assert "1 of 2 rows of" in out
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_a_layer_whose_sum_needs_more_than_64_bits_is_skipped_on_request(
-    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    skip_a_sum_of_more_than_64_bits(tmp_path, capsys, "local")
+
+
+def test_a_layer_whose_sum_needs_more_than_64_bits_is_skipped_on_request_on_ray(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_session: None
+) -> None:
+    skip_a_sum_of_more_than_64_bits(tmp_path, capsys, "ray")
+
+
+def skip_a_sum_of_more_than_64_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
     write(tmp_path / "big.parquet", x=[500_003.0] * 2, y=[3_999_993.0] * 2, value=[2**62, 2**62])
     text = (
         f'[run]\noutput = "out"\n[grid]\ncrs = "{UTM}"\nresolution = 10\nbounds = [500000, 3999970, 500040, 4000000]\n'

@@ -220,7 +220,7 @@ def slow_merge(spec: TableSpec, tile: Tile, rows: list[BlockRow]) -> pd.DataFram
 
 
 @given(st.data(), st.sampled_from(["outer", "inner", "grid"]), st.sampled_from(Overlap))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_merge_equals_an_outer_join_in_pandas(data: st.DataObject, how: str, overlap: Overlap) -> None:
     dtype = data.draw(st.sampled_from(["float32", "float64", "int32"]))
     if dtype == "int32" and overlap is Overlap.MEAN:
@@ -244,7 +244,7 @@ def test_merge_equals_an_outer_join_in_pandas(data: st.DataObject, how: str, ove
 
 
 @given(st.data(), st.sampled_from(TYPES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: str) -> None:
     grid, rows, layers = data.draw(tiles(dtype, ranks=2))
     spec = spec_of(*((f"v{i}", dtype, layer) for i, layer in enumerate(layers)), grid=grid)

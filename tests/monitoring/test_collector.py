@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from psycopg2.errors import NumericValueOutOfRange
 from records import query, record
+from waiting import PATIENCE
 
 from geopipe.events import records
 from geopipe.events.records import Event, Log, Progress, State
@@ -603,7 +604,7 @@ class Way(RuleBasedStateMachine):
 
 
 TestWay = Way.TestCase
-TestWay.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestWay.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 class Chance:
@@ -647,7 +648,7 @@ def test_threads_and_a_store_at_random_lose_nothing(seed: int, tmp_path: Path) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert all([ships.close(30.0) for ships in shippers])  # noqa: C419 - all of them
+    assert all([ships.close(PATIENCE) for ships in shippers])  # noqa: C419 - all of them
     assert table.order == {one.source: list(range(1, 61)) for one in spools}
     assert counter.stages()["read"].tiles == 180
     assert list(tmp_path.glob("*.jsonl")) == []

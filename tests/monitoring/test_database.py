@@ -172,11 +172,11 @@ def test_without_any_address_all_ways_to_one_are_named(capsys: pytest.CaptureFix
 
 def test_a_statement_has_its_time_and_the_search_path_of_the_address_stays(database: str) -> None:
     with (
-        closing(connections.connect(database, statement_timeout=0.2)) as connected,
+        closing(connections.connect(database, statement_timeout=2.0)) as connected,
         connected.cursor() as cursor,
         pytest.raises(psycopg2.errors.QueryCanceled),
     ):
-        cursor.execute("SELECT pg_sleep(5)")
+        cursor.execute("SELECT pg_sleep(120)")
     query(database, "CREATE SCHEMA other")
     address = f"{database}?options=-csearch_path%3Dother,public"
     with closing(connections.connect(address)) as connected, connected.cursor() as cursor:

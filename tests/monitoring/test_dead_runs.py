@@ -7,58 +7,24 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from helpers import call, north_up, write_raster
+from helpers import call
 from monitored import Source, new_id
 from records import query
+from trials import make_trial
+from waiting import until
 
 from geopipe import processes
 from geopipe.events.records import DRIVER
 from geopipe.monitoring import dead_runs
 from geopipe.monitoring.database import follow, queries
 
-SETTINGS = """
-[run]
-name = "killed"
-output = "out"
-[grid]
-crs = "EPSG:32633"
-resolution = 2.5
-bounds = [27600, 4996300, 37840, 5006540]
-[resampling]
-window_size = 512
-[[layers]]
-name = "a"
-path = "a.tif"
-kind = "continuous"
-resampling = ["med", "q1", "q3", "mode"]
-"""
-"""64 tiles of quantiles on a tilted grid: some seconds."""
-
-
-@pytest.fixture(autouse=True)
-def home(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="geopipe-home-") as folder:
-        monkeypatch.setenv("GEOPIPE_HOME", folder)
-        monkeypatch.setenv("GEOPIPE_MONITORING_DSN", database)
-        monkeypatch.delenv("GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING")
-        yield Path(folder)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    y, x = np.ogrid[:2048, :2048]
-    values = ((x * 7 + y * 13 + (x * y) % 31) % 251).astype(np.uint8)
-    write_raster(tmp_path / "a.tif", values, "EPSG:32632", north_up(500_000, 5_000_000, 5))
-    (tmp_path / "s.toml").write_text(SETTINGS)
-    return tmp_path / "s.toml"
+pytestmark = pytest.mark.usefixtures("dsn")
 
 
 def dead_process() -> dict[str, Any]:
@@ -79,47 +45,53 @@ def states(dsn: str) -> dict[str, str]:
     return dict(query(dsn, "SELECT run_id::text, state FROM pipeline_runs"))
 
 
+STANDS = """
+import signal
+from geopipe.cli.main import main
+from geopipe.events.emit import subscribe
+from geopipe.events.records import Progress
+subscribe(lambda body: signal.pause() if isinstance(body, Progress) and body.stage == "write" else None)
+"""
+"""For the code of a process: a run in it stands still when it has written a tile."""
+
+
+def kill_when(code: str, file: Path, reached: Callable[[], object]) -> int:
+    """Run settings by `code` until something is reached, and kill it. Returns the process id."""
+    command = [sys.executable, "-c", code, "run", str(file), "--engine=local"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        until(lambda: reached() or run.poll() is not None)
+        run.kill()
+    assert run.returncode == -signal.SIGKILL
+    return run.pid
+
+
 def test_a_killed_run_has_failed_for_the_next_one_who_looks(
-    file: Path, database: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "geopipe", "run", str(file), "--engine=local"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=file.parent) as run:
-        end = time.monotonic() + 120
-        while ("running",) not in query(database, "SELECT state FROM pipeline_runs"):
-            assert run.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        run.send_signal(signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL
+    file = make_trial(tmp_path)
+    run = kill_when(f"{STANDS}main()", file, lambda: "running" in states(database).values())
     code, out, _ = call(capsys, "monitor", "runs", "--json")
     (shown,) = json.loads(out)
     assert (code, shown["state"], shown["stale"]) == (0, "failed", False)
-    assert f"its process {run.pid} on {os.uname().nodename} ended without a word" in shown["error"]["message"]
+    assert f"its process {run} on {os.uname().nodename} ended without a word" in shown["error"]["message"]
     assert "--resume" in shown["error"]["hint"]
     assert "ended without a word" in call(capsys, "monitor", "errors")[1]
 
-    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, cwd=file.parent, check=False)
-    assert resumed.returncode == 0, resumed.stderr
+    assert call(capsys, "run", file, "--engine=local", "--resume")[0] == 0
     assert sorted(states(database).values()) == ["completed", "failed"]
 
 
 def test_a_run_that_died_before_it_was_heard_of_is_told_by_who_looks(
-    file: Path, database: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What collects its records died first, so that all that it said waits on disk."""
     silent = "from geopipe.monitoring import shipping; shipping.Shipper.ship = lambda *_: None"
-    begun = f"from geopipe.cli.main import main; {silent}; main()"
-    command = [sys.executable, "-c", begun, "run", str(file), "--engine=local"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=file.parent) as run:
-        while not list(file.parent.glob("out/_staging/*/parquet/*.parquet")):
-            assert run.poll() is None
-            time.sleep(0.02)
-        run.send_signal(signal.SIGKILL)
-        run.wait()
+    written = "out/_staging/*/parquet/*.parquet"
+    kill_when(f"{STANDS}{silent}; main()", make_trial(tmp_path), lambda: list(tmp_path.glob(written)))
     assert states(database) == {}
     code, out, _ = call(capsys, "monitor", "runs", "--json")
     (shown,) = json.loads(out)
-    assert (code, shown["state"], shown["name"]) == (0, "failed", "killed")
+    assert (code, shown["state"], shown["name"]) == (0, "failed", "trial")
 
 
 def test_a_run_that_lives_is_left_alone(database: str) -> None:
@@ -174,10 +146,7 @@ def test_a_process_that_nobody_has_reaped_is_dead() -> None:
     process = subprocess.Popen(["true"])
     try:
         known = processes.identity() | {"pid": process.pid, "started": 1}
-        end = time.monotonic() + 30
-        while "Z" not in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: "Z" in Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0])
         assert processes._started(process.pid) == 0
         assert processes.is_dead(known)
     finally:

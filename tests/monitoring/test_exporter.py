@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families as parse
+from waiting import PATIENCE
 
 from geopipe.errors import MachineError
 from geopipe.monitoring.collector import Collector
@@ -278,7 +279,7 @@ def test_names_and_helps() -> None:
 
 def get(port: int, accept: str = "text/plain") -> str:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return str(answer.read().decode())
 
 
@@ -316,15 +317,15 @@ def test_close_waits_for_a_last_scrape_only_where_there_were_scrapes() -> None:
     port = exporter.serve(0, "127.0.0.1")
     exporter.record(progress())
     start = time.monotonic()
-    exporter.close(wait=30)
-    assert time.monotonic() - start < 20  # nobody ever came
+    exporter.close(wait=2 * PATIENCE)
+    assert time.monotonic() - start < PATIENCE  # nobody ever came
     port = exporter.serve(port, "127.0.0.1")
     get(port)
     exporter.record(state("completed"))
     late: list[str] = []
     scrape = threading.Timer(0.5, lambda: late.append(get(port)))
     scrape.start()
-    exporter.close(wait=60)
-    assert 0.4 < time.monotonic() - start < 50
+    exporter.close(wait=2 * PATIENCE)
+    assert 0.4 < time.monotonic() - start < PATIENCE
     scrape.join()
     assert 'geopipe_run_state{state="completed"} 1.0' in late[0]

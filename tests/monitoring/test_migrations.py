@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from postgres_server import Server
 from records import TABLES, a_run, query, record
+from waiting import PATIENCE, until
 
 from geopipe.errors import MachineError
 from geopipe.events.records import new_run_id
@@ -88,33 +88,21 @@ def test_the_schema_comes_up_from_every_earlier_state(
 def test_eight_upgrades_at_once_end_in_one_schema(empty_database: str, fresh_schema: list[tuple[Any, ...]]) -> None:
     command = [sys.executable, "-c", UPGRADE, empty_database]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)]
-    ended = [(*one.communicate(timeout=120), one.returncode) for one in running]
+    ended = [(*one.communicate(timeout=PATIENCE), one.returncode) for one in running]
     assert ended == [(f"{revisions.HEAD}\n", "", 0)] * 8
     assert definitions(empty_database) == fresh_schema
     assert query(empty_database, "SELECT version_num FROM geopipe_version") == [(revisions.HEAD,)]
 
 
-def wait_for(dsn: str, text: str) -> int:
-    """The server process that works on a statement like `text`, once there is one."""
-    for _ in range(600):
-        result = query(
-            dsn,
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() "
-            "AND (query ILIKE %s AND wait_event_type = 'Lock' OR wait_event = 'PgSleep')",
-            f"%{text}%",
-        )
-        if result:
-            return int(result[0][0])
-        time.sleep(0.05)
-    raise AssertionError(f"nothing waits in {text}")
+def others(dsn: str, condition: str = "true") -> list[tuple[Any, ...]]:
+    """The other connections to a database."""
+    same = "datname = current_database() AND pid != pg_backend_pid() AND backend_type = 'client backend'"
+    return query(dsn, f"SELECT pid, query FROM pg_stat_activity WHERE {same} AND {condition}")
 
 
-def gone(dsn: str, pid: int) -> None:
-    for _ in range(600):
-        if not query(dsn, "SELECT FROM pg_stat_activity WHERE pid = %s", pid):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the killed upgrade is still connected")
+def waiting(dsn: str, text: str) -> list[tuple[Any, ...]]:
+    """The connections in which a statement with `text` waits for a lock."""
+    return others(dsn, f"wait_event_type = 'Lock' AND strpos(query, '{text}') > 0")
 
 
 @pytest.mark.parametrize("before", [None, "0001"])
@@ -125,18 +113,21 @@ def test_an_upgrade_that_is_killed_midway_leaves_the_schema_as_it_was(
         schema.upgrade(empty_database, before)
     query(
         empty_database,
-        "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1.5); END';"
-        "CREATE EVENT TRIGGER slow ON ddl_command_end WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION slow()",
+        "CREATE FUNCTION wait() RETURNS event_trigger LANGUAGE plpgsql "
+        "AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); END';"
+        "CREATE EVENT TRIGGER wait ON ddl_command_end WHEN TAG IN ('CREATE VIEW') EXECUTE FUNCTION wait()",
     )
     was = definitions(empty_database)
-    with subprocess.Popen([sys.executable, "-c", UPGRADE, empty_database]) as upgrade:
-        pid = wait_for(empty_database, "the sleep in the first view")  # all tables are there, for that transaction
-        upgrade.send_signal(signal.SIGKILL)
-    gone(empty_database, pid)
-    query(empty_database, "DROP EVENT TRIGGER slow")
+    with closing(psycopg2.connect(empty_database)) as blocking:
+        blocking.cursor().execute("SELECT pg_advisory_xact_lock(1)")
+        with subprocess.Popen([sys.executable, "-c", UPGRADE, empty_database]) as upgrade:
+            until(lambda: waiting(empty_database, "CREATE"))  # all tables are there, for that transaction
+            upgrade.send_signal(signal.SIGKILL)
+    until(lambda: not others(empty_database))
+    query(empty_database, "DROP EVENT TRIGGER wait")
     assert definitions(empty_database) == was
     assert schema.current(empty_database).revision == before
-    query(empty_database, "DROP FUNCTION slow")
+    query(empty_database, "DROP FUNCTION wait")
     assert schema.upgrade(empty_database).before == before
     assert definitions(empty_database) == fresh_schema
 
@@ -394,8 +385,9 @@ def test_a_killed_upgrade_of_the_old_system_leaves_it_whole(empty_database: str)
     with closing(psycopg2.connect(empty_database)) as blocking, blocking.cursor() as cursor:
         cursor.execute("LOCK TABLE pipeline_progress IN ACCESS SHARE MODE")
         with subprocess.Popen([sys.executable, "-c", UPGRADE, empty_database]) as upgrade:
-            pid = wait_for(empty_database, 'RENAME TO "pipeline_progress_legacy"')  # others have been renamed
+            # others have been renamed
+            until(lambda: waiting(empty_database, 'RENAME TO "pipeline_progress_legacy"'))
             upgrade.send_signal(signal.SIGKILL)
-    gone(empty_database, pid)
+    until(lambda: not others(empty_database))
     assert definitions(empty_database) == was
     assert schema.upgrade(empty_database).taken_over == {name: len(rows) for name, rows in old.items()}

@@ -17,6 +17,7 @@ import prometheus_server as prometheus
 import pytest
 import surroundings
 import yaml
+from waiting import PATIENCE, until
 
 from geopipe.monitoring.prometheus import Exporter
 
@@ -31,7 +32,7 @@ RATE = 1000.0  # cells in a second, of the run that is scraped
 def tool(folder: Path, *args: object, text: str | None = None) -> str:
     """What promtool prints; it must not find fault."""
     done = subprocess.run(
-        [folder / "promtool", *map(str, args)], input=text, capture_output=True, text=True, timeout=60
+        [folder / "promtool", *map(str, args)], input=text, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -99,7 +100,7 @@ def test_the_cases_notice_an_alert_that_is_off(prometheus_programs: Path, tmp_pa
         next(rule for group in rules["groups"] for rule in group["rules"] if rule["alert"] == alert).update(change)
         (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
         args = [prometheus_programs / "promtool", "test", "rules", tmp_path / "test.yml"]
-        done = subprocess.run(args, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(args, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 1, name
         assert alert in done.stdout + done.stderr, name
 
@@ -196,38 +197,29 @@ def scraped(prometheus_programs: Path, tmp_path_factory: pytest.TempPathFactory)
         ray.close()
 
 
-def wait_for(what: Any, seconds: float = 60) -> Any:
-    """What `what` returns as soon as that is true; a scrape has its own time."""
-    deadline = time.monotonic() + seconds
-    while not (result := what()):
-        assert time.monotonic() < deadline, result
-        time.sleep(0.25)
-    return result
-
-
 def test_a_rate_is_the_speed_of_the_run(scraped: prometheus.Server) -> None:
     def speed() -> float | None:
         value = scraped.value('rate(geopipe_cells_total{job="geopipe", stage="read"}[5s])')
         return value if value is not None and abs(value - RATE) <= RATE / 20 else None
 
-    wait_for(speed)
+    until(speed)
     assert scraped.value('geopipe_run_state{job="geopipe", state="running"}') == 1
     assert scraped.value('geopipe_rss_bytes{job="geopipe", node="node-1"}') == 2.0**40
     quantile = "histogram_quantile(0.95, sum by (le) (rate(geopipe_window_duration_seconds_bucket{%s}[5s])))"
-    assert 0.03 < (scraped.value(quantile % 'job="geopipe", stage="read"') or 0) <= 0.1
+    assert 0.03 < (until(lambda: scraped.value(quantile % 'job="geopipe", stage="read"')) or 0) <= 0.1
 
 
 def test_every_panel_has_data(scraped: prometheus.Server) -> None:
     for title, expression in expressions().items():
-        wait_for(lambda expression=expression, title=title: scraped.query(expression) and title)
+        until(lambda expression=expression, title=title: scraped.query(expression) and title)
 
 
 def test_nodes_of_ray_are_found_and_the_rules_work(scraped: prometheus.Server) -> None:
-    assert wait_for(lambda: scraped.value('up{job="ray"}')) == 1
+    assert until(lambda: scraped.value('up{job="ray"}')) == 1
 
     def healthy() -> bool:
         rules = [rule for group in scraped.get("rules")["groups"] for rule in group["rules"]]
         assert not [rule for rule in rules if rule["health"] == "err"]
         return {rule["name"] for rule in rules if rule["health"] == "ok"} == ALERTS.keys()
 
-    wait_for(healthy)
+    until(healthy)

@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from waiting import until
 
 from geopipe.events.emit import subscribe
 from geopipe.events.records import Metric
@@ -161,12 +161,6 @@ def test_one_process_of_a_node_samples_and_another_takes_over_when_it_is_killed(
 
     def total(which: int) -> int:
         return outs[which].read_text().count("cpu_percent")
-
-    def until(reached: Any) -> None:
-        end = time.monotonic() + 30
-        while not reached():
-            assert time.monotonic() < end, "it did not come"
-            time.sleep(0.01)
 
     outs = [tmp_path / "one.txt", tmp_path / "two.txt"]
     both = [start(out) for out in outs]

@@ -282,7 +282,7 @@ def test_every_record_is_a_sign_of_life_and_silence_makes_a_run_stale(database: 
     assert query(database, "SELECT stale FROM pipeline_active_runs") == [(False,)]
     store.write(connected, [record(run, 2, "progress", "worker", ts=now - 90), record(run, 3, "log", "worker", ts=4e9)])
     ((silent,),) = query(database, "SELECT seconds_since_heartbeat FROM pipeline_active_runs")
-    assert 0 <= silent < 5, "neither older records nor a clock that is ahead may set it"
+    assert 0 <= silent < 60, "neither older records nor a clock that is ahead may set it"
 
 
 def test_the_latest_value_of_a_metric_is_the_latest_whatever_comes_last(database: str, connected: connection) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import psycopg2
 import pytest
 from monitored import HOSTILE, Source, fill, new_id, settle
 from psycopg2.extensions import connection
+from waiting import PATIENCE, until
 
 from geopipe import text
 from geopipe.cli import screen
@@ -59,7 +59,7 @@ def test_runs_are_the_newest_first_with_their_state_share_and_time(connected: co
     assert working.share == pytest.approx((1980 + 330 + 300) / (2900 + 580 + 580))
     assert (done.share, stale.share, failed.share) == (1.0, pytest.approx(45 / 150), pytest.approx(0.3))
     assert done.seconds == pytest.approx(15, abs=0.1)
-    assert stale.seconds == pytest.approx(3600, abs=60)  # until it was last heard of, not until now
+    assert stale.seconds == pytest.approx(3600, abs=600)  # until it was last heard of, not until now
     assert working.totals == {"read": 2900, "merge": 580, "write": 580}  # without what is no number
     assert failed.error is not None
     assert failed.error["hint"] == "give layers.crs"
@@ -343,7 +343,8 @@ def test_the_time_left_is_what_the_run_has_told_counted_down(monitor_dsn: str, m
     run.progress(now - 20, "write", 3).metric(now - 20, "seconds_left", 100.0, "s", stage="run").write(monitor_dsn)
     with follow.reading() as connected:
         result = queries.look(connected, run.run_id)
-        assert result.left == pytest.approx(80, abs=5)
+        assert result.left is not None
+        assert 79 - (time.time() - now) < result.left <= 81
         assert all("seconds_left" not in node.values for node in result.nodes)
         run.state(now, "completed", exit_code=0).write(monitor_dsn)
         assert queries.look(connected, run.run_id).left is None
@@ -360,19 +361,20 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
     folder = tmp_path / "spool" / coming.run_id
     folder.mkdir(parents=True)
     entries: list[str] = []
+
+    def announce(text: str) -> None:
+        entries.append(text)
+        coming.state(now + 1, "running", name="after").write(monitor_dsn)
+
     with follow.reading() as connected:
         assert follow.newest(connected) == new_id(now, 1), "nobody begins"
-        lock = subprocess.Popen(["flock", folder / f"{os.uname().nodename}-1-1.pid", "sleep", "60"])
+        lock = subprocess.Popen(["flock", folder / f"{os.uname().nodename}-1-1.pid", "sleep", "600"])
         try:
-            writes = threading.Timer(2, lambda: coming.state(now + 1, "running", name="after").write(monitor_dsn))
-            while not spool.living(folder):
-                time.sleep(0.01)
-            writes.start()
-            assert follow.newest(connected, 0.0, entries.append) == coming.run_id
+            until(lambda: spool.living(folder))
+            assert follow.newest(connected, 0.0, announce) == coming.run_id
         finally:
             lock.kill()
             lock.wait()
-            writes.join()
     assert entries == [f"waiting for run {coming.run_id}, which has recorded nothing yet"]
     settle(monitor_dsn, *(f"DELETE FROM pipeline_runs WHERE run_id = '{new_id(now + n, n + 1)}'" for n in range(2)))
 
@@ -388,12 +390,14 @@ def test_a_notification_makes_the_next_look_come_sooner(connected: connection, m
     at = time.time() - 10 * 86400
     run = Source(new_id(at, 80)).state(at, "running", name="woken")
     run.write(monitor_dsn)
-    result = follow.looks(follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state, every=60)
+    result = follow.looks(
+        follow.connect_to_read, run.run_id, lambda c: run_named(c, run.run_id).state, every=2 * PATIENCE
+    )
     assert next(result) == "running"
     run.state(at + 1, "completed").write(monitor_dsn)
     start = time.monotonic()
     assert next(result) == "completed"
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < PATIENCE
     settle(monitor_dsn, f"DELETE FROM pipeline_runs WHERE run_id = '{run.run_id}'")
 
 

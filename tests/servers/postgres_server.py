@@ -6,7 +6,6 @@ import importlib.util
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from ports import free_port
 
 PASSWORD = "canary-7f3a91"
 
@@ -41,13 +41,13 @@ class Server:
                 cursor.execute(statement)
         connected.close()
 
-    def database(self) -> str:
-        """The address of a new, empty database, with its password."""
+    def database(self, template: str = "/template1") -> str:
+        """The address of a new database, with its password; empty, or a copy of that at another address."""
         name = f"test_{uuid.uuid4().hex}"
         connected = psycopg2.connect(self.dsn)
         connected.autocommit = True
         with connected.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {name}")
+            cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template.rpartition('/')[2]}")
         connected.close()
         return self.dsn.replace("/postgres", f"/{name}")
 
@@ -104,9 +104,7 @@ def server(folder: Path) -> Iterator[Server]:
     secret, data = folder / "password", folder / "data"
     secret.write_text(PASSWORD)
     call("initdb", "-D", str(data), "-U", "geopipe", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8", "-N")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = ["-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {port} -k '' -c fsync=off", "-m", "fast"]
 
     def control(action: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
+from waiting import PATIENCE
 
 PROGRAMS = ("prometheus", "promtool")
 
@@ -65,12 +66,6 @@ def _download(cache: Path) -> Path:
     return next(cache.glob("prometheus_*.deb"))
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 class Server:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -79,7 +74,7 @@ class Server:
         """The `data` of an answer of the HTTP API."""
         query = urllib.parse.urlencode(params)
         try:
-            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=PATIENCE) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{params}: {error.read().decode()}") from None
@@ -104,7 +99,7 @@ def server(folder: Path, config: Path, data: Path) -> Iterator[Server]:
     log = data.with_suffix(".log")
     with log.open("wb") as sink:
         process = subprocess.Popen([folder / "prometheus", *args], stdout=sink, stderr=subprocess.STDOUT)
-    running, deadline = Server(port), time.monotonic() + 30
+    running, deadline = Server(port), time.monotonic() + PATIENCE
     try:
         while True:
             try:
@@ -117,4 +112,4 @@ def server(folder: Path, config: Path, data: Path) -> Iterator[Server]:
         yield running
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE)
