@@ -62,11 +62,19 @@ def group(item: pytest.Item) -> str:
 
 
 def longest_first(items: list[pytest.Item]) -> None:
-    """Begin with groups that start Ray, and then those with slow tests, so that all processes end together."""
+    """Begin with groups that start Ray, and then those with slow tests, so that all processes end together.
+
+    The first two groups go to two processes: in that of the Ray session no test may change how Ray finds its token.
+    """
 
     def rank(item: pytest.Item) -> int:
-        markers = ("ray", "slow", "postgres")
-        return next((n for n, name in enumerate(markers) if item.get_closest_marker(name)), len(markers))
+        features = (
+            "jobs" in item.path.parts,
+            group(item) == "ray session",
+            *(item.get_closest_marker(name) for name in ("ray", "slow", "postgres")),
+            True,
+        )
+        return next(n for n, feature in enumerate(features) if feature)
 
     ranks: dict[str, int] = {}
     for item in items:

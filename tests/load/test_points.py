@@ -569,6 +569,7 @@ def test_a_table_that_somebody_holds_is_not_waited_for_without_an_end(
         monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=200")
         with pytest.raises(SourceError, match="a statement took too long"):  # the limit of the user goes before ours
             postgres.header("postgresql:", wells())
+        monkeypatch.delenv("PGOPTIONS")
     assert postgres.header("postgresql:", wells()).rows > 0
 
 

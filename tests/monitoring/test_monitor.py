@@ -460,7 +460,7 @@ def test_what_earlier_runs_left_is_pruned_by_age_and_size(
 def test_no_process_of_a_cluster_that_lives_on_holds_a_file_of_a_run_that_is_over(
     file: Path, home: Path, ray_session: None, strategy: str
 ) -> None:
-    for number in range(3):
+    for number in range(2):
         flags = ("monitoring.enable_database_logging=false", f"merge.strategy={strategy}", f"run.output=out{number}")
         run(file, *flags, engine="ray")
         until(lambda: not open_below(file.parent, home))  # a worker of the ended Dataset may be on its way out
