@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from ports import free_port
+from waiting import PATIENCE
 
 PASSWORD = "canary-7f3a91"
 
@@ -108,7 +109,7 @@ def server(folder: Path) -> Iterator[Server]:
     options = ["-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {port} -k '' -c fsync=off", "-m", "fast"]
 
     def control(action: str) -> None:
-        call("pg_ctl", "-D", str(data), "-w", *options, action)
+        call("pg_ctl", "-D", str(data), "-w", "-t", f"{PATIENCE:.0f}", *options, action)
 
     control("start")
     try:
