@@ -24,10 +24,14 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def modules(*roots: str) -> dict[Path, ast.Module]:
     """The parsed modules below some folders of the repository, by their path in it."""
     paths = sorted(path for root in roots for path in (REPOSITORY / root).rglob("*.py"))
-    return {path.relative_to(REPOSITORY): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.relative_to(REPOSITORY): parsed(path) for path in paths}
 
 
 def long_modules() -> Iterator[str]:

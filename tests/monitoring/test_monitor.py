@@ -257,7 +257,7 @@ def test_who_watches_is_called_by_one_thread_at_a_time(file: Path) -> None:
     def watch(_: pipeline.Snapshot) -> None:
         start = time.monotonic()
         begun.set()
-        time.sleep(0.5)
+        time.sleep(0.2)
         spans.append((start, time.monotonic()))
 
     with at_write(lambda: begun.wait(PATIENCE)):

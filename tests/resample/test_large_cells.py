@@ -52,7 +52,13 @@ OUTLINES = {  # columns and rows of corners; a window is 300 x 400 pixels from r
 @pytest.mark.parametrize("where", OUTLINES)
 @pytest.mark.parametrize(
     ("dtype", "kind"),
-    [("float32", "noise"), ("float64", "noise"), ("int64", "noise"), ("uint64", "noise"), ("float32", "classes")],
+    [
+        ("float32", "noise"),
+        pytest.param("float64", "noise", marks=pytest.mark.slow),
+        ("int64", "noise"),
+        pytest.param("uint64", "noise", marks=pytest.mark.slow),
+        pytest.param("float32", "classes", marks=pytest.mark.slow),
+    ],
 )
 def test_a_cell_in_parts_is_the_cell_at_once_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, dtype: str, kind: str, where: str, tilt: float

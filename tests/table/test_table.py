@@ -82,7 +82,10 @@ def table(settings: dict[str, Any]) -> gp.Table:
     return gp.open(gp.run(settings, engine="local").output)
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in ("csv", "one csv") else name for name in LAYOUTS],
+)
 def any_layout(
     request: pytest.FixtureRequest, settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> gp.Table:
