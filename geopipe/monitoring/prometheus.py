@@ -11,11 +11,14 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeGuard
+from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any, TypeGuard, cast
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, start_http_server
-from prometheus_client.core import HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest, start_http_server
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from geopipe.errors import MachineError
@@ -70,7 +73,7 @@ _NODE_GAUGES = {
 """The gauge of each metric record. Rates have none: Prometheus computes them from the counters."""
 
 
-class Exporter:
+class Exporter(Collector):
     """The metrics of a run. A process can hold several; all methods may be called from any thread.
 
     Args:
@@ -79,16 +82,16 @@ class Exporter:
     """
 
     def __init__(self, build: Mapping[str, str], clock: Callable[[], float] = time.time) -> None:
-        self._build = {re.sub(r"\W|^(?=\d)", "_", k, flags=re.ASCII): _printable(v) for k, v in build.items()}
         self._clock = clock
         self._lock = threading.Lock()
-        self._metrics = CollectorRegistry()
-        self._counters = {n: Counter(n, *texts, registry=self._metrics) for n, texts in _COUNTERS.items()}
-        self._gauges = {n: Gauge(n, *texts, registry=self._metrics) for n, texts in _GAUGES.items()}
-        self._node_gauges = {
-            name: Gauge(*texts, ("node",), registry=self._metrics) for name, texts in _NODE_GAUGES.items()
-        }
-        self._durations = {stage: _Durations() for stage in _STAGES}
+        self._metrics = registry = CollectorRegistry(support_collectors_without_names=True)
+        self._counters = {n: Counter(n, *texts, registry=registry) for n, texts in _COUNTERS.items()}
+        self._gauges = {n: Gauge(n, *texts, registry=registry) for n, texts in _GAUGES.items()}
+        self._node_gauges = {name: Gauge(*texts, ("node",), registry=registry) for name, texts in _NODE_GAUGES.items()}
+        self._durations = _Durations()
+        registry.register(self._durations)
+        versions = {re.sub(r"\W|^(?=\d)", "_", k, flags=re.ASCII): _printable(v) for k, v in build.items()}
+        Info("geopipe_build", "Versions that make the table; always 1.", registry=registry).info(versions)
         self._nodes: dict[str, dict[str, float]] = {}  # times of the samples, by node and metric
         self._times: dict[str, float] = {}
         self._state_at = 0.0
@@ -97,8 +100,8 @@ class Exporter:
         # a counter that starts at 0 shows its first increase; one that appears with its first failure hides it
         for stage in _STAGES:
             self._count("geopipe_bytes_total", 0, stage, DIRECTIONS[stage])
-            self._count("geopipe_cells_total", 0, stage)
-            self._count("geopipe_rows_total", 0, stage)
+            for name in ("geopipe_cells_total", "geopipe_rows_total"):
+                self._count(name, 0, stage)
             for outcome in OUTCOMES:
                 self._count("geopipe_windows_total", 0, stage, outcome)
         for level in _LEVELS:
@@ -135,7 +138,7 @@ class Exporter:
         self._count("geopipe_cells_total", cells, stage)
         self._count("geopipe_rows_total", rows, stage)
         self._count("geopipe_bytes_total", size, stage, DIRECTIONS[stage])
-        self._durations[stage].add(record.get("source"), tiles, _amount(record.get("seconds")))
+        self._durations.add(stage, record.get("source"), tiles, _amount(record.get("seconds")))
         if tiles or cells or rows or size:
             self._latest("geopipe_last_progress_timestamp_seconds", self._when(record))
 
@@ -211,7 +214,7 @@ class Exporter:
             if not times:
                 del self._nodes[node]
 
-    def collect(self, *, scrape: bool = False) -> list[Metric]:
+    def collect(self, scrape: bool = True) -> list[Metric]:
         """All metrics at this moment; `close` waits for a `scrape`."""
         with self._lock:
             self._forget()
@@ -221,17 +224,12 @@ class Exporter:
             families = list(self._metrics.collect())
             for family in families:
                 family.samples = list(filter(_is_shown, family.samples))
-            histogram = HistogramMetricFamily(
-                "geopipe_window_duration_seconds", "Time that a worker took for a window.", labels=("stage",)
-            )
-            for stage, durations in self._durations.items():
-                histogram.add_metric((stage,), durations.buckets(), durations.seconds)
-            build = InfoMetricFamily("geopipe_build", "Versions that make the table; always 1.", value=self._build)
-            return [*families, histogram, build]
+            return families
 
     def text(self) -> str:
         """The metrics in Prometheus' text format."""
-        return generate_latest(self).decode()
+        present = SimpleNamespace(collect=lambda: self.collect(scrape=False))
+        return generate_latest(cast(CollectorRegistry, present)).decode()
 
     def serve(self, port: int, host: str = "127.0.0.1") -> int:
         """Answer scrapes at http://host:port/metrics until `close`. Returns the port, which the system chooses for 0.
@@ -240,7 +238,7 @@ class Exporter:
             MachineError: the port is in use, or may not be used.
         """
         scrapes = CollectorRegistry(support_collectors_without_names=True)
-        scrapes.register(_Scrapes(self))
+        scrapes.register(self)
         try:
             self._server = start_http_server(port, host, scrapes)
         except (OSError, OverflowError) as error:
@@ -269,43 +267,33 @@ class Exporter:
         thread.join()
 
 
-class _Scrapes:
-    """The exporter as a collector of the registry that answers scrapes."""
-
-    def __init__(self, exporter: Exporter) -> None:
-        self.exporter = exporter
-
-    def collect(self) -> Iterable[Metric]:
-        return self.exporter.collect(scrape=True)
-
-
-class _Durations:
-    """A histogram of one stage that counts many windows at once, which the library's observes one by one."""
+class _Durations(Collector):
+    """A histogram that counts many windows at once, which the library's observes one by one."""
 
     def __init__(self) -> None:
-        self.counts = [0.0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
-        self.unfinished: dict[str, float] = {}
+        self.counts = {stage: [0.0] * (len(BUCKETS) + 1) for stage in _STAGES}
+        self.seconds = dict.fromkeys(_STAGES, 0.0)
+        self.unfinished: dict[tuple[str, str], float] = {}
 
-    def add(self, source: Any, tiles: float, seconds: float) -> None:
+    def add(self, stage: str, source: Any, tiles: float, seconds: float) -> None:
         """Count `tiles` windows that took `seconds` together; without tiles, seconds of a window that goes on."""
-        # a process works on one window of a stage at a time; sources beyond 1024 share a key
-        known = isinstance(source, str) and (source in self.unfinished or len(self.unfinished) < 1024)
-        key = source if known else ""
+        # a process works on one window of a stage at a time; sources beyond 4096 share a key
+        known = isinstance(source, str) and ((stage, source) in self.unfinished or len(self.unfinished) < 4096)
+        key = stage, source if known else ""
         seconds += self.unfinished.pop(key, 0.0)
         if tiles:
-            self.counts[bisect_left(BUCKETS, seconds / tiles)] += tiles
-            self.seconds += seconds
+            self.counts[stage][bisect_left(BUCKETS, seconds / tiles)] += tiles
+            self.seconds[stage] += seconds
         elif seconds:
             self.unfinished[key] = seconds
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound in seconds."""
-        total, result = 0.0, []
-        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
-            total += count
-            result.append((bound, total))
-        return result
+    def collect(self) -> Iterable[Metric]:
+        text = "Time that a worker took for a window."
+        family = HistogramMetricFamily("geopipe_window_duration_seconds", text, labels=("stage",))
+        for stage, counts in self.counts.items():
+            buckets = zip((*map(str, BUCKETS), "+Inf"), accumulate(counts), strict=True)
+            family.add_metric((stage,), list(buckets), self.seconds[stage])
+        yield family
 
 
 def _is_shown(sample: Sample) -> bool:
