@@ -17,7 +17,7 @@ from typing import Any, TypeGuard, cast
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest, start_http_server
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
@@ -87,12 +87,11 @@ class Exporter(Collector):
         self._metrics = registry = CollectorRegistry(support_collectors_without_names=True)
         self._counters = {n: Counter(n, *texts, registry=registry) for n, texts in _COUNTERS.items()}
         self._gauges = {n: Gauge(n, *texts, registry=registry) for n, texts in _GAUGES.items()}
-        self._node_gauges = {name: Gauge(*texts, ("node",), registry=registry) for name, texts in _NODE_GAUGES.items()}
         self._durations = _Durations()
         registry.register(self._durations)
         versions = {re.sub(r"\W|^(?=\d)", "_", k, flags=re.ASCII): _printable(v) for k, v in build.items()}
         Info("geopipe_build", "Versions that make the table; always 1.", registry=registry).info(versions)
-        self._nodes: dict[str, dict[str, float]] = {}  # times of the samples, by node and metric
+        self._samples: dict[tuple[str, str], tuple[float, float]] = {}  # time and value by node and metric
         self._times: dict[str, float] = {}
         self._state_at = 0.0
         self._scraped, self._current = False, threading.Event()
@@ -111,21 +110,12 @@ class Exporter(Collector):
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Count a record of the run."""
-        if not isinstance(record, Mapping):
-            return
-        with self._lock:
-            self._current.clear()
-            match record.get("kind"):
-                case "progress":
-                    self._progress(record)
-                case "log":
-                    self._log(record)
-                case "metric":
-                    self._metric(record)
-                case "event":
-                    self._event(record)
-                case "state":
-                    self._state(record)
+        kind = record.get("kind") if isinstance(record, Mapping) else None
+        count = getattr(self, f"_{kind}") if kind in ("progress", "log", "metric", "event", "state") else None
+        if count is not None:
+            with self._lock:
+                self._current.clear()
+                count(record)
 
     def pending(self, count: int) -> None:
         """Set the number of records that wait in spools."""
@@ -152,19 +142,15 @@ class Exporter(Collector):
     def _metric(self, record: Mapping[str, Any]) -> None:
         name, value, when = record.get("name"), record.get("value"), self._when(record)
         self._forget()
-        if not isinstance(name, str) or name not in self._node_gauges or not _is_amount(value):
+        if not isinstance(name, str) or name not in _NODE_GAUGES or not _is_amount(value):
             return
         if when <= self._clock() - STALE:  # a sample that waited in a spool for an hour is history, and no gauge
             return
-        node = record.get("node")
-        if not isinstance(node, str) or not _NODE.fullmatch(node):
+        node, nodes = record.get("node"), {node for node, _ in self._samples} - {OTHER}
+        if not isinstance(node, str) or not _NODE.fullmatch(node) or (node not in nodes and len(nodes) >= NODES):
             node = OTHER
-        if node not in self._nodes and len(self._nodes) - (OTHER in self._nodes) >= NODES:
-            node = OTHER
-        times = self._nodes.setdefault(node, {})
-        if when >= times.get(name, 0.0):
-            times[name] = when
-            self._node_gauges[name].labels(node).set(value)
+        if when >= self._samples.get((node, name), (0.0, 0.0))[0]:
+            self._samples[node, name] = when, value
 
     def _event(self, record: Mapping[str, Any]) -> None:
         detail = record.get("detail")
@@ -207,12 +193,7 @@ class Exporter(Collector):
     def _forget(self) -> None:
         """Drop old samples of nodes: a node that has left must not look alive, nor keep its label."""
         oldest = self._clock() - STALE
-        for node, times in list(self._nodes.items()):
-            for name in [name for name, when in times.items() if when <= oldest]:
-                self._node_gauges[name].remove(node)
-                del times[name]
-            if not times:
-                del self._nodes[node]
+        self._samples = {key: sample for key, sample in self._samples.items() if sample[0] > oldest}
 
     def collect(self, scrape: bool = True) -> list[Metric]:
         """All metrics at this moment; `close` waits for a `scrape`."""
@@ -224,6 +205,11 @@ class Exporter(Collector):
             families = list(self._metrics.collect())
             for family in families:
                 family.samples = list(filter(_is_shown, family.samples))
+            for name, texts in _NODE_GAUGES.items():
+                families.append(gauge := GaugeMetricFamily(*texts, labels=("node",)))
+                for (node, metric), (_, value) in self._samples.items():
+                    if metric == name:
+                        gauge.add_metric((node,), value)
             return families
 
     def text(self) -> str:
