@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from geopipe.cli.options import json_option, print_json
-
-if TYPE_CHECKING:
-    from geopipe.monitoring.legacy.old_system import PixelGrid
 
 dsn_option = click.option(
     "--dsn-file",
@@ -22,6 +20,14 @@ dsn_option = click.option(
     "else the embedded server).",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+
+
+def _print(value: Any, as_json: bool, lines: Iterable[str]) -> None:
+    """Print a result as JSON or as lines."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo("\n".join(lines))
 
 
 @click.group(epilog="Example: geopipe db upgrade")
@@ -45,15 +51,11 @@ def upgrade(dsn_file: Path | None, as_json: bool) -> None:
 
     dsn = connections.needed_dsn(dsn_file)
     done = schema.upgrade(dsn)
-    if as_json:
-        print_json(asdict(done))
-        return
     before = " already" if done.before == done.after else f", was {done.before or 'none'}"
-    click.echo(f"revision {done.after}{before}: {connections.masked(dsn)}")
-    for name, kept in done.renamed.items():
-        click.echo(f"  kept the old {name} as {kept}")
-    for name, rows in done.taken_over.items():
-        click.echo(f"  took over {rows:,} rows of the old {name}")
+    lines = [f"revision {done.after}{before}: {connections.masked(dsn)}"]
+    lines += [f"  kept the old {name} as {kept}" for name, kept in done.renamed.items()]
+    lines += [f"  took over {rows:,} rows of the old {name}" for name, rows in done.taken_over.items()]
+    _print(asdict(done), as_json, lines)
 
 
 @db.command(epilog="Example: geopipe db current")
@@ -67,14 +69,12 @@ def current(dsn_file: Path | None, as_json: bool) -> int:
     from geopipe.monitoring.database import connections, schema
 
     now = schema.current(connections.needed_dsn(dsn_file))
-    if as_json:
-        print_json(asdict(now) | {"is_current": now.is_current})
-    else:
-        click.echo(f"revision {now.revision or 'none'}, this geopipe needs {now.head}: {now.url}, {now.server}")
-        if now.old_system:
-            click.echo(f"  of the old system: {', '.join(now.old_system)}; `geopipe db upgrade` copies their rows")
-        elif not now.is_current:
-            click.echo("  run: geopipe db upgrade")
+    lines = [f"revision {now.revision or 'none'}, this geopipe needs {now.head}: {now.url}, {now.server}"]
+    if now.old_system:
+        lines.append(f"  of the old system: {', '.join(now.old_system)}; `geopipe db upgrade` copies their rows")
+    elif not now.is_current:
+        lines.append("  run: geopipe db upgrade")
+    _print(asdict(now) | {"is_current": now.is_current}, as_json, lines)
     return 0 if now.is_current else 1
 
 
@@ -89,13 +89,11 @@ def validate(dsn_file: Path | None, as_json: bool) -> None:
     from geopipe.monitoring.database import connections, schema
 
     done = schema.validate(connections.needed_dsn(dsn_file))
-    if as_json:
-        print_json(asdict(done))
-        return
-    click.echo(f"valid: {done.url}, {done.server}, revision {done.revision}, {done.seconds:.2f} s")
-    click.echo(f"  written twice, read back once: {', '.join(done.checks)}")
+    lines = [f"valid: {done.url}, {done.server}, revision {done.revision}, {done.seconds:.2f} s"]
+    lines.append(f"  written twice, read back once: {', '.join(done.checks)}")
     if not done.removed:
-        click.echo("  the run `validate` stays: this role may not delete, as it should be")
+        lines.append("  the run `validate` stays: this role may not delete, as it should be")
+    _print(asdict(done), as_json, lines)
 
 
 @db.command(epilog="Example: geopipe db prune --older-than 90 --dry-run")
@@ -111,41 +109,27 @@ def prune(older_than: int, dry_run: bool, dsn_file: Path | None, as_json: bool) 
     from geopipe.monitoring.database import connections, schema
 
     done = schema.prune(connections.needed_dsn(dsn_file), older_than, dry_run=dry_run)
-    if as_json:
-        print_json(asdict(done))
-        return
     days = f"{len(done.days):,} days before {done.before}" if done.days else f"nothing before {done.before}"
-    click.echo(f"{'would drop' if dry_run else 'dropped'} {days}")
+    lines = [f"{'would drop' if dry_run else 'dropped'} {days}"]
     if done.days:
         counts = ", ".join(f"{count:,} of {table}" for table, count in done.rows.items())
-        click.echo(f"  {len(done.partitions):,} partitions; rows: {counts}")
+        lines.append(f"  {len(done.partitions):,} partitions; rows: {counts}")
     if done.kept:
-        click.echo(f"  kept {', '.join(map(str, done.kept))}: a run of that day is active")
+        lines.append(f"  kept {', '.join(map(str, done.kept))}: a run of that day is active")
+    _print(asdict(done), as_json, lines)
 
 
 @db.command("migrate-coordinates", epilog="Example: geopipe db migrate-coordinates --dry-run")
-@click.option(
-    "--origin-x",
-    type=float,
-    metavar="X",
-    help="Left edge of column 0, if no table of datasets has it.",
-)
-@click.option("--origin-y", type=float, metavar="Y", help="Upper edge of row 0.")
-@click.option("--pixel-width", type=float, metavar="SIZE", help="Width of a pixel.")
-@click.option("--pixel-height", type=float, metavar="SIZE", help="Height of a pixel; rows go down.")
+@click.option("--origin-x", "x", type=float, metavar="X", help="Left edge of column 0, if no table of datasets has it.")
+@click.option("--origin-y", "y", type=float, metavar="Y", help="Upper edge of row 0.")
+@click.option("--pixel-width", "width", type=float, metavar="SIZE", help="Width of a pixel.")
+@click.option("--pixel-height", "height", type=float, metavar="SIZE", help="Height of a pixel; rows go down.")
 @click.option("--table", "tables", multiple=True, metavar="NAME", help="Only this table; may be repeated.")
 @dry_run_option
 @dsn_option
 @json_option
 def migrate_coordinates(
-    origin_x: float | None,
-    origin_y: float | None,
-    pixel_width: float | None,
-    pixel_height: float | None,
-    tables: tuple[str, ...],
-    dry_run: bool,
-    dsn_file: Path | None,
-    as_json: bool,
+    tables: tuple[str, ...], dry_run: bool, dsn_file: Path | None, as_json: bool, **sides: float | None
 ) -> None:
     """Add coordinates to the old system's tables of cells.
 
@@ -155,30 +139,20 @@ def migrate_coordinates(
     from geopipe.monitoring.database import connections
     from geopipe.monitoring.legacy import old_system
 
-    grid = _grid(origin_x, origin_y, pixel_width, pixel_height)
+    numbers = {name: number for name, number in sides.items() if number is not None}
+    if len(numbers) not in (0, 4):
+        raise click.UsageError("--origin-x, --origin-y, --pixel-width and --pixel-height go together")
+    grid = old_system.PixelGrid(**numbers) if numbers else None  # type: ignore[arg-type]  # the source is not a number
     done = old_system.migrate_coordinates(connections.needed_dsn(dsn_file), grid=grid, tables=tables, dry_run=dry_run)
-    if as_json:
-        print_json([asdict(table) for table in done])
-        return
+    lines = [] if done else ["there are no such tables"]
     for table in done:
         g, verb = table.grid, "would get" if dry_run else "got"
-        click.echo(f"{table.table}: {table.filled:,} of {table.rows:,} rows {verb} coordinates")
-        click.echo(f"  from {g.x:.12g}, {g.y:.12g}, pixels of {g.width:.12g} x {g.height:.12g} ({g.source})")
+        lines.append(f"{table.table}: {table.filled:,} of {table.rows:,} rows {verb} coordinates")
+        lines.append(f"  from {g.x:.12g}, {g.y:.12g}, pixels of {g.width:.12g} x {g.height:.12g} ({g.source})")
         if table.x_range and table.y_range:
             x, y = ("{:.12g} to {:.12g}".format(*ends) for ends in (table.x_range, table.y_range))
-            click.echo(f"  centres x {x}, y {y}")
-    if not done:
-        click.echo("there are no such tables")
-
-
-def _grid(x: float | None, y: float | None, width: float | None, height: float | None) -> PixelGrid | None:
-    from geopipe.monitoring.legacy.old_system import PixelGrid
-
-    if x is None and y is None and width is None and height is None:
-        return None
-    if x is None or y is None or width is None or height is None:
-        raise click.UsageError("--origin-x, --origin-y, --pixel-width and --pixel-height go together")
-    return PixelGrid(x, y, width, height)
+            lines.append(f"  centres x {x}, y {y}")
+    _print([asdict(table) for table in done], as_json, lines)
 
 
 @db.command(epilog="Example: geopipe db start")
@@ -193,13 +167,10 @@ def start(as_json: bool) -> None:
 
     dsn = embedded.start()
     done = schema.upgrade(dsn)
-    if as_json:
-        print_json({"url": connections.masked(dsn), "folder": folder(), "revision": done.after})
-        return
-    click.echo(f"runs: {connections.masked(dsn)}, data in {folder()}, revision {done.after}")
-    for variable in (connections.DSN, connections.DSN_FILE):
-        if os.environ.get(variable):
-            click.echo(f"  but {variable} is set, and is used instead")
+    server = {"url": connections.masked(dsn), "folder": folder(), "revision": done.after}
+    others = [name for name in (connections.DSN, connections.DSN_FILE) if os.environ.get(name)]
+    lines = [f"  but {name} is set, and is used instead" for name in others]
+    _print(server, as_json, ["runs: {url}, data in {folder}, revision {revision}".format(**server), *lines])
 
 
 @db.command(epilog="Example: geopipe db stop")
@@ -209,10 +180,7 @@ def stop(as_json: bool) -> None:
     from geopipe.monitoring.database import embedded
 
     stopped = embedded.stop()
-    if as_json:
-        print_json({"stopped": stopped})
-    else:
-        click.echo("stopped" if stopped else "it does not run")
+    _print({"stopped": stopped}, as_json, ["stopped" if stopped else "it does not run"])
 
 
 @db.command(epilog="Example: geopipe db url")

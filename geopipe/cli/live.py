@@ -15,7 +15,6 @@ from rich.live import Live
 
 from geopipe.cli import show_runs, show_watch
 from geopipe.cli.screen import say
-from geopipe.monitoring import dead_runs
 from geopipe.monitoring.database import follow, history
 from geopipe.monitoring.database.follow import Away, Batch
 from geopipe.monitoring.database.runs import Filter, Look, RunRow
@@ -75,13 +74,8 @@ def follow_logs(connected: connection, out: Console, run: RunRow, filters: Filte
     if not as_json:
         show_runs.title(out, run)
     _print_batch(out, Batch(run, tuple(records)), filters, as_json)
-    tail = follow.tail(run.run_id, filters, marks)
-
-    def read(connected: connection) -> Batch:
-        dead_runs.settle(connected, run.run_id)
-        return tail(connected)
-
     stale, state = False, run.state
+    read = follow.tail(run.run_id, filters, marks)
     batches = follow.until_end(follow.looks(follow.connect_to_read, run.run_id, read))
     for batch in _answers(batches):
         if batch.run.stale and not stale:

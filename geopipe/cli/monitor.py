@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection
     from rich.console import Console
 
-    from geopipe.monitoring.database.runs import Look, RunRow
+    from geopipe.monitoring.database.runs import RunRow
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,15 +93,25 @@ def _console() -> Console:
     return screen.console()
 
 
-def _print_json(value: object) -> None:
-    from geopipe.cli.show_runs import as_json
+def _print(value: Any, as_json: bool, show: Callable[[Console], None], run: RunRow | None = None) -> None:
+    """Print a value as JSON or by `show`; a part of a run with the name of the run.
 
-    print_json(as_json(value))
+    Args:
+        value: of a part of a run a dict.
+    """
+    from geopipe.cli import show_runs
+
+    if as_json:
+        print_json(show_runs.as_json(value if run is None else {"run": show_runs.run_named(run), **value}))
+        return
+    out = _console()
+    if run is not None:
+        show_runs.title(out, run)
+    show(out)
 
 
-def _left_out(shown: int, total: int, what: str) -> None:
-    if total > shown:
-        click.echo(f"the last {shown:,} of {total:,} {what}; --limit 0 shows all", err=True)
+def _print_limit(limit: int, which: str) -> None:
+    click.echo(f"these are the {which} {limit:,}; --limit 0 shows all", err=True)
 
 
 # ---------------------------------------------------------------- runs
@@ -125,17 +136,12 @@ def runs(name: str | None, states: tuple[str, ...], since: timedelta | None, lim
 
     with _reading() as connected:
         rows = queries.runs(connected, name, states, since, limit + 1 if limit else None)
-    more = bool(limit) and len(rows) > limit
-    rows = rows[: limit or None]
-    if as_json:
-        _print_json(rows)
-    elif rows:
-        show_runs.runs(_console(), rows)
-    else:
-        filtered = name is not None or states or since is not None
-        click.echo("no runs match" if filtered else "no run has been recorded yet", err=True)
-    if more:
-        click.echo(f"these are the newest {limit:,}; --limit 0 shows all", err=True)
+    filtered = name is not None or states or since is not None
+    none = "no runs match" if filtered else "no run has been recorded yet"
+    listed = rows[: limit or None]
+    _print(listed, as_json, lambda out: show_runs.runs(out, listed) if rows else click.echo(none, err=True))
+    if len(listed) < len(rows):
+        _print_limit(limit, "newest")
 
 
 # ---------------------------------------------------------------- watch
@@ -158,12 +164,7 @@ def watch(run: str, every: float, as_json: bool) -> int:
     failed or was cancelled, with 75 if it is paused.
     """
     from geopipe.cli import live, screen
-    from geopipe.monitoring import dead_runs
     from geopipe.monitoring.database import follow, queries
-
-    def look(connected: connection) -> Look:
-        dead_runs.settle(connected, run_id)
-        return queries.look(connected, run_id)
 
     with _reading() as connected:
         if run == "latest":
@@ -172,8 +173,8 @@ def watch(run: str, every: float, as_json: bool) -> int:
         else:
             run_id = queries.find_run(connected, run).run_id
         connected.close()
-        looks = follow.until_done(follow.looks(follow.connect_to_read, run_id, look))
-        out = _console()
+        out, read = _console(), partial(queries.look, run_id=run_id)
+        looks = follow.until_done(follow.looks(follow.connect_to_read, run_id, read))
         if as_json or not screen.on_terminal(out):
             state = live.watch_lines(out, looks, every, as_json)
         else:
@@ -186,55 +187,34 @@ def watch(run: str, every: float, as_json: bool) -> int:
 
 @monitor.command(epilog="Example: geopipe monitor logs latest --level warning --follow")
 @run_argument
-@click.option(
-    "--level",
-    type=click.Choice(list(LEVELS), case_sensitive=False),
-    help="Records of this level and above.",
-)
+@click.option("--level", type=click.Choice(list(LEVELS), case_sensitive=False), help="Records of this level and above.")
 @click.option("--stage", help=f"Records of this stage: {', '.join(STAGES)}.")
 @click.option("--layer", help="Records of this layer.")
 @since_option
 @click.option("--grep", metavar="REGEX", help="Messages that match; (?i) at the start ignores case.")
 @click.option("--follow", "-f", is_flag=True, help="Continue with new records until the run ends.")
-@click.option("--traceback", is_flag=True, help="Show tracebacks, and search them with --grep.")
+@click.option("--traceback", "tracebacks", is_flag=True, help="Show tracebacks, and search them with --grep.")
 @limit_option(200, "records, the last ones")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of text; with --follow one line for each record."
 )
-def logs(
-    run: str,
-    level: str | None,
-    stage: str | None,
-    layer: str | None,
-    since: timedelta | None,
-    grep: str | None,
-    follow: bool,
-    traceback: bool,
-    limit: int,
-    as_json: bool,
-) -> None:
+def logs(run: str, follow: bool, limit: int, as_json: bool, **conditions: Any) -> None:
     """Show the log of RUN, in the order of time."""
     from geopipe.cli import live, show_runs
     from geopipe.monitoring.database import history
     from geopipe.monitoring.database.runs import Filter
 
-    filters = Filter(level, stage, layer, since, grep, traceback)
+    filters = Filter(**conditions)
     with _reading_run(run) as (connected, row):
-        out = _console()
         if follow:
-            live.follow_logs(connected, out, row, filters, limit, as_json)
+            live.follow_logs(connected, _console(), row, filters, limit, as_json)
             return
         records = history.last_logs(connected, row, filters, limit or None)
         total = history.count_logs(connected, row, filters) if limit and len(records) == limit else len(records)
-        if as_json:
-            _print_json({"run": show_runs.run_named(row), "total": total, "logs": records})
-            return
-        show_runs.title(out, row)
-        for record in records:
-            show_runs.log(out, record, row.now, traceback)
-    if not records:
-        click.echo("no records match", err=True)
-    _left_out(len(records), total, "records")
+    values = {"total": total, "logs": records}
+    _print(values, as_json, lambda out: show_runs.logs(out, records, row.now, filters.tracebacks), row)
+    if total > len(records) and not as_json:
+        click.echo(f"the last {len(records):,} of {total:,} records; --limit 0 shows all", err=True)
 
 
 # ---------------------------------------------------------------- metrics, events, errors
@@ -250,18 +230,13 @@ def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) 
 
     One line for each node and stage, from the start of the run to now.
     """
-    from geopipe.cli import show_metrics, show_runs
+    from geopipe.cli import show_metrics
     from geopipe.monitoring.database import history
 
     with _reading_run(run) as (connected, row):
         plots = history.metrics(connected, row, kind, 60 if as_json else show_metrics.FINE, since)
-    if as_json:
-        span = {"first_ts": plots.first_ts, "last_ts": plots.last_ts}
-        _print_json({"run": show_runs.run_named(row), **span, "series": plots.series})
-        return
-    out = _console()
-    show_runs.title(out, row)
-    show_metrics.metrics(out, plots, kind)
+    values = {name: getattr(plots, name) for name in ("first_ts", "last_ts", "series")}
+    _print(values, as_json, lambda out: show_metrics.metrics(out, plots, kind), row)
 
 
 @monitor.command(epilog="Example: geopipe monitor events latest --limit 20")
@@ -279,18 +254,10 @@ def events(run: str, since: timedelta | None, limit: int, as_json: bool) -> None
 
     with _reading_run(run) as (connected, row):
         rows = history.events(connected, row, since, limit + 1 if limit else None)
-    more = bool(limit) and len(rows) > limit
-    rows = rows[-limit:] if limit else rows
-    if as_json:
-        _print_json({"run": show_runs.run_named(row), "events": rows})
-    else:
-        out = _console()
-        show_runs.title(out, row)
-        show_runs.events(out, rows, row.now)
-        if not rows:
-            click.echo("no events", err=True)
-    if more:
-        click.echo(f"these are the last {limit:,}; --limit 0 shows all", err=True)
+    last = rows[-limit:]
+    _print({"events": last}, as_json, lambda out: show_runs.events(out, last, row.now), row)
+    if len(last) < len(rows):
+        _print_limit(limit, "last")
 
 
 @monitor.command(epilog="Example: geopipe monitor errors latest --traceback")
@@ -307,9 +274,5 @@ def errors(run: str, traceback: bool, as_json: bool) -> None:
 
     with _reading_run(run) as (connected, row):
         causes = history.causes(connected, row, traceback)
-    if as_json:
-        _print_json({"run": show_runs.run_named(row), "error": row.error, "causes": causes})
-        return
-    out = _console()
-    show_runs.title(out, row)
-    show_runs.causes(out, row, causes, traceback)
+    values = {"error": row.error, "causes": causes}
+    _print(values, as_json, lambda out: show_runs.causes(out, row, causes, traceback), row)

@@ -12,11 +12,12 @@ from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import click
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from geopipe.cli.screen import head, on_terminal, say, speaks_unicode, table
+from geopipe.cli.screen import head, on_terminal, padded, say, speaks_unicode, table
 from geopipe.monitoring.database.runs import Cause, EventRow, LogRow, RunRow
 from geopipe.text import age, clean, clean_lines, clock, moment, share, tail
 
@@ -78,30 +79,30 @@ def run_named(run: RunRow) -> dict[str, Any]:
 
 def runs(out: Console, listed: Sequence[RunRow]) -> None:
     """Print a line for each run."""
-    unicode, wide = speaks_unicode(out.encoding), on_terminal(out) and out.width >= 100
+    unicode, terminal = speaks_unicode(out.encoding), on_terminal(out)
+    wide = terminal and out.width >= 100
     names = ["run", "name", "state", "age", "took", "done", "output"]
-    rows: list[list[str | Text]] = []
-    for run in listed:
-        name = clean(run.name)
-        rows.append(
-            [
-                Text(short_id(run), style="bold"),
-                head(name, 30 if wide else 18, unicode) if on_terminal(out) else name,
-                Text(run.displayed, style=STYLES[run.displayed]),
-                age(run.age),
-                "" if run.seconds is None else clock(run.seconds),
-                _done(run, unicode) if wide else Text(share(run.share)),
-                clean(run.output or ""),
-            ]
-        )
-    if on_terminal(out):  # rich would cut the end of a path, which identifies it
-        taken = sum(max([cell_len(names[i]), *(cell_len(str(row[i])) for row in rows)]) + 2 for i in range(6))
+    rows: list[list[str | Text]] = [
+        [
+            Text(short_id(run), style="bold"),
+            head(clean(run.name), 30 if wide else 18, unicode) if terminal else clean(run.name),
+            Text(run.displayed, style=STYLES[run.displayed]),
+            age(run.age),
+            "" if run.seconds is None else clock(run.seconds),
+            _done(run, unicode) if wide else share(run.share),
+            clean(run.output or ""),
+        ]
+        for run in listed
+    ]
+    if terminal:  # rich would cut the end of a path, which identifies it
+        columns = list(zip(names, *rows, strict=True))[:6]
+        taken = sum(max(cell_len(str(cell)) for cell in column) + 2 for column in columns)
         for row in rows:
             row[6] = tail(str(row[6]), max(out.width - taken, 8), unicode)
     table(out, names, rows, right=("age", "took", "done"))
     for run in listed:
         for line in _reasons(run):
-            say(out, head(line, out.width, unicode) if on_terminal(out) else line, style="dim")
+            say(out, head(line, out.width, unicode) if terminal else line, style="dim")
 
 
 def _reasons(run: RunRow) -> list[str]:
@@ -130,61 +131,64 @@ def title(out: Console, run: RunRow) -> None:
 
 def headline(run: RunRow) -> Text:
     """Name, id and state of a run in one line."""
-    line = Text(clean(run.name), style="bold")
-    line.append(f"  {short_id(run)}  ", style="not bold dim")
-    return line.append(run.displayed, style=f"not bold {STYLES[run.displayed]}")
+    return Text.assemble(
+        (clean(run.name), "bold"), (f"  {short_id(run)}  ", "dim"), (run.displayed, STYLES[run.displayed])
+    )
 
 
 # ---------------------------------------------------------------- logs
 
 
+def logs(out: Console, records: Sequence[LogRow], now: datetime, traceback: bool) -> None:
+    """Print records; if there are none, a message on stderr."""
+    for record in records:
+        log(out, record, now, traceback)
+    if not records:
+        click.echo("no records match", err=True)
+
+
 def log(out: Console, record: LogRow, now: datetime, traceback: bool = False) -> None:
     """Print a record: time, level and message; further lines stand below the message."""
-    when = moment(record.ts, now if on_terminal(out) else None)
-    level = record.level.lower()
-    indent = len(when) + 10
-    context = _context(record.stage, record.layer, record.tile)
+    when, style = moment(record.ts, now if on_terminal(out) else None), STYLES.get(record.level, "")
     first, *more = clean_lines(record.message)
-    if on_terminal(out):
-        line = Text(first, style=STYLES.get(record.level, "") if record.level != "INFO" else "")
-        line.append("  " + context if context else "", style="not bold default dim" if context else "")
-        start = Text(when, style="dim").append(f" {level:<8} ", style=f"not dim {STYLES.get(record.level, '')}")
-        for n, part in enumerate(line.wrap(out, max(out.width - indent, 20))):
-            out.print(start + part if n == 0 else Text(" " * indent) + part, soft_wrap=True)
-    else:
-        say(out, f"{when} {level:<8} {first}" + (f"  [{context}]" if context else ""))
-    for text in more:
-        say(out, " " * indent + text)
+    context = _context(record)
+    if context:
+        context = f"  {context}" if on_terminal(out) else f"  [{context}]"
+    lines = [Text.assemble((first, style), (context, "dim")), *map(Text, more)]
     if traceback and record.traceback:
-        _traceback(out, record.traceback, indent)
+        lines += [Text(line, "dim") for line in clean_lines(record.traceback)]
+    _block(out, Text.assemble((when, "dim"), (f" {record.level.lower():<8} ", style)), lines)
 
 
-def _context(stage: str | None, layer: str | None, tile: int | None) -> str:
-    parts = {"stage": stage, "layer": layer, "tile": tile}
+def _context(record: LogRow | EventRow) -> str:
+    parts = {"stage": record.stage, "layer": record.layer, "tile": record.tile}
     return " ".join(f"{name}={clean(value)}" for name, value in parts.items() if value is not None)
 
 
-def _traceback(out: Console, text: str, indent: int) -> None:
-    for line in clean_lines(text):
-        say(out, " " * indent + line, style="dim")
+def _block(out: Console, start: Text, lines: Sequence[Text], indent: int | None = None) -> None:
+    """Print lines, the first behind `start`, the others indented; on a terminal they are broken between words."""
+    below = " " * (len(start) if indent is None else indent)
+    for line in lines:
+        for part in line.wrap(out, max(out.width - len(below), 20)) if on_terminal(out) else [line]:
+            say(out, start + part)
+            start = Text(below)
 
 
 # ---------------------------------------------------------------- events
 
 
 def events(out: Console, rows: Sequence[EventRow], now: datetime) -> None:
-    """Print a line for each event."""
-    unicode = speaks_unicode(out.encoding)
+    """Print a line for each event; if there are none, a message on stderr."""
+    if not rows:
+        click.echo("no events", err=True)
     width = max([0, *(cell_len(clean(event.name)) for event in rows)])
     for event in rows:
         when = moment(event.ts, now if on_terminal(out) else None)
-        context = _context(event.stage, event.layer, event.tile)
-        detail = "  ".join(part for part in (context, _detail(event.detail or {})) if part)
-        name = clean(event.name)
-        line = Text(when, style="dim").append("  " + name + " " * (width - cell_len(name)), style="not dim bold")
-        room = out.width - len(when) - width - 4
-        line.append("  " + (head(detail, room, unicode) if on_terminal(out) else detail), style="not dim")
+        detail = "  ".join(part for part in (_context(event), _detail(event.detail or {})) if part)
+        line = Text.assemble((when, "dim"), ("  " + padded(clean(event.name), width), "bold"), "  " + detail)
         line.rstrip()
+        if on_terminal(out):
+            line.truncate(out.width, overflow="ellipsis" if speaks_unicode(out.encoding) else "crop")
         say(out, line)
 
 
@@ -199,52 +203,28 @@ def _detail(detail: Mapping[str, Any]) -> str:
 
 
 def causes(out: Console, run: RunRow, rows: Sequence[Cause], tracebacks: bool) -> None:
-    """Print each cause with its count, times, places and an example."""
+    """Print each cause with its count, times, places and an example; before them the error that ended the run."""
     if run.error:
-        _failure(out, run.error)
+        first, *more = clean_lines(run.error.get("message", ""))
+        title = Text.assemble((f"{clean(run.error.get('type', 'error'))}: ", "bold red"), first)
+        hint = [Text(f"hint: {clean(run.error['hint'])}")] if run.error.get("hint") else []
+        _block(out, Text(), [title, *map(Text, more), *hint], indent=2)
     for cause in rows:
         count = f"{cause.count:,} x" if cause.count > 1 else "once"
-        line = Text(f"{count:>8}  ", style="bold red").append(clean(cause.cause), style="not red bold")
-        _hanging(out, line, 10)
-        first, last = moment(cause.first_ts, run.now), moment(cause.last_ts, run.now)
-        line_below = first if cause.count == 1 else f"{first} to {last}"
-        for name, values in (("stage", cause.stages), ("layer", cause.layers)):
-            if values:
-                line_below += f"   {name}{'s' if len(values) > 1 else ''} {', '.join(map(clean, values[:8]))}"
-                line_below += f" and {len(values) - 8} more" if len(values) > 8 else ""
-        _hanging(out, Text(" " * 10 + line_below, style="dim"), 10)
+        times = [moment(ts, run.now) for ts in (cause.first_ts, cause.last_ts)][: cause.count]
+        places = [_places("stage", cause.stages), _places("layer", cause.layers)]
+        lines = [Text(clean(cause.cause)), Text("   ".join(filter(None, [" to ".join(times), *places])), "dim")]
         if clean(cause.example) != clean(cause.cause):
-            lines = clean_lines(cause.example)
-            _hanging(out, Text(" " * 10 + f"such as: {lines[0]}"), 10)
-            for more in lines[1:]:
-                _hanging(out, Text(" " * 10 + more), 10)
+            lines += [Text(line) for line in clean_lines(f"such as: {cause.example}")]
         if tracebacks:
-            _traceback(out, cause.traceback or "no traceback was recorded", 10)
+            lines += [Text(line, "dim") for line in clean_lines(cause.traceback or "no traceback was recorded")]
+        _block(out, Text(f"{count:>8}  ", "bold red"), lines)
     if not rows and not run.error:
         say(out, "no errors")
 
 
-def _failure(out: Console, error: Mapping[str, Any]) -> None:
-    """Print the error that ended the run."""
-    message = clean_lines(error.get("message", ""))
-    _hanging(
-        out, Text(f"{clean(error.get('type', 'error'))}: ", style="bold red").append(message[0], "not bold red"), 2
-    )
-    for line in message[1:]:
-        _hanging(out, Text("  " + line), 2)
-    if error.get("hint"):
-        _hanging(out, Text(f"  hint: {clean(error['hint'])}"), 2)
-
-
-def _hanging(out: Console, line: Text, indent: int) -> None:
-    """Print a line; on a terminal it is broken between words, and its further lines are indented."""
-    if not on_terminal(out):
-        say(out, line)
-        return
-    first = line.wrap(out, out.width)[0]
-    out.print(first, soft_wrap=True)
-    rest = line[len(first) :]
-    rest.plain = rest.plain.strip()
-    if rest.plain:
-        for part in rest.wrap(out, max(out.width - indent, 20)):
-            out.print(Text(" " * indent) + part, soft_wrap=True)
+def _places(name: str, values: Sequence[str]) -> str:
+    if not values:
+        return ""
+    more = f" and {len(values) - 8} more" if len(values) > 8 else ""
+    return f"{name}{'s' if len(values) > 1 else ''} {', '.join(map(clean, values[:8]))}{more}"

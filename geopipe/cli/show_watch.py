@@ -7,14 +7,14 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from geopipe.cli.screen import head, speaks_unicode
 from geopipe.cli.show_metrics import amount
 from geopipe.cli.show_runs import STYLES, as_json, headline, run_named
-from geopipe.monitoring.database.runs import LogRow, Look, Node, RunRow, Stage
-from geopipe.text import clean, clock, moment, share, short, tail
+from geopipe.monitoring.database.runs import LogRow, Look, Node, RunRow
+from geopipe.text import clean, clock, count, moment, share, short, tail
 
 ERRORS = 6
 """Displayed errors at most."""
@@ -23,18 +23,20 @@ ERRORS = 6
 def screen(out: Console, look: Look, paces: Mapping[str, float | None], away: str = "") -> Group:
     """A look as a screen, in the height of the terminal; nodes and errors get the room that is left."""
     unicode = speaks_unicode(out.encoding)
-    parts: list[RenderableType] = [*_top(look, paces, out.width, unicode, away), _stages(look, paces)]
+    parts: list[RenderableType] = [*_top(look, out.width, unicode, away), _stages(look, paces)]
     room = out.height - 2 - len(parts) - max(len(look.stages), 1)
     shown = min(len(look.errors), ERRORS, max(room - 6, 2))
     if look.nodes:
-        fit = max(room - shown - 4, 1)
-        parts += [Text(""), _nodes(look.nodes, fit, out.width, unicode)]
-    if look.error_count or look.warning_count:
-        parts += [Text(""), *_errors(look, shown, out.width, unicode)]
+        parts += [Text(""), _nodes(look.nodes, max(room - shown - 4, 1), out.width, unicode)]
+    if counts := _counts(look):
+        parts += [Text(""), Text("  " + ", ".join(counts), style="red" if look.error_count else "yellow")]
+        for record in look.errors[-shown:] if shown else ():
+            when = f"  {moment(record.ts, look.run.now)} "
+            parts.append(Text.assemble((when, "dim"), head(_error(record), out.width - len(when), unicode)))
     return Group(*parts)
 
 
-def _top(look: Look, paces: Mapping[str, float | None], width: int, unicode: bool, away: str) -> list[RenderableType]:
+def _top(look: Look, width: int, unicode: bool, away: str) -> list[Text]:
     run, line = look.run, headline(look.run)
     if run.seconds is not None:
         line.append(f" {'in' if run.ended else 'after' if run.stale or run.over else 'for'} {clock(run.seconds)}")
@@ -42,7 +44,7 @@ def _top(look: Look, paces: Mapping[str, float | None], width: int, unicode: boo
         line.append(f", attempt {run.attempt}")
     line.append(f", about {clock(look.left)} left" if look.left else "", style="bold")
     line.truncate(width, overflow="ellipsis" if unicode else "crop")
-    lines: list[RenderableType] = [line]
+    lines = [line]
     if run.output:
         lines.append(Text("  " + tail(clean(run.output), width - 2, unicode), style="dim"))
     lines += [Text(head(note, width, unicode), style="yellow") for note in notes(run, away)]
@@ -72,23 +74,17 @@ def retrying(reason: str) -> str:
 def _stages(look: Look, paces: Mapping[str, float | None]) -> RenderableType:
     if not look.stages:
         return Text("  no work has been reported yet", style="dim")
-    grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(ratio=1)
-    for _ in range(3):
-        grid.add_column(justify="right", no_wrap=True)
+    right = [Column(justify="right", no_wrap=True) for _ in range(3)]
+    grid = Table.grid(Column(no_wrap=True), Column(ratio=1), *right, padding=(0, 2, 0, 0), expand=True)
     for stage in look.stages:
-        cells = paces[stage.stage]
-        done = f"{stage.tiles:,}/{stage.of:,}" if stage.of else f"{stage.tiles:,}"
-        style = "green" if stage.of and stage.tiles >= stage.of else STYLES[look.run.displayed]
-        bar = ProgressBar(stage.of or 1, min(stage.tiles, stage.of or 0), complete_style=style, finished_style="green")
-        part = stage.tiles / stage.of if stage.of else None
+        cells, of = paces[stage.stage], stage.of or 0
+        style = "green" if of and stage.tiles >= of else STYLES[look.run.displayed]
         grid.add_row(
             Text("  " + clean(stage.stage)),
-            bar,
-            Text(share(part)),
-            Text(done),
-            Text("" if cells is None else f"{short(cells)} cells/s"),
+            ProgressBar(of or 1, min(stage.tiles, of), complete_style=style, finished_style="green"),
+            share(stage.tiles / of if of else None),
+            f"{stage.tiles:,}/{of:,}" if of else f"{stage.tiles:,}",
+            "" if cells is None else f"{short(cells)} cells/s",
         )
     return grid
 
@@ -110,16 +106,16 @@ NARROW = 72
 def _nodes(nodes: tuple[Node, ...], fit: int, width: int, unicode: bool) -> Table:
     """A line for each node; if not all fit, for those whose processes use the most memory."""
     columns = list(COLUMNS)[: 3 if width < NARROW else None]
-    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    grid.add_column("  node", no_wrap=True)
-    for name in columns:
-        grid.add_column(name, justify="right", no_wrap=True)
+    right = [Column(name, justify="right", no_wrap=True) for name in columns]
+    grid = Table(
+        Column("  node", no_wrap=True), *right, box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0)
+    )
     shown = nodes
     if len(nodes) > fit:
         heavy = sorted(nodes, key=lambda n: -n.values.get("rss_bytes", 0.0))[: max(fit - 1, 1)]
         shown = tuple(node for node in nodes if node in heavy)
     for node in shown:
-        texts = [Text(_memory(node) if name == "memory" else _value(node, COLUMNS[name])) for name in columns]
+        texts = [_memory(node) if name == "memory" else _value(node, COLUMNS[name]) for name in columns]
         grid.add_row(Text("  " + head(clean(node.node), 14, unicode)), *texts)
     if len(shown) < len(nodes):
         grid.add_row(Text(f"  and {len(nodes) - len(shown):,} more", style="dim"))
@@ -135,19 +131,10 @@ def _memory(node: Node) -> str:
     return f"{used / whole:.0%} of {amount('_bytes', whole)}" if used is not None and whole else ""
 
 
-def _errors(look: Look, shown: int, width: int, unicode: bool) -> list[RenderableType]:
-    counts = [f"{n:,} {word}{'s' if n > 1 else ''}" for n, word in _counts(look) if n]
-    lines: list[RenderableType] = [Text("  " + ", ".join(counts), style="red" if look.error_count else "yellow")]
-    for record in look.errors[-shown:] if shown else ():
-        when = moment(record.ts, look.run.now)
-        line = Text(f"  {when} ", style="dim")
-        line.append(head(_error(record), width - len(when) - 3, unicode), style="not dim")
-        lines.append(line)
-    return lines
-
-
-def _counts(look: Look) -> tuple[tuple[int, str], ...]:
-    return (look.error_count, "error"), (look.warning_count, "warning")
+def _counts(look: Look) -> list[str]:
+    """The numbers of errors and warnings, where there are any."""
+    counts = ((look.error_count, "error"), (look.warning_count, "warning"))
+    return [count(number, noun) for number, noun in counts if number]
 
 
 def _error(record: LogRow) -> str:
@@ -161,7 +148,8 @@ def _error(record: LogRow) -> str:
 def line(look: Look, paces: Mapping[str, float | None]) -> str:
     """A look in one line."""
     run = look.run
-    parts = [moment(run.now), f"{run.displayed:<9}", *(_part(stage) for stage in look.stages)]
+    work = [f"{clean(s.stage)} {s.tiles:,}" + (f"/{s.of:,}" if s.of else "") for s in look.stages]
+    parts = [moment(run.now), f"{run.displayed:<9}", *work]
     if not run.over:
         rate = next((paces[s.stage] for s in reversed(look.stages) if paces[s.stage]), None)
         parts += [f"{short(rate)} cells/s"] if rate else []
@@ -169,12 +157,7 @@ def line(look: Look, paces: Mapping[str, float | None]) -> str:
         parts += _totals(look.nodes)
     elif run.seconds is not None:
         parts.append(f"in {clock(run.seconds)}")
-    parts += [f"{n:,} {word}{'s' if n > 1 else ''}" for n, word in _counts(look) if n]
-    return "  ".join(parts)
-
-
-def _part(stage: Stage) -> str:
-    return f"{clean(stage.stage)} {stage.tiles:,}" + (f"/{stage.of:,}" if stage.of else "")
+    return "  ".join([*parts, *_counts(look)])
 
 
 def _totals(nodes: tuple[Node, ...]) -> list[str]:

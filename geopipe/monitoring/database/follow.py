@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ import psycopg2.errors
 from psycopg2.extensions import connection
 
 from geopipe.errors import GeopipeError, MachineError, SettingsError, first_line
+from geopipe.monitoring import dead_runs
 from geopipe.monitoring.database import connections
 from geopipe.monitoring.database.history import log_marks, new_logs
 from geopipe.monitoring.database.queries import find_run, run_of, runs
@@ -48,7 +49,7 @@ class Away:
 
 
 def connect_to_read() -> connection:
-    """A read-only connection, each statement of which sees the latest rows.
+    """A read-only connection, each statement of which sees the latest rows; it listens to notifications.
 
     Raises:
         MachineError: there is no database, or its schema is not that of this geopipe.
@@ -56,33 +57,29 @@ def connect_to_read() -> connection:
     connected = connections.connect(connections.needed_dsn())
     connected.rollback()
     connected.set_session(readonly=True, autocommit=True)
+    # a standby or a connection pool may refuse LISTEN; polling suffices
+    with suppress(psycopg2.NotSupportedError, psycopg2.InternalError), connected.cursor() as cursor:
+        cursor.execute("LISTEN geopipe")
     return connected
 
 
 @contextmanager
-def reading(connect: Callable[[], connection] = connect_to_read) -> Iterator[connection]:
+def reading() -> Iterator[connection]:
     """A connection for some queries.
 
     Raises:
         SettingsError: a regular expression is not valid.
         MachineError: the server cannot answer.
     """
-    connected = connect()
-    try:
-        yield connected
-    except psycopg2.Error as error:
-        raise as_error(error) from None
-    finally:
-        _close(connected)
-
-
-def as_error(error: psycopg2.Error) -> GeopipeError:
-    """An error of the server as an error of geopipe."""
-    if isinstance(error, psycopg2.errors.InvalidRegularExpression):
-        return SettingsError(
-            f"--grep: {first_line(error)}", "write a regular expression of Postgres, such as 'tile [0-9]+'"
-        )
-    return MachineError(f"the monitor's database says: {first_line(error)}", "see the server's log, and try again")
+    with closing(connect_to_read()) as connected:
+        try:
+            yield connected
+        except psycopg2.errors.InvalidRegularExpression as error:
+            hint = "write a regular expression of Postgres, such as 'tile [0-9]+'"
+            raise SettingsError(f"--grep: {first_line(error)}", hint) from None
+        except psycopg2.Error as error:
+            hint = "see the server's log, and try again"
+            raise MachineError(f"the monitor's database says: {first_line(error)}", hint) from None
 
 
 def newest(connected: connection, seconds: float = 0.0, announce: Callable[[str], None] = lambda _: None) -> str:
@@ -122,53 +119,35 @@ def _starting(after: str) -> list[Path]:
 def looks(
     connect: Callable[[], connection], run_id: str, read: Callable[[connection], T], every: float = EVERY
 ) -> Iterator[T | Away]:
-    """Results of `read`, each time that something may have changed, without an end.
+    """Results of `read`, each time that something may have changed, without an end. A dead run is settled first.
 
     If the server goes away, an `Away` is yielded once for each reason, and the server is tried every second.
     """
     connected: connection | None = None
     away = ""
-    try:
+    with ExitStack() as opened:
         while True:
             start = time.monotonic()
             try:
                 if connected is None:
-                    connected = _listening(connect)
+                    connected = opened.enter_context(closing(connect()))
+                dead_runs.settle(connected, run_id)
                 result = read(connected)
             except (psycopg2.OperationalError, psycopg2.InterfaceError, GeopipeError) as error:
-                if isinstance(error, GeopipeError) and connected is not None:
-                    raise  # the run is gone
-                _close(connected)
-                connected = None
                 ours = isinstance(error, GeopipeError)
+                if ours and connected is not None:
+                    raise  # the run is gone
+                opened.close()
+                connected = None
                 reason = error.message if ours else f"the monitor's database is away: {first_line(error)}"
                 if reason != away:
                     away = reason
                     yield Away(reason)
                 time.sleep(every)
-                continue
-            away = ""
-            yield result
-            _wait(connected, run_id, start, every)
-    finally:
-        _close(connected)
-
-
-def _listening(connect: Callable[[], connection]) -> connection:
-    connected = connect()
-    try:
-        # a standby or a connection pool may refuse LISTEN; polling suffices
-        with suppress(psycopg2.NotSupportedError, psycopg2.InternalError), connected.cursor() as cursor:
-            cursor.execute("LISTEN geopipe")
-    except psycopg2.Error:
-        _close(connected)
-        raise
-    return connected
-
-
-def _close(connected: connection | None) -> None:
-    if connected is not None:
-        connected.close()
+            else:
+                away = ""
+                yield result
+                _wait(connected, run_id, start, every)
 
 
 def _wait(connected: connection, run_id: str, start: float, every: float) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ def fetch(connected: connection, statement: str, values: Mapping[str, Any]) -> l
 
 # ---------------------------------------------------------------- logs
 
-_LOG = "ts, source, seq, level, logger, message, stage, layer, tile, worker, node, attempt, traceback, extra"
+_LOG = ", ".join(field.name for field in fields(LogRow))
 _CONDITIONS = """
     AND (%(level)s::int IS NULL OR level_no >= %(level)s::int)
     AND (%(stage)s::text IS NULL OR stage = %(stage)s)
@@ -32,29 +32,22 @@ _CONDITIONS = """
     AND (%(grep)s::text IS NULL OR message ~ %(grep)s OR (%(tracebacks)s AND traceback ~ %(grep)s))"""
 
 
-def _parameters(filters: Filter) -> dict[str, Any]:
-    return asdict(filters) | {"level": LEVELS[filters.level] if filters.level else None}
+def _logs(connected: connection, run: RunRow, filters: Filter, query: str, **values: Any) -> list[tuple[Any, ...]]:
+    """The rows of a query with the conditions of a filter in place of {}."""
+    level = {"level": LEVELS[filters.level] if filters.level else None}
+    condition = f"run_day = %(day)s AND run_id = %(id)s::uuid {_CONDITIONS}"
+    return fetch(connected, query.format(condition), {**run.key, **asdict(filters), **level, **values})
 
 
 def last_logs(connected: connection, run: RunRow, filters: Filter, limit: int | None = None) -> list[LogRow]:
     """The last `limit` matching records, in the order of time, source and sequence number."""
-    rows = fetch(
-        connected,
-        f"SELECT {_LOG} FROM pipeline_logs WHERE run_day = %(day)s AND run_id = %(id)s::uuid {_CONDITIONS}"
-        " ORDER BY ts DESC, source DESC, seq DESC LIMIT %(limit)s",
-        {**run.key, **_parameters(filters), "limit": limit},
-    )
-    return [LogRow(*row) for row in reversed(rows)]
+    query = f"SELECT {_LOG} FROM pipeline_logs WHERE {{}} ORDER BY ts DESC, source DESC, seq DESC LIMIT %(limit)s"
+    return [LogRow(*row) for row in reversed(_logs(connected, run, filters, query, limit=limit))]
 
 
 def count_logs(connected: connection, run: RunRow, filters: Filter) -> int:
     """The number of matching records."""
-    rows = fetch(
-        connected,
-        f"SELECT count(*) FROM pipeline_logs WHERE run_day = %(day)s AND run_id = %(id)s::uuid {_CONDITIONS}",
-        {**run.key, **_parameters(filters)},
-    )
-    return int(rows[0][0])
+    return int(_logs(connected, run, filters, "SELECT count(*) FROM pipeline_logs WHERE {}")[0][0])
 
 
 def log_marks(connected: connection, run: RunRow) -> dict[str, int]:
@@ -79,20 +72,13 @@ def new_logs(
     moved = [source for source, seq in upto.items() if seq > after.get(source, 0)]
     if not moved:
         return []
-    rows = fetch(
-        connected,
+    query = (
         "SELECT l.* FROM unnest(%(sources)s::text[], %(after)s::bigint[], %(upto)s::bigint[]) AS s(source, after, upto)"
-        f" CROSS JOIN LATERAL (SELECT {_LOG} FROM pipeline_logs p WHERE run_day = %(day)s AND run_id = %(id)s::uuid"
-        f" AND p.source = s.source AND seq > s.after AND seq <= s.upto {_CONDITIONS}) l ORDER BY l.ts, l.source, l.seq",
-        {
-            **run.key,
-            **_parameters(filters),
-            "sources": moved,
-            "after": [after.get(source, 0) for source in moved],
-            "upto": [upto[source] for source in moved],
-        },
+        f" CROSS JOIN LATERAL (SELECT {_LOG} FROM pipeline_logs p WHERE p.source = s.source AND seq > s.after"
+        " AND seq <= s.upto AND {}) l ORDER BY l.ts, l.source, l.seq"
     )
-    return [LogRow(*row) for row in rows]
+    marks = {"after": [after.get(source, 0) for source in moved], "upto": [upto[source] for source in moved]}
+    return [LogRow(*row) for row in _logs(connected, run, filters, query, sources=moved, **marks)]
 
 
 # ---------------------------------------------------------------- events, errors, metrics
@@ -104,7 +90,7 @@ def events(
     """The last `limit` events, in the order of time."""
     rows = fetch(
         connected,
-        "SELECT ts, source, seq, name, stage, layer, tile, worker, node, attempt, detail FROM pipeline_events"
+        f"SELECT {', '.join(field.name for field in fields(EventRow))} FROM pipeline_events"
         " WHERE run_day = %(day)s AND run_id = %(id)s::uuid"
         " AND (%(since)s::interval IS NULL OR ts >= now() - %(since)s::interval)"
         " ORDER BY ts DESC, source DESC, seq DESC LIMIT %(limit)s",
@@ -117,29 +103,14 @@ def causes(connected: connection, run: RunRow, tracebacks: bool = False) -> list
     """Errors by cause, the most frequent first; on request with one traceback each."""
     rows = fetch(
         connected,
-        "SELECT cause, count, first_ts, last_ts, example, stages, layers FROM pipeline_error_summary"
-        " WHERE run_id = %(id)s::uuid ORDER BY count DESC, last_ts DESC, cause",
-        {"id": run.run_id},
+        "SELECT cause, count, first_ts, last_ts, example, array_remove(stages, ''), array_remove(layers, ''),"
+        " CASE WHEN %(tracebacks)s THEN (SELECT traceback FROM pipeline_logs WHERE run_day = %(day)s"
+        " AND run_id = %(id)s::uuid AND level_no >= 30 AND message = e.example AND traceback IS NOT NULL"
+        " ORDER BY ts LIMIT 1) END FROM pipeline_error_summary e WHERE run_id = %(id)s::uuid"
+        " ORDER BY count DESC, last_ts DESC, cause",
+        {**run.key, "tracebacks": tracebacks},
     )
-    causes = []
-    for *values, stages, layers in rows:
-        traceback = _traceback(connected, run, values[4]) if tracebacks else None
-        causes.append(Cause(*(*values, _names(stages), _names(layers), traceback)))
-    return causes
-
-
-def _names(column: Sequence[str | None] | None) -> tuple[str, ...]:
-    return tuple(sorted({name for name in column or () if name}))
-
-
-def _traceback(connected: connection, run: RunRow, message: str) -> str | None:
-    rows = fetch(
-        connected,
-        "SELECT traceback FROM pipeline_logs WHERE run_day = %(day)s AND run_id = %(id)s::uuid AND level_no >= 30"
-        " AND message = %(message)s AND traceback IS NOT NULL ORDER BY ts LIMIT 1",
-        {**run.key, "message": message},
-    )
-    return str(rows[0][0]) if rows else None
+    return [Cause(*(*row[:5], tuple(row[5] or ()), tuple(row[6] or ()), row[7])) for row in rows]
 
 
 _SERIES = """
@@ -148,12 +119,18 @@ WITH m AS (
     WHERE run_day = %(day)s AND run_id = %(id)s::uuid AND (%(names)s::text[] IS NULL OR name = ANY(%(names)s::text[]))
     AND value > '-infinity' AND value < 'infinity' AND name <> %(left)s
     AND (%(since)s::interval IS NULL OR ts >= now() - %(since)s::interval)
-), span AS (SELECT min(ts) AS first, max(ts) AS last, extract(epoch FROM max(ts) - min(ts)) AS wide FROM m)
-SELECT name, node, stage, max(unit),
-    least(coalesce(floor(extract(epoch FROM ts - span.first) / nullif(wide, 0) * %(points)s), 0), %(points)s - 1)::int
-    AS place, count(*), min(value), sum(value), max(value),
-    (array_agg(value ORDER BY ts DESC))[1], span.first, span.last
-FROM m, span GROUP BY name, node, stage, place, span.first, span.last ORDER BY name, node, stage, place
+), span AS (SELECT min(ts) AS first, max(ts) AS last, extract(epoch FROM max(ts) - min(ts)) AS wide FROM m
+), parts AS (
+    SELECT name, node, stage, max(unit) AS unit,
+        least(coalesce(floor(extract(epoch FROM ts - span.first) / nullif(wide, 0) * %(points)s), 0), %(points)s - 1)
+        ::int AS place, count(*) AS count, min(value) AS low, sum(value) AS sum, max(value) AS high,
+        (array_agg(value ORDER BY ts DESC))[1] AS last
+    FROM m, span GROUP BY name, node, stage, place
+)
+SELECT name, node, stage, max(unit), sum(count)::int, min(low), sum(sum) / sum(count), max(high),
+    (array_agg(parts.last ORDER BY place DESC))[1], array_agg(place ORDER BY place),
+    array_agg(sum / count ORDER BY place), span.first, span.last
+FROM parts, span GROUP BY name, node, stage, span.first, span.last ORDER BY name, node, stage
 """
 
 
@@ -171,18 +148,8 @@ def metrics(
     rows = fetch(
         connected, _SERIES, {**run.key, "names": names, "points": points, "since": since, "left": forecast.NAME}
     )
-    groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
-    for name, node, stage, *rest in rows:
-        groups.setdefault((name, node, stage), []).append(tuple(rest))
-    series = tuple(_series(*key, parts, points) for key, parts in groups.items())
-    return Metrics(rows[0][-2], rows[0][-1], series) if rows else Metrics(None, None, ())
-
-
-def _series(name: str, node: str, stage: str, parts: list[tuple[Any, ...]], points: int) -> Series:
-    line: list[float | None] = [None] * points
-    for _, place, count, _, total, *_ in parts:
-        line[place] = total / count
-    count, last = sum(part[2] for part in parts), max(parts, key=lambda part: part[1])[6]
-    low, mean = min(part[3] for part in parts), sum(part[4] for part in parts) / count
-    units = (part[0] for part in parts if part[0])
-    return Series(name, node, stage, next(units, None), count, low, mean, max(p[5] for p in parts), last, tuple(line))
+    series = []
+    for *statistics, places, means, _, _ in rows:
+        line = dict(zip(places, means, strict=True))
+        series.append(Series(*(*statistics, tuple(map(line.get, range(points))))))
+    return Metrics(rows[0][-2], rows[0][-1], tuple(series)) if rows else Metrics(None, None, ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from psycopg2.extensions import connection
@@ -41,13 +42,9 @@ ORDER BY r.created_at DESC, r.run_id DESC
 """
 
 
-def _runs(connected: connection, where: str, values: Mapping[str, Any], limit: int | None) -> list[RunRow]:
-    return [_run(row) for row in fetch(connected, _RUNS.format(where), {**values, "limit": limit})]
-
-
-def _run(row: tuple[Any, ...]) -> RunRow:
-    *values, totals, done, now = row
-    return RunRow(*(*values, _units(totals), _units(done), now))
+def _runs(connected: connection, where: str, limit: int | None, **values: Any) -> list[RunRow]:
+    rows = fetch(connected, _RUNS.format(where), {**values, "limit": limit})
+    return [RunRow(*(*columns, _units(totals), _units(done), now)) for *columns, totals, done, now in rows]
 
 
 def _units(column: object) -> dict[str, int]:
@@ -73,13 +70,9 @@ def runs(
     where = """(%(name)s::text IS NULL OR r.name LIKE %(name)s)
     AND (%(states)s::text[] IS NULL OR CASE WHEN a.stale THEN 'stale' ELSE r.state END = ANY(%(states)s::text[]))
     AND (%(since)s::interval IS NULL OR r.created_at >= now() - %(since)s::interval)"""
-    values = {"name": None if name is None else _like(name), "states": list(states) or None, "since": since}
-    return _runs(connected, where, values, limit)
-
-
-def _like(glob: str) -> str:
-    """A glob as a pattern of LIKE; all characters but * and ? stand for themselves."""
-    return re.sub(r"[\\%_]", r"\\\g<0>", glob).replace("*", "%").replace("?", "_")
+    # all characters but * and ? stand for themselves
+    like = None if name is None else re.sub(r"[\\%_]", r"\\\g<0>", name).replace("*", "%").replace("?", "_")
+    return _runs(connected, where, limit, name=like, states=list(states) or None, since=since)
 
 
 def run_of(connected: connection, run_id: str) -> RunRow:
@@ -88,7 +81,7 @@ def run_of(connected: connection, run_id: str) -> RunRow:
     Raises:
         SettingsError: the database has no such run (any more).
     """
-    rows = _runs(connected, "r.run_id = %(id)s::uuid", {"id": run_id}, 1)
+    rows = _runs(connected, "r.run_id = %(id)s::uuid", 1, id=run_id)
     if not rows:
         raise SettingsError(
             f"run {run_id} is not in the database any more", "geopipe monitor runs lists those that are"
@@ -124,7 +117,7 @@ def find_run(connected: connection, reference: str | None) -> RunRow:
             raise SettingsError("no run has been recorded yet", "start one: geopipe run SETTINGS")
         return newest[0]
     if prefix := _prefix(reference):
-        matches = _runs(connected, "r.run_id::text LIKE %(id)s || '%%'", {"id": prefix}, LISTED + 1)
+        matches = _runs(connected, "r.run_id::text LIKE %(id)s || '%%'", LISTED + 1, id=prefix)
         if len(matches) > 1:
             more = ", and more" if len(matches) > LISTED else ""
             raise SettingsError(
@@ -133,10 +126,14 @@ def find_run(connected: connection, reference: str | None) -> RunRow:
             )
         if matches:
             return matches[0]
-    named = _runs(connected, "r.name = %(name)s", {"name": reference}, 1)
-    if not named:
-        raise _unknown(connected, reference)
-    return named[0]
+    if named := _runs(connected, "r.name = %(name)s", 1, name=reference):
+        return named[0]
+    message, last = f"there is no run {clean(reference)!r}", runs(connected, limit=200)
+    if not last:
+        raise SettingsError(f"{message}: none has been recorded yet", "geopipe run SETTINGS")
+    near = get_close_matches(reference, dict.fromkeys(run.name for run in last), n=3)
+    names = f"{' or '.join(map(clean, near))}?  " if near else ""
+    raise SettingsError(message, f"{names}The last runs are {_listed(last[:LISTED])}")
 
 
 def _prefix(reference: str) -> str:
@@ -155,57 +152,32 @@ def _listed(runs: Sequence[RunRow], whole: bool = False) -> str:
     )
 
 
-def _unknown(connected: connection, reference: str) -> SettingsError:
-    from difflib import get_close_matches
-
-    message = f"there is no run {clean(reference)!r}"
-    last = runs(connected, limit=200)
-    if not last:
-        return SettingsError(f"{message}: none has been recorded yet", "geopipe run SETTINGS")
-    near = get_close_matches(reference, dict.fromkeys(run.name for run in last), n=3)
-    names = f"{' or '.join(map(clean, near))}?  " if near else ""
-    return SettingsError(message, f"{names}The last runs are {_listed(last[:LISTED])}")
-
-
 # ---------------------------------------------------------------- one moment of a run
 
 
 def look(connected: connection, run_id: str, errors: int = 6) -> Look:
     """The state of a run as `watch` displays it, with the last `errors` errors."""
     run = run_of(connected, run_id)
-    counts = dict(
-        fetch(
-            connected,
-            "SELECT level_no >= 40, count(*) FROM pipeline_logs"
-            " WHERE run_day = %(day)s AND run_id = %(id)s::uuid AND level_no >= 30 GROUP BY 1",
-            run.key,
-        )
+    query = (
+        "SELECT level_no >= 40, count(*) FROM pipeline_logs"
+        " WHERE run_day = %(day)s AND run_id = %(id)s::uuid AND level_no >= 30 GROUP BY 1"
     )
-    last = last_logs(connected, run, Filter(level="ERROR"), errors) if counts.get(True) else []
-    return Look(
-        run,
-        tuple(stages(connected, run)),
-        tuple(nodes(connected, run)),
-        tuple(last),
-        counts.get(True, 0),
-        counts.get(False, 0),
-        _speeds(connected, run),
-        _left(connected, run),
-    )
+    counts = dict(fetch(connected, query, run.key))
+    last = last_logs(connected, run, Filter(level="ERROR"), errors) if True in counts else []
+    work, samples = tuple(stages(connected, run)), tuple(nodes(connected, run))
+    numbers = counts.get(True, 0), counts.get(False, 0)
+    return Look(run, work, samples, tuple(last), *numbers, _speeds(connected, run), _left(connected, run))
 
 
 def stages(connected: connection, run: RunRow) -> list[Stage]:
     """Work of every planned stage, in the order of the work."""
     rows = fetch(
         connected,
-        "SELECT stage, sum(tiles)::bigint, sum(cells)::bigint, sum(rows)::bigint, sum(bytes)::bigint, sum(seconds)"
-        " FROM pipeline_progress WHERE run_id = %(id)s::uuid GROUP BY stage",
-        {"id": run.run_id},
+        'SELECT stage, tiles, "of", cells, rows, bytes, seconds FROM pipeline_progress_tree'
+        " WHERE run_id = %(id)s::uuid AND layer = '' ORDER BY array_position(%(stages)s::text[], stage), stage",
+        {"id": run.run_id, "stages": list(STAGES)},
     )
-    stages = {stage: Stage(stage, 0, of) for stage, of in run.totals.items()}
-    for stage, tiles, *work in rows:
-        stages[stage] = Stage(stage, tiles or 0, run.totals.get(stage), *(number or 0 for number in work))
-    return sorted(stages.values(), key=lambda s: (STAGES.index(s.stage) if s.stage in STAGES else 9, s.stage))
+    return [Stage(*row) for row in rows]
 
 
 def nodes(connected: connection, run: RunRow) -> list[Node]:

@@ -124,39 +124,36 @@ class Node:
 
 
 @dataclass(frozen=True)
-class LogRow:
-    """A log record with its context."""
+class _Row:
+    """The context of a log record or an event."""
 
     ts: datetime
     source: str
     seq: int
-    level: str
-    logger: str | None
-    message: str
-    stage: str | None = None
-    layer: str | None = None
-    tile: int | None = None
-    worker: int | None = None
-    node: str | None = None
-    attempt: int | None = None
-    traceback: str | None = None
-    extra: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class EventRow:
-    """An event with its context."""
-
-    ts: datetime
-    source: str
-    seq: int
-    name: str
     stage: str | None
     layer: str | None
     tile: int | None
     worker: int | None
     node: str | None
     attempt: int | None
+
+
+@dataclass(frozen=True)
+class LogRow(_Row):
+    """A log record with its context."""
+
+    level: str
+    logger: str | None
+    message: str
+    traceback: str | None
+    extra: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class EventRow(_Row):
+    """An event with its context."""
+
+    name: str
     detail: Mapping[str, Any] | None
 
 
