@@ -25,21 +25,23 @@ _FORMATTER = logging.Formatter()
 @contextmanager
 def log_stage(logger: logging.Logger, stage: str) -> Iterator[None]:
     """Record start and end of a stage of the run, with its seconds and its outcome."""
-    start = time.perf_counter()
+    start, outcome = time.perf_counter(), "done"
     with context(stage=stage):
         logger.info("%s started", stage)
         emit(Event(STAGE_STARTED))
         try:
             yield
         except BaseException as error:
-            seconds = time.perf_counter() - start
-            level, outcome = (logging.WARNING, "cancelled") if find_signal(error) else (logging.ERROR, "failed")
-            logger.log(level, "%s %s after %.2f s", stage, outcome, seconds)
-            emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": outcome}))
+            outcome = "cancelled" if find_signal(error) else "failed"
             raise
-        seconds = time.perf_counter() - start
-        log_performance(logger, stage, seconds)
-        emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": "done"}))
+        finally:
+            seconds = time.perf_counter() - start
+            if outcome == "done":
+                log_performance(logger, stage, seconds)
+            else:
+                level = logging.WARNING if outcome == "cancelled" else logging.ERROR
+                logger.log(level, "%s %s after %.2f s", stage, outcome, seconds)
+            emit(Event("stage_ended", {"seconds": round(seconds, 3), "outcome": outcome}))
 
 
 def log_performance(logger: logging.Logger, operation: str, seconds: float, rows: int = 0, size: int = 0) -> None:
@@ -71,13 +73,10 @@ def failures() -> Iterator[None]:
         raise
 
 
-class _AddContext(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        values = current()
-        for name in SHOWN:
-            if not hasattr(record, name):
-                setattr(record, name, values.get(name))
-        return True
+def _place(record: logging.LogRecord) -> dict[str, Any]:
+    """Run, stage, layer and tile: of the record, else of the context."""
+    values = {name: getattr(record, name, current().get(name)) for name in SHOWN}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class _Json(logging.Formatter):
@@ -90,17 +89,13 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: getattr(record, name, None) for name in SHOWN}
-        line |= getattr(record, "performance", {})
-        line["traceback"] = _traceback(record)
+        line |= _place(record) | getattr(record, "performance", {}) | {"traceback": _traceback(record)}
         return json.dumps(plain({k: v for k, v in line.items() if v is not None}))
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        where = " ".join(
-            f"{name}={getattr(record, name)}" for name in SHOWN[1:] if getattr(record, name, None) is not None
-        )
+        where = " ".join(f"{name}={value}" for name, value in _place(record).items() if name != "run_id")
         text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname.lower():7} "
         text += message(record.getMessage()) + (f"  [{where}]" if where else "")
         traceback = _traceback(record)
@@ -135,7 +130,6 @@ def configure_logging(level: str, style: str) -> None:
     """Print log records of geopipe of `level` and above on stderr, in the style "text" or "json"."""
     handler = _Stderr()
     handler.setFormatter(_Json() if style == "json" else _Text())
-    handler.addFilter(_AddContext())
     handler.setLevel(level)
     logger = logging.getLogger("geopipe")
     logger.handlers[:] = [h for h in logger.handlers if isinstance(h, _Emitter)] + [handler]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from contextlib import suppress
@@ -61,6 +62,15 @@ def claim(root: Path) -> None:
         if (owner := folder.lstat().st_uid) != os.geteuid():
             raise PermissionError(f"{folder} belongs to user {owner}; set {HOME} to a folder of your own")
         folder.chmod(0o700)
+
+
+def try_lock(file: int) -> bool:
+    """Lock an open file, if it is free, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_private(path: Path, text: str | bytes, sync: bool = True) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 from geopipe.monitoring.collector import open_collector
@@ -66,15 +66,12 @@ def deliver_folders(
     """
     end, done = time.monotonic() + seconds, 0
     for folder in folders:
-        sources: dict[str, list[Path]] = {}
-        for path in files(folder, "*.jsonl"):
-            if source := source_of(path):
-                sources.setdefault(source, []).append(path)
-        for source, paths in sources.items():
-            alive = is_alive(folder, source)
-            if alive and not living:
+        for source, paths in groupby(files(folder, "*.jsonl"), source_of):
+            alive = source is not None and is_alive(folder, source)
+            if source is None or (alive and not living):
                 continue
-            arrived = _deliver_files(paths, partial(deliver_lines, deliver, source), batch_size, end, keep=alive)
+            send = partial(deliver_lines, deliver, source)
+            arrived = _deliver_files(list(paths), send, batch_size, end, keep=alive)
             if arrived is None:
                 return done
             done += arrived

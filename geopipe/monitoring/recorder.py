@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -42,11 +42,16 @@ class Recorder:
         self.options = options
         run = {"run_id": options.run_id, "attempt": options.attempt}
         self.spool = Spool(options.folder, source_name(), options.spool_bytes, run)
-        self._present = present(options.folder, self.spool.source)
+        self._closing = ExitStack()
+        self._closing.enter_context(suppress(OSError))
+        self._closing.callback((options.folder / f"{self.spool.source}{PRESENT}").unlink, missing_ok=True)
+        self._closing.callback(os.close, present(options.folder, self.spool.source))
         self._sampler = None
         if options.metrics_interval is not None:
             self._sampler = Sampler(options.folder, options.output, options.metrics_interval)
+            self._closing.callback(self._sampler.close)
             tasks = (*tasks, self._sampler)
+        self._closing.callback(self.spool.close)
         self.shipper = Shipper(self.spool, options.batch_size, options.flush_interval, deliver, tasks)
         self._unsubscribe = subscribe(self.spool.append)
 
@@ -69,14 +74,7 @@ class Recorder:
         """Take no more records, and send what waits (times as in `Shipper.close`). Returns whether all arrived."""
         self._unsubscribe()
         done = self.shipper.close(seconds, longer, unless)
-        self.spool.close()
-        if self._sampler is not None:
-            self._sampler.close()
-        if self._present >= 0:
-            os.close(self._present)
-            self._present = -1
-        with suppress(OSError):
-            (self.options.folder / f"{self.spool.source}{PRESENT}").unlink(missing_ok=True)
+        self._closing.close()
         return done
 
 

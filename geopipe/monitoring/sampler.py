@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import psutil
 
+from geopipe.durable import nearest_folder
 from geopipe.events.emit import context, emit
 from geopipe.events.records import Metric, Progress
+from geopipe.monitoring.home import try_lock
 from geopipe.monitoring.spool import process, source_of
 
 SHARED = Path("/dev/shm")
@@ -42,9 +43,7 @@ class Sampler:
                 emit(metric)
             return
         file = os.open(self.folder / "sampler.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(file):
             os.close(file)
             return
         self._lock = file
@@ -67,13 +66,14 @@ def samples(folder: Path, output: Path) -> list[Metric]:
         Metric("memory_used_bytes", memory.total - memory.available, "bytes"),
         Metric("memory_total_bytes", memory.total, "bytes"),
     ]
-    with suppress(OSError):
-        metrics.append(Metric("object_store_bytes", shutil.disk_usage(SHARED).used, "bytes"))
-    with suppress(OSError):
-        metrics.append(Metric("spill_bytes", _spilled(), "bytes"))
-    with suppress(OSError, StopIteration):
-        existing = next(p for p in (output, *output.parents) if p.exists())
-        metrics.append(Metric("disk_free_bytes", shutil.disk_usage(existing).free, "bytes"))
+    probes: dict[str, Callable[[], int]] = {
+        "object_store_bytes": lambda: shutil.disk_usage(SHARED).used,
+        "spill_bytes": _spilled,
+        "disk_free_bytes": lambda: shutil.disk_usage(nearest_folder(output)).free,
+    }
+    for name, probe in probes.items():
+        with suppress(OSError):
+            metrics.append(Metric(name, probe(), "bytes"))
     return metrics
 
 

@@ -45,12 +45,7 @@ class Shipper:
     """
 
     def __init__(
-        self,
-        spool: Spool,
-        batch_size: int,
-        interval: float,
-        deliver: Deliver | None = None,
-        tasks: Sequence[Task] = (),
+        self, spool: Spool, batch_size: int, interval: float, deliver: Deliver | None = None, tasks: Sequence[Task] = ()
     ) -> None:
         self.spool, self.batch_size, self.interval = spool, batch_size, interval
         self._deliver, self._own_tasks = deliver, tuple(tasks)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any, cast
 from geopipe.events import records
 from geopipe.events.emit import current
 from geopipe.events.records import Body, Event, Log, Metric
-from geopipe.monitoring.home import write_private
+from geopipe.monitoring.home import try_lock, write_private
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +84,10 @@ class Spool:
         self.urgent = False  # whether a record waits that people watch for
         self.dropped = 0
         self._unreported = 0  # dropped records that no event reports yet
+        self.reached = False  # whether any record has arrived
         self._seq = self._arrived = 0
         self._sent: list[Line] = []  # returned by `unsent`, and not arrived
-        self._next: tuple[Path, int] | None = None  # file and offset of the first line that has not arrived
-        self._counted = 0  # the last sequence number that is at least counted
-        self._behind: tuple[Path, int] | None = None  # file and offset behind it
+        self._last = self._counted = START  # the last lines that have arrived, and that are at least counted
         self._segments: list[_Segment] = []
         self._file: FileIO | None = None
         self._full: list[FileIO] = []  # complete files that are not synced yet
@@ -99,11 +98,6 @@ class Spool:
         """Number of records that have not arrived."""
         with self._lock:
             return sum(s.waiting for s in self._segments)
-
-    @property
-    def reached(self) -> bool:
-        """Whether any record has arrived."""
-        return self._arrived > 0
 
     def append(self, body: Body) -> None:
         """Write a record; a sink for `emit.subscribe`.
@@ -182,7 +176,9 @@ class Spool:
             self._segments.remove(segment)
         segment.size, segment.waiting = sum(map(len, kept)), len(kept)
         self.dropped, self._unreported = self.dropped + gone, self._unreported + gone + reported
-        self._next, self._behind, self._sent = None, None, [x for x in self._sent if x.path != segment.path]
+        self._last = replace(self._last, end=0)
+        self._counted = replace(self._counted, end=0)
+        self._sent = [line for line in self._sent if line.path != segment.path]
 
     def sync(self) -> None:
         """Flush the files to the disk."""
@@ -207,35 +203,35 @@ class Spool:
     def unsent(self, most: int) -> list[Line]:
         """The first lines that have not arrived."""
         with self._lock:
-            self._sent = self._after(self._arrived, self._next, most)
+            self._sent = self._after(self._arrived, self._last, most)
             return list(self._sent)
 
     def uncounted(self, most: int) -> list[Line]:
         """The first lines behind those that have arrived or are `counted`."""
         with self._lock:
-            return self._after(max(self._counted, self._arrived), self._behind, most)
+            return self._after(max(self._counted.seq, self._arrived), self._counted, most)
 
     def counted(self, last: Line) -> None:
         """Note that the collector has counted all lines up to this one."""
         with self._lock:
-            if last.seq > self._counted:
-                self._counted, self._behind = last.seq, (last.path, last.end)
+            self._counted = max(self._counted, last, key=lambda line: line.seq)
 
-    def _after(self, seq: int, place: tuple[Path, int] | None, most: int) -> list[Line]:
-        """The first lines behind a sequence number; `place` is a file and an offset before them."""
+    def _after(self, seq: int, before: Line, most: int) -> list[Line]:
+        """The first lines behind a sequence number; `before` is a line before them."""
         paths = [s.path for s in self._segments if s.last > seq]
-        offset = place[1] if place and paths and place[0] == paths[0] else 0
+        offset = before.end if paths and before.path == paths[0] else 0
         return list(islice((x for x in lines_of(paths, offset) if x.seq > seq), most))
 
     def arrived(self, seq: int) -> None:
         """Delete the records up to a sequence number, which have arrived."""
         with self._lock:
             self._arrived = max(self._arrived, min(seq, self._seq))
+            self.reached = self._arrived > 0
             waiting = {s.path: s for s in self._segments}
             for line in self._sent:
                 if line.seq <= self._arrived:
                     waiting[line.path].waiting -= 1
-                    self._next = line.path, line.end
+                    self._last = line
             self._sent = [line for line in self._sent if line.seq > self._arrived]
             while self._segments and self._segments[0].last <= self._arrived:
                 if len(self._segments) == 1:
@@ -252,6 +248,10 @@ class Line:
     text: str
     path: Path
     end: int
+
+
+START = Line(0, "", Path(), 0)
+"""The place before the first record."""
 
 
 def lines_of(paths: Iterable[Path], offset: int = 0) -> Iterator[Line]:
@@ -330,12 +330,9 @@ def is_alive(folder: Path, source: str) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return not try_lock(file)
     finally:
         os.close(file)
-    return False
 
 
 def living(folder: Path) -> list[str]:

@@ -27,6 +27,15 @@ DSN, DSN_FILE = "GEOPIPE_MONITORING_DSN", "GEOPIPE_MONITORING_DSN_FILE"
 INVALID = "an address that is not valid"
 UPGRADE = "run `geopipe db upgrade`"
 
+DEFAULTS = {
+    "application_name": "geopipe",
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+"""Options of a connection whose DSN does not set them: a server that vanishes is noticed within a minute."""
+
 LOCK_TIMEOUT = "30s"
 """Wait of a schema change for a table that another program has locked."""
 
@@ -43,12 +52,9 @@ def dsn(file: Path | None = None) -> str | None:
     Raises:
         MachineError: the file cannot be read or is empty.
     """
-    if file is None and (address := os.environ.get(DSN, "").strip()):
-        return address
-    if file is None and (name := os.environ.get(DSN_FILE, "").strip()):
-        file = Path(name).expanduser()
+    address, file = _named() if file is None else (None, file)
     if file is None:
-        return embedded.url() if embedded.running() else None
+        return address or (embedded.url() if embedded.running() else None)
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -64,9 +70,15 @@ def dsn(file: Path | None = None) -> str | None:
     return text
 
 
+def _named() -> tuple[str | None, Path | None]:
+    """The DSN of the environment, else the file with it."""
+    address, file = (os.environ.get(name, "").strip() for name in (DSN, DSN_FILE))
+    return address or None, Path(file).expanduser() if file and not address else None
+
+
 def named() -> bool:
     """Whether the environment names a database."""
-    return any(os.environ.get(name, "").strip() for name in (DSN, DSN_FILE))
+    return _named() != (None, None)
 
 
 def needed_dsn(file: Path | None = None) -> str:
@@ -115,14 +127,11 @@ def prepare_database() -> Path | None:
     Raises:
         MachineError: the database cannot be used.
     """
-    if os.environ.get(DSN, "").strip():
-        file = None
-    elif name := os.environ.get(DSN_FILE, "").strip():
-        file = Path(name).expanduser().absolute()
-    else:
+    if not named():
         return _prepare_embedded()
+    _, file = _named()
     connect(needed_dsn(file)).close()
-    return file
+    return file and file.absolute()
 
 
 def _prepare_embedded() -> Path:
@@ -166,16 +175,8 @@ def connect(
     """
     try:
         parts = parse_dsn(dsn)
-        connected = psycopg2.connect(
-            dsn,
-            connect_timeout=max(int(connect_timeout), 2),
-            application_name=parts.get("application_name", "geopipe"),
-            # a server that vanishes is noticed within a minute
-            keepalives_idle=parts.get("keepalives_idle", 20),
-            keepalives_interval=parts.get("keepalives_interval", 10),
-            keepalives_count=parts.get("keepalives_count", 3),
-            tcp_user_timeout=parts.get("tcp_user_timeout", 60_000),
-        )
+        options: dict[str, Any] = {name: parts.get(name, value) for name, value in DEFAULTS.items()}
+        connected = psycopg2.connect(dsn, connect_timeout=max(int(connect_timeout), 2), **options)
     except psycopg2.Error as error:
         raise _refused(dsn, error) from None
     try:
@@ -224,24 +225,23 @@ def working(dsn: str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except psycopg2.Error as error:
-        where = f"{what} at {masked(dsn)}"
-        if error.pgcode == "42501":
-            raise MachineError(
-                f"{where} is not permitted: {first_line(error)}", "use the role that owns the tables and the schema"
-            ) from None
-        if error.pgcode == "55P03":
-            raise MachineError(
-                f"{where} waits for a lock that another program holds; nothing was changed",
-                "end what works on these tables (select * from pg_stat_activity), and try again",
-            ) from None
-        if error.pgcode == "57014":
-            raise MachineError(
-                f"{where} took too long and was given up", "try again when the server has less to do"
-            ) from None
-        raise MachineError(
-            f"{where} failed: {first_line(error)}", "see the server's log; nothing was changed"
-        ) from None
+    except Exception as error:
+        error = getattr(error, "orig", error)  # SQLAlchemy wraps it
+        if not isinstance(error, psycopg2.Error):
+            raise
+        text, hint = _FAILURES.get(error.pgcode or "", ("failed: {}", "see the server's log; nothing was changed"))
+        raise MachineError(f"{what} at {masked(dsn)} {text.format(first_line(error))}", hint) from None
+
+
+_FAILURES = {
+    "42501": ("is not permitted: {}", "use the role that owns the tables and the schema"),
+    "55P03": (
+        "waits for a lock that another program holds; nothing was changed",
+        "end what works on these tables (select * from pg_stat_activity), and try again",
+    ),
+    "57014": ("took too long and was given up", "try again when the server has less to do"),
+}
+"""Messages and hints by the error codes of Postgres."""
 
 
 # ---------------------------------------------------------------- schema

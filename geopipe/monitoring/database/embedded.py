@@ -5,7 +5,6 @@ The server outlives the process that started it; later processes use it. Several
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -33,7 +32,7 @@ from geopipe.monitoring.database.place import (
     wait_for_orphans,
 )
 from geopipe.monitoring.database.programs import call, error_line, major_version, package, programs_of
-from geopipe.monitoring.home import HOME, write_private
+from geopipe.monitoring.home import HOME, try_lock, write_private
 
 
 def start() -> str:
@@ -116,6 +115,7 @@ def _ready(server: ServerFolder) -> str:
         try:
             address = dsn_of(server)
             psycopg2.connect(address, connect_timeout=5).close()
+            return address
         except psycopg2.OperationalError as error:
             reason = error_line(str(error))
             if "password" in reason:
@@ -125,8 +125,6 @@ def _ready(server: ServerFolder) -> str:
                 ) from None
         except MachineError as error:
             reason = error.message
-        else:
-            return address
         if time.monotonic() > end or pid_of(server) is None:
             raise MachineError(
                 f"the embedded Postgres in {server.folder} does not answer: {reason}", f"see {server.folder}/log"
@@ -148,16 +146,11 @@ def _locked(server: ServerFolder) -> Iterator[None]:
         ) from None
     try:
         end = time.monotonic() + WAIT
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise MachineError(
-                        f"another process has held {server.folder}/lock for {WAIT:.0f} s", "see what holds it: fuser"
-                    ) from None
-                time.sleep(0.05)
+        while not try_lock(lock):
+            if time.monotonic() > end:
+                message = f"another process has held {server.folder}/lock for {WAIT:.0f} s"
+                raise MachineError(message, "see what holds it: fuser")
+            time.sleep(0.05)
         yield
     finally:
         os.close(lock)

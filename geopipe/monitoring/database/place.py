@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from geopipe.errors import MachineError
 from geopipe.monitoring.home import HOME, home
 
@@ -91,17 +93,10 @@ def pid_of(place: ServerFolder) -> int | None:
     lines = postmaster(place)
     if not lines or not lines[0].strip().isdigit():
         return None
-    pid = int(lines[0])
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    with suppress(OSError):  # without /proc, a number that is reused passes for the server
-        name, _, state = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
-        return pid if name == "postgres" and state.split()[0] != "Z" else None
-    return pid
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(int(lines[0]))
+        return process.pid if process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE else None
+    return None
 
 
 def wait_for_orphans(place: ServerFolder) -> None:
@@ -111,19 +106,14 @@ def wait_for_orphans(place: ServerFolder) -> None:
         MachineError: they do not end.
     """
     end = time.monotonic() + WAIT
-    while orphans := [p.parent.name for p in Path("/proc").glob("[0-9]*/cwd") if _links_to(p, place.data)]:
+    data = str(place.data.resolve())
+    while orphans := [str(p.pid) for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == data]:
         if time.monotonic() > end:
             raise MachineError(
                 f"processes {', '.join(orphans)} of a killed server still work in {place.data}",
                 "end them (kill, not kill -9), and try again",
             )
         time.sleep(0.05)
-
-
-def _links_to(link: Path, folder: Path) -> bool:
-    with suppress(OSError):
-        return os.readlink(link) == str(folder.resolve())
-    return False
 
 
 def dsn_of(place: ServerFolder) -> str:

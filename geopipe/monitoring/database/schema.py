@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,38 +58,27 @@ def upgrade(dsn: str, revision: str = HEAD) -> Upgraded:
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine
-    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
-
-    def open_connection() -> connection:
-        return connect(dsn, statement_timeout=0, schema=False)
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    engine = create_engine("postgresql+psycopg2://", creator=open_connection, poolclass=NullPool)
-    try:
-        with working(dsn, "the upgrade of the schema"), engine.begin() as connected:
-            raw: Any = connected.connection.driver_connection
-            with raw.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", (UPGRADE_LOCK,))
-                cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
-                schema = _own_schema(dsn, cursor)
-                before = version(cursor)
-                if before is not None and before not in REVISIONS:
-                    check_schema(dsn, before)
-                renamed = old_system.set_aside(cursor) if before is None else {}
-                config.attributes.update(connection=connected, schema=schema)
-                command.upgrade(config, revision)
-                taken = old_system.take_over(cursor, renamed) if before is None and revision == HEAD else {}
-                after = version(cursor)
-    except DBAPIError as error:
-        if isinstance(error.orig, psycopg2.Error):
-            with working(dsn, "the upgrade of the schema"):
-                raise error.orig from None
-        raise
-    finally:
-        engine.dispose()
+    create = partial(connect, dsn, statement_timeout=0, schema=False)
+    engine = create_engine("postgresql+psycopg2://", creator=create, poolclass=NullPool)
+    with working(dsn, "the upgrade of the schema"), engine.begin() as connected:
+        raw: Any = connected.connection.driver_connection
+        with raw.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (UPGRADE_LOCK,))
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+            schema = _own_schema(dsn, cursor)
+            before = version(cursor)
+            if before is not None and before not in REVISIONS:
+                check_schema(dsn, before)
+            renamed = old_system.set_aside(cursor) if before is None else {}
+            config.attributes.update(connection=connected, schema=schema)
+            command.upgrade(config, revision)
+            taken = old_system.take_over(cursor, renamed) if before is None and revision == HEAD else {}
+            after = version(cursor)
     return Upgraded(before, str(after), taken, renamed)
 
 
@@ -189,43 +179,27 @@ def validate(dsn: str) -> Validated:
     return Validated(server, masked(dsn), HEAD, time.perf_counter() - start, (*checks, "notification"), removed)
 
 
-_EXPECTED: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
-    "log": (
-        "SELECT level, level_no, logger, message, stage, extra FROM pipeline_logs WHERE run_id = %s",
-        [("ERROR", 40, "geopipe", "a log record", "read", {"answer": 42})],
-    ),
-    "metric": (
-        "SELECT name, value, unit, node FROM pipeline_metrics WHERE run_id = %s",
-        [("cpu_percent", 12.5, "%", "validate")],
-    ),
-    "latest value": (
-        "SELECT name, value, stage FROM pipeline_metrics_latest WHERE run_id = %s",
-        [("cpu_percent", 12.5, "read")],
-    ),
-    "event": (
-        "SELECT name, detail FROM pipeline_events WHERE run_id = %s",
-        [("validate", {"layers": ["a", "b"]})],
-    ),
+_EXPECTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "log": ("pipeline_logs", {"level": "ERROR", "level_no": 40, "message": "a log record", "extra": {"answer": 42}}),
+    "metric": ("pipeline_metrics", {"name": "cpu_percent", "value": 12.5, "unit": "%", "node": "validate"}),
+    "latest value": ("pipeline_metrics_latest", {"name": "cpu_percent", "value": 12.5, "stage": "read"}),
+    "event": ("pipeline_events", {"name": "validate", "detail": {"layers": ["a", "b"]}}),
     "progress": (
-        "SELECT stage, tiles, cells, rows, bytes, seconds FROM pipeline_progress WHERE run_id = %s",
-        [("read", 3, 5, 7, 11, 0.25)],
+        "pipeline_progress",
+        {"stage": "read", "tiles": 3, "cells": 5, "rows": 7, "bytes": 11, "seconds": 0.25},
     ),
-    "state": (
-        "SELECT name, state, exit_code FROM pipeline_runs WHERE run_id = %s",
-        [("validate", "completed", 0)],
-    ),
-    "sequence": ("SELECT seq FROM pipeline_sources WHERE run_id = %s", [(6,)]),
-    "errors": (
-        "SELECT cause, count::int FROM pipeline_error_summary WHERE run_id = %s",
-        [("a log record", 1)],
-    ),
+    "state": ("pipeline_runs", {"name": "validate", "state": "completed", "exit_code": 0}),
+    "sequence": ("pipeline_sources", {"seq": 6}),
+    "errors": ("pipeline_error_summary", {"cause": "a log record", "count": 1}),
 }
+"""The table and the values of the row that each check reads back."""
 
 
 def _read_back(dsn: str, cursor: Any, run: str) -> Iterator[str]:
-    for name, (query, expected) in _EXPECTED.items():
-        cursor.execute(query, (run,))
-        if (rows := cursor.fetchall()) != expected:
+    for name, (table, expected) in _EXPECTED.items():
+        cursor.execute(f"SELECT to_jsonb(t) FROM {table} t WHERE run_id = %s", (run,))
+        rows = [{column: row[column] for column in expected} for (row,) in cursor.fetchall()]
+        if rows != [expected]:
             raise _differs(dsn, f"the {name}", rows, expected)
         yield name
 
