@@ -23,7 +23,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
-from geopipe.export.writers import write_csv, write_parquet
+from geopipe.export.writers import csv_writer, parquet_writer
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.load import raster, tiles
@@ -114,7 +114,14 @@ def read(path: Path, size: int, method: str, ratio: float) -> tuple[float, float
 
 def csv(table: pa.Table, codec: str) -> None:
     """Write a table as CSV into memory."""
-    write_csv(table, BytesIO(), codec, 100_000, True, lambda rows: None)
+    with csv_writer(table.schema, BytesIO(), codec, 100_000, True, lambda rows: None) as write:
+        write(table)
+
+
+def parquet(plan: Plan, table: pa.Table) -> None:
+    """Write a table as Parquet into memory."""
+    with parquet_writer(plan, BytesIO()) as write:
+        write(table)
 
 
 def merge_and_write(path: Path, size: int) -> None:
@@ -128,7 +135,7 @@ def merge_and_write(path: Path, size: int) -> None:
     table = merge_tile(plan.spec, tile, rows)
     steps: dict[str, Callable[[], object]] = {
         "merge": lambda: merge_tile(plan.spec, tile, rows),
-        "parquet": lambda: write_parquet(plan, table, BytesIO()),
+        "parquet": lambda: parquet(plan, table),
     }
     for codec in ("none", "gzip", "zstd"):
         steps[f"csv {codec}"] = partial(csv, table, codec)

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from geopipe.engine.contract import Engine
-from geopipe.engine.local import Read, finish_tiles, in_process
+from geopipe.engine.local import finish_tiles, in_process
+from geopipe.engine.strips import Read
 from geopipe.events.emit import context, emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe.events.records import Progress
 from geopipe.export.ledger import Journal
 from geopipe.grid.grid import Tile
+from geopipe.merge.tile import Part
 from geopipe.plan.plan import Plan
 
 Keys = NDArray[np.int64]
 """Keys of the tiles to do: (n,) int64."""
 
-Finish = Callable[[Tile, pa.Table, Journal], None]
-"""Writes a merged tile, and its receipt to the journal of the process that merged it."""
+Finish = Callable[[Tile, Iterable[Part], Journal], None]
+"""Writes the parts of a merged tile, and its receipt to the journal of the process that merged it."""
 
 Stop = Callable[[], bool]
 """Tells whether the run shall pause: tiles in progress are finished, no other tile begins. Workers call it, too."""

@@ -6,23 +6,22 @@ Ray engine, and the place to start a debugger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from itertools import chain
 
 import pyarrow as pa
 
 from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
 from geopipe.engine.session import WorkerSession
+from geopipe.engine.strips import Read, ahead, merge_strips
 from geopipe.errors import Terminated
 from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.export.ledger import Journal
 from geopipe.grid.grid import Tile
 from geopipe.load import points, raster, tiles
-from geopipe.merge.blocks import BlockRow
 from geopipe.merge.points import SparseRow
-from geopipe.merge.tile import merge_tile
+from geopipe.merge.tile import Part
 from geopipe.monitoring.collector import Collector, open_collector
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.prometheus import LAST_SCRAPE
@@ -30,9 +29,6 @@ from geopipe.plan.plan import Plan
 
 Loop = Callable[[Plan, Keys, Finish, Stop], Generator[int, None, None]]
 """Merges and finishes tiles in this process, and yields their keys."""
-
-Read = Callable[[Tile], Iterable[BlockRow]]
-"""Reads the block rows of a tile."""
 
 
 def reads(plan: Plan, reader: raster.Reader) -> Read:
@@ -48,7 +44,7 @@ def finish_tiles(
     reads: Callable[[Plan, raster.Reader], Read] = reads,
     reader: Callable[[], raster.Reader] = raster.Readers,
 ) -> Generator[int, None, None]:
-    """Read, merge and finish one tile after the other, and yield their keys.
+    """Read, merge and finish one tile after the other, and yield their keys. A thread reads while this one writes.
 
     Args:
         plan: to execute.
@@ -58,23 +54,44 @@ def finish_tiles(
         reads: makes the function that reads a tile.
         reader: makes the reader of windows.
     """
-    with closing(WorkerSession(reader=reader)) as session, session.working():
-        read, sparse = reads(plan, session.reader), sparse_rows(plan)
-        for tile in map(plan.spec.tile, keys.tolist()):
+    work = list(map(plan.spec.tile, keys.tolist()))
+    with (
+        closing(WorkerSession(reader=reader)) as session,
+        closing(ahead(_merged(plan, work, session, reads))) as parts,
+    ):
+        for tile in work:
             with context(tile=tile.key), logs.failures():
-                rows: Iterable[BlockRow | SparseRow] = chain(read(tile), sparse.pop(tile.key, ()))
-                finish(tile, merge_tile(plan.spec, tile, rows), session.journal)
+                finish(tile, _parts_of_one(parts), session.journal)
             yield tile.key
             if stop():
                 return
+
+
+def _merged(
+    plan: Plan, work: Sequence[Tile], session: WorkerSession, reads: Callable[[Plan, raster.Reader], Read]
+) -> Generator[Part, None, None]:
+    """The merged parts of tiles, one after the other."""
+    with session.working():
+        read, sparse = reads(plan, session.reader), sparse_rows(plan)
+        for tile in work:
+            with context(tile=tile.key):
+                yield from merge_strips(plan, tile, read, sparse.pop(tile.key, ()))
+
+
+def _parts_of_one(parts: Iterator[Part]) -> Iterator[Part]:
+    """The parts of the next tile."""
+    for strip, table in parts:
+        yield strip, table
+        if strip.completes:
+            return
 
 
 def merge(plan: Plan, keys: Keys | None = None) -> Iterator[pa.Table]:
     """The merged table of each tile (of those in `keys`), in their order, written nowhere: as `engine.ray.dataset`."""
     tables: list[pa.Table] = []
 
-    def keep(_tile: Tile, table: pa.Table, _journal: Journal) -> None:
-        tables.append(table)
+    def keep(_tile: Tile, parts: Iterable[Part], _journal: Journal) -> None:
+        tables.append(pa.concat_tables([table for _, table in parts]))
 
     for _ in finish_tiles(plan, plan.keys if keys is None else keys, keep):
         yield tables.pop()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from geopipe.engine.cluster import cluster, connect
 from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
 from geopipe.engine.guard import Guard
 from geopipe.engine.session import WorkerSession, task_session
+from geopipe.engine.strips import merge_strips
 from geopipe.errors import Terminated, find
 from geopipe.events import logs
 from geopipe.events.emit import context
@@ -39,7 +40,7 @@ from geopipe.load import points, raster, tiles
 from geopipe.load.sweep import sweep
 from geopipe.merge.blocks import BlockRow, marker, pack, unpack
 from geopipe.merge.points import SparseRow
-from geopipe.merge.tile import merge_tile
+from geopipe.merge.tile import Part, merge_tile
 from geopipe.monitoring import actor as monitor
 from geopipe.monitoring import prometheus
 from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, release_workers
@@ -109,8 +110,8 @@ class _Aligned:
                 if self.work.stop():
                     return
                 with context(tile=tile.key), logs.failures():
-                    rows = tiles.read_rows(plan, plan.layers, tile, session.reader)
-                    yield _finished(self.work, tile, merge_tile(plan.spec, tile, rows), session)
+                    read = partial(tiles.read_rows, plan, plan.layers, reader=session.reader)
+                    yield _finished(self.work, tile, merge_strips(plan, tile, read), session)
 
     def __del__(self) -> None:
         """Ray is about to end this process: stop the recorder's thread before Ray's core goes."""
@@ -157,15 +158,16 @@ def _merge_group(group: pa.Table, work: Work) -> pa.Table:
     """Merge the block rows of one tile."""
     tile = work.plan.spec.tile(group["tile"][0].as_py())
     with work.task_session() as session, context(tile=tile.key), logs.failures():
-        return _finished(work, tile, merge_tile(work.plan.spec, tile, unpack(work.plan.spec, group)), session)
+        merged = merge_tile(work.plan.spec, tile, unpack(work.plan.spec, group))
+        return _finished(work, tile, [(tile, merged)], session)
 
 
-def _finished(work: Work, tile: Tile, table: pa.Table, session: WorkerSession) -> pa.Table:
+def _finished(work: Work, tile: Tile, parts: Iterable[Part], session: WorkerSession) -> pa.Table:
     """Finish a tile, and return its key as a table; without `finish` return the tile's table."""
     if work.finish is None:
-        return table
-    work.finish(tile, table, session.journal)
-    del table
+        return pa.concat_tables([table for _, table in parts])
+    work.finish(tile, parts, session.journal)
+    del parts
     machine.release_memory()
     return pa.table({"done": [tile.key]})
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe.durable import sync_folder, write_error
 from geopipe.export.tiles import CSV_PARTS, FORMATS, File, Receipt, write_tile
 from geopipe.grid.grid import Tile
+from geopipe.merge.tile import Part
 from geopipe.plan.plan import Plan
 
 JOURNALS = "receipts"
@@ -68,13 +68,13 @@ class Journal:
                 file.close()
 
 
-def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, table: pa.Table, journal: Journal) -> None:
+def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, parts: Iterable[Part], journal: Journal) -> None:
     """Write a merged tile to the staging folder of a run, and its receipt to the journal.
 
     Args:
         chunk_size: rows to format as CSV at a time.
     """
-    write_tile(plan, folder, chunk_size, tile, table, partial(journal.append, Path(folder)))
+    write_tile(plan, folder, chunk_size, tile, parts, partial(journal.append, Path(folder)))
 
 
 def finisher(plan: Plan, folder: Path, chunk_size: int) -> partial[None]:

@@ -10,8 +10,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,8 +23,9 @@ from geopipe.durable import replacing, sync_folder, write_error
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
-from geopipe.export.writers import CSV_SUFFIX, partitions, write_csv, write_parquet
+from geopipe.export.writers import CSV_SUFFIX, Write, csv_writer, folders, parquet_writer
 from geopipe.grid.grid import Grid, Tile
+from geopipe.merge.tile import Part
 from geopipe.plan.plan import Plan
 
 FORMATS = ("parquet", "csv")
@@ -119,64 +121,143 @@ def write_tile(
     staging: str,
     chunk_size: int,
     tile: Tile,
-    table: pa.Table,
+    parts: Iterable[Part],
     note: Callable[[Receipt], None] = lambda receipt: None,
 ) -> Receipt:
     """Write one tile in every format, durably, under its final name in the staging folder.
 
-    Memory beside the table is a row group or a chunk.
+    Memory beside a part is a row group or a chunk. For folders by values the parts are joined first.
 
     Args:
         chunk_size: rows to format as CSV at a time.
+        parts: of the tile, from top to bottom.
         note: keeps the receipt. It is called before the tile counts as done.
 
     Raises:
         MachineError: a file cannot be written.
         RunError: there are too many values to make a folder for each.
     """
-    name, progress = tile_name(plan.grid, plan.options.window_size, tile), _Progress(tile, table.num_rows)
-    files: list[File] = []
-    for form in plan.options.formats:
-        if form == "parquet":
-            for folder, rows in partitions(plan, tile, table):
-                with _new_file(Path(staging), f"parquet/{folder}{name}.parquet", files) as sink:
-                    write_parquet(plan, table, sink, rows)
-        else:
-            one, codec = plan.options.layout.csv_files == "one", plan.options.compress
-            headed = not one or tile.key == int(plan.keys[0])
-            with _new_file(Path(staging), f"{CSV_PARTS if one else 'csv'}/{name}{CSV_SUFFIX[codec]}", files) as sink:
-                write_csv(table, sink, codec, chunk_size, headed, progress.chunk)
-    bounds = {v.name: _bounds(table[v.name]) for v in plan.spec.variables}
-    receipt = Receipt(tile.key, table.num_rows, tuple(files), bounds)
+    progress, files = _Progress(tile), _TileFiles(plan, Path(staging), tile)
+    ranges = {v.name: _Range() for v in plan.spec.variables}
+    if files.by_values:
+        parts = [(tile, pa.concat_tables([table for _, table in parts]))]
+    formats: dict[str, Callable[[], AbstractContextManager[Write]]] = {
+        "parquet": files.parquet,
+        "csv": partial(files.csv, chunk_size, progress.chunk),
+    }
+    with ExitStack() as opened:
+        # the last one is closed first, and the receipt has the files in the order of the formats
+        writers = [opened.enter_context(formats[form]()) for form in reversed(plan.options.formats)]
+        for table in progress.over(parts):
+            for write in writers:
+                write(table)
+            for name, values in ranges.items():
+                values.add(table[name])
+    columns = {name: values.describe() for name, values in ranges.items()}
+    receipt = Receipt(tile.key, progress.rows, tuple(files.done), columns)
     note(receipt)
-    progress.end(sum(f.bytes for f in files))
+    progress.end(sum(f.bytes for f in files.done))
     return receipt
 
 
-class _Progress:
-    """Records of progress while a tile is written, which add up to the tile."""
+class _TileFiles:
+    """The files of one tile; those that are durable are in `done`."""
 
-    def __init__(self, tile: Tile, rows: int) -> None:
-        self.tile, self.rows, self.written, self.reported = tile, rows, 0, 0
+    def __init__(self, plan: Plan, staging: Path, tile: Tile) -> None:
+        self.plan, self.staging, self.tile, self.done = plan, staging, tile, list[File]()
+        self.name = tile_name(plan.grid, plan.options.window_size, tile)
+        self.by_values = plan.options.layout.partition_by not in (None, "tile")
+
+    @contextmanager
+    def parquet(self) -> Iterator[Write]:
+        """Open the Parquet file of the tile, or that of each folder by values once it has the table."""
+        if self.by_values:
+            yield self._write_folders
+            return
+        folder = f"tile={self.tile.key}/" if self.plan.options.layout.partition_by == "tile" else ""
+        with self._new(folder) as write:
+            yield write
+
+    def _write_folders(self, table: pa.Table) -> None:
+        for folder, rows in folders(self.plan, self.tile, table):
+            with self._new(folder) as write:
+                for some in rows:
+                    write(some)
+
+    @contextmanager
+    def _new(self, folder: str) -> Iterator[Write]:
+        name = f"parquet/{folder}{self.name}.parquet"
+        with _new_file(self.staging, name, self.done) as sink, parquet_writer(self.plan, sink) as write:
+            yield write
+
+    @contextmanager
+    def csv(self, chunk_size: int, report: Callable[[int], None]) -> Iterator[Write]:
+        """Open the CSV file of the tile."""
+        one, codec = self.plan.options.layout.csv_files == "one", self.plan.options.compress
+        headed = not one or self.tile.key == int(self.plan.keys[0])
+        name = f"{CSV_PARTS if one else 'csv'}/{self.name}{CSV_SUFFIX[codec]}"
+        with (
+            _new_file(self.staging, name, self.done) as sink,
+            csv_writer(self.plan.spec.schema, sink, codec, chunk_size, headed, report) as write,
+        ):
+            yield write
+
+
+class _Range:
+    """Min, max and nulls of a column, as its parts come."""
+
+    def __init__(self) -> None:
+        self.least, self.most, self.nulls = list[Any](), list[Any](), 0
+
+    def add(self, column: pa.ChunkedArray) -> None:
+        """Count the next values. NumPy finds the ends in a tenth of Arrow's time."""
+        self.nulls += column.null_count
+        for chunk in column.chunks:
+            values = chunk.drop_null().to_numpy()
+            if len(values):
+                # + 0: a zero has no sign, because the order of zeros would decide it
+                self.least.append(np.fmin.reduce(values).item() + 0)
+                self.most.append(np.fmax.reduce(values).item() + 0)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values; an infinity is text, because JSON has none."""
+        ends = {"min": min(self.least, default=None), "max": max(self.most, default=None)}
+        texts = {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in ends.items()}
+        return {**texts, "nulls": self.nulls}
+
+
+class _Progress:
+    """Records of progress while a tile is written, which add up to the tile; waiting for a part takes no time."""
+
+    def __init__(self, tile: Tile) -> None:
+        self.tile, self.cells, self.rows, self.written = tile, 0, 0, 0
+        self.reported_cells, self.reported_rows, self.seconds, self.last = 0, 0, 0.0, 0.0
+
+    def over(self, parts: Iterable[Part]) -> Iterator[pa.Table]:
+        """The tables of the parts."""
+        for part, table in parts:
+            self.cells += part.cells
+            self.rows += table.num_rows
+            self.last = time.perf_counter()
+            yield table
+            self.seconds += time.perf_counter() - self.last
         self.last = time.perf_counter()
 
     def chunk(self, rows: int) -> None:
         """Count rows that were formatted."""
         self.written += rows
-        if time.perf_counter() - self.last >= PROGRESS_INTERVAL:
-            self._report(0, 0)
+        if self.seconds + time.perf_counter() - self.last >= PROGRESS_INTERVAL:
+            self._report(0, self.cells * self.written // max(self.rows, 1), self.written, 0)
 
     def end(self, size: int) -> None:
         """Report the end of the tile, of `size` bytes."""
-        self.written = self.rows
-        self._report(1, size)
+        self._report(1, self.tile.cells, self.rows, size)
 
-    def _report(self, tiles: int, size: int) -> None:
-        now, new = time.perf_counter(), self.written - self.reported
-        done, before = (rows * self.tile.cells // max(self.rows, 1) for rows in (self.written, self.reported))
-        cells = self.tile.cells - before if tiles else done - before
-        emit(Progress("write", tiles, cells, now - self.last, new, size))
-        self.last, self.reported = now, self.written
+    def _report(self, tiles: int, cells: int, rows: int, size: int) -> None:
+        now, cells = time.perf_counter(), max(cells, self.reported_cells)
+        seconds = self.seconds + now - self.last
+        emit(Progress("write", tiles, cells - self.reported_cells, seconds, rows - self.reported_rows, size))
+        self.reported_cells, self.reported_rows, self.seconds, self.last = cells, rows, 0.0, now
 
 
 @contextmanager
@@ -253,15 +334,3 @@ def _copy(staging: Path, file: File, sink: _Hashing) -> None:
             f"not {file.sha256[:16]}... of {file.bytes:,} bytes",
             "check the disk, then start the run again",
         )
-
-
-def _bounds(column: pa.ChunkedArray) -> dict[str, Any]:
-    """Min, max and nulls of a column as JSON values; an infinity is text, because JSON has none.
-
-    NumPy finds them in a tenth of Arrow's time. A zero has no sign: its order would decide.
-    """
-    values = [chunk.drop_null().to_numpy() for chunk in column.chunks]
-    least, most = ([end.reduce(v).item() + 0 for v in values if len(v)] for end in (np.fmin, np.fmax))
-    ends = {"min": min(least, default=None), "max": max(most, default=None)}
-    ends = {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in ends.items()}
-    return {**ends, "nulls": column.null_count}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from geopipe.errors import RunError
-from geopipe.grid.crs import is_lonlat
-from geopipe.grid.grid import BLOCK, Tile
+from geopipe.grid.crs import Bounds, is_lonlat
+from geopipe.grid.grid import BLOCK, Tile, union
 from geopipe.layers.layer import Kind
 from geopipe.merge import derived
 from geopipe.plan.plan import Plan
@@ -36,70 +37,61 @@ HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 MAX_PARTITIONS = 1024
 """Most folders for the values of one tile: more values are no classes."""
 
-Rows = tuple[NDArray[np.uint16], int] | None
-"""Some rows of a table: the code of each row, (rows,) uint16, and the code to take; None for all rows."""
+Write = Callable[[pa.Table], None]
+"""Writes the next rows of a file."""
 
 
-def partitions(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, Rows]]:
-    """The folders of a tile's rows, named as hive does, and the rows of each; at least one.
+def folders(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, Iterator[pa.Table]]]:
+    """The folders of a tile's rows by the value of a variable, named as hive does, and the rows of each; at least one.
 
     Raises:
         RunError: there are too many.
     """
-    name = plan.options.layout.partition_by
-    if name is None:
-        yield "", None
-    elif name == "tile":
-        yield f"tile={tile.key}/", None
-    else:
-        values = table[name].unique().drop_null()
-        if len(values) > MAX_PARTITIONS:
-            raise RunError(
-                f"export.partition_by = {name!r}: tile {tile.key} has {len(values):,} values of it; each would be a "
-                f"folder, and {MAX_PARTITIONS:,} are the most",
-                "partition by a variable with fewer classes, or by 'tile'",
-            )
-        codes = np.empty(table.num_rows, np.uint16)
-        for at in range(0, table.num_rows, ROW_GROUP):
-            places = pc.index_in(table[name].slice(at, ROW_GROUP), value_set=values)
-            codes[at : at + ROW_GROUP] = pc.fill_null(places, len(values)).to_numpy()
-        counts = np.bincount(codes, minlength=len(values) + 1)
-        for code, value in enumerate([*values.to_pylist(), HIVE_NULL]):
-            if counts[code] or not table.num_rows:  # a tile without rows has a file, too: the schema is in it
-                yield f"{name}={value}/", (codes, code)
+    name = str(plan.options.layout.partition_by)
+    values = table[name].unique().drop_null()
+    if len(values) > MAX_PARTITIONS:
+        raise RunError(
+            f"export.partition_by = {name!r}: tile {tile.key} has {len(values):,} values of it; each would be a "
+            f"folder, and {MAX_PARTITIONS:,} are the most",
+            "partition by a variable with fewer classes, or by 'tile'",
+        )
+    codes = np.empty(table.num_rows, np.uint16)
+    for at in range(0, table.num_rows, ROW_GROUP):
+        places = pc.index_in(table[name].slice(at, ROW_GROUP), value_set=values)
+        codes[at : at + ROW_GROUP] = pc.fill_null(places, len(values)).to_numpy()
+    counts = np.bincount(codes, minlength=len(values) + 1)
+    for code, value in enumerate([*values.to_pylist(), HIVE_NULL]):
+        if counts[code] or not table.num_rows:  # a tile without rows has a file, too: the schema is in it
+            yield f"{name}={value}/", _rows_of(table, codes, code)
 
 
-def _pieces(table: pa.Table, rows: Rows) -> Iterator[pa.Table]:
-    """Some rows of a table, a row group at a time; at least one piece, even without rows."""
-    if rows is None:
-        for at in range(0, max(table.num_rows, 1), ROW_GROUP):
-            yield table.slice(at, ROW_GROUP)
-        return
-    codes, code = rows
-    waiting, is_empty = np.zeros(0, np.intp), True
+def _rows_of(table: pa.Table, codes: NDArray[np.uint16], code: int) -> Iterator[pa.Table]:
+    """The rows of a table that have a code, about a row group at a time. codes: (rows,) uint16."""
+    waiting = np.zeros(0, np.intp)
     for at in range(0, len(codes), ROW_GROUP):
         waiting = np.concatenate([waiting, at + np.flatnonzero(codes[at : at + ROW_GROUP] == code)])
         if len(waiting) >= ROW_GROUP:
-            yield table.take(waiting[:ROW_GROUP])
-            waiting, is_empty = waiting[ROW_GROUP:], False
-    if len(waiting) or is_empty:
+            yield table.take(waiting)
+            waiting = waiting[:0]
+    if len(waiting):
         yield table.take(waiting)
 
 
-def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> None:
+@contextmanager
+def parquet_writer(plan: Plan, sink: Any) -> Iterator[Write]:
     """Write rows as Parquet: each column in the encoding that suits it, then zstd.
 
-    The variable of the folders is left out, as hive does it. pyarrow and pandas refuse files that have it, too, with
-    another type than they read from the folders. `geometry` is the last column.
+    Row groups are full, so that the bytes do not depend on the tables in which rows come. The variable of the folders
+    is left out, as hive does it. pyarrow and pandas refuse files that have it, too, with another type than they read
+    from the folders. `geometry` is the last column.
     """
-    layout, schema = plan.options.layout, table.schema
+    layout, schema = plan.options.layout, plan.spec.schema
     if layout.partition_by in schema.names:
         schema = schema.remove(schema.get_field_index(layout.partition_by))
     names = schema.names
-    if layout.geometry:
-        text = derived.geo_text(plan.grid, _extent(table, rows))
-        schema = schema.append(derived.GEOMETRY).with_metadata({**schema.metadata, "geo": text})
+    schema = schema.append(derived.GEOMETRY) if layout.geometry else schema
     coded, others = _encodings(plan, names)
+    waiting, extents, count = plan.spec.schema.empty_table(), list[Bounds](), 0
     with pq.ParquetWriter(
         sink,
         schema,
@@ -109,11 +101,30 @@ def write_parquet(plan: Plan, table: pa.Table, sink: Any, rows: Rows = None) -> 
         write_statistics=names,  # not of WKB, where they mean nothing
         write_page_index=True,
     ) as writer:
-        for piece in _pieces(table, rows):
-            columns = piece.select(names).columns
+
+        def write_group(rows: pa.Table) -> None:
+            nonlocal count
+            rows = rows.combine_chunks()
+            columns = rows.select(names).columns
             if layout.geometry:
-                columns.append(derived.points(piece["x"].to_numpy(), piece["y"].to_numpy()))
+                x, y = rows["x"].to_numpy(), rows["y"].to_numpy()
+                columns.append(derived.points(x, y))
+                extents.extend([(x.min(), y.min(), x.max(), y.max())] if len(x) else [])
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=ROW_GROUP)
+            count += 1
+
+        def write(table: pa.Table) -> None:
+            nonlocal waiting
+            waiting = pa.concat_tables([waiting, table]) if waiting.num_rows else table
+            while waiting.num_rows >= ROW_GROUP:
+                write_group(waiting.slice(0, ROW_GROUP))
+                waiting = waiting.slice(ROW_GROUP)
+
+        yield write
+        if waiting.num_rows or not count:
+            write_group(waiting)
+        if layout.geometry:
+            writer.add_key_value_metadata({"geo": derived.geo_text(plan.grid, union(extents) if extents else None)})
 
 
 def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -139,17 +150,6 @@ def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], dict[str, s
     return [n for n in coded if n in names], {n: e for n, e in others.items() if n in names}
 
 
-def _extent(table: pa.Table, rows: Rows) -> tuple[float, float, float, float] | None:
-    """Bounds of the cell centres of some rows; None without rows."""
-    pieces = (piece for piece in _pieces(table.select(["x", "y"]), rows) if piece.num_rows)
-    ends = [[pc.min_max(piece[n]).as_py() for n in ("x", "y")] for piece in pieces]
-    if not ends:
-        return None
-    low = [min(end[i]["min"] for end in ends) for i in range(2)]
-    high = [max(end[i]["max"] for end in ends) for i in range(2)]
-    return low[0], low[1], high[0], high[1]
-
-
 class _Gzip:
     """One member of gzip without a time in it, compressed as it is written.
 
@@ -173,22 +173,28 @@ class _Gzip:
             self.closed = True
 
 
-def write_csv(
-    table: pa.Table, sink: Any, codec: str, chunk_size: int, header: bool, report: Callable[[int], None]
-) -> None:
+@contextmanager
+def csv_writer(
+    schema: pa.Schema, sink: Any, codec: str, chunk_size: int, header: bool, report: Callable[[int], None]
+) -> Iterator[Write]:
     """Write rows as CSV text; a null is an empty field.
 
     The header has names and all other cells are numbers, so that no cell is a formula for a spreadsheet.
 
     Args:
         codec: a key of CSV_SUFFIX.
+        chunk_size: rows to format at a time.
         report: called with the number of rows of each chunk.
     """
     out = pa.PythonFile(_Gzip(sink) if codec == "gzip" else sink, "w")
     if codec == "zstd":
         out = pa.CompressedOutputStream(out, codec)
-    with out, pacsv.CSVWriter(out, table.schema, write_options=pacsv.WriteOptions(include_header=header)) as writer:
-        for at in range(0, table.num_rows, chunk_size):
-            chunk = table.slice(at, chunk_size)
-            writer.write_table(chunk)
-            report(chunk.num_rows)
+    with out, pacsv.CSVWriter(out, schema, write_options=pacsv.WriteOptions(include_header=header)) as writer:
+
+        def write(table: pa.Table) -> None:
+            for at in range(0, table.num_rows, chunk_size):
+                chunk = table.slice(at, chunk_size)
+                writer.write_table(chunk)
+                report(chunk.num_rows)
+
+        yield write

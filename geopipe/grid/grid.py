@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,17 @@ def rounding(bounds: Iterable[Bounds], step: float) -> float:
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of grid cells under an integer key. A canonical block is one, too."""
+    """A rectangle of grid cells under an integer key. A canonical block is one, too, and a strip of a tile.
+
+    `completes` are the tiles that are done with it: 0 for a strip that others follow.
+    """
 
     key: int
     row: int
     col: int
     height: int
     width: int
+    completes: int = 1
 
     @property
     def cells(self) -> int:
@@ -165,6 +169,13 @@ def blocks_of(tile: Tile, size: int) -> Iterator[Tile]:
             height = min(size, tile.row + tile.height - row)
             width = min(size, tile.col + tile.width - col)
             yield Tile(tile.key, row, col, height, width)
+
+
+def strips_of(tile: Tile) -> list[Tile]:
+    """The strips of a tile from top to bottom: a row of canonical blocks each."""
+    rows = range(tile.row, tile.row + tile.height, BLOCK)
+    strips = [replace(tile, row=row, height=BLOCK, completes=0) for row in rows]
+    return [*strips[:-1], replace(tile, row=rows[-1], height=tile.row + tile.height - rows[-1])]
 
 
 def make_grid(crs: str, resolution: tuple[float, float], bounds: Bounds, snap: bool) -> Grid:

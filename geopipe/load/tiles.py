@@ -150,7 +150,7 @@ def read_tile(
     for reading in readings(plan, layer, reader):
         yield from read_source(reading, tile, inside)
     with context(layer=layer.layer.name):
-        emit(Progress("read", 1, tile.cells * len(layer.variables), time.perf_counter() - start))
+        emit(Progress("read", tile.completes, tile.cells * len(layer.variables), time.perf_counter() - start))
 
 
 def read_source(reading: Reading, tile: Tile, inside: Mask | None) -> Iterator[BlockRow]:

@@ -25,9 +25,12 @@ from geopipe.merge.spec import TableSpec
 
 Indices = NDArray[np.intp]
 
+Part = tuple[Tile, pa.Table]
+"""A strip of a tile, or all of it, and its rows."""
+
 
 def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]) -> pa.Table:
-    """Merge block rows, in any order, to the rows of one tile of the table. Cells are in row-major order.
+    """Merge block rows, in any order, to the rows of one tile (or strip) of the table. Cells are in row-major order.
 
     A variable without block rows is null in every cell. Cells outside the mask, which is in a marker, are dropped.
     """
@@ -41,7 +44,7 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]
         _arrow(_cells(values, keep), None if valid is None else _cells(valid, keep)) for values, valid in columns
     ]
     table = pa.Table.from_arrays(arrays, schema=spec.schema)
-    emit(Progress("merge", 1, tile.cells, time.perf_counter() - start, table.num_rows))
+    emit(Progress("merge", tile.completes, tile.cells, time.perf_counter() - start, table.num_rows))
     return table
 
 

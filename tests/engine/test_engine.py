@@ -327,8 +327,8 @@ def test_an_engine_asks_a_reader_for_its_windows_and_nothing_else(sources: Path,
     plan = draft.draft(load.load(write_settings(tmp_path, sources)))
     tables: list[pa.Table] = []
 
-    def keep(_tile: Any, table: pa.Table, _journal: Any) -> None:
-        tables.append(table)
+    def keep(_tile: Any, parts: Any, _journal: Any) -> None:
+        tables.extend(table for _, table in parts)
 
     assert list(local.finish_tiles(plan, plan.keys, keep, reader=RowReader)) == plan.keys.tolist()
     whole = pa.concat_tables(tables)

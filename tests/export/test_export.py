@@ -28,7 +28,7 @@ from geopipe.export import tiles as export
 from geopipe.export.lock import locked
 from geopipe.export.publish import check_output, recover
 from geopipe.export.tiles import Receipt
-from geopipe.export.writers import write_parquet
+from geopipe.export.writers import parquet_writer
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.plan.options import Layout
@@ -131,7 +131,8 @@ def test_parquet_encodings(tmp_path: Path) -> None:
     ]
     plan = plan_of(Grid(UTM, 100, 700, 1, 1, 600, 600), layers, window_size=1024)
     sink = io.BytesIO()
-    write_parquet(plan, table_of(plan), sink)
+    with parquet_writer(plan, sink) as write:
+        write(table_of(plan))
     meta = pq.ParquetFile(sink).metadata
     assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [512 * 512, 600 * 600 - 512 * 512]
     for group in range(2):

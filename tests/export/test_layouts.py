@@ -32,7 +32,7 @@ from geopipe.export.ledger import finisher
 from geopipe.export.publish import check_output
 from geopipe.export.staging import Staging
 from geopipe.export.tiles import Receipt
-from geopipe.export.writers import write_csv
+from geopipe.export.writers import csv_writer
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.plan.options import Layout
@@ -228,7 +228,8 @@ def test_no_cell_of_csv_is_a_formula(rows: list[tuple[int, float, int]]) -> None
     kinds = (pa.int64(), pa.float32(), pa.uint64())
     table = pa.table({n: pa.array([r[i] for r in rows], k) for i, (n, k) in enumerate(zip(names, kinds, strict=True))})
     sink = pa.BufferOutputStream()
-    write_csv(table, sink, "none", 3, True, lambda rows: None)
+    with csv_writer(table.schema, sink, "none", 3, True, lambda rows: None) as write:
+        write(table)
     header, *lines = sink.getvalue().to_pybytes().splitlines()
     assert header == b'"big","_value","h3"'
     assert not any(FORMULA.match(name) for name in header.replace(b'"', b"").split(b","))

@@ -675,6 +675,6 @@ def test_no_right_value_is_out_of_its_range(tmp_path: Path, dtype: str, method: 
     staging = Staging(tmp_path / "out", plan, "")
     staging.begin()
     tiles = zip(map(plan.spec.tile, plan.keys.tolist()), local.merge(plan), strict=True)
-    receipts = [write_tile(plan, str(staging.folder), 100, tile, table) for tile, table in tiles]
+    receipts = [write_tile(plan, str(staging.folder), 100, tile, [(tile, table)]) for tile, table in tiles]
     assert facts_of(plan).variables["a"].range is not None
     assert check_receipts(facts_of(plan), receipts) == []

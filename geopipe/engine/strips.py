@@ -1,0 +1,51 @@
+"""A tile in strips: read, merged and written one after the other, so that memory holds a strip and not the tile.
+
+A strip is a row of canonical blocks. Reading it by itself changes no value, and the files do not show where it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import chain
+from typing import TypeVar
+
+from geopipe.grid.grid import Tile, strips_of
+from geopipe.merge.blocks import BlockRow
+from geopipe.merge.points import SparseRow
+from geopipe.merge.tile import Part, merge_tile
+from geopipe.plan.plan import Plan
+
+Read = Callable[[Tile], Iterable[BlockRow]]
+"""Reads the block rows of a tile, or of a strip of it."""
+
+Item = TypeVar("Item")
+
+
+def merge_strips(plan: Plan, tile: Tile, read: Read, points: Sequence[SparseRow] = ()) -> Iterator[Part]:
+    """Read and merge the strips of a tile; a tile with points, whose cells are numbered in the tile, in one piece."""
+    for strip in (tile,) if points else strips_of(tile):
+        rows: Iterable[BlockRow | SparseRow] = chain(read(strip), points)
+        yield strip, merge_tile(plan.spec, strip, rows)
+
+
+def ahead(items: Generator[Item, None, None]) -> Generator[Item, None, None]:
+    """Iterate over items that a thread makes: the next one while the last one is in use.
+
+    The generator runs in that thread from its first line to its end, in a copy of the caller's context.
+    """
+    run = copy_context().run
+
+    def advance() -> Item | None:
+        return run(next, items, None)
+
+    with ThreadPoolExecutor(1, "geopipe-ahead") as thread:
+        try:
+            pending = thread.submit(advance)
+            while (item := pending.result()) is not None:
+                pending = thread.submit(advance)
+                yield item
+                del item  # its memory is free before the next one comes
+        finally:
+            thread.submit(run, items.close).result()
