@@ -81,7 +81,7 @@ def main(folder: Path, cases: list[dict[str, Any]]) -> None:
         warm = {**case, "size": 100, "ratio": 3}
         measure(plan_for(warm, folder))  # which loads the kernels, or compiles them
         plan = plan_for(case, folder)
-        predicted = reading_bytes(plan.grid, plan.layers[0].decisions, EDGE)
+        predicted = reading_bytes(plan.grid, plan.layers[0].decisions, EDGE, in_strips=True)
         block_rows = plan.grid.cells * sum(np.dtype(v.dtype).itemsize + 1 for v in plan.spec.variables)
         numbers = {"measured": measure(plan), "predicted": predicted + block_rows + 4 * MB}
         print(json.dumps(case | numbers), flush=True)

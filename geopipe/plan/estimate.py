@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from geopipe.merge.spec import TableSpec
 from geopipe.plan.layers import LayerPlan, MaskPlan
 from geopipe.plan.options import Options
 from geopipe.resample.footprints import COVERAGE_PIXELS
-from geopipe.resample.locate import canonical_blocks
+from geopipe.resample.locate import rough_window
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
 from geopipe.text import count
 
@@ -49,8 +48,8 @@ SCRATCH = 48 * MB
 PIXEL_AREA_BYTES, RUN_BYTES = 8, 16
 """Bytes of a pixel of a coverage, and of its pixels in a row."""
 
-SAMPLE = 16
-"""Parts of a canonical block whose windows are measured: a block may have as many parts as cells."""
+SAMPLE = 9
+"""Canonical blocks whose windows are measured."""
 
 
 @dataclass(frozen=True)
@@ -112,23 +111,26 @@ def estimate(
     grid, size = spec.grid, options.window_size
     rows, cols = grid.tiling(size)
     tile_cells = min(size, grid.width) * min(size, grid.height)
-    rasters, tables = [p for p in plans if not p.table], [p.table for p in plans if p.table]
+    rasters, point_tables = [p for p in plans if not p.table], [p.table for p in plans if p.table]
     decisions = [d for p in rasters for d in p.decisions]
     derived_types = [str(f.type) for f in derived.fields(spec.lonlat, spec.h3)]
     sizes = [np.dtype(d).itemsize for d in derived_types + [v.dtype for v in spec.variables]]
     tiles, cells = (rows * cols, grid.cells) if mask is None else (mask.reach.tiles, mask.reach.cells)
-    block_rows, table = tile_cells * sum(s + 1 for s in sizes), tile_cells * (24 + sum(sizes))
     mask_bytes = mask.polygons.memory if mask and mask.polygons else 0
-    # a table beside the block rows, and its encoded form
-    task = READ_CACHE + block_rows + 2 * table + reading_bytes(grid, decisions, size) + mask_bytes
-    point_bytes = sum(t.rows * _row_bytes(t) for t in tables)
+    in_strips = not (way == "groupby" or point_tables or options.layout.needs_whole_tiles)
+    cells_at_once = min(BLOCK, grid.height) * min(size, grid.width) if in_strips else tile_cells
+    block_rows, table = cells_at_once * sum(s + 1 for s in sizes), cells_at_once * (24 + sum(sizes))
+    # a table beside the block rows, and its encoded form; of strips, one is written while the next one is read
+    tables = (3 if in_strips else 2) * table
+    task = READ_CACHE + block_rows + tables + reading_bytes(grid, decisions, size, in_strips) + mask_bytes
+    point_bytes = sum(t.rows * _row_bytes(t) for t in point_tables)
     shuffled, wave, waiting, tasks = 0, 0, 0, tiles
     if way == "groupby":
         cell_bytes = sum(np.dtype(v.dtype).itemsize + 1 for p in rasters for v in p.variables)
         shuffled = min(grid.cells, tiles * tile_cells) * cell_bytes + point_bytes
         sweeps = any(p.sweeps for p in plans)
         wave = min(tiles, options.wave_tiles or _wave(machine, tile_cells * cell_bytes, cols, sweeps))
-        tasks = tiles * (len(rasters) + 1) + sum(len(t.partitions) for t in tables)
+        tasks = tiles * (len(rasters) + 1) + sum(len(t.partitions) for t in point_tables)
         # all points may lie in one tile, where they are joined and sorted beside what came
         waiting = wave * tile_cells * cell_bytes + point_bytes
     workers = 1 if way == "local" else min(machine.workers, tasks)
@@ -182,23 +184,24 @@ def _wave(machine: Machine, tile_bytes: int, cols: int, sweeps: bool) -> int:
     return cols if sweeps and most >= cols else max(1, fitting)
 
 
-def reading_bytes(grid: Grid, decisions: Sequence[Decision], window_size: int) -> int:
+def reading_bytes(grid: Grid, decisions: Sequence[Decision], window_size: int, in_strips: bool) -> int:
     """Most bytes of memory that one read needs, beside GDAL's cache and its block rows."""
     blocks = sorted(f.header.block_bytes for d in decisions for f in d.source.files)
-    return max((_reading(grid, d, window_size) for d in decisions), default=0) + sum(blocks[-OPEN_FILES:])
+    return max((_reading(grid, d, window_size, in_strips) for d in decisions), default=0) + sum(blocks[-OPEN_FILES:])
 
 
-def _reading(grid: Grid, decision: Decision, window_size: int) -> int:
-    size = window_size if decision.route is Route.COPY else BLOCK
-    cells = min(size, grid.height) * min(size, grid.width)
-    places = 0 if decision.route is Route.COPY else (cells + 1) * PLACE_BYTES
-    scratch = SCRATCH + _coverage(decision, cells) if decision.cells else 0
-    files = decision.source.files
+def _reading(grid: Grid, decision: Decision, window_size: int, in_strips: bool) -> int:
+    files, copied = decision.source.files, decision.route is Route.COPY
     values = max(
         (8 if b.scale != 1 or b.offset else np.dtype(b.dtype).itemsize for f in files for b in f.bands), default=8
     )
     pixel = PIXEL_BYTES if len(files) == 1 else max(PIXEL_BYTES, 16 + 2 * values)
-    return _window_pixels(grid, decision, size) * pixel + places + scratch
+    height, width = window_size if copied and not in_strips else BLOCK, window_size if copied else BLOCK
+    cells = min(height, grid.height) * min(width, grid.width)
+    if copied:
+        return cells * pixel
+    scratch = SCRATCH + _coverage(decision, cells) if decision.cells else 0
+    return _window_pixels(grid, decision) * pixel + (cells + 1) * PLACE_BYTES + scratch
 
 
 def _coverage(decision: Decision, cells: int) -> int:
@@ -210,15 +213,19 @@ def _coverage(decision: Decision, cells: int) -> int:
     return math.ceil(covered * (PIXEL_AREA_BYTES * width * height + RUN_BYTES * height))
 
 
-def _window_pixels(grid: Grid, decision: Decision, size: int) -> int:
+def _window_pixels(grid: Grid, decision: Decision) -> int:
     """Pixels of the largest window that one read of a source holds, from a sample of blocks."""
-    rows, cols = grid.tiling(size)
-    keys = np.unique(np.linspace(0, rows * cols - 1, 9).astype(int))
-    blocks = (islice(canonical_blocks(grid, decision, grid.tile(int(k), size)), SAMPLE) for k in keys)
-    windows = [needs.strips for needed in blocks for needs in needed]
-    # one strip may still be in memory when the next one is read
-    largest = max((sum(w.pixels for w in strips[:2]) for strips in windows), default=0)
-    return max(largest, WINDOW_PIXELS) if decision.spread > 2 else largest
+    source = decision.source
+    if decision.spread > 2:
+        return WINDOW_PIXELS
+    rows, cols = grid.tiling(BLOCK)
+    keys = np.unique(np.linspace(0, rows * cols - 1, SAMPLE).astype(int))
+    windows = [rough_window(grid, decision, grid.tile(int(key), BLOCK)) for key in keys]
+    # a source may lie between the places of the sample
+    pixels = max((w.pixels for w in windows if w is not None), default=source.height * source.width)
+    while pixels > WINDOW_PIXELS:  # a block is quartered until its window fits
+        pixels = -(-pixels // 4)
+    return pixels
 
 
 def refuse(needs: Estimate, machine: Machine, window_size: int, written: int = 0) -> None:
