@@ -23,7 +23,16 @@ from geopipe.durable import replacing, sync_folder, write_error
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
-from geopipe.export.writers import CSV_SUFFIX, Write, csv_writer, folders, parquet_writer
+from geopipe.export.writers import (
+    CSV_SUFFIX,
+    Write,
+    csv_writer,
+    extent_of,
+    folder_of,
+    folders,
+    parquet_writer,
+)
+from geopipe.grid.crs import Bounds
 from geopipe.grid.grid import Grid, Tile
 from geopipe.merge.tile import Part
 from geopipe.plan.plan import Plan
@@ -126,7 +135,7 @@ def write_tile(
 ) -> Receipt:
     """Write one tile in every format, durably, under its final name in the staging folder.
 
-    Memory beside a part is a row group or a chunk. For folders by values the parts are joined first.
+    Memory beside a part is a row group or a chunk. For GeoParquet and folders by values the parts are joined first.
 
     Args:
         chunk_size: rows to format as CSV at a time.
@@ -139,7 +148,7 @@ def write_tile(
     """
     progress, files = _Progress(tile), _TileFiles(plan, Path(staging), tile)
     ranges = {v.name: _Range() for v in plan.spec.variables}
-    if files.by_values:
+    if plan.options.layout.needs_whole_tiles:
         parts = [(tile, pa.concat_tables([table for _, table in parts]))]
     formats: dict[str, Callable[[], AbstractContextManager[Write]]] = {
         "parquet": files.parquet,
@@ -166,28 +175,26 @@ class _TileFiles:
     def __init__(self, plan: Plan, staging: Path, tile: Tile) -> None:
         self.plan, self.staging, self.tile, self.done = plan, staging, tile, list[File]()
         self.name = tile_name(plan.grid, plan.options.window_size, tile)
-        self.by_values = plan.options.layout.partition_by not in (None, "tile")
 
     @contextmanager
     def parquet(self) -> Iterator[Write]:
-        """Open the Parquet file of the tile, or that of each folder by values once it has the table."""
-        if self.by_values:
+        """Open the Parquet file of the tile; or, once it is called with all rows, one after the other of its files."""
+        if self.plan.options.layout.needs_whole_tiles:
             yield self._write_folders
             return
-        folder = f"tile={self.tile.key}/" if self.plan.options.layout.partition_by == "tile" else ""
-        with self._new(folder) as write:
+        with self._new(folder_of(self.plan, self.tile)) as write:
             yield write
 
     def _write_folders(self, table: pa.Table) -> None:
         for folder, rows in folders(self.plan, self.tile, table):
-            with self._new(folder) as write:
-                for some in rows:
+            with self._new(folder, extent_of(rows()) if self.plan.options.layout.geometry else None) as write:
+                for some in rows():
                     write(some)
 
     @contextmanager
-    def _new(self, folder: str) -> Iterator[Write]:
+    def _new(self, folder: str, extent: Bounds | None = None) -> Iterator[Write]:
         name = f"parquet/{folder}{self.name}.parquet"
-        with _new_file(self.staging, name, self.done) as sink, parquet_writer(self.plan, sink) as write:
+        with _new_file(self.staging, name, self.done) as sink, parquet_writer(self.plan, sink, extent) as write:
             yield write
 
     @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,19 @@ Write = Callable[[pa.Table], None]
 """Writes the next rows of a file."""
 
 
-def folders(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, Iterator[pa.Table]]]:
-    """The folders of a tile's rows by the value of a variable, named as hive does, and the rows of each; at least one.
+Rows = Callable[[], Iterator[pa.Table]]
+"""The rows of a file, about a row group at a time, each time that it is called."""
+
+
+def folders(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, Rows]]:
+    """The folders of a tile's rows, named as hive does, and the rows of each; at least one.
 
     Raises:
         RunError: there are too many.
     """
+    if not plan.options.layout.by_values:
+        yield folder_of(plan, tile), lambda: iter([table])
+        return
     name = str(plan.options.layout.partition_by)
     values = table[name].unique().drop_null()
     if len(values) > MAX_PARTITIONS:
@@ -62,11 +70,16 @@ def folders(plan: Plan, tile: Tile, table: pa.Table) -> Iterator[tuple[str, Iter
     counts = np.bincount(codes, minlength=len(values) + 1)
     for code, value in enumerate([*values.to_pylist(), HIVE_NULL]):
         if counts[code] or not table.num_rows:  # a tile without rows has a file, too: the schema is in it
-            yield f"{name}={value}/", _rows_of(table, codes, code)
+            yield f"{name}={value}/", partial(_rows_of, table, codes, code)
+
+
+def folder_of(plan: Plan, tile: Tile) -> str:
+    """The folder of all rows of a tile."""
+    return f"tile={tile.key}/" if plan.options.layout.partition_by == "tile" else ""
 
 
 def _rows_of(table: pa.Table, codes: NDArray[np.uint16], code: int) -> Iterator[pa.Table]:
-    """The rows of a table that have a code, about a row group at a time. codes: (rows,) uint16."""
+    """The rows of a table that have a code. codes: (rows,) uint16."""
     waiting = np.zeros(0, np.intp)
     for at in range(0, len(codes), ROW_GROUP):
         waiting = np.concatenate([waiting, at + np.flatnonzero(codes[at : at + ROW_GROUP] == code)])
@@ -78,20 +91,25 @@ def _rows_of(table: pa.Table, codes: NDArray[np.uint16], code: int) -> Iterator[
 
 
 @contextmanager
-def parquet_writer(plan: Plan, sink: Any) -> Iterator[Write]:
+def parquet_writer(plan: Plan, sink: Any, extent: Bounds | None = None) -> Iterator[Write]:
     """Write rows as Parquet: each column in the encoding that suits it, then zstd.
 
     Row groups are full, so that the bytes do not depend on the tables in which rows come. The variable of the folders
     is left out, as hive does it. pyarrow and pandas refuse files that have it, too, with another type than they read
     from the folders. `geometry` is the last column.
+
+    Args:
+        extent: of all rows (see `extent_of`), if the file has `geometry`.
     """
     layout, schema = plan.options.layout, plan.spec.schema
     if layout.partition_by in schema.names:
         schema = schema.remove(schema.get_field_index(layout.partition_by))
     names = schema.names
-    schema = schema.append(derived.GEOMETRY) if layout.geometry else schema
+    if layout.geometry:
+        geo = derived.geo_text(plan.grid, extent)
+        schema = schema.append(derived.GEOMETRY).with_metadata({**schema.metadata, "geo": geo})
     coded, others = _encodings(plan, names)
-    waiting, extents, count = plan.spec.schema.empty_table(), list[Bounds](), 0
+    waiting, count = plan.spec.schema.empty_table(), 0
     with pq.ParquetWriter(
         sink,
         schema,
@@ -107,9 +125,7 @@ def parquet_writer(plan: Plan, sink: Any) -> Iterator[Write]:
             rows = rows.combine_chunks()
             columns = rows.select(names).columns
             if layout.geometry:
-                x, y = rows["x"].to_numpy(), rows["y"].to_numpy()
-                columns.append(derived.points(x, y))
-                extents.extend([(x.min(), y.min(), x.max(), y.max())] if len(x) else [])
+                columns.append(derived.points(rows["x"].to_numpy(), rows["y"].to_numpy()))
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=ROW_GROUP)
             count += 1
 
@@ -123,8 +139,12 @@ def parquet_writer(plan: Plan, sink: Any) -> Iterator[Write]:
         yield write
         if waiting.num_rows or not count:
             write_group(waiting)
-        if layout.geometry:
-            writer.add_key_value_metadata({"geo": derived.geo_text(plan.grid, union(extents) if extents else None)})
+
+
+def extent_of(tables: Iterable[pa.Table]) -> Bounds | None:
+    """Bounds of the cell centres of some rows; None without rows."""
+    ends = [[pc.min_max(table[name]).as_py() for name in ("x", "y")] for table in tables if table.num_rows]
+    return union([(x["min"], y["min"], x["max"], y["max"]) for x, y in ends]) if ends else None
 
 
 def _encodings(plan: Plan, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:

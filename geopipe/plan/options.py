@@ -21,6 +21,16 @@ class Layout:
     h3: int | None = None
     encoding: str = "auto"
 
+    @property
+    def by_values(self) -> bool:
+        """Whether the rows of a tile go to folders by the values of a variable."""
+        return self.partition_by not in (None, "tile")
+
+    @property
+    def needs_whole_tiles(self) -> bool:
+        """Whether all rows of a tile must be there before its first file is written."""
+        return self.geometry is not None or self.by_values
+
 
 @dataclass(frozen=True)
 class Options:
