@@ -8,8 +8,11 @@ last. A reader of OUTPUT sees the old table or the new one. `--resume` continues
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,9 @@ from numpy.typing import NDArray
 from geopipe.durable import replacing, write_error
 from geopipe.errors import PlanError, Terminated
 from geopipe.export.ledger import JOURNALS, Ledger, ranges
+from geopipe.export.lock import STAGING
 from geopipe.export.publish import publish
-from geopipe.export.state import MANIFEST, PAUSE, PLAN, SETTINGS, SUCCESS, staging_folder
+from geopipe.export.state import MANIFEST, OLD, PAUSE, PLAN, SETTINGS, SUCCESS, staging_folder
 from geopipe.export.tiles import CSV_PARTS, PARTIAL, Receipt, join_csv
 from geopipe.plan.cells import runs_of
 from geopipe.plan.plan import Plan
@@ -128,10 +132,16 @@ class Staging:
     def discard(self) -> None:
         """Delete everything that this run wrote; an earlier finished run stays.
 
-        A complete run is kept: `recover` publishes it.
+        A complete run is kept: `recover` publishes it. The folder is moved aside first: a worker that has not heard yet
+        that the run failed finds none to open a file in.
         """
         if not (self.folder / SUCCESS).exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            aside = self.output / STAGING / OLD
+            with suppress(OSError):
+                aside.mkdir(exist_ok=True)
+                os.replace(self.folder, aside / f"{self.folder.name}-{time.time_ns()}")
+            for folder in (self.folder, aside):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def leave(self) -> int:
         """Keep the tiles that are done for `--resume`; without any delete the folder. Returns their number."""
