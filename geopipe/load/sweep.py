@@ -23,8 +23,9 @@ from geopipe.load.tiles import Reading, TileColumns, inside_of, readings
 from geopipe.merge.blocks import BlockRow, Column
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
-from geopipe.resample.locate import BlockRequest, canonical_blocks, rough_window, union_of
+from geopipe.resample.locate import BlockRequest, canonical_blocks, union_of
 from geopipe.resample.methods import WINDOW_PIXELS, Window
+from geopipe.resample.predictions import rough_window
 
 AHEAD = 4 * WINDOW_PIXELS
 """Pixels of one band that a sweep may hold. If a row of blocks needs more, each block reads its own window."""

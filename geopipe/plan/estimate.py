@@ -17,8 +17,8 @@ from geopipe.merge.spec import TableSpec
 from geopipe.plan.layers import LayerPlan, MaskPlan
 from geopipe.plan.options import Options
 from geopipe.resample.footprints import COVERAGE_PIXELS
-from geopipe.resample.locate import rough_window
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
+from geopipe.resample.predictions import rough_window
 from geopipe.text import count
 
 MB = 1 << 20

@@ -24,8 +24,8 @@ from geopipe.plan.cells import Reach, reach_of
 from geopipe.plan.options import Options
 from geopipe.plan.target import numbers
 from geopipe.plan.variables import declared_kind, dtype_of, kind_of, variables_of
-from geopipe.resample.locate import decode_factor
 from geopipe.resample.methods import PICKED, Decision, Route, RouteRules, decide, requested_methods
+from geopipe.resample.predictions import decode_factor
 
 MASK = "grid.mask"
 """The mask in place of a layer's name in messages; no layer can have this name."""

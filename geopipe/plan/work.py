@@ -14,8 +14,8 @@ from geopipe.grid.grid import Grid
 from geopipe.plan.cells import Reach
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.options import Options
-from geopipe.resample.locate import stored_pixels
 from geopipe.resample.methods import Decision, Route
+from geopipe.resample.predictions import stored_pixels
 
 DECODE = {"": 1.0, "DEFLATE": 10.0, "LZW": 10.0, "ZSTD": 4.0}
 """ns a pixel by GDAL's name of the compression; a file of several compressions in it counts as DEFLATE."""

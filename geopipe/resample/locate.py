@@ -101,7 +101,7 @@ def canonical_blocks(
     """
     if decision.route is Route.COPY:
         for block in (tile,) if inside is None else blocks_of(tile, BLOCK):
-            window = _cut(lattice_window(decision, block), decision.source)
+            window = cut(lattice_window(decision, block), decision.source)
             if window is not None and _has_cells(inside, tile, block):
                 yield BlockRequest(block, window)
         return
@@ -130,12 +130,11 @@ def _request(grid: Grid, decision: Decision, block: Tile) -> BlockRequest | None
     if decision.route is Route.DECIMATE and not decision.centred:
         whole = lattice_window(decision, block)
         if whole.pixels <= WINDOW_PIXELS or block.cells > 1:
-            cut = _cut(whole, source)
-            return BlockRequest(block, cut, whole=whole) if cut else None
+            window = cut(whole, source)
+            return BlockRequest(block, window, whole=whole) if window else None
     if decision.centred:
         centres = _lattice(grid, decision, block, corners=False)
-        reach = 0 if decision.scale is None else int(np.ceil(RADIUS[decision.method] * max(decision.scale))) + 1
-        windows.append(_around(centres, source, reach))
+        windows.append(around(kernels.span(centres.cols, centres.rows, *edges_of(source)), decision))
     if decision.covering and (not windows or windows[0]):
         footprints = _footprints(_lattice(grid, decision, block, corners=True), decision)
         window, footprints = _under(footprints, source)
@@ -151,7 +150,7 @@ def union_of(windows: Sequence[Window]) -> Window:
     return Window(top, left, bottom - top, right - left)
 
 
-def _cut(window: Window, source: Source) -> Window | None:
+def cut(window: Window, source: Source) -> Window | None:
     """The part of a window within the source. All columns are, if they wrap around."""
     if wraps_around(source) is None:
         return clip(window, source.height, source.width)
@@ -159,14 +158,24 @@ def _cut(window: Window, source: Source) -> Window | None:
     return replace(window, row=rows.row, height=rows.height) if rows else None
 
 
-def _around(centres: Lattice, source: Source, reach: int) -> Window | None:
-    """The window of the centres that lie in the source, with a margin of `reach` pixels."""
-    width = np.inf if wraps_around(source) else float(source.width)
-    left, top, right, bottom = kernels.span(centres.cols, centres.rows, width, float(source.height))
+def edges_of(source: Source) -> tuple[float, float]:
+    """Width and height of a source in pixels; its width is infinite if its columns wrap around."""
+    return np.inf if wraps_around(source) else float(source.width), float(source.height)
+
+
+def around(extent: tuple[float, float, float, float], decision: Decision) -> Window | None:
+    """The window that the kernel of a method reaches around places; None if none of them lie in the source.
+
+    Args:
+        extent: left, top, right and bottom of the places in the source; left > right if there are none.
+    """
+    left, top, right, bottom = extent
     if left > right:
         return None
+    reach = 0 if decision.scale is None else int(np.ceil(RADIUS[decision.method] * max(decision.scale))) + 1
     row, col = int(top) - reach, int(np.floor(left)) - reach
-    return _cut(Window(row, col, int(bottom) + 1 + reach - row, int(np.floor(right)) + 1 + reach - col), source)
+    window = Window(row, col, int(bottom) + 1 + reach - row, int(np.floor(right)) + 1 + reach - col)
+    return cut(window, decision.source)
 
 
 def _footprints(corners: Lattice, decision: Decision) -> Footprints:
@@ -193,7 +202,7 @@ def _under(footprints: Footprints, source: Source) -> tuple[Window | None, Footp
     wrap = wraps_around(source)
     if wrap is not None and end - col >= wrap:
         end, footprints = col + wrap, replace(footprints, wrap=wrap)
-    return _cut(Window(row, col, last - row, end - col), source), footprints
+    return cut(Window(row, col, last - row, end - col), source), footprints
 
 
 # ---------------------------------------------------------------- places
@@ -212,7 +221,7 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
     if decision.is_parallel and corners:
         cols, _ = to_pixels(col, np.full(col.size, row[0]))
         _, rows = to_pixels(np.full(row.size, col[0]), row)
-        return _snapped(_home(Lattice(*np.meshgrid(cols, rows)), source), grid, source)
+        return _snapped(home(Lattice(*np.meshgrid(cols, rows)), source), grid, source)
     exact = decision.tolerance == 0.0 and decision.method == "nearest" and not corners
     tolerance = NEAR if exact else decision.tolerance
     places = None
@@ -228,7 +237,7 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
         if pixels is not None:
             cols += pixels * np.round((places.cols[i, j] - cols) / pixels)
         places.cols[i, j], places.rows[i, j] = cols, rows
-    return _snapped(_home(places, source), grid, source)
+    return _snapped(home(places, source), grid, source)
 
 
 def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
@@ -244,7 +253,7 @@ def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
     return Lattice(cols.reshape(shape), rows.reshape(shape))
 
 
-def _home(lattice: Lattice, source: Source) -> Lattice:
+def home(lattice: Lattice, source: Source) -> Lattice:
     """Move places by multiples of 360 degrees to where the source has its columns."""
     pixels = pixels_per_360(source)
     if pixels is None:
@@ -298,65 +307,3 @@ def _evaluated(coefficients: Floats, at_col: Floats, at_row: Floats, col: Floats
         for at, v in ((at_col, col), (at_row, row))
     )
     return np.asarray(kernels.polynomial(coefficients, down, np.ascontiguousarray(across.T)), np.float64)
-
-
-# ---------------------------------------------------------------- predictions for the plan
-
-
-def decode_factor(grid: Grid, decision: Decision, window_size: int) -> float:
-    """How often each stored block of a source is decoded if it is read tile by tile (1: once).
-
-    Strips that cross many tiles, or large blocks under small tiles, make it grow. It is measured for neighbouring tiles
-    along a row and along a column in the middle of the grid; the two factors are multiplied.
-    """
-    rows, cols = grid.tiling(window_size)
-    row, col = rows // 2, cols // 2
-    across = [row * cols + c for c in _middle(cols)]
-    down = [r * cols + col for r in _middle(rows)]
-    return _repeats(grid, decision, across, window_size) * _repeats(grid, decision, down, window_size)
-
-
-def _middle(count: int, most: int = 16) -> range:
-    start = max(0, (count - most) // 2)
-    return range(start, min(count, start + most))
-
-
-def _repeats(grid: Grid, decision: Decision, keys: Sequence[int], window_size: int) -> float:
-    """Pixels decoded for these tiles one by one, per pixel decoded for all of them at once."""
-    windows = [rough_window(grid, decision, grid.tile(key, window_size)) for key in keys]
-    spans = [_stored(decision.source, w) for w in windows if w is not None]
-    if not spans:
-        return 1.0
-    tops, lefts, bottoms, rights = zip(*spans, strict=True)
-    joint = (max(bottoms) - min(tops)) * (max(rights) - min(lefts))
-    apart = sum((bottom - top) * (right - left) for top, left, bottom, right in spans)
-    return float(max(1.0, apart / joint))
-
-
-def rough_window(grid: Grid, decision: Decision, tile: Tile) -> Window | None:
-    """Estimate the window of a tile from 17 x 17 places in it. None if it needs no pixels."""
-    if decision.route is not Route.WARP:
-        return _cut(lattice_window(decision, tile), decision.source)
-    col, row = np.meshgrid(np.linspace(0, tile.width, 17), np.linspace(0, tile.height, 17))
-    lattice = _home(Lattice(*pixels_of(grid.transform_of(tile), grid.crs, decision.source)(col, row)), decision.source)
-    reach = 0 if decision.scale is None else int(np.ceil(RADIUS[decision.method] * max(decision.scale))) + 1
-    return _around(lattice, decision.source, reach)
-
-
-def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of a window, moved outward to whole stored blocks."""
-    if clip(window, source.height, source.width) is None:
-        window = replace(window, col=0, width=source.width)  # beyond the edge of the longitudes: any column
-    rows, cols = source.block
-    bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
-    right = min(-(-(window.col + window.width) // cols) * cols, source.width)
-    return max(window.row, 0) // rows * rows, max(window.col, 0) // cols * cols, bottom, right
-
-
-def stored_pixels(grid: Grid, decision: Decision) -> int:
-    """Estimate the pixels of a source's stored blocks under the grid, each counted once."""
-    window = rough_window(grid, decision, Tile(0, 0, 0, grid.height, grid.width))
-    if window is None:
-        return 0
-    top, left, bottom, right = _stored(decision.source, window)
-    return max(0, bottom - top) * max(0, right - left)
