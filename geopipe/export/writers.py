@@ -109,7 +109,8 @@ def parquet_writer(plan: Plan, sink: Any, extent: Bounds | None = None) -> Itera
         geo = derived.geo_text(plan.grid, extent)
         schema = schema.append(derived.GEOMETRY).with_metadata({**schema.metadata, "geo": geo})
     coded, others = _encodings(plan, names)
-    waiting, count = plan.spec.schema.empty_table(), 0
+    waiting: pa.Table | None = None
+    count = 0
     with pq.ParquetWriter(
         sink,
         schema,
@@ -131,14 +132,14 @@ def parquet_writer(plan: Plan, sink: Any, extent: Bounds | None = None) -> Itera
 
         def write(table: pa.Table) -> None:
             nonlocal waiting
-            waiting = pa.concat_tables([waiting, table]) if waiting.num_rows else table
+            waiting = pa.concat_tables([waiting, table]) if waiting else table
             while waiting.num_rows >= ROW_GROUP:
                 write_group(waiting.slice(0, ROW_GROUP))
                 waiting = waiting.slice(ROW_GROUP)
 
         yield write
-        if waiting.num_rows or not count:
-            write_group(waiting)
+        if waiting or not count:
+            write_group(waiting or plan.spec.schema.empty_table())
 
 
 def extent_of(tables: Iterable[pa.Table]) -> Bounds | None:
