@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -99,15 +98,11 @@ def write(connection: connection, records: Sequence[Record]) -> int:
         return insert(cursor, records)
 
 
-def insert(cursor: cursor, records: Sequence[Record], days: Mapping[str, date] = MappingProxyType({})) -> int:
-    """Write a batch in the transaction of the caller.
-
-    Args:
-        days: partition of a run whose id is no UUIDv7.
-    """
+def insert(cursor: cursor, records: Sequence[Record]) -> int:
+    """Write a batch in the transaction of the caller. A record may have its partition as `run_day`."""
     if not records:
         return 0
-    batch: list[Record] = [_checked(record, days) for record in records]
+    batch: list[Record] = [_checked(record) for record in records]
     kinds = {kind: [record for record in batch if record["kind"] == kind] for kind in NEEDED}
     # All writers take locks in one order: partitions, sources, runs, progress, latest values. Partitions come first,
     # because a writer that creates one may wait for another that does.
@@ -187,7 +182,7 @@ def text(value: object) -> str:
     return str(value).replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
-def _checked(record: Record, days: Mapping[str, date]) -> dict[str, Any]:
+def _checked(record: Record) -> dict[str, Any]:
     """A record whose required values are valid, with its values in the types and under the names of the columns."""
     try:
         kind, seq, ts = record["kind"], record["seq"], float(record["ts"])
@@ -199,7 +194,8 @@ def _checked(record: Record, days: Mapping[str, date]) -> dict[str, Any]:
         run = str(UUID(str(record["run_id"])))
         born = moment(_birth(run, ts))
         checked: dict[str, Any] = {"run_id": run, "source": text(record["source"]), "ts": moment(ts), "born": born}
-        checked["run_day"] = days.get(run) or born.date()
+        day = record.get("run_day")
+        checked["run_day"] = day if isinstance(day, date) else born.date()
         if kind == "metric":
             checked["value"] = float(record["value"])
         if kind == "log":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain, count
 from typing import Any
 
 from psycopg2 import sql
@@ -39,23 +40,13 @@ def set_aside(cursor: Any) -> dict[str, str]:
             "the tables of geopipe are there without the table that has their revision",
             "restore geopipe_version together with the tables, or move these to another schema",
         )
-    renamed = {}
+    renamed, taken = {}, relations(cursor, "rpvmfiISc")
     for name in sorted(present.keys() & RELATIONS):
-        renamed[name] = _free_name(cursor, f"{name}_legacy")
-        cursor.execute(
-            sql.SQL("ALTER TABLE {} RENAME TO {}").format(sql.Identifier(name), sql.Identifier(renamed[name]))
-        )
+        numbered = (f"{name}_legacy_{number}" for number in count(2))
+        renamed[name] = next(free for free in chain([f"{name}_legacy"], numbered) if free not in taken)
+        names = map(sql.Identifier, (name, renamed[name]))
+        cursor.execute(sql.SQL("ALTER TABLE {} RENAME TO {}").format(*names))
     return renamed
-
-
-def _free_name(cursor: Any, base: str) -> str:
-    name, number = base, 1
-    while True:
-        cursor.execute("SELECT to_regclass(quote_ident(%s)) IS NULL", (name,))
-        if cursor.fetchone()[0]:
-            return name
-        number += 1
-        name = f"{base}_{number}"
 
 
 def migrate_coordinates(

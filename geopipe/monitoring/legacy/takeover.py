@@ -1,19 +1,17 @@
-"""The rows of the old system's tables, copied into ours."""
+"""The rows of the old system's tables, copied into ours. Columns that are not recognised stay in a record as JSON."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from itertools import islice
 from typing import Any
 
 from geopipe.errors import MachineError
 from geopipe.monitoring.database import store
 from geopipe.monitoring.legacy import columns
-from geopipe.monitoring.legacy.columns import Row, take, words
-from geopipe.monitoring.legacy.convert import CONVERTERS
+from geopipe.monitoring.legacy.columns import Row, rest_of, take, words
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "experiments.geopipe")
 """Namespace of the UUIDs of experiments whose ids are no UUIDs."""
@@ -85,6 +83,59 @@ def identity(key: str, kind: str = "") -> str:
         return str(uuid.uuid5(NAMESPACE, kind + key))
 
 
+# ---------------------------------------------------------------- rows as records
+
+
+def convert_log(row: Row) -> list[Row]:
+    """A log record."""
+    log = take(row, columns.LOG)
+    log |= {"kind": "log", "level": log["level"] or "UNKNOWN", "message": log["message"] or ""}
+    return [log | {"extra": rest_of(row, "extra", "context", "extra_data", "metadata", "performance")}]
+
+
+def convert_event(row: Row) -> list[Row]:
+    """An event."""
+    event = take(row, columns.EVENT)
+    detail = rest_of(row, "detail", "details", "event_data", "data", "payload", "metadata", "context", "extra")
+    return [event | {"kind": "event", "name": event["name"] or "event", "detail": detail}]
+
+
+def convert_metric(row: Row) -> list[Row]:
+    """A metric, and an event for columns that a metric has no place for; only an event without name or value."""
+    whole_row = dict(row)
+    metric = take(row, columns.METRIC)
+    if metric["name"] is None or metric["value"] is None:
+        return _event("legacy_metric", whole_row)
+    rest = rest_of(row) or {}
+    if not rest.keys() - {"id"} and all(metric[name] is None for name in ("layer", "tile", "attempt")):
+        return [metric | {"kind": "metric"}]
+    context = {name: metric[name] for name in columns.CONTEXT}
+    event = {"kind": "event", "name": "legacy_metric", "detail": {"metric": metric["name"], **rest}, **context}
+    return [metric | {"kind": "metric"}, event]
+
+
+def convert_progress(row: Row) -> list[Row]:
+    """An event: the old table may have many rows of a stage, ours has the last one."""
+    return _event("legacy_progress", row)
+
+
+def _event(name: str, row: Row) -> list[Row]:
+    context = take(row, columns.CONTEXT)
+    return [{"kind": "event", "name": name, "detail": rest_of(row), **context}]
+
+
+CONVERTERS: dict[str, Callable[[Row], list[Row]]] = {
+    "pipeline_logs": convert_log,
+    "pipeline_events": convert_event,
+    "pipeline_metrics": convert_metric,
+    "pipeline_progress": convert_progress,
+}
+"""The conversion of each old table."""
+
+
+# ---------------------------------------------------------------- from table to table
+
+
 def take_over(cursor: Any, renamed: Mapping[str, str]) -> dict[str, int]:
     """Copy the rows of the old tables into ours, in the transaction of the caller.
 
@@ -127,12 +178,11 @@ def _run(row: Row, key: str, kind: str) -> _Run:
 
 def _copy(cursor: Any, table: str, old: _Old, name: str) -> int:
     """Copy the rows of a table as records. Returns their number."""
-    days: dict[str, date] = {}
     count = sent = new = 0
-    records = _records(cursor, table, old, name, days)
+    records = _records(cursor, table, old, name)
     while batch := list(islice(records, columns.BATCH)):
         count, sent = batch[-1]["seq"], sent + len(batch)
-        new += store.insert(cursor, batch, days)
+        new += store.insert(cursor, batch)
     if new != sent:
         raise MachineError(
             f"of {sent:,} rows of the old {name} {new:,} arrived; nothing was changed",
@@ -141,13 +191,13 @@ def _copy(cursor: Any, table: str, old: _Old, name: str) -> int:
     return count
 
 
-def _records(cursor: Any, table: str, old: _Old, name: str, days: dict[str, date]) -> Iterator[Row]:
-    """The rows of a table as records; adds to `days` the day of each run."""
+def _records(cursor: Any, table: str, old: _Old, name: str) -> Iterator[Row]:
+    """The rows of a table as records."""
     for seq, row in enumerate(columns.rows_of(cursor, table), 1):
         whole_row, ts = dict(row), take(row, columns.TIME)["ts"]
         run = old.run_of(row)
-        about = {"run_id": run.run_id, "seq": seq, "ts": run.see(ts, old.now)}
-        days[run.run_id] = store.run_day(run.run_id, run.created or 0.0)
+        about: Row = {"run_id": run.run_id, "seq": seq, "ts": run.see(ts, old.now)}
+        about["run_day"] = store.run_day(run.run_id, run.created or 0.0)
         if name == "pipeline_progress":
             run.advance(whole_row, old.now)
         if ts is None:
@@ -189,7 +239,7 @@ def _row(run: _Run, now: float) -> Row:
         "attempt": 1,
         "state": state or "completed",
         "output": values["output"],
-        "settings": {"config": values["settings"], "legacy": columns.rest_of(row)},
+        "settings": {"config": values["settings"], "legacy": rest_of(row)},
         "totals": run.totals or None,
         "error": {"type": "legacy", "message": values["error"]} if values["error"] else None,
         **{name: None if at is None else store.moment(at) for name, at in times.items()},
