@@ -83,6 +83,15 @@ def longest_first(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the Ray session with its group: in a process that has one, `engine.kind = "auto"` chooses Ray."""
+    if hasattr(item.config, "workerinput") and group(item) == "ray session" != (nextitem and group(nextitem)):
+        import ray
+
+        ray.shutdown()
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how much of the suite has not run."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "outside" in report.keywords]

@@ -1,4 +1,4 @@
-"""A run of 4 x 3 tiles and two layers that tests cut short and take up again."""
+"""Runs of a few tiles that tests watch, cut short, and take up again."""
 
 from __future__ import annotations
 
@@ -41,6 +41,37 @@ def make_trial(folder: Path) -> Path:
         write_raster(folder / f"{name}.tif", pixels, UTM, north_up(500_000 + shift, 5_000_000, 30))
     (folder / "s.toml").write_text(SETTINGS)
     return folder / "s.toml"
+
+
+SQUARE = """
+[run]
+name = "{name}"
+output = "out"
+[grid]
+crs = "EPSG:32632"
+resolution = 10
+bounds = [500000, {bottom}, {right}, 5000000]
+[resampling]
+window_size = 512
+[[layers]]
+name = "a"
+path = "a.tif"
+"""
+
+
+def make_square(folder: Path, name: str, tiles: int) -> Path:
+    """Settings of tiles x tiles tiles and one layer, whose pixels are row + column."""
+    edge = 512 * tiles
+    pixels = np.add.outer(np.arange(edge), np.arange(edge)).astype("float32")
+    write_raster(folder / "a.tif", pixels, UTM, north_up(500_000, 5_000_000, 10))
+    bottom, right = 5_000_000 - 10 * edge, 500_000 + 10 * edge
+    (folder / "s.toml").write_text(SQUARE.format(name=name, bottom=bottom, right=right))
+    return folder / "s.toml"
+
+
+def extend(file: Path, text: str) -> None:
+    """Add lines to settings."""
+    file.write_text(file.read_text() + text)
 
 
 def run(file: Path, *flags: str, engine: str = "local", **how: Any) -> pipeline.Summary:

@@ -13,27 +13,11 @@ import termios
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
-from helpers import north_up, write_raster
+from trials import make_square
 
 from geopipe import machine
 from geopipe.cli import progress
-
-SETTINGS = """
-[run]
-name = "quiet"
-output = "out"
-[grid]
-crs = "EPSG:32632"
-resolution = 10
-bounds = [500000, 4989760, 510240, 5000000]
-[resampling]
-window_size = 512
-[[layers]]
-name = "a"
-path = "a.tif"
-"""
 
 KILLED = """
 import ray
@@ -56,11 +40,7 @@ cli.main()
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Settings of a run of four tiles."""
-    values = np.add.outer(np.arange(1024), np.arange(1024)).astype("float32")
-    write_raster(tmp_path / "a.tif", values, "EPSG:32632", north_up(500000, 5000000, 10))
-    (tmp_path / "s.toml").write_text(SETTINGS)
-    return tmp_path / "s.toml"
+    return make_square(tmp_path, "quiet", 2)
 
 
 @pytest.mark.ray

@@ -20,13 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from helpers import call, north_up, write_raster
+from helpers import call
 from monitored import HOSTILE, Source, new_id, settle
 from records import query
 from surroundings import REPOSITORY
+from trials import extend, make_square
 from waiting import until
 
 from geopipe.engine import address as addresses
@@ -40,27 +40,6 @@ from geopipe.run import pipeline
 from geopipe.settings import load
 from geopipe.settings.layers import LayerSettings
 from geopipe.settings.model import Settings
-
-TABLE = """
-[run]
-name = "watched"
-output = "out"
-[grid]
-crs = "EPSG:32632"
-resolution = 5
-bounds = [500000, 4989760, 510240, 5000000]
-[resampling]
-window_size = 512
-[[layers]]
-name = "a"
-path = "a.tif"
-kind = "continuous"
-[monitoring]
-log_flush_interval = 0.2
-[engine]
-workers = 1
-"""
-"""16 tiles; `slow` makes it a second or more for each."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,13 +64,10 @@ def mode(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("jobs")
-    y, x = np.ogrid[:2048, :2048]
-    values = ((x * 7 + y * 13 + (x * y) % 31) % 251).astype(np.uint8)
-    tiled = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate"}
-    write_raster(folder / "a.tif", values, "EPSG:32632", north_up(500_000, 5_000_000, 5), **tiled)
-    (folder / "s.toml").write_text(TABLE)
-    return folder / "s.toml"
+    """Settings of 16 tiles; `slow` lets each take a second or more."""
+    file = make_square(tmp_path_factory.mktemp("jobs"), "watched", 4)
+    extend(file, "[monitoring]\nlog_flush_interval = 0.2\n[engine]\nworkers = 1\n")
+    return file
 
 
 def noted(dsn: str, state: str, name: str = "soils", **detail: Any) -> str:

@@ -25,6 +25,7 @@ import psycopg2
 import pytest
 from helpers import call, north_up, write_raster
 from ports import free_port
+from trials import extend, make_square
 from waiting import PATIENCE, until
 
 from geopipe.errors import Paused, SourceError
@@ -44,33 +45,15 @@ from geopipe.settings import load as settings
 OUTAGE = float(os.environ.get("GEOPIPE_OUTAGE", "4"))
 """Seconds for which Postgres is away; `make chaos` takes the full minute."""
 
-SETTINGS = """
-[run]
-name = "watched"
-output = "out"
-[grid]
-crs = "EPSG:32632"
-resolution = 10
-bounds = [500000, 4984640, 515360, 5000000]
-[resampling]
-window_size = 512
-[[layers]]
-name = "a"
-path = "a.tif"
-[[layers]]
-name = "b"
-path = "b.tif"
-"""
-
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Settings of a run of nine tiles and two layers."""
-    values = np.add.outer(np.arange(1536), np.arange(1536)).astype("float32")
-    write_raster(tmp_path / "a.tif", values, "EPSG:32632", north_up(500000, 5000000, 10))
-    write_raster(tmp_path / "b.tif", values[:700, :700], "EPSG:32632", north_up(500000, 5000000, 25))
-    (tmp_path / "s.toml").write_text(SETTINGS)
-    return tmp_path / "s.toml"
+    file = make_square(tmp_path, "watched", 3)
+    values = np.add.outer(np.arange(700), np.arange(700)).astype("float32")
+    write_raster(tmp_path / "b.tif", values, "EPSG:32632", north_up(500000, 5000000, 25))
+    extend(file, '[[layers]]\nname = "b"\npath = "b.tif"\n')
+    return file
 
 
 def run(file: Path, *flags: str, engine: str = "local", **how: Any) -> pipeline.Summary:
@@ -310,7 +293,7 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypa
     monkeypatch.setattr(requests, "EVERY", 0.05)
     whole = (file.parent / "b.tif").read_bytes()
     (file.parent / "b.tif").write_bytes(whole[: len(whole) // 2])
-    file.write_text(SETTINGS + 'on_error = "skip"\n')
+    extend(file, 'on_error = "skip"\n')
 
     def ask_for_it(body: Body) -> None:
         if isinstance(body, Event) and body.name == "stage_ended" and body.detail["outcome"] == "failed":
@@ -329,7 +312,7 @@ def test_a_pause_outlives_the_skipping_of_a_layer(file: Path, dsn: str, monkeypa
 def test_what_is_to_do_counts_on_where_a_layer_is_skipped(file: Path, dsn: str) -> None:
     whole = (file.parent / "b.tif").read_bytes()
     (file.parent / "b.tif").write_bytes(whole[: len(whole) * 3 // 4])
-    file.write_text(SETTINGS + 'on_error = "skip"\n')
+    extend(file, 'on_error = "skip"\n')
     seen: list[pipeline.Snapshot] = []
     result = run(file, watch=seen.append)
     done = {stage: one.tiles for stage, one in result.stages.items()}
