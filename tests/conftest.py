@@ -52,6 +52,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         longest_first(items)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    """Refuse to run without groups: module set-ups and Ray sessions would be made in each process."""
+    if not all("@" in name for name in ids):
+        raise pytest.UsageError("pytest-xdist cannot group tests with this pytest: install what requirements.lock has")
+
+
 def group(item: pytest.Item) -> str:
     """Tests of one group run in one process, one after the other: they share a module's set-up, or the Ray session."""
     if "ray_session" in getattr(item, "fixturenames", ()):
