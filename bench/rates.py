@@ -82,7 +82,7 @@ def write(path: Path, values: NDArray[Any], **profile: Any) -> Path:
 def plan_of(grid: Grid, layers: Sequence[Layer], window_size: int) -> Plan:
     """The plan of layers on a machine that has room for all of them."""
     machine = Machine(cpus=8, workers=2, memory=1 << 40, object_store=1 << 40, free_disk=1 << 50)
-    headers = [(layer, [raster.inspect(path, layer.name) for path in layer.paths]) for layer in layers]
+    headers = [(layer, [raster.inspect(path, layer.access) for path in layer.paths]) for layer in layers]
     return make_plan(Inputs("rates", grid, headers, {"geopipe": "bench"}), Options(window_size=window_size), machine)
 
 

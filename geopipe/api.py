@@ -254,7 +254,7 @@ def inspect(
     access, headers = Access(allow, driver), list[Any]()
     for file in files_of(paths):
         try:
-            headers.append(tables.header(file) if is_table(file) else raster.inspect(file, access=access))
+            headers.append(tables.header(file) if is_table(file) else raster.inspect(file, access))
         except SourceError as error:
             if on_error is None:
                 raise

@@ -61,6 +61,12 @@ def numbers(values: Sequence[float], digits: int = 8) -> str:
     return ", ".join(f"{v:.{digits}g}" for v in values)
 
 
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """The first items with commas between them, and the number of the others."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
 def short(count: float) -> str:
     """A number in at most 7 characters: 950, 12.3 k, 4.56 M."""
     for unit in ("", " k", " M", " G"):

@@ -18,7 +18,7 @@ from surroundings import signals_as_they_were
 from geopipe.cli import main
 from geopipe.engine import local
 from geopipe.grid.grid import Grid
-from geopipe.layers.header import Band, Header
+from geopipe.layers.header import Band, Header, Stamp
 from geopipe.layers.layer import Layer
 from geopipe.load import raster, tiles
 from geopipe.load.raster import Reader
@@ -64,13 +64,13 @@ def header(*bands: Band, **overrides: Any) -> Header:
     """A header without a file: 100 x 80 pixels of 30 m in UTM zone 12, one float32 band, unless told otherwise."""
     transform = north_up(500_000, 4_000_000, 30)
     base = Header("/data/a.tif", "GTiff", "EPSG:32612", transform, 100, 80, bands or (Band(1, "float32"),))
-    return replace(base, **{"size": 1000, "mtime_ns": 1} | overrides)
+    return replace(base, **{"stamp": Stamp(1000, 1)} | overrides)
 
 
 def plan_of(grid: Grid, layers: Sequence[Layer], machine: Machine = GENEROUS, **options: Any) -> Plan:
     """The plan of layers whose paths are read here, but for `headers`; `options` are those of geopipe.plan.Options."""
     known = options.pop("headers", {})
-    headers = [(y, known.get(y.name) or [raster.inspect(path, y.name) for path in y.paths]) for y in layers]
+    headers = [(y, known.get(y.name) or [raster.inspect(path, y.access) for path in y.paths]) for y in layers]
     return make_plan(Inputs("test", grid, headers, VERSIONS), Options(**options), machine)
 
 

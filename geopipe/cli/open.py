@@ -64,7 +64,8 @@ def _describe(table: Table) -> dict[str, Any]:
     from geopipe.grid.crs import crs_of
     from geopipe.table.files import unit_of
 
-    provenance, nulls = table.provenance, table.files.manifest.nulls
+    provenance = table.provenance
+    nulls = {name: ends.nulls for name, ends in table.files.manifest.columns.items()}
     variables = table.files.facts.variables
     methods = {layer["name"]: _method(layer) for layer in provenance.get("layers", ())}
     return {

@@ -44,7 +44,7 @@ def header_json(header: Header, info: FileInfo | None = None) -> dict[str, Any]:
         "variables": list(header.variables),
         "gcps": header.has_gcps,
         "rpcs": header.has_rpcs,
-        "bytes": header.size,
+        "bytes": header.stamp.size,
     } | (_details_json(info) if info else {})
 
 
@@ -85,11 +85,11 @@ def details(out: Console, header: Header, info: FileInfo | None = None) -> None:
         "bounds": numbers(header.bounds),
         "lon, lat": numbers(lonlat, 6) if lonlat else "unknown",
         "stored as": f"blocks of {header.block[1]} x {header.block[0]}, {header.compression or 'no compression'}, "
-        f"{size(header.size)}",
+        f"{size(header.stamp.size)}",
         "overviews": ", ".join(f"1/{o}" for o in header.overviews) or "none",
     }
     if not header.bands:
-        lines = {"stored as": size(header.size)}
+        lines = {"stored as": size(header.stamp.size)}
     if header.has_gcps or header.has_rpcs:
         lines["placed by"] = "ground control points" if header.has_gcps else "RPCs"
     if info:
@@ -171,7 +171,7 @@ def table_json(header: TableHeader) -> dict[str, Any]:
         "crs": header.crs,
         "rows": header.rows,
         "columns": [{"name": c.name, "type": c.type_name} for c in header.columns],
-        "bytes": header.size,
+        "bytes": header.stamp.size,
     }
 
 

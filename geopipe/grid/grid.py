@@ -188,8 +188,7 @@ def make_grid(crs: str, resolution: tuple[float, float], bounds: Bounds, snap: b
     xmin, ymin, xmax, ymax = bounds
     if not (xmin < xmax and ymin < ymax):
         raise SettingsError(
-            f"grid.bounds {list(bounds)} are empty",
-            "give xmin, ymin, xmax, ymax with xmin < xmax and ymin < ymax",
+            f"grid.bounds {list(bounds)} are empty", "give xmin, ymin, xmax, ymax with xmin < xmax and ymin < ymax"
         )
     if not all(map(math.isfinite, bounds)):
         raise SettingsError(f"grid.bounds {list(bounds)} are not finite", "give finite numbers")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from geopipe.errors import SourceError
-from geopipe.layers.uris import REMOTE, is_remote, subdataset
+from geopipe.layers.uris import REMOTE, is_remote, path_of, subdataset
 
 DRIVERS = {
     ("tif", "tiff", "gtiff", "geotiff", "cog", "btf", "tf8"): ("GTiff",),
@@ -53,16 +53,16 @@ DRIVERS = {
 
 BY_ENDING = {ending: drivers for endings, drivers in DRIVERS.items() for ending in endings}
 
-MAGIC = (
-    ("GTiff", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    ("netCDF", (b"CDF\x01", b"CDF\x02", b"CDF\x05", b"\x89HDF\r\n\x1a\n")),
-    ("HDF5", (b"\x89HDF\r\n\x1a\n",)),
-    ("JP2OpenJPEG", (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51\0")),
-    ("HFA", (b"EHFA_HEADER_TAG",)),
-    ("NITF", (b"NITF", b"NSIF")),
-    ("PNG", (b"\x89PNG\r\n\x1a\n",)),
-    ("JPEG", (b"\xff\xd8\xff",)),
-)
+MAGIC = {
+    "GTiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "netCDF": (b"CDF\x01", b"CDF\x02", b"CDF\x05", b"\x89HDF\r\n\x1a\n"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n",),
+    "JP2OpenJPEG": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51\0"),
+    "HFA": (b"EHFA_HEADER_TAG",),
+    "NITF": (b"NITF", b"NSIF"),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+}
 """First bytes of the files of a driver."""
 
 ANYTHING = ("GTiff", "netCDF", "HDF5", "GRIB", "JP2OpenJPEG", "HFA", "NITF", "PNG", "JPEG", "WEBP", "ENVI", "EHdr")
@@ -88,19 +88,29 @@ INSIDE = re.compile(r"/vsi(zip|tar|gzip|7z|rar)/")
 
 
 class Access(NamedTuple):
-    """What a source may refer to, beside its own folder.
+    """What a source may refer to beside its own folder, and how messages speak of it.
 
     `allow` has folders and beginnings of addresses, `driver` the driver of the layer. `setting` is the form of such
-    keys in messages.
+    keys in messages, `where` the beginning of errors, `layer` the layer that a run may skip for them.
     """
 
     allow: tuple[str, ...] = ()
     driver: str | None = None
     setting: str = "--{key} {value}"
+    where: str = ""
+    layer: str | None = None
 
     @classmethod
-    def of_layer(cls, name: str, allow: tuple[str, ...], driver: str | None) -> Access:
-        return cls(allow, driver, f"{{key}} = {{value}} in the layer {name}")
+    def of_layer(cls, name: str, allow: tuple[str, ...] = (), driver: str | None = None) -> Access:
+        return cls(allow, driver, f"{{key}} = {{value}} in the layer {name}", f"layer {name}: ", name)
+
+    def within(self, place: str) -> Access:
+        """The same access; errors name a place in the source, too."""
+        return self._replace(where=self.where + place)
+
+    def error(self, message: str, hint: str) -> SourceError:
+        """The error for a source that cannot be read."""
+        return SourceError(self.where + message, hint, self.layer)
 
     @property
     def is_web(self) -> bool:
@@ -134,49 +144,40 @@ def drivers(path: str, head: bytes | None) -> tuple[str, ...]:
         head: the first bytes of a local file, None if they are unknown.
     """
     by_name = BY_ENDING.get(ending(path), ANYTHING)
-    if head is None:
-        return by_name
-    marked = {name for name, marks in MAGIC if head.startswith(marks)}
-    if marked:
-        return tuple(d for d in by_name if d in marked or d not in {name for name, _ in MAGIC})
-    return tuple(d for d in by_name if d not in {name for name, _ in MAGIC})
+    return by_name if head is None else tuple(d for d in by_name if d not in MAGIC or head.startswith(MAGIC[d]))
 
 
-def resolve(reference: str, folder: str, access: Access, where: str, layer: str | None) -> str:
+def resolve(reference: str, folder: str, access: Access) -> str:
     """Resolve a reference in a file to a path or address that may be opened.
 
     Args:
         folder: of the file with the reference; all below it may be opened.
-        where: beginning of messages, with the name of that file.
+        access: of the file; `where` names it.
 
     Raises:
         SourceError: it leads elsewhere, and `allow` does not permit it.
     """
-    inner = subdataset(reference)
     if not reference or any(c < " " for c in reference):
-        raise _refused(repr(reference), where, "", access, layer)
-    if inner is not None:
-        if inner.prefix not in BY_PREFIX:
-            raise _refused(reference, where, "", access, layer)
-        return str(inner._replace(file=resolve(inner.file, folder, access, where, layer)))
+        raise _refused(repr(reference), "", access)
+    inner = subdataset(reference)
+    if inner is not None and inner.prefix in BY_PREFIX:
+        return str(inner._replace(file=resolve(inner.file, folder, access)))
     address = _address(reference)
-    if address is None and not _is_path(reference):
-        raise _refused(reference, where, "", access, layer)
+    if inner is not None or (address is None and not _is_path(reference)):
+        raise _refused(reference, "", access)
     if address is None:
         path = os.path.normpath(os.path.join(folder, reference.removeprefix("file://")))
         if any(_below(path, root) for root in (folder, *access.allow) if _is_path(root)):
             return path
-        raise _refused(reference, where, os.path.dirname(path), access, layer)
+        raise _refused(reference, os.path.dirname(path), access)
     if any(_starts(address, allowed) for allowed in access.allow if not _is_path(allowed)):
         return address
-    raise _refused(reference, where, f"{root_of(address)}/", access, layer)
+    raise _refused(reference, f"{root_of(address)}/", access)
 
 
 def root_of(address: str) -> str:
     """The folder of a local file, or scheme and host of an address, without user and password."""
-    inner = subdataset(address)
-    if inner is not None:
-        return root_of(inner.file)
+    address = path_of(address)
     scheme, colon, rest = address.partition("://")
     if colon and scheme in REMOTE:
         return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
@@ -225,16 +226,12 @@ def _real(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def _refused(reference: str, where: str, root: str, access: Access, layer: str | None) -> SourceError:
+def _refused(reference: str, root: str, access: Access) -> SourceError:
     shown = reference if len(reference) < 200 else f"{reference[:200]}..."
     if not root:
-        return SourceError(
-            f"{where}refers to {shown}, which is neither a file nor an address",
+        return access.error(
+            f"refers to {shown}, which is neither a file nor an address",
             "give the files themselves in path =, each as a file, or as an address with https://, s3://, gs:// or az://",
-            layer,
         )
-    return SourceError(
-        f"{where}refers to {shown}, which is not below its folder",
-        f"if you trust it, allow it: {access.key('allow', root)}",
-        layer,
-    )
+    hint = f"if you trust it, allow it: {access.key('allow', root)}"
+    return access.error(f"refers to {shown}, which is not below its folder", hint)

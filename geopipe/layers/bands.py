@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from geopipe.errors import SourceError
 from geopipe.layers import times
 from geopipe.layers.header import Band, Header
 from geopipe.layers.layer import Layer
@@ -24,11 +23,10 @@ def choose(layer: Layer, headers: Sequence[Header]) -> list[tuple[Header, tuple[
     (first, bands), *others = files
     for header, own in others:
         if len(own) != len(bands) or (len(bands) > 1 and any(map(_differ, bands, own))):
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} has {_listed(own)}; {first.uri} has {_listed(bands)}",
+            raise layer.error(
+                f"{header.uri} has {_listed(own)}; {first.uri} has {_listed(bands)}",
                 "files of one layer must have the same bands and steps; choose them with bands, time or level, "
                 "or make a layer of each",
-                layer.name,
             )
     return files
 
@@ -45,10 +43,9 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
     chosen = _at(layer, header, chosen, "level", [b.level for b in chosen], layer.level)
     for band in chosen:
         if band.dtype.startswith("complex"):
-            raise SourceError(
-                f"layer {layer.name}: band {band.index} of {header.uri} has the complex type {band.dtype}",
+            raise layer.error(
+                f"band {band.index} of {header.uri} has the complex type {band.dtype}",
                 "write its amplitude or phase to a real band first",
-                layer.name,
             )
         if layer.bits is not None:
             _check_bits(layer, header, band, layer.bits)
@@ -73,11 +70,9 @@ def _check_bits(layer: Layer, header: Header, band: Band, bits: tuple[int, int])
         allowed = (
             f"from 0 to {8 * own.itemsize - 1}, the lower one first" if own.kind in "iu" else "of whole numbers only"
         )
-        raise SourceError(
-            f"layer {layer.name}: bits = {list(bits)} cannot be taken out of band {band.index} of {header.uri}, "
-            f"which is {band.dtype}",
+        raise layer.error(
+            f"bits = {list(bits)} cannot be taken out of band {band.index} of {header.uri}, which is {band.dtype}",
             f"correct bits = of the layer {layer.name}: they are {allowed}",
-            layer.name,
         )
 
 
@@ -98,15 +93,13 @@ def named(layer: Layer, header: Header, name: int | str) -> Band:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        raise SourceError(
-            f"layer {layer.name}: {name!r} may be several bands of {header.uri}: {_numbered(candidates)}",
+        raise layer.error(
+            f"{name!r} may be several bands of {header.uri}: {_numbered(candidates)}",
             f"name one of them in bands = of the layer {layer.name}, or give its number",
-            layer.name,
         )
-    raise SourceError(
-        f"layer {layer.name}: {header.uri} has no band {name!r}; it has {_numbered(header.bands)}",
+    raise layer.error(
+        f"{header.uri} has no band {name!r}; it has {_numbered(header.bands)}",
         f"correct bands = of the layer {layer.name}",
-        layer.name,
     )
 
 
@@ -121,19 +114,14 @@ def _at(
     if not selections:
         return bands
     if not any(texts):
-        raise SourceError(
-            f"layer {layer.name}: the bands of {header.uri} have no {key}",
-            f"leave out {key} = and choose them with bands =",
-            layer.name,
-        )
+        raise layer.error(f"the bands of {header.uri} have no {key}", f"leave out {key} = and choose them with bands =")
     for one in selections:
         if not any(times.matches(text, one) for text in texts if text):
             present = list(dict.fromkeys(t for t in texts if t))
             shown = ", ".join(present) if len(present) <= 12 else f"{len(present)}, from {present[0]} to {present[-1]}"
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} has no {key} {one!r}; it has {shown}",
+            raise layer.error(
+                f"{header.uri} has no {key} {one!r}; it has {shown}",
                 f"correct {key} = of the layer {layer.name}; geopipe inspect shows each",
-                layer.name,
             )
     return [
         band
@@ -150,11 +138,10 @@ def _reduced(layer: Layer, bands: Sequence[Band], rule: str) -> list[Band]:
         groups.setdefault((band.variable, band.level if over_time else ""), []).append(band)
     for first, *more in groups.values():
         if any(b.dtype != first.dtype for b in more):
-            raise SourceError(
-                f"layer {layer.name}: the bands to reduce have different types: "
+            raise layer.error(
+                "the bands to reduce have different types: "
                 + ", ".join(f"{b.index} {b.dtype}" for b in (first, *more)),
                 "choose bands of one type with bands =",
-                layer.name,
             )
     return [
         replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from affine import Affine
@@ -71,6 +72,21 @@ class Georeference:
     rpcs: tuple[tuple[str, str], ...] = ()
 
 
+class Stamp(NamedTuple):
+    """Size in bytes, time of the last change (ns), and on a server the etag, else its time.
+
+    A folder has the sum of sizes and the latest time. If several files are read, `tag` is a hash of the sizes and times
+    of all. Unknown values are 0 or empty.
+    """
+
+    size: int = 0
+    mtime_ns: int = 0
+    tag: str = ""
+
+
+UNKNOWN = Stamp()
+
+
 @dataclass(frozen=True)
 class Header:
     """The header of a raster file.
@@ -79,7 +95,7 @@ class Header:
         crs: an authority code or WKT.
         block: height and width of the stored blocks, in pixels.
         transposed: the columns are GDAL's rows; width, height, block and transform are those of the columns.
-        size: bytes of the file. `size`, `mtime_ns` and `tag` are its stamp (`stamps.Stamp`).
+        stamp: of the file when the header was read.
         beside: local files that are read with it, as a sidecar or the tiles of a VRT; part of the stamp.
         reaches: folders and hosts of the files that it refers to.
     """
@@ -100,9 +116,7 @@ class Header:
     has_rpcs: bool = False
     georeference: Georeference | None = None
     transposed: bool = False
-    size: int = 0
-    mtime_ns: int = 0
-    tag: str = ""
+    stamp: Stamp = UNKNOWN
     beside: tuple[str, ...] = ()
     reaches: tuple[str, ...] = ()
 

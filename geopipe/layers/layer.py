@@ -142,6 +142,10 @@ class Layer:
         """What its files may refer to."""
         return Access.of_layer(self.name, self.allow, self.driver)
 
+    def error(self, message: str, hint: str) -> SourceError:
+        """The error for a source of the layer, which a run may skip for it."""
+        return self.access.error(message, hint)
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -175,42 +179,36 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
     for header in headers:
         if not header.bands:
             inside = header.variables
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} has no bands of its own"
+            raise layer.error(
+                f"{header.uri} has no bands of its own"
                 + (f"; its variables: {', '.join(inside)}" if inside else " and no variables that GDAL can read"),
                 f'choose one in the layer {layer.name}: variable = "{inside[0] if inside else "..."}"',
-                layer.name,
             )
         if header.block_bytes > MOST_BLOCK_BYTES:
             size, most = header.block_bytes / 2**20, MOST_BLOCK_BYTES / 2**20
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} is stored in blocks of {header.block[1]:,} x {header.block[0]:,} "
+            raise layer.error(
+                f"{header.uri} is stored in blocks of {header.block[1]:,} x {header.block[0]:,} "
                 f"pixels; to decode one takes {size:,.0f} MB, more than {most:,.0f} MB",
                 "write it anew in smaller blocks: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE",
-                layer.name,
             )
         if header.transform == Affine.identity():
             raise _unplaced(layer, header)
         if header.transform.is_degenerate or not all(map(math.isfinite, header.transform)):
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} has a geotransform that gives its pixels no size: "
+            raise layer.error(
+                f"{header.uri} has a geotransform that gives its pixels no size: "
                 f"{', '.join(f'{v:g}' for v in header.transform.to_gdal())}",
                 "write a right one into the file (gdal_edit.py -a_ullr), or leave the layer out",
-                layer.name,
             )
         if header.crs is None and layer.crs is None:
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} has no CRS",
-                f'say which it is in the layer {layer.name}: crs = "EPSG:..."',
-                layer.name,
+            raise layer.error(
+                f"{header.uri} has no CRS", f'say which it is in the layer {layer.name}: crs = "EPSG:..."'
             )
         own, others = ([b.dtype for b in h.bands] for h in (header, first))
         steps = layer.time or layer.level or layer.reduce  # files may have other numbers of them
         if set(own) != set(others) if steps else own != others:
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} has bands of type {_types(header)}, {first.uri} of {_types(first)}",
+            raise layer.error(
+                f"{header.uri} has bands of type {_types(header)}, {first.uri} of {_types(first)}",
                 "files of one layer must have the same bands; make two layers of them",
-                layer.name,
             )
 
 
@@ -219,15 +217,13 @@ def _unplaced(layer: Layer, header: Header) -> SourceError:
     if header.has_gcps or header.has_rpcs:
         model = "ground control points" if header.has_gcps else "an RPC model"
         by = "gcps" if header.has_gcps else "rpcs"
-        return SourceError(
-            f"layer {layer.name}: {header.uri} has no geotransform, but {model}",
+        return layer.error(
+            f"{header.uri} has no geotransform, but {model}",
             f'let them place it, in the layer {layer.name}: georeference = "{by}"',
-            layer.name,
         )
-    return SourceError(
-        f"layer {layer.name}: {header.uri} has no geotransform: nothing says where its pixels lie",
+    return layer.error(
+        f"{header.uri} has no geotransform: nothing says where its pixels lie",
         "write one into the file (gdal_edit.py -a_ullr), or leave the layer out; grids of 2-D coordinates are not read",
-        layer.name,
     )
 
 

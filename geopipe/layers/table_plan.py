@@ -8,21 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from geopipe.errors import SettingsError, SourceError
+from geopipe.errors import SettingsError
 from geopipe.grid.crs import horizontal
 from geopipe.grid.grid import Grid
 from geopipe.layers.header import Band
 from geopipe.layers.layer import Kind, Layer, Variable
-from geopipe.layers.tables import (
-    WEIGHTED,
-    Columns,
-    Part,
-    TableHeader,
-    check_keys,
-    choose_columns,
-    listed,
-    requested_statistics,
-)
+from geopipe.layers.tables import WEIGHTED, Columns, Part, TableHeader, check_keys, choose_columns, requested_statistics
 
 STATISTICS = ("mean", "sum", "min", "max", "count", "first", "mode")
 """Statistics of the points of a cell."""
@@ -97,7 +88,7 @@ def statistics(layer: Layer, kind: Kind) -> tuple[tuple[str, str], ...]:
         name = auto if requested == "auto" else requested
         if name not in STATISTICS:
             raise SettingsError(
-                f"layer {layer.name}: aggregate = {requested!r} is unknown", f"one of {listed(STATISTICS)}"
+                f"layer {layer.name}: aggregate = {requested!r} is unknown", f"one of {', '.join(STATISTICS)}"
             )
         if kind is Kind.CIRCULAR or (kind is Kind.CATEGORICAL and name in WEIGHTED):
             raise SettingsError(
@@ -124,11 +115,7 @@ def plan_table(layer: Layer, headers: Sequence[TableHeader], grid: Grid, toleran
     columns = choose_columns(layer, headers[0])
     others = [choose_columns(layer, header) for header in headers[1:]]
     if any(other != columns for other in others):
-        raise SourceError(
-            f"layer {layer.name}: its tables do not have the same columns for x, y and values",
-            "name them: x, y and values",
-            layer.name,
-        )
+        raise layer.error("its tables do not have the same columns for x, y and values", "name them: x, y and values")
     dtypes = tuple(_dtype(layer, headers, name) for name in columns.values)
     crs = "" if layer.cells == "index" else crs_of_tables(layer, headers)
     cells, shift, why = _placing(layer, headers, tolerance)
@@ -143,11 +130,10 @@ def _dtype(layer: Layer, headers: Sequence[TableHeader], name: str) -> str:
     dtypes = [np.dtype(dtype) for _, dtype in own]
     common = np.result_type(*dtypes)
     if common.kind == "f" and all(d.kind in "iu" for d in dtypes):
-        raise SourceError(
-            f"layer {layer.name}: column {name} is {own[0][1]} in {own[0][0]}, and no whole number holds it and "
-            + listed(sorted({dtype for _, dtype in own})),
+        raise layer.error(
+            f"column {name} is {own[0][1]} in {own[0][0]}, and no whole number holds it and "
+            + ", ".join(sorted({dtype for _, dtype in own})),
             "store it in one type",
-            layer.name,
         )
     return str(common)
 
@@ -161,9 +147,7 @@ def crs_of_tables(layer: Layer, headers: Sequence[TableHeader]) -> str:
     names = {layer.crs} if layer.crs else {header.crs for header in headers}
     if None in names or len(names) > 1:
         what = f"{headers[0].uri} does not say its CRS" if None in names else "its tables have several CRS"
-        raise SourceError(
-            f"layer {layer.name}: {what}", f'say it in the layer {layer.name}: crs = "EPSG:..."', layer.name
-        )
+        raise layer.error(what, f'say it in the layer {layer.name}: crs = "EPSG:..."')
     return horizontal(str(names.pop()))[0]
 
 
@@ -174,29 +158,27 @@ def _placing(layer: Layer, headers: Sequence[TableHeader], tolerance: float) -> 
         return layer.cells or "", (0.0, 0.0), why
     known = [(h, h.offset) for h in headers if h.offset is not None]
     if len(known) < len(headers):
-        raise SourceError(f"layer {layer.name}: its cells could not be measured", "see why it is skipped", layer.name)
+        raise layer.error("its cells could not be measured", "see why it is skipped")
     header, worst = max(known, key=lambda pair: pair[1].cells)
     off = f"its {layer.cells} are off the grid's by at most {worst.cells:.3g} of a cell"
     if worst.cells <= tolerance:
         return layer.cells, (0.0, 0.0), off
     if layer.on_misaligned == "fail":
-        raise SourceError(
-            f"layer {layer.name}: {off}, more than merge.alignment_tolerance = {tolerance:g}: row {worst.row:,} of "
+        raise layer.error(
+            f"{off}, more than merge.alignment_tolerance = {tolerance:g}: row {worst.row:,} of "
             f"{header.uri}, x {worst.x!r}, y {worst.y!r}",
             "correct grid.bounds and grid.resolution, try the other of centres and corners, or let the values be "
             'aggregated anew by centres: on_misaligned = "aggregate"',
-            layer.name,
         )
     if layer.cells == "centres":
         return "", (0.0, 0.0), f"{off}: aggregated anew"
     steps = {o.step for _, o in known}
     dx, dy = min(s[0] for s in steps), min(s[1] for s in steps)
     if not (dx and dy):
-        raise SourceError(
-            f"layer {layer.name}: the corners of {header.uri} do not tell how large its cells are: its x or y are one "
+        raise layer.error(
+            f"the corners of {header.uri} do not tell how large its cells are: its x or y are one "
             "number only, or not at equal distances",
             'give it centres, and cells = "centres"',
-            layer.name,
         )
     return "", (dx / 2, -dy / 2), f"{off}: aggregated anew by the centres of cells of {dx:g} x {dy:g}"
 
@@ -207,7 +189,7 @@ def table_variables(layer: Layer, kind: Kind, table: TablePlan) -> tuple[Variabl
     if layer.weight is not None and not set(chosen) & set(WEIGHTED):
         raise SettingsError(
             f"layer {layer.name}: weight = {layer.weight!r} counts in mean and sum only, and aggregate is "
-            + listed(chosen),
+            + ", ".join(chosen),
             'leave weight out, or say aggregate = "mean" or "sum"',
         )
     variables = []

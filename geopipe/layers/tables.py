@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.errors import SettingsError, SourceError
+from geopipe.errors import SettingsError
+from geopipe.layers.header import UNKNOWN, Stamp
 from geopipe.layers.layer import Layer
+from geopipe.text import listed
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +31,9 @@ TABLE_KEYS = ("table", "query", "key", "x", "y", "values", "weight", "aggregate"
 COMMON_KEYS = ("name", "paths", "kind", "driver", "allow", "nodata", "crs", "unit", "on_error")
 RASTER_KEYS = tuple(field.name for field in fields(Layer) if field.name not in (*TABLE_KEYS, *COMMON_KEYS))
 """Keys of a layer that only tables, both, or only rasters have."""
+
+SHOWN = 20
+"""Columns that a message lists."""
 
 WEIGHTED = ("mean", "sum")
 """Statistics that use a weight."""
@@ -92,8 +97,7 @@ class TableHeader:
     rows: int
     parts: tuple[Part, ...]
     crs: str | None = None
-    size: int = 0
-    mtime_ns: int = 0
+    stamp: Stamp = UNKNOWN
     relation: str = ""
     key: str = ""
     path: str = ""
@@ -156,21 +160,19 @@ def choose_columns(layer: Layer, header: TableHeader) -> Columns:
         x, y = _coordinates(layer, header, names)
     values = layer.values or _values(layer, header, {x, y, layer.weight})
     if not values and set(requested_statistics(layer)) != {"count"}:
-        raise SourceError(
-            f"layer {layer.name}: nothing says which columns of {header.uri} are the values; it has {listed(names)}",
+        raise layer.error(
+            f"nothing says which columns of {header.uri} are the values; it has {listed(names, SHOWN)}",
             'name them: values = ["..."]; or count the points: aggregate = "count"',
-            layer.name,
         )
     columns = Columns(x, y, values or ("",), layer.weight)
     for name in columns.names:
         column = header.column(name)
         if column is None or not column.dtype:
             what = f"no numbers in its column {name!r}, but {column.type_name}" if column else f"no column {name!r}"
-            raise SourceError(
-                f"layer {layer.name}: {header.uri} has {what}; its columns: "
-                + listed([f"{c.name} ({c.type_name})" for c in header.columns]),
+            raise layer.error(
+                f"{header.uri} has {what}; its columns: "
+                + listed([f"{c.name} ({c.type_name})" for c in header.columns], SHOWN),
                 "correct x, y, values or weight; text and times can be no values: make numbers of them first",
-                layer.name,
             )
     return columns
 
@@ -180,11 +182,8 @@ def _coordinates(layer: Layer, header: TableHeader, names: Sequence[str]) -> tup
     present = [pair for pair in pairs if set(pair) <= set(names)]
     if not present or (len(present) > 1 and present[0] != pairs[0]):
         which = "several could be" if present else "none are"
-        raise SourceError(
-            f"layer {layer.name}: of the columns of {header.uri} {which} x and y; it has {listed(names)}",
-            'name them: x = "...", y = "..."',
-            layer.name,
-        )
+        text = f"of the columns of {header.uri} {which} x and y; it has {listed(names, SHOWN)}"
+        raise layer.error(text, 'name them: x = "...", y = "..."')
     return present[0]
 
 
@@ -202,8 +201,3 @@ def _values(layer: Layer, header: TableHeader, taken: set[str | None]) -> tuple[
 def requested_statistics(layer: Layer) -> tuple[str, ...]:
     """The statistics of the settings, of which one may be "auto"."""
     return (layer.aggregate,) if isinstance(layer.aggregate, str) else layer.aggregate
-
-
-def listed(items: Sequence[str]) -> str:
-    """Names for a message: at most 20."""
-    return ", ".join(items[:20]) + (f" and {len(items) - 20} more" if len(items) > 20 else "")

@@ -57,6 +57,12 @@ def subdataset(uri: str) -> Subdataset | None:
     return None
 
 
+def path_of(uri: str) -> str:
+    """The path or address of a name: that of the file, if it means a variable in it."""
+    inner = subdataset(uri)
+    return inner.file if inner else uri
+
+
 def in_gdal(path: str) -> str:
     """GDAL's name of a path or address."""
     scheme, colon, rest = path.partition("://")
@@ -118,8 +124,7 @@ def absolute(path: str, folder: Path) -> str:
 
 def file_of(uri: str) -> str | None:
     """The local file, folder or archive of a name, None if it is not on this machine."""
-    inner = subdataset(uri)
-    path = inner.file if inner else uri
+    path = path_of(uri)
     archive = re.match("(zip|tar|gzip)://(/?[^!]+)", path)
     path = archive[2] if archive else path
     return None if is_remote(path) else path

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 
 import numpy as np
 from affine import Affine
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from geopipe.errors import SourceError
 from geopipe.layers import times
 from geopipe.layers.access import NOTHING, Access
-from geopipe.layers.uris import Subdataset, file_of, in_gdal, is_remote, subdataset
+from geopipe.layers.uris import Subdataset, file_of, in_gdal, is_remote, path_of, subdataset
 from geopipe.load.messages import listening, refusing_damage
 from geopipe.load.opening import open_dataset
 
@@ -38,30 +37,26 @@ def network() -> dict[str, float]:
     return {key: value for key, value in NETWORK.items() if key not in os.environ}
 
 
-def open_raster(uri: str, where: str, layer: str | None, access: Access = NOTHING) -> DatasetReader:
-    """Open a dataset. `where` is the beginning of error messages.
+def open_raster(uri: str, access: Access = NOTHING) -> DatasetReader:
+    """Open a dataset.
 
     Raises:
         SourceError: the file is missing, unreadable, no raster, or refers to files that it may not (see `opening`).
     """
-    inner = subdataset(uri)
     try:
-        with warnings.catch_warnings(), refusing_damage(f"{where}{uri}", uri, layer):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `check_files` raises an error of ours
-            return open_dataset(uri, access, where, layer)
+        with refusing_damage(uri, uri, access):
+            return open_dataset(uri, access)
     except GDAL_ERRORS as error:
         file = file_of(uri)
         hint = "correct path ="
-        if file is None and is_remote(inner.file if inner else uri):
+        if file is None and is_remote(path_of(uri)):
             hint = "correct path =, or look after the network and the credentials (AWS_..., GS_..., AZURE_...)"
-        elif inner is not None:
+        elif subdataset(uri) is not None:
             hint = f"correct the name after the file; geopipe inspect {file} shows its variables"
-        raise SourceError(f"{where}{uri} is no raster that GDAL can open: {error}", hint, layer) from None
+        raise access.error(f"{uri} is no raster that GDAL can open: {error}", hint) from None
 
 
-def open_variable(
-    uri: str, variable: str | None, where: str, layer: str | None, access: Access = NOTHING
-) -> tuple[DatasetReader, str]:
+def open_variable(uri: str, variable: str | None, access: Access) -> tuple[DatasetReader, str]:
     """Open a variable of a file, and return its URI, too. Without a variable, open the file itself.
 
     The last part of a variable's name is enough if it is unique. A HDF5 file without a place on Earth is opened by the
@@ -70,13 +65,13 @@ def open_variable(
     Raises:
         SourceError: the file cannot be opened, or does not have the variable; lists those that it has.
     """
-    ds = open_raster(uri, where, layer, access)
+    ds = open_raster(uri, access)
     inside = variables(ds, uri)
     uris = [u for name, u in inside.items() if variable is not None and name == variable.lstrip("/")]
     uris = uris or [u for name, u in inside.items() if variable is not None and name.rpartition("/")[2] == variable]
     if len(uris) == 1:
         ds.close()
-        ds, uri = open_raster(uris[0], where, layer, access), uris[0]
+        ds, uri = open_raster(uris[0], access), uris[0]
     if ds.driver.startswith("HDF5") and ds.count and not _placed(ds):
         ds, uri = _as_netcdf(ds, uri, access._replace(driver=None))
     own = {place.variable for place in coordinates(ds, uri)} - {""}
@@ -84,13 +79,9 @@ def open_variable(
         return ds, uri
     ds.close()
     names = ", ".join(sorted(uris) or sorted(inside or own)) or "none"
-    raise SourceError(
-        f"{where}{variable!r} may be several variables of {uri}: {names}"
-        if uris
-        else f"{where}{uri} has no variable {variable!r}; it has {names}",
-        "correct variable =" if inside or own else "leave out variable =; bands = chooses bands",
-        layer,
-    )
+    several, none = f"{variable!r} may be several variables of {uri}", f"{uri} has no variable {variable!r}; it has"
+    hint = "correct variable =" if inside or own else "leave out variable =; bands = chooses bands"
+    raise access.error(f"{several}: {names}" if uris else f"{none} {names}", hint)
 
 
 def variables(ds: DatasetReader, uri: str) -> dict[str, str]:
@@ -98,8 +89,7 @@ def variables(ds: DatasetReader, uri: str) -> dict[str, str]:
 
     The list may come from the file's own tags: entries for other files are left out.
     """
-    tags, inner = ds.tags(ns="SUBDATASETS"), subdataset(uri)
-    own = in_gdal(inner.file if inner else uri)
+    tags, own = ds.tags(ns="SUBDATASETS"), in_gdal(path_of(uri))
     parts = [(name, subdataset(name)) for key, name in tags.items() if key.endswith("_NAME")]
     return dict(sorted((part.name or name, name) for name, part in parts if part and in_gdal(part.file) == own))
 
@@ -113,9 +103,8 @@ def _as_netcdf(ds: DatasetReader, uri: str, access: Access) -> tuple[DatasetRead
     inner = subdataset(uri) or Subdataset("HDF5", uri, "")
     other = str(Subdataset("NETCDF", in_gdal(inner.file), f"/{inner.name}" if inner.name else ""))
     try:
-        with warnings.catch_warnings(), listening():  # what it cannot open stays as it was
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            candidate = open_dataset(other, access, "", None)
+        with listening():  # what it cannot open stays as it was
+            candidate = open_dataset(other, access)
     except GDAL_ERRORS:
         return ds, uri
     if not (candidate.count == ds.count and candidate.shape == ds.shape and _placed(candidate)):
@@ -143,10 +132,8 @@ def _calendars(uri: str, band: times.Tags) -> times.Tags:
         if key.startswith("DIM_") and key.endswith("_UNIT") and times.SINCE.fullmatch(unit):
             axis = key[4:-5]
             try:
-                with warnings.catch_warnings(), listening():
-                    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                    with open_dataset(str(Subdataset("ZARR", inner.file, f"{group}/{axis}")), NOTHING, "", None) as ds:
-                        calendars[f"{axis}#calendar"] = ds.tags().get("calendar", "")
+                with listening(), open_dataset(str(Subdataset("ZARR", inner.file, f"{group}/{axis}")), NOTHING) as ds:
+                    calendars[f"{axis}#calendar"] = ds.tags().get("calendar", "")
             except GDAL_ERRORS:
                 continue  # an axis without an array of its own
     return calendars
@@ -169,7 +156,7 @@ def is_transposed(ds: DatasetReader, uri: str, access: Access) -> bool:
     if ds.driver != "netCDF" or not names or t.b or t.d or not _placed(ds):
         return False
     try:
-        with open_raster(str(Subdataset("NETCDF", inner.file, names[0])), "", None, access) as axis:
+        with open_raster(str(Subdataset("NETCDF", inner.file, names[0])), access) as axis:
             ends = axis.read(1).ravel()[[0, -1]]
             count = axis.width * axis.height
     except (SourceError, RasterioError):

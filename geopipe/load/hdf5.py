@@ -10,7 +10,6 @@ import os
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from geopipe.errors import SourceError
 from geopipe.layers.access import Access, resolve
 from geopipe.layers.uris import is_remote
 
@@ -42,7 +41,7 @@ def is_hdf5(file: str) -> bool:
     return False
 
 
-def referred(file: str, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
+def referred(file: str, access: Access) -> tuple[str, ...]:
     """The other files that an HDF5 file reads, and those that they read.
 
     Raises:
@@ -55,43 +54,31 @@ def referred(file: str, access: Access, where: str, layer: str | None) -> tuple[
         status = os.stat(own)
         try:
             references = _references(own, (status.st_ino, status.st_size, status.st_mtime_ns))
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            LookupError,
-            TypeError,
-            ArithmeticError,
-        ) as error:  # of h5py
-            raise SourceError(
-                f"{where}{own} is no raster that GDAL can open: {error}",
-                "make it anew, or copy what is needed from it into another file (h5copy, nccopy)",
-                layer,
-            ) from None
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:  # of h5py
+            hint = "make it anew, or copy what is needed from it into another file (h5copy, nccopy)"
+            raise access.error(f"{own} is no raster that GDAL can open: {error}", hint) from None
         for reference in references:
-            path = _checked(reference, own, access, where, layer)
+            path = _checked(reference, own, access)
             if os.path.realpath(path) not in files:
                 files[os.path.realpath(path)] = path
                 pending.append(path)
     return tuple(files.values())[1:]
 
 
-def _checked(reference: Reference, own: str, access: Access, where: str, layer: str | None) -> str:
+def _checked(reference: Reference, own: str, access: Access) -> str:
     """The path of a source of a virtual dataset, if it may be read. Other references are refused.
 
     External storage is any file as raw bytes; with external links libnetcdf mixes up dimensions of the two files. A
     source must exist and be HDF5: libhdf5 would look for another file of its name in the working folder.
     """
-    place = f"{where}{own}: {reference.place} "
+    access = access.within(f"{own}: {reference.place} ")
     if not reference.is_virtual:
-        raise SourceError(f"{place}{reference.file}", WHOLE, layer)
+        raise access.error(reference.file, WHOLE)
     if is_remote(reference.file) or "%" in reference.file:
-        raise SourceError(f"{place}refers to {reference.file}, which is an address or a pattern", WHOLE, layer)
-    path = resolve(reference.file, os.path.dirname(os.path.abspath(own)), access, place, layer)
+        raise access.error(f"refers to {reference.file}, which is an address or a pattern", WHOLE)
+    path = resolve(reference.file, os.path.dirname(os.path.abspath(own)), access)
     if not (os.path.isfile(path) and os.access(path, os.R_OK) and is_hdf5(path)):
-        raise SourceError(
-            f"{place}refers to {reference.file}, which is no HDF5 file", f"put it there, or {WHOLE}", layer
-        )
+        raise access.error(f"refers to {reference.file}, which is no HDF5 file", f"put it there, or {WHOLE}")
     return path
 
 
@@ -110,9 +97,8 @@ def _references(file: str, version: tuple[int, ...]) -> tuple[Reference, ...]:
                 count += 1
                 place = f"{folder}/{name.decode(errors='replace')}"
                 if kind == h5py.h5l.TYPE_EXTERNAL:
-                    references[Reference(f"the link {place} leads to", os.fsdecode(group.links.get_val(name)[0]))] = (
-                        None
-                    )
+                    target = os.fsdecode(group.links.get_val(name)[0])
+                    references[Reference(f"the link {place} leads to", target)] = None
                 elif kind != h5py.h5l.TYPE_SOFT and address not in seen:
                     seen.add(address)
                     item = h5py.h5o.open(group, name)

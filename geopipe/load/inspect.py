@@ -100,7 +100,7 @@ def file_variables(header: Header, access: Access = NOTHING) -> tuple[FileVariab
     variables = []
     for name, uri in zip(header.variables, header.subdatasets, strict=True):
         try:
-            variables.append(FileVariable(name, uri, raster.inspect(uri, access=access)))
+            variables.append(FileVariable(name, uri, raster.inspect(uri, access)))
         except SourceError as error:
             variables.append(FileVariable(name, uri, None, error.message))
     return tuple(variables)
@@ -110,7 +110,7 @@ def palettes(header: Header, access: Access = NOTHING) -> tuple[Palette, ...]:
     """The palette of each band, empty without one."""
     if not any(band.paletted for band in header.bands):
         return ((),) * len(header.bands)
-    with raster.environment(), open_raster(header.uri, "", None, access) as ds:
+    with raster.environment(), open_raster(header.uri, access) as ds:
         return tuple(tuple(sorted(ds.colormap(band.index).items())) if band.paletted else () for band in header.bands)
 
 

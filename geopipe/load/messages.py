@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from geopipe.errors import SourceError
+from geopipe.layers.access import Access
 from geopipe.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -79,23 +79,23 @@ class _Filter(logging.Filter):
         return False
 
 
-class Hearing:
-    """A context in which GDAL's messages reach listeners. Afterwards logging is as before."""
-
-    def __enter__(self) -> None:
-        self._filter, self._before, self._levels = _Filter(), sys.unraisablehook, dict[logging.Logger, int]()
-        sys.unraisablehook = self._hook = _undecodable(self._before)
-        for logger in map(logging.getLogger, LOGGERS):
-            self._levels[logger] = logger.level
-            logger.setLevel(logging.INFO)
-            logger.addFilter(self._filter)
-
-    def __exit__(self, *_: object) -> None:
-        if sys.unraisablehook is self._hook:
-            sys.unraisablehook = self._before
-        for logger, level in self._levels.items():
+@contextmanager
+def hearing() -> Iterator[None]:
+    """Let GDAL's messages reach listeners inside. Afterwards logging is as before."""
+    collector, before = _Filter(), sys.unraisablehook
+    sys.unraisablehook = hook = _undecodable(before)
+    levels = {logger: logger.level for logger in map(logging.getLogger, LOGGERS)}
+    for logger in levels:
+        logger.setLevel(logging.INFO)
+        logger.addFilter(collector)
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+        for logger, level in levels.items():
             logger.setLevel(level)
-            logger.removeFilter(self._filter)
+            logger.removeFilter(collector)
 
 
 def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
@@ -112,7 +112,7 @@ def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
 
 @contextmanager
 def listening() -> Iterator[list[tuple[bool, str]]]:
-    """Collect GDAL's messages in this thread as (is an error, text). Works inside of `Hearing`."""
+    """Collect GDAL's messages in this thread as (is an error, text). Works inside of `hearing`."""
     outer = getattr(_heard, "messages", None)
     messages: list[tuple[bool, str]] = []
     _heard.messages = messages
@@ -123,13 +123,13 @@ def listening() -> Iterator[list[tuple[bool, str]]]:
 
 
 @contextmanager
-def refusing_damage(what: str, uri: str, layer: str | None) -> Iterator[None]:
+def refusing_damage(what: str, uri: str, access: Access) -> Iterator[None]:
     """Raise an error if GDAL loses something while it opens or reads a file inside.
 
     Args:
-        what: beginning of the message: layer, file, and place in it.
+        what: beginning of the message: file, and place in it.
         uri: of the file, whose name is ignored in messages.
-        layer: that may be skipped.
+        access: whose error it is.
 
     Raises:
         SourceError: with GDAL's message.
@@ -137,10 +137,10 @@ def refusing_damage(what: str, uri: str, layer: str | None) -> Iterator[None]:
     with listening() as messages:
         yield
     for text in damages(messages, uri):
-        raise SourceError(f"{what} is damaged or incomplete. GDAL says: {text[:300]}", REPAIR, layer)
+        raise access.error(f"{what} is damaged or incomplete. GDAL says: {text[:300]}", REPAIR)
     for _, text in dict.fromkeys(messages):
         if not HARMLESS.search(_without(text, uri)):
-            log.warning("%s: GDAL says: %s", what, text[:300])
+            log.warning("%s%s: GDAL says: %s", access.where, what, text[:300])
 
 
 def damages(messages: list[tuple[bool, str]], uri: str = "") -> list[str]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import rasterio
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader
 
 from geopipe import proposals
 from geopipe.errors import SourceError
 from geopipe.layers.access import BY_PREFIX, HEAD, POINTERS, WEB, Access, drivers, ending, resolve, root_of
-from geopipe.layers.uris import REMOTE, file_of, in_gdal, is_remote, subdataset
+from geopipe.layers.uris import REMOTE, file_of, in_gdal, is_remote, path_of, subdataset
 from geopipe.load import hdf5, vrt
 
 LOCAL = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "/none"}
@@ -64,19 +66,17 @@ class Target(NamedTuple):
         return tuple(sorted({file for uri in self.refers if (file := file_of(uri)) is not None}))
 
 
-def open_dataset(uri: str, access: Access, where: str, layer: str | None) -> DatasetReader:
+def open_dataset(uri: str, access: Access) -> DatasetReader:
     """Open a dataset.
-
-    Args:
-        where: beginning of error messages.
 
     Raises:
         SourceError: its contents do not fit its name, or it refers to files that it may not.
         RasterioError: GDAL cannot open it.
     """
-    target = look_at(uri, access, where, layer)
-    with rasterio.Env(**(ELSEWHERE if target.remote else {} if access.is_web else LOCAL)):
-        first: RasterioError | None = None
+    target = look_at(uri, access)
+    first: RasterioError | None = None
+    with rasterio.Env(**(ELSEWHERE if target.remote else {} if access.is_web else LOCAL)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `check_files` raises an error of ours
         for driver in target.drivers:
             try:
                 return _with_all_values(rasterio.open(target.name, driver=driver))
@@ -108,7 +108,7 @@ def reading(ds: DatasetReader) -> AbstractContextManager[object]:
     return env
 
 
-def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequence[str] = ()) -> Target:
+def look_at(uri: str, access: Access, above: Sequence[str] = ()) -> Target:
     """Check a file or address, and choose how GDAL opens it.
 
     Args:
@@ -117,43 +117,42 @@ def look_at(uri: str, access: Access, where: str, layer: str | None, above: Sequ
     Raises:
         SourceError: it may not be opened.
     """
-    inner, file = subdataset(uri), file_of(uri)
-    path = inner.file if inner else uri
+    inner, file, path = subdataset(uri), file_of(uri), path_of(uri)
     name = str(inner._replace(file=in_gdal(inner.file))) if inner else uri
     if access.driver and access.is_web:
         return Target(name, (access.driver,), False, _addresses(uri))
     if inner is not None and inner.prefix not in BY_PREFIX:
-        raise _unknown(uri, where, layer, access)
+        raise _unknown(uri, access)
     if file is not None:
-        _check_there(file, where, layer)
+        _check_there(file, access)
     if is_remote(path):
-        chosen = _of_address(uri, access, where, layer)
+        chosen = _of_address(uri, access)
     elif os.path.isdir(path):
-        chosen = _of_folder(path, where, layer)
+        chosen = _of_folder(path, access)
     else:
-        refuse_special(path, where, layer)
+        refuse_special(path, access)
         head = _head(path)
-        _check_sidecars(path, where, layer)
+        _check_sidecars(path, access)
         if ending(path) == "vrt" or access.is_vrt:
-            text, refers = _read_vrt(path, access, where, layer, above)
+            text, refers = _read_vrt(path, access, above)
             return Target(text, ("VRT",), any(map(is_remote, refers)), refers)
-        chosen = _of_file(path, head, access, where, layer)
+        chosen = _of_file(path, head, access)
     chosen = (access.driver,) if access.driver else (BY_PREFIX[inner.prefix],) if inner is not None else chosen
     if is_remote(path) and not SERVER.match(path):
-        chosen = _without_hdf5(uri, chosen, where, layer)
+        chosen = _without_hdf5(uri, chosen, access)
     could_be = chosen != ("GTiff",) and os.path.isfile(path)
-    refers = hdf5.referred(path, access, where, layer) if could_be and hdf5.is_hdf5(path) else ()
+    refers = hdf5.referred(path, access) if could_be and hdf5.is_hdf5(path) else ()
     return Target(name, chosen, is_remote(path), refers)
 
 
-def _check_there(file: str, where: str, layer: str | None) -> None:
+def _check_there(file: str, access: Access) -> None:
     if not os.path.exists(file):
-        raise SourceError(f"{where}there is no file {file}", proposals.path(file), layer)
+        raise access.error(f"there is no file {file}", proposals.path(file))
     if not os.access(file, os.R_OK):
-        raise SourceError(f"{where}{file} may not be read", "give this user the permission to read it", layer)
+        raise access.error(f"{file} may not be read", "give this user the permission to read it")
 
 
-def refuse_special(uri: str, where: str, layer: str | None) -> None:
+def refuse_special(uri: str, access: Access) -> None:
     """Refuse what is neither a file nor a folder. Opening a FIFO would wait for ever for a writer.
 
     Raises:
@@ -161,65 +160,53 @@ def refuse_special(uri: str, where: str, layer: str | None) -> None:
     """
     file = file_of(uri)
     if file is not None and os.path.exists(file) and not (os.path.isfile(file) or os.path.isdir(file)):
-        raise SourceError(
-            f"{where}{file} is a pipe, a socket or a device", "give a file or a folder: copy what comes there", layer
-        )
+        hint = "give a file or a folder: copy what comes there"
+        raise access.error(f"{file} is a pipe, a socket or a device", hint)
 
 
-def _of_address(uri: str, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
+def _of_address(uri: str, access: Access) -> tuple[str, ...]:
     """The drivers for a file on a server or in an archive, of which only the name is known."""
-    inner = subdataset(uri)
-    path = inner.file if inner else uri
+    path = path_of(uri)
     if path.startswith("vrt://") or not (path.startswith("/vsi") or "://" in path):
-        raise _unknown(uri, where, layer, access)
+        raise _unknown(uri, access)
     if ending(path) == "vrt":
-        raise SourceError(
-            f"{where}{uri} is a VRT on a server or in an archive; what it refers to cannot be looked at there",
+        raise access.error(
+            f"{uri} is a VRT on a server or in an archive; what it refers to cannot be looked at there",
             f"copy it to this machine, and name the host of its files: {access.key('allow', root_of(path) + '/')}",
-            layer,
         )
     return drivers(path, None)
 
 
-def _without_hdf5(uri: str, chosen: tuple[str, ...], where: str, layer: str | None) -> tuple[str, ...]:
+def _without_hdf5(uri: str, chosen: tuple[str, ...], access: Access) -> tuple[str, ...]:
     """The drivers for a file in an archive, without those of HDF5, whose references cannot be checked there."""
     rest = tuple(driver for driver in chosen if driver.upper() not in OF_HDF5)
     if chosen and not rest:
-        raise SourceError(
-            f"{where}{uri}: HDF5 and NetCDF are read from a path or a server only, and not in an archive",
-            "unpack it, and give the path of the file",
-            layer,
-        )
+        text = f"{uri}: HDF5 and NetCDF are read from a path or a server only, and not in an archive"
+        raise access.error(text, "unpack it, and give the path of the file")
     return rest
 
 
-def _of_folder(folder: str, where: str, layer: str | None) -> tuple[str, ...]:
+def _of_folder(folder: str, access: Access) -> tuple[str, ...]:
     """The drivers for a folder that is one raster."""
-    path = os.path.join(folder, ".zmetadata")
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            if b'"record_size"' in file.read():
-                raise SourceError(
-                    f"{where}{folder} refers to chunks of other files (kerchunk)",
-                    "give those files, or a Zarr store with chunks of its own",
-                    layer,
-                )
+    path = Path(folder, ".zmetadata")
+    if path.exists() and b'"record_size"' in path.read_bytes():
+        text = f"{folder} refers to chunks of other files (kerchunk)"
+        raise access.error(text, "give those files, or a Zarr store with chunks of its own")
     return ("Zarr",) if is_store(folder) else ("AIG",)
 
 
-def _of_file(file: str, head: bytes, access: Access, where: str, layer: str | None) -> tuple[str, ...]:
+def _of_file(file: str, head: bytes, access: Access) -> tuple[str, ...]:
     """The drivers for a file on this machine, by its name and its first bytes."""
     chosen = drivers(file, head)
-    if access.driver is None and POINTERS.search(head):
-        raise _pretends(file, head, where, layer, access)
+    if access.driver is None and (mark := POINTERS.search(head)):
+        raise _pretends(file, mark[0].decode().lstrip("<"), access)
     if access.driver is None and not chosen:
-        raise SourceError(
-            f"{where}{file} is no raster that GDAL can open: it does not begin like a file with this ending",
+        raise access.error(
+            f"{file} is no raster that GDAL can open: it does not begin like a file with this ending",
             f"give it the ending of what it is, or name its driver: {access.key('driver', 'GTiff')}",
-            layer,
         )
     if "ERS" in ((access.driver or "").upper(), *chosen):
-        _check_ers(file, where, layer)
+        _check_ers(file, access)
     return chosen
 
 
@@ -232,23 +219,21 @@ def _head(file: str) -> bytes:
         raise RasterioIOError(f"{error.strerror}") from None
 
 
-def _read_vrt(
-    file: str, access: Access, where: str, layer: str | None, above: Sequence[str]
-) -> tuple[str, tuple[str, ...]]:
+def _read_vrt(file: str, access: Access, above: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The rewritten text of a VRT, and all that it refers to."""
     real, folder = os.path.realpath(file), os.path.dirname(os.path.abspath(file))
     if real in above or len(above) == NESTED:
-        raise SourceError(f"{where}{file} refers to itself, or is nested too deeply", "correct the VRT", layer)
+        raise access.error(f"{file} refers to itself, or is nested too deeply", "correct the VRT")
     known: dict[tuple[str, bool], str] = {}
     refers: dict[str, None] = {}
-    prefix = f"{where}{file} "
 
     def opened(reference: str, relative: bool) -> str:
         if (reference, relative) not in known:
-            absolute = reference if relative or not _is_plain(reference) else os.path.abspath(reference)
-            address = resolve(absolute, folder, access, prefix, layer)
-            plain = access._replace(driver=None)
-            target = look_at(address, plain, f"{prefix}refers to {reference}: ", layer, (*above, real))
+            is_path = not is_remote(reference) and not reference.startswith("<")
+            absolute = os.path.abspath(reference) if is_path and not relative else reference
+            address = resolve(absolute, folder, access.within(f"{file} "))
+            plain = access.within(f"{file} refers to {reference}: ")._replace(driver=None)
+            target = look_at(address, plain, (*above, real))
             known[reference, relative] = in_gdal(target.name)
             refers.update(dict.fromkeys([address, *target.refers]))
         return known[reference, relative]
@@ -260,17 +245,12 @@ def _read_vrt(
             raise ValueError(f"it has more than {TEXT:,} characters")
         return vrt.rewrite(text, opened), tuple(refers)
     except (ValueError, RecursionError) as error:
-        raise SourceError(
-            f"{where}{file} is no VRT that is opened: {error}",
+        raise access.error(
+            f"{file} is no VRT that is opened: {error}",
             "a VRT of files, as gdalbuildvrt makes it, is welcome; make one, or give the files in path =",
-            layer,
         ) from None
     except OSError as error:
         raise RasterioIOError(f"{error.strerror}") from None
-
-
-def _is_plain(reference: str) -> bool:
-    return not is_remote(reference) and not reference.startswith("<")
 
 
 @lru_cache(maxsize=64)
@@ -287,7 +267,7 @@ def _names(folder: str, mtime_ns: int) -> dict[str, list[str]]:
     return sidecars
 
 
-def _check_sidecars(file: str, where: str, layer: str | None) -> None:
+def _check_sidecars(file: str, access: Access) -> None:
     """Refuse a mask or overviews beside a file that are not plain TIFFs: GDAL would open any format."""
     folder, name = os.path.split(os.path.abspath(file))
     beside = _names(folder, os.stat(folder).st_mtime_ns)
@@ -296,11 +276,8 @@ def _check_sidecars(file: str, where: str, layer: str | None) -> None:
         for other in beside.get(f"{name}{ends}".lower()) or filter(lambda n: os.path.exists(f"{folder}/{n}"), tried):
             path = os.path.join(folder, other)
             if "GTiff" not in drivers("x.tif", _head(path)):
-                raise SourceError(
-                    f"{where}{path}, beside its raster, is no TIFF as masks and overviews are",
-                    "remove it, or make it anew (gdaladdo, gdal_translate)",
-                    layer,
-                )
+                text = f"{path}, beside its raster, is no TIFF as masks and overviews are"
+                raise access.error(text, "remove it, or make it anew (gdaladdo, gdal_translate)")
 
 
 def is_store(path: str) -> bool:
@@ -308,15 +285,14 @@ def is_store(path: str) -> bool:
     return path.rstrip("/").endswith(".zarr") or any(os.path.exists(os.path.join(path, name)) for name in STORE)
 
 
-def _check_ers(file: str, where: str, layer: str | None) -> None:
+def _check_ers(file: str, access: Access) -> None:
     """Refuse an ERS header with its data in another folder or format."""
     with open(file, encoding="latin-1") as opened:
         text = opened.read(2**24)
     named = re.findall(r'DataFile\s*=\s*"?([^"\r\n]*)', text, re.I)
     if any("/" in name or "\\" in name for name in named) or re.search(r"DataSetType\s*=\s*Translated", text, re.I):
-        raise SourceError(
-            f"{where}{file} has its pixels elsewhere: {', '.join(named)}", "put them beside it, under its name", layer
-        )
+        hint = "put them beside it, under its name"
+        raise access.error(f"{file} has its pixels elsewhere: {', '.join(named)}", hint)
 
 
 def _addresses(uri: str) -> tuple[str, ...]:
@@ -328,32 +304,23 @@ def _addresses(uri: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.findall(r"https?://[^\s<>\"'&?]+", text)))
 
 
-def _unknown(uri: str, where: str, layer: str | None, access: Access) -> SourceError:
+def _unknown(uri: str, access: Access) -> SourceError:
     prefix = uri.partition(":")[0].upper()
     if prefix in WEB:
-        return SourceError(
-            f"{where}{uri} is a service on the web (WMS and the like)",
-            f"if it is to be asked, say so: {access.key('driver', prefix)}",
-            layer,
-        )
-    return SourceError(
-        f"{where}{uri[:200]} is no raster that GDAL can open: it is neither a file nor an address",
+        hint = f"if it is to be asked, say so: {access.key('driver', prefix)}"
+        return access.error(f"{uri} is a service on the web (WMS and the like)", hint)
+    return access.error(
+        f"{uri[:200]} is no raster that GDAL can open: it is neither a file nor an address",
         f"correct path =: a file, or an address with {'://, '.join(REMOTE)}://; "
         f'a part of a file is NETCDF:"file":variable, and so with {", ".join(BY_PREFIX)}',
-        layer,
     )
 
 
-def _pretends(file: str, head: bytes, where: str, layer: str | None, access: Access) -> SourceError:
-    mark = POINTERS.search(head)
-    text = mark[0].decode().lstrip("<") if mark else ""
+def _pretends(file: str, mark: str, access: Access) -> SourceError:
     hint = "remove it, or give it the ending of what it is"
-    if text.upper().startswith(("GDAL_WM", "WM", "WCS", "CAPA")):
-        hint = f"if it is a service to be asked, say so: {access.key('driver', 'WCS' if 'WCS' in text else 'WMS')}"
-    elif text == "VRTDataset":
+    if mark.upper().startswith(("GDAL_WM", "WM", "WCS", "CAPA")):
+        hint = f"if it is a service to be asked, say so: {access.key('driver', 'WCS' if 'WCS' in mark else 'WMS')}"
+    elif mark == "VRTDataset":
         hint = "if you trust it, give it the ending .vrt"
-    return SourceError(
-        f"{where}{file} is no raster that GDAL can open: it has pointers to other files or servers in it ({text})",
-        hint,
-        layer,
-    )
+    text = f"{file} is no raster that GDAL can open: it has pointers to other files or servers in it ({mark})"
+    return access.error(text, hint)

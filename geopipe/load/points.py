@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.errors import SourceError
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Grid
@@ -20,7 +19,7 @@ from geopipe.layers.layer import Layer
 from geopipe.layers.table_plan import Partition, TablePlan, crs_of_tables
 from geopipe.layers.tables import ORDER_BITS, Columns, Offset, TableHeader, choose_columns
 from geopipe.load.missing import find_missing
-from geopipe.load.tables import Batch, missing_of, read_batches, unplaced
+from geopipe.load.tables import Batch, read_batches, unplaced
 from geopipe.merge.points import SparseRow
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
@@ -52,11 +51,11 @@ def _offset(layer: Layer, header: TableHeader, grid: Grid, crs: str) -> Offset:
     steps = layer.cells == "corners" and layer.on_misaligned == "aggregate"
     seen = [np.zeros(0), np.zeros(0)]
     for part in header.parts:
-        for batch in read_batches(layer.name, header, part, place_only, dict.fromkeys(place_only.names, "float64")):
+        for batch in read_batches(layer, header, part, place_only, dict.fromkeys(place_only.names, "float64")):
             x, y = batch[columns.x], batch[columns.y]
             gone = unplaced(x) | unplaced(y)
             if gone.any():
-                _refuse_missing(layer.name, header.uri, int(gone.sum()), start + int(np.argmax(gone)), start + len(x))
+                _refuse_missing(layer, header.uri, int(gone.sum()), start + int(np.argmax(gone)), start + len(x))
             off = offsets(grid, crs, str(layer.cells), np.asarray(x), np.asarray(y))
             at = int(np.argmax(off)) if len(off) else 0
             if len(off) and off[at] > worst.cells:
@@ -65,10 +64,9 @@ def _offset(layer: Layer, header: TableHeader, grid: Grid, crs: str) -> Offset:
             if steps:
                 seen = [np.unique(np.concatenate([old, new])) for old, new in zip(seen, (x, y), strict=True)]
                 if max(map(len, seen)) > MOST_STEPS:
-                    raise SourceError(
-                        f"layer {layer.name}: {header.uri} has more than {MOST_STEPS:,} different x or y",
+                    raise layer.error(
+                        f"{header.uri} has more than {MOST_STEPS:,} different x or y",
                         "leave cells out, and its rows are points; a table of cells has few of them",
-                        layer.name,
                     )
     return replace(worst, step=(_step(seen[0]), _step(seen[1])))
 
@@ -116,29 +114,27 @@ def read_points(
     assert table is not None
     start, tally = time.perf_counter(), _Tally()
     header, name = table.headers[partition.file], layer.layer.name
-    for batch in read_batches(name, header, partition.part, table.columns, _read_types(table)):
+    for batch in read_batches(layer.layer, header, partition.part, table.columns, _read_types(table)):
         yield from _sparse_rows(plan, layer, batch, (partition.index << ORDER_BITS) + tally.rows, tiles, tally)
         tally.rows += len(batch[table.columns.x])
     if tally.missing:
-        _refuse_missing(name, header.uri, tally.missing, tally.first["missing"], tally.rows)
+        _refuse_missing(layer.layer, header.uri, tally.missing, tally.first["missing"], tally.rows)
     if tally.negative:
-        raise SourceError(
-            f"layer {name}: {tally.negative:,} of {tally.rows:,} rows of {header.uri} have a weight below 0 in "
+        raise layer.layer.error(
+            f"{tally.negative:,} of {tally.rows:,} rows of {header.uri} have a weight below 0 in "
             f"{table.columns.weight}; the first is row {tally.first['negative']:,} of the part {partition.part}",
             "correct the weights: none may be below 0",
-            name,
         )
     if tally.outside:
         log.info("layer %s: %d of %d rows of %s lie outside the grid", name, tally.outside, tally.rows, header.uri)
     emit(Progress("read", 1, tally.rows, time.perf_counter() - start))
 
 
-def _refuse_missing(layer: str, uri: str, count: int, first: int, rows: int) -> NoReturn:
-    raise SourceError(
-        f"layer {layer}: {count:,} of {rows:,} rows of {uri} have no finite x or y; the first is row {first:,} "
+def _refuse_missing(layer: Layer, uri: str, count: int, first: int, rows: int) -> NoReturn:
+    raise layer.error(
+        f"{count:,} of {rows:,} rows of {uri} have no finite x or y; the first is row {first:,} "
         "(from 0) of the part that was read",
         "take these rows out: nothing says which cell they belong to",
-        layer,
     )
 
 
@@ -166,8 +162,8 @@ def _sparse_rows(
     if columns.weight is not None:
         column = batch[columns.weight]
         weights = np.asarray(column, np.float64)
-        tally.count("negative", (weights < 0) & ~missing_of(column))
-        keep &= ~missing_of(column)
+        tally.count("negative", (weights < 0) & ~np.ma.getmaskarray(column))
+        keep &= ~np.ma.getmaskarray(column)
     size = plan.options.window_size
     key = row // size * plan.grid.tiling(size)[1] + col // size
     if tiles is not None:
@@ -202,4 +198,4 @@ def _valued(
     values = batch[name][group]
     plain = np.asarray(values)
     missing = find_missing(plain, nodata)
-    return plain, ~missing_of(values) if missing is None else ~(missing_of(values) | missing)
+    return plain, ~np.ma.getmaskarray(values) if missing is None else ~(np.ma.getmaskarray(values) | missing)

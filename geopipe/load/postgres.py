@@ -19,6 +19,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection, parse_dsn
 
 from geopipe.errors import MachineError, SettingsError, SourceError, first_line
+from geopipe.layers.access import Access
 from geopipe.layers.layer import Layer
 from geopipe.layers.tables import PART_ROWS, SERVER, Columns, Part, TableColumn, TableHeader
 
@@ -63,7 +64,7 @@ def check_keys(layer: Layer) -> None:
 
 
 @contextmanager
-def _connected(path: str, where: str) -> Iterator[connection]:
+def _connected(path: str, layer: Layer) -> Iterator[connection]:
     """Open a read-only connection. All its reads see the same snapshot of the database."""
     rest = path.partition(":")[2]
     dsn = f"postgresql:{rest}" if rest.strip("/") else os.environ.get(DSN, "")
@@ -74,7 +75,7 @@ def _connected(path: str, where: str) -> Iterator[connection]:
         connected = psycopg2.connect(**parts)
     except psycopg2.Error as error:
         raise MachineError(
-            f"{where}no connection to Postgres at {_named(path)}: {_without_secrets(error)}",
+            f"layer {layer.name}: no connection to Postgres at {_named(path)}: {_without_secrets(error)}",
             f"set {DSN}, or libpq's PGHOST, PGUSER, PGPASSWORD and so on, where the run works",
         ) from None
     try:
@@ -118,8 +119,7 @@ def header(path: str, layer: Layer | None) -> TableHeader:
     """
     if layer is None or (layer.table is None and layer.query is None):
         raise SettingsError(f"{path}: nothing says which table", "give a layer table or query in the settings")
-    where = f"layer {layer.name}: "
-    with _connected(path, where) as connected, connected.cursor() as cursor:
+    with _connected(path, layer) as connected, connected.cursor() as cursor:
         try:
             relation = _relation(layer)
             cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation))
@@ -131,21 +131,20 @@ def header(path: str, layer: Layer | None) -> TableHeader:
             text = relation.as_string(connected)
             parts = _parts(cursor, layer, columns, relation, key)
         except psycopg2.Error as error:
-            raise _unreadable(where, layer.name, error) from None
+            raise _unreadable(layer.access, error) from None
         info = connected.info
         uri = f"postgresql://{info.host or 'localhost'}:{info.port}/{info.dbname}"
     return TableHeader(uri, "PostgreSQL", columns, sum(p.rows for p in parts), parts, relation=text, key=key, path=path)
 
 
-def _unreadable(where: str, layer: str, error: psycopg2.Error) -> SourceError:
+def _unreadable(access: Access, error: psycopg2.Error) -> SourceError:
     if error.pgcode == "57014":
-        return SourceError(
-            f"{where}Postgres gave up after a statement took too long: {first_line(error)}",
+        return access.error(
+            f"Postgres gave up after a statement took too long: {first_line(error)}",
             "see what holds the table (select * from pg_stat_activity), give a key that has an index, or set another "
             "limit: PGOPTIONS='-c statement_timeout=1h'",
-            layer,
         )
-    return SourceError(f"{where}Postgres says: {first_line(error)}", "correct table, query or key of the layer", layer)
+    return access.error(f"Postgres says: {first_line(error)}", "correct table, query or key of the layer")
 
 
 def _primary_key(cursor: Any, layer: Layer, columns: tuple[TableColumn, ...]) -> str:
@@ -170,20 +169,17 @@ def _parts(
         cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(relation))
         return (Part(0, 1, cursor.fetchone()[0]),)
     if next((c.dtype for c in columns if c.name == key), "") not in WHOLE:
-        raise SourceError(
-            f"layer {layer.name}: key = {key!r} is no column of whole numbers; there are "
+        raise layer.error(
+            f"key = {key!r} is no column of whole numbers; there are "
             + ", ".join(f"{c.name} ({c.type_name})" for c in columns),
             "name another column, or leave key out",
-            layer.name,
         )
     name = sql.Identifier(key)
     cursor.execute(sql.SQL("SELECT count(*), count({0}), min({0}), max({0}) FROM {1}").format(name, relation))
     rows, keyed, low, high = cursor.fetchone()
     if keyed < rows:
-        raise SourceError(
-            f"layer {layer.name}: {rows - keyed:,} of {rows:,} rows have no {key}, which is the key",
-            "name another key, or leave it out",
-            layer.name,
+        raise layer.error(
+            f"{rows - keyed:,} of {rows:,} rows have no {key}, which is the key", "name another key, or leave it out"
         )
     if rows == 0:
         return (Part(0, 1, 0),)
@@ -199,7 +195,7 @@ def _parts(
 
 
 def rows(
-    layer: str, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
+    layer: Layer, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Read the rows of a part in the order of the key, then of the columns.
 
@@ -216,7 +212,7 @@ def rows(
         )
     query += sql.SQL(" ORDER BY {}").format(sql.SQL(", ").join(order))
     seen = 0
-    with _connected(header.path, f"layer {layer}: ") as connected:
+    with _connected(header.path, layer) as connected:
         try:
             with connected.cursor("geopipe") as cursor:
                 cursor.execute(query)
@@ -227,13 +223,10 @@ def rows(
                         for name, column in zip(columns.names, zip(*batch, strict=True), strict=True)
                     }
         except psycopg2.Error as error:
-            raise _unreadable(f"layer {layer}: {header.uri}: ", layer, error) from None
+            raise _unreadable(layer.access.within(f"{header.uri}: "), error) from None
     if seen != part.rows:
-        raise SourceError(
-            f"layer {layer}: {header.uri} has {seen:,} rows where the plan counted {part.rows:,}: it was changed",
-            "run it again, on a table that nobody writes to",
-            layer,
-        )
+        text = f"{header.uri} has {seen:,} rows where the plan counted {part.rows:,}: it was changed"
+        raise layer.error(text, "run it again, on a table that nobody writes to")
 
 
 def _numbers(column: tuple[Any, ...], dtype: str) -> NDArray[Any]:

@@ -10,7 +10,7 @@ import glob
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,24 +26,16 @@ from rasterio.windows import Window as RioWindow
 
 from geopipe.errors import SourceError
 from geopipe.layers.access import NOTHING, Access
-from geopipe.layers.header import Band, Georeference, Header
+from geopipe.layers.header import Band, Georeference, Header, Stamp
 from geopipe.layers.layer import Layer, Overlap, Placed, Source
 from geopipe.layers.times import Place
 from geopipe.layers.uris import is_remote
 from geopipe.load.categories import Categories, from_attributes, from_sidecar
-from geopipe.load.gdal import (
-    GDAL_ERRORS,
-    coordinates,
-    is_transposed,
-    network,
-    open_raster,
-    open_variable,
-    variables,
-)
-from geopipe.load.messages import REPAIR, Hearing, refusing_damage
+from geopipe.load.gdal import GDAL_ERRORS, coordinates, is_transposed, network, open_raster, open_variable, variables
+from geopipe.load.messages import REPAIR, hearing, refusing_damage
 from geopipe.load.missing import declared, missing_in
 from geopipe.load.opening import Target, is_store, look_at, reading
-from geopipe.load.stamps import Stamp, local_file, refuse_change, stamp_of
+from geopipe.load.stamps import local_file, refuse_change, stamp_of
 from geopipe.merge.blocks import Column, Mask, Values
 from geopipe.merge.tile import overlay, reduce_columns
 from geopipe.plan.estimate import OPEN_FILES, READ_CACHE
@@ -60,26 +52,12 @@ AT_ONCE = 1 << 20
 """Pixels of several bands to read in one call: the cost of a call grows with the bands of the file."""
 
 
-def environment() -> AbstractContextManager[object]:
-    """GDAL's settings for all reads, with its messages collected (see `messages`). Enter it once, around all work.
-
-    A worker that reads until its process ends need not exit it.
-    """
-    return _Environment()
-
-
-class _Environment:
-    def __enter__(self) -> None:
-        settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_VRT_ENABLE_PYTHON": "NO"} | network()
-        self._env, self._hearing = rasterio.Env(**settings), Hearing()
-        self._hearing.__enter__()
-        self._env.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            self._env.__exit__(*error)
-        finally:
-            self._hearing.__exit__(*error)
+@contextmanager
+def environment() -> Iterator[None]:
+    """GDAL's settings for all reads, with its messages collected (see `messages`). Enter it once, around all work."""
+    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_VRT_ENABLE_PYTHON": "NO"} | network()
+    with hearing(), rasterio.Env(**settings):
+        yield
 
 
 def versions() -> dict[str, str]:
@@ -101,22 +79,21 @@ def expand(path: str) -> list[str]:
     return [path]
 
 
-def inspect(uri: str, layer: str | None = None, variable: str | None = None, access: Access = NOTHING) -> Header:
+def inspect(uri: str, access: Access = NOTHING, variable: str | None = None) -> Header:
     """Read the header of a raster, or of a variable of a file with several. Reads no pixels.
 
     Raises:
         SourceError: the file is missing, unreadable or no raster, or has no such variable.
     """
     with environment():
-        where = f"layer {layer}: " if layer else ""
-        target = look_at(uri, access, where, layer)  # before the size of a file is read that may not be opened
+        target = look_at(uri, access)  # before the size of a file is read that may not be opened
         stamp = stamp_of(uri)  # before it is read, so that a change meanwhile counts, too
-        opened, uri = open_variable(uri, variable, where, layer, access)
-        with opened as ds, reading(ds), refusing_damage(f"{where}{uri}", uri, layer):
+        opened, uri = open_variable(uri, variable, access)
+        with opened as ds, reading(ds), refusing_damage(uri, uri, access):
             try:
                 return _header(ds, uri, stamp, target, access)
             except GDAL_ERRORS as error:
-                raise SourceError(f"{where}the header of {uri} is damaged: {error}", REPAIR, layer) from None
+                raise access.error(f"the header of {uri} is damaged: {error}", REPAIR) from None
 
 
 def _header(ds: DatasetReader, uri: str, stamp: Stamp, target: Target, access: Access) -> Header:
@@ -143,9 +120,7 @@ def _header(ds: DatasetReader, uri: str, stamp: Stamp, target: Target, access: A
         subdatasets=tuple(variables(ds, uri).values()),
         has_gcps=bool(gcps),
         has_rpcs=ds.rpcs is not None,
-        size=stamp.size,
-        mtime_ns=stamp.mtime_ns,
-        tag=stamp.tag,
+        stamp=stamp,
         beside=beside,
         reaches=target.reaches,
     )
@@ -162,7 +137,7 @@ def _has_own_overviews(ds: DatasetReader) -> bool:
     return ds.driver != "VRT" and "OVERVIEW_FILE" not in ds.tags(ns="OVERVIEWS")
 
 
-def georeferenced(header: Header, by: str, layer: str, access: Access = NOTHING) -> Header:
+def georeferenced(header: Header, by: str, access: Access = NOTHING) -> Header:
     """The header of a file that is placed by its ground control points ("gcps") or its RPC model ("rpcs").
 
     Its transform is the affine one with the least squares: it gives the approximate extent only.
@@ -170,15 +145,12 @@ def georeferenced(header: Header, by: str, layer: str, access: Access = NOTHING)
     Raises:
         SourceError: the file has none.
     """
-    with environment(), open_raster(header.uri, f"layer {layer}: ", layer, access) as ds:
+    with environment(), open_raster(header.uri, access) as ds:
         gcps, crs = ds.gcps
         if (by == "gcps" and not gcps) or (by == "rpcs" and ds.rpcs is None):
             models = "GCPs" if gcps else "RPCs" if ds.rpcs is not None else "neither GCPs nor RPCs"
-            raise SourceError(
-                f"layer {layer}: {header.uri} has no {by.upper()[:-1]}s to place it by; it has {models}",
-                f"correct georeference = of the layer {layer}",
-                layer,
-            )
+            hint = f"correct georeference = of the layer {access.layer}"
+            raise access.error(f"{header.uri} has no {by.upper()[:-1]}s to place it by; it has {models}", hint)
         if by == "gcps":
             points = np.array([(p.row, p.col, p.x, p.y) for p in gcps])
             georeference = Georeference(points=tuple(map(tuple, points.tolist())))
@@ -280,7 +252,7 @@ class Readers:
         # one by one: a window may have many files
         return next(columns()) if len(files) == 1 else reduce_columns(columns(), layer.overlap)
 
-    def get(self, header: Header, layer: str, access: Access = NOTHING) -> DatasetReader:
+    def get(self, header: Header, access: Access) -> DatasetReader:
         """The open dataset of a header.
 
         Raises:
@@ -290,8 +262,8 @@ class Readers:
         if uri in self._open:
             self._open.move_to_end(uri)
         else:
-            refuse_change(header, layer)
-            self._open[uri] = open_raster(uri, f"layer {layer}: ", layer, access)
+            refuse_change(header, access)
+            self._open[uri] = open_raster(uri, access)
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         return self._open[uri]
@@ -310,8 +282,8 @@ class Readers:
         self, layer: Layer, header: Header, bands: Sequence[Band], window: Window, most: int = AT_ONCE
     ) -> Iterator[Column]:
         """Read pixels of each band, unpacked, and their mask; about `most` pixels at a time."""
-        name, uri = layer.name, header.uri
-        ds = self.get(header, name, layer.access)
+        uri, access = header.uri, layer.access
+        ds = self.get(header, access)
         area = RioWindow(window.col, window.row, window.width, window.height)
         if header.transposed:
             area = RioWindow(window.row, window.col, window.height, window.width)
@@ -321,7 +293,7 @@ class Readers:
             place = f"row {window.row}, column {window.col}, {window.height} x {window.width} pixels"
             what = ", ".join(map(str, indexes))
             try:
-                with reading(ds), refusing_damage(f"layer {name}: band {what} of {uri}, read at {place},", uri, name):
+                with reading(ds), refusing_damage(f"band {what} of {uri}, read at {place},", uri, access):
                     stack = ds.read(indexes, window=area)
                     masked = any("per_dataset" in band.mask for band in batch)
                     masks = ds.read_masks(indexes, window=area) != 0 if masked else [None] * len(batch)
@@ -332,10 +304,9 @@ class Readers:
                     yield from self._read_bands(layer, header, batch, window, most=1)
                     continue
                 cause = error.__cause__ or error
-                raise SourceError(
-                    f"layer {name}: band {indexes[0]} of {uri} cannot be read at {place}: {cause}",
-                    f'repair the file, or leave it out with on_error = "skip" in the layer {name}',
-                    name,
+                raise access.error(
+                    f"band {indexes[0]} of {uri} cannot be read at {place}: {cause}",
+                    f'repair the file, or leave it out with on_error = "skip" in the layer {layer.name}',
                 ) from None
             for band, values, mask in zip(batch, stack, masks, strict=True):
                 valid = mask if "per_dataset" in band.mask else alpha if band.alpha_band else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from geopipe.errors import SourceError
-from geopipe.layers.access import NOTHING, Access, resolve
+from geopipe.layers.access import Access, resolve
 from geopipe.layers.uris import is_remote
 
 Item = tuple[Mapping[str, Any], Path]
@@ -21,7 +21,7 @@ DATA = ("image/tiff", "image/vnd.stac.geotiff", "image/jp2", "application/x-hdf"
 """Beginnings of the media types of rasters."""
 
 
-def read(path: str, layer: str) -> list[Item]:
+def read(path: str, access: Access) -> list[Item]:
     """Read the items of a STAC item or an item collection. Empty if it is no STAC file.
 
     Raises:
@@ -32,24 +32,19 @@ def read(path: str, layer: str) -> list[Item]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise SourceError(f"layer {layer}: {path} cannot be read as JSON: {error}", "correct path =", layer) from None
+        raise access.error(f"{path} cannot be read as JSON: {error}", "correct path =") from None
     kind = document.get("type") if isinstance(document, dict) else None
     features = document.get("features") if kind == "FeatureCollection" else [document] if kind == "Feature" else None
     features = features if isinstance(features, list) else None
     items = [f for f in features or [] if isinstance(f, dict) and isinstance(f.get("assets"), dict)]
     if not items or len(items) < len(features or []):
         counted = f", and {len(items)} of its {len(features)} features are items" if features else ""
-        raise SourceError(
-            f"layer {layer}: {path} is no STAC item or item collection: its type is {kind!r}{counted}",
-            "give a file of items: each is a Feature with assets",
-            layer,
-        )
+        text = f"{path} is no STAC item or item collection: its type is {kind!r}{counted}"
+        raise access.error(text, "give a file of items: each is a Feature with assets")
     return [(item, Path(path).resolve().parent) for item in items]
 
 
-def files(
-    items: Sequence[Item], asset: str | None, sort_by: str | None, layer: str, access: Access = NOTHING
-) -> list[str]:
+def files(items: Sequence[Item], asset: str | None, sort_by: str | None, access: Access) -> list[str]:
     """The address of one asset of each item, sorted. Relative addresses become absolute.
 
     Args:
@@ -57,8 +52,7 @@ def files(
         asset: its key; None if each item has a single data asset.
         sort_by: "datetime" (oldest first) or "cloud_cover" (clearest first), with "-" in reverse; None keeps the order
             of the items. The order is stable.
-        layer: its name, for messages.
-        access: where an address may lead, beside the folder of its item.
+        access: of the layer: where an address may lead, beside the folder of its item.
 
     Raises:
         SourceError: an item does not have the asset or the property, or its address leads elsewhere.
@@ -66,30 +60,28 @@ def files(
     ordered = list(items)
     if sort_by is not None:
         key = _KEYS[sort_by.lstrip("-")]
-        ordered.sort(key=lambda item: key(item[0], layer), reverse=sort_by.startswith("-"))
-    return [_address(item, folder, asset, layer, access) for item, folder in ordered]
+        ordered.sort(key=lambda item: key(item[0], _named(item[0], access)), reverse=sort_by.startswith("-"))
+    return [_address(item, folder, asset, _named(item, access)) for item, folder in ordered]
 
 
-def _address(item: Mapping[str, Any], folder: Path, asset: str | None, layer: str, access: Access) -> str:
+def _named(item: Mapping[str, Any], access: Access) -> Access:
+    """The access of a layer; errors name the item."""
+    return access.within(f"the STAC item {item.get('id')!r} ")
+
+
+def _address(item: Mapping[str, Any], folder: Path, asset: str | None, access: Access) -> str:
     assets: Mapping[str, Any] = item["assets"]
     listed = ", ".join(assets) or "none"
     if asset is None:
         data = [key for key, value in assets.items() if _is_data(value)]
         if len(data) != 1:
-            raise SourceError(
-                f"layer {layer}: the STAC item {item.get('id')!r} has {len(data)} data assets; all assets: {listed}",
-                f'choose one in the layer {layer}: asset = "{(data or list(assets) or ["..."])[0]}"',
-                layer,
-            )
+            hint = f'choose one in the layer {access.layer}: asset = "{(data or list(assets) or ["..."])[0]}"'
+            raise access.error(f"has {len(data)} data assets; all assets: {listed}", hint)
         asset = data[0]
     href = assets[asset].get("href") if isinstance(assets.get(asset), dict) else None
     if not isinstance(href, str):
-        raise SourceError(
-            f"layer {layer}: the STAC item {item.get('id')!r} has no asset {asset!r}; it has {listed}",
-            f"correct asset = of the layer {layer}",
-            layer,
-        )
-    return resolve(href, str(folder), access, f"layer {layer}: the STAC item {item.get('id')!r} ", layer)
+        raise access.error(f"has no asset {asset!r}; it has {listed}", f"correct asset = of the layer {access.layer}")
+    return resolve(href, str(folder), access)
 
 
 def _is_data(asset: Any) -> bool:
@@ -105,30 +97,27 @@ def _properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
     return properties if isinstance(properties, dict) else {}
 
 
-def _datetime(item: Mapping[str, Any], layer: str) -> datetime:
+def _datetime(item: Mapping[str, Any], access: Access) -> datetime:
     """The time of an item, else the start of its interval."""
     properties = _properties(item)
     text = properties.get("datetime") or properties.get("start_datetime")
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:
-        raise _missing(item, "datetime", text, layer) from None
+        raise _missing("datetime", text, access) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _cloud_cover(item: Mapping[str, Any], layer: str) -> float:
+def _cloud_cover(item: Mapping[str, Any], access: Access) -> float:
     cover = _properties(item).get("eo:cloud_cover")
     if not isinstance(cover, int | float) or isinstance(cover, bool):
-        raise _missing(item, "eo:cloud_cover", cover, layer)
+        raise _missing("eo:cloud_cover", cover, access)
     return float(cover)
 
 
-_KEYS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {"datetime": _datetime, "cloud_cover": _cloud_cover}
+_KEYS: Mapping[str, Callable[[Mapping[str, Any], Access], Any]] = {"datetime": _datetime, "cloud_cover": _cloud_cover}
 
 
-def _missing(item: Mapping[str, Any], name: str, value: Any, layer: str) -> SourceError:
-    return SourceError(
-        f"layer {layer}: the STAC item {item.get('id')!r} cannot be sorted: its {name} is {value!r}",
-        f"leave sort_by out of the layer {layer}, or leave the item out",
-        layer,
-    )
+def _missing(name: str, value: Any, access: Access) -> SourceError:
+    hint = f"leave sort_by out of the layer {access.layer}, or leave the item out"
+    return access.error(f"cannot be sorted: its {name} is {value!r}", hint)

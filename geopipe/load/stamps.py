@@ -10,30 +10,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import rasterio._env
 
-from geopipe.errors import MachineError, SourceError
-from geopipe.layers.header import Header
+from geopipe.errors import MachineError
+from geopipe.layers.access import Access
+from geopipe.layers.header import UNKNOWN, Header, Stamp
 from geopipe.layers.tables import TableHeader
 from geopipe.layers.uris import file_of, in_gdal, subdataset
 from geopipe.plan.plan import Plan
 
 AT_ONCE = 16
 """Files to check in parallel: a server may take long for each."""
-
-
-class Stamp(NamedTuple):
-    """Size in bytes, time of the last change (ns), and on a server the etag, else its time.
-
-    A folder has the sum of sizes and the latest time. If several files are read, `tag` is a hash of the sizes and times
-    of all. Unknown values are 0 or empty.
-    """
-
-    size: int = 0
-    mtime_ns: int = 0
-    tag: str = ""
 
 
 def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
@@ -46,7 +34,7 @@ def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
     if file is None:
         return _remote(uri)
     if not os.path.exists(file):
-        return Stamp()
+        return UNKNOWN
     own = sorted(p for p in Path(file).rglob("*") if p.is_file()) if os.path.isdir(file) else [Path(file)]
     parts = [(str(path), stat.st_size, stat.st_mtime_ns) for path in own for stat in [path.stat()]]
     size, mtime_ns = sum(size for _, size, _ in parts), max((time for *_, time in parts), default=0)
@@ -68,7 +56,7 @@ def local_file(uri: str) -> str | None:
     return next((str(p) for p in (Path(path), *Path(path).parents) if p.is_file()), None)
 
 
-def refuse_change(header: Header | TableHeader, layer: str | None, now: Stamp | None = None) -> None:
+def refuse_change(header: Header | TableHeader, access: Access, now: Stamp | None = None) -> None:
     """Check that a source is as it was in the plan. A stamp that was or is unknown counts as unchanged.
 
     Args:
@@ -77,20 +65,17 @@ def refuse_change(header: Header | TableHeader, layer: str | None, now: Stamp | 
     Raises:
         SourceError: the source was changed; names the file and the difference.
     """
-    planned, file = _planned(header), local_file(header.uri)
+    planned, file = header.stamp, local_file(header.uri)
     now = _now(header) if now is None else now
     gone = file is not None and not os.path.exists(file)
-    if now == planned or Stamp() == planned or (now == Stamp() and not gone):
+    if now == planned or planned == UNKNOWN or (now == UNKNOWN and not gone):
         return
     differs = "it is gone"
     if not gone:
         names = ("size", "time", "etag or hash")
         differs = ", ".join(f"{n} {a} -> {b}" for n, a, b in zip(names, planned, now, strict=True) if a != b)
-    raise SourceError(
-        f"layer {layer}: {header.uri} was changed since the run was planned: {differs}",
-        "run it again when the file stays as it is; nothing was published",
-        layer,
-    )
+    hint = "run it again when the file stays as it is; nothing was published"
+    raise access.error(f"{header.uri} was changed since the run was planned: {differs}", hint)
 
 
 def refuse_changes(plan: Plan) -> None:
@@ -102,25 +87,21 @@ def refuse_changes(plan: Plan) -> None:
         SourceError: a file was changed, or is gone.
         MachineError: the server of a file does not answer any more.
     """
-    known: dict[str, tuple[Header | TableHeader, str]] = {}
+    known: dict[str, tuple[Header | TableHeader, Access]] = {}
     for p in (*plan.layers, *([plan.mask.raster] if plan.mask and plan.mask.raster else [])):
         headers: list[Header | TableHeader] = [f.header for d in p.decisions for f in d.source.files]
         headers += p.table.headers if p.table else ()
-        known |= {header.uri: (header, p.layer.name) for header in headers if _planned(header) != Stamp()}
+        known |= {header.uri: (header, p.layer.access) for header in headers if header.stamp != UNKNOWN}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         stamps = pool.map(_now, (header for header, _ in known.values()))
-        for (header, layer), now in zip(known.values(), stamps, strict=True):
-            refuse_change(header, layer, now)
-            if now == Stamp():
+        for (header, access), now in zip(known.values(), stamps, strict=True):
+            refuse_change(header, access, now)
+            if now == UNKNOWN:
                 raise MachineError(
-                    f"layer {layer}: whether {header.uri} is what it was when the run was planned cannot be known: "
+                    f"{access.where}whether {header.uri} is what it was when the run was planned cannot be known: "
                     "its server does not answer",
                     "look after the network; the tiles that are done are kept, and `geopipe run --resume` goes on",
                 )
-
-
-def _planned(header: Header | TableHeader) -> Stamp:
-    return Stamp(header.size, header.mtime_ns, header.tag if isinstance(header, Header) else "")
 
 
 def _now(header: Header | TableHeader) -> Stamp:
@@ -153,7 +134,7 @@ def _remote(uri: str) -> Stamp:
         path = f"{scheme.rpartition('+')[2]}://{rest.partition('!')[0]}"
     name, gdal = in_gdal(path).encode(), _gdal()
     if gdal is None or not name.startswith(b"/vsi"):
-        return Stamp()
+        return UNKNOWN
     gdal.CPLPushErrorHandler(
         ctypes.cast(gdal.CPLQuietErrorHandler, ctypes.c_void_p)
     )  # opening the file will raise the error

@@ -18,18 +18,11 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from geopipe.errors import SourceError, first_line
+from geopipe.errors import first_line
+from geopipe.layers.access import NOTHING
+from geopipe.layers.header import Stamp
 from geopipe.layers.layer import Layer
-from geopipe.layers.tables import (
-    ENDINGS,
-    PART_ROWS,
-    SERVER,
-    Columns,
-    Part,
-    TableColumn,
-    TableHeader,
-    is_table,
-)
+from geopipe.layers.tables import ENDINGS, PART_ROWS, SERVER, Columns, Part, TableColumn, TableHeader, is_table
 from geopipe.load import postgres
 from geopipe.load.opening import refuse_special
 from geopipe.load.stamps import refuse_change
@@ -79,10 +72,9 @@ def headers(layer: Layer) -> list[TableHeader]:
     if not any(tables):
         return []
     if not all(tables):
-        raise SourceError(
-            f"layer {layer.name}: {layer.paths[tables.index([])]} is no table, and others of its paths are",
+        raise layer.error(
+            f"{layer.paths[tables.index([])]} is no table, and others of its paths are",
             f"tables are Postgres, or files with one of the endings {', '.join(ENDINGS)}; make two layers of them",
-            layer.name,
         )
     postgres.check_keys(layer)
     return [header(file, layer) for files in tables for file in files]
@@ -98,28 +90,25 @@ def header(path: str, layer: Layer | None = None) -> TableHeader:
     Raises:
         SourceError: it cannot be read, or is no table.
     """
-    where = f"layer {layer.name}: " if layer else ""
-    name = layer.name if layer else None
+    access = layer.access if layer else NOTHING
     if path.startswith(SERVER):
         return postgres.header(path, layer)
-    refuse_special(path, where, name)
+    refuse_special(path, access)
     try:
         stat = os.stat(path)
+        stamp = Stamp(stat.st_size, stat.st_mtime_ns)
         if path.lower().endswith((".csv", ".csv.gz")):
-            columns, rows = _csv_types(path, stat.st_size, stat.st_mtime_ns)
+            columns, rows = _csv_types(path, stamp)
             parts: tuple[Part, ...] = (Part(0, 1, rows),)
-            return TableHeader(path, "CSV", columns, rows, parts, None, stat.st_size, stat.st_mtime_ns)
+            return TableHeader(path, "CSV", columns, rows, parts, stamp=stamp)
         with pq.ParquetFile(path) as file:
-            columns = tuple(_parquet_column(f) for f in file.schema_arrow)
+            columns = _columns(file.schema_arrow)
             meta, crs = file.metadata, _geo_crs(file.schema_arrow.metadata or {})
             groups = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-        return TableHeader(
-            path, "Parquet", columns, sum(groups), tuple(_parts(groups)), crs, stat.st_size, stat.st_mtime_ns
-        )
+        return TableHeader(path, "Parquet", columns, sum(groups), tuple(_parts(groups)), crs, stamp)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # such as a column's name
-        raise SourceError(
-            f"{where}{path} cannot be read as a table: {first_line(error)}", "correct path =, or repair the file", name
-        ) from None
+        hint = "correct path =, or repair the file"
+        raise access.error(f"{path} cannot be read as a table: {first_line(error)}", hint) from None
 
 
 def _parts(groups: Sequence[int]) -> Iterator[Part]:
@@ -133,13 +122,13 @@ def _parts(groups: Sequence[int]) -> Iterator[Part]:
     yield Part(start, len(groups), rows)
 
 
-def _parquet_column(column: pa.Field) -> TableColumn:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    return TableColumn(column.name, _dtype(kind), str(column.type))
+def _columns(schema: pa.Schema) -> tuple[TableColumn, ...]:
+    return tuple(TableColumn(column.name, _dtype(column.type), str(column.type)) for column in schema)
 
 
 def _dtype(kind: pa.DataType) -> str:
     """The type in which numbers of an Arrow type are read, "" if it has no numbers."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_boolean(kind):
         return "uint8"
     if pa.types.is_decimal(kind) or pa.types.is_null(kind):
@@ -169,7 +158,7 @@ WIDER = {"null": pa.int64(), "int64": pa.float64()}
 
 
 @lru_cache(maxsize=1024)
-def _csv_types(path: str, size: int, mtime_ns: int) -> tuple[tuple[TableColumn, ...], int]:
+def _csv_types(path: str, stamp: Stamp) -> tuple[tuple[TableColumn, ...], int]:
     """Columns and number of rows of a CSV. A column has integers, floats, or no numbers.
 
     Arrow guesses types from the first block. If a later row does not fit, the column gets the next wider type.
@@ -190,7 +179,7 @@ def _csv_types(path: str, size: int, mtime_ns: int) -> tuple[tuple[TableColumn, 
                     raise
                 types[column.name] = WIDER.get(str(column.type), pa.string())
                 continue
-        return tuple(TableColumn(f.name, _dtype(f.type), str(f.type)) for f in schema), rows
+        return _columns(schema), rows
 
 
 def _open_csv(path: str, types: Mapping[str, pa.DataType], columns: Sequence[str] | None) -> csv.CSVStreamingReader:
@@ -206,7 +195,7 @@ def _open_csv(path: str, types: Mapping[str, pa.DataType], columns: Sequence[str
 
 
 def read_batches(
-    layer: str, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
+    layer: Layer, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
 ) -> Iterator[Batch]:
     """Read the rows of a part of a table in their order, in batches of about 100,000, with the columns of `dtypes`.
 
@@ -219,15 +208,12 @@ def read_batches(
         yield from postgres.rows(layer, header, part, columns, dtypes)
         return
     try:
-        refuse_change(header, layer)
+        refuse_change(header, layer.access)
         for batch in _file_batches(header, part, columns, dtypes):
             yield {name: _numbers(batch.column(name), dtype) for name, dtype in dtypes.items()}
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(
-            f"layer {layer}: {header.uri} cannot be read: {first_line(error)}",
-            f'repair the file, or leave it out with on_error = "skip" in the layer {layer}',
-            layer,
-        ) from None
+        hint = f'repair the file, or leave it out with on_error = "skip" in the layer {layer.name}'
+        raise layer.error(f"{header.uri} cannot be read: {first_line(error)}", hint) from None
 
 
 def _file_batches(
@@ -235,17 +221,14 @@ def _file_batches(
 ) -> Iterator[pa.RecordBatch]:
     if header.driver == "CSV":
         types = {name: pa.from_numpy_dtype(np.dtype(dtype)) for name, dtype in dtypes.items()}
-        with _open_csv(header.uri, types | _bools(header, types), columns.names) as reader:
+        # CSV does not parse true and false as numbers
+        types |= {c.name: pa.bool_() for c in header.columns if c.name in types and c.type_name == "bool"}
+        with _open_csv(header.uri, types, columns.names) as reader:
             yield from reader
         return
     with pq.ParquetFile(header.uri, pre_buffer=False) as file:
         groups = list(range(part.start, part.stop))
         yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns.names))
-
-
-def _bools(header: TableHeader, types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-    """Columns of true and false, which CSV does not parse as numbers."""
-    return {c.name: pa.bool_() for c in header.columns if c.name in types and c.type_name == "bool"}
 
 
 def _numbers(column: pa.Array, dtype: str) -> NDArray[Any]:
@@ -259,11 +242,6 @@ def _numbers(column: pa.Array, dtype: str) -> NDArray[Any]:
     return np.ma.MaskedArray(values, null) if null.any() else values
 
 
-def missing_of(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """The mask of a column."""
-    return np.ma.getmaskarray(values)
-
-
 def unplaced(coordinates: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether each coordinate is missing or infinite."""
-    return np.asarray(missing_of(coordinates) | ~np.isfinite(np.asarray(coordinates)))
+    return np.asarray(np.ma.getmaskarray(coordinates) | ~np.isfinite(np.asarray(coordinates)))

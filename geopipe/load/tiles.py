@@ -13,7 +13,6 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from geopipe.errors import SourceError
 from geopipe.events.emit import context, emit
 from geopipe.events.records import Progress
 from geopipe.grid.grid import Tile
@@ -178,10 +177,9 @@ def classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...]:
                         values, valid = reader.read_window(layer.layer, decision.source, 0, window)
                         values_seen |= set(np.unique(values if valid is None else values[valid]).tolist())
                     if len(values_seen) > MOST_CLASSES:
-                        raise SourceError(
-                            f"layer {layer.layer.name}: {decision.source.name} has more than {MOST_CLASSES} classes",
+                        raise layer.layer.error(
+                            f"{decision.source.name} has more than {MOST_CLASSES} classes",
                             "name those that you want: fractions = [1, 2, 3]",
-                            layer.layer.name,
                         )
         reader.close()
     return tuple(sorted(values_seen))

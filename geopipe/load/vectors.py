@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from geopipe.errors import SourceError
 from geopipe.grid.crs import horizontal
 from geopipe.grid.polygons import Shapes
-from geopipe.layers.access import HEAD, POINTERS, ending
+from geopipe.layers.access import HEAD, POINTERS, Access, ending
 from geopipe.layers.uris import file_of, in_gdal, is_remote
 from geopipe.load.gdal import network
 from geopipe.load.opening import refuse_special
@@ -59,7 +59,7 @@ def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
     Raises:
         SourceError: it cannot be opened, has several layers, no CRS, or other geometries than polygons.
     """
-    refuse_special(uri, "grid.mask = ", None)
+    refuse_special(uri, Access(where="grid.mask = "))
     geometries, own_crs = _geometries(uri, layer)
     crs = crs or own_crs
     if crs is None:

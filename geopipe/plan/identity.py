@@ -34,7 +34,7 @@ def identity_of(
     cells: dict[str, Any] = {"merge": {"how": spec.how, "drop": sorted(spec.required)}}
     if mask is not None:
         headers = [placed.header for placed in _files(mask.raster)] if mask.raster else []
-        cells["mask"] = {**mask.describe(), "sources": [[h.size, h.mtime_ns, h.tag] for h in headers]}
+        cells["mask"] = {**mask.describe(), "sources": [list(h.stamp) for h in headers]}
     return {
         **cells,
         "geopipe": version,
@@ -81,16 +81,11 @@ def provenance_of(plans: Sequence[LayerPlan], mask: MaskPlan | None, versions: M
 
 def _sources(plans: Sequence[LayerPlan]) -> dict[str, Any]:
     """Size, time and tag of each source file by its URI; rows and keys of a table in Postgres, which has no more."""
-    files = {
-        f.header.uri: {"size": f.header.size, "mtime_ns": f.header.mtime_ns, "tag": f.header.tag}
-        for p in plans
-        for f in _files(p)
-    }
+    files = {f.header.uri: f.header.stamp._asdict() for p in plans for f in _files(p)}
+    headers = [header for p in plans if p.table for header in p.table.headers]
     tables = {
-        h.uri: {"size": h.size, "mtime_ns": h.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
-        for p in plans
-        if p.table
-        for h in p.table.headers
+        h.uri: {"size": h.stamp.size, "mtime_ns": h.stamp.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
+        for h in headers
     }
     return files | tables
 

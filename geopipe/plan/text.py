@@ -10,7 +10,7 @@ from geopipe.plan.layers import LayerPlan, reaches
 from geopipe.plan.plan import Plan
 from geopipe.plan.work import duration, span
 from geopipe.resample.methods import Decision, Route
-from geopipe.text import clean, count, numbers, size
+from geopipe.text import clean, count, listed, numbers, size
 
 SHOWN = 3
 """Sources of a layer that are listed unless the plan is verbose."""
@@ -141,8 +141,7 @@ def _layer(layer: LayerPlan, verbose: bool) -> Facts:
         facts.append(("", f"and {len(layer.decisions) - len(shown):,} more (-v lists all)"))
     roots = reaches(layer)
     if len(roots) > 1 or (roots and verbose):
-        more = f" and {len(roots) - SHOWN_ROOTS:,} more" if len(roots) > SHOWN_ROOTS else ""
-        facts.append(("reaches", ", ".join(roots[:SHOWN_ROOTS]) + more))
+        facts.append(("reaches", listed(roots, SHOWN_ROOTS)))
     if layer.table:
         facts += _points(layer, layer.table)
     if verbose and layer.decode_factor > 1.005:

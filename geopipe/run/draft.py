@@ -95,7 +95,7 @@ def draft(
             layers.append((layer, []))
     section = settings.grid
     access = Access(section.allow, setting="grid.{key} = {value}")
-    like = raster.inspect(section.like, access=access) if section.like else None
+    like = raster.inspect(section.like, access) if section.like else None
     # the header of a table has no extent, so tables have no part in a union of extents
     rasters = {layer.name: [h for h in headers if isinstance(h, Header)] for layer, headers in layers}
     sound = {name: headers for name, headers in rasters.items() if headers and name not in reasons}
@@ -132,7 +132,7 @@ def _mask(settings: Settings) -> Shapes | tuple[Layer, Header] | None:
     header = None
     if section.mask_layer is None:
         with suppress(SourceError):  # the error of GDAL's vector side says more
-            header = raster.inspect(section.mask, MASK, access=layer.access)
+            header = raster.inspect(section.mask, layer.access)
     if header is not None and header.bands:
         if header.crs is None and section.mask_crs is None:
             raise SourceError(f"grid.mask = {section.mask} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
@@ -164,30 +164,23 @@ def _files(layer: Layer) -> list[str]:
     """The files that the paths of a layer mean, or that the STAC items in these point to."""
     files = [file for path in layer.paths for file in raster.expand(path)]
     if not files:
-        raise SourceError(
-            f"layer {layer.name}: no file matches {', '.join(layer.paths)}",
-            proposals.path(layer.paths[0]),
-            layer.name,
-        )
-    contents = [stac.read(file, layer.name) for file in files]
+        raise layer.error(f"no file matches {', '.join(layer.paths)}", proposals.path(layer.paths[0]))
+    contents = [stac.read(file, layer.access) for file in files]
     if all(contents):
-        return stac.files(
-            [item for items in contents for item in items], layer.asset, layer.sort_by, layer.name, layer.access
-        )
+        return stac.files([item for items in contents for item in items], layer.asset, layer.sort_by, layer.access)
     if any(contents) or layer.asset or layer.sort_by:
-        raise SourceError(
-            f"layer {layer.name}: {files[[bool(items) for items in contents].index(False)]} holds no STAC items",
+        raise layer.error(
+            f"{files[[bool(items) for items in contents].index(False)]} holds no STAC items",
             "give STAC files only; or leave asset and sort_by out and give rasters only",
-            layer.name,
         )
     return files
 
 
 def _headers(layer: Layer) -> list[Header]:
     files = _files(layer)
-    headers = [raster.inspect(file, layer.name, layer.variable, layer.access) for file in files]
+    headers = [raster.inspect(file, layer.access, layer.variable) for file in files]
     if layer.georeference is not None:
-        headers = [raster.georeferenced(header, layer.georeference, layer.name, layer.access) for header in headers]
+        headers = [raster.georeferenced(header, layer.georeference, layer.access) for header in headers]
     check_files(layer, headers)
     return headers
 

@@ -29,6 +29,9 @@ from geopipe.text import clean, numbers
 MOST_STEPS = 24
 """Steps of a variable that become a column each; more are reduced to their mean."""
 
+INIT = Layer("init", ())
+"""Stands for the proposed layers in errors."""
+
 VECTORS = (".gpkg", ".shp", ".geojson", ".fgb", ".kml")
 
 
@@ -129,7 +132,7 @@ def _rasters(files: Sequence[str], findings: Findings) -> list[Proposal]:
     variables: dict[str, list[Header]] = {}
     for file in files:
         try:
-            if stac.read(file, "init"):
+            if stac.read(file, INIT.access):
                 findings.unused[file] = "STAC items; add a layer with path and asset by hand"
                 continue
             header = raster.inspect(file)
@@ -173,7 +176,7 @@ def _placed(header: Header, findings: Findings) -> list[Header]:
         findings.unused[uri] = "it has no bands"
     elif header.has_gcps or (header.has_rpcs and header.crs is None):
         try:
-            return [raster.georeferenced(header, "gcps" if header.has_gcps else "rpcs", "init")]
+            return [raster.georeferenced(header, "gcps" if header.has_gcps else "rpcs", INIT.access)]
         except SourceError as error:
             findings.unused[uri] = error.message
     elif header.crs is not None:
@@ -253,7 +256,7 @@ def _extent(header: TableHeader, x: str, y: str) -> Bounds:
     ends: list[tuple[float, float, float, float]] = []
     types = {x: "float64", y: "float64"}
     for part in header.parts:
-        for batch in tables.read_batches("init", header, part, Columns(x, y, ("",)), types):
+        for batch in tables.read_batches(INIT, header, part, Columns(x, y, ("",)), types):
             xs, ys = (np.ma.masked_invalid(batch[name]).compressed() for name in (x, y))
             if len(xs) and len(ys):
                 ends.append((float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())))

@@ -25,7 +25,7 @@ from geopipe.export.writers import CSV_SUFFIX, HIVE_NULL
 from geopipe.merge.spec import COORDINATES
 from geopipe.plan.cells import keys_of
 from geopipe.table.window import CellWindow, window_of
-from geopipe.validate.facts import Facts, number
+from geopipe.validate.facts import Ends, Facts
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class Manifest:
 
     tiles: np.ndarray[Any, Any]
     rows: np.ndarray[Any, Any]
-    nulls: dict[str, int]
-    limits: dict[str, tuple[float, float]]
+    columns: dict[str, Ends]
 
 
 @dataclass(frozen=True)
@@ -169,24 +168,18 @@ class Files:
 
     def _csv(self, keys: np.ndarray[Any, Any]) -> list[str]:
         """Paths of the CSV files that hold some tiles."""
+        names = [name for _, name in self._names(keys.tolist())]
+        names = [ONE_CSV] if self.facts.layout.csv_files == "one" else names
+        return [f"{self.root}/csv/{name}{self.csv_suffix}" for name in names]
+
+    @cached_property
+    def csv_suffix(self) -> str:
+        """How the names of the CSV files end."""
         one = self.facts.layout.csv_files == "one"
-        stems = [
-            f"{self.root}/csv/{name}"
-            for name in ([ONE_CSV] if one else [name for _, name in self._names(keys.tolist())])
-        ]
-        return [stem + self._suffix(stem) for stem in stems]
-
-    @property
-    def compression(self) -> str:
-        """What follows .csv in the names of the CSV files: ".gz", ".zst" or nothing."""
-        return self._csv(self.keys[:1])[0].rpartition(".csv")[2]
-
-    def _suffix(self, stem: str) -> str:
-        """How the name of a CSV file ends."""
-        infos = self.fs.get_file_info([stem + suffix for suffix in CSV_SUFFIX.values()])
-        for info, suffix in zip(infos, CSV_SUFFIX.values(), strict=True):
+        stem = f"{self.root}/csv/{ONE_CSV if one else next(self._names(self.keys[:1].tolist()))[1]}"
+        for info in self.fs.get_file_info([stem + suffix for suffix in CSV_SUFFIX.values()]):
             if info.type is FileType.File:
-                return suffix
+                return str(info.path.removeprefix(stem))
         raise MachineError(f"{self.output} has no file {stem}.csv", f"see: geopipe validate {self.output}")
 
     def _read_csv(self, paths: list[str], columns: list[str], condition: pc.Expression | None) -> pa.Table:
@@ -206,21 +199,15 @@ class Files:
     def manifest(self) -> Manifest:
         """The sums of the manifest, which is read once, a line at a time."""
         tiles, rows = list[int](), list[int]()
-        nulls: dict[str, int] = dict.fromkeys(self.facts.variables, 0)
-        limits: dict[str, tuple[float, float]] = {}
+        columns = dict.fromkeys(self.facts.variables, Ends())
         with self.reading(), self.fs.open_input_stream(f"{self.root}/{MANIFEST}", compression=None) as stream:
             for line in io.BufferedReader(stream):
                 receipt = Receipt.parse(line)
                 tiles.append(receipt.tile)
                 rows.append(receipt.rows)
-                for name, column in receipt.columns.items():
-                    nulls[name] += column["nulls"]
-                    low, high = number(column["min"]), number(column["max"])
-                    if low is not None and high is not None:
-                        before = limits.get(name, (low, high))
-                        limits[name] = min(low, before[0]), max(high, before[1])
+                columns |= {name: columns[name] | Ends.of(column) for name, column in receipt.columns.items()}
         order = np.argsort(tiles)
-        return Manifest(np.array(tiles)[order], np.array(rows)[order], nulls, limits)
+        return Manifest(np.array(tiles)[order], np.array(rows)[order], columns)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

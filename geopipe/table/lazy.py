@@ -16,6 +16,7 @@ from xarray.core import indexing
 from geopipe.grid.crs import crs_of
 from geopipe.table.files import unit_of
 from geopipe.table.window import CellWindow
+from geopipe.validate.facts import Ends
 
 if TYPE_CHECKING:
     from geopipe.table.table import Table
@@ -112,12 +113,13 @@ def _type_and_fill(table: Table, name: str) -> tuple[np.dtype[Any], Any]:
     own = np.dtype(table.schema.field(name).type.to_pandas_dtype())
     if own.kind not in "iu":
         return own, None
-    if table.rows == table.grid.cells and table.files.manifest.nulls.get(name) == 0:
+    columns = table.files.manifest.columns  # without derived ones, such as h3
+    nulls, low, high = columns.get(name, Ends())
+    if table.rows == table.grid.cells and name in columns and nulls == 0:
         return own, None
     if own.itemsize <= 2:
         return np.dtype(np.float32), None
-    low, high = table.files.manifest.limits.get(name, (None, None)) if own.itemsize == 8 else (0, 0)
-    if low is not None and high is not None and low >= -EXACT and high <= EXACT:
+    if own.itemsize < 8 or (low is not None and high is not None and low >= -EXACT and high <= EXACT):
         return np.dtype(np.float64), None
-    ends = np.iinfo(own)
-    return own, own.type(ends.min if own.kind == "i" and low != ends.min else ends.max)
+    limits = np.iinfo(own)
+    return own, own.type(limits.min if own.kind == "i" and low != limits.min else limits.max)

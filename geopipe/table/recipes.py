@@ -43,8 +43,8 @@ def _qgis(table: Table, has_points: bool, folder: str, name: str) -> str:
 
 
 def _csv(table: Table) -> dict[str, str]:
-    path, packed = f"{_place(table)}/csv/*.csv{table.files.compression}", table.files.compression == ".zst"
-    note = "  # .zst needs: pip install zstandard" if packed else ""
+    path = f"{_place(table)}/csv/*{table.files.csv_suffix}"
+    note = "  # .zst needs: pip install zstandard" if path.endswith(".zst") else ""
     return {
         "pandas": f"import glob\n\nimport pandas as pd{note}\n\n"
         f"frame = pd.concat(map(pd.read_csv, sorted(glob.glob({path!r}))))",

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.fs import LocalFileSystem
 
-from geopipe.errors import GeopipeError, PlanError, SettingsError
+from geopipe.errors import PlanError, SettingsError
 from geopipe.export import objects, state
 from geopipe.export.state import SUCCESS
 from geopipe.grid.crs import Bounds, crs_of
@@ -25,7 +25,7 @@ from geopipe.proposals import near
 from geopipe.redaction import redact
 from geopipe.table.files import Files, unit_of
 from geopipe.table.window import window_of
-from geopipe.validate.facts import Facts
+from geopipe.validate.facts import facts_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,13 +52,7 @@ def open_table(output: str | os.PathLike[str]) -> Table:
     name = redact(name)
     if success is None:
         raise PlanError(f"{name} holds no finished run", "give the output of a finished run (run.output)")
-    try:
-        facts = Facts.parse(success["table"])
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GeopipeError) as error:
-        raise PlanError(
-            f"{SUCCESS} of {name} does not describe the table ({type(error).__name__}: {error})",
-            "it was edited, or written by another version of geopipe: run its settings again",
-        ) from None
+    facts = facts_in(success, f"{SUCCESS} of {name}")
     form = "parquet" if "parquet" in success["formats"] else "csv"
     layers = success.get("provenance", {}).get("layers", ())
     units = {variable["name"]: variable["unit"] for layer in layers for variable in layer["variables"]}
@@ -117,10 +111,7 @@ class Table:
         )
 
     def arrow(
-        self,
-        columns: Sequence[str] | None = None,
-        bounds: Bounds | None = None,
-        where: pc.Expression | None = None,
+        self, columns: Sequence[str] | None = None, bounds: Bounds | None = None, where: pc.Expression | None = None
     ) -> pa.Table:
         """Rows as a table of Arrow, with the types of the files; missing values are nulls.
 
@@ -138,10 +129,7 @@ class Table:
         return self.files.read(self.files.keys_in(window), self._named(columns), window, where)
 
     def pandas(
-        self,
-        columns: Sequence[str] | None = None,
-        bounds: Bounds | None = None,
-        where: pc.Expression | None = None,
+        self, columns: Sequence[str] | None = None, bounds: Bounds | None = None, where: pc.Expression | None = None
     ) -> pd.DataFrame:
         """Rows as a data frame. Missing values are NaN; integers with missing values become pandas' nullable integers.
 
@@ -162,10 +150,7 @@ class Table:
         )
 
     def ray(
-        self,
-        columns: Sequence[str] | None = None,
-        bounds: Bounds | None = None,
-        where: pc.Expression | None = None,
+        self, columns: Sequence[str] | None = None, bounds: Bounds | None = None, where: pc.Expression | None = None
     ) -> ray.data.Dataset:
         """Rows as a lazy Ray Dataset: each task reads some tiles, one at a time.
 

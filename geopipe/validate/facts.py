@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from geopipe.errors import GeopipeError, PlanError
 from geopipe.export.tiles import Receipt
 from geopipe.grid.grid import Grid
 from geopipe.layers.header import Band
@@ -24,6 +25,7 @@ from geopipe.plan.layers import LayerPlan
 from geopipe.plan.options import Layout
 from geopipe.plan.plan import Plan
 from geopipe.resample.methods import FRACTION, VALID, Route
+from geopipe.text import listed
 
 CHECKS = {
     "manifest": "a receipt for every tile, and their totals",
@@ -55,6 +57,24 @@ class Finding:
     level: str
     check: str
     message: str
+
+
+class Ends(NamedTuple):
+    """Nulls of a column, and its least and greatest value, which are None without a value."""
+
+    nulls: int = 0
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, column: Mapping[str, Any]) -> Ends:
+        """Those in a receipt."""
+        return cls(column["nulls"], _number(column["min"]), _number(column["max"]))
+
+    def __or__(self, other: Ends) -> Ends:
+        """Those of both parts of a column."""
+        lows, highs = ([v for v in pair if v is not None] for pair in ((self.low, other.low), (self.high, other.high)))
+        return Ends(self.nulls + other.nulls, min(lows, default=None), max(highs, default=None))
 
 
 @dataclass(frozen=True)
@@ -134,6 +154,8 @@ class Facts:
         folders, zooms = (None, "tile", *data["variables"]), (None, *range(16))
         if layout.csv_files not in ("tiles", "one") or layout.partition_by not in folders or layout.h3 not in zooms:
             raise ValueError(f"there is no such layout: {layout}")
+        if not data["variables"]:
+            raise ValueError("it has no variables")
         return cls(
             grid=Grid(json.dumps(data["grid"]["crs"]), x0, y0, dx, -dy, width, height),
             window_size=int(data["window_size"]),
@@ -149,10 +171,28 @@ class Facts:
 
 
 def _range(value: Sequence[float] | None) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    low, high = map(number, value)
+    low, high = (None, None) if value is None else map(_number, value)
     return None if low is None or high is None else (low, high)
+
+
+def _number(value: Any) -> float | None:
+    """A number of JSON, in which an infinity is text."""
+    return float(value) if isinstance(value, str) else value
+
+
+def facts_in(success: Mapping[str, Any], where: str) -> Facts:
+    """The facts in the contents of a `_SUCCESS`, of which `where` is the name.
+
+    Raises:
+        PlanError: they are missing or damaged.
+    """
+    try:
+        return Facts.parse(success["table"])
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GeopipeError) as error:
+        raise PlanError(
+            f"{where} lacks the facts of the table ({type(error).__name__}: {error})",
+            "it was edited, or written by another version of geopipe: run its settings again",
+        ) from None
 
 
 def facts_of(plan: Plan) -> Facts:
@@ -212,23 +252,21 @@ def check_receipts(facts: Facts, receipts: Iterable[Receipt]) -> list[Finding]:
 
     No file is read. Receipts are read once, and not kept.
     """
-    seen: Counter[int] = Counter()
-    nulls: Counter[str] = Counter()
-    columns, findings, rows = set[str](), list[Finding](), 0
+    seen, nulls = Counter[int](), Counter[str]()
+    findings, rows = list[Finding](), 0
     planned, outside = _planned_tiles(facts), list[int]()
     for receipt in receipts:
         seen[receipt.tile] += 1
         rows += receipt.rows
-        columns |= receipt.columns.keys()
-        for name, column in receipt.columns.items():
-            nulls[name] += column["nulls"]
+        nulls.update({name: column["nulls"] for name, column in receipt.columns.items()})
         if 0 <= receipt.tile < facts.tiles:
             outside += [receipt.tile] if receipt.rows and receipt.tile not in planned else []
             findings += [*_check_rows(facts, receipt), *_check_ranges(facts, receipt)]
-    findings = _check_tiles(facts, seen, outside) + findings + _check_total(facts, rows)
+    findings = [*_check_tiles(facts, seen, outside), *findings]
+    findings += _check_count("the table", rows, facts.cells, facts.complete, facts.how)
     for key in sorted({0, facts.tiles - 1}):  # where x and y are largest, they are coarsest
         findings += check_round_trip(facts, key)
-    return findings + _check_nulls(facts, rows, nulls, columns)
+    return findings + _check_nulls(facts, rows, nulls)
 
 
 def _planned_tiles(facts: Facts) -> Collection[int]:
@@ -236,7 +274,7 @@ def _planned_tiles(facts: Facts) -> Collection[int]:
     return range(facts.tiles) if facts.mask is None else dict.fromkeys(keys_of(facts.mask.runs).tolist())
 
 
-def _check_tiles(facts: Facts, seen: Mapping[int, int], outside: Sequence[int]) -> list[Finding]:
+def _check_tiles(facts: Facts, seen: Mapping[int, int], outside: Sequence[int]) -> Iterator[Finding]:
     known, planned = range(facts.tiles), _planned_tiles(facts)
     problems = {
         "without a receipt": [key for key in planned if key not in seen],
@@ -244,20 +282,16 @@ def _check_tiles(facts: Facts, seen: Mapping[int, int], outside: Sequence[int]) 
         "that are not in the plan": sorted(key for key in seen if key not in known),
         "with rows outside the mask": sorted(outside),
     }
-    return [
-        Finding("error", "manifest", f"tiles {what}: {listed(keys)}; planned are {len(planned):,}")
-        for what, keys in problems.items()
-        if keys
-    ]
+    for what, keys in problems.items():
+        if keys:
+            yield Finding("error", "manifest", f"tiles {what}: {listed(keys)}; planned are {len(planned):,}")
 
 
 def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     """Compare the rows of one tile with its cells, and with the values that a kept cell must have."""
     name, cells = f"tile {receipt.tile}", facts.grid.tile(receipt.tile, facts.window_size).cells
     exact = facts.complete and facts.cells == facts.grid.cells  # how many of a tile are in a mask is not kept
-    if receipt.rows > cells or (exact and receipt.rows < cells):
-        planned = f"{cells:,}" if exact else f"at most {cells:,}"
-        yield Finding("error", "rows", f"{name} has {receipt.rows:,} rows; planned are {planned} (how = {facts.how})")
+    yield from _check_count(name, receipt.rows, cells, exact, facts.how)
     values: dict[str, int] = {}
     for variable, column in receipt.columns.items():
         if variable not in facts.variables:
@@ -281,18 +315,17 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
             yield Finding("error", "rows", text)
 
 
-def _check_total(facts: Facts, rows: int) -> list[Finding]:
-    cells = facts.cells
-    if rows > cells or (facts.complete and rows < cells):
-        planned = f"{cells:,}" if facts.complete else f"at most {cells:,}"
-        return [Finding("error", "rows", f"the table has {rows:,} rows; planned are {planned} (how = {facts.how})")]
-    return []
+def _check_count(name: str, rows: int, cells: int, exact: bool, how: str) -> Iterator[Finding]:
+    """Compare a number of rows with its cells, of which each must be a row if `exact`."""
+    if rows > cells or (exact and rows < cells):
+        planned = f"{cells:,}" if exact else f"at most {cells:,}"
+        yield Finding("error", "rows", f"{name} has {rows:,} rows; planned are {planned} (how = {how})")
 
 
 def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     for name, column in receipt.columns.items():
         fact = facts.variables.get(name)
-        low, high = number(column["min"]), number(column["max"])
+        _, low, high = Ends.of(column)
         if fact is None or fact.range is None or low is None or high is None:
             continue
         least, greatest = fact.range
@@ -321,24 +354,11 @@ def check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
             )
 
 
-def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int], columns: Container[str]) -> list[Finding]:
+def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int]) -> list[Finding]:
     if rows == 0:
         return [Finding("warning", "rows", f"the table has no rows: of {facts.cells:,} cells none is kept")]
     return [
         Finding("warning", "nulls", f"{name} (layer {fact.layer}) is null in all of {rows:,} rows (100 %)")
         for name, fact in facts.variables.items()
-        if name in columns and nulls.get(name, 0) == rows and not fact.skipped
+        if nulls.get(name) == rows and not fact.skipped
     ]
-
-
-def number(value: Any) -> float | None:
-    """A number of a receipt, which has an infinity as text: JSON has none."""
-    if value is None or isinstance(value, int | float):
-        return value
-    return float(value)
-
-
-def listed(items: Sequence[object], most: int = 5) -> str:
-    """The first items, and the number of the others, for a message."""
-    shown = ", ".join(map(str, items[:most]))
-    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"

@@ -20,7 +20,8 @@ from geopipe.export.state import MANIFEST, SUCCESS
 from geopipe.export.tiles import File, Receipt
 from geopipe.export.writers import CSV_SUFFIX, HIVE_NULL, ROW_GROUP
 from geopipe.merge import derived
-from geopipe.validate.facts import Facts, Finding, listed
+from geopipe.text import listed
+from geopipe.validate.facts import Facts, Finding
 from geopipe.validate.rows import check_rows
 
 BATCH_BYTES = 16 * 2**20
@@ -179,8 +180,7 @@ def _stream(path: Path, offset: int, size: int, codec: str) -> pa.NativeFile:
         return pa.BufferReader(b"")
     mapped = pa.memory_map(str(path))
     mapped.seek(offset)
-    part = pa.BufferReader(mapped.read_buffer(size))
-    return part if codec == "none" else pa.CompressedInputStream(part, codec)
+    return pa.input_stream(mapped.read_buffer(size), None if codec == "none" else codec)
 
 
 def _type(name: str) -> pa.DataType | None:

@@ -5,18 +5,20 @@ Every file is read, a batch of rows at a time, so that memory does not grow with
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
-from geopipe.errors import GeopipeError, MachineError, PlanError
+from geopipe.errors import MachineError, PlanError
 from geopipe.export.lock import STAGING
-from geopipe.export.state import MANIFEST, SUCCESS
+from geopipe.export.state import MANIFEST, SUCCESS, finished
 from geopipe.export.tiles import FORMATS, File, Receipt, totals
 from geopipe.merge import derived
-from geopipe.validate.facts import CHECKS, Facts, Finding, check_receipts, listed, number
+from geopipe.text import listed
+from geopipe.validate.facts import CHECKS, Ends, Facts, Finding, check_receipts, facts_in
 from geopipe.validate.files import TableFiles, check_tile
 
 
@@ -73,63 +75,42 @@ def validate(output: Path) -> Report:
             if files := [f for f in files if (output / f.path).is_file()]:
                 findings += check_tile(tables, receipt, form, files)
     sums = totals(receipts)
-    rows = sums["rows"]
     left, bottom, right, top = facts.grid.bounds
     known = sum(v.range is not None for v in facts.variables.values())
     counted = ", ".join(f"{count:,} in {form}" for form, count in tables.rows.items())
-    columns = _columns(facts, receipts)
+    columns = tuple(Column(name, fact.dtype, *_ends(name, receipts)) for name, fact in facts.variables.items())
     most = max(columns, key=lambda c: c.nulls)
+    mask = "" if facts.mask is None else f", mask {facts.mask.uri}"
     numbers = {
         "manifest": f"receipts: {len(receipts):,}, tiles: {facts.tiles:,}",
         "files": f"{sums['files']:,} files",
         "checksum": f"{sums['bytes']:,} bytes",
         "schema": f"{len(success['schema'])} columns, plan {str(success['plan_hash'])[:16]}",
-        "rows": f"{rows:,} rows ({counted}) of {facts.cells:,} cells, how = {facts.how}" + _mask(facts),
+        "rows": f"{sums['rows']:,} rows ({counted}) of {facts.cells:,} cells, how = {facts.how}{mask}",
         "cells": f"{facts.grid.width:,} columns x {facts.grid.height:,} rows",
         "coordinates": f"x {left:.12g} to {right:.12g}, y {bottom:.12g} to {top:.12g}",
         "values": f"{len(facts.variables):,} variables, {known:,} with a known range of the source",
-        "nulls": f"at most {most.nulls:,} in {rows:,} rows ({most.name})",
+        "nulls": f"at most {most.nulls:,} in {sums['rows']:,} rows ({most.name})",
     }
-    order = list(CHECKS)
-    findings.sort(key=lambda f: (order.index(f.check), f.level))
-    return Report(output, rows, numbers, columns, tuple(findings))
-
-
-def _mask(facts: Facts) -> str:
-    return "" if facts.mask is None else f", mask {facts.mask.uri}"
+    findings.sort(key=lambda f: (list(CHECKS).index(f.check), f.level))
+    return Report(output, sums["rows"], numbers, columns, tuple(findings))
 
 
 def _success(output: Path) -> tuple[dict[str, Any], Facts]:
     """The contents of `_SUCCESS`, and the facts in it."""
+    path, hint = output / SUCCESS, "give the output folder of a finished run (run.output in its settings)"
     if not output.is_dir():
-        what = "is a file" if output.exists() else "does not exist"
-        raise PlanError(f"{output} {what}", "give the output folder of a finished run (run.output in its settings)")
-    path = output / SUCCESS
-    try:
-        success = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        hint = "give the output folder of a finished run (run.output in its settings)"
-        if (output.parent / SUCCESS).exists():
-            hint = f"did you mean {output.parent}?"
-        elif (output / STAGING).is_dir():
-            hint = "a run is at work here, or was cut short: wait for it, or start it again"
-        raise PlanError(f"{output} holds no finished run: there is no {SUCCESS}", hint) from None
-    except OSError as error:
-        raise MachineError(f"{path} cannot be read: {error.strerror}", "permit this user to read it") from None
-    except (ValueError, RecursionError):
-        success = None
-    if not isinstance(success, dict) or "plan_hash" not in success:
-        raise PlanError(f"{path} is not geopipe's: it names no plan", "give the output folder of a finished run")
-    try:
-        facts = Facts.parse(success["table"])
-        success |= {"formats": tuple(success["formats"]), "schema": dict(success["schema"])}
-        _ = [int(success[key]) for key in ("rows", "files", "bytes")], next(iter(facts.variables))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StopIteration, GeopipeError) as error:
-        raise PlanError(
-            f"{path} lacks the facts of the table ({type(error).__name__}: {error})",
-            "it was edited, or written by another version of geopipe: run its settings again",
-        ) from None
-    return success, facts
+        raise PlanError(f"{output} {'is a file' if output.exists() else 'does not exist'}", hint)
+    success = finished(output)
+    if success is not None:
+        return success, facts_in(success, str(path))
+    if path.exists():
+        raise PlanError(f"{path} is not geopipe's: it names no plan", hint)
+    if (output.parent / SUCCESS).exists():
+        hint = f"did you mean {output.parent}?"
+    elif (output / STAGING).is_dir():
+        hint = "a run is at work here, or was cut short: wait for it, or start it again"
+    raise PlanError(f"{output} holds no finished run: there is no {SUCCESS}", hint)
 
 
 def _manifest(output: Path) -> tuple[list[Receipt], list[Finding]]:
@@ -141,8 +122,7 @@ def _manifest(output: Path) -> tuple[list[Receipt], list[Finding]]:
                 try:
                     receipts.append(Receipt.parse(line))
                 except ValueError as error:
-                    text = f"line {count} of {MANIFEST} is no receipt: {error}"
-                    findings.append(Finding("error", "manifest", text))
+                    findings.append(Finding("error", "manifest", f"line {count} of {MANIFEST} is no receipt: {error}"))
     except OSError as error:
         findings.append(Finding("error", "manifest", f"{MANIFEST} cannot be read: {error.strerror}"))
     return receipts, findings
@@ -161,20 +141,16 @@ def _inside(file: File, success: Mapping[str, Any]) -> bool:
     return len(parts) > 1 and parts[0] in success["formats"] and ".." not in parts
 
 
-def _check_files(output: Path, success: Mapping[str, Any], receipts: Sequence[Receipt]) -> list[Finding]:
+def _check_files(output: Path, success: Mapping[str, Any], receipts: Sequence[Receipt]) -> Iterator[Finding]:
     """Find files that are missing, and files in the folders of the table that are not part of it."""
     known = {f.path: f for r in receipts for f in r.files}
-    files = known.values()
-    findings = [
-        Finding("error", "files", f"{f.path} is missing ({f.bytes:,} bytes in {MANIFEST})")
-        for f in files
-        if not (output / f.path).is_file()
-    ]
-    findings += [
-        Finding("error", "files", f"{f.path} in {MANIFEST} is in none of the folders {listed(success['formats'])}")
-        for f in files
-        if not _inside(f, success)
-    ]
+    for file in known.values():
+        if not (output / file.path).is_file():
+            yield Finding("error", "files", f"{file.path} is missing ({file.bytes:,} bytes in {MANIFEST})")
+    for file in known.values():
+        if not _inside(file, success):
+            text = f"{file.path} in {MANIFEST} is in none of the folders {listed(success['formats'])}"
+            yield Finding("error", "files", text)
     for form in FORMATS:
         for path in sorted((output / form).rglob("*")):
             name = path.relative_to(output).as_posix()
@@ -183,12 +159,11 @@ def _check_files(output: Path, success: Mapping[str, Any], receipts: Sequence[Re
             hidden = any(part.startswith((".", "_")) for part in Path(name).parts)
             note = ": readers pass over such names" if hidden else ": readers would take it for a part of the table"
             text = f"{name} ({path.lstat().st_size:,} bytes) is not in {MANIFEST}{note}"
-            findings.append(Finding("warning" if hidden else "error", "files", text))
+            yield Finding("warning" if hidden else "error", "files", text)
     for form in success["formats"]:
         tiles = [r.tile for r in receipts if not any(f.path.startswith(f"{form}/") for f in r.files)]
         if tiles:
-            findings.append(Finding("error", "files", f"{len(tiles):,} tiles have no {form} file: {listed(tiles)}"))
-    return findings
+            yield Finding("error", "files", f"{len(tiles):,} tiles have no {form} file: {listed(tiles)}")
 
 
 def _without_h3(facts: Facts) -> tuple[Facts, list[Finding]]:
@@ -224,12 +199,5 @@ def _check_shared(output: Path, facts: Facts, receipts: Sequence[Receipt]) -> It
             yield Finding("error", "checksum", f"{path} has {size:,} bytes; the tiles in {MANIFEST} end at {end:,}")
 
 
-def _columns(facts: Facts, receipts: Sequence[Receipt]) -> tuple[Column, ...]:
-    columns = []
-    for name, fact in facts.variables.items():
-        bounds = [r.columns[name] for r in receipts if name in r.columns]
-        lows = [low for b in bounds if (low := number(b["min"])) is not None]
-        highs = [high for b in bounds if (high := number(b["max"])) is not None]
-        nulls = sum(b["nulls"] for b in bounds)
-        columns.append(Column(name, fact.dtype, nulls, min(lows, default=None), max(highs, default=None)))
-    return tuple(columns)
+def _ends(name: str, receipts: Sequence[Receipt]) -> Ends:
+    return reduce(or_, (Ends.of(r.columns[name]) for r in receipts if name in r.columns), Ends())

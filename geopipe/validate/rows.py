@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from geopipe.export.tiles import Receipt
 from geopipe.grid.grid import Tile
 from geopipe.merge import derived
 from geopipe.merge.spec import COORDINATES
-from geopipe.validate.facts import Facts, Finding, check_round_trip, number
+from geopipe.validate.facts import Ends, Facts, Finding, check_round_trip
 
 DEGREES = 1e-8
 """Tolerance of longitudes and latitudes in degrees (a millimetre): another PROJ may round otherwise."""
@@ -35,7 +35,7 @@ def check_rows(
         parts: name and rows of each file. A cell may be in one file only.
     """
     findings: list[Finding] = []
-    seen = {variable: _Seen() for variable in receipt.columns}
+    seen = dict.fromkeys(receipt.columns, Ends())
     tile = facts.grid.tile(receipt.tile, facts.window_size) if 0 <= receipt.tile < facts.tiles else None
     cells = None if tile is None else _Cells(facts, tile)
     total = 0
@@ -48,15 +48,13 @@ def check_rows(
             if cells is not None and all(column in batch.schema.names for column, _ in COORDINATES):
                 spots += cells.spots(batch)
             counts.add(batch.num_rows, spots)
-            for variable, one in seen.items():
-                if variable in batch.schema.names:
-                    one.add(batch[variable])
+            seen |= {name: ends | _ends_of(batch[name]) for name, ends in seen.items() if name in batch.schema.names}
         findings += counts.findings(path)
         total += counts.rows
     if tile is not None:
         findings += check_round_trip(facts, tile.key)
-    for variable, one in seen.items():
-        findings += one.compare(name, variable, receipt.columns[variable])
+    for variable, ends in seen.items():
+        findings += _compare(name, variable, ends, Ends.of(receipt.columns[variable]))
     return findings, total
 
 
@@ -181,25 +179,18 @@ def _nan_spots(batch: pa.RecordBatch) -> Iterator[Spot]:
             yield "values", f"have NaN in {name}, where a missing value is a null", mask, lambda i: "NaN"
 
 
-class _Seen:
-    """Nulls, least and greatest value of a column, batch by batch."""
+def _ends_of(column: pa.Array) -> Ends:
+    ends = pc.min_max(column).as_py()
+    if ends["min"] is None or math.isnan(ends["min"]):  # NaN only of a batch without a number
+        return Ends(column.null_count)
+    return Ends(column.null_count, ends["min"], ends["max"])
 
-    def __init__(self) -> None:
-        self.nulls, self.low, self.high = 0, None, None
 
-    def add(self, column: pa.Array) -> None:
-        self.nulls += column.null_count
-        ends = pc.min_max(column).as_py()
-        if ends["min"] is not None and not math.isnan(ends["min"]):  # NaN only of a batch without a number
-            self.low = ends["min"] if self.low is None else min(self.low, ends["min"])
-            self.high = ends["max"] if self.high is None else max(self.high, ends["max"])
-
-    def compare(self, path: str, name: str, receipt: Mapping[str, Any]) -> Iterator[Finding]:
-        """Compare them with the column of a receipt."""
-        if self.nulls != receipt["nulls"]:
-            text = f"{path} has {self.nulls:,} nulls in {name}; {MANIFEST} says {receipt['nulls']:,}"
-            yield Finding("error", "nulls", text)
-        low, high = number(receipt["min"]), number(receipt["max"])
-        if (self.low, self.high) != (low, high):
-            text = f"{path} has values from {self.low!r} to {self.high!r} in {name}"
-            yield Finding("error", "values", f"{text}; {MANIFEST} says {low!r} to {high!r}")
+def _compare(path: str, name: str, ends: Ends, planned: Ends) -> Iterator[Finding]:
+    """Compare a column of the files with that of their receipt."""
+    if ends.nulls != planned.nulls:
+        text = f"{path} has {ends.nulls:,} nulls in {name}; {MANIFEST} says {planned.nulls:,}"
+        yield Finding("error", "nulls", text)
+    if ends[1:] != planned[1:]:
+        text = f"{path} has values from {ends.low!r} to {ends.high!r} in {name}"
+        yield Finding("error", "values", f"{text}; {MANIFEST} says {planned.low!r} to {planned.high!r}")

@@ -23,6 +23,7 @@ from geopipe.events import emit
 from geopipe.events.records import Event
 from geopipe.export.ledger import JOURNALS
 from geopipe.export.tiles import Receipt
+from geopipe.layers.access import Access
 from geopipe.load import raster
 from geopipe.monitoring.leftovers import OVER
 from geopipe.monitoring.options import MonitoringOptions
@@ -93,7 +94,7 @@ def test_an_idle_worker_holds_no_file_of_a_run_that_is_over(options: MonitoringO
     (tmp_path / "staging" / JOURNALS).mkdir(parents=True)
     session = WorkerSession(options, lambda source, lines, keep=True: int(json.loads(lines[-1])["seq"]))
     with session.working():
-        session.reader.get(raster.inspect(str(file)), "a")
+        session.reader.get(raster.inspect(str(file)), Access.of_layer("a"))
         session.journal.append(tmp_path / "staging", Receipt(0, 1, (), {}))
         emit.emit(Event("x"))
     assert len(open_files(tmp_path)) >= 3

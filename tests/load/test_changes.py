@@ -20,6 +20,8 @@ from helpers import north_up, plan_of, table_of, write_raster
 
 from geopipe.errors import MachineError, PlanError, SourceError
 from geopipe.grid.grid import Grid
+from geopipe.layers.access import Access
+from geopipe.layers.header import UNKNOWN, Stamp
 from geopipe.layers.layer import Layer
 from geopipe.load import stamps
 from geopipe.plan.plan import Plan
@@ -183,7 +185,7 @@ def test_a_remote_file_that_changes_during_a_run_is_not_published(tmp_path: Path
 def test_without_an_etag_a_remote_file_is_known_by_its_length(www: tuple[Path, int]) -> None:
     path = pixels(www[0] / "c.tif", 1)
     address = f"http://127.0.0.1:{www[1]}/c.tif?bare"
-    assert stamps.stamp_of(address) == stamps.Stamp(path.stat().st_size)
+    assert stamps.stamp_of(address) == Stamp(path.stat().st_size)
     plan = plan_of(GRID, [Layer("a", (address,))])
     pixels(path, 2, scales=(2.0,))
     with pytest.raises(SourceError, match=r"c\.tif\?bare was changed since the run was planned: size \d+ -> \d+"):
@@ -193,10 +195,10 @@ def test_without_an_etag_a_remote_file_is_known_by_its_length(www: tuple[Path, i
 def test_what_a_plan_could_not_know_is_no_change(www: tuple[Path, int]) -> None:
     path = pixels(www[0] / "f.tif", 1)
     plan = plan_of(GRID, [Layer("a", (f"http://127.0.0.1:{www[1]}/f.tif",))])
-    header = replace(plan.layers[0].decisions[0].source.files[0].header, size=0, tag="")
-    stamps.refuse_change(header, "a")
+    header = replace(plan.layers[0].decisions[0].source.files[0].header, stamp=UNKNOWN)
+    stamps.refuse_change(header, Access.of_layer("a"))
     pixels(path, 2)
-    stamps.refuse_change(header, "a")
+    stamps.refuse_change(header, Access.of_layer("a"))
 
 
 def test_a_server_that_is_gone_before_the_commit_keeps_the_tiles(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from geopipe.cli.main import cli
 from geopipe.errors import SettingsError, SourceError
 from geopipe.grid.grid import Grid
 from geopipe.layers import uris
+from geopipe.layers.access import Access
 from geopipe.layers.header import Band
 from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.load import raster
@@ -156,8 +157,8 @@ def test_a_plain_raster_has_no_variables(tmp_path: Path) -> None:
 def test_the_plan_knows_when_a_file_behind_a_variable_changes(netcdf: Path) -> None:
     uri = f'NETCDF:"{netcdf}":elev'
     before = plan_of(GRID, [Layer("a", (uri,))])
-    assert before.layers[0].decisions[0].source.files[0].header.size == netcdf.stat().st_size
-    os.utime(netcdf, ns=(1, before.layers[0].decisions[0].source.files[0].header.mtime_ns + 1))
+    assert before.layers[0].decisions[0].source.files[0].header.stamp.size == netcdf.stat().st_size
+    os.utime(netcdf, ns=(1, before.layers[0].decisions[0].source.files[0].header.stamp.mtime_ns + 1))
     assert plan_of(GRID, [Layer("a", (uri,))]).hash != before.hash
 
 
@@ -454,7 +455,7 @@ def test_files_of_other_steps_are_no_mosaic(tmp_path: Path, cube: xr.Dataset) ->
 
 def test_the_schema_says_what_was_read(netcdf: Path) -> None:
     source = Layer("a", (str(netcdf),), variable="tas", level=("850",), reduce="mean")
-    headers = [raster.inspect(str(netcdf), "a", "tas")]
+    headers = [raster.inspect(str(netcdf), Access.of_layer("a"), "tas")]
     plan = make_plan(Inputs("p", GRID, [(source, headers)], VERSIONS), Options(), GENEROUS)
     metadata = {k.decode(): v.decode() for k, v in plan.spec.schema.field("a").metadata.items()}
     assert metadata.items() >= {
@@ -640,7 +641,7 @@ def test_inspect_shows_variables_and_steps(netcdf: Path) -> None:
 
 def real(path: Path, variable: str | None = None, **keys: Any) -> tuple[Any, dict[str, np.ndarray]]:
     """The plan of one layer of a real file on its own grid, and its columns."""
-    result = raster.inspect(str(path), "a", variable)
+    result = raster.inspect(str(path), Access.of_layer("a"), variable)
     t = result.transform
     grid = Grid(keys.get("crs") or result.crs, t.c, t.f, t.a, -t.e, result.width, result.height)
     source = Layer("a", (str(path),), variable=variable, **keys)
@@ -661,7 +662,7 @@ def test_a_year_of_months(shared_data: Path) -> None:
 
 def test_a_variable_without_the_crs_of_its_neighbour(tmp_path: Path, shared_data: Path) -> None:
     path = shared_data / "bahamas/RGB.nc"
-    assert raster.inspect(str(path), "a", "Band1").crs == "EPSG:32618"
+    assert raster.inspect(str(path), Access.of_layer("a"), "Band1").crs == "EPSG:32618"
     with pytest.raises(SourceError, match=r"RGB\.nc.*has no CRS") as caught:
         run(tmp_path, layer(path, 'variable = "Band2"'))
     assert 'crs = "EPSG:..."' in caught.value.hint

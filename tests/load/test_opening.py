@@ -681,7 +681,7 @@ def test_a_warped_vrt_reads_its_source(trap: Trap) -> None:
         rasterio.shutil.copy(warped, trap.folder / "w.vrt", driver="VRT")
     with rasterio.open(trap.folder / "w.vrt") as plain:
         expected = plain.read(1)
-    with raster.environment(), raster.open_raster(str(trap.folder / "w.vrt"), "", None) as opened:
+    with raster.environment(), raster.open_raster(str(trap.folder / "w.vrt")) as opened:
         assert np.array_equal(opened.read(1), expected)
 
 
@@ -764,7 +764,7 @@ def test_what_is_in_the_hdf5_file_itself_is_read(trap: Trap) -> None:
     assert np.array_equal(values(trap, f"NETCDF:{path}:v"), PIXELS)
     with h5py.File(path, "a") as file:
         file["g/up"], file["type"], file["dangling"] = file["/"], np.dtype("u1"), h5py.SoftLink("/g/nothing")
-    assert hdf5.referred(str(path), access.NOTHING, "", None) == (), "groups in a circle"
+    assert hdf5.referred(str(path), access.NOTHING) == (), "groups in a circle"
 
 
 def test_a_damaged_or_endless_hdf5_file_is_refused(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -872,12 +872,12 @@ def test_drivers_by_name_and_first_bytes(name: str, head: bytes | None, drivers:
     ],
 )
 def test_where_a_reference_may_lead(reference: str, allow: str, address: str | None) -> None:
-    what = Access((allow,) if allow else ())
+    what = Access.of_layer("a", (allow,) if allow else ()).within("x.vrt ")
     if address is None:
         with pytest.raises(SourceError, match=r"^layer a: x\.vrt refers to"):
-            access.resolve(reference, "/data/in", what, "layer a: x.vrt ", "a")
+            access.resolve(reference, "/data/in", what)
     else:
-        assert access.resolve(reference, "/data/in", what, "layer a: x.vrt ", "a") == address
+        assert access.resolve(reference, "/data/in", what) == address
 
 
 @pytest.mark.parametrize(

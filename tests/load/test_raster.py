@@ -11,6 +11,7 @@ from helpers import north_up, plan_of, raster_of, table_of, write_raster
 
 from geopipe.errors import SourceError
 from geopipe.grid.grid import Grid
+from geopipe.layers.access import Access
 from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.load import raster
 from geopipe.load.missing import find_missing
@@ -216,9 +217,9 @@ def test_what_is_no_raster_is_an_error_that_names_it(tmp_path: Path) -> None:
     text = tmp_path / "a.tif"
     text.write_text("no raster")
     with pytest.raises(SourceError, match=r"layer dem: .*a\.tif is no raster that GDAL can open"):
-        raster.inspect(str(text), "dem")
+        raster.inspect(str(text), Access.of_layer("dem"))
     with pytest.raises(SourceError, match=r"layer dem: there is no file .*b\.tif"):
-        raster.inspect(str(tmp_path / "b.tif"), "dem")
+        raster.inspect(str(tmp_path / "b.tif"), Access.of_layer("dem"))
     with pytest.raises(SourceError, match=r"is no raster that GDAL can open|there is no file"):
         raster.inspect("MEM:::DATAPOINTER=0,PIXELS=1,LINES=1")  # GDAL must not read any memory
 

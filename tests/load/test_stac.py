@@ -19,6 +19,7 @@ from geopipe.run import pipeline
 from geopipe.settings import load
 
 UTM = "EPSG:32612"
+S2 = Access.of_layer("s2")
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 
@@ -54,19 +55,19 @@ ITEMS = [
 )
 def test_order_and_addresses(sort_by: str | None, order: str) -> None:
     address = {"mid": "/items/mid.tif", "old": "/items/x/old.tif", "new": "https://host/new.tif"}
-    result = stac.files([(i, Path("/items")) for i in ITEMS], "B04", sort_by, "s2", Access(("https://host/",)))
+    result = stac.files([(i, Path("/items")) for i in ITEMS], "B04", sort_by, Access.of_layer("s2", ("https://host/",)))
     assert result == [address[name] for name in order.split()]
 
 
 def test_items_that_are_alike_keep_their_order() -> None:
     same = [(item(name, {"a": f"{name}.tif"}, **{"eo:cloud_cover": 1}), Path("/")) for name in "cab"]
     for sort_by in ("datetime", "-datetime", "cloud_cover", "-cloud_cover"):
-        assert stac.files(same, "a", sort_by, "s2") == ["/c.tif", "/a.tif", "/b.tif"]
+        assert stac.files(same, "a", sort_by, S2) == ["/c.tif", "/a.tif", "/b.tif"]
 
 
 def test_an_interval_counts_from_its_start() -> None:
     interval = item("i", {"B04": "i.tif"}, datetime=None, start_datetime="2020-01-01T00:00:00Z")
-    result = stac.files([(ITEMS[0], Path("/")), (interval, Path("/"))], "B04", "datetime", "s2")
+    result = stac.files([(ITEMS[0], Path("/")), (interval, Path("/"))], "B04", "datetime", S2)
     assert result == ["/i.tif", "/mid.tif"]
 
 
@@ -76,12 +77,12 @@ def test_the_only_data_asset_need_not_be_named() -> None:
         "thumbnail": {"href": "t.png", "type": "image/png", "roles": ["thumbnail"]},
         "metadata": {"href": "m.xml", "type": "application/xml"},
     }
-    assert stac.files([(one, Path("/"))], None, None, "s2") == ["/b.tif"]
+    assert stac.files([(one, Path("/"))], None, None, S2) == ["/b.tif"]
     del one["assets"]["B04"]["roles"]
-    assert stac.files([(one, Path("/"))], None, None, "s2") == ["/b.tif"], "by its media type"
+    assert stac.files([(one, Path("/"))], None, None, S2) == ["/b.tif"], "by its media type"
     one["assets"]["B08"] = {"href": "c.tif", "roles": ["data", "reflectance"]}
     with pytest.raises(SourceError, match=r"layer s2: the STAC item 'i' has 2 data assets; all .*: B04, ") as caught:
-        stac.files([(one, Path("/"))], None, None, "s2")
+        stac.files([(one, Path("/"))], None, None, S2)
     assert 'asset = "B04"' in caught.value.hint
     assert caught.value.layer == "s2"
 
@@ -97,7 +98,7 @@ def test_the_only_data_asset_need_not_be_named() -> None:
 )
 def test_what_an_item_lacks_is_named(asset: str, sort_by: str | None, properties: dict[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=f"layer s2: {re.escape(message)}"):
-        stac.files([(item("i", {"B04": "b.tif"}, **properties), Path("/"))], asset, sort_by, "s2")
+        stac.files([(item("i", {"B04": "b.tif"}, **properties), Path("/"))], asset, sort_by, S2)
 
 
 @pytest.mark.parametrize(
@@ -114,12 +115,12 @@ def test_other_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(SourceError, match=message):
-        stac.read(str(path), "s2")
+        stac.read(str(path), S2)
 
 
 def test_what_is_no_json_holds_no_items(tmp_path: Path) -> None:
     for name in ("a.tif", "absent.json", "https://host/item.json"):
-        assert stac.read(str(tmp_path / name) if "://" not in name else name, "s2") == []
+        assert stac.read(str(tmp_path / name) if "://" not in name else name, S2) == []
 
 
 def scene(folder: Path, name: str, value: int) -> str:

@@ -15,7 +15,7 @@ from helpers import GENEROUS, VERSIONS, header, north_up
 from geopipe.errors import MachineError, PlanError, SettingsError, SourceError
 from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid, projected_bounds
-from geopipe.layers.header import Band, Header
+from geopipe.layers.header import Band, Header, Stamp
 from geopipe.layers.layer import Kind, Layer, Overlap
 from geopipe.plan.estimate import Machine
 from geopipe.plan.options import Layout, Options
@@ -302,7 +302,7 @@ SHIFTED_CRS = "+proj=tmerc +lon_0=-111 +k=0.9996 +x_0={} +datum=WGS84 +units=m"
     ]
     + [
         (plan_from((LAYER, SHIFTED)), plan_from((LAYER, replace(SHIFTED, **{key: value}))))
-        for key, value in {"mtime_ns": 2, "size": 1001, "uri": "/data/b.tif"}.items()
+        for key, value in (("stamp", Stamp(1000, 2)), ("stamp", Stamp(1001, 1)), ("uri", "/data/b.tif"))
     ]
     + [
         (plan_from((LAYER, header())), plan_from((LAYER, header()), passthrough=False)),

@@ -13,6 +13,7 @@ from helpers import north_up, plan_of, raster_of, table_of, write_raster
 from geopipe.errors import SettingsError, SourceError
 from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid
+from geopipe.layers.access import Access
 from geopipe.layers.layer import Kind, Layer
 from geopipe.load import raster
 from geopipe.run import draft
@@ -392,7 +393,7 @@ def test_gcps_place_a_file_that_has_nothing_else(shared_data: Path) -> None:
     with pytest.raises(SourceError, match="has no geotransform, but ground control points") as caught:
         plan_of(grid, [layer])
     assert "gcps" in caught.value.hint
-    placed = [raster.georeferenced(raster.inspect(layer.paths[0]), "gcps", "a")]
+    placed = [raster.georeferenced(raster.inspect(layer.paths[0]), "gcps", Access.of_layer("a"))]
     own = Layer("own", (like.uri,), kind=Kind.CATEGORICAL)
     plan = plan_of(grid, [own, layer], headers={"a": placed}, how="grid")
     one, two = raster_of(plan, "own", 0), raster_of(plan, "a", 0)
@@ -407,7 +408,7 @@ def test_an_rpc_model_places_a_file_on_request(shared_data: Path) -> None:
         plan_of(Grid("EPSG:4326", 46.729, 39.873, 2e-5, 2e-5, 300, 250), [Layer("a", (file,))])
     assert "rpcs" in caught.value.hint
     layer = Layer("a", (file,), nodata=0, resampling="nearest")
-    header = raster.georeferenced(raster.inspect(file), "rpcs", "a")
+    header = raster.georeferenced(raster.inspect(file), "rpcs", Access.of_layer("a"))
     grid = Grid("EPSG:4326", 46.729, 39.8732, 2e-5, 2e-5, 370, 310)
     values = raster_of(plan_of(grid, [layer], headers={"a": [header]}), "a")
     import rasterio
