@@ -22,7 +22,9 @@ from geopipe.errors import SettingsError, first_line
 Bounds = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax in CRS units."""
 
-Transform = Callable[[NDArray[np.float64], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+Floats = NDArray[np.float64]
+
+Transform = Callable[[Floats, Floats], tuple[Floats, Floats]]
 """Maps arrays of x and y to another CRS. A point without an image becomes infinite."""
 
 WGS84 = "EPSG:4326"

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError
-from geopipe.grid.crs import Bounds, crs_of, crs_transform
+from geopipe.grid.crs import Bounds, Floats, crs_of, crs_transform
 
 BLOCK = 512
 """Edge of a canonical block in cells. Resampling works block by block, so that the tile size changes no value."""
@@ -29,9 +28,7 @@ ROUNDING = 2.0**-48
 """Rounding error of a coordinate, as a share of the largest one: 16 steps of float64."""
 
 
-def apply(
-    transform: Affine, first: NDArray[np.float64], second: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def apply(transform: Affine, first: Floats, second: Floats) -> tuple[Floats, Floats]:
     """Apply an affine transform to arrays: (col, row) to (x, y), or back with its inverse."""
     t = transform
     return t.a * first + t.b * second + t.c, t.d * first + t.e * second + t.f
@@ -122,11 +119,11 @@ class Grid:
     def cells(self) -> int:
         return self.width * self.height
 
-    def xs(self, col: int, width: int) -> NDArray[np.float64]:
+    def xs(self, col: int, width: int) -> Floats:
         """X of the centres of `width` columns from `col` on: (width,) float64."""
         return np.asarray(self.x0 + (np.arange(col, col + width) + 0.5) * self.dx, np.float64)
 
-    def ys(self, row: int, height: int) -> NDArray[np.float64]:
+    def ys(self, row: int, height: int) -> Floats:
         """Y of the centres of `height` rows from `row` on: (height,) float64."""
         return np.asarray(self.y0 - (np.arange(row, row + height) + 0.5) * self.dy, np.float64)
 
@@ -209,9 +206,7 @@ def _floor(value: float) -> int:
     return math.floor(value + 1e-6)
 
 
-def outline(
-    transform: Affine, width: int, height: int, points: int = 65
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def outline(transform: Affine, width: int, height: int, points: int = 65) -> tuple[Floats, Floats]:
     """X and y of a lattice of `points` x `points` points on a raster, edges included: (points * points,) float64 each.
 
     In another CRS an edge is a curve, and a pole may lie inside the raster: the four corners would miss both.
@@ -234,7 +229,7 @@ def projected_bounds(transform: Affine, width: int, height: int, crs: str, targe
     return xmin, ymin, xmax, ymax
 
 
-def _inside(transform: Affine, width: int, height: int, x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
+def _inside(transform: Affine, width: int, height: int, x: Floats, y: Floats) -> bool:
     """Whether the point x[0], y[0] lies in a raster."""
     if not (np.isfinite(x[0]) and np.isfinite(y[0])) or transform.is_degenerate:
         return False

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.errors import SourceError
-from geopipe.grid.crs import Bounds, Transform, crs_transform, is_lonlat, same_crs
+from geopipe.grid.crs import Bounds, Floats, Transform, crs_transform, is_lonlat, same_crs
 from geopipe.grid.grid import Grid, outline, projected_bounds
 
-Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 BEND = 0.01
@@ -55,8 +55,8 @@ class Rings:
     """
 
     points: Floats
-    ring: NDArray[np.int64]
-    owner: NDArray[np.int64]
+    ring: Integers
+    owner: Integers
 
     @classmethod
     def of(cls, polygons: Sequence[Sequence[Floats]]) -> Rings:
@@ -67,7 +67,7 @@ class Rings:
         return cls(np.concatenate([np.zeros((0, 2)), *rings]), ring, owner)
 
     @property
-    def starts(self) -> NDArray[np.int64]:
+    def starts(self) -> Integers:
         return np.searchsorted(self.ring, np.arange(len(self.owner)))
 
     def take(self, which: Mask) -> Rings:
@@ -93,7 +93,7 @@ class Rings:
             np.concatenate([self.owner + n * polygons for n in range(3)]),
         )
 
-    def with_points(self, after: NDArray[np.int64], points: Floats) -> Rings:
+    def with_points(self, after: Integers, points: Floats) -> Rings:
         """The rings with more points, each after the point with the index in `after`."""
         return Rings(
             np.insert(self.points, after + 1, points, axis=0),
@@ -188,18 +188,15 @@ def _cut(rings: Rings, bounds: Bounds) -> Rings:
     Every place within the bounds stays on its side of the outline.
     """
     rings = rings.meeting(bounds)
-    start, end = rings.points[:-1], rings.points[1:]
-    where, places = [np.zeros(0, np.int64)], [np.zeros(0)]
-    for axis, edge in ((0, bounds[0]), (1, bounds[1]), (0, bounds[2]), (1, bounds[3])):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            at = (edge - start[:, axis]) / (end[:, axis] - start[:, axis])
-        crossing = np.flatnonzero((at > 0) & (at < 1) & (rings.ring[:-1] == rings.ring[1:]))
-        where.append(crossing)
-        places.append(at[crossing])
-    after, at = np.concatenate(where), np.concatenate(places)
-    order = np.lexsort((at, after))
-    after, at = after[order], at[order, None]
-    rings = rings.with_points(after, start[after] + at * (end[after] - start[after]))
+    start, step = rings.points[:-1], np.diff(rings.points, axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = (np.array(bounds) - np.tile(start, 2)) / np.tile(step, 2)  # (n, 4): where an edge meets each side
+    inside = (shares > 0) & (shares < 1) & (rings.ring[:-1] == rings.ring[1:])[:, None]
+    after, side = np.nonzero(inside)
+    share = shares[after, side]
+    order = np.lexsort((share, after))
+    after, share = after[order], share[order, None]
+    rings = rings.with_points(after, start[after] + share * step[after])
     return Rings(np.clip(rings.points, bounds[:2], bounds[2:]), rings.ring, rings.owner)
 
 
@@ -265,15 +262,6 @@ def _closed(rings: Rings) -> Rings:
 # ---------------------------------------------------------------- cells
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """Edges that are not level: (n, 2) float64 of their lower and upper ends, and (n,) of their polygons."""
-
-    low: Floats
-    high: Floats
-    owner: NDArray[np.int64]
-
-
 @lru_cache(maxsize=2)
 def _rings(polygons: Polygons) -> Rings:
     owner = np.frombuffer(polygons.owner, np.int64)
@@ -281,13 +269,14 @@ def _rings(polygons: Polygons) -> Rings:
 
 
 @lru_cache(maxsize=2)
-def _edges(polygons: Polygons) -> _Edges:
+def _edges(polygons: Polygons) -> tuple[Floats, Floats, Integers]:
+    """Edges that are not level: (n, 2) float64 of their lower and upper ends, and (n,) of their polygons."""
     rings = _rings(polygons)
     start, end = rings.points[:-1], rings.points[1:]
     edge = np.flatnonzero((rings.ring[:-1] == rings.ring[1:]) & (start[:, 1] != end[:, 1]))
     up = (start[edge, 1] < end[edge, 1])[:, None]
     low, high = np.where(up, start[edge], end[edge]), np.where(up, end[edge], start[edge])
-    return _Edges(low, high, rings.owner[rings.ring[edge]])
+    return low, high, rings.owner[rings.ring[edge]]
 
 
 def covered(polygons: Polygons, xs: Floats, ys: Floats) -> Mask:
@@ -295,25 +284,34 @@ def covered(polygons: Polygons, xs: Floats, ys: Floats) -> Mask:
 
     Scan conversion: crossings of each row with the edges of a polygon, sorted, alternately enter and leave it.
     """
-    edges = _edges(polygons)
-    near = np.flatnonzero((edges.high[:, 1] >= ys[-1]) & (edges.low[:, 1] < ys[0]))
-    low, high = edges.low[near], edges.high[near]
+    low, high, owner = _edges(polygons)
+    near = np.flatnonzero((high[:, 1] >= ys[-1]) & (low[:, 1] < ys[0]))
+    low, high = low[near], high[near]
     first = np.searchsorted(-ys, -high[:, 1], "left")
     count = np.searchsorted(-ys, -low[:, 1], "left") - first
-    total = int(count.sum())
-    if total > MOST_CROSSINGS and len(ys) > 1:
+    if count.sum() > MOST_CROSSINGS and len(ys) > 1:
         half = len(ys) // 2
         return np.concatenate([covered(polygons, xs, ys[:half]), covered(polygons, xs, ys[half:])])
-    edge = np.repeat(np.arange(len(near)), count)
-    row = np.arange(total) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    edge, row = _counted(first, count)
     y, (x0, y0), (x1, y1) = ys[row], low[edge].T, high[edge].T
     x = np.where(y == y1, x1, x0 + (y - y0) * ((x1 - x0) / (y1 - y0)))  # exactly at a corner, to the last bit
     col = np.searchsorted(xs, x, "left")
-    order = np.lexsort((col, edges.owner[near][edge], row))
+    order = np.lexsort((col, owner[near][edge], row))
     row, col = row[order], col[order]
-    change = np.zeros((len(ys), len(xs) + 1), np.int32)
-    np.add.at(change, (row[::2], col[::2]), 1)
-    np.add.at(change, (row[1::2], col[1::2]), -1)
+    return _between(row[::2], col[::2], col[1::2], (len(ys), len(xs)))
+
+
+def _counted(first: Integers, count: Integers) -> tuple[Integers, Integers]:
+    """`count` numbers from `first` on for each index: the index of each number, and the numbers."""
+    index = np.repeat(np.arange(len(first)), count)
+    return index, np.arange(len(index)) - np.repeat(np.cumsum(count) - count, count) + first[index]
+
+
+def _between(row: Integers, start: Integers, end: Integers, shape: tuple[int, int]) -> Mask:
+    """The places that any span of columns in a row contains, from `start` on and before `end`."""
+    change = np.zeros((shape[0], shape[1] + 1), np.int32)
+    np.add.at(change, (row, start), 1)
+    np.add.at(change, (row, end), -1)
     return np.asarray(np.cumsum(change[:, :-1], axis=1) > 0)
 
 
@@ -335,8 +333,7 @@ def squares(polygons: Polygons, grid: Grid, size: int) -> Mask:
     start, end, least, most = start[near], end[near], least[near], most[near]
     first = np.maximum(np.floor(least[:, 1]), 0).astype(np.int64)
     count = np.minimum(np.floor(most[:, 1]), rows - 1).astype(np.int64) - first + 1
-    which = np.repeat(np.arange(len(first)), count)
-    row = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count) + first[which]
+    which, row = _counted(first, count)
     (u0, v0), (u1, v1) = start[which].T, end[which].T
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.clip(np.stack([(row - v0) / (v1 - v0), (row + 1 - v0) / (v1 - v0)]), 0, 1)
@@ -344,7 +341,4 @@ def squares(polygons: Polygons, grid: Grid, size: int) -> Mask:
     us = u0 + shares * (u1 - u0)
     left = np.clip(np.floor(us.min(0) - 1e-6), 0, cols).astype(np.int64)
     right = np.clip(np.floor(us.max(0) + 1e-6) + 1, 0, cols).astype(np.int64)
-    change = np.zeros((rows, cols + 1), np.int32)
-    np.add.at(change, (row, left), 1)
-    np.add.at(change, (row, right), -1)
-    return inside | (np.cumsum(change[:, :-1], axis=1) > 0)
+    return inside | _between(row, left, right, (rows, cols))

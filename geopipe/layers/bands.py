@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 
@@ -39,8 +40,7 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
     chosen = [named(layer, header, name) for name in layer.bands] or [b for b in header.bands if not b.alpha]
     if layer.variable and len({b.variable for b in chosen}) > 1:
         chosen = [b for b in chosen if b.variable.casefold() == layer.variable.casefold()]
-    chosen = _at(layer, header, chosen, "time", [b.step for b in chosen], layer.time)
-    chosen = _at(layer, header, chosen, "level", [b.level for b in chosen], layer.level)
+    chosen = _at(layer, header, _at(layer, header, chosen, "time"), "level")
     for band in chosen:
         if band.dtype.startswith("complex"):
             raise layer.error(
@@ -107,10 +107,10 @@ def _numbered(bands: Iterable[Band]) -> str:
     return ", ".join(f"{b.index}" + (f" ({b.description})" if b.description else "") for b in bands)
 
 
-def _at(
-    layer: Layer, header: Header, bands: list[Band], key: str, texts: Sequence[str], selections: Sequence[str]
-) -> list[Band]:
-    """The bands whose time or level (`key`; their `texts`) matches a selection; all bands without one."""
+def _at(layer: Layer, header: Header, bands: list[Band], key: str) -> list[Band]:
+    """The bands whose time or level (`key`) matches a selection of the layer; all bands without one."""
+    selections = layer.time if key == "time" else layer.level
+    texts = [band.place.get(key, "") for band in bands]
     if not selections:
         return bands
     if not any(texts):
@@ -123,11 +123,8 @@ def _at(
                 f"{header.uri} has no {key} {one!r}; it has {shown}",
                 f"correct {key} = of the layer {layer.name}; geopipe inspect shows each",
             )
-    return [
-        band
-        for band, text in zip(bands, texts, strict=True)
-        if text and any(times.matches(text, one) for one in selections)
-    ]
+    chosen = [bool(text) and any(times.matches(text, one) for one in selections) for text in texts]
+    return list(compress(bands, chosen))
 
 
 def _reduced(layer: Layer, bands: Sequence[Band], rule: str) -> list[Band]:

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
-from numpy.typing import NDArray
-
 from geopipe.errors import SettingsError
 from geopipe.layers.header import UNKNOWN, Stamp
 from geopipe.layers.layer import Layer
 from geopipe.text import listed
-
-Floats = NDArray[np.float64]
 
 ENDINGS = (".parquet", ".geoparquet", ".pq", ".csv", ".csv.gz")
 """Endings of files that are read as coordinate tables."""

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from psycopg2 import sql
 from psycopg2.extensions import connection, parse_dsn
 
-from geopipe.errors import MachineError, SettingsError, SourceError, first_line
-from geopipe.layers.access import Access
+from geopipe.errors import MachineError, SettingsError, first_line
 from geopipe.layers.layer import Layer
-from geopipe.layers.tables import PART_ROWS, SERVER, Columns, Part, TableColumn, TableHeader
+from geopipe.layers.tables import PART_ROWS, SERVER, Part, TableColumn, TableHeader
 
 DSN = "GEOPIPE_POSTGRES_DSN"
 """The environment variable with the address of the server, if the settings do not have it."""
@@ -64,15 +63,18 @@ def check_keys(layer: Layer) -> None:
 
 
 @contextmanager
-def _connected(path: str, layer: Layer) -> Iterator[connection]:
-    """Open a read-only connection. All its reads see the same snapshot of the database."""
+def _connected(path: str, layer: Layer, place: str = "") -> Iterator[connection]:
+    """Open a read-only connection. All its reads see the same snapshot of the database.
+
+    Args:
+        place: begins errors of Postgres inside, behind the layer.
+    """
     rest = path.partition(":")[2]
     dsn = f"postgresql:{rest}" if rest.strip("/") else os.environ.get(DSN, "")
+    patience = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": CONNECT_SECONDS}
     try:
-        patience = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": CONNECT_SECONDS}
         # options of the DSN win
-        parts = {"application_name": "geopipe", **patience, **KEEPALIVES, **parse_dsn(dsn)}
-        connected = psycopg2.connect(**parts)
+        connected = psycopg2.connect(**{"application_name": "geopipe", **patience, **KEEPALIVES, **parse_dsn(dsn)})
     except psycopg2.Error as error:
         raise MachineError(
             f"layer {layer.name}: no connection to Postgres at {_named(path)}: {_without_secrets(error)}",
@@ -81,12 +83,20 @@ def _connected(path: str, layer: Layer) -> Iterator[connection]:
     try:
         connected.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with connected.cursor() as cursor:  # a limit of the server, the role or the DSN stays
-            limit = f"{int(STATEMENT_SECONDS * 1000)}"
             cursor.execute(
                 "SELECT set_config('statement_timeout', %s, false) WHERE current_setting('statement_timeout') = '0'",
-                (limit,),
+                (f"{int(STATEMENT_SECONDS * 1000)}",),
             )
         yield connected
+    except psycopg2.Error as error:
+        reason, hint = f"Postgres says: {first_line(error)}", "correct table, query or key of the layer"
+        if error.pgcode == "57014":
+            reason = f"Postgres gave up after a statement took too long: {first_line(error)}"
+            hint = (
+                "see what holds the table (select * from pg_stat_activity), give a key that has an index, or set "
+                "another limit: PGOPTIONS='-c statement_timeout=1h'"
+            )
+        raise layer.error(place + reason, hint) from None
     finally:
         connected.close()
 
@@ -120,31 +130,16 @@ def header(path: str, layer: Layer | None) -> TableHeader:
     if layer is None or (layer.table is None and layer.query is None):
         raise SettingsError(f"{path}: nothing says which table", "give a layer table or query in the settings")
     with _connected(path, layer) as connected, connected.cursor() as cursor:
-        try:
-            relation = _relation(layer)
-            cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation))
-            codes = {c.name: int(c.type_code) for c in cursor.description or ()}
-            cursor.execute("SELECT oid, typname FROM pg_type WHERE oid = ANY(%s)", (list(codes.values()),))
-            names = dict(cursor.fetchall())
-            columns = tuple(TableColumn(n, TYPES.get(code, ""), names[code]) for n, code in codes.items())
-            key = layer.key or _primary_key(cursor, layer, columns)
-            text = relation.as_string(connected)
-            parts = _parts(cursor, layer, columns, relation, key)
-        except psycopg2.Error as error:
-            raise _unreadable(layer.access, error) from None
-        info = connected.info
+        relation, info = _relation(layer), connected.info
+        cursor.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation))
+        codes = {c.name: int(c.type_code) for c in cursor.description or ()}
+        cursor.execute("SELECT oid, typname FROM pg_type WHERE oid = ANY(%s)", (list(codes.values()),))
+        names = dict(cursor.fetchall())
+        columns = tuple(TableColumn(n, TYPES.get(code, ""), names[code]) for n, code in codes.items())
+        key = layer.key or _primary_key(cursor, layer, columns)
+        parts, text = _parts(cursor, layer, columns, relation, key), relation.as_string(connected)
         uri = f"postgresql://{info.host or 'localhost'}:{info.port}/{info.dbname}"
     return TableHeader(uri, "PostgreSQL", columns, sum(p.rows for p in parts), parts, relation=text, key=key, path=path)
-
-
-def _unreadable(access: Access, error: psycopg2.Error) -> SourceError:
-    if error.pgcode == "57014":
-        return access.error(
-            f"Postgres gave up after a statement took too long: {first_line(error)}",
-            "see what holds the table (select * from pg_stat_activity), give a key that has an index, or set another "
-            "limit: PGOPTIONS='-c statement_timeout=1h'",
-        )
-    return access.error(f"Postgres says: {first_line(error)}", "correct table, query or key of the layer")
 
 
 def _primary_key(cursor: Any, layer: Layer, columns: tuple[TableColumn, ...]) -> str:
@@ -194,16 +189,14 @@ def _parts(
     return tuple(Part(low + int(n) * step, low + (int(n) + 1) * step, c) for n, c in cursor.fetchall())
 
 
-def rows(
-    layer: Layer, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """Read the rows of a part in the order of the key, then of the columns.
+def rows(layer: Layer, header: TableHeader, part: Part, dtypes: Mapping[str, str]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Read the rows of a part in the order of the key, then of the columns of `dtypes`.
 
     Raises:
         SourceError: the table cannot be read, or has another number of rows than in the plan.
         MachineError: there is no connection.
     """
-    names = [sql.Identifier(name) for name in columns.names]
+    names = [sql.Identifier(name) for name in dtypes]
     order = ([sql.Identifier(header.key)] if header.key else []) + names
     query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(names), sql.SQL(header.relation))
     if header.key:
@@ -212,18 +205,12 @@ def rows(
         )
     query += sql.SQL(" ORDER BY {}").format(sql.SQL(", ").join(order))
     seen = 0
-    with _connected(header.path, layer) as connected:
-        try:
-            with connected.cursor("geopipe") as cursor:
-                cursor.execute(query)
-                while batch := cursor.fetchmany(BATCH_ROWS):
-                    seen += len(batch)
-                    yield {
-                        name: _numbers(column, dtypes[name])
-                        for name, column in zip(columns.names, zip(*batch, strict=True), strict=True)
-                    }
-        except psycopg2.Error as error:
-            raise _unreadable(layer.access.within(f"{header.uri}: "), error) from None
+    with _connected(header.path, layer, f"{header.uri}: ") as connected, connected.cursor("geopipe") as cursor:
+        cursor.execute(query)
+        while batch := cursor.fetchmany(BATCH_ROWS):
+            seen += len(batch)
+            values = dict(zip(dtypes, zip(*batch, strict=True), strict=True))
+            yield {name: _numbers(column, dtypes[name]) for name, column in values.items()}
     if seen != part.rows:
         text = f"{header.uri} has {seen:,} rows where the plan counted {part.rows:,}: it was changed"
         raise layer.error(text, "run it again, on a table that nobody writes to")

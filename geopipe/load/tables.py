@@ -22,7 +22,7 @@ from geopipe.errors import first_line
 from geopipe.layers.access import NOTHING
 from geopipe.layers.header import Stamp
 from geopipe.layers.layer import Layer
-from geopipe.layers.tables import ENDINGS, PART_ROWS, SERVER, Columns, Part, TableColumn, TableHeader, is_table
+from geopipe.layers.tables import ENDINGS, PART_ROWS, SERVER, Part, TableColumn, TableHeader, is_table
 from geopipe.load import postgres
 from geopipe.load.opening import refuse_special
 from geopipe.load.stamps import refuse_change
@@ -194,9 +194,7 @@ def _open_csv(path: str, types: Mapping[str, pa.DataType], columns: Sequence[str
 # ---------------------------------------------------------------- rows
 
 
-def read_batches(
-    layer: Layer, header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
-) -> Iterator[Batch]:
+def read_batches(layer: Layer, header: TableHeader, part: Part, dtypes: Mapping[str, str]) -> Iterator[Batch]:
     """Read the rows of a part of a table in their order, in batches of about 100,000, with the columns of `dtypes`.
 
     Nulls and NaN are masked.
@@ -205,30 +203,28 @@ def read_batches(
         SourceError: the table cannot be read, or was changed after it was planned.
     """
     if header.driver == "PostgreSQL":
-        yield from postgres.rows(layer, header, part, columns, dtypes)
+        yield from postgres.rows(layer, header, part, dtypes)
         return
     try:
         refuse_change(header, layer.access)
-        for batch in _file_batches(header, part, columns, dtypes):
+        for batch in _file_batches(header, part, dtypes):
             yield {name: _numbers(batch.column(name), dtype) for name, dtype in dtypes.items()}
     except (OSError, pa.ArrowException) as error:
         hint = f'repair the file, or leave it out with on_error = "skip" in the layer {layer.name}'
         raise layer.error(f"{header.uri} cannot be read: {first_line(error)}", hint) from None
 
 
-def _file_batches(
-    header: TableHeader, part: Part, columns: Columns, dtypes: Mapping[str, str]
-) -> Iterator[pa.RecordBatch]:
+def _file_batches(header: TableHeader, part: Part, dtypes: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
     if header.driver == "CSV":
         types = {name: pa.from_numpy_dtype(np.dtype(dtype)) for name, dtype in dtypes.items()}
         # CSV does not parse true and false as numbers
         types |= {c.name: pa.bool_() for c in header.columns if c.name in types and c.type_name == "bool"}
-        with _open_csv(header.uri, types, columns.names) as reader:
+        with _open_csv(header.uri, types, list(types)) as reader:
             yield from reader
         return
     with pq.ParquetFile(header.uri, pre_buffer=False) as file:
         groups = list(range(part.start, part.stop))
-        yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns.names))
+        yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(dtypes))
 
 
 def _numbers(column: pa.Array, dtype: str) -> NDArray[Any]:
@@ -240,8 +236,3 @@ def _numbers(column: pa.Array, dtype: str) -> NDArray[Any]:
     null = column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
     values = (column.fill_null(0) if column.null_count else column).to_numpy(zero_copy_only=False)
     return np.ma.MaskedArray(values, null) if null.any() else values
-
-
-def unplaced(coordinates: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether each coordinate is missing or infinite."""
-    return np.asarray(np.ma.getmaskarray(coordinates) | ~np.isfinite(np.asarray(coordinates)))

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from geopipe.errors import SourceError
-from geopipe.grid.crs import horizontal
+from geopipe.grid.crs import Floats, horizontal
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.access import HEAD, POINTERS, Access, ending
 from geopipe.layers.uris import file_of, in_gdal, is_remote
@@ -27,7 +26,7 @@ NAMES = ("geometry", "point", "line", "polygon", "multipoint", "multiline", "mul
 POLYGON, MULTIPOLYGON, COLLECTION = 3, 6, 7
 """Codes of well-known binary (WKB)."""
 
-Polygon = list[NDArray[np.float64]]
+Polygon = list[Floats]
 """The rings of a polygon, each (n, 2)."""
 
 

@@ -41,9 +41,10 @@ def resolve_grid(
     """
     crs, resolution, bounds, like = request.crs, request.resolution, request.bounds, request.like
     if like is not None:
-        if crs is None and resolution is None and bounds is None:
-            return _same(like)
-        crs, resolution, bounds = _filled(like, crs, resolution, bounds)
+        if request == GridRequest(like=like, snap=request.snap):
+            text, (dx, dy), _ = _filled(request, like)
+            return Grid(horizontal(text)[0], like.transform.c, like.transform.f, dx, dy, like.width, like.height)
+        crs, resolution, bounds = _filled(request, like)
     if crs is None or resolution is None:
         missing = "grid.crs" if crs is None else "grid.resolution"
         raise SettingsError(f"{missing} is missing", f"set {missing}, or grid.like = a raster to take it from")
@@ -63,28 +64,20 @@ def resolve_grid(
     return make_grid(crs, resolution, area, request.snap is None or request.snap)
 
 
-def _same(like: Header) -> Grid:
-    """The grid whose cells are the pixels of a raster."""
-    crs, (dx, dy), _ = _filled(like, None, None, None)
-    return Grid(horizontal(crs)[0], like.transform.c, like.transform.f, dx, dy, like.width, like.height)
-
-
-def _filled(
-    like: Header, crs: str | None, resolution: tuple[float, float] | None, bounds: Bounds | str | None
-) -> tuple[str, tuple[float, float], Bounds | str]:
-    """CRS, resolution and bounds, each from `like` where it is None."""
+def _filled(request: GridRequest, like: Header) -> tuple[str, tuple[float, float], Bounds | str]:
+    """CRS, resolution and bounds of a request, each from `like` where it is None."""
     t = like.transform
     if t.b or t.d or t.a <= 0 or t.e >= 0:
         raise SettingsError(
             f"grid.like = {like.uri} is rotated or not north-up", "a grid is north-up; give crs, resolution, bounds"
         )
-    crs = crs or like.crs
+    crs = request.crs or like.crs
     if crs is None:
         raise SettingsError(f"grid.like = {like.uri} has no CRS", 'say which it is: grid.crs = "EPSG:..."')
-    extent = bounds or projected_bounds(t, like.width, like.height, like.crs or crs, crs)
+    extent = request.bounds or projected_bounds(t, like.width, like.height, like.crs or crs, crs)
     if extent is None:
         raise SettingsError(f"grid.like = {like.uri} has no image in {crs}", "choose another grid.crs")
-    return crs, resolution or (t.a, -t.e), extent
+    return crs, request.resolution or (t.a, -t.e), extent
 
 
 def _extent(name: str, headers: Sequence[Header], layer_crs: str | None, crs: str) -> Bounds:

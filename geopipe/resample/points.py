@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.grid.crs import crs_transform, is_lonlat
+from geopipe.grid.crs import Floats, crs_transform, is_lonlat
 from geopipe.grid.grid import Grid, rounding
 from geopipe.layers.table_plan import TablePlan
 from geopipe.resample import kernels
-
-Floats = NDArray[np.float64]
 
 
 def offsets(grid: Grid, crs: str, cells: str, x: Floats, y: Floats) -> Floats:

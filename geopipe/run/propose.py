@@ -17,7 +17,7 @@ from geopipe.grid.crs import Bounds
 from geopipe.grid.grid import union
 from geopipe.layers.header import Header
 from geopipe.layers.layer import Layer
-from geopipe.layers.tables import Columns, TableHeader, choose_columns, is_table
+from geopipe.layers.tables import TableHeader, choose_columns, is_table
 from geopipe.layers.uris import absolute
 from geopipe.load import raster, stac, tables
 from geopipe.run.draft import draft
@@ -254,9 +254,8 @@ def _tables(files: Sequence[str], findings: Findings) -> list[Proposal]:
 def _extent(header: TableHeader, x: str, y: str) -> Bounds:
     """Bounds of the points of a table, from all its rows."""
     ends: list[tuple[float, float, float, float]] = []
-    types = {x: "float64", y: "float64"}
     for part in header.parts:
-        for batch in tables.read_batches(INIT, header, part, Columns(x, y, ("",)), types):
+        for batch in tables.read_batches(INIT, header, part, {x: "float64", y: "float64"}):
             xs, ys = (np.ma.masked_invalid(batch[name]).compressed() for name in (x, y))
             if len(xs) and len(ys):
                 ends.append((float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +24,53 @@ from geopipe.errors import MachineError, SettingsError, first_line
 from geopipe.export.state import MANIFEST
 from geopipe.export.tiles import ONE_CSV, Receipt, tile_name
 from geopipe.export.writers import CSV_SUFFIX, HIVE_NULL
+from geopipe.grid.crs import Bounds
+from geopipe.grid.grid import Grid
 from geopipe.merge.spec import COORDINATES
 from geopipe.plan.cells import keys_of
-from geopipe.table.window import CellWindow, window_of
 from geopipe.validate.facts import Ends, Facts
+
+Keys = np.ndarray[Any, Any]
+"""Keys of tiles: (n,) int64, rising."""
+
+
+@dataclass(frozen=True)
+class CellWindow:
+    """Rows and columns of the grid: from the first on, and before the second of each pair."""
+
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+
+    def expression(self) -> pc.Expression:
+        """The cells of the window as a filter of rows."""
+        row, col = pc.field("row"), pc.field("col")
+        (top, bottom), (left, right) = self.rows, self.cols
+        return (row >= top) & (row < bottom) & (col >= left) & (col < right)
+
+
+def window_of(grid: Grid, bounds: Bounds | None) -> CellWindow:
+    """The cells whose centres lie in bounds; without bounds, all of them.
+
+    Raises:
+        SettingsError: the bounds are not four rising numbers.
+    """
+    if bounds is None:
+        return CellWindow((0, grid.height), (0, grid.width))
+    if len(bounds) != 4 or not all(map(math.isfinite, bounds)) or bounds[0] > bounds[2] or bounds[1] > bounds[3]:
+        raise SettingsError(f"bounds = {tuple(bounds)} are not xmin, ymin, xmax, ymax", "give four rising numbers")
+    xmin, ymin, xmax, ymax = bounds
+    rows, cols = range(grid.height), range(grid.width)
+
+    def x(col: int) -> float:
+        return float(grid.xs(col, 1)[0])
+
+    def minus_y(row: int) -> float:
+        return -float(grid.ys(row, 1)[0])
+
+    return CellWindow(
+        (bisect_left(rows, -ymax, key=minus_y), bisect_right(rows, -ymin, key=minus_y)),
+        (bisect_left(cols, xmin, key=x), bisect_right(cols, xmax, key=x)),
+    )
 
 
 @dataclass(frozen=True)
@@ -35,8 +80,8 @@ class Manifest:
     `tiles` and `rows`: (tiles,) int64, sorted by tile.
     """
 
-    tiles: np.ndarray[Any, Any]
-    rows: np.ndarray[Any, Any]
+    tiles: Keys
+    rows: Keys
     columns: dict[str, Ends]
 
 
@@ -53,7 +98,7 @@ class Files:
     units: dict[str, str] = field(repr=False)
 
     @cached_property
-    def keys(self) -> np.ndarray[Any, Any]:
+    def keys(self) -> Keys:
         """Keys of the tiles that have files, rising: (tiles,) int64."""
         mask = self.facts.mask
         return np.arange(self.facts.tiles) if mask is None else np.unique(keys_of(mask.runs))
@@ -78,7 +123,7 @@ class Files:
             schema = schema.insert(position, pa.field(name, pa.type_for_alias(self.types[name])))
         return schema
 
-    def keys_in(self, window: CellWindow) -> np.ndarray[Any, Any]:
+    def keys_in(self, window: CellWindow) -> Keys:
         """Keys of the tiles that a window touches, rising: (n,) int64."""
         size, keys = self.facts.window_size, self.keys
         across = self.facts.grid.tiling(size)[1]
@@ -88,11 +133,7 @@ class Files:
         return np.asarray(keys[touched] if top < bottom and left < right else keys[:0])
 
     def read(
-        self,
-        keys: np.ndarray[Any, Any],
-        columns: Sequence[str],
-        window: CellWindow | None = None,
-        where: pc.Expression | None = None,
+        self, keys: Keys, columns: Sequence[str], window: CellWindow | None = None, where: pc.Expression | None = None
     ) -> pa.Table:
         """Rows of some tiles, in the order of the tiles.
 
@@ -129,7 +170,7 @@ class Files:
         grid, size = self.facts.grid, self.facts.window_size
         return ((key, tile_name(grid, size, grid.tile(key, size))) for key in keys)
 
-    def _parquet(self, keys: np.ndarray[Any, Any]) -> ds.Dataset:
+    def _parquet(self, keys: Keys) -> ds.Dataset:
         """The Parquet files of some tiles, in the order of the tiles."""
         files = list(self._parquet_files(keys))
         return ds.FileSystemDataset.from_paths(
@@ -140,7 +181,7 @@ class Files:
             partitions=[folder for _, folder in files],
         )
 
-    def _parquet_files(self, keys: np.ndarray[Any, Any]) -> Iterator[tuple[str, ds.Expression]]:
+    def _parquet_files(self, keys: Keys) -> Iterator[tuple[str, ds.Expression]]:
         """Paths of the Parquet files of some tiles, each with a condition that all of its rows meet."""
         for key, name in self._names(keys.tolist()):
             if not self.facts.partitioned:
@@ -166,7 +207,7 @@ class Files:
                 )
         return folders
 
-    def _csv(self, keys: np.ndarray[Any, Any]) -> list[str]:
+    def _csv(self, keys: Keys) -> list[str]:
         """Paths of the CSV files that hold some tiles."""
         names = [name for _, name in self._names(keys.tolist())]
         names = [ONE_CSV] if self.facts.layout.csv_files == "one" else names

@@ -14,8 +14,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from geopipe.grid.crs import crs_of
-from geopipe.table.files import unit_of
-from geopipe.table.window import CellWindow
+from geopipe.table.files import CellWindow, unit_of
 from geopipe.validate.facts import Ends
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from geopipe.grid.grid import Grid
 from geopipe.layers import uris
 from geopipe.proposals import near
 from geopipe.redaction import redact
-from geopipe.table.files import Files, unit_of
-from geopipe.table.window import window_of
+from geopipe.table.files import Files, unit_of, window_of
 from geopipe.validate.facts import facts_in
 
 if TYPE_CHECKING:

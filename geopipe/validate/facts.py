@@ -27,18 +27,15 @@ from geopipe.plan.plan import Plan
 from geopipe.resample.methods import FRACTION, VALID, Route
 from geopipe.text import listed
 
-CHECKS = {
-    "manifest": "a receipt for every tile, and their totals",
-    "files": "every file of the manifest exists and can be read, and there is no other",
-    "checksum": "size and sha256 of every file",
-    "schema": "one schema in all files",
-    "rows": "rows of the files, the manifest and the plan",
-    "cells": "each cell in its tile, once, in row-major order",
-    "coordinates": "x and y are the centres of the cells, and lead back to them; what follows from them does",
-    "values": "no NaN; least and greatest as the manifest says, and inside the source's range",
-    "nulls": "nulls of each variable",
-}
-"""The checks by name, in the order of a report."""
+CHECKS = ("manifest", "files", "checksum", "schema", "rows", "cells", "coordinates", "values", "nulls")
+"""The checks by name, in the order of a report.
+
+manifest: a receipt for every tile, and their totals. files: every file of the manifest exists and can be read, and
+there is no other. checksum: size and sha256 of every file. schema: one schema in all files. rows: rows of the files,
+the manifest and the plan. cells: each cell in its tile, once, in row-major order. coordinates: x and y are the centres
+of the cells, and lead back to them; what follows from them does. values: no NaN; least and greatest as the manifest
+says, and inside the source's range. nulls: nulls of each variable.
+"""
 
 CONVEX = frozenset({"nearest", "mode", "min", "max", "med", "q1", "q3", "average", "bilinear"})
 """Methods whose result lies between the least and the greatest of the pixels under a cell."""
@@ -81,12 +78,12 @@ class Ends(NamedTuple):
 class VariableFacts:
     """Facts of a column, known before it is computed.
 
-    `dtype` is numpy's name of its type; `range` its least and greatest possible value, None if headers do not give
+    `type` is numpy's name of its type; `range` its least and greatest possible value, None if headers do not give
     them; `skipped` columns are null everywhere.
     """
 
     layer: str
-    dtype: str
+    type: str
     range: tuple[float, float] | None = None
     skipped: bool = False
 
@@ -135,10 +132,7 @@ class Facts:
             "required": sorted(self.required),
             "mask": self.mask.describe() if self.mask else None,
             "layout": asdict(self.layout),
-            "variables": {
-                name: {"layer": v.layer, "type": v.dtype, "range": v.range, "skipped": v.skipped}
-                for name, v in self.variables.items()
-            },
+            "variables": {name: asdict(variable) for name, variable in self.variables.items()},
         }
 
     @classmethod
@@ -329,7 +323,7 @@ def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
         if fact is None or fact.range is None or low is None or high is None:
             continue
         least, greatest = fact.range
-        slack = ROUNDING.get(fact.dtype, 0.0) * max(abs(least), abs(greatest))
+        slack = ROUNDING.get(fact.type, 0.0) * max(abs(least), abs(greatest))
         if not (least - slack <= low and high <= greatest + slack):
             text = f"{name} of tile {receipt.tile} has values from {low!r} to {high!r}"
             yield Finding("error", "values", f"{text}; its source can have {least!r} to {greatest!r}")

@@ -78,7 +78,7 @@ def validate(output: Path) -> Report:
     left, bottom, right, top = facts.grid.bounds
     known = sum(v.range is not None for v in facts.variables.values())
     counted = ", ".join(f"{count:,} in {form}" for form, count in tables.rows.items())
-    columns = tuple(Column(name, fact.dtype, *_ends(name, receipts)) for name, fact in facts.variables.items())
+    columns = tuple(Column(name, fact.type, *_ends(name, receipts)) for name, fact in facts.variables.items())
     most = max(columns, key=lambda c: c.nulls)
     mask = "" if facts.mask is None else f", mask {facts.mask.uri}"
     numbers = {
@@ -92,7 +92,7 @@ def validate(output: Path) -> Report:
         "values": f"{len(facts.variables):,} variables, {known:,} with a known range of the source",
         "nulls": f"at most {most.nulls:,} in {sums['rows']:,} rows ({most.name})",
     }
-    findings.sort(key=lambda f: (list(CHECKS).index(f.check), f.level))
+    findings.sort(key=lambda f: (CHECKS.index(f.check), f.level))
     return Report(output, sums["rows"], numbers, columns, tuple(findings))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from geopipe.export.state import MANIFEST
 from geopipe.export.tiles import Receipt
+from geopipe.grid.crs import Floats
 from geopipe.grid.grid import Tile
 from geopipe.merge import derived
 from geopipe.merge.spec import COORDINATES
@@ -37,20 +38,22 @@ def check_rows(
     findings: list[Finding] = []
     seen = dict.fromkeys(receipt.columns, Ends())
     tile = facts.grid.tile(receipt.tile, facts.window_size) if 0 <= receipt.tile < facts.tiles else None
-    cells = None if tile is None else _Cells(facts, tile)
+    files = np.zeros(tile.cells if tile is not None and facts.partitioned else 0, np.uint16)
     total = 0
-    for path, batches in parts:
-        counts = _Counts()
-        if cells is not None:
-            cells.begin()
+    for number, (path, batches) in enumerate(parts, 1):
+        cells = None if tile is None else _Cells(facts, tile, number, files)
+        rows, faults = 0, dict[tuple[str, str], tuple[int, str]]()
         for batch in batches:
+            names = set(batch.schema.names)
             spots = list(_nan_spots(batch))
-            if cells is not None and all(column in batch.schema.names for column, _ in COORDINATES):
+            if cells is not None and names.issuperset(dict(COORDINATES)):
                 spots += cells.spots(batch)
-            counts.add(batch.num_rows, spots)
-            seen |= {name: ends | _ends_of(batch[name]) for name, ends in seen.items() if name in batch.schema.names}
-        findings += counts.findings(path)
-        total += counts.rows
+            _count(faults, spots, rows)
+            seen |= {name: ends | _ends_of(batch[name]) for name, ends in seen.items() if name in names}
+            rows += batch.num_rows
+        for (check, what), (count, text) in sorted(faults.items()):
+            findings.append(Finding("error", check, f"{path}: {count:,} of {rows:,} rows {what}; the first is {text}"))
+        total += rows
     if tile is not None:
         findings += check_round_trip(facts, tile.key)
     for variable, ends in seen.items():
@@ -58,50 +61,32 @@ def check_rows(
     return findings, total
 
 
-class _Counts:
-    """Counts of the faulty rows of a file, batch by batch."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.faults: dict[tuple[str, str], tuple[int, str]] = {}
-
-    def add(self, rows: int, spots: Iterable[Spot]) -> None:
-        for check, what, mask, tell in spots:
-            count = int(np.count_nonzero(mask))
-            if count:
-                at = int(np.argmax(mask))
-                first = f"the first is row {self.rows + at:,} of the file, {tell(at)}"
-                old, text = self.faults.get((check, what), (0, first))
-                self.faults[check, what] = (old + count, text)
-        self.rows += rows
-
-    def findings(self, path: str) -> Iterator[Finding]:
-        for (check, what), (count, text) in sorted(self.faults.items()):
-            yield Finding("error", check, f"{path}: {count:,} of {self.rows:,} rows {what}; {text}")
+def _count(faults: dict[tuple[str, str], tuple[int, str]], spots: Iterable[Spot], before: int) -> None:
+    """Count the faulty rows of a batch by check and fault, and describe the first; `before` rows precede the batch."""
+    for check, what, mask, describe in spots:
+        if count := int(np.count_nonzero(mask)):
+            at = int(np.argmax(mask))
+            old, first = faults.get((check, what), (0, f"row {before + at:,} of the file, {describe(at)}"))
+            faults[check, what] = old + count, first
 
 
 class _Cells:
-    """The cells of a tile, in one file or several.
+    """The cells of a tile in one of its files.
 
     A cell's place is its row-major index in the tile. Where places only rise, no cell is there twice.
+
+    Args:
+        number: of the file, from 1.
+        files: (cells,) uint16, number of the file that has the cell; 0 for none. Empty for a single file.
     """
 
-    def __init__(self, facts: Facts, tile: Tile) -> None:
-        self.facts, self.tile, self.last, self.file = facts, tile, -1, 0
-        self.files = np.zeros(0, np.uint16)
-        """(cells,) uint16, number of the file that has the cell, from 1; 0 for none. Empty for a single file."""
-
-    def begin(self) -> None:
-        """Start with the rows of another file."""
-        self.last, self.file = -1, self.file + 1
+    def __init__(self, facts: Facts, tile: Tile, number: int, files: NDArray[np.uint16]) -> None:
+        self.facts, self.tile, self.number, self.files, self.last = facts, tile, number, files, -1
 
     def spots(self, batch: pa.RecordBatch) -> list[Spot]:
         """The faults of the cells of a batch."""
         tile, grid = self.tile, self.facts.grid
-        null = np.zeros(batch.num_rows, bool)
-        for name, _ in COORDINATES:
-            if batch[name].null_count:
-                null |= batch[name].is_null().to_numpy(zero_copy_only=False)
+        null = np.any([batch[name].is_null() for name, _ in COORDINATES], axis=0)
         row, col = (_filled(batch[name], 0).astype(np.int64) for name in ("row", "col"))
         x, y = (_filled(batch[name], math.nan) for name in ("x", "y"))
         down, right = row - tile.row, col - tile.col
@@ -110,7 +95,8 @@ class _Cells:
         place = down[at] * tile.width + right[at]
         steps = np.diff(place, prepend=self.last)
         self.last = int(place[-1]) if len(place) else self.last
-        xs, ys = grid.xs(tile.col, tile.width)[right[at]], grid.ys(tile.row, tile.height)[down[at]]
+        xs = grid.xs(tile.col, tile.width)[right.clip(0, tile.width - 1)]
+        ys = grid.ys(tile.row, tile.height)[down.clip(0, tile.height - 1)]
 
         def spread(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
             full = np.zeros(len(inside), bool)
@@ -121,8 +107,7 @@ class _Cells:
             return f"row {row[i]}, col {col[i]}"
 
         def placed(i: int) -> str:
-            j = int(np.searchsorted(at, i))
-            return f"{cell(i)}: x {float(x[i])!r}, y {float(y[i])!r}, centre {float(xs[j])!r}, {float(ys[j])!r}"
+            return f"{cell(i)}: x {float(x[i])!r}, y {float(y[i])!r}, centre {float(xs[i])!r}, {float(ys[i])!r}"
 
         area = f"rows {tile.row} to {tile.row + tile.height - 1}, cols {tile.col} to {tile.col + tile.width - 1}"
         return [
@@ -130,23 +115,21 @@ class _Cells:
             ("cells", f"are outside tile {tile.key} ({area})", ~inside & ~null, cell),
             ("cells", "are a cell again", spread((steps == 0) | self._elsewhere(place)), cell),
             ("cells", "are not in row-major order", spread(steps < 0), cell),
-            ("coordinates", "are not at the centre of their cell", spread((x[at] != xs) | (y[at] != ys)), placed),
+            ("coordinates", "are not at the centre of their cell", inside & ((x != xs) | (y != ys)), placed),
             *_derived_spots(self.facts, batch, x, y, cell),
         ]
 
     def _elsewhere(self, place: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(rows,) bool, whether a cell was in an earlier file."""
-        if not self.facts.partitioned:
-            return np.zeros(len(place), bool)
         if not len(self.files):
-            self.files = np.zeros(self.tile.cells, np.uint16)
+            return np.zeros(len(place), bool)
         before = self.files[place]
-        self.files[place] = self.file
-        return np.asarray((before != 0) & (before != self.file))
+        self.files[place] = self.number
+        return np.asarray((before != 0) & (before != self.number))
 
 
 def _derived_spots(
-    facts: Facts, batch: pa.RecordBatch, x: NDArray[np.float64], y: NDArray[np.float64], tell: Callable[[int], str]
+    facts: Facts, batch: pa.RecordBatch, x: Floats, y: Floats, describe: Callable[[int], str]
 ) -> Iterator[Spot]:
     """Faults of the columns that are derived from x and y."""
     layout, names = facts.layout, batch.schema.names
@@ -164,7 +147,7 @@ def _derived_spots(
             same = pc.fill_null(pc.equal(column, right), False)
             both = pc.and_(column.is_null(), right.is_null())
             wrong = pc.invert(pc.or_(same, both)).to_numpy(zero_copy_only=False)
-        yield "coordinates", f"have a {name} that does not follow from x and y", wrong, tell
+        yield "coordinates", f"have a {name} that does not follow from x and y", wrong, describe
 
 
 def _filled(column: pa.Array, value: float) -> NDArray[Any]:
