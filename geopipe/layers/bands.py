@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import compress
+from typing import Any
 
 import numpy as np
 
@@ -49,18 +50,10 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
             )
         if layer.bits is not None:
             _check_bits(layer, header, band, layer.bits)
-    changed = [
-        replace(
-            band,
-            nodata=layer.nodata if layer.nodata is not None else band.nodata,
-            missing=() if layer.nodata is not None else band.missing,
-            scale=layer.scale if layer.scale is not None else band.scale if layer.unpack else 1.0,
-            offset=layer.offset if layer.offset is not None else band.offset if layer.unpack else 0.0,
-            unit=layer.unit if layer.unit is not None else band.unit,
-            bits=layer.bits,
-        )
-        for band in chosen
-    ]
+    own: dict[str, Any] = {"bits": layer.bits} if layer.unpack else {"bits": layer.bits, "scale": 1.0, "offset": 0.0}
+    own |= {key: value for key in ("nodata", "scale", "offset", "unit") if (value := getattr(layer, key)) is not None}
+    own |= {"missing": ()} if layer.nodata is not None else {}
+    changed = [replace(band, **own) for band in chosen]
     return tuple(_reduced(layer, changed, layer.reduce) if layer.reduce else changed)
 
 
@@ -133,6 +126,7 @@ def _reduced(layer: Layer, bands: Sequence[Band], rule: str) -> list[Band]:
     groups: dict[tuple[str, str], list[Band]] = {}
     for band in bands:
         groups.setdefault((band.variable, band.level if over_time else ""), []).append(band)
+    reduced = []
     for first, *more in groups.values():
         if any(b.dtype != first.dtype for b in more):
             raise layer.error(
@@ -140,16 +134,9 @@ def _reduced(layer: Layer, bands: Sequence[Band], rule: str) -> list[Band]:
                 + ", ".join(f"{b.index} {b.dtype}" for b in (first, *more)),
                 "choose bands of one type with bands =",
             )
-    return [
-        replace(
-            first,
-            step=times.span([b.step for b in (first, *more)]),
-            level=times.span([b.level for b in (first, *more)]),
-            more=tuple(more),
-            reduce=rule,
-        )
-        for first, *more in groups.values()
-    ]
+        step, level = (times.span([getattr(b, key) for b in (first, *more)]) for key in ("step", "level"))
+        reduced.append(replace(first, step=step, level=level, more=tuple(more), reduce=rule))
+    return reduced
 
 
 def _differ(one: Band, other: Band) -> bool:
@@ -175,11 +162,11 @@ def columns(layer: Layer, bands: Sequence[Band]) -> tuple[str, ...]:
     telling = [i for i in range(3) if len({place[i] for place in places}) > 1]
     labels = ["_".join(times.column_label(place[i]) for i in telling if place[i]) for place in places]
     if not all(labels) or len(set(labels)) < len(labels):
-        labels = [_label(band) for band in bands]
+        labels = [label_of(band) for band in bands]
     return tuple(f"{layer.name}_{label}" for label in labels)
 
 
-def _label(band: Band) -> str:
+def label_of(band: Band) -> str:
     """The label of a band in a column's name: its description if that is one plain word, else its number."""
     text = band.description.strip().lower()
     return text if text.replace("_", "").isalnum() and text.isascii() else str(band.index)

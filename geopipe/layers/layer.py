@@ -12,7 +12,7 @@ from affine import Affine
 from geopipe.errors import SourceError
 from geopipe.grid.crs import horizontal
 from geopipe.layers.access import Access
-from geopipe.layers.header import Band, Georeference, Header
+from geopipe.layers.header import Band, Header
 
 MOST_BLOCK_BYTES = 2**30
 """Files with larger blocks are refused: a header of a few bytes could ask for any amount of memory."""
@@ -63,24 +63,13 @@ class Source:
     height: int
 
     @property
-    def georeference(self) -> Georeference | None:
-        """GCPs or RPCs, if the layer asks for them. Such a file is a source of its own."""
-        return self.files[0].header.georeference
-
-    @property
-    def block(self) -> tuple[int, int]:
-        """Height and width of the stored blocks of the first file, in pixels."""
-        return self.files[0].header.block
-
-    @property
-    def compression(self) -> str:
-        """Compression of the first file by GDAL's name; "" without one."""
-        return self.files[0].header.compression
+    def first(self) -> Header:
+        """The header of the first file. A file with GCPs or RPCs is a source of its own."""
+        return self.files[0].header
 
     @property
     def name(self) -> str:
-        first = self.files[0].header.uri
-        return first if len(self.files) == 1 else f"{first} and {len(self.files) - 1} more"
+        return self.first.uri if len(self.files) == 1 else f"{self.first.uri} and {len(self.files) - 1} more"
 
 
 @dataclass(frozen=True)
@@ -215,8 +204,7 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
 def _unplaced(layer: Layer, header: Header) -> SourceError:
     """The error for a file without a geotransform."""
     if header.has_gcps or header.has_rpcs:
-        model = "ground control points" if header.has_gcps else "an RPC model"
-        by = "gcps" if header.has_gcps else "rpcs"
+        model, by = ("ground control points", "gcps") if header.has_gcps else ("an RPC model", "rpcs")
         return layer.error(
             f"{header.uri} has no geotransform, but {model}",
             f'let them place it, in the layer {layer.name}: georeference = "{by}"',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import horizontal
 from geopipe.grid.grid import Grid
+from geopipe.layers.bands import label_of
 from geopipe.layers.header import Band
 from geopipe.layers.layer import Kind, Layer, Variable
 from geopipe.layers.tables import WEIGHTED, Columns, Part, TableHeader, check_keys, choose_columns, requested_statistics
@@ -64,10 +65,7 @@ class TablePlan:
                 {"uri": h.uri, "driver": h.driver, "relation": h.relation, "key": h.key, "rows": h.rows}
                 for h in self.headers
             ],
-            "x": self.columns.x,
-            "y": self.columns.y,
-            "values": list(self.columns.values),
-            "weight": self.columns.weight,
+            **asdict(self.columns),
             "cells": self.cells,
             "shift": list(self.shift),
             "why": self.why,
@@ -76,27 +74,25 @@ class TablePlan:
         }
 
 
-def statistics(layer: Layer, kind: Kind) -> tuple[tuple[str, str], ...]:
-    """The requested and the actual statistic of each column that a value column makes.
+def statistics(layer: Layer, kind: Kind) -> list[str]:
+    """The statistic of each column that a value column makes.
 
     Raises:
         SettingsError: the statistic does not exist, or makes no sense for the kind.
     """
     auto = {Kind.CATEGORICAL: "mode", Kind.COUNT: "sum"}.get(kind, "mean")
-    chosen = []
-    for requested in requested_statistics(layer):
-        name = auto if requested == "auto" else requested
+    chosen = [auto if requested == "auto" else requested for requested in requested_statistics(layer)]
+    for name in chosen:
         if name not in STATISTICS:
             raise SettingsError(
-                f"layer {layer.name}: aggregate = {requested!r} is unknown", f"one of {', '.join(STATISTICS)}"
+                f"layer {layer.name}: aggregate = {name!r} is unknown", f"one of {', '.join(STATISTICS)}"
             )
         if kind is Kind.CIRCULAR or (kind is Kind.CATEGORICAL and name in WEIGHTED):
             raise SettingsError(
                 f"layer {layer.name}: aggregate = {name!r} makes no sense for kind = {kind.value!r}",
                 "give another kind" + (", or mode, first, min, max, count" if kind is Kind.CATEGORICAL else ""),
             )
-        chosen.append((requested, name))
-    return tuple(chosen)
+    return chosen
 
 
 def plan_table(layer: Layer, headers: Sequence[TableHeader], grid: Grid, tolerance: float) -> TablePlan:
@@ -185,7 +181,7 @@ def _placing(layer: Layer, headers: Sequence[TableHeader], tolerance: float) -> 
 
 def table_variables(layer: Layer, kind: Kind, table: TablePlan) -> tuple[Variable, ...]:
     """The columns of a table layer: by value column, and for each by statistic."""
-    chosen = [statistic for _, statistic in statistics(layer, kind)]
+    chosen = statistics(layer, kind)
     if layer.weight is not None and not set(chosen) & set(WEIGHTED):
         raise SettingsError(
             f"layer {layer.name}: weight = {layer.weight!r} counts in mean and sum only, and aggregate is "
@@ -194,27 +190,17 @@ def table_variables(layer: Layer, kind: Kind, table: TablePlan) -> tuple[Variabl
         )
     variables = []
     for index, (name, dtype) in enumerate(zip(table.columns.values, table.dtypes, strict=True)):
-        base = layer.name if len(table.columns.values) == 1 else f"{layer.name}_{_label(name, index)}"
+        band = Band(index + 1, dtype, nodata=layer.nodata, unit=layer.unit or "", description=name)
+        base = layer.name if len(table.columns.values) == 1 else f"{layer.name}_{label_of(band)}"
         for statistic in chosen:
-            unit = "" if statistic == "count" else layer.unit or ""
             full = f"{base}_{statistic}" if len(chosen) > 1 else base
-            band = Band(index + 1, dtype, nodata=layer.nodata, unit=unit, description=name)
+            band = replace(band, unit="" if statistic == "count" else layer.unit or "")
             own = statistic_type(statistic, dtype, table.columns.weight is not None)
-            variables.append(Variable(full, own, layer.name, band, unit, index, statistic))
+            variables.append(Variable(full, own, layer.name, band, band.unit, index, statistic))
     return tuple(variables)
 
 
 def statistic_type(statistic: str, dtype: str, weighted: bool) -> str:
     """Numpy's name of the type of a statistic of values of `dtype`. It holds every value of the source exactly."""
-    if statistic == "count":
-        return "int64"
-    if statistic == "mean":
-        return "float64"
-    if statistic == "sum":
-        return "int64" if np.dtype(dtype).kind in "iu" and not weighted else "float64"
-    return dtype
-
-
-def _label(name: str, index: int) -> str:
-    text = name.strip().lower()
-    return text if text.replace("_", "").isalnum() and text.isascii() else str(index + 1)
+    total = "int64" if np.dtype(dtype).kind in "iu" and not weighted else "float64"
+    return {"count": "int64", "mean": "float64", "sum": total}.get(statistic, dtype)

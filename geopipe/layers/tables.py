@@ -153,8 +153,9 @@ def choose_columns(layer: Layer, header: TableHeader) -> Columns:
         if (x, y) != (None, None):
             raise SettingsError(f"layer {layer.name}: one of x and y is missing", "give both, or neither")
         x, y = _coordinates(layer, header, names)
-    values = layer.values or _values(layer, header, {x, y, layer.weight})
-    if not values and set(requested_statistics(layer)) != {"count"}:
+    counts = set(requested_statistics(layer)) == {"count"}
+    values = layer.values or (() if counts else _values(header, {x, y, layer.weight}))
+    if not values and not counts:
         raise layer.error(
             f"nothing says which columns of {header.uri} are the values; it has {listed(names, SHOWN)}",
             'name them: values = ["..."]; or count the points: aggregate = "count"',
@@ -182,10 +183,8 @@ def _coordinates(layer: Layer, header: TableHeader, names: Sequence[str]) -> tup
     return present[0]
 
 
-def _values(layer: Layer, header: TableHeader, taken: set[str | None]) -> tuple[str, ...]:
+def _values(header: TableHeader, taken: set[str | None]) -> tuple[str, ...]:
     """The default values: the column `value`, or the only column of numbers without another meaning."""
-    if set(requested_statistics(layer)) == {"count"}:
-        return ()
     if header.column("value") is not None:
         return ("value",)
     known = taken | {header.key} | {name for pair in PAIRS + INDEX for name in pair}

@@ -119,10 +119,8 @@ def _moments(values: Sequence[float], units: str, calendar: str) -> list[cftime.
     reference = REFERENCE.fullmatch(since[2].strip()) if since else None
     if since is None or reference is None:
         raise ValueError(units)
-    unit, zone = (
-        since[1].lower(),
-        f"{reference[2]}{int(reference[3]):02d}:{reference[4] or '00'}" if reference[2] else "",
-    )
+    unit = since[1].lower()
+    zone = f"{reference[2]}{int(reference[3]):02d}:{reference[4] or '00'}" if reference[2] else ""
     if unit in ("ns", "nanosecond", "nanoseconds"):  # cftime has no such unit
         unit, values = "seconds", [value / 1e9 for value in values]
     exact = cftime.num2date(values, f"{unit} since {reference[1]}{zone}", calendar, only_use_cftime_datetimes=True)
@@ -134,11 +132,8 @@ def _moments(values: Sequence[float], units: str, calendar: str) -> list[cftime.
 
 def _number(text: str) -> str:
     """A number in its shortest form: 500, not 500.0."""
-    try:
-        value = float(text)
-    except ValueError:
-        return text.strip()
-    return f"{value:.15g}"
+    value = _float(text)
+    return text.strip() if value is None else f"{value:.15g}"
 
 
 # ---------------------------------------------------------------- selection

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -35,8 +36,7 @@ def from_sidecar(file: str | None) -> dict[int, Categories]:
     path = file if file is None or file.lower().endswith(".vrt") else f"{file}.aux.xml"
     if path is None or not os.path.isfile(path) or os.path.getsize(path) > LARGEST:
         return {}
-    with open(path, encoding="utf-8", errors="replace") as opened:
-        text = opened.read()
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
     if "<!" in text.replace("<!--", ""):  # entities can grow without end
         return {}
     try:

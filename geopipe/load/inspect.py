@@ -44,18 +44,15 @@ class ValueRange:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a file contains.
+    """What a file contains beyond its header.
 
     Attributes:
-        lonlat: bounds in longitude and latitude, None if they are unknown.
         variables: of a file with several.
         times: ISO dates or datetimes of the bands, each once, in their order; `levels` likewise.
         palettes: of each band, empty without one.
         ranges: of each band, empty unless requested.
     """
 
-    header: Header
-    lonlat: Bounds | None
     variables: tuple[FileVariable, ...]
     times: tuple[str, ...]
     levels: tuple[str, ...]
@@ -75,8 +72,6 @@ def describe(header: Header, access: Access = NOTHING, *, ranges: bool = False) 
         SourceError: pixels cannot be read.
     """
     return FileInfo(
-        header,
-        lonlat_bounds(header),
         file_variables(header, access),
         tuple(dict.fromkeys(band.step for band in header.bands if band.step)),
         tuple(dict.fromkeys(band.level for band in header.bands if band.level)),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 import rasterio._env
@@ -17,7 +18,7 @@ from geopipe.errors import MachineError
 from geopipe.layers.access import Access
 from geopipe.layers.header import UNKNOWN, Header, Stamp
 from geopipe.layers.tables import TableHeader
-from geopipe.layers.uris import file_of, in_gdal, subdataset
+from geopipe.layers.uris import file_of, in_gdal, path_of
 from geopipe.plan.plan import Plan
 
 AT_ONCE = 16
@@ -36,19 +37,16 @@ def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
     if not os.path.exists(file):
         return UNKNOWN
     own = sorted(p for p in Path(file).rglob("*") if p.is_file()) if os.path.isdir(file) else [Path(file)]
-    parts = [(str(path), stat.st_size, stat.st_mtime_ns) for path in own for stat in [path.stat()]]
-    size, mtime_ns = sum(size for _, size, _ in parts), max((time for *_, time in parts), default=0)
-    parts += [
-        (name, stat.st_size, stat.st_mtime_ns) for name in beside if os.path.isfile(name) for stat in [os.stat(name)]
-    ]
+    paths = [*own, *(Path(name) for name in beside if os.path.isfile(name))]
+    parts = [(str(path), stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()]]
+    size, mtime_ns = sum(p[1] for p in parts[: len(own)]), max((p[2] for p in parts[: len(own)]), default=0)
     tag = hashlib.sha256(repr(parts).encode()).hexdigest()[:16] if len(parts) > 1 else ""
     return Stamp(size, mtime_ns, tag)
 
 
 def local_file(uri: str) -> str | None:
     """The file, folder or archive on this machine of a name, also of GDAL's own names of archives."""
-    inner = subdataset(uri)
-    path = inner.file if inner else uri
+    path = path_of(uri)
     archive = re.match("/vsi(?:zip|tar|gzip|7z|rar)/(.*)", path)
     if archive is None:
         return file_of(uri)
@@ -127,27 +125,22 @@ def _gdal() -> ctypes.CDLL | None:
 
 def _remote(uri: str) -> Stamp:
     """The stamp of a file on a server from its headers; empty if it does not answer or has none."""
-    inner = subdataset(uri)
-    path = inner.file if inner else uri
+    path = path_of(uri)
     scheme, colon, rest = path.partition("://")
     if colon and "+" in scheme:  # an archive on a server
         path = f"{scheme.rpartition('+')[2]}://{rest.partition('!')[0]}"
     name, gdal = in_gdal(path).encode(), _gdal()
     if gdal is None or not name.startswith(b"/vsi"):
         return UNKNOWN
-    gdal.CPLPushErrorHandler(
-        ctypes.cast(gdal.CPLQuietErrorHandler, ctypes.c_void_p)
-    )  # opening the file will raise the error
+    # opening the file will raise the error
+    gdal.CPLPushErrorHandler(ctypes.cast(gdal.CPLQuietErrorHandler, ctypes.c_void_p))
     gdal.VSICurlPartialClearCache(name)
     metadata = gdal.VSIGetFileMetadata(name, b"HEADERS", None)
     if not metadata:
         gdal.VSICurlPartialClearCache(name)  # the next opening asks again
     gdal.CPLErrorReset()
     gdal.CPLPopErrorHandler()
-    lines, n = [], 0
-    while metadata and metadata[n]:
-        lines.append(metadata[n].decode("latin-1"))
-        n += 1
+    lines = [line.decode("latin-1") for line in takewhile(bool, metadata or ())]
     gdal.CSLDestroy(metadata)
     headers = {key.lower(): value for key, _, value in (line.partition("=") for line in lines)}
     whole = re.search(r"/(\d+)$", headers.get("content-range", ""))

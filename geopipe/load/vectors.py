@@ -45,6 +45,8 @@ CONTENTS = {
 SKIPPED = "OGR_VRT,GDALG,HTTP,WFS,OAPIF,CSW,OGCAPI,NGW,Carto,AmigoCloud,Elasticsearch,PLSCENES,EEDA,ADBC,GPSBabel,GTFS"
 """Drivers of pyogrio's GDAL that open other files or servers."""
 
+UNREADABLE = "is neither a raster nor a vector file that GDAL can open"
+
 CRS_KEY = re.compile(rb'"(?:c|\\u00[46]3)(?:r|\\u00[57]2)(?:s|\\u00[57]3)"\s*(:?)\s*', re.I)
 """A member "crs" of a JSON file, with letters escaped or not. GDAL would fetch it from an address in it."""
 
@@ -62,20 +64,25 @@ def read(uri: str, layer: str | None, crs: str | None) -> Shapes:
     geometries, own_crs = _geometries(uri, layer)
     crs = crs or own_crs
     if crs is None:
-        raise SourceError(f"grid.mask = {uri} has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
+        raise _error(uri, "has no CRS", 'say which it is: grid.mask_crs = "EPSG:..."')
     simple = [part for wkb in geometries if wkb is not None for part in _parts(wkb, 0)[0]]
     polygons = [rings for kind, rings in simple if kind == POLYGON and rings]
     others = Counter(kind for kind, _ in simple if kind != POLYGON)
     if others:
         names = ((count, NAMES[kind] if kind < len(NAMES) else f"geometry {kind}") for kind, count in others.items())
-        raise SourceError(
-            f"grid.mask = {uri} has, beside {len(polygons):,} polygons, "
-            f"{', '.join(f'{count:,} x {name}' for count, name in names)}; only polygons have an inside",
+        listed = ", ".join(f"{count:,} x {name}" for count, name in names)
+        raise _error(
+            uri,
+            f"has, beside {len(polygons):,} polygons, {listed}; only polygons have an inside",
             "buffer points and lines first, turn curves into lines, or give the polygons alone",
         )
     if not polygons:
-        raise SourceError(f"grid.mask = {uri} has no polygon in {len(geometries):,} features", "give one with polygons")
+        raise _error(uri, f"has no polygon in {len(geometries):,} features", "give one with polygons")
     return Shapes(uri, horizontal(crs)[0], polygons)
+
+
+def _error(uri: str, problem: str, hint: str) -> SourceError:
+    return SourceError(f"grid.mask = {uri} {problem}", hint)
 
 
 def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], str | None]:
@@ -87,20 +94,14 @@ def _geometries(uri: str, layer: str | None) -> tuple[Sequence[bytes | None], st
     try:
         layers = [str(known) for known, _ in pyogrio.list_layers(name)]
         if layer is None and len(layers) > 1:
-            raise SourceError(
-                f"grid.mask = {uri} has {len(layers)} layers: {', '.join(layers[:20])}",
-                f'choose one: grid.mask_layer = "{layers[0]}"',
-            )
+            hint = f'choose one: grid.mask_layer = "{layers[0]}"'
+            raise _error(uri, f"has {len(layers)} layers: {', '.join(layers[:20])}", hint)
         meta, _, geometries, _ = pyogrio.raw.read(name, layer=layer, columns=[], force_2d=True)
     except (RuntimeError, ValueError, LookupError) as error:  # pyogrio raises any of them
+        problem, hint = f"{UNREADABLE}: {error}", "give a GeoJSON, GeoPackage, Shapefile or raster"
         if layer is not None and layers and layer not in layers:
-            raise SourceError(
-                f"grid.mask = {uri} has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
-            ) from None
-        raise SourceError(
-            f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: {error}",
-            "give a GeoJSON, GeoPackage, Shapefile or raster",
-        ) from None
+            problem, hint = f"has no layer {layer!r}; it has {', '.join(layers[:20])}", "correct grid.mask_layer"
+        raise _error(uri, problem, hint) from None
     return (() if geometries is None else geometries), meta["crs"]
 
 
@@ -128,18 +129,14 @@ def _check_contents(uri: str) -> None:
     marks = next((marks for endings, marks in CONTENTS.items() if ending(file) in endings), ())
     with open(file, "rb") as opened:
         head = opened.read(HEAD)
-        if not head.lstrip(b" \t\r\n").startswith(marks) or POINTERS.search(head):
-            raise SourceError(
-                f"grid.mask = {uri} is neither a raster nor a vector file that GDAL can open: it does not begin like a "
-                f"file with its ending" + (", or leads to other files" if POINTERS.search(head) else ""),
-                "give a GeoJSON, GeoPackage, Shapefile, FlatGeobuf or raster, under the ending of what it is",
-            )
-        # GDAL reads the rest of a truncated Shapefile without an error
-        if ending(file) == "shp" and 2 * int.from_bytes(head[24:28], "big") > (size := os.path.getsize(file)):
-            raise SourceError(
-                f"grid.mask = {uri} is cut short: it has {size:,} of {2 * int.from_bytes(head[24:28], 'big'):,} bytes",
-                "get the file again",
-            )
+        refers = POINTERS.search(head) is not None
+        if refers or not head.lstrip(b" \t\r\n").startswith(marks):
+            more = ", or leads to other files" if refers else ""
+            hint = "give a GeoJSON, GeoPackage, Shapefile, FlatGeobuf or raster, under the ending of what it is"
+            raise _error(uri, f"{UNREADABLE}: it does not begin like a file with its ending{more}", hint)
+        size, declared = os.path.getsize(file), 2 * int.from_bytes(head[24:28], "big")
+        if ending(file) == "shp" and declared > size:  # GDAL reads the rest without an error
+            raise _error(uri, f"is cut short: it has {size:,} of {declared:,} bytes", "get the file again")
         if head.lstrip(b" \t\r\n\x1e\xef\xbb\xbf").startswith(b"{"):
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
                 _check_crs(uri, text)
@@ -154,10 +151,8 @@ def _check_crs(uri: str, text: mmap.mmap) -> None:
         except ValueError:
             value = {}
         if isinstance(value, dict) and str(value.get("type")).lower() not in ("name", "epsg"):
-            raise SourceError(
-                f"grid.mask = {uri} has a CRS that is not in the file but at an address",
-                'write the file anew with a name for it ("crs": {"type": "name", ...}), or without any: WGS 84',
-            )
+            hint = 'write the file anew with a name for it ("crs": {"type": "name", ...}), or without any: WGS 84'
+            raise _error(uri, "has a CRS that is not in the file but at an address", hint)
 
 
 def missing(uri: str) -> bool:

@@ -145,7 +145,7 @@ def _work(
             cell, pixel = COPY if decision.route is Route.COPY else RATES.get(decision.method, AREA)
             decoded = stored * factor * bands
             pixels += decoded
-            nanoseconds += decoded * DECODE.get(decision.source.compression, OTHER_DECODE)
+            nanoseconds += decoded * DECODE.get(decision.source.first.compression, OTHER_DECODE)
             nanoseconds += bands * (cells * cell + stored * pixel)
         nanoseconds += plan.table.rows * POINT if plan.table else 0
     columns = sum(len(plan.variables) for plan in plans) + 4

@@ -255,7 +255,7 @@ def aligned(grid: Grid, source: Source, tolerance: float) -> tuple[tuple[int, in
     are not enough and would shift data: phase and drift over the whole extent count, too.
     """
     t = source.transform
-    if t.b or t.d or t.a <= 0 or t.e >= 0 or source.georeference or not same_crs(source.crs, grid.crs):
+    if t.b or t.d or t.a <= 0 or t.e >= 0 or source.first.georeference or not same_crs(source.crs, grid.crs):
         return None
     rows = _phase(grid.dy / -t.e, (grid.y0 - t.f) / t.e, grid.height, tolerance)
     cols = _phase(grid.dx / t.a, (grid.x0 - t.c) / t.a, grid.width, tolerance)
@@ -373,7 +373,7 @@ def _meet(grid: Grid, source: Source, places: int = 257) -> bool:
 def pixels_of(transform: Affine, crs: str, source: Source) -> Transform:
     """The function from cells (col, row) of `transform` to pixels (col, row) of `source`."""
     to_source, inverse = crs_transform(crs, source.crs), ~source.transform
-    model = model_of(source.georeference) if source.georeference is not None else None
+    model = model_of(source.first.georeference) if source.first.georeference is not None else None
 
     def to_pixels(col: Floats, row: Floats) -> tuple[Floats, Floats]:
         x, y = to_source(*apply(transform, col, row))

@@ -66,7 +66,7 @@ def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of a window, moved outward to whole stored blocks."""
     if clip(window, source.height, source.width) is None:
         window = replace(window, col=0, width=source.width)  # beyond the edge of the longitudes: any column
-    rows, cols = source.block
+    rows, cols = source.first.block
     bottom = min(-(-(window.row + window.height) // rows) * rows, source.height)
     right = min(-(-(window.col + window.width) // cols) * cols, source.width)
     return max(window.row, 0) // rows * rows, max(window.col, 0) // cols * cols, bottom, right

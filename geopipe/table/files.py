@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -150,10 +150,10 @@ class Files:
             conditions.append(window.expression())
         if self.facts.layout.csv_files == "one" and self.format == "csv" and len(keys) < len(self.keys):
             conditions.append(reduce(or_, [self._window(key).expression() for key in keys.tolist()], pc.scalar(False)))
-        condition = reduce(and_, conditions) if conditions else None
+        condition = reduce(and_, conditions, pc.scalar(True))
         with self.reading():
             try:
-                self.schema.empty_table().filter(pc.scalar(True) if condition is None else condition)
+                self.schema.empty_table().filter(condition)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 reason, columns = first_line(error), ", ".join(self.schema.names)
                 raise SettingsError(f"where = {where} does not fit the rows: {reason}", f"columns: {columns}") from None
@@ -166,9 +166,8 @@ class Files:
         tile = self.facts.grid.tile(key, self.facts.window_size)
         return CellWindow((tile.row, tile.row + tile.height), (tile.col, tile.col + tile.width))
 
-    def _names(self, keys: Iterable[int]) -> Iterator[tuple[int, str]]:
-        grid, size = self.facts.grid, self.facts.window_size
-        return ((key, tile_name(grid, size, grid.tile(key, size))) for key in keys)
+    def _name(self, key: int) -> str:
+        return tile_name(self.facts.grid, self.facts.window_size, self.facts.grid.tile(key, self.facts.window_size))
 
     def _parquet(self, keys: Keys) -> ds.Dataset:
         """The Parquet files of some tiles, in the order of the tiles."""
@@ -183,7 +182,8 @@ class Files:
 
     def _parquet_files(self, keys: Keys) -> Iterator[tuple[str, ds.Expression]]:
         """Paths of the Parquet files of some tiles, each with a condition that all of its rows meet."""
-        for key, name in self._names(keys.tolist()):
+        for key in keys.tolist():
+            name = self._name(key)
             if not self.facts.partitioned:
                 folder = f"tile={key}/" if self.facts.layout.partition_by == "tile" else ""
                 yield f"{self.root}/parquet/{folder}{name}.parquet", pc.scalar(True)
@@ -197,33 +197,29 @@ class Files:
     def _folders(self) -> dict[str, ds.Expression]:
         """The folders NAME=VALUE of a partitioned table, with what each says of the rows in it."""
         name = str(self.facts.layout.partition_by)
-        kind, folders = pa.type_for_alias(self.types[name]), {}
+        own, kind, folders = ds.field(name), pa.type_for_alias(self.types[name]), {}
         for info in sorted(self.fs.get_file_info(FileSelector(f"{self.root}/parquet")), key=lambda info: info.path):
             column, _, value = info.base_name.partition("=")
             if column == name and info.type is FileType.Directory:
-                null = value == HIVE_NULL
-                folders[info.base_name] = (
-                    ds.field(name).is_null() if null else ds.field(name) == pa.scalar(value).cast(kind)
-                )
+                folders[info.base_name] = own.is_null() if value == HIVE_NULL else own == pa.scalar(value).cast(kind)
         return folders
 
     def _csv(self, keys: Keys) -> list[str]:
         """Paths of the CSV files that hold some tiles."""
-        names = [name for _, name in self._names(keys.tolist())]
-        names = [ONE_CSV] if self.facts.layout.csv_files == "one" else names
+        names = [ONE_CSV] if self.facts.layout.csv_files == "one" else map(self._name, keys.tolist())
         return [f"{self.root}/csv/{name}{self.csv_suffix}" for name in names]
 
     @cached_property
     def csv_suffix(self) -> str:
         """How the names of the CSV files end."""
         one = self.facts.layout.csv_files == "one"
-        stem = f"{self.root}/csv/{ONE_CSV if one else next(self._names(self.keys[:1].tolist()))[1]}"
+        stem = f"{self.root}/csv/{ONE_CSV if one else self._name(int(self.keys[0]))}"
         for info in self.fs.get_file_info([stem + suffix for suffix in CSV_SUFFIX.values()]):
             if info.type is FileType.File:
                 return str(info.path.removeprefix(stem))
         raise MachineError(f"{self.output} has no file {stem}.csv", f"see: geopipe validate {self.output}")
 
-    def _read_csv(self, paths: list[str], columns: list[str], condition: pc.Expression | None) -> pa.Table:
+    def _read_csv(self, paths: list[str], columns: list[str], condition: pc.Expression) -> pa.Table:
         """Rows of CSV files, in which an empty field is a null; a batch is filtered before the next is parsed."""
         convert = pacsv.ConvertOptions(
             column_types={f.name: f.type for f in self.schema}, null_values=[""], strings_can_be_null=True
@@ -233,7 +229,7 @@ class Files:
             with self.fs.open_input_stream(path) as stream, pacsv.open_csv(stream, convert_options=convert) as batches:
                 for batch in batches:
                     part = pa.Table.from_batches([batch]).cast(self.schema)
-                    parts.append((part if condition is None else part.filter(condition)).select(columns))
+                    parts.append(part.filter(condition).select(columns))
         return pa.concat_tables(parts)
 
     @cached_property
@@ -257,9 +253,8 @@ class Files:
             yield
         except (OSError, pa.ArrowException, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise MachineError(
-                f"{self.output} cannot be read: {reason}", f"see what is missing: geopipe validate {self.output}"
-            ) from error
+            hint = f"see what is missing: geopipe validate {self.output}"
+            raise MachineError(f"{self.output} cannot be read: {reason}", hint) from error
 
 
 def unit_of(column: pa.Field) -> str:

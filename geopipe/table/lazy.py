@@ -38,9 +38,10 @@ def dataset_of(table: Table, columns: Sequence[str], window: CellWindow) -> xr.D
     axes = {axis["axis"].lower(): dict(axis) for axis in crs.cs_to_cf()}
     variables = {}
     for name in columns:
-        unit = unit_of(table.schema.field(name))
-        attributes = {"long_name": _title(table.schema.field(name)), "grid_mapping": GRID_MAPPING}
-        attributes |= {"units": unit} if unit else {}
+        column = table.schema.field(name)
+        title = (column.metadata or {}).get(b"description", b"").decode() or name
+        attributes = {"long_name": title, "grid_mapping": GRID_MAPPING}
+        attributes |= {"units": unit} if (unit := unit_of(column)) else {}
         array = TileArray(table, name)
         attributes |= {} if array.fill is None else {"_FillValue": array.fill}
         whole = xr.Variable(("y", "x"), indexing.LazilyIndexedArray(array), attributes)
@@ -54,10 +55,6 @@ def dataset_of(table: Table, columns: Sequence[str], window: CellWindow) -> xr.D
         },
         {"Conventions": "CF-1.8", "title": str(table.success.get("name", "")), "source": f"geopipe, {table.output}"},
     )
-
-
-def _title(column: pa.Field) -> str:
-    return (column.metadata or {}).get(b"description", b"").decode() or str(column.name)
 
 
 class TileArray(BackendArray):
