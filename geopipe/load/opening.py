@@ -10,8 +10,8 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,11 +210,11 @@ def _of_file(file: str, head: bytes, access: Access) -> tuple[str, ...]:
     return chosen
 
 
-def _head(file: str) -> bytes:
+def _head(file: str, size: int = HEAD) -> bytes:
     """The first bytes of a file."""
     try:
         with open(file, "rb") as opened:
-            return opened.read(HEAD)
+            return opened.read(size)
     except OSError as error:
         raise RasterioIOError(f"{error.strerror}") from None
 
@@ -224,46 +224,38 @@ def _read_vrt(file: str, access: Access, above: Sequence[str]) -> tuple[str, tup
     real, folder = os.path.realpath(file), os.path.dirname(os.path.abspath(file))
     if real in above or len(above) == NESTED:
         raise access.error(f"{file} refers to itself, or is nested too deeply", "correct the VRT")
-    known: dict[tuple[str, bool], str] = {}
     refers: dict[str, None] = {}
 
+    @cache
     def opened(reference: str, relative: bool) -> str:
-        if (reference, relative) not in known:
-            is_path = not is_remote(reference) and not reference.startswith("<")
-            absolute = os.path.abspath(reference) if is_path and not relative else reference
-            address = resolve(absolute, folder, access.within(f"{file} "))
-            plain = access.within(f"{file} refers to {reference}: ")._replace(driver=None)
-            target = look_at(address, plain, (*above, real))
-            known[reference, relative] = in_gdal(target.name)
-            refers.update(dict.fromkeys([address, *target.refers]))
-        return known[reference, relative]
+        is_path = not is_remote(reference) and not reference.startswith("<")
+        absolute = os.path.abspath(reference) if is_path and not relative else reference
+        address = resolve(absolute, folder, access.within(f"{file} "))
+        plain = access.within(f"{file} refers to {reference}: ")._replace(driver=None)
+        target = look_at(address, plain, (*above, real))
+        refers.update(dict.fromkeys([address, *target.refers]))
+        return in_gdal(target.name)
 
     try:
-        with open(file, encoding="utf-8") as source:
-            text = source.read(TEXT + 1)
+        text = _head(file, TEXT + 1)
         if len(text) > TEXT:
-            raise ValueError(f"it has more than {TEXT:,} characters")
-        return vrt.rewrite(text, opened), tuple(refers)
+            raise ValueError(f"it has more than {TEXT:,} bytes")
+        return vrt.rewrite(text.decode(), opened), tuple(refers)
     except (ValueError, RecursionError) as error:
         raise access.error(
             f"{file} is no VRT that is opened: {error}",
             "a VRT of files, as gdalbuildvrt makes it, is welcome; make one, or give the files in path =",
         ) from None
-    except OSError as error:
-        raise RasterioIOError(f"{error.strerror}") from None
 
 
 @lru_cache(maxsize=64)
 def _names(folder: str, mtime_ns: int) -> dict[str, list[str]]:
     """The masks and overviews in a folder by their names in small letters, as GDAL finds them."""
     sidecars: dict[str, list[str]] = {}
-    try:
-        names = os.listdir(folder)
-    except PermissionError:  # GDAL cannot list it either, and tries these names
-        return sidecars
-    for name in names:
-        if name.lower().endswith((".ovr", ".msk")):
-            sidecars.setdefault(name.lower(), []).append(name)
+    with suppress(PermissionError):  # GDAL cannot list it either, and tries these names
+        for name in os.listdir(folder):
+            if name.lower().endswith((".ovr", ".msk")):
+                sidecars.setdefault(name.lower(), []).append(name)
     return sidecars
 
 
@@ -287,8 +279,7 @@ def is_store(path: str) -> bool:
 
 def _check_ers(file: str, access: Access) -> None:
     """Refuse an ERS header with its data in another folder or format."""
-    with open(file, encoding="latin-1") as opened:
-        text = opened.read(2**24)
+    text = _head(file, 2**24).decode("latin-1")
     named = re.findall(r'DataFile\s*=\s*"?([^"\r\n]*)', text, re.I)
     if any("/" in name or "\\" in name for name in named) or re.search(r"DataSetType\s*=\s*Translated", text, re.I):
         hint = "put them beside it, under its name"
@@ -299,8 +290,7 @@ def _addresses(uri: str) -> tuple[str, ...]:
     """The addresses in the name of a web service, or in the file that describes it."""
     file, text = file_of(uri), uri
     if file is not None and os.path.isfile(file):
-        with open(file, encoding="utf-8", errors="replace") as opened:
-            text = opened.read(HEAD * 16)
+        text = _head(file, HEAD * 16).decode("utf-8", "replace")
     return tuple(dict.fromkeys(re.findall(r"https?://[^\s<>\"'&?]+", text)))
 
 

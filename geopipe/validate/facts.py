@@ -56,6 +56,11 @@ class Finding:
     message: str
 
 
+def fault(check: str, message: str) -> Finding:
+    """An error that a check finds."""
+    return Finding("error", check, message)
+
+
 class Ends(NamedTuple):
     """Nulls of a column, and its least and greatest value, which are None without a value."""
 
@@ -278,7 +283,7 @@ def _check_tiles(facts: Facts, seen: Mapping[int, int], outside: Sequence[int]) 
     }
     for what, keys in problems.items():
         if keys:
-            yield Finding("error", "manifest", f"tiles {what}: {listed(keys)}; planned are {len(planned):,}")
+            yield fault("manifest", f"tiles {what}: {listed(keys)}; planned are {len(planned):,}")
 
 
 def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
@@ -289,31 +294,29 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     values: dict[str, int] = {}
     for variable, column in receipt.columns.items():
         if variable not in facts.variables:
-            yield Finding("error", "manifest", f"{name} has a variable {variable}, which is not in the plan")
+            yield fault("manifest", f"{name} has a variable {variable}, which is not in the plan")
             continue
         if not 0 <= column["nulls"] <= receipt.rows:
-            text = f"{variable} of {name} has {column['nulls']:,} nulls in {receipt.rows:,} rows"
-            yield Finding("error", "nulls", text)
+            yield fault("nulls", f"{variable} of {name} has {column['nulls']:,} nulls in {receipt.rows:,} rows")
         elif column["nulls"] and variable in facts.required:
-            text = f"{variable} of {name} has {column['nulls']:,} nulls, but merge.drop leaves none"
-            yield Finding("error", "nulls", text)
+            yield fault("nulls", f"{variable} of {name} has {column['nulls']:,} nulls, but merge.drop leaves none")
         fact = facts.variables[variable]
         if not fact.skipped:
             key = f"layer {fact.layer}" if facts.how == "inner" else "all layers together"
             values[key] = values.get(key, 0) + receipt.rows - column["nulls"]
     if missing := [v for v in facts.variables if v not in receipt.columns]:
-        yield Finding("error", "manifest", f"{name} lacks the variables {listed(missing)}")
+        yield fault("manifest", f"{name} lacks the variables {listed(missing)}")
     for layers, count in values.items():
         if count < receipt.rows and facts.how != "grid":
             text = f"{name} has {receipt.rows:,} rows, but {layers} only {count:,} values (how = {facts.how})"
-            yield Finding("error", "rows", text)
+            yield fault("rows", text)
 
 
 def _check_count(name: str, rows: int, cells: int, exact: bool, how: str) -> Iterator[Finding]:
     """Compare a number of rows with its cells, of which each must be a row if `exact`."""
     if rows > cells or (exact and rows < cells):
         planned = f"{cells:,}" if exact else f"at most {cells:,}"
-        yield Finding("error", "rows", f"{name} has {rows:,} rows; planned are {planned} (how = {how})")
+        yield fault("rows", f"{name} has {rows:,} rows; planned are {planned} (how = {how})")
 
 
 def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
@@ -326,7 +329,7 @@ def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
         slack = ROUNDING.get(fact.type, 0.0) * max(abs(least), abs(greatest))
         if not (least - slack <= low and high <= greatest + slack):
             text = f"{name} of tile {receipt.tile} has values from {low!r} to {high!r}"
-            yield Finding("error", "values", f"{text}; its source can have {least!r} to {greatest!r}")
+            yield fault("values", f"{text}; its source can have {least!r} to {greatest!r}")
 
 
 def check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:

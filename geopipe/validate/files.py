@@ -21,7 +21,7 @@ from geopipe.export.tiles import File, Receipt
 from geopipe.export.writers import CSV_SUFFIX, HIVE_NULL, ROW_GROUP
 from geopipe.merge import derived
 from geopipe.text import listed
-from geopipe.validate.facts import Facts, Finding
+from geopipe.validate.facts import Facts, Finding, fault
 from geopipe.validate.rows import check_rows
 
 BATCH_BYTES = 16 * 2**20
@@ -69,12 +69,12 @@ def check_tile(tables: TableFiles, receipt: Receipt, form: str, files: Sequence[
         row_findings, rows = check_rows(tables.facts, receipt, name, parts())
     except UNREADABLE as error:
         cause = first_line(error)[:200]
-        return [*findings, Finding("error", "files", f"{at} cannot be read: {cause}")]
+        return [*findings, fault("files", f"{at} cannot be read: {cause}")]
     findings += row_findings
     tables.rows[form] = tables.rows.get(form, 0) + rows
     if rows != receipt.rows:
         text = f"{name} has {rows:,} rows; {MANIFEST} says {receipt.rows:,} for tile {receipt.tile}"
-        findings.append(Finding("error", "rows", text))
+        findings.append(fault("rows", text))
     return findings
 
 
@@ -88,14 +88,14 @@ def _check_bytes(path: Path, file: File, shared: bool) -> Iterator[Finding]:
                 digest.update(chunk)
                 size += len(chunk)
     except OSError as error:
-        yield Finding("error", "checksum", f"{file.path} cannot be read: {error.strerror}")
+        yield fault("checksum", f"{file.path} cannot be read: {error.strerror}")
         return
     part = f" from byte {file.offset:,} on" if shared else ""
     if size != file.bytes:
-        yield Finding("error", "checksum", f"{file.path} has {size:,} bytes{part}; {MANIFEST} says {file.bytes:,}")
+        yield fault("checksum", f"{file.path} has {size:,} bytes{part}; {MANIFEST} says {file.bytes:,}")
     elif digest.hexdigest() != file.sha256:
         text = f"{file.path} has the sha256 {digest.hexdigest()[:16]}...{part}; {MANIFEST} says {file.sha256[:16]}..."
-        yield Finding("error", "checksum", text)
+        yield fault("checksum", text)
 
 
 def _parquet(
@@ -111,7 +111,7 @@ def _parquet(
         text = (
             f"{file.path} of tile {receipt.tile} is in the folder {'/'.join(folders) or 'none'}; planned is {planned}"
         )
-        findings.append(Finding("error", "files", text))
+        findings.append(fault("files", text))
     elif tables.facts.partitioned:
         schema, batches = _with_folder(schema, batches, key, value, tables.success["schema"])
     if layout.geometry:
@@ -119,7 +119,7 @@ def _parquet(
         if schema.names[-1:] == [derived.GEOMETRY.name] and schema.field(-1).type == derived.GEOMETRY.type:
             schema = schema.remove(len(schema) - 1)
         else:
-            findings.append(Finding("error", "schema", f"{file.path} has no column geometry of WKB at its end"))
+            findings.append(fault("schema", f"{file.path} has no column geometry of WKB at its end"))
     return schema, batches
 
 
@@ -155,7 +155,7 @@ def _with_extent(
     geo = json.loads((schema.metadata or {}).get(b"geo", b"null"))
     if geo != derived.geo(tables.success["table"]["grid"]["crs"], bounds):
         text = f"{path} has not the GeoParquet 1.1 metadata of its points: version, CRS, type, bounds {bounds}"
-        findings.append(Finding("error", "schema", text))
+        findings.append(fault("schema", text))
 
 
 def _csv(tables: TableFiles, receipt: Receipt, file: File) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -205,11 +205,11 @@ def _check_schema(tables: TableFiles, path: str, schema: pa.Schema) -> Iterator[
     metadata = schema.metadata or {}
     plan_hash, expected = metadata.get(b"geopipe:plan_hash", b"none").decode(), str(tables.success["plan_hash"])
     if plan_hash != expected:
-        yield Finding("error", "schema", f"{path} is of the plan {plan_hash[:16]}; {SUCCESS} says {expected[:16]}")
+        yield fault("schema", f"{path} is of the plan {plan_hash[:16]}; {SUCCESS} says {expected[:16]}")
     grid = metadata.get(b"geopipe:grid")  # files of earlier versions have it
     if grid is not None and json.loads(grid) != tables.success["table"]["grid"]:
-        yield Finding("error", "schema", f"{path} has another grid in its metadata than {SUCCESS}")
+        yield fault("schema", f"{path} has another grid in its metadata than {SUCCESS}")
     schema = schema.with_metadata({k: v for k, v in metadata.items() if k != b"geo"})  # it has the bounds of its file
     tables.first = tables.first or schema
     if not schema.equals(tables.first, check_metadata=True):
-        yield Finding("error", "schema", f"{path} has other metadata than the first file of the table")
+        yield fault("schema", f"{path} has other metadata than the first file of the table")

@@ -18,7 +18,7 @@ from geopipe.export.state import MANIFEST, SUCCESS, finished
 from geopipe.export.tiles import FORMATS, File, Receipt, totals
 from geopipe.merge import derived
 from geopipe.text import listed
-from geopipe.validate.facts import CHECKS, Ends, Facts, Finding, check_receipts, facts_in
+from geopipe.validate.facts import CHECKS, Ends, Facts, Finding, check_receipts, facts_in, fault
 from geopipe.validate.files import TableFiles, check_tile
 
 
@@ -122,15 +122,15 @@ def _manifest(output: Path) -> tuple[list[Receipt], list[Finding]]:
                 try:
                     receipts.append(Receipt.parse(line))
                 except ValueError as error:
-                    findings.append(Finding("error", "manifest", f"line {count} of {MANIFEST} is no receipt: {error}"))
+                    findings.append(fault("manifest", f"line {count} of {MANIFEST} is no receipt: {error}"))
     except OSError as error:
-        findings.append(Finding("error", "manifest", f"{MANIFEST} cannot be read: {error.strerror}"))
+        findings.append(fault("manifest", f"{MANIFEST} cannot be read: {error.strerror}"))
     return receipts, findings
 
 
 def _check_totals(success: Mapping[str, Any], receipts: Sequence[Receipt]) -> list[Finding]:
     return [
-        Finding("error", "manifest", f"{SUCCESS} says {success[name]} {name}, the receipts of {MANIFEST} {total}")
+        fault("manifest", f"{SUCCESS} says {success[name]} {name}, the receipts of {MANIFEST} {total}")
         for name, total in totals(receipts).items()
         if success[name] != total
     ]
@@ -146,11 +146,10 @@ def _check_files(output: Path, success: Mapping[str, Any], receipts: Sequence[Re
     known = {f.path: f for r in receipts for f in r.files}
     for file in known.values():
         if not (output / file.path).is_file():
-            yield Finding("error", "files", f"{file.path} is missing ({file.bytes:,} bytes in {MANIFEST})")
+            yield fault("files", f"{file.path} is missing ({file.bytes:,} bytes in {MANIFEST})")
     for file in known.values():
         if not _inside(file, success):
-            text = f"{file.path} in {MANIFEST} is in none of the folders {listed(success['formats'])}"
-            yield Finding("error", "files", text)
+            yield fault("files", f"{file.path} in {MANIFEST} is in none of the folders {listed(success['formats'])}")
     for form in FORMATS:
         for path in sorted((output / form).rglob("*")):
             name = path.relative_to(output).as_posix()
@@ -163,7 +162,7 @@ def _check_files(output: Path, success: Mapping[str, Any], receipts: Sequence[Re
     for form in success["formats"]:
         tiles = [r.tile for r in receipts if not any(f.path.startswith(f"{form}/") for f in r.files)]
         if tiles:
-            yield Finding("error", "files", f"{len(tiles):,} tiles have no {form} file: {listed(tiles)}")
+            yield fault("files", f"{len(tiles):,} tiles have no {form} file: {listed(tiles)}")
 
 
 def _without_h3(facts: Facts) -> tuple[Facts, list[Finding]]:
@@ -190,13 +189,13 @@ def _check_shared(output: Path, facts: Facts, receipts: Sequence[Receipt]) -> It
             end = ends.get(file.path, 0)
             if file.offset != end:
                 text = f"tile {receipt.tile} starts at byte {file.offset:,} of {file.path}, not at {end:,}"
-                yield Finding("error", "manifest", text)
+                yield fault("manifest", text)
             ends[file.path] = file.offset + file.bytes
     if len(ends) > 1:
-        yield Finding("error", "files", f"there are {len(ends):,} CSV files, and one was asked for: {listed([*ends])}")
+        yield fault("files", f"there are {len(ends):,} CSV files, and one was asked for: {listed([*ends])}")
     for path, end in ends.items():
         if (output / path).is_file() and (size := (output / path).stat().st_size) != end:
-            yield Finding("error", "checksum", f"{path} has {size:,} bytes; the tiles in {MANIFEST} end at {end:,}")
+            yield fault("checksum", f"{path} has {size:,} bytes; the tiles in {MANIFEST} end at {end:,}")
 
 
 def _ends(name: str, receipts: Sequence[Receipt]) -> Ends:

@@ -17,7 +17,7 @@ from geopipe.grid.crs import Floats
 from geopipe.grid.grid import Tile
 from geopipe.merge import derived
 from geopipe.merge.spec import COORDINATES
-from geopipe.validate.facts import Ends, Facts, Finding, check_round_trip
+from geopipe.validate.facts import Ends, Facts, Finding, check_round_trip, fault
 
 DEGREES = 1e-8
 """Tolerance of longitudes and latitudes in degrees (a millimetre): another PROJ may round otherwise."""
@@ -52,7 +52,7 @@ def check_rows(
             seen |= {name: ends | _ends_of(batch[name]) for name, ends in seen.items() if name in names}
             rows += batch.num_rows
         for (check, what), (count, text) in sorted(faults.items()):
-            findings.append(Finding("error", check, f"{path}: {count:,} of {rows:,} rows {what}; the first is {text}"))
+            findings.append(fault(check, f"{path}: {count:,} of {rows:,} rows {what}; the first is {text}"))
         total += rows
     if tile is not None:
         findings += check_round_trip(facts, tile.key)
@@ -172,8 +172,7 @@ def _ends_of(column: pa.Array) -> Ends:
 def _compare(path: str, name: str, ends: Ends, planned: Ends) -> Iterator[Finding]:
     """Compare a column of the files with that of their receipt."""
     if ends.nulls != planned.nulls:
-        text = f"{path} has {ends.nulls:,} nulls in {name}; {MANIFEST} says {planned.nulls:,}"
-        yield Finding("error", "nulls", text)
+        yield fault("nulls", f"{path} has {ends.nulls:,} nulls in {name}; {MANIFEST} says {planned.nulls:,}")
     if ends[1:] != planned[1:]:
         text = f"{path} has values from {ends.low!r} to {ends.high!r} in {name}"
-        yield Finding("error", "values", f"{text}; {MANIFEST} says {planned.low!r} to {planned.high!r}")
+        yield fault("values", f"{text}; {MANIFEST} says {planned.low!r} to {planned.high!r}")
