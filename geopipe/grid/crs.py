@@ -45,10 +45,8 @@ def crs_of(text: str) -> CRS:
     except CRSError as error:
         alike = proposals.crs(text) if len(text) < 80 else ()
         reason = "" if alike or len(text) < 30 else f" ({first_line(error)[:120]})"
-        raise SettingsError(
-            f"{text[:80]!r} is no CRS that PROJ knows{reason}",
-            f"did you mean {' or '.join(alike)}?" if alike else "give an authority code such as EPSG:32612, or WKT",
-        ) from None
+        hint = f"did you mean {' or '.join(alike)}?" if alike else "give an authority code such as EPSG:32612, or WKT"
+        raise SettingsError(f"{text[:80]!r} is no CRS that PROJ knows{reason}", hint) from None
 
 
 @lru_cache(maxsize=256)

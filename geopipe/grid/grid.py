@@ -76,17 +76,13 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not (self.dx > 0 and self.dy > 0 and math.isfinite(self.dx) and math.isfinite(self.dy)):
-            raise SettingsError(
-                f"grid.resolution is {self.dx:g} x {self.dy:g}; it must be above zero",
-                "give the cell size in units of the grid's CRS, for example resolution = 90",
-            )
+            hint = "give the cell size in units of the grid's CRS, for example resolution = 90"
+            raise SettingsError(f"grid.resolution is {self.dx:g} x {self.dy:g}; it must be above zero", hint)
         if not (math.isfinite(self.x0) and math.isfinite(self.y0)):
             raise SettingsError(f"grid.bounds start at {self.x0}, {self.y0}", "give finite numbers")
         if self.width < 1 or self.height < 1:
-            raise SettingsError(
-                f"the grid is empty: {self.width} columns x {self.height} rows",
-                "grid.bounds are xmin, ymin, xmax, ymax, in units of the grid's CRS",
-            )
+            hint = "grid.bounds are xmin, ymin, xmax, ymax, in units of the grid's CRS"
+            raise SettingsError(f"the grid is empty: {self.width} columns x {self.height} rows", hint)
         crs = crs_of(self.crs)
         if crs.is_geographic and max(self.dx, self.dy) > 60:
             raise SettingsError(

@@ -44,10 +44,8 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
     chosen = _at(layer, header, _at(layer, header, chosen, "time"), "level")
     for band in chosen:
         if band.dtype.startswith("complex"):
-            raise layer.error(
-                f"band {band.index} of {header.uri} has the complex type {band.dtype}",
-                "write its amplitude or phase to a real band first",
-            )
+            hint = "write its amplitude or phase to a real band first"
+            raise layer.error(f"band {band.index} of {header.uri} has the complex type {band.dtype}", hint)
         if layer.bits is not None:
             _check_bits(layer, header, band, layer.bits)
     own: dict[str, Any] = {"bits": layer.bits} if layer.unpack else {"bits": layer.bits, "scale": 1.0, "offset": 0.0}
@@ -86,14 +84,10 @@ def named(layer: Layer, header: Header, name: int | str) -> Band:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        raise layer.error(
-            f"{name!r} may be several bands of {header.uri}: {_numbered(candidates)}",
-            f"name one of them in bands = of the layer {layer.name}, or give its number",
-        )
-    raise layer.error(
-        f"{header.uri} has no band {name!r}; it has {_numbered(header.bands)}",
-        f"correct bands = of the layer {layer.name}",
-    )
+        hint = f"name one of them in bands = of the layer {layer.name}, or give its number"
+        raise layer.error(f"{name!r} may be several bands of {header.uri}: {_numbered(candidates)}", hint)
+    hint = f"correct bands = of the layer {layer.name}"
+    raise layer.error(f"{header.uri} has no band {name!r}; it has {_numbered(header.bands)}", hint)
 
 
 def _numbered(bands: Iterable[Band]) -> str:
@@ -112,10 +106,8 @@ def _at(layer: Layer, header: Header, bands: list[Band], key: str) -> list[Band]
         if not any(times.matches(text, one) for text in texts if text):
             present = list(dict.fromkeys(t for t in texts if t))
             shown = ", ".join(present) if len(present) <= 12 else f"{len(present)}, from {present[0]} to {present[-1]}"
-            raise layer.error(
-                f"{header.uri} has no {key} {one!r}; it has {shown}",
-                f"correct {key} = of the layer {layer.name}; geopipe inspect shows each",
-            )
+            hint = f"correct {key} = of the layer {layer.name}; geopipe inspect shows each"
+            raise layer.error(f"{header.uri} has no {key} {one!r}; it has {shown}", hint)
     chosen = [bool(text) and any(times.matches(text, one) for one in selections) for text in texts]
     return list(compress(bands, chosen))
 

@@ -195,20 +195,16 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
         own, others = ([b.dtype for b in h.bands] for h in (header, first))
         steps = layer.time or layer.level or layer.reduce  # files may have other numbers of them
         if set(own) != set(others) if steps else own != others:
-            raise layer.error(
-                f"{header.uri} has bands of type {_types(header)}, {first.uri} of {_types(first)}",
-                "files of one layer must have the same bands; make two layers of them",
-            )
+            hint = "files of one layer must have the same bands; make two layers of them"
+            raise layer.error(f"{header.uri} has bands of type {_types(header)}, {first.uri} of {_types(first)}", hint)
 
 
 def _unplaced(layer: Layer, header: Header) -> SourceError:
     """The error for a file without a geotransform."""
     if header.has_gcps or header.has_rpcs:
         model, by = ("ground control points", "gcps") if header.has_gcps else ("an RPC model", "rpcs")
-        return layer.error(
-            f"{header.uri} has no geotransform, but {model}",
-            f'let them place it, in the layer {layer.name}: georeference = "{by}"',
-        )
+        hint = f'let them place it, in the layer {layer.name}: georeference = "{by}"'
+        return layer.error(f"{header.uri} has no geotransform, but {model}", hint)
     return layer.error(
         f"{header.uri} has no geotransform: nothing says where its pixels lie",
         "write one into the file (gdal_edit.py -a_ullr), or leave the layer out; grids of 2-D coordinates are not read",

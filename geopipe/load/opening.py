@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache, lru_cache
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -242,10 +243,8 @@ def _read_vrt(file: str, access: Access, above: Sequence[str]) -> tuple[str, tup
             raise ValueError(f"it has more than {TEXT:,} bytes")
         return vrt.rewrite(text.decode(), opened), tuple(refers)
     except (ValueError, RecursionError) as error:
-        raise access.error(
-            f"{file} is no VRT that is opened: {error}",
-            "a VRT of files, as gdalbuildvrt makes it, is welcome; make one, or give the files in path =",
-        ) from None
+        hint = "a VRT of files, as gdalbuildvrt makes it, is welcome; make one, or give the files in path ="
+        raise access.error(f"{file} is no VRT that is opened: {error}", hint) from None
 
 
 @lru_cache(maxsize=64)
@@ -275,6 +274,15 @@ def _check_sidecars(file: str, access: Access) -> None:
 def is_store(path: str) -> bool:
     """Whether a folder is one raster (a Zarr store)."""
     return path.rstrip("/").endswith(".zarr") or any(os.path.exists(os.path.join(path, name)) for name in STORE)
+
+
+def listing(path: str) -> list[str]:
+    """The files of a path, sorted: itself, the files and stores in a folder, or the matches of a glob pattern."""
+    if os.path.isdir(path) and not is_store(path):
+        inside = (p for p in Path(path).iterdir() if not p.name.startswith("."))
+        return sorted(str(p) for p in inside if p.is_file() or is_store(str(p)))
+    has_matches = any(c in path for c in "*?[") and not os.path.exists(path)
+    return sorted(glob(path, recursive=True)) if has_matches else [path]
 
 
 def _check_ers(file: str, access: Access) -> None:

@@ -63,10 +63,8 @@ def _offset(layer: Layer, header: TableHeader, grid: Grid, crs: str) -> Offset:
             if steps:
                 seen = [np.unique(np.concatenate([old, new])) for old, new in zip(seen, (x, y), strict=True)]
                 if max(map(len, seen)) > MOST_STEPS:
-                    raise layer.error(
-                        f"{header.uri} has more than {MOST_STEPS:,} different x or y",
-                        "leave cells out, and its rows are points; a table of cells has few of them",
-                    )
+                    hint = "leave cells out, and its rows are points; a table of cells has few of them"
+                    raise layer.error(f"{header.uri} has more than {MOST_STEPS:,} different x or y", hint)
     return replace(worst, step=(_step(seen[0]), _step(seen[1])))
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import psycopg2
-from numpy.typing import NDArray
+import pyarrow as pa
 from psycopg2 import sql
-from psycopg2.extensions import connection, parse_dsn
+from psycopg2.extensions import connection, new_type, parse_dsn, register_type
 
 from geopipe.errors import MachineError, SettingsError, first_line
 from geopipe.layers.layer import Layer
@@ -40,6 +39,9 @@ BATCH_ROWS = 50_000
 TYPES = {16: "uint8", 20: "int64", 21: "int16", 23: "int32", 700: "float32", 701: "float64", 1700: "float64"}
 """Types of numbers by the OID of the type. `numeric` is read as float64, true and false as 1 and 0."""
 
+NUMERIC = new_type((1700,), "float64", lambda text, cursor: None if text is None else float(text))
+"""Makes floats of `numeric`, and no decimals of Python."""
+
 WHOLE = ("int16", "int32", "int64")
 
 
@@ -56,10 +58,8 @@ def check_keys(layer: Layer) -> None:
             'leave them out, or give path = "postgresql:"',
         )
     if server and (len(layer.paths) > 1 or (layer.table is None) == (layer.query is None)):
-        raise SettingsError(
-            f"layer {layer.name}: a layer in Postgres has one path, and one of table and query",
-            'for example path = "postgresql:", table = "public.wells"',
-        )
+        hint = 'for example path = "postgresql:", table = "public.wells"'
+        raise SettingsError(f"layer {layer.name}: a layer in Postgres has one path, and one of table and query", hint)
 
 
 @contextmanager
@@ -81,6 +81,7 @@ def _connected(path: str, layer: Layer, place: str = "") -> Iterator[connection]
             f"set {DSN}, or libpq's PGHOST, PGUSER, PGPASSWORD and so on, where the run works",
         ) from None
     try:
+        register_type(NUMERIC, connected)
         connected.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with connected.cursor() as cursor:  # a limit of the server, the role or the DSN stays
             cursor.execute(
@@ -189,16 +190,16 @@ def _parts(
     return tuple(Part(low + int(n) * step, low + (int(n) + 1) * step, c) for n, c in cursor.fetchall())
 
 
-def rows(layer: Layer, header: TableHeader, part: Part, dtypes: Mapping[str, str]) -> Iterator[dict[str, NDArray[Any]]]:
-    """Read the rows of a part in the order of the key, then of the columns of `dtypes`.
+def batches(layer: Layer, header: TableHeader, part: Part, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read columns of a part in the order of the key, then of the columns.
 
     Raises:
         SourceError: the table cannot be read, or has another number of rows than in the plan.
         MachineError: there is no connection.
     """
-    names = [sql.Identifier(name) for name in dtypes]
-    order = ([sql.Identifier(header.key)] if header.key else []) + names
-    query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(names), sql.SQL(header.relation))
+    columns = [sql.Identifier(name) for name in names]
+    order = ([sql.Identifier(header.key)] if header.key else []) + columns
+    query = sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), sql.SQL(header.relation))
     if header.key:
         query += sql.SQL(" WHERE {0} >= {1} AND {0} < {2}").format(
             sql.Identifier(header.key), sql.Literal(part.start), sql.Literal(part.stop)
@@ -209,17 +210,7 @@ def rows(layer: Layer, header: TableHeader, part: Part, dtypes: Mapping[str, str
         cursor.execute(query)
         while batch := cursor.fetchmany(BATCH_ROWS):
             seen += len(batch)
-            values = dict(zip(dtypes, zip(*batch, strict=True), strict=True))
-            yield {name: _numbers(column, dtypes[name]) for name, column in values.items()}
+            yield pa.record_batch([pa.array(column) for column in zip(*batch, strict=True)], names=list(names))
     if seen != part.rows:
         text = f"{header.uri} has {seen:,} rows where the plan counted {part.rows:,}: it was changed"
         raise layer.error(text, "run it again, on a table that nobody writes to")
-
-
-def _numbers(column: tuple[Any, ...], dtype: str) -> NDArray[Any]:
-    """An array of Python's numbers, masked if there is a None or NaN."""
-    null = np.array([value is None for value in column])
-    values = np.array([0 if value is None else value for value in column]).astype(dtype)
-    if values.dtype.kind == "f":
-        null |= np.isnan(values)
-    return np.ma.MaskedArray(values, null) if null.any() else values

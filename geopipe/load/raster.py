@@ -6,13 +6,11 @@ values unpacked. `geopipe.resample` resamples the arrays, so that odd inputs nee
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +32,7 @@ from geopipe.load.categories import Categories, from_attributes, from_sidecar
 from geopipe.load.gdal import GDAL_ERRORS, coordinates, is_transposed, network, open_raster, open_variable, variables
 from geopipe.load.messages import REPAIR, hearing, refusing_damage
 from geopipe.load.missing import declared, missing_in
-from geopipe.load.opening import Target, is_store, look_at, reading
+from geopipe.load.opening import Target, is_store, listing, look_at, reading
 from geopipe.load.stamps import local_file, refuse_change, stamp_of
 from geopipe.merge.blocks import Column, Mask, Values
 from geopipe.merge.tile import overlay, reduce_columns
@@ -71,12 +69,8 @@ def expand(path: str) -> list[str]:
         if any(c in path.partition("?")[0] for c in "*["):
             raise SourceError(f"{path} is a pattern; only local files can be found by one", "list the files in path =")
         return [path]
-    if os.path.isdir(path) and not is_store(path):
-        files = (p for p in Path(path).iterdir() if (p.is_file() or is_store(str(p))) and not p.name.startswith("."))
-        return sorted(str(p) for p in files if not p.name.lower().endswith(COMPANIONS))
-    if any(c in path for c in "*?[") and not os.path.exists(path):
-        return sorted(glob.glob(path, recursive=True))
-    return [path]
+    skipped = COMPANIONS if os.path.isdir(path) and not is_store(path) else ()
+    return [file for file in listing(path) if not file.lower().endswith(skipped)]
 
 
 def inspect(uri: str, access: Access = NOTHING, variable: str | None = None) -> Header:

@@ -8,8 +8,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from glob import glob
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from geopipe.layers.header import Stamp
 from geopipe.layers.layer import Layer
 from geopipe.layers.tables import ENDINGS, PART_ROWS, SERVER, Part, TableColumn, TableHeader, is_table
 from geopipe.load import postgres
-from geopipe.load.opening import refuse_special
+from geopipe.load.opening import listing, refuse_special
 from geopipe.load.stamps import refuse_change
 
 log = logging.getLogger(__name__)
@@ -52,14 +50,8 @@ def expand(path: str) -> list[str]:
     """
     if path.startswith(SERVER):
         return [path]
-    if os.path.isdir(path):
-        files = [str(p) for p in Path(path).iterdir() if p.is_file() and p.name[0] not in "_."]
-        tables = sorted(filter(is_table, files))
-        return tables if all(f.lower().endswith((*ENDINGS, *BESIDE)) for f in files) else []
-    if any(c in path for c in "*?[") and not os.path.exists(path):
-        files = sorted(glob(path, recursive=True))
-        return files if files and all(map(is_table, files)) else []
-    return [path] if is_table(path) else []
+    files = [file for file in listing(path) if not os.path.basename(file).startswith("_")]
+    return list(filter(is_table, files)) if all(f.lower().endswith((*ENDINGS, *BESIDE)) for f in files) else []
 
 
 def headers(layer: Layer) -> list[TableHeader]:
@@ -72,10 +64,8 @@ def headers(layer: Layer) -> list[TableHeader]:
     if not any(tables):
         return []
     if not all(tables):
-        raise layer.error(
-            f"{layer.paths[tables.index([])]} is no table, and others of its paths are",
-            f"tables are Postgres, or files with one of the endings {', '.join(ENDINGS)}; make two layers of them",
-        )
+        hint = f"tables are Postgres, or files with one of the endings {', '.join(ENDINGS)}; make two layers of them"
+        raise layer.error(f"{layer.paths[tables.index([])]} is no table, and others of its paths are", hint)
     postgres.check_keys(layer)
     return [header(file, layer) for files in tables for file in files]
 
@@ -202,19 +192,19 @@ def read_batches(layer: Layer, header: TableHeader, part: Part, dtypes: Mapping[
     Raises:
         SourceError: the table cannot be read, or was changed after it was planned.
     """
-    if header.driver == "PostgreSQL":
-        yield from postgres.rows(layer, header, part, dtypes)
-        return
     try:
-        refuse_change(header, layer.access)
-        for batch in _file_batches(header, part, dtypes):
+        for batch in _batches(layer, header, part, dtypes):
             yield {name: _numbers(batch.column(name), dtype) for name, dtype in dtypes.items()}
     except (OSError, pa.ArrowException) as error:
         hint = f'repair the file, or leave it out with on_error = "skip" in the layer {layer.name}'
         raise layer.error(f"{header.uri} cannot be read: {first_line(error)}", hint) from None
 
 
-def _file_batches(header: TableHeader, part: Part, dtypes: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+def _batches(layer: Layer, header: TableHeader, part: Part, dtypes: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    if header.driver == "PostgreSQL":
+        yield from postgres.batches(layer, header, part, list(dtypes))
+        return
+    refuse_change(header, layer.access)
     if header.driver == "CSV":
         types = {name: pa.from_numpy_dtype(np.dtype(dtype)) for name, dtype in dtypes.items()}
         # CSV does not parse true and false as numbers

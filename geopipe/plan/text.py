@@ -106,14 +106,12 @@ def _needs(plan: Plan) -> Facts:
 def _strategy(plan: Plan) -> Facts:
     """Tiles, tasks and shuffles."""
     estimate, machine, edge = plan.estimate, plan.machine, plan.options.window_size
+    tasks = f"{count(estimate.tasks, 'task')} on {count(estimate.workers, 'worker')}, {size(estimate.task_bytes)} each"
     facts = [
         ("hash", plan.hash[:16]),
         ("tiles", f"{estimate.tiles:,} of at most {edge:,} x {edge:,} cells"),
         ("strategy", f"{plan.strategy}: {plan.strategy_why}"),
-        (
-            "tasks",
-            f"{count(estimate.tasks, 'task')} on {count(estimate.workers, 'worker')}, {size(estimate.task_bytes)} each",
-        ),
+        ("tasks", tasks),
     ]
     if estimate.shuffle_bytes:
         waves = count(-(-len(plan.keys) // estimate.wave_tiles), "wave")

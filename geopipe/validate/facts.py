@@ -8,6 +8,7 @@ not be what the user meant.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -115,8 +116,7 @@ class Facts:
 
     @property
     def tiles(self) -> int:
-        rows, cols = self.grid.tiling(self.window_size)
-        return rows * cols
+        return math.prod(self.grid.tiling(self.window_size))
 
     @property
     def cells(self) -> int:
@@ -188,10 +188,8 @@ def facts_in(success: Mapping[str, Any], where: str) -> Facts:
     try:
         return Facts.parse(success["table"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GeopipeError) as error:
-        raise PlanError(
-            f"{where} lacks the facts of the table ({type(error).__name__}: {error})",
-            "it was edited, or written by another version of geopipe: run its settings again",
-        ) from None
+        hint = "it was edited, or written by another version of geopipe: run its settings again"
+        raise PlanError(f"{where} lacks the facts of the table ({type(error).__name__}: {error})", hint) from None
 
 
 def facts_of(plan: Plan) -> Facts:
