@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from surroundings import signals_as_they_were
 
 from geopipe.cli import main
 from geopipe.engine import local
-from geopipe.grid.grid import Grid
+from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.header import Band, Header, Stamp
 from geopipe.layers.layer import Layer
 from geopipe.load import raster, tiles
@@ -58,6 +59,11 @@ def write_raster(path: Path, array: np.ndarray, crs: str | None, transform: Affi
 def north_up(x0: float, y0: float, size: float) -> Affine:
     """The transform of square pixels with the upper left corner at (x0, y0)."""
     return Affine(size, 0, x0, 0, -size, y0)
+
+
+def tiles_of(grid: Grid, size: int) -> Iterator[Tile]:
+    """All tiles of a grid in the order of their keys."""
+    return (grid.tile(key, size) for key in range(math.prod(grid.tiling(size))))
 
 
 def header(*bands: Band, **overrides: Any) -> Header:

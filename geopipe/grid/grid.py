@@ -137,11 +137,6 @@ class Grid:
         row, col = row * size, col * size
         return Tile(key, row, col, min(size, self.height - row), min(size, self.width - col))
 
-    def tiles(self, size: int) -> Iterator[Tile]:
-        """All tiles in the order of their keys."""
-        rows, cols = self.tiling(size)
-        return (self.tile(key, size) for key in range(rows * cols))
-
     def projjson(self) -> dict[str, Any]:
         """The grid as JSON: its CRS as PROJJSON, its transform in GDAL's order, its shape."""
         return {

@@ -49,21 +49,16 @@ def places(tags: Tags, bands: Sequence[Tags]) -> list[Place]:
     if bands and all("GRIB_ELEMENT" in band for band in bands):
         return _grib(bands)
     axes = [_axes(tags, band) for band in bands]
-    steps: dict[int, str] = {}
+    steps = [""] * len(bands)
     timed = {axis.name for own in axes for axis in own if SINCE.fullmatch(axis.units)}
     for name in sorted(timed):
         steps_of = [(i, axis) for i, own in enumerate(axes) for axis in own if axis.name == name]
         texts = dates([a.value for _, a in steps_of], steps_of[0][1].units, steps_of[0][1].calendar)
         for (index, _), text in zip(steps_of, texts, strict=True):
-            steps[index] = f"{steps[index]} {text}" if index in steps else text
-    return [
-        Place(
-            variable=band.get("NETCDF_VARNAME", ""),
-            step=steps.get(index, ""),
-            level=" ".join(_number(a.value) for a in axes[index] if a.name not in timed),
-        )
-        for index, band in enumerate(bands)
-    ]
+            steps[index] = f"{steps[index]} {text}".lstrip()
+    levels = [" ".join(_number(a.value) for a in own if a.name not in timed) for own in axes]
+    names = [band.get("NETCDF_VARNAME", "") for band in bands]
+    return [Place(*place) for place in zip(names, steps, levels, strict=True)]
 
 
 def _axes(tags: Tags, band: Tags) -> list[_Axis]:

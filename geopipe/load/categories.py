@@ -44,8 +44,7 @@ def from_sidecar(file: str | None) -> dict[int, Categories]:
     except (ElementTree.ParseError, ValueError):
         return {}  # GDAL ignores such a file, too
     bands = {band.get("band", ""): band for tag in ("PAMRasterBand", "VRTRasterBand") for band in root.iter(tag)}
-    classes = {int(n): _names(band) or _attributes(band) for n, band in bands.items() if n.isdecimal()}
-    return {n: own for n, own in classes.items() if own}
+    return {int(n): own for n, band in bands.items() if n.isdecimal() and (own := _names(band) or _attributes(band))}
 
 
 def _names(band: Element) -> Categories:

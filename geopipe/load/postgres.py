@@ -70,14 +70,16 @@ def _connected(path: str, layer: Layer, place: str = "") -> Iterator[connection]
         place: begins errors of Postgres inside, behind the layer.
     """
     rest = path.partition(":")[2]
-    dsn = f"postgresql:{rest}" if rest.strip("/") else os.environ.get(DSN, "")
+    dsn, named = f"postgresql:{rest}", path
+    if not rest.strip("/"):
+        dsn, named = os.environ.get(DSN, ""), f"what {DSN} or libpq's variables name"
     patience = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": CONNECT_SECONDS}
     try:
         # options of the DSN win
         connected = psycopg2.connect(**{"application_name": "geopipe", **patience, **KEEPALIVES, **parse_dsn(dsn)})
     except psycopg2.Error as error:
         raise MachineError(
-            f"layer {layer.name}: no connection to Postgres at {_named(path)}: {_without_secrets(error)}",
+            f"layer {layer.name}: no connection to Postgres at {named}: {_without_secrets(error)}",
             f"set {DSN}, or libpq's PGHOST, PGUSER, PGPASSWORD and so on, where the run works",
         ) from None
     try:
@@ -100,10 +102,6 @@ def _connected(path: str, layer: Layer, place: str = "") -> Iterator[connection]
         raise layer.error(place + reason, hint) from None
     finally:
         connected.close()
-
-
-def _named(path: str) -> str:
-    return path if path.partition(":")[2].strip("/") else f"what {DSN} or libpq's variables name"
 
 
 def _without_secrets(error: psycopg2.Error) -> str:

@@ -289,7 +289,7 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
     name, cells = f"tile {receipt.tile}", facts.grid.tile(receipt.tile, facts.window_size).cells
     exact = facts.complete and facts.cells == facts.grid.cells  # how many of a tile are in a mask is not kept
     yield from _check_count(name, receipt.rows, cells, exact, facts.how)
-    values: dict[str, int] = {}
+    values = Counter[str]()
     for variable, column in receipt.columns.items():
         if variable not in facts.variables:
             yield fault("manifest", f"{name} has a variable {variable}, which is not in the plan")
@@ -301,7 +301,7 @@ def _check_rows(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
         fact = facts.variables[variable]
         if not fact.skipped:
             key = f"layer {fact.layer}" if facts.how == "inner" else "all layers together"
-            values[key] = values.get(key, 0) + receipt.rows - column["nulls"]
+            values[key] += receipt.rows - column["nulls"]
     if missing := [v for v in facts.variables if v not in receipt.columns]:
         yield fault("manifest", f"{name} lacks the variables {listed(missing)}")
     for layers, count in values.items():
@@ -333,11 +333,9 @@ def _check_ranges(facts: Facts, receipt: Receipt) -> Iterator[Finding]:
 def check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
     """Check that x and y of a tile's cells lead back to their column and row."""
     grid, tile = facts.grid, facts.grid.tile(key, facts.window_size)
-    round_trips = {
-        "column": (np.floor((grid.xs(tile.col, tile.width) - grid.x0) / grid.dx), tile.col),
-        "row": (np.floor((grid.y0 - grid.ys(tile.row, tile.height)) / grid.dy), tile.row),
-    }
-    for name, (indices, first) in round_trips.items():
+    columns = np.floor((grid.xs(tile.col, tile.width) - grid.x0) / grid.dx)
+    rows = np.floor((grid.y0 - grid.ys(tile.row, tile.height)) / grid.dy)
+    for name, indices, first in (("column", columns, tile.col), ("row", rows, tile.row)):
         wrong = np.flatnonzero(indices != np.arange(first, first + len(indices)))
         if wrong.size:
             at = int(wrong[0])

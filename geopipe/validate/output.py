@@ -63,7 +63,11 @@ def validate(output: Path) -> Report:
     success, facts = _success(output)
     receipts, findings = _manifest(output)
     findings += check_receipts(facts, receipts)
-    findings += _check_totals(success, receipts)
+    sums = totals(receipts)
+    for name, total in sums.items():
+        if success[name] != total:
+            text = f"{SUCCESS} says {success[name]} {name}, the receipts of {MANIFEST} {total}"
+            findings.append(fault("manifest", text))
     findings += _check_files(output, success, receipts)
     findings += _check_shared(output, facts, receipts)
     facts, warnings = _without_h3(facts)
@@ -74,7 +78,6 @@ def validate(output: Path) -> Report:
             files = [f for f in receipt.files if f.path.startswith(f"{form}/") and _inside(f, success)]
             if files := [f for f in files if (output / f.path).is_file()]:
                 findings += check_tile(tables, receipt, form, files)
-    sums = totals(receipts)
     left, bottom, right, top = facts.grid.bounds
     known = sum(v.range is not None for v in facts.variables.values())
     counted = ", ".join(f"{count:,} in {form}" for form, count in tables.rows.items())
@@ -126,14 +129,6 @@ def _manifest(output: Path) -> tuple[list[Receipt], list[Finding]]:
     except OSError as error:
         findings.append(fault("manifest", f"{MANIFEST} cannot be read: {error.strerror}"))
     return receipts, findings
-
-
-def _check_totals(success: Mapping[str, Any], receipts: Sequence[Receipt]) -> list[Finding]:
-    return [
-        fault("manifest", f"{SUCCESS} says {success[name]} {name}, the receipts of {MANIFEST} {total}")
-        for name, total in totals(receipts).items()
-        if success[name] != total
-    ]
 
 
 def _inside(file: File, success: Mapping[str, Any]) -> bool:

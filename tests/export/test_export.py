@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commits import finish, stage
-from helpers import north_up, plan_of, table_of, write_raster
+from helpers import north_up, plan_of, table_of, tiles_of, write_raster
 
 from geopipe.engine import local
 from geopipe.errors import GeopipeError, MachineError, PlanError
@@ -105,7 +105,7 @@ def test_a_finished_run_is_its_table_in_files_named_by_tile(make: Callable[..., 
 
 def test_names_of_tiles_sort_as_the_tiles_do() -> None:
     grid = Grid(UTM, 0, 0, 1, 1, width=512 * 11, height=512 * 2)
-    names = [export.tile_name(grid, 512, t) for t in grid.tiles(512)]
+    names = [export.tile_name(grid, 512, t) for t in tiles_of(grid, 512)]
     assert names == sorted(names)
     assert (names[0], names[-1]) == ("tile-r0-c00", "tile-r1-c10")
 

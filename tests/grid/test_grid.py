@@ -8,7 +8,7 @@ import numpy as np
 import pyproj
 import pytest
 from affine import Affine
-from helpers import north_up
+from helpers import north_up, tiles_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,7 +142,7 @@ def test_an_unknown_crs_is_refused_by_name() -> None:
 def test_every_cell_is_in_one_tile_and_in_one_block(width: int, height: int, size: int) -> None:
     # exact cover by rectangles: each edge list is a partition, and all pairs of them are there once
     grid = Grid(UTM12, 0.0, 0.0, 1.0, 1.0, width, height)
-    tiles = list(grid.tiles(size))
+    tiles = list(tiles_of(grid, size))
     for parts in (tiles, [b for t in tiles for b in blocks_of(t, BLOCK)]):
         rows = sorted({(p.row, p.height) for p in parts})
         cols = sorted({(p.col, p.width) for p in parts})
@@ -161,7 +161,7 @@ def test_blocks_are_the_same_whatever_the_tile_size(width: int, height: int) -> 
     for edge in (BLOCK, 64):
 
         def blocks(size: int, edge: int = edge) -> set[tuple[int, int, int, int]]:
-            return {(b.row, b.col, b.height, b.width) for t in grid.tiles(size) for b in blocks_of(t, edge)}
+            return {(b.row, b.col, b.height, b.width) for t in tiles_of(grid, size) for b in blocks_of(t, edge)}
 
         assert blocks(512) == blocks(1024) == blocks(2048)
 
@@ -169,7 +169,7 @@ def test_blocks_are_the_same_whatever_the_tile_size(width: int, height: int) -> 
 def test_keys_count_tiles_row_by_row() -> None:
     grid = Grid(UTM12, 0.0, 0.0, 1.0, 1.0, width=1100, height=600)
     assert grid.tiling(512) == (2, 3)
-    assert [(t.key, t.row, t.col, t.height, t.width) for t in grid.tiles(512)] == [
+    assert [(t.key, t.row, t.col, t.height, t.width) for t in tiles_of(grid, 512)] == [
         (0, 0, 0, 512, 512),
         (1, 0, 512, 512, 512),
         (2, 0, 1024, 512, 76),
@@ -177,7 +177,7 @@ def test_keys_count_tiles_row_by_row() -> None:
         (4, 512, 512, 88, 512),
         (5, 512, 1024, 88, 76),
     ]
-    assert all(grid.tile(t.key, 512) == t for t in grid.tiles(512))
+    assert all(grid.tile(t.key, 512) == t for t in tiles_of(grid, 512))
 
 
 def test_projected_bounds_hold_an_edge_that_bulges_beyond_the_corners() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyproj
 import pytest
+from helpers import tiles_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,7 +99,7 @@ def test_no_tile_changes_a_cell_and_none_is_missed(polygons: list[list[np.ndarra
     grid = Grid(UTM, 0.1, 40.7, 3.3, 2.9, width=17, height=13)
     mask = polygons_of("m", UTM, polygons, grid)
     whole, met = cells(mask, grid), squares(mask, grid, size)
-    for tile in grid.tiles(size):
+    for tile in tiles_of(grid, size):
         part = covered(mask, grid.xs(tile.col, tile.width), grid.ys(tile.row, tile.height))
         rows, cols = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
         assert (part == whole[rows, cols]).all()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from affine import Affine
-from helpers import GENEROUS, VERSIONS, header, north_up
+from helpers import GENEROUS, VERSIONS, header, north_up, tiles_of
 
 from geopipe.errors import MachineError, PlanError, SettingsError, SourceError
 from geopipe.grid.crs import crs_transform
@@ -261,7 +261,7 @@ def test_the_estimate_holds_the_largest_window_of_all() -> None:
     grid = Grid("EPSG:3413", -805_750, 922_300, 250, 250, width=8000, height=8000)
     plan = plan_from((Layer("a", ()), polar), grid=grid, window_size=512)
     decision = plan.layers[0].decisions[0]
-    largest = max(n.window.pixels for tile in grid.tiles(512) for n in canonical_blocks(grid, decision, tile))
+    largest = max(n.window.pixels for tile in tiles_of(grid, 512) for n in canonical_blocks(grid, decision, tile))
     assert plan.estimate.task_bytes > largest * 6  # an int16 and a float32 for each pixel, at the very least
 
 
