@@ -95,11 +95,8 @@ class Rings:
 
     def with_points(self, after: Integers, points: Floats) -> Rings:
         """The rings with more points, each after the point with the index in `after`."""
-        return Rings(
-            np.insert(self.points, after + 1, points, axis=0),
-            np.insert(self.ring, after + 1, self.ring[after]),
-            self.owner,
-        )
+        rings = np.insert(self.ring, after + 1, self.ring[after])
+        return Rings(np.insert(self.points, after + 1, points, axis=0), rings, self.owner)
 
 
 @dataclass(frozen=True)

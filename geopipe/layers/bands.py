@@ -58,9 +58,8 @@ def of_file(layer: Layer, header: Header) -> tuple[Band, ...]:
 def _check_bits(layer: Layer, header: Header, band: Band, bits: tuple[int, int]) -> None:
     own = np.dtype(band.dtype)
     if own.kind not in "iu" or not 0 <= bits[0] <= bits[1] < 8 * own.itemsize:
-        allowed = (
-            f"from 0 to {8 * own.itemsize - 1}, the lower one first" if own.kind in "iu" else "of whole numbers only"
-        )
+        top = 8 * own.itemsize - 1
+        allowed = f"from 0 to {top}, the lower one first" if own.kind in "iu" else "of whole numbers only"
         raise layer.error(
             f"bits = {list(bits)} cannot be taken out of band {band.index} of {header.uri}, which is {band.dtype}",
             f"correct bits = of the layer {layer.name}: they are {allowed}",

@@ -189,9 +189,8 @@ def check_files(layer: Layer, headers: Sequence[Header]) -> None:
                 "write a right one into the file (gdal_edit.py -a_ullr), or leave the layer out",
             )
         if header.crs is None and layer.crs is None:
-            raise layer.error(
-                f"{header.uri} has no CRS", f'say which it is in the layer {layer.name}: crs = "EPSG:..."'
-            )
+            hint = f'say which it is in the layer {layer.name}: crs = "EPSG:..."'
+            raise layer.error(f"{header.uri} has no CRS", hint)
         own, others = ([b.dtype for b in h.bands] for h in (header, first))
         steps = layer.time or layer.level or layer.reduce  # files may have other numbers of them
         if set(own) != set(others) if steps else own != others:

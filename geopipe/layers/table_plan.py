@@ -84,9 +84,8 @@ def statistics(layer: Layer, kind: Kind) -> list[str]:
     chosen = [auto if requested == "auto" else requested for requested in requested_statistics(layer)]
     for name in chosen:
         if name not in STATISTICS:
-            raise SettingsError(
-                f"layer {layer.name}: aggregate = {name!r} is unknown", f"one of {', '.join(STATISTICS)}"
-            )
+            hint = f"one of {', '.join(STATISTICS)}"
+            raise SettingsError(f"layer {layer.name}: aggregate = {name!r} is unknown", hint)
         if kind is Kind.CIRCULAR or (kind is Kind.CATEGORICAL and name in WEIGHTED):
             raise SettingsError(
                 f"layer {layer.name}: aggregate = {name!r} makes no sense for kind = {kind.value!r}",

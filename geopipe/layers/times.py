@@ -70,10 +70,8 @@ def _axes(tags: Tags, band: Tags) -> list[_Axis]:
             for n in names.split(",")
             if f"NETCDF_DIM_{n}" in band
         ]
-    zarr = [key[4:-6] for key in band if key.startswith("DIM_") and key.endswith("_VALUE")]
-    return [
-        _Axis(n, band[f"DIM_{n}_VALUE"], band.get(f"DIM_{n}_UNIT", ""), tags.get(f"{n}#calendar", "")) for n in zarr
-    ]
+    own = [key[4:-6] for key in band if key.startswith("DIM_") and key.endswith("_VALUE")]
+    return [_Axis(n, band[f"DIM_{n}_VALUE"], band.get(f"DIM_{n}_UNIT", ""), tags.get(f"{n}#calendar", "")) for n in own]
 
 
 def _grib(bands: Sequence[Tags]) -> list[Place]:

@@ -93,36 +93,24 @@ def _references(file: str, version: tuple[int, ...]) -> tuple[Reference, ...]:
         groups: list[tuple[str, Any]] = [("", h5py.h5g.open(opened.id, b"/"))]
         while groups:
             folder, group = groups.pop()
-            for name, kind, address in _links(group, OBJECTS - count):
-                count += 1
-                place = f"{folder}/{name.decode(errors='replace')}"
-                if kind == h5py.h5l.TYPE_EXTERNAL:
+            count += group.get_num_objs()
+            if count > OBJECTS:
+                raise ValueError(f"it has more than {OBJECTS:,} groups and datasets")
+            for name in group:
+                if b"/" in name or name == b".":  # libhdf5 would take it for a path
+                    raise ValueError("a link in it has a name that is a path")
+                place, link = f"{folder}/{name.decode(errors='replace')}", group.links.get_info(name)
+                if link.type == h5py.h5l.TYPE_EXTERNAL:
                     target = os.fsdecode(group.links.get_val(name)[0])
                     references[Reference(f"the link {place} leads to", target)] = None
-                elif kind != h5py.h5l.TYPE_SOFT and address not in seen:
-                    seen.add(address)
+                elif link.type != h5py.h5l.TYPE_SOFT and link.u not in seen:
+                    seen.add(link.u)
                     item = h5py.h5o.open(group, name)
                     if isinstance(item, h5py.h5g.GroupID):
                         groups.append((place, item))
                     elif isinstance(item, h5py.h5d.DatasetID):
                         references.update(dict.fromkeys(_of_dataset(f"the dataset {place}", item.get_create_plist())))
     return tuple(references)
-
-
-def _links(group: Any, most: int) -> list[tuple[bytes, int, int]]:
-    """Name, kind and address of each link in a group."""
-    links: list[tuple[bytes, int, int]] = []
-
-    def note(name: bytes, info: Any) -> bool | None:
-        links.append((name, info.type, info.u))
-        return len(links) > most or None  # anything but None ends the iteration
-
-    group.links.iterate(note, info=True)
-    if len(links) > most:
-        raise ValueError(f"it has more than {OBJECTS:,} groups and datasets")
-    if any(b"/" in name or name == b"." for name, _, _ in links):  # libhdf5 would take it for a path
-        raise ValueError("a link in it has a name that is a path")
-    return links
 
 
 def _of_dataset(place: str, layout: Any) -> list[Reference]:

@@ -38,10 +38,9 @@ def variables_of(
             own_band = band if named and method in statistics else replace(band, categories=())
             common: dict[str, Any] = {"layer": layer.name, "band": own_band, "index": index, "requested_method": method}
             if method == FRACTION:
-                classes = layer.fractions if isinstance(layer.fractions, tuple) else ()
-                variables += [
-                    Variable(f"{bases[index]}_{_class_name(c, band)}", "float32", part=c, **common) for c in classes
-                ]
+                for part in layer.fractions if isinstance(layer.fractions, tuple) else ():
+                    name = f"{bases[index]}_{_class_name(part, band)}"
+                    variables.append(Variable(name, "float32", part=part, **common))
             elif method == VALID:
                 variables.append(Variable(f"{layer.name}_valid", "float32", **common))
             else:

@@ -105,9 +105,8 @@ class Table:
     def provenance(self) -> dict[str, Any]:
         """How the table was made: run, plan, versions of libraries, layers with their methods, sources, mask."""
         keys = ("run_id", "name", "plan_hash", "skipped", "warnings")
-        return {key: self.success[key] for key in keys if key in self.success} | dict(
-            self.success.get("provenance", {})
-        )
+        run = {key: self.success[key] for key in keys if key in self.success}
+        return run | dict(self.success.get("provenance", {}))
 
     def arrow(
         self, columns: Sequence[str] | None = None, bounds: Bounds | None = None, where: pc.Expression | None = None

@@ -199,10 +199,8 @@ def facts_of(plan: Plan) -> Facts:
         for layer in plan.layers
         for v in layer.variables
     }
-    reach = plan.mask.reach if plan.mask else None
-    return Facts(
-        plan.grid, plan.options.window_size, plan.spec.how, variables, plan.spec.required, reach, plan.options.layout
-    )
+    reach, spec, layout = plan.mask.reach if plan.mask else None, plan.spec, plan.options.layout
+    return Facts(spec.grid, spec.window_size, spec.how, variables, spec.required, reach, layout)
 
 
 def source_range(layer: LayerPlan, variable: Variable) -> tuple[float, float] | None:

@@ -27,6 +27,9 @@ from geopipe.validate.rows import check_rows
 BATCH_BYTES = 16 * 2**20
 """Bytes of CSV text to parse at a time."""
 
+Rows = tuple[pa.Schema, Iterator[pa.RecordBatch]]
+"""Schema and rows of a file."""
+
 UNREADABLE = (OSError, MemoryError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowException)
 """Errors of pyarrow for damaged files. A damaged length may ask for more memory than the machine has."""
 
@@ -98,24 +101,20 @@ def _check_bytes(path: Path, file: File, shared: bool) -> Iterator[Finding]:
         yield fault("checksum", text)
 
 
-def _parquet(
-    tables: TableFiles, receipt: Receipt, file: File, findings: list[Finding]
-) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _parquet(tables: TableFiles, receipt: Receipt, file: File, findings: list[Finding]) -> Rows:
     """Schema and rows of a Parquet file in the columns of the table: with that of its folder, without the geometry."""
     source, layout = pq.ParquetFile(tables.output / file.path), tables.facts.layout
     schema, batches = source.schema_arrow, source.iter_batches(batch_size=ROW_GROUP)
-    folders = Path(file.path).parts[1:-1]
-    key, _, value = "/".join(folders).partition("=")
+    folder = "/".join(Path(file.path).parts[1:-1])
+    key, _, value = folder.partition("=")
     if key != (layout.partition_by or "") or (key == "tile" and value != str(receipt.tile)):
         planned = {None: "none", "tile": f"tile={receipt.tile}"}.get(layout.partition_by, f"{layout.partition_by}=...")
-        text = (
-            f"{file.path} of tile {receipt.tile} is in the folder {'/'.join(folders) or 'none'}; planned is {planned}"
-        )
+        text = f"{file.path} of tile {receipt.tile} is in the folder {folder or 'none'}; planned is {planned}"
         findings.append(fault("files", text))
     elif tables.facts.partitioned:
-        schema, batches = _with_folder(schema, batches, key, value, tables.success["schema"])
+        schema, batches = _with_folder((schema, batches), key, value, tables.success["schema"])
     if layout.geometry:
-        batches = _with_extent(schema, batches, file.path, tables, findings)
+        batches = _with_extent((schema, batches), file.path, tables, findings)
         if schema.names[-1:] == [derived.GEOMETRY.name] and schema.field(-1).type == derived.GEOMETRY.type:
             schema = schema.remove(len(schema) - 1)
         else:
@@ -123,16 +122,14 @@ def _parquet(
     return schema, batches
 
 
-def _with_folder(
-    schema: pa.Schema, batches: Iterator[pa.RecordBatch], name: str, value: str, types: Mapping[str, str]
-) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _with_folder(rows: Rows, name: str, value: str, types: Mapping[str, str]) -> Rows:
     """The same rows with the column that the folder stands for, at its place among the others."""
     at, kind = list(types).index(name), _type(types[name])
     scalar = pa.scalar(None if value == HIVE_NULL else value, pa.string()).cast(kind)
-    whole = schema.insert(at, pa.field(name, kind))
+    whole = rows[0].insert(at, pa.field(name, kind))
 
     def filled() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
+        for batch in rows[1]:
             columns = batch.columns
             columns.insert(at, pa.repeat(scalar, batch.num_rows))
             yield pa.RecordBatch.from_arrays(columns, schema=whole)
@@ -140,25 +137,23 @@ def _with_folder(
     return whole, filled()
 
 
-def _with_extent(
-    schema: pa.Schema, batches: Iterator[pa.RecordBatch], path: str, tables: TableFiles, findings: list[Finding]
-) -> Iterator[pa.RecordBatch]:
+def _with_extent(rows: Rows, path: str, tables: TableFiles, findings: list[Finding]) -> Iterator[pa.RecordBatch]:
     """The same rows; after the last one the GeoParquet metadata is compared with them."""
     low, high = [math.inf, math.inf], [-math.inf, -math.inf]
-    for batch in batches:
+    for batch in rows[1]:
         for i, name in enumerate(("x", "y")):
             if name in batch.schema.names and batch.num_rows:
                 ends = pc.min_max(batch[name]).as_py()
                 low[i], high[i] = min(low[i], ends["min"]), max(high[i], ends["max"])
         yield batch
     bounds = (low[0], low[1], high[0], high[1]) if low[0] <= high[0] else None
-    geo = json.loads((schema.metadata or {}).get(b"geo", b"null"))
+    geo = json.loads((rows[0].metadata or {}).get(b"geo", b"null"))
     if geo != derived.geo(tables.success["table"]["grid"]["crs"], bounds):
         text = f"{path} has not the GeoParquet 1.1 metadata of its points: version, CRS, type, bounds {bounds}"
         findings.append(fault("schema", text))
 
 
-def _csv(tables: TableFiles, receipt: Receipt, file: File) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _csv(tables: TableFiles, receipt: Receipt, file: File) -> Rows:
     """The rows of a CSV file, or of a tile's part of it, in the types of the table. Only an empty field is null."""
     types, path = tables.success["schema"], tables.output / file.path
     codec = next(c for c, suffix in CSV_SUFFIX.items() if file.path.endswith(suffix))
@@ -197,9 +192,7 @@ def _check_schema(tables: TableFiles, path: str, schema: pa.Schema) -> Iterator[
     if columns != planned:
         text = f"too many: {listed(sorted(set(columns) - set(planned))) or 'none'}"
         text += f"; missing: {listed(sorted(set(planned) - set(columns))) or 'none'}"
-        yield Finding(
-            "error", "schema", f"{path} has not the {len(planned)} columns of {SUCCESS}, in their order: {text}"
-        )
+        yield fault("schema", f"{path} has not the {len(planned)} columns of {SUCCESS}, in their order: {text}")
     if schema.metadata is None and path.startswith("csv/"):
         return
     metadata = schema.metadata or {}
