@@ -117,10 +117,6 @@ class Access(NamedTuple):
         """Whether the driver is that of a web service. GDAL ignores the case of its name."""
         return self.driver is not None and self.driver.upper() in WEB
 
-    @property
-    def is_vrt(self) -> bool:
-        return self.driver is not None and self.driver.upper() == "VRT"
-
     def key(self, key: str, value: str) -> str:
         """A key of this setting as a user writes it."""
         shown = f'["{value}"]' if key == "allow" else f'"{value}"'

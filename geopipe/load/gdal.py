@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 
 import numpy as np
 from affine import Affine
@@ -131,11 +132,9 @@ def _calendars(uri: str, band: times.Tags) -> times.Tags:
     for key, unit in band.items():
         if key.startswith("DIM_") and key.endswith("_UNIT") and times.SINCE.fullmatch(unit):
             axis = key[4:-5]
-            try:
-                with listening(), open_dataset(str(Subdataset("ZARR", inner.file, f"{group}/{axis}")), NOTHING) as ds:
-                    calendars[f"{axis}#calendar"] = ds.tags().get("calendar", "")
-            except GDAL_ERRORS:
-                continue  # an axis without an array of its own
+            name = str(Subdataset("ZARR", inner.file, f"{group}/{axis}"))
+            with suppress(*GDAL_ERRORS), listening(), open_dataset(name, NOTHING) as ds:  # it may have no array
+                calendars[f"{axis}#calendar"] = ds.tags().get("calendar", "")
     return calendars
 
 

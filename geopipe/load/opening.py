@@ -134,7 +134,7 @@ def look_at(uri: str, access: Access, above: Sequence[str] = ()) -> Target:
         refuse_special(path, access)
         head = _head(path)
         _check_sidecars(path, access)
-        if ending(path) == "vrt" or access.is_vrt:
+        if ending(path) == "vrt" or (access.driver or "").upper() == "VRT":
             text, refers = _read_vrt(path, access, above)
             return Target(text, ("VRT",), any(map(is_remote, refers)), refers)
         chosen = _of_file(path, head, access)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import ray.data
     import xarray as xr
 
-SEED = 0
-
 
 def open_table(output: str | os.PathLike[str]) -> Table:
     """Open a finished table in a folder or an object store; reads `_SUCCESS`.
@@ -138,14 +136,13 @@ class Table:
         """
         import pandas as pd
 
-        nullable = {kind: _nullable(kind) for kind in map(pa.type_for_alias, INTEGERS)}
+        def nullable(kind: pa.DataType) -> Any:
+            name = str(kind).replace("int", "Int").replace("uI", "UI")
+            return pd.api.types.pandas_dtype(name) if pa.types.is_integer(kind) else None
+
         table = self.arrow(columns, bounds, where)
-        return pd.DataFrame(
-            {
-                name: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
-                for name, column in zip(table.column_names, table.columns, strict=True)
-            }
-        )
+        pairs = zip(table.column_names, table.columns, strict=True)
+        return pd.DataFrame({n: c.to_pandas(types_mapper=nullable if c.null_count else None) for n, c in pairs})
 
     def ray(
         self, columns: Sequence[str] | None = None, bounds: Bounds | None = None, where: pc.Expression | None = None
@@ -188,7 +185,7 @@ class Table:
 
         return dataset_of(self, self._named(columns or tuple(self.files.facts.variables)), window_of(self.grid, bounds))
 
-    def sample(self, n: int, seed: int = SEED, columns: Sequence[str] | None = None) -> pa.Table:
+    def sample(self, n: int, seed: int = 0, columns: Sequence[str] | None = None) -> pa.Table:
         """Some rows, each with the same chance, without repetition; all rows where there are no more than `n`.
 
         The same seed gives the same rows, whatever the order and the number of the files. It reads the tiles in which
@@ -249,15 +246,6 @@ class Table:
             f"cells of {grid.dx:g} x {grid.dy:g}"
             f"<table><tr><th>column</th><th>type</th><th>unit</th></tr>{rows}</table></div>"
         )
-
-
-INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-
-
-def _nullable(kind: pa.DataType) -> Any:
-    import pandas as pd
-
-    return pd.api.types.pandas_dtype(str(kind).replace("int", "Int").replace("uI", "UI"))
 
 
 def _choose(count: int, n: int, seed: int) -> np.ndarray[Any, Any]:

@@ -142,7 +142,6 @@ def _check_files(output: Path, success: Mapping[str, Any], receipts: Sequence[Re
     for file in known.values():
         if not (output / file.path).is_file():
             yield fault("files", f"{file.path} is missing ({file.bytes:,} bytes in {MANIFEST})")
-    for file in known.values():
         if not _inside(file, success):
             yield fault("files", f"{file.path} in {MANIFEST} is in none of the folders {listed(success['formats'])}")
     for form in FORMATS:
@@ -178,9 +177,7 @@ def _check_shared(output: Path, facts: Facts, receipts: Sequence[Receipt]) -> It
         return
     ends: dict[str, int] = {}
     for receipt in sorted(receipts, key=lambda r: r.tile):
-        for file in receipt.files:
-            if not file.path.startswith("csv/"):
-                continue
+        for file in (f for f in receipt.files if f.path.startswith("csv/")):
             end = ends.get(file.path, 0)
             if file.offset != end:
                 text = f"tile {receipt.tile} starts at byte {file.offset:,} of {file.path}, not at {end:,}"
