@@ -283,7 +283,7 @@ def parallel(grid: Grid, source: Source, places: int = 17) -> bool:
     It is so in one CRS without rotation, and between cylindrical projections (longitudes and Web Mercator, say).
     """
     t = source.transform
-    if t.b or t.d or source.georeference:
+    if t.b or t.d or source.first.georeference:
         return False
     if same_crs(source.crs, grid.crs):
         return True
