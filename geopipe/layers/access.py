@@ -23,35 +23,28 @@ DRIVERS = {
     ("zarr", "zarr2", "zarr3"): ("Zarr",),
     ("grib", "grib1", "grib2", "grb", "grb1", "grb2", "gb2"): ("GRIB",),
     ("jp2", "j2k", "jpx"): ("JP2OpenJPEG",),
-    ("vrt",): ("VRT",),
     ("asc", "agr"): ("AAIGrid", "GRASSASCIIGrid", "ISG"),
     ("img",): ("HFA", "ENVI", "EHdr"),
     ("bil", "bip", "bsq", "flt"): ("EHdr", "ENVI"),
-    ("ers",): ("ERS",),
     ("grd",): ("RRASTER", "GSBG", "GS7BG", "GSAG", "NWT_GRD", "netCDF"),
     ("ntf", "nitf", "nsf"): ("NITF",),
-    ("png",): ("PNG",),
     ("jpg", "jpeg"): ("JPEG",),
-    ("webp",): ("WEBP",),
     ("gif",): ("GIF", "BIGGIF"),
-    ("bmp",): ("BMP",),
     ("hgt",): ("SRTMHGT",),
     ("dem",): ("USGSDEM",),
     ("dt0", "dt1", "dt2"): ("DTED",),
-    ("bt",): ("BT",),
-    ("gtx",): ("GTX",),
-    ("rst",): ("RST",),
     ("sdat", "sgrd"): ("SAGA",),
     ("map",): ("PCRaster",),
     ("adf",): ("AIG",),
     ("mbtiles",): ("MBTiles",),
-    ("gpkg",): ("GPKG",),
-    ("xyz",): ("XYZ",),
-    ("bag",): ("BAG",),
 }
 """Drivers by the ending of a name: those that read the file itself, and nothing that it could refer to."""
 
+NAMESAKES = ("bag", "bmp", "bt", "ers", "gpkg", "gtx", "png", "rst", "vrt", "webp", "xyz")
+"""Endings whose driver is their name in capitals."""
+
 BY_ENDING = {ending: drivers for endings, drivers in DRIVERS.items() for ending in endings}
+BY_ENDING |= {ending: (ending.upper(),) for ending in NAMESAKES}
 
 MAGIC = {
     "GTiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,6 @@ class FileVariable:
     """A variable of a file with several: its name, and its header or the reason why it cannot be read."""
 
     name: str
-    uri: str
     header: Header | None
     problem: str = ""
 
@@ -82,12 +82,10 @@ def describe(header: Header, access: Access = NOTHING, *, ranges: bool = False) 
 
 def lonlat_bounds(header: Header) -> Bounds | None:
     """Bounds in longitude and latitude. None without a CRS, on another planet, or without an image."""
-    if header.crs is None:
-        return None
-    try:
-        return projected_bounds(header.transform, header.width, header.height, header.crs, "OGC:CRS84")
-    except SettingsError:
-        return None
+    with suppress(SettingsError):
+        if header.crs is not None:
+            return projected_bounds(header.transform, header.width, header.height, header.crs, "OGC:CRS84")
+    return None
 
 
 def file_variables(header: Header, access: Access = NOTHING) -> tuple[FileVariable, ...]:
@@ -95,9 +93,9 @@ def file_variables(header: Header, access: Access = NOTHING) -> tuple[FileVariab
     variables = []
     for name, uri in zip(header.variables, header.subdatasets, strict=True):
         try:
-            variables.append(FileVariable(name, uri, raster.inspect(uri, access)))
+            variables.append(FileVariable(name, raster.inspect(uri, access)))
         except SourceError as error:
-            variables.append(FileVariable(name, uri, None, error.message))
+            variables.append(FileVariable(name, None, error.message))
     return tuple(variables)
 
 

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,7 +83,16 @@ class _Filter(logging.Filter):
 def hearing() -> Iterator[None]:
     """Let GDAL's messages reach listeners inside. Afterwards logging is as before."""
     collector, before = _Filter(), sys.unraisablehook
-    sys.unraisablehook = hook = _undecodable(before)
+
+    def hook(unraisable: Any) -> None:
+        """Keep a message that rasterio drops in its callback, because it is not UTF-8."""
+        messages, error = getattr(_heard, "messages", None), unraisable.exc_value
+        if messages is None or not isinstance(error, UnicodeDecodeError):
+            before(unraisable)
+        else:
+            messages.append((True, error.object.decode(errors="replace")))
+
+    sys.unraisablehook = hook
     levels = {logger: logger.level for logger in map(logging.getLogger, LOGGERS)}
     for logger in levels:
         logger.setLevel(logging.INFO)
@@ -96,18 +105,6 @@ def hearing() -> Iterator[None]:
         for logger, level in levels.items():
             logger.setLevel(level)
             logger.removeFilter(collector)
-
-
-def _undecodable(before: Callable[[Any], object]) -> Callable[[Any], object]:
-    """A hook for errors that cannot be caught: rasterio drops a message that is not UTF-8 in its callback."""
-
-    def hook(unraisable: Any) -> object:
-        messages, error = getattr(_heard, "messages", None), unraisable.exc_value
-        if messages is None or not isinstance(error, UnicodeDecodeError):
-            return before(unraisable)
-        return messages.append((True, error.object.decode(errors="replace")))
-
-    return hook
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, fields, replace
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 from geopipe.layers.layer import Placed
@@ -38,7 +38,7 @@ def identity_of(
     return {
         **cells,
         "geopipe": version,
-        "grid": {f.name: getattr(spec.grid, f.name) for f in fields(spec.grid)},
+        "grid": asdict(spec.grid),
         "resampling": {"window_size": options.window_size},
         "export": {"formats": list(options.formats), "compress": options.compress, **asdict(options.layout)},
         "layers": {

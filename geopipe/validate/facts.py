@@ -337,12 +337,9 @@ def check_round_trip(facts: Facts, key: int) -> Iterator[Finding]:
         wrong = np.flatnonzero(indices != np.arange(first, first + len(indices)))
         if wrong.size:
             at = int(wrong[0])
-            yield Finding(
-                "error",
-                "coordinates",
-                f"tile {key}: {wrong.size:,} of {len(indices):,} {name}s do not come back from their coordinate: "
-                f"{name} {first + at} comes back as {indices[at]:.0f}; cells are too small for their distance from 0",
-            )
+            text = f"tile {key}: {wrong.size:,} of {len(indices):,} {name}s do not come back from their coordinate: "
+            text += f"{name} {first + at} comes back as {indices[at]:.0f}"
+            yield fault("coordinates", f"{text}; cells are too small for their distance from 0")
 
 
 def _check_nulls(facts: Facts, rows: int, nulls: Mapping[str, int]) -> list[Finding]:
