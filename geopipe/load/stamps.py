@@ -68,10 +68,8 @@ def refuse_change(header: Header | TableHeader, access: Access, now: Stamp | Non
     gone = file is not None and not os.path.exists(file)
     if now == planned or planned == UNKNOWN or (now == UNKNOWN and not gone):
         return
-    differs = "it is gone"
-    if not gone:
-        names = ("size", "time", "etag or hash")
-        differs = ", ".join(f"{n} {a} -> {b}" for n, a, b in zip(names, planned, now, strict=True) if a != b)
+    pairs = zip(("size", "time", "etag or hash"), planned, now, strict=True)
+    differs = "it is gone" if gone else ", ".join(f"{n} {a} -> {b}" for n, a, b in pairs if a != b)
     hint = "run it again when the file stays as it is; nothing was published"
     raise access.error(f"{header.uri} was changed since the run was planned: {differs}", hint)
 

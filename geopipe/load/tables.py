@@ -132,10 +132,9 @@ def _geo_crs(metadata: Mapping[bytes, bytes]) -> str | None:
     """The CRS of a GeoParquet file's primary column; CRS84 by default, as in its specification."""
     try:
         geo = json.loads(metadata.get(b"geo", b"null"))
-        column = geo["columns"][geo["primary_column"]]
-    except (ValueError, TypeError, KeyError):
+        crs = geo["columns"][geo["primary_column"]].get("crs", "OGC:CRS84")
+    except (AttributeError, ValueError, TypeError, KeyError):
         return None
-    crs = column.get("crs", "OGC:CRS84")
     if not isinstance(crs, dict):
         return crs if isinstance(crs, str) else None
     identity = crs.get("id", {})
@@ -156,20 +155,14 @@ def _csv_types(path: str, stamp: Stamp) -> tuple[tuple[TableColumn, ...], int]:
     types: dict[str, pa.DataType] = {}
     while True:
         with _open_csv(path, types, None) as reader:
-            schema, rows = reader.schema, 0
             try:
-                for batch in reader:
-                    rows += batch.num_rows
+                return _columns(reader.schema), sum(batch.num_rows for batch in reader)
             except pa.ArrowInvalid as error:
                 match = re.search(r"In CSV column #(\d+)", str(error))
-                if match is None:
-                    raise
-                column = schema.field(int(match[1]))
-                if pa.types.is_string(column.type):
+                column = reader.schema.field(int(match[1])) if match else None
+                if column is None or pa.types.is_string(column.type):
                     raise
                 types[column.name] = WIDER.get(str(column.type), pa.string())
-                continue
-        return _columns(schema), rows
 
 
 def _open_csv(path: str, types: Mapping[str, pa.DataType], columns: Sequence[str] | None) -> csv.CSVStreamingReader:
