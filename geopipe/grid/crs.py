@@ -6,8 +6,8 @@ import math
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,8 +129,7 @@ def crs_transform(source: str, target: str) -> Transform:
     return lambda x, y: transformer.transform(x, y, errcheck=False)
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """The transformation that PROJ uses between two CRS.
 
     Attributes:

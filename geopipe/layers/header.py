@@ -61,8 +61,7 @@ class Band:
         return {key: text for key, text in texts.items() if text}
 
 
-@dataclass(frozen=True)
-class Georeference:
+class Georeference(NamedTuple):
     """Ground control points or an RPC model, for a raster without a geotransform (used on request only).
 
     `points` are (row, column, x, y); `rpcs` are GDAL's RPC tags.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from geopipe.errors import SettingsError
 from geopipe.layers.header import UNKNOWN, Stamp
@@ -40,8 +41,7 @@ ORDER_BITS = 40
 """Bits of a point's row in its partition; the partition's number is above them."""
 
 
-@dataclass(frozen=True)
-class TableColumn:
+class TableColumn(NamedTuple):
     """A column of a table: `dtype` is numpy's name of the type in which it is read, "" if it has no numbers.
 
     `type_name` is the source's own name of the type.
@@ -52,8 +52,7 @@ class TableColumn:
     type_name: str
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A range of a table that is read at a time: row groups of a Parquet file or keys in Postgres, `stop` excluded."""
 
     start: int
@@ -61,8 +60,7 @@ class Part:
     rows: int
 
 
-@dataclass(frozen=True)
-class Offset:
+class Offset(NamedTuple):
     """The largest distance of a table's points from the cells of a grid, in cells, and the row (from 0) that has it.
 
     `step` is the smallest distance of different x and of different y, 0 if there is none.

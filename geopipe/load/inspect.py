@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +25,7 @@ Palette = tuple[tuple[int, tuple[int, int, int, int]], ...]
 """(value, (red, green, blue, alpha)) of each colour, 0 to 255."""
 
 
-@dataclass(frozen=True)
-class FileVariable:
+class FileVariable(NamedTuple):
     """A variable of a file with several: its name, and its header or the reason why it cannot be read."""
 
     name: str

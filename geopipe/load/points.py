@@ -65,7 +65,7 @@ def _offset(layer: Layer, header: TableHeader, grid: Grid, crs: str) -> Offset:
                 if max(map(len, seen)) > MOST_STEPS:
                     hint = "leave cells out, and its rows are points; a table of cells has few of them"
                     raise layer.error(f"{header.uri} has more than {MOST_STEPS:,} different x or y", hint)
-    return replace(worst, step=(_step(seen[0]), _step(seen[1])))
+    return worst._replace(step=(_step(seen[0]), _step(seen[1])))
 
 
 def _step(values: NDArray[Any]) -> float:

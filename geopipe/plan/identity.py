@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from geopipe.layers.layer import Placed
@@ -84,7 +84,7 @@ def _sources(plans: Sequence[LayerPlan]) -> dict[str, Any]:
     files = {f.header.uri: f.header.stamp._asdict() for p in plans for f in _files(p)}
     headers = [header for p in plans if p.table for header in p.table.headers]
     tables = {
-        h.uri: {"size": h.stamp.size, "mtime_ns": h.stamp.mtime_ns, "parts": [list(astuple(part)) for part in h.parts]}
+        h.uri: {"size": h.stamp.size, "mtime_ns": h.stamp.mtime_ns, "parts": [list(part) for part in h.parts]}
         for h in headers
     }
     return files | tables

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import and_, or_
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +34,7 @@ Keys = np.ndarray[Any, Any]
 """Keys of tiles: (n,) int64, rising."""
 
 
-@dataclass(frozen=True)
-class CellWindow:
+class CellWindow(NamedTuple):
     """Rows and columns of the grid: from the first on, and before the second of each pair."""
 
     rows: tuple[int, int]
@@ -73,8 +72,7 @@ def window_of(grid: Grid, bounds: Bounds | None) -> CellWindow:
     )
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """Sums of the manifest: rows by tile, and nulls, least and greatest value by column.
 
     `tiles` and `rows`: (tiles,) int64, sorted by tile.

@@ -48,8 +48,7 @@ Small enough to tell 65535 and -32768 as float32, and -2147483648 as float64, fr
 """
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """Something that is wrong ("error") or looks wrong ("warning"); `check` is one of CHECKS."""
 
     level: str
