@@ -116,7 +116,7 @@ def read_points(
                 missing = find_missing(plain, own.nodata if name else None)
                 valid &= True if missing is None else ~missing
                 if valid.any():
-                    weight = None if weights is None else np.asarray(weights)[group][valid]
+                    weight = None if weights is None else np.asarray(weights, np.float64)[group][valid]
                     yield SparseRow(tile.key, leads[index], cells[valid], order[valid], plain[valid], weight)
         rows += len(row)
     if outside:
@@ -132,7 +132,7 @@ def _coordinates(
     missing = np.any([np.ma.getmaskarray(v) | ~np.isfinite(np.asarray(v)) for v in places], axis=0)
     hint = "take these rows out: nothing says which cell they belong to"
     _refuse(missing, before, layer, header, "have no finite x or y", hint)
-    return np.asarray(places[0]), np.asarray(places[1])
+    return np.asarray(places[0], np.float64), np.asarray(places[1], np.float64)
 
 
 def _refuse(faulty: Mask, before: int, layer: Layer, header: TableHeader, what: str, hint: str) -> None:
