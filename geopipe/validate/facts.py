@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from geopipe.errors import GeopipeError, PlanError
 from geopipe.export.tiles import Receipt
@@ -179,12 +180,13 @@ def _number(value: Any) -> float | None:
 
 
 def facts_in(success: Mapping[str, Any], where: str) -> Facts:
-    """The facts in the contents of a `_SUCCESS`, of which `where` is the name.
+    """The facts in the contents of a `_SUCCESS`, of which `where` is the name. Checks the types in its schema, too.
 
     Raises:
         PlanError: they are missing or damaged.
     """
     try:
+        _ = [pa.type_for_alias(text) for text in success["schema"].values()]
         return Facts.parse(success["table"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, GeopipeError) as error:
         hint = "it was edited, or written by another version of geopipe: run its settings again"

@@ -124,7 +124,7 @@ def _parquet(tables: TableFiles, receipt: Receipt, file: File, findings: list[Fi
 
 def _with_folder(rows: Rows, name: str, value: str, types: Mapping[str, str]) -> Rows:
     """The same rows with the column that the folder stands for, at its place among the others."""
-    at, kind = list(types).index(name), _type(types[name])
+    at, kind = list(types).index(name), pa.type_for_alias(types[name])
     scalar = pa.scalar(None if value == HIVE_NULL else value, pa.string()).cast(kind)
     whole = rows[0].insert(at, pa.field(name, kind))
 
@@ -158,7 +158,7 @@ def _csv(tables: TableFiles, receipt: Receipt, file: File) -> Rows:
     types, path = tables.success["schema"], tables.output / file.path
     codec = next(c for c, suffix in CSV_SUFFIX.items() if file.path.endswith(suffix))
     shared = tables.facts.layout.csv_files == "one"
-    kinds = {name: kind for name, text in types.items() if (kind := _type(text)) is not None}
+    kinds = {name: pa.type_for_alias(text) for name, text in types.items()}
     convert = pacsv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True)
     headless = shared and receipt.tile != 0
     options = pacsv.ReadOptions(block_size=BATCH_BYTES, column_names=list(types) if headless else None)
@@ -176,13 +176,6 @@ def _stream(path: Path, offset: int, size: int, codec: str) -> pa.NativeFile:
     mapped = pa.memory_map(str(path))
     mapped.seek(offset)
     return pa.input_stream(mapped.read_buffer(size), None if codec == "none" else codec)
-
-
-def _type(name: str) -> pa.DataType | None:
-    try:
-        return pa.type_for_alias(name)
-    except ValueError:
-        return None
 
 
 def _check_schema(tables: TableFiles, path: str, schema: pa.Schema) -> Iterator[Finding]:
