@@ -60,11 +60,9 @@ class TablePlan:
 
     def describe(self) -> dict[str, Any]:
         """The plan of the table as plain JSON values."""
+        keys = ("uri", "driver", "relation", "key", "rows")
         return {
-            "tables": [
-                {"uri": h.uri, "driver": h.driver, "relation": h.relation, "key": h.key, "rows": h.rows}
-                for h in self.headers
-            ],
+            "tables": [{key: getattr(header, key) for key in keys} for header in self.headers],
             **asdict(self.columns),
             "cells": self.cells,
             "shift": list(self.shift),

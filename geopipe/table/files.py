@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -58,18 +58,13 @@ def window_of(grid: Grid, bounds: Bounds | None) -> CellWindow:
     if len(bounds) != 4 or not all(map(math.isfinite, bounds)) or bounds[0] > bounds[2] or bounds[1] > bounds[3]:
         raise SettingsError(f"bounds = {tuple(bounds)} are not xmin, ymin, xmax, ymax", "give four rising numbers")
     xmin, ymin, xmax, ymax = bounds
-    rows, cols = range(grid.height), range(grid.width)
+    rows = _between(-ymax, -ymin, grid.height, lambda row: -float(grid.ys(row, 1)[0]))
+    return CellWindow(rows, _between(xmin, xmax, grid.width, lambda col: float(grid.xs(col, 1)[0])))
 
-    def x(col: int) -> float:
-        return float(grid.xs(col, 1)[0])
 
-    def minus_y(row: int) -> float:
-        return -float(grid.ys(row, 1)[0])
-
-    return CellWindow(
-        (bisect_left(rows, -ymax, key=minus_y), bisect_right(rows, -ymin, key=minus_y)),
-        (bisect_left(cols, xmin, key=x), bisect_right(cols, xmax, key=x)),
-    )
+def _between(low: float, high: float, count: int, centre: Callable[[int], float]) -> tuple[int, int]:
+    """The first of `count` cells whose centre is from `low` to `high`, and the first behind them."""
+    return bisect_left(range(count), low, key=centre), bisect_right(range(count), high, key=centre)
 
 
 class Manifest(NamedTuple):
