@@ -60,13 +60,14 @@ def dataset_of(table: Table, columns: Sequence[str], window: CellWindow) -> xr.D
 class TileArray(BackendArray):
     """A column of a table as an array on the whole grid, shape (height, width). It holds no cells itself.
 
-    `fill` is the number of a missing cell, where that is not NaN and not every cell has a value.
+    `blank` is the value of a missing cell; `fill` is it, too, where that is not NaN and not every cell has a value.
     """
 
     def __init__(self, table: Table, name: str) -> None:
         self.table, self.name = table, name
         self.shape = (table.grid.height, table.grid.width)
         self.dtype, self.fill = _type_and_fill(table, name)
+        self.blank = np.nan if self.dtype.kind == "f" else self.fill or 0
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
@@ -75,7 +76,7 @@ class TileArray(BackendArray):
         """The cells of an index: a slice, an array or a number for each of y and x."""
         rows, cols = (np.arange(n)[k] for n, k in zip(self.shape, key, strict=True))
         (r, c), size = (np.atleast_1d(rows), np.atleast_1d(cols)), self.table.files.facts.window_size
-        cells = self._missing((len(r), len(c)))
+        cells = np.full((len(r), len(c)), self.blank, self.dtype)
         for down in np.unique(r // size):
             for across in np.unique(c // size):
                 i, j = np.flatnonzero(r // size == down), np.flatnonzero(c // size == across)
@@ -83,12 +84,6 @@ class TileArray(BackendArray):
                 part = self._part((top, int(r[i].max()) + 1), (left, int(c[j].max()) + 1))
                 cells[np.ix_(i, j)] = part[np.ix_(r[i] - top, c[j] - left)]
         return cells.reshape(rows.shape + cols.shape)
-
-    def _missing(self, shape: tuple[int, int]) -> NDArray[Any]:
-        """Cells without a value."""
-        if self.fill is not None:
-            return np.full(shape, self.fill, self.dtype)
-        return np.full(shape, np.nan, self.dtype) if self.dtype.kind == "f" else np.zeros(shape, self.dtype)
 
     def _part(self, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
         """The cells of a window inside one tile."""
@@ -98,8 +93,8 @@ class TileArray(BackendArray):
         if np.issubdtype(self.dtype, np.floating):
             values = column.cast(pa.from_numpy_dtype(self.dtype), safe=False).to_numpy()
         else:
-            values = (column if self.fill is None else column.fill_null(pa.scalar(self.fill, column.type))).to_numpy()
-        cells = self._missing((rows[1] - rows[0], cols[1] - cols[0]))
+            values = column.fill_null(pa.scalar(self.blank, column.type)).to_numpy()
+        cells = np.full((rows[1] - rows[0], cols[1] - cols[0]), self.blank, self.dtype)
         cells[part["row"].to_numpy() - rows[0], part["col"].to_numpy() - cols[0]] = values
         return cells
 
