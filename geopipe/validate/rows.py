@@ -95,6 +95,10 @@ class _Cells:
         place = down[at] * tile.width + right[at]
         steps = np.diff(place, prepend=self.last)
         self.last = int(place[-1]) if len(place) else self.last
+        again = steps == 0
+        if len(self.files):
+            again |= (self.files[place] != 0) & (self.files[place] != self.number)
+            self.files[place] = self.number
         xs = grid.xs(tile.col, tile.width)[right.clip(0, tile.width - 1)]
         ys = grid.ys(tile.row, tile.height)[down.clip(0, tile.height - 1)]
 
@@ -113,19 +117,11 @@ class _Cells:
         return [
             ("cells", "have no row, col, x or y", null, lambda i: "where a field is null"),
             ("cells", f"are outside tile {tile.key} ({area})", ~inside & ~null, cell),
-            ("cells", "are a cell again", spread((steps == 0) | self._elsewhere(place)), cell),
+            ("cells", "are a cell again", spread(again), cell),
             ("cells", "are not in row-major order", spread(steps < 0), cell),
             ("coordinates", "are not at the centre of their cell", inside & ((x != xs) | (y != ys)), placed),
             *_derived_spots(self.facts, batch, x, y, cell),
         ]
-
-    def _elsewhere(self, place: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """(rows,) bool, whether a cell was in an earlier file."""
-        if not len(self.files):
-            return np.zeros(len(place), bool)
-        before = self.files[place]
-        self.files[place] = self.number
-        return np.asarray((before != 0) & (before != self.number))
 
 
 def _derived_spots(
