@@ -57,8 +57,7 @@ def places(tags: Tags, bands: Sequence[Tags]) -> list[Place]:
         for (index, _), text in zip(steps_of, texts, strict=True):
             steps[index] = f"{steps[index]} {text}".lstrip()
     levels = [" ".join(_number(a.value) for a in own if a.name not in timed) for own in axes]
-    names = [band.get("NETCDF_VARNAME", "") for band in bands]
-    return [Place(*place) for place in zip(names, steps, levels, strict=True)]
+    return list(map(Place, [band.get("NETCDF_VARNAME", "") for band in bands], steps, levels))
 
 
 def _axes(tags: Tags, band: Tags) -> list[_Axis]:
@@ -78,14 +77,8 @@ def _grib(bands: Sequence[Tags]) -> list[Place]:
     """Element, time and level of each GRIB message."""
     seconds = [re.match(r"-?\d+", band.get("GRIB_VALID_TIME", "")) for band in bands]
     times = dates([s[0] for s in seconds if s], "seconds since 1970-01-01", "") if all(seconds) else [""] * len(bands)
-    return [
-        Place(
-            variable=band["GRIB_ELEMENT"] if band["GRIB_ELEMENT"] != "unknown" else "",
-            step=time,
-            level=band.get("GRIB_SHORT_NAME", ""),
-        )
-        for band, time in zip(bands, times, strict=True)
-    ]
+    names = ["" if (name := band["GRIB_ELEMENT"]) == "unknown" else name for band in bands]
+    return list(map(Place, names, times, [band.get("GRIB_SHORT_NAME", "") for band in bands]))
 
 
 def dates(values: Sequence[str], units: str, calendar: str) -> list[str]:
