@@ -1,0 +1,350 @@
+"""Time geopipe and what an expert would write instead, on the same rasters, in the same run.
+
+    python bench/fast.py [STEP ...] [--data FOLDER] [--peers PYTHON] [--results FILE] [--small]
+
+Each repetition is a process of its own; contenders alternate. A result is on disk as soon as it is measured, and a
+series that was cut short continues: --again STEP measures a step anew. `bench/report.py` makes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import agree
+import measure
+import pyarrow.parquet as pq
+import w3
+import w8
+from results import REPOSITORY, RESULTS, Results, machine
+
+GEOPIPE = Path(sys.executable).with_name("geopipe")
+PEERS = Path(__file__).with_name("peers")
+ENGINES = {
+    "ray": ("engine.kind=ray", "merge.strategy=aligned"),
+    "groupby": ("engine.kind=ray", "merge.strategy=groupby"),
+    "local": ("engine.kind=local",),
+    "auto": (),
+}
+"""Settings of geopipe's own contenders. The others are scripts in bench/peers."""
+GENERATORS = {"w8": w8.generate, "w3": w3.generate}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Cells along an edge of each workload, and repetitions."""
+
+    small: int = 1024
+    half: int = 4096
+    whole: int = 8192
+    large: int = 16_384
+    scene: int = w3.LARGEST
+    repetitions: int = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A contender on a workload: `workload` of n x n cells, its files in the system's cache or not."""
+
+    workload: str
+    n: int
+    contender: str
+    cold: bool = True
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a series has its data, works, and keeps its results; the Python that peers run with."""
+
+    data: Path
+    work: Path
+    results: Results
+    peers: Path
+    sizes: Sizes
+
+    def folder(self, workload: str, n: int) -> Path:
+        """The folder of a workload, generated if it is not there."""
+        folder = self.data / f"{workload}-{n}"
+        if not (folder / "settings.toml").exists():
+            print(f"generate {folder}", flush=True)
+            GENERATORS[workload](folder, n)
+        return folder
+
+    def missing(self, peer: str) -> str:
+        """Why a peer cannot run; empty if it can."""
+        if not self.peers.exists():
+            return f"{self.peers} does not exist: make bench-peers"
+        imports = {"odc_dask": "odc.geo, dask, rioxarray", "rioxarray_dask": "dask, rioxarray"}
+        imports |= {"xrspatial_dask": "xrspatial.reproject, dask", "exact_extract": "exactextract, geopandas"}
+        command = [str(self.peers), "-c", f"import rasterio, pyarrow, {imports.get(peer, 'affine')}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return (done.stderr.strip().splitlines() or ["it ended"])[-1] if done.returncode else ""
+
+    def command(self, case: Case, output: Path) -> list[str | Path]:
+        """The command of a case."""
+        folder = self.folder(case.workload, case.n)
+        if case.contender in ENGINES:
+            return geopipe_run(folder / "settings.toml", output, ENGINES[case.contender])
+        return [self.peers, PEERS / f"{case.contender}.py", folder, output, *case.more]
+
+    def case(self, key: str, case: Case, keep: Path | None = None) -> dict[str, Any]:
+        """Run a case in a process of its own, or give its result.
+
+        Args:
+            keep: folder that the table is moved to.
+        """
+        return self.results.measured(key, lambda: self._run(key, case, keep))
+
+    def _run(self, key: str, case: Case, keep: Path | None) -> dict[str, Any]:
+        output = self.work / case.contender
+        shutil.rmtree(output, ignore_errors=True)
+        rasters = sorted(self.folder(case.workload, case.n).glob("*.tif"))
+        if case.cold:
+            measure.drop_from_cache(rasters)
+        else:
+            for path in rasters:
+                path.read_bytes()
+        usage = measure.run(self.command(case, output))
+        result = figures(usage, output) | {"commit": machine()["commit"]}
+        if case.contender in ENGINES:
+            summary = json.loads(usage.output)
+            result |= {"seconds": summary["seconds"], "stages": summary["worker_seconds"]}
+        show(key, result)
+        if keep is not None:
+            shutil.rmtree(keep, ignore_errors=True)
+            output.rename(keep)
+        shutil.rmtree(output, ignore_errors=True)
+        return result
+
+    def series(self, prefix: str, cases: Sequence[Case], repetitions: int) -> None:
+        """Run cases in turn, A B A B."""
+        missing = {case.contender: self.missing(case.contender) for case in cases if case.contender not in ENGINES}
+        for name, reason in missing.items():
+            if reason:
+                print(f"{prefix}: {name} skipped, {reason}", flush=True)
+        for repetition in range(repetitions):
+            for case in (case for case in cases if not missing.get(case.contender)):
+                self.case(f"{prefix}/{case.n}/{case.contender}/{repetition}", case)
+
+
+def geopipe_run(settings: Path, output: Path, flags: Sequence[str]) -> list[str | Path]:
+    """The command that runs settings into an output folder."""
+    options = ["--local"] if "engine.kind=local" in flags else []  # TEMPORARY
+    flags = [flag for flag in flags if not flag.startswith("engine.kind")]  # TEMPORARY
+    options += [part for flag in (f"run.output={output}", *flags) for part in ("--set", flag)]
+    return [GEOPIPE, "run", settings, "--overwrite", "--json", *options]
+
+
+def figures(usage: measure.Usage, output: Path) -> dict[str, Any]:
+    """What is kept of a run: seconds, bytes of memory, bytes and rows of the table."""
+    files = agree.files_of(output)
+    return {
+        "wall": round(usage.wall, 3),
+        "cpu": round(usage.cpu, 3),
+        "memory": usage.memory,
+        "bytes": sum(path.stat().st_size for path in files),
+        "rows": sum(pq.read_metadata(path).num_rows for path in files),
+    }
+
+
+def show(key: str, result: dict[str, Any]) -> None:
+    """Print a result."""
+    print(
+        f"{key:<40} {result['wall']:8.2f} s, {result['cpu']:8.2f} s of processor, {result['memory'] / 1e6:7,.0f} MB, "
+        f"table {result['bytes'] / 1e6:8,.1f} MB",
+        flush=True,
+    )
+
+
+# ---------------------------------------------------------------- steps
+
+
+def agreement(bench: Bench) -> None:
+    """Whether each peer makes the same table; its time counts only if it does."""
+    check(bench, "w8", bench.sizes.small, ("loop", "tuned_loop", "odc_dask", "rioxarray_dask", "xrspatial_dask"))
+    check(bench, "w3", bench.sizes.scene // 4, ("gdal_defaults", "exact_extract"))
+
+
+def check(bench: Bench, workload: str, n: int, peers: Sequence[str]) -> None:
+    """Compare the tables of peers with geopipe's."""
+    folder, own = bench.folder(workload, n), bench.work / f"{workload}-{n}-geopipe"
+
+    def compared(peer: str) -> dict[str, Any]:
+        if not own.exists():
+            measure.run(geopipe_run(folder / "settings.toml", own, ENGINES["local"]))
+        other = bench.work / peer
+        shutil.rmtree(other, ignore_errors=True)
+        measure.run(bench.command(Case(workload, n, peer), other))
+        columns = dict(agree.agreements(agree.shape_of(folder), own, other, slice(None)))
+        shutil.rmtree(other)
+        result = {name: vars(one) | {"is_same": one.is_same} for name, one in columns.items()}
+        is_same = all(one.is_same for one in columns.values())
+        print(f"agreement/{workload}/{peer}: {'the same table' if is_same else 'NOT the same table'}", flush=True)
+        return {"n": n, "is_same": is_same, "columns": result}
+
+    for peer in peers:
+        if missing := bench.missing(peer):
+            print(f"{peer}: skipped, {missing}", flush=True)
+        else:
+            bench.results.measured(f"agreement/{workload}/{peer}", partial(compared, peer))
+    shutil.rmtree(own, ignore_errors=True)
+
+
+def margin(bench: Bench) -> None:
+    """W8 on Ray against the loop, the tuned loop and odc-geo with Dask, cold, at two sizes."""
+    sizes, contenders = (bench.sizes.half, bench.sizes.whole), ("ray", "loop", "tuned_loop", "odc_dask")
+    cases = [Case("w8", n, contender) for n in sizes for contender in contenders]
+    bench.series("margin", cases, bench.sizes.repetitions)
+
+
+def in_process(bench: Bench) -> None:
+    """W8 in this process against the loop, processor time."""
+    cases = [Case("w8", bench.sizes.half, contender) for contender in ("local", "loop")]
+    bench.series("in_process", cases, bench.sizes.repetitions + 1)
+
+
+def scene(bench: Bench) -> None:
+    """W3 in one process against GDAL with its defaults, and a tile of it against exactextract."""
+    n = bench.sizes.scene
+    cases = [Case("w3", n, contender) for contender in ("local", "gdal_defaults")]
+    bench.series("scene", cases, bench.sizes.repetitions)
+    tile = ("--chunk", str(n // 4), "--tiles", "1")
+    bench.series("scene", [Case("w3", n, "exact_extract", more=tile)], 1)
+
+
+def small(bench: Bench) -> None:
+    """The demo, warm, by each engine, against a trivial job of Ray Data."""
+    folder = bench.work / "demo"
+    if not folder.exists():
+        generate = f"from geopipe import demo; from pathlib import Path; demo.generate(Path({str(folder)!r}))"
+        measure.run([sys.executable, "-c", generate])
+    settings, output = folder / "settings.toml", bench.work / "demo-output"
+    commands = {name: geopipe_run(settings, output, ENGINES[name]) for name in ("auto", "local", "ray")}
+    commands["trivial"] = [sys.executable, PEERS / "trivial_ray.py"]
+    measure.run(commands["auto"])  # compiled code and files come from the cache
+
+    def run(key: str, command: Sequence[str | Path]) -> dict[str, Any]:
+        result = figures(measure.run(command), output) | {"commit": machine()["commit"]}
+        show(key, result)
+        return result
+
+    for repetition in range(bench.sizes.repetitions + 1):
+        for name, command in commands.items():
+            key = f"small/{name}/{repetition}"
+            bench.results.measured(key, partial(run, key, command))
+
+
+def floor(bench: Bench) -> None:
+    """The floor of W8: decode alone, and encode alone; and the processor time of geopipe's stages beside it."""
+    n = bench.sizes.half
+    folder, table = bench.folder("w8", n), bench.work / "table"
+
+    def run(script: str, *arguments: Path) -> dict[str, Any]:
+        usage = measure.run([sys.executable, Path(__file__).with_name(script), folder, *arguments])
+        print(f"{script}: {usage.output.strip()}", flush=True)
+        return dict(json.loads(usage.output)) | {"commit": machine()["commit"]}
+
+    for repetition in range(bench.sizes.repetitions):
+        stages = bench.results.measured(f"stages/{n}/{repetition}", lambda: run("stages.py", table))
+        bench.results.measured(f"floor/{n}/{repetition}", lambda: run("floor.py", table))
+        del stages
+    shutil.rmtree(table, ignore_errors=True)
+
+
+def plan(bench: Bench) -> None:
+    """The time of `geopipe plan` on W8, and the memory that it predicts."""
+    settings = bench.folder("w8", bench.sizes.half) / "settings.toml"
+
+    def run(key: str, flags: Sequence[str]) -> dict[str, Any]:
+        flags = [flag for flag in flags if not flag.startswith("engine.kind")]  # TEMPORARY
+        options = [part for flag in flags for part in ("--set", flag)]
+        usage = measure.run([GEOPIPE, "plan", settings, "--json", *options])
+        result = {"wall": round(usage.wall, 3), "peak": json.loads(usage.output)["estimate"]["peak_bytes"]}
+        print(f"{key:<40} {result['wall']:8.2f} s, predicts {result['peak'] / 1e6:,.0f} MB", flush=True)
+        return result | {"commit": machine()["commit"]}
+
+    for repetition in range(bench.sizes.repetitions + 1):
+        for engine in ("ray", "local"):
+            key = f"plan/{engine}/{repetition}"
+            bench.results.measured(key, partial(run, key, ENGINES[engine]))
+
+
+def shuffle(bench: Bench) -> None:
+    """Groupby on Ray at two sizes; aligned is measured by `margin`."""
+    sizes = (bench.sizes.half, bench.sizes.whole)
+    bench.series("margin", [Case("w8", n, "groupby") for n in sizes], 1)
+
+
+def warm(bench: Bench) -> None:
+    """W8 at the smaller size with all files in the system's cache."""
+    contenders = ("ray", "local", "loop", "tuned_loop", "odc_dask")
+    cases = [Case("w8", bench.sizes.half, contender, cold=False) for contender in contenders]
+    bench.series("warm", cases, bench.sizes.repetitions)
+
+
+def others(bench: Bench) -> None:
+    """Peers of Dask that load whole rasters (rioxarray) or have no statistics (xarray-spatial), at the smaller size."""
+    cases = [Case("w8", bench.sizes.half, contender) for contender in ("rioxarray_dask", "xrspatial_dask")]
+    bench.series("margin", cases, 1)
+
+
+def flat(bench: Bench) -> None:
+    """W8 on Ray on a large grid: time per cell and memory do not grow."""
+    bench.series("margin", [Case("w8", bench.sizes.large, "ray")], 1)
+
+
+STEPS: dict[str, Callable[[Bench], None]] = {
+    "agreement": agreement,
+    "margin": margin,
+    "in_process": in_process,
+    "scene": scene,
+    "small": small,
+    "floor": floor,
+    "plan": plan,
+    "shuffle": shuffle,
+    "warm": warm,
+    "others": others,
+    "flat": flat,
+}
+"""In order of importance."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"one or more of {', '.join(STEPS)}; all but flat")
+    parser.add_argument("--data", type=Path, default=REPOSITORY / "bench" / "data", help="folder of the workloads")
+    parser.add_argument("--peers", type=Path, default=REPOSITORY / ".venv-bench" / "bin" / "python")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--again", action="append", default=[], metavar="PREFIX", help="forget results, such as margin/"
+    )
+    parser.add_argument("--small", action="store_true", help="tiny sizes, one repetition: to try the scripts")
+    options = parser.parse_args()
+    if unknown := set(options.steps) - STEPS.keys():
+        parser.error(f"no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
+    results = Results(options.results)
+    for prefix in options.again:
+        results.forget(prefix)
+    sizes = Sizes(256, 256, 512, 768, 200, 1) if options.small else Sizes()
+    os.environ.setdefault("GEOPIPE_MONITORING__PROGRESS_INTERVAL", "60")
+    with tempfile.TemporaryDirectory(prefix="geopipe-bench-") as work:
+        bench = Bench(options.data.absolute(), Path(work), results, options.peers.absolute(), sizes)
+        results.measured("machine", machine)
+        for step in options.steps or [name for name in STEPS if name != "flat"]:
+            print(f"# {step}", flush=True)
+            STEPS[step](bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""Write the tables of measurements into README.md and docs/benchmarks.md, and print the figures with their goals.
+
+    python bench/report.py [--results FILE] [--print]
+
+Each page has a pair of markers; what is between them is made from the one file of results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from results import REPOSITORY, RESULTS, Results
+
+HALF, WHOLE, LARGE, LAYERS = 4096, 8192, 16_384, 8
+BILLION = 1e9
+NAMES = {
+    "ray": "geopipe on Ray",
+    "local": "geopipe in one process",
+    "groupby": "geopipe on Ray, groupby",
+    "tuned_loop": "the loop with all our tricks",
+    "loop": "the loop of an expert (WarpedVRT, pyarrow)",
+    "odc_dask": "odc-geo + Dask",
+    "rioxarray_dask": "rioxarray + Dask (loads whole rasters)",
+    "xrspatial_dask": "xarray-spatial + Dask",
+    "gdal_defaults": "GDAL (WarpedVRT with its defaults)",
+    "exact_extract": "exactextract",
+}
+WHY = {
+    "landcover": "ties between classes: geopipe takes the smallest, GDAL the first in the file",
+    "classes": "GDAL takes pixels whose centre is near, geopipe exact areas",
+    "merc": "GDAL's positions are good to an eighth of a pixel, in 5 % of noise",
+    "scene": "GDAL's smallest and largest pixels leave out those that a cell touches with little",
+}
+
+KERNELS = {
+    "average of 2 x 2 pixels": (211.0, 15.0),
+    "mode of 2 x 2 pixels": (385.0, 60.0),
+    "bilinear": (23.0, 10.0),
+    "cubic": (116.0, 40.0),
+}
+"""Nanoseconds a cell of the older commit, where the goals were set, and the goals."""
+
+
+class Table:
+    """A table of Markdown."""
+
+    def __init__(self, *header: str) -> None:
+        self._rows = [header, tuple("---" if n == 0 else "---:" for n in range(len(header)))]
+
+    def add(self, *cells: str) -> None:
+        self._rows.append(cells)
+
+    def __len__(self) -> int:
+        return len(self._rows) - 2
+
+    def __str__(self) -> str:
+        return "\n".join("| " + " | ".join(row) + " |" for row in self._rows) + "\n"
+
+
+class Figures:
+    """Medians of what was measured."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+
+    def median(self, prefix: str, value: str) -> float | None:
+        """The median of a value over the repetitions below a prefix; None if nothing was measured."""
+        values = [one[value] for one in self.results.under(prefix + "/").values() if value in one]
+        return statistics.median(values) if values else None
+
+    def margin(self, contender: str, value: str) -> float | None:
+        """A value at the larger size minus that at the smaller one."""
+        small, large = (self.median(f"margin/{n}/{contender}", value) for n in (HALF, WHOLE))
+        return None if small is None or large is None else large - small
+
+    def per_billion(self, contender: str) -> float | None:
+        """Core-seconds per billion values, at the margin."""
+        cpu = self.margin(contender, "cpu")
+        return None if cpu is None else cpu / ((WHOLE**2 - HALF**2) * LAYERS) * BILLION
+
+    def ratio(self, one: float | None, other: float | None) -> float | None:
+        return None if one is None or not other else one / other
+
+    def kernel(self, commit: str, case: str) -> float | None:
+        """Nanoseconds a cell: the least of the processes."""
+        values = [one["ns"][case] for one in self.results.under(f"kernels/{commit}/").values() if case in one["ns"]]
+        return min(values) if values else None
+
+    def stages(self, prefix: str) -> dict[str, float]:
+        """The medians of all values below a prefix."""
+        ones = self.results.under(prefix + "/").values()
+        names = {name: None for one in ones for name in one if name != "commit"}
+        return {name: statistics.median(one[name] for one in ones) for name in names}
+
+
+def number(value: float | None, form: str = ".1f", unit: str = "") -> str:
+    """A number with a unit; a dash for None."""
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+# ---------------------------------------------------------------- tables
+
+
+def speed(figures: Figures) -> str:
+    """W8 by contender: seconds at two sizes, margin, memory, bytes, core-seconds per billion values."""
+    sizes = [f"{n:,} x {n:,}" for n in (HALF, WHOLE)]
+    rest = ("margin", "CPU s at the margin", "memory", "table", "core-s per 10^9 values")
+    table = Table("W8, cold, start included", *sizes, *rest)
+    for name in ("ray", "tuned_loop", "loop", "odc_dask", "rioxarray_dask", "xrspatial_dask", "groupby"):
+        walls = [figures.median(f"margin/{n}/{name}", "wall") for n in (HALF, WHOLE)]
+        if walls == [None, None]:
+            continue
+        memory, size = (figures.median(f"margin/{HALF}/{name}", value) for value in ("memory", "bytes"))
+        table.add(
+            label(figures, "w8", name),
+            *(number(wall, unit=" s") for wall in (*walls, figures.margin(name, "wall"))),
+            number(figures.margin(name, "cpu"), ".0f"),
+            number(memory and memory / 1e9, ".2f", " GB"),
+            number(size and size / 1e6, ".0f", " MB"),
+            number(figures.per_billion(name)),
+        )
+    return str(table) if len(table) else ""
+
+
+def label(figures: Figures, workload: str, contender: str) -> str:
+    """The name of a contender, marked if its table is not the same."""
+    check = figures.results.values.get(f"agreement/{workload}/{contender}")
+    return NAMES[contender] + (" (another table)" if check and not check["is_same"] else "")
+
+
+def budget(figures: Figures) -> str:
+    """CPU seconds per billion values by stage, beside the floor."""
+    stages, floor = figures.stages(f"stages/{HALF}"), figures.stages(f"floor/{HALF}")
+    if not stages or not floor:
+        return ""
+    scale = BILLION / (HALF**2 * LAYERS)
+    table = Table("CPU seconds per 10^9 values", "geopipe in one process", "floor")
+    least = {"read": floor["decode"], "write": floor["encode"]}
+    rows = {"read": "read (floor: decode)", "resample": "resample", "merge": "merge", "write": "write (floor: encode)"}
+    for stage, title in rows.items():
+        table.add(title, number(stages[stage] * scale), number(least.get(stage, 0.0) * scale))
+    total, bottom = sum(stages[stage] for stage in rows), sum(floor.values())
+    table.add("all", f"{total * scale:.1f} ({total / bottom:.1f} times the floor)", number(bottom * scale))
+    return str(table)
+
+
+def other_series(figures: Figures) -> str:
+    """W8 in one process, and with files in the cache."""
+    table = Table(f"W8, {HALF:,} x {HALF:,}", "wall", "CPU", "memory")
+    for series, title in (("in_process", "cold"), ("warm", "warm")):
+        for name in ("local", "ray", "tuned_loop", "loop", "odc_dask"):
+            wall, cpu, memory = (
+                figures.median(f"{series}/{HALF}/{name}", value) for value in ("wall", "cpu", "memory")
+            )
+            if wall is not None:
+                table.add(f"{NAMES[name]}, {title}", number(wall, unit=" s"), number(cpu, unit=" s"),
+                          number(memory and memory / 1e9, ".2f", " GB"))  # fmt: skip
+    return str(table) if len(table) else ""
+
+
+def scene(figures: Figures) -> str:
+    """W3: CPU seconds, for exactextract from one of sixteen tiles."""
+    table = Table("W3, 1,700 x 1,700", "CPU", "wall", "memory")
+    for name, times in (("local", 1), ("gdal_defaults", 1), ("exact_extract", 16)):
+        wall, cpu, memory = (figures.median(f"scene/1700/{name}", value) for value in ("wall", "cpu", "memory"))
+        if cpu is not None:
+            cells = ("one tile of 16, times 16",) if times > 1 else (number(wall, unit=" s"),)
+            table.add(label(figures, "w3", name), number(cpu * times, unit=" s"), *cells,
+                      number(memory and memory / 1e9, ".2f", " GB"))  # fmt: skip
+    return str(table) if len(table) else ""
+
+
+def kernels(figures: Figures) -> str:
+    """Nanoseconds a cell, old and new."""
+    table = Table("one thread, ns a cell", "before routes (dd40c90)", "now", "ratio")
+    ones = list(figures.results.under("kernels/new/").values())
+    for case in ones[0]["ns"] if ones else ():
+        old, new = (figures.kernel(commit, case) for commit in ("old", "new"))
+        table.add(case, number(old), number(new), number(figures.ratio(new, old), ".2f"))
+    return str(table) if len(table) else ""
+
+
+def small(figures: Figures) -> str:
+    """The demo by engine."""
+    names = {
+        "auto": "`geopipe run demo/settings.toml`",
+        "local": 'the same, `engine.kind = "local"`',
+        "ray": 'the same, `engine.kind = "ray"`',
+        "trivial": "a trivial Ray Data job (init, pool, shutdown)",
+    }
+    table = Table("200,000 rows, warm", "wall", "CPU", "memory")
+    for name, title in names.items():
+        wall, cpu, memory = (figures.median(f"small/{name}", value) for value in ("wall", "cpu", "memory"))
+        if wall is not None:
+            table.add(
+                title, number(wall, unit=" s"), number(cpu, unit=" s"), number(memory and memory / 1e9, ".2f", " GB")
+            )
+    return str(table) if len(table) else ""
+
+
+def agreement(figures: Figures) -> str:
+    """How the tables of peers agree with geopipe's, by column."""
+    table = Table("peer, column", "equal to the bit", "within 1 %", "within 10 %", "nulls differ")
+    for key, check in figures.results.under("agreement/").items():
+        peer = NAMES[key.partition("/")[2]]
+        for name, one in grouped(check["columns"]).items():
+            close, near = ("-", "-") if one["is_class"] else (number(one[share], ".2%") for share in ("close", "near"))
+            table.add(f"{peer}: {name}", number(one["equal"], ".2%"), close, near, number(one["nulls"], ".3%"))
+    return str(table) if len(table) else ""
+
+
+def grouped(columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns, those of the bands of a scene by method: the least agreement of all bands."""
+    groups: dict[str, list[Any]] = {}
+    for name, one in columns.items():
+        groups.setdefault(re.sub(r"_\d+_", " ", name), []).append(one)
+    return {
+        name: {value: (max if value in ("nulls", "greatest") else min)(one[value] for one in ones) for value in ones[0]}
+        for name, ones in groups.items()
+    }
+
+
+def league(figures: Figures) -> str:
+    """The cells that change with the window, by tool."""
+    table = Table(
+        "tool", "sizes", "values that change", "by more than rounding", "greatest change", "layers that change"
+    )
+    for name, one in figures.results.under("league/").items():
+        columns = one["columns"]
+        cells, more = (sum(column[key] for column in columns.values()) for key in ("cells", "more"))
+        of = one["n"] ** 2 * len(columns)
+        greatest = max(column["greatest"] for column in columns.values())
+        changed = [layer for layer, column in columns.items() if column["cells"]]
+        table.add(
+            name, ", ".join(map(str, one["sizes"])), f"{cells:,} ({cells / of:.1%})", f"{more:,} ({more / of:.1%})",
+            f"{greatest:.2g} of the range" if greatest else "0", ", ".join(changed) or "none",
+        )  # fmt: skip
+    return str(table) if len(table) else ""
+
+
+# ---------------------------------------------------------------- goals
+
+
+def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
+    """Name, measured value, format and the most that it shall be."""
+    ray, odc = figures.margin("ray", "wall"), figures.margin("odc_dask", "wall")
+    yield "margin, wall: Ray / loop", figures.ratio(ray, figures.margin("loop", "wall")), ".2f", 0.7
+    yield "margin, wall: Ray / odc-geo + Dask", figures.ratio(ray, odc), ".2f", 0.45
+    yield "margin, wall: Ray / tuned loop", figures.ratio(ray, figures.margin("tuned_loop", "wall")), ".2f", 1.0
+    local = figures.median(f"in_process/{HALF}/local", "cpu")
+    yield (
+        "4096, CPU: one process / loop",
+        figures.ratio(local, figures.median(f"in_process/{HALF}/loop", "cpu")),
+        ".2f",
+        0.65,
+    )
+    whole = {name: figures.median(f"margin/{HALF}/{name}", "wall") for name in ("ray", "loop", "odc_dask")}
+    yield "4096, wall: Ray / odc-geo + Dask", figures.ratio(whole["ray"], whole["odc_dask"]), ".2f", 1.0
+    yield "4096, wall: Ray - loop, seconds", difference(whole["ray"], whole["loop"]), ".1f", 10.0
+    scenes = {name: figures.median(f"scene/1700/{name}", "cpu") for name in ("local", "gdal_defaults", "exact_extract")}
+    yield "W3, CPU: one process / GDAL", figures.ratio(scenes["local"], scenes["gdal_defaults"]), ".2f", 1.0
+    exact = scenes["exact_extract"]
+    yield "W3, CPU: one process / exactextract", figures.ratio(scenes["local"], exact and exact * 16), ".2f", 1.0
+    counts = {count: figures.kernel("new", f"layer of six bands, {count} statistics") for count in (1, 3, 4)}
+    yield "W3: fourth statistic / first", figures.ratio(difference(counts[4], counts[3]), counts[1]), ".2f", 0.1
+    for case, (before, least) in KERNELS.items():
+        new, old = figures.kernel("new", case), figures.kernel("old", case)
+        yield f"kernel, ns a cell: {case}", new, ".1f", least
+        yield f"kernel, now / before: {case}", figures.ratio(new, old), ".2f", least / before
+    yield "demo in auto, seconds", figures.median("small/auto", "wall"), ".1f", 5.0
+    fixed = difference(figures.median("small/ray", "wall"), figures.median("small/trivial", "wall"))
+    yield "demo on Ray - trivial Ray Data job, seconds", fixed, ".1f", 2.0
+    yield "margin, wall: groupby / aligned", figures.ratio(figures.margin("groupby", "wall"), ray), ".2f", 1.5
+    large = figures.median(f"margin/{LARGE}/ray", "wall")
+    slope = None if ray is None else ray / (WHOLE**2 - HALF**2)
+    rest = None if large is None or whole["ray"] is None else (large - whole["ray"]) / (LARGE**2 - HALF**2)
+    yield "time a cell: beyond 4096 to 16384 / 4096 to 8192", figures.ratio(rest, slope), ".2f", 1.1
+    yield "plan of W8, seconds", figures.median("plan/local", "wall"), ".2f", 1.0
+    for name, series, most in (("ray", "margin", 2.0), ("local", "in_process", 0.6)):
+        memory, peak = figures.median(f"{series}/{HALF}/{name}", "memory"), figures.median(f"plan/{name}", "peak")
+        yield f"4096, memory of {NAMES[name]}, GB", memory and memory / 1e9, ".2f", most
+        yield f"4096, memory: measured / predicted, {name}", figures.ratio(memory, peak), ".2f", 1.0
+        yield f"4096, memory: predicted / measured, {name}", figures.ratio(peak, memory), ".2f", 1.5
+    stages, floor = figures.stages(f"stages/{HALF}"), figures.stages(f"floor/{HALF}")
+    total = sum(stages.get(stage, 0.0) for stage in ("read", "resample", "merge", "write"))
+    yield "4096, CPU: stages / floor", figures.ratio(total or None, sum(floor.values())), ".2f", 2.5
+    changed = figures.results.values.get("league/geopipe")
+    cells = sum(column["cells"] for column in changed["columns"].values()) if changed else None
+    yield "cells that change with the window", cells, ".0f", 0
+
+
+def difference(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+# ---------------------------------------------------------------- pages
+
+README_TABLES: Sequence[Callable[[Figures], str]] = (speed, budget)
+PAGE_TABLES = {
+    "speed": speed, "budget": budget, "series": other_series, "scene": scene, "kernels": kernels, "small": small,
+    "agreement": agreement, "league": league,
+}  # fmt: skip
+README, PAGE = REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md"
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """A page with new content between the markers of a name."""
+    start, end = f"<!-- bench {name}: made by make bench-fast -->\n", f"<!-- bench {name}: end -->"
+    before, _, rest = text.partition(start)
+    old, _, after = rest.partition(end)
+    if not rest or end not in rest:
+        raise SystemExit(f"no markers for {name}")
+    return before + start + (f"\n{content}\n" if content else old) + end + after
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--print", action="store_true", help="print the tables instead of writing them to the pages")
+    options = parser.parse_args()
+    figures = Figures(Results(options.results))
+    tables = {name: make(figures) for name, make in PAGE_TABLES.items()}
+    if options.print:
+        print(*(table for table in tables.values() if table), sep="\n")
+    else:
+        page = PAGE.read_text(encoding="utf-8")
+        for name, table in tables.items():
+            page = filled(page, name, table)
+        PAGE.write_text(page, encoding="utf-8")
+        readme = "\n".join(table for make in README_TABLES if (table := make(figures)))
+        README.write_text(filled(README.read_text(encoding="utf-8"), "fast", readme), encoding="utf-8")
+    for name, value, form, most in goals(figures):
+        state = "" if value is None else "holds" if value <= most else "MISSED"
+        print(f"{name:<52} {number(value, form):>10}   at most {most:{form}}   {state}")
+
+
+if __name__ == "__main__":
+    main()
