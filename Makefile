@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv-bench/.ready
 
 # Two processes; whatever shares a cluster or a module stays in one of them (tests/conftest.py).
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-outside lint chaos fuzz bench bench-memory bench-monitor lock clean
+.PHONY: demo test test-fast test-outside lint chaos fuzz bench bench-fast bench-check bench-peers bench-memory bench-monitor lock clean
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -47,7 +48,22 @@ fuzz: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/chaos/fuzz.py --count 5000
 
 # All that README quotes.
-bench: bench-memory bench-monitor
+bench: bench-fast bench-memory bench-monitor
+
+# Speed beside the loop of an expert, Dask, GDAL and exactextract, kernels beside an older commit, the league table of
+# windows: into bench/results.json, README.md and docs/benchmarks.md. Needs 12 GB of disk, two quiet cores, and some
+# 40 minutes. It continues where it was cut short; delete bench/results.json to measure all anew.
+bench-fast: $(READY) $(PEERS)
+	$(BIN)/python bench/fast.py
+	$(BIN)/python bench/kernels.py
+	$(BIN)/python bench/league.py
+	$(BIN)/python bench/report.py
+
+# Kernels and a small run against the recorded ones, as ratios, in a minute: fails if something became much slower.
+bench-check: $(READY)
+	$(BIN)/python bench/check.py
+
+bench-peers: $(PEERS)
 
 # Peak memory of aligned, exchanged and old-way runs on growing grids; takes some ten minutes.
 bench-memory: $(READY)
@@ -57,10 +73,15 @@ bench-memory: $(READY)
 bench-monitor: $(READY)
 	$(BIN)/python bench/monitor.py
 
+$(PEERS): bench/peers.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --no-deps --ignore-requires-python -r bench/peers.txt
+	touch $(PEERS)
+
 # Pin anew what pyproject.toml asks for. Needs uv.
 lock:
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --output-file requirements.lock
 
 clean:
-	rm -rf .venv demo output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-bench bench/data demo output .mypy_cache .ruff_cache .pytest_cache .hypothesis

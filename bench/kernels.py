@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,14 @@ def footprints(name: str, pixels: NDArray[Any], corners: Corners, ratio: int) ->
         return lambda: before.footprints(
             pixels, before.EVERYWHERE, *corners, (0, 0), statistic, 0.0, 0, (0.0, 0.0), np.inf
         )
-    statistics: Any = import_module("geopipe.resample.statistics")
-    polygons: Any = import_module("geopipe.resample.footprints")
+    from geopipe.resample import statistics
+    from geopipe.resample.footprints import Footprints, Lattice
+
     window = Window(0, 0, *pixels.shape)
 
     def work() -> None:
-        cells = polygons.Footprints(polygons.Lattice(*corners))
-        for part in [statistics.Whole(ratio, ratio)] if ratio else cells.coverages(window):
+        whole: list[statistics.Whole] = [statistics.Whole(ratio, ratio)] if ratio else []
+        for part in whole or Footprints(Lattice(*corners)).coverages(window):
             known = statistics.moments_of(pixels, coverage.EVERYWHERE, part)
             statistics.statistic_of(name, pixels, coverage.EVERYWHERE, part, known)
 
