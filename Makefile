@@ -7,7 +7,8 @@ PEERS := .venv-bench/.ready
 # Two processes; whatever shares a cluster or a module stays in one of them (tests/conftest.py).
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-outside lint chaos fuzz bench bench-fast bench-check bench-peers bench-memory bench-monitor lock clean
+.PHONY: demo test test-fast test-outside lint chaos fuzz lock clean
+.PHONY: bench bench-fast bench-check bench-peers bench-memory bench-monitor
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -47,7 +48,7 @@ chaos: $(READY)
 fuzz: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/chaos/fuzz.py --count 5000
 
-# All that README quotes.
+# All that README and docs/benchmarks.md quote.
 bench: bench-fast bench-memory bench-monitor
 
 # Speed beside the loop of an expert, Dask, GDAL and exactextract, kernels beside an older commit, the league table of

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import w3
 import w8
 from results import REPOSITORY, RESULTS, Results, machine
+from start import TRIVIAL
 
 GEOPIPE = Path(sys.executable).with_name("geopipe")
 PEERS = Path(__file__).with_name("peers")
@@ -239,7 +240,9 @@ def small(bench: Bench) -> None:
         measure.run([sys.executable, "-c", generate])
     settings, output = folder / "settings.toml", bench.work / "demo-output"
     commands = {name: geopipe_run(settings, output, ENGINES[name]) for name in ("auto", "local", "ray")}
-    commands["trivial"] = [sys.executable, PEERS / "trivial_ray.py"]
+    # the fixed cost of Ray, as in start.py
+    commands["unwatched"] = geopipe_run(settings, output, (*ENGINES["ray"], "monitoring.enable_database_logging=false"))
+    commands["trivial"] = [sys.executable, "-c", TRIVIAL]
     measure.run(commands["auto"])  # compiled code and files come from the cache
 
     def run(key: str, command: Sequence[str | Path]) -> dict[str, Any]:
@@ -344,7 +347,7 @@ def main() -> None:
     for prefix in options.again:
         results.forget(prefix)
     sizes = Sizes(*TINY) if options.small else Sizes()
-    os.environ.setdefault("GEOPIPE_MONITORING__PROGRESS_INTERVAL", "60")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory(prefix="geopipe-bench-") as work:
         bench = Bench(options.data.absolute(), Path(work), results, options.peers.absolute(), sizes)
         results.measured("machine", machine)

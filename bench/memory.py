@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import uuid
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import measure
 import numpy as np
 import rasterio
 import rasterio.shutil
@@ -34,15 +30,6 @@ WAYS = {
     "exchange": ["engine.kind=ray", "merge.strategy=groupby"],
     "old way": ["resampling.enable_memory_aware_processing=false"],
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Bytes, and seconds of wall time by step."""
-
-    peak: int
-    predicted: int
-    seconds: float
 
 
 def sparse(path: Path, dtype: str, width: int, height: int, crs: str, transform: Affine, fill: int) -> str:
@@ -91,47 +78,10 @@ def world(folder: Path) -> Path:
     return folder / "s.toml"
 
 
-def measure(file: Path, flags: list[str]) -> Measured:
-    """Run settings in processes of their own, and watch their memory."""
-    options = [part for flag in flags for part in ("--set", flag)]
-    plan = subprocess.run([GEOPIPE, "plan", file, "--json", *options], check=True, capture_output=True, text=True)
-    mark = uuid.uuid4().hex
-    start = time.monotonic()
-    run = subprocess.Popen(
-        [GEOPIPE, "run", file, "--overwrite", "--json", *options],
-        env=os.environ | {"GEOPIPE_BENCH_MARK": mark},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    peak, ended = [0], threading.Event()
-    watcher = threading.Thread(target=watch, args=(mark, peak, ended))
-    watcher.start()
-    _, errors = run.communicate()
-    ended.set()
-    watcher.join()
-    if run.returncode:
-        raise SystemExit(f"the run failed: {errors}")
-    return Measured(peak[0], json.loads(plan.stdout)["estimate"]["peak_bytes"], time.monotonic() - start)
-
-
-def watch(mark: str, peak: list[int], ended: threading.Event) -> None:
-    """Keep the largest sum of the memory of all processes whose environment has the mark."""
-    known: dict[str, bool] = {}
-    while not ended.wait(0.1):
-        total = 0
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                if pid not in known:
-                    known[pid] = mark.encode() in Path(f"/proc/{pid}/environ").read_bytes()
-                if known[pid]:
-                    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                    total += (
-                        next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) * 1024
-                    )
-            except (OSError, StopIteration):
-                continue
-        peak[0] = max(peak[0], total)
+def predicted(file: Path, flags: list[str]) -> int:
+    """Bytes that the plan of settings predicts."""
+    plan = subprocess.run([GEOPIPE, "plan", file, "--json", *flags], check=True, capture_output=True, text=True)
+    return int(json.loads(plan.stdout)["estimate"]["peak_bytes"])
 
 
 def main() -> None:
@@ -151,8 +101,9 @@ def main() -> None:
             for way in ways:
                 if way == "old way" and int(label.split()[0]) > args.most:
                     continue
-                got = measure(file, WAYS[way])
-                numbers = f"{got.peak / MB:>8,.0f}  {got.predicted / MB:>12,.0f}  {got.seconds:>7,.0f}"
+                flags = [part for flag in WAYS[way] for part in ("--set", flag)]
+                usage = measure.run([GEOPIPE, "run", file, "--overwrite", "--json", *flags])
+                numbers = f"{usage.memory / MB:>8,.0f}  {predicted(file, flags) / MB:>12,.0f}  {usage.wall:>7,.0f}"
                 print(f"{label:>15}  {way:<9}  {numbers}", flush=True)
 
 
