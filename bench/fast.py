@@ -1,6 +1,6 @@
 """Time geopipe and what an expert would write instead, on the same rasters, in the same run.
 
-    python bench/fast.py [STEP ...] [--data FOLDER] [--peers PYTHON] [--results FILE] [--small]
+    python bench/fast.py [STEP ...] [--data FOLDER] [--peers PYTHON] [--results FILE] [--tiny]
 
 Each repetition is a process of its own; contenders alternate. A result is on disk as soon as it is measured, and a
 series that was cut short continues: --again STEP measures a step anew. `bench/report.py` makes the tables.
@@ -43,7 +43,7 @@ GENERATORS = {"w8": w8.generate, "w3": w3.generate}
 
 @dataclass(frozen=True)
 class Sizes:
-    """Cells along an edge of each workload, and repetitions."""
+    """Cells along an edge of each workload, and repetitions; see MEANINGS."""
 
     small: int = 1024
     half: int = 4096
@@ -52,6 +52,15 @@ class Sizes:
     scene: int = w3.LARGEST
     repetitions: int = 2
 
+
+MEANINGS = {
+    "small": "cells along an edge of W8 where the tables of peers are compared",
+    "half": "of the smaller W8",
+    "whole": "of the larger W8",
+    "large": "of the W8 of the step flat",
+    "scene": "of W3",
+    "repetitions": "of most measurements",
+}
 
 TINY = (256, 256, 512, 768, 200, 1)
 """Sizes to try the scripts with."""
@@ -339,18 +348,22 @@ def main() -> None:
     parser.add_argument(
         "--again", action="append", default=[], metavar="PREFIX", help="forget results, such as margin/"
     )
-    parser.add_argument("--small", action="store_true", help="tiny sizes, one repetition: to try the scripts")
+    for name, meaning in MEANINGS.items():
+        parser.add_argument(f"--{name}", type=int, default=getattr(Sizes, name), help=f"{meaning} (%(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, one repetition: to try the scripts")
     options = parser.parse_args()
     if unknown := set(options.steps) - STEPS.keys():
         parser.error(f"no step {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
     results = Results(options.results)
     for prefix in options.again:
         results.forget(prefix)
-    sizes = Sizes(*TINY) if options.small else Sizes()
+    sizes = Sizes(*TINY) if options.tiny else Sizes(**{name: getattr(options, name) for name in MEANINGS})
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory(prefix="geopipe-bench-") as work:
         bench = Bench(options.data.absolute(), Path(work), results, options.peers.absolute(), sizes)
         results.measured("machine", machine)
+        if results.measured("sizes", lambda: vars(sizes)) != vars(sizes):
+            parser.error(f"{options.results} has results of other sizes")
         warm_up(bench)
         for step in options.steps or [name for name in STEPS if name != "flat"]:
             print(f"# {step}", flush=True)

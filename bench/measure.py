@@ -127,7 +127,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
         if process.returncode:
             raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{errors.read()[-4000:]}")
         cpu = max(sum(sampler.seconds.values()), usage.ru_utime + usage.ru_stime)
-        return Usage(wall, cpu, max(sampler.peak, usage.ru_maxrss * 1024 if not sampler.peak else 0), output.read())
+        return Usage(wall, cpu, max(sampler.peak, usage.ru_maxrss * 1024), output.read())
 
 
 def drop_from_cache(paths: Sequence[Path]) -> None:

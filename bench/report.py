@@ -16,7 +16,7 @@ from typing import Any
 
 from results import REPOSITORY, RESULTS, Results
 
-HALF, WHOLE, LARGE, LAYERS = 4096, 8192, 16_384, 8
+LAYERS = 8
 BILLION = 1e9
 NAMES = {
     "ray": "geopipe on Ray",
@@ -66,6 +66,8 @@ class Figures:
 
     def __init__(self, results: Results) -> None:
         self.results = results
+        sizes = results.values.get("sizes", {"half": 4096, "whole": 8192, "large": 16_384, "scene": 1700})
+        self.half, self.whole, self.large, self.scene = (sizes[name] for name in ("half", "whole", "large", "scene"))
 
     def median(self, prefix: str, value: str) -> float | None:
         """The median of a value over the repetitions below a prefix; None if nothing was measured."""
@@ -74,13 +76,13 @@ class Figures:
 
     def margin(self, contender: str, value: str) -> float | None:
         """A value at the larger size minus that at the smaller one."""
-        small, large = (self.median(f"margin/{n}/{contender}", value) for n in (HALF, WHOLE))
+        small, large = (self.median(f"margin/{n}/{contender}", value) for n in (self.half, self.whole))
         return None if small is None or large is None else large - small
 
     def per_billion(self, contender: str) -> float | None:
         """Core-seconds per billion values, at the margin."""
         cpu = self.margin(contender, "cpu")
-        return None if cpu is None else cpu / ((WHOLE**2 - HALF**2) * LAYERS) * BILLION
+        return None if cpu is None else cpu / ((self.whole**2 - self.half**2) * LAYERS) * BILLION
 
     def ratio(self, one: float | None, other: float | None) -> float | None:
         return None if one is None or not other else one / other
@@ -112,14 +114,14 @@ def headline(figures: Figures) -> str:
 
 def speed(figures: Figures, contenders: Sequence[str] = ALL) -> str:
     """W8 by contender: seconds at two sizes, margin, memory, bytes, core-seconds per billion values."""
-    sizes = [f"{n:,} x {n:,}" for n in (HALF, WHOLE)]
+    sizes = [f"{n:,} x {n:,}" for n in (figures.half, figures.whole)]
     rest = ("margin", "CPU s at the margin", "memory", "table", "core-s per 10^9 values")
     table = Table("W8, cold, start included", *sizes, *rest)
     for name in contenders:
-        walls = [figures.median(f"margin/{n}/{name}", "wall") for n in (HALF, WHOLE)]
+        walls = [figures.median(f"margin/{n}/{name}", "wall") for n in (figures.half, figures.whole)]
         if walls == [None, None]:
             continue
-        memory, size = (figures.median(f"margin/{HALF}/{name}", value) for value in ("memory", "bytes"))
+        memory, size = (figures.median(f"margin/{figures.half}/{name}", value) for value in ("memory", "bytes"))
         table.add(
             label(figures, "w8", name),
             *(number(wall, unit=" s") for wall in (*walls, figures.margin(name, "wall"))),
@@ -139,10 +141,10 @@ def label(figures: Figures, workload: str, contender: str) -> str:
 
 def budget(figures: Figures) -> str:
     """CPU seconds per billion values by stage, beside the floor."""
-    stages, floor = figures.stages(f"stages/{HALF}"), figures.stages(f"floor/{HALF}")
+    stages, floor = figures.stages(f"stages/{figures.half}"), figures.stages(f"floor/{figures.half}")
     if not stages or not floor:
         return ""
-    scale = BILLION / (HALF**2 * LAYERS)
+    scale = BILLION / (figures.half**2 * LAYERS)
     least = {"read": floor["decode"], "write": floor["encode"]}
     table = Table("CPU seconds per 10^9 values", *STAGES, "all", "times the floor")
     total, bottom = sum(stages[stage] for stage in STAGES), sum(floor.values())
@@ -154,10 +156,10 @@ def budget(figures: Figures) -> str:
 
 def sentence(figures: Figures) -> str:
     """The budget in a sentence, for the README."""
-    stages, floor = figures.stages(f"stages/{HALF}"), figures.stages(f"floor/{HALF}")
+    stages, floor = figures.stages(f"stages/{figures.half}"), figures.stages(f"floor/{figures.half}")
     if not stages or not floor:
         return ""
-    scale = BILLION / (HALF**2 * LAYERS)
+    scale = BILLION / (figures.half**2 * LAYERS)
     total, bottom = sum(stages[stage] for stage in STAGES), sum(floor.values())
     parts = ", ".join(f"{stage} {stages[stage] * scale:.1f}" for stage in STAGES)
     decode, encode = (floor[name] * scale for name in ("decode", "encode"))
@@ -169,11 +171,11 @@ def sentence(figures: Figures) -> str:
 
 def other_series(figures: Figures) -> str:
     """W8 in one process, and with files in the cache."""
-    table = Table(f"W8, {HALF:,} x {HALF:,}", "wall", "CPU", "memory")
+    table = Table(f"W8, {figures.half:,} x {figures.half:,}", "wall", "CPU", "memory")
     for series, title in (("in_process", "cold"), ("warm", "warm")):
         for name in ("local", "ray", "tuned_loop", "loop", "odc_dask"):
             wall, cpu, memory = (
-                figures.median(f"{series}/{HALF}/{name}", value) for value in ("wall", "cpu", "memory")
+                figures.median(f"{series}/{figures.half}/{name}", value) for value in ("wall", "cpu", "memory")
             )
             if wall is not None:
                 table.add(f"{NAMES[name]}, {title}", number(wall, unit=" s"), number(cpu, unit=" s"),
@@ -183,9 +185,11 @@ def other_series(figures: Figures) -> str:
 
 def scene(figures: Figures) -> str:
     """W3: CPU seconds, for exactextract from one of sixteen tiles."""
-    table = Table("W3, 1,700 x 1,700", "CPU", "wall", "memory")
+    table = Table(f"W3, {figures.scene:,} x {figures.scene:,}", "CPU", "wall", "memory")
     for name, times in (("local", 1), ("gdal_defaults", 1), ("exact_extract", 16)):
-        wall, cpu, memory = (figures.median(f"scene/1700/{name}", value) for value in ("wall", "cpu", "memory"))
+        wall, cpu, memory = (
+            figures.median(f"scene/{figures.scene}/{name}", value) for value in ("wall", "cpu", "memory")
+        )
         if cpu is not None:
             cells = ("one tile of 16, times 16",) if times > 1 else (number(wall, unit=" s"),)
             table.add(label(figures, "w3", name), number(cpu * times, unit=" s"), *cells,
@@ -271,17 +275,20 @@ def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
     yield "margin, wall: Ray / loop", figures.ratio(ray, figures.margin("loop", "wall")), ".2f", 0.7
     yield "margin, wall: Ray / odc-geo + Dask", figures.ratio(ray, odc), ".2f", 0.45
     yield "margin, wall: Ray / tuned loop", figures.ratio(ray, figures.margin("tuned_loop", "wall")), ".2f", 1.0
-    local = figures.median(f"in_process/{HALF}/local", "cpu")
+    local = figures.median(f"in_process/{figures.half}/local", "cpu")
     yield (
         "4096, CPU: one process / loop",
-        figures.ratio(local, figures.median(f"in_process/{HALF}/loop", "cpu")),
+        figures.ratio(local, figures.median(f"in_process/{figures.half}/loop", "cpu")),
         ".2f",
         0.65,
     )
-    whole = {name: figures.median(f"margin/{HALF}/{name}", "wall") for name in ("ray", "loop", "odc_dask")}
-    yield "4096, wall: Ray / odc-geo + Dask", figures.ratio(whole["ray"], whole["odc_dask"]), ".2f", 1.0
-    yield "4096, wall: Ray - loop, seconds", difference(whole["ray"], whole["loop"]), ".1f", 10.0
-    scenes = {name: figures.median(f"scene/1700/{name}", "cpu") for name in ("local", "gdal_defaults", "exact_extract")}
+    whole = {name: figures.median(f"margin/{figures.half}/{name}", "wall") for name in ("ray", "loop", "odc_dask")}
+    yield "smaller grid, wall: Ray / odc-geo + Dask", figures.ratio(whole["ray"], whole["odc_dask"]), ".2f", 1.0
+    yield "smaller grid, wall: Ray - loop, seconds", difference(whole["ray"], whole["loop"]), ".1f", 10.0
+    scenes = {
+        name: figures.median(f"scene/{figures.scene}/{name}", "cpu")
+        for name in ("local", "gdal_defaults", "exact_extract")
+    }
     yield "W3, CPU: one process / GDAL", figures.ratio(scenes["local"], scenes["gdal_defaults"]), ".2f", 1.0
     exact = scenes["exact_extract"]
     yield "W3, CPU: one process / exactextract", figures.ratio(scenes["local"], exact and exact * 16), ".2f", 1.0
@@ -295,19 +302,24 @@ def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
     fixed = difference(figures.median("small/unwatched", "wall"), figures.median("small/trivial", "wall"))
     yield "demo on Ray - trivial Ray Data job, seconds", fixed, ".1f", 2.0
     yield "margin, wall: groupby / aligned", figures.ratio(figures.margin("groupby", "wall"), ray), ".2f", 1.5
-    large = figures.median(f"margin/{LARGE}/ray", "wall")
-    slope = None if ray is None else ray / (WHOLE**2 - HALF**2)
-    rest = None if large is None or whole["ray"] is None else (large - whole["ray"]) / (LARGE**2 - HALF**2)
-    yield "time a cell: beyond 4096 to 16384 / 4096 to 8192", figures.ratio(rest, slope), ".2f", 1.1
+    large = figures.median(f"margin/{figures.large}/ray", "wall")
+    slope = None if ray is None else ray / (figures.whole**2 - figures.half**2)
+    rest = (
+        None if large is None or whole["ray"] is None else (large - whole["ray"]) / (figures.large**2 - figures.half**2)
+    )
+    yield "time a cell: to the large grid / at the margin", figures.ratio(rest, slope), ".2f", 1.1
     yield "plan of W8, seconds", figures.median("plan/local", "wall"), ".2f", 1.0
     for name, series, most in (("ray", "margin", 2.0), ("local", "in_process", 0.6)):
-        memory, peak = figures.median(f"{series}/{HALF}/{name}", "memory"), figures.median(f"plan/{name}", "peak")
-        yield f"4096, memory of {NAMES[name]}, GB", memory and memory / 1e9, ".2f", most
-        yield f"4096, memory: measured / predicted, {name}", figures.ratio(memory, peak), ".2f", 1.0
-        yield f"4096, memory: predicted / measured, {name}", figures.ratio(peak, memory), ".2f", 1.5
-    stages, floor = figures.stages(f"stages/{HALF}"), figures.stages(f"floor/{HALF}")
+        memory, peak = (
+            figures.median(f"{series}/{figures.half}/{name}", "memory"),
+            figures.median(f"plan/{name}", "peak"),
+        )
+        yield f"smaller grid, memory of {NAMES[name]}, GB", memory and memory / 1e9, ".2f", most
+        yield f"smaller grid, memory: measured / predicted, {name}", figures.ratio(memory, peak), ".2f", 1.0
+        yield f"smaller grid, memory: predicted / measured, {name}", figures.ratio(peak, memory), ".2f", 1.5
+    stages, floor = figures.stages(f"stages/{figures.half}"), figures.stages(f"floor/{figures.half}")
     total = sum(stages.get(stage, 0.0) for stage in STAGES)
-    yield "4096, CPU: stages / floor", figures.ratio(total or None, sum(floor.values())), ".2f", 2.5
+    yield "smaller grid, CPU: stages / floor", figures.ratio(total or None, sum(floor.values())), ".2f", 2.5
     changed = figures.results.values.get("league/geopipe")
     cells = sum(column["cells"] for column in changed["columns"].values()) if changed else None
     yield "cells that change with the window", cells, ".0f", 0

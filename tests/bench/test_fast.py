@@ -24,7 +24,7 @@ def run(script: str, *arguments: str | Path) -> str:
 def fast(folder: Path, *steps: str) -> str:
     """Run steps of the comparison, with data and results in a folder."""
     places = ("--data", folder / "data", "--results", folder / "results.json", "--peers", sys.executable)
-    return run("fast.py", *steps, "--small", *places)
+    return run("fast.py", *steps, "--tiny", *places)
 
 
 @pytest.mark.slow
