@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import rasterio
 
 import geopipe
-from geopipe.export.writers import write_parquet
+from geopipe.export.writers import parquet_writer
 
 BLOCK = 512
 
@@ -44,7 +44,8 @@ def main() -> None:
     for path in agree.files_of(options.table):
         table = pq.read_table(path)
         start = time.process_time()
-        write_parquet(plan, table, io.BytesIO())
+        with parquet_writer(plan, io.BytesIO()) as write:
+            write(table)
         encoded += time.process_time() - start
     print(json.dumps({"decode": round(decoded, 3), "encode": round(encoded, 3)}))
 

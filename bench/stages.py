@@ -13,20 +13,20 @@ import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-
 import geopipe
-from geopipe.engine.local import Read, finish_tiles
+from geopipe.engine.local import finish_tiles
+from geopipe.engine.strips import Read
 from geopipe.export.ledger import Journal
 from geopipe.export.tiles import write_tile
 from geopipe.grid.grid import Tile
 from geopipe.layers.layer import Layer, Source
 from geopipe.load import raster, tiles
 from geopipe.merge.blocks import BlockRow, Column
+from geopipe.merge.tile import Part
 from geopipe.plan.plan import Plan
 from geopipe.resample.methods import Window
 
@@ -88,9 +88,9 @@ def main() -> None:
 
         return read
 
-    def finish(tile: Tile, table: pa.Table, _journal: Journal) -> None:
-        with watch.stage("write"):
-            write_tile(plan, str(options.output), 100_000, tile, table)
+    def finish(tile: Tile, parts: Iterable[Part], _journal: Journal) -> None:
+        with watch.stage("write"):  # waiting for the thread that reads takes no processor time
+            write_tile(plan, str(options.output), 100_000, tile, parts)
 
     start = time.process_time()
     loop = finish_tiles(plan, plan.keys, finish, reads=reads, reader=lambda: TimedReader(raster.Readers(), watch))
