@@ -68,13 +68,17 @@ TINY = (256, 256, 512, 768, 200, 1)
 
 @dataclass(frozen=True)
 class Case:
-    """A contender on a workload: `workload` of n x n cells, its files in the system's cache or not."""
+    """A contender on a workload of n x n cells, its files in the system's cache or not.
+
+    `more` are arguments of a peer, and `label` is the name of such a case.
+    """
 
     workload: str
     n: int
     contender: str
     cold: bool = True
     more: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class Bench:
                 print(f"{prefix}: {name} skipped, {reason}", flush=True)
         for repetition in range(repetitions):
             for case in (case for case in cases if not missing.get(case.contender)):
-                self.case(f"{prefix}/{case.n}/{case.contender}/{repetition}", case)
+                self.case(f"{prefix}/{case.n}/{case.label or case.contender}/{repetition}", case)
 
 
 def geopipe_run(settings: Path, output: Path, flags: Sequence[str]) -> list[str | Path]:
@@ -237,8 +241,9 @@ def scene(bench: Bench) -> None:
     n = bench.sizes.scene
     cases = [Case("w3", n, contender) for contender in ("local", "gdal_defaults")]
     bench.series("scene", cases, bench.sizes.repetitions)
-    tile = ("--chunk", str(n // 4), "--tiles", "1")
-    bench.series("scene", [Case("w3", n, "exact_extract", more=tile)], 1)
+    chunk, labels = ("--chunk", str(n // 4)), {"0": "exact_extract_start", "1": "exact_extract"}
+    cases = [Case("w3", n, "exact_extract", more=(*chunk, "--tiles", k), label=label) for k, label in labels.items()]
+    bench.series("scene", cases, 1)
 
 
 def small(bench: Bench) -> None:

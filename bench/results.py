@@ -15,25 +15,32 @@ RESULTS = REPOSITORY / "bench" / "results.json"
 
 
 class Results:
-    """Measurements by key, such as "w8/4096/cold/ray/0". Each is on disk as soon as it is kept."""
+    """Measurements by key, such as "margin/4096/ray/0". Each is on disk as soon as it is kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.values = self._read()
 
     def measured(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a key, measured if there is none."""
         if key not in self.values:
-            self.values[key] = work()
-            partial = self.path.with_suffix(".partial")
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(dict(sorted(self.values.items())), indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, self.path)
+            result = work()
+            self._write(self._read() | {key: result})  # another script may have kept results meanwhile
         return dict(self.values[key])
 
     def forget(self, prefix: str) -> None:
         """Drop the results whose key begins with a prefix."""
-        self.values = {key: value for key, value in self.values.items() if not key.startswith(prefix)}
+        self._write({key: value for key, value in self._read().items() if not key.startswith(prefix)})
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self.values = values
+        partial = self.path.with_suffix(".partial")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(dict(sorted(values.items())), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, self.path)
 
     def under(self, prefix: str) -> dict[str, dict[str, Any]]:
         """Results whose key begins with a prefix, by the rest of the key."""
