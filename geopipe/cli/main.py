@@ -13,6 +13,7 @@ from geopipe import __version__
 from geopipe.cli import signals
 from geopipe.cli.config import config
 from geopipe.cli.db import db
+from geopipe.cli.doctor import doctor
 from geopipe.cli.inputs import init, inspect
 from geopipe.cli.jobs import jobs
 from geopipe.cli.monitor import monitor
@@ -73,5 +74,5 @@ def cli() -> None:
     """
 
 
-for command in (demo, init, inspect, plan, run, status, validate, open_table, monitor, jobs, db, config):
+for command in (demo, init, inspect, plan, run, status, validate, open_table, monitor, jobs, db, config, doctor):
     cli.add_command(command)

@@ -14,8 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
+from geopipe import machine
 from geopipe.cli.screen import console, say
-from geopipe.events.emit import subscribe
+from geopipe.events.emit import current, subscribe
+from geopipe.events.logs import STAGE_STARTED
 from geopipe.events.records import POSTGRES_STARTED, Body, Event
 from geopipe.run.pipeline import Snapshot
 from geopipe.run.progress import screen
@@ -91,9 +93,12 @@ def progress(interval: float, quiet: bool, name: str, output: str) -> Iterator[C
 
 @contextmanager
 def notes(out: Console) -> Iterator[None]:
-    """Print a line when a run starts a server that outlives it."""
+    """Print a line when a run starts a server that outlives it, or is about to compile kernels."""
 
     def hear(body: Body) -> None:
+        starts = isinstance(body, Event) and body.name == STAGE_STARTED and current().get("stage") == "run"
+        if starts and not machine.has_kernels():
+            say(out, "compiling kernels, once on this machine (`geopipe doctor --warm` does it beforehand)")
         if isinstance(body, Event) and body.name == POSTGRES_STARTED:
             say(out, f"started a Postgres for the history of runs, in {body.detail['folder']}; end it: geopipe db stop")
 

@@ -9,6 +9,9 @@ from numba import njit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+KERNELS: list[Any] = []
+"""All compiled functions of the modules that are loaded."""
+
 
 def compiled(function: Function) -> Function:
     """Compile at the first call and keep the machine code beside the module (or in the user's cache).
@@ -17,6 +20,19 @@ def compiled(function: Function) -> Function:
     caller's file alone, and would keep machine code with an old callee in it.
     """
     try:
-        return cast(Function, njit(cache=True, nogil=True)(function))
+        kernel = njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no cache folder is writable
-        return cast(Function, njit(nogil=True)(function))
+        kernel = njit(nogil=True)(function)
+    KERNELS.append(kernel)
+    return cast(Function, kernel)
+
+
+def cached() -> int:
+    """The number of KERNELS whose machine code is in numba's cache for their present source."""
+    files = (getattr(kernel._cache, "_cache_file", None) for kernel in KERNELS)  # None without a cache folder
+    return sum(bool(file and file._load_index()) for file in files)
+
+
+def folder() -> str:
+    """The folder of numba's cache; "" if none is writable, so that each process compiles anew."""
+    return str(getattr(KERNELS[0]._cache, "cache_path", "")) if KERNELS else ""
