@@ -20,6 +20,8 @@ INTERVAL = 0.05
 """Seconds between samples of processor time."""
 MEMORY_SHARE = 20
 """The memory of all processes is sampled at most every 0.1 s, and takes at most one part in so many of the time."""
+PATIENCE = 10
+"""Seconds that processes of a command may outlive it."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -50,12 +52,17 @@ class Sampler:
     _marked: dict[int, bool] = field(default_factory=dict)
 
     def watch(self, ended: threading.Event) -> None:
-        """Sample until the event."""
-        memory_at = 0.0
-        while not ended.wait(INTERVAL):
+        """Sample until the event, and then while processes of the command are left, which shall disturb no other."""
+        memory_at = patience = 0.0
+        while True:
             pids = self._pids()
             for pid in pids:
                 self.seconds[pid] = max(self.seconds.get(pid, 0.0), processor_seconds(pid))
+            if ended.wait(INTERVAL):
+                patience = patience or time.perf_counter() + PATIENCE
+                if not pids or time.perf_counter() > patience:
+                    return
+                time.sleep(INTERVAL)
             start = time.perf_counter()
             if start >= memory_at:
                 self.peak = max(self.peak, sum(map(memory_of, pids)))
