@@ -24,37 +24,32 @@ T = TypeVar("T")
 
 def watch_screen(out: Console, looks: Iterator[Look | Away]) -> str:
     """Draw each look over the one before. Returns the last state of the run."""
-    past: list[tuple[float, Look]] = []
+    state = ""
     with Live(console=out, auto_refresh=False, transient=False, redirect_stdout=False, redirect_stderr=False) as live:
-        for look in looks:
-            away = look.reason if isinstance(look, Away) else ""
-            if not isinstance(look, Away):
-                follow.remember(past, look)
-            if past:
-                live.update(show_watch.screen(out, past[-1][1], follow.paces(past), away), refresh=True)
-    return past[-1][1].run.state
+        for look, paces, away in follow.paced(looks):
+            state = look.run.state
+            live.update(show_watch.screen(out, look, paces, away), refresh=True)
+    return state
 
 
 def watch_lines(out: Console, looks: Iterator[Look | Away], every: float, as_json: bool) -> str:
     """Print a line when the state changes or errors arrive, and every so many seconds. Returns the last state."""
-    past: list[tuple[float, Look]] = []
     seen: set[tuple[str, int]] = set()
     noted: set[str] = set()
-    due, state = 0.0, ""
-    for look in _answers(looks):
-        follow.remember(past, look)
-        paces = follow.paces(past)
+    due, displayed, state = 0.0, "", ""
+    for look, paces, _ in follow.paced(_answers(looks)):
+        state = look.run.state
         fresh = [record for record in look.errors if (record.source, record.seq) not in seen]
         seen.update((record.source, record.seq) for record in fresh)
-        if due <= time.monotonic() or look.run.displayed != state or look.run.over or (fresh and as_json):
-            due, state = time.monotonic() + every, look.run.displayed
+        if due <= time.monotonic() or look.run.displayed != displayed or look.run.over or (fresh and as_json):
+            due, displayed = time.monotonic() + every, look.run.displayed
             say(out, json.dumps(show_watch.look_json(look, paces)) if as_json else show_watch.line(look, paces))
         if not as_json:
             _print_notes(out, look.run, noted)
             for record in fresh:
                 say(out, show_watch.error_line(record))
         out.file.flush()
-    return past[-1][1].run.state
+    return state
 
 
 def _print_notes(out: Console, run: RunRow, noted: set[str]) -> None:

@@ -235,8 +235,7 @@ def metrics(run: str, kind: str | None, since: timedelta | None, as_json: bool) 
 
     with _reading_run(run) as (connected, row):
         plots = history.metrics(connected, row, kind, 60 if as_json else show_metrics.FINE, since)
-    values = {name: getattr(plots, name) for name in ("first_ts", "last_ts", "series")}
-    _print(values, as_json, lambda out: show_metrics.metrics(out, plots, kind), row)
+    _print(vars(plots), as_json, lambda out: show_metrics.metrics(out, plots, kind), row)
 
 
 @monitor.command(epilog="Example: geopipe monitor events latest --limit 20")

@@ -17,20 +17,7 @@ from pathlib import Path
 import psycopg2
 
 from geopipe.errors import MachineError
-from geopipe.monitoring.database.place import (
-    ELSEWHERE,
-    USER,
-    WAIT,
-    ServerFolder,
-    check_data,
-    check_host,
-    check_user,
-    dsn_of,
-    folder,
-    pid_of,
-    place,
-    wait_for_orphans,
-)
+from geopipe.monitoring.database import place
 from geopipe.monitoring.database.programs import call, error_line, major_version, package, programs_of
 from geopipe.monitoring.home import HOME, try_lock, write_private
 
@@ -43,17 +30,17 @@ def start() -> str:
     Raises:
         MachineError: it cannot be started; the message says why and what else to do.
     """
-    server = place()
-    if pid_of(server) is None:
+    server = place.server_folder()
+    if place.pid_of(server) is None:
         package()  # before errors about this user, who could do nothing with them
-    check_user(server)
+    place.check_user(server)
     with _locked(server):
-        if pid_of(server) is None:
-            check_host(server)
+        if place.pid_of(server) is None:
+            place.check_host(server)
             programs = programs_of(server)
             if not server.data.exists():
                 _create(server, programs)
-            check_data(server, major_version(programs))
+            place.check_data(server, major_version(programs))
             _start(server, programs)
         return _ready(server)
 
@@ -64,11 +51,11 @@ def stop() -> bool:
     Raises:
         MachineError: it does not stop.
     """
-    server = place()
+    server = place.server_folder()
     if not server.data.exists():
         return False
     with _locked(server):
-        if pid_of(server) is None:
+        if place.pid_of(server) is None:
             return False
         done = call(server, programs_of(server) / "pg_ctl", "-D", str(server.data), "-m", "fast", "-w", "stop")
         if done.returncode:
@@ -81,14 +68,14 @@ def stop() -> bool:
 def running() -> bool:
     """Whether the server runs; reads the file of its process only."""
     with suppress(MachineError):
-        return pid_of(place()) is not None
+        return place.pid_of(place.server_folder()) is not None
     return False
 
 
 def exists() -> bool:
     """Whether the server has data, running or not."""
     with suppress(MachineError, OSError):
-        return (folder() / "data").exists()
+        return (place.folder() / "data").exists()
     return False
 
 
@@ -98,22 +85,22 @@ def url() -> str:
     Raises:
         MachineError: it does not run.
     """
-    server = place()
-    if pid_of(server) is None:
+    server = place.server_folder()
+    if place.pid_of(server) is None:
         raise MachineError(f"no embedded Postgres runs in {server.folder}", "start it: `geopipe db start`")
-    return dsn_of(server)
+    return place.dsn_of(server)
 
 
-def _ready(server: ServerFolder) -> str:
+def _ready(server: place.ServerFolder) -> str:
     """Wait until the server answers, and return its DSN; after a kill it recovers first.
 
     Raises:
         MachineError: it does not answer in time, or refuses our password.
     """
-    end = time.monotonic() + WAIT
+    end = time.monotonic() + place.WAIT
     while True:
         try:
-            address = dsn_of(server)
+            address = place.dsn_of(server)
             psycopg2.connect(address, connect_timeout=5).close()
             return address
         except psycopg2.OperationalError as error:
@@ -125,7 +112,7 @@ def _ready(server: ServerFolder) -> str:
                 ) from None
         except MachineError as error:
             reason = error.message
-        if time.monotonic() > end or pid_of(server) is None:
+        if time.monotonic() > end or place.pid_of(server) is None:
             raise MachineError(
                 f"the embedded Postgres in {server.folder} does not answer: {reason}", f"see {server.folder}/log"
             )
@@ -133,7 +120,7 @@ def _ready(server: ServerFolder) -> str:
 
 
 @contextmanager
-def _locked(server: ServerFolder) -> Iterator[None]:
+def _locked(server: place.ServerFolder) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process; the server does not inherit it."""
     try:
         server.folder.mkdir(parents=True, exist_ok=True)
@@ -145,10 +132,10 @@ def _locked(server: ServerFolder) -> Iterator[None]:
             f"set {HOME} to a folder that this user can write to",
         ) from None
     try:
-        end = time.monotonic() + WAIT
+        end = time.monotonic() + place.WAIT
         while not try_lock(lock):
             if time.monotonic() > end:
-                message = f"another process has held {server.folder}/lock for {WAIT:.0f} s"
+                message = f"another process has held {server.folder}/lock for {place.WAIT:.0f} s"
                 raise MachineError(message, "see what holds it: fuser")
             time.sleep(0.05)
         yield
@@ -156,7 +143,7 @@ def _locked(server: ServerFolder) -> Iterator[None]:
         os.close(lock)
 
 
-def _create(server: ServerFolder, programs: Path) -> None:
+def _create(server: place.ServerFolder, programs: Path) -> None:
     """Create the data; the folder gets its name when it is complete, after its password is written."""
     for partial in server.folder.glob("new-*"):  # of a process that died
         shutil.rmtree(partial, ignore_errors=True)
@@ -168,31 +155,31 @@ def _create(server: ServerFolder, programs: Path) -> None:
         write_private(password_file, password)
         server.give(fresh, password_file)
         options = ("-A", "scram-sha-256", "--pwfile", str(password_file), "-E", "UTF8", "--no-locale")
-        done = call(server, programs / "initdb", "-D", str(fresh / "data"), "-U", USER, *options)
+        done = call(server, programs / "initdb", "-D", str(fresh / "data"), "-U", place.USER, *options)
         if done.returncode:
             raise MachineError(
                 f"the embedded Postgres cannot be made in {server.folder}: {error_line(done.stderr or done.stdout)}",
-                f"see that there is room and that the folder may be written, or {ELSEWHERE}",
+                f"see that there is room and that the folder may be written, or {place.ELSEWHERE}",
             )
         write_private(server.folder / "password", password)
         os.rename(fresh / "data", server.data)
     except OSError as error:
         raise MachineError(
             f"the embedded Postgres cannot be made in {server.folder}: {error.strerror}",
-            f"set {HOME} to a folder that this user can write to, or {ELSEWHERE}",
+            f"set {HOME} to a folder that this user can write to, or {place.ELSEWHERE}",
         ) from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _start(server: ServerFolder, programs: Path) -> None:
+def _start(server: place.ServerFolder, programs: Path) -> None:
     """Start the server on the port that it had before, or on another if that is in use.
 
     Raises:
         MachineError: it starts on none of several ports.
     """
     log = server.folder / "log"
-    wait_for_orphans(server)
+    place.wait_for_orphans(server)
     # Postgres takes any live process of this number for a server, even a zombie. It is none: no process works on the
     # data, and we hold the lock.
     (server.data / "postmaster.pid").unlink(missing_ok=True)
@@ -203,7 +190,7 @@ def _start(server: ServerFolder, programs: Path) -> None:
     for _ in range(5):
         port = _port(server)
         options = f"-h 127.0.0.1 -p {port} -k ''"
-        command = ("-D", str(server.data), "-w", "-t", str(int(WAIT)), "-l", str(log), "-o", options, "start")
+        command = ("-D", str(server.data), "-w", "-t", str(int(place.WAIT)), "-l", str(log), "-o", options, "start")
         done = call(server, programs / "pg_ctl", *command)
         if done.returncode == 0:
             write_private(server.folder / "port", str(port))
@@ -215,11 +202,11 @@ def _start(server: ServerFolder, programs: Path) -> None:
         (server.folder / "port").unlink(missing_ok=True)  # in use since we looked
     raise MachineError(
         f"the embedded Postgres in {server.folder} does not start: {reason or error_line(done.stderr)}",
-        f"see {log}, or {ELSEWHERE}",
+        f"see {log}, or {place.ELSEWHERE}",
     )
 
 
-def _port(server: ServerFolder) -> int:
+def _port(server: place.ServerFolder) -> int:
     """The last port if it is free, else any free port."""
     last = server.read("port")
     for port in (int(last) if last.isdigit() else 0, 0):
@@ -227,4 +214,4 @@ def _port(server: ServerFolder) -> int:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Postgres does
             free.bind(("127.0.0.1", port))
             return int(free.getsockname()[1])
-    raise MachineError("no port is free on 127.0.0.1", ELSEWHERE)
+    raise MachineError("no port is free on 127.0.0.1", place.ELSEWHERE)

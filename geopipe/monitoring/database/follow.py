@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,9 +243,12 @@ def paces(history: Sequence[tuple[float, Look]]) -> dict[str, float | None]:
     return rates
 
 
-def remember(history: list[tuple[float, Look]], look: Look) -> None:
-    """Add a look to `history`, and drop those that no rate needs."""
-    now = time.monotonic()
-    history.append((now, look))
-    while now - history[0][0] > WINDOW:
-        history.pop(0)
+def paced(results: Iterable[Look | Away]) -> Iterator[tuple[Look, dict[str, float | None], str]]:
+    """The last look with its paces, and why the database does not answer at this moment."""
+    history: list[tuple[float, Look]] = []
+    for result in results:
+        if isinstance(result, Look):
+            now = time.monotonic()
+            history = [*(item for item in history if now - item[0] <= WINDOW), (now, result)]
+        if history:
+            yield history[-1][1], paces(history), result.reason if isinstance(result, Away) else ""

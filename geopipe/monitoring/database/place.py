@@ -62,8 +62,8 @@ def folder() -> Path:
     return base / "postgres"
 
 
-def place() -> ServerFolder:
-    """The place of the server of this user."""
+def server_folder() -> ServerFolder:
+    """The folder of the server of this user."""
     return ServerFolder(folder(), SERVER_USER if os.geteuid() == 0 else None)
 
 

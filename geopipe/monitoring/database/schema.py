@@ -17,16 +17,8 @@ from psycopg2.extensions import connection
 
 from geopipe.errors import MachineError
 from geopipe.events.records import new_run_id
-from geopipe.monitoring.database import store
-from geopipe.monitoring.database.connections import (
-    LOCK_TIMEOUT,
-    check_schema,
-    connect,
-    masked,
-    old_tables,
-    version,
-    working,
-)
+from geopipe.monitoring.database import connections, store
+from geopipe.monitoring.database.connections import LOCK_TIMEOUT, connect, masked, working
 from geopipe.monitoring.database.migrations.revisions import HEAD, PARTITIONED, REVISIONS
 from geopipe.monitoring.legacy import old_system
 
@@ -71,14 +63,14 @@ def upgrade(dsn: str, revision: str = HEAD) -> Upgraded:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (UPGRADE_LOCK,))
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
             schema = _own_schema(dsn, cursor)
-            before = version(cursor)
+            before = connections.version(cursor)
             if before is not None and before not in REVISIONS:
-                check_schema(dsn, before)
+                connections.check_schema(dsn, before)
             renamed = old_system.set_aside(cursor) if before is None else {}
             config.attributes.update(connection=connected, schema=schema)
             command.upgrade(config, revision)
             taken = old_system.take_over(cursor, renamed) if before is None and revision == HEAD else {}
-            after = version(cursor)
+            after = connections.version(cursor)
     return Upgraded(before, str(after), taken, renamed)
 
 
@@ -118,8 +110,8 @@ def current(dsn: str) -> Current:
     """
     with closing(connect(dsn, schema=False)) as connected, working(dsn, "reading the schema"):
         with connected.cursor() as cursor:
-            revision = version(cursor)
-            old = () if revision else tuple(sorted(old_tables(cursor)))
+            revision = connections.version(cursor)
+            old = () if revision else tuple(sorted(connections.old_tables(cursor)))
         return Current(revision, HEAD, _server(connected), masked(dsn), old)
 
 
