@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from geopipe.cli.options import json_option, print_json
+from geopipe.cli.options import file_argument, json_option, print_json, set_option
 from geopipe.errors import MachineError, noted
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
     return click.option("--timeout", type=click.FloatRange(min=0), default=seconds, show_default=True, help=what)
 
 
-@click.group()
-def jobs() -> None:
+@click.group("jobs")
+def jobs_group() -> None:
     """Start runs as jobs of a Ray cluster; pause, resume and stop them.
 
     Without a cluster a Ray head is started on this machine; it stays for the next job until `geopipe jobs shutdown`.
@@ -54,26 +54,24 @@ def _lookup(name: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[
         yield run, lambda: queries.run_of(connected, run.run_id)
 
 
-@jobs.command(epilog="Example: geopipe jobs start mine.toml --daemon")
-@click.argument("file", metavar="SETTINGS", type=click.Path(path_type=Path))
+@jobs_group.command(epilog="Example: geopipe jobs start mine.toml --daemon")
+@file_argument
 @click.option("--name", help="Name of the run (else run.name of the settings).")
 @click.option("--daemon", is_flag=True, help="Return at once; else print the job's output and exit with its code.")
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in the output folder.")
-@click.option("--resume", "go_on", is_flag=True, help="Continue a run that was cut short.")
+@click.option("--resume", is_flag=True, help="Continue a run that was cut short.")
 @click.option("--fresh", is_flag=True, help="Delete the tiles of runs that were cut short.")
-@click.option("--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a setting.")
+@set_option
 @address_option
 @json_option
 def start(
     file: Path,
     name: str | None,
     daemon: bool,
-    overwrite: bool,
-    go_on: bool,
-    fresh: bool,
     flags: tuple[str, ...],
     address: str | None,
     as_json: bool,
+    **options: bool,
 ) -> int:
     """Submit a run as a job of the cluster.
 
@@ -81,18 +79,16 @@ def start(
     """
     from geopipe.cli import progress
     from geopipe.cli.screen import console
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import jobs
     from geopipe.settings import load
 
-    loaded = load.load(file, (*flags, *([f"run.name={name}"] if name else [])))
-    if fresh and go_on:
+    settings = load.load(file, (*flags, *([f"run.name={name}"] if name else [])))
+    if options["fresh"] and options["resume"]:
         raise click.UsageError("--fresh deletes what --resume continues: give one of them")
     with progress.notes(console(stderr=True)):
-        work.prepare(loaded)
-    where = _cluster(address or loaded.engine.address)
-    options = (("--overwrite", overwrite), ("--resume", go_on), ("--fresh", fresh))
-    how = [flag for flag, active in options if active]
-    run_id = work.start(loaded, where, how)
+        jobs.prepare(settings)
+    where = _cluster(address or settings.engine.address)
+    run_id = jobs.start(settings, where, [f"--{option}" for option, active in options.items() if active])
     return _submitted(run_id, where, daemon, as_json)
 
 
@@ -108,12 +104,12 @@ def _cluster(address: str | None) -> str:
 
 
 def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import jobs
 
     if as_json:
-        print_json({"run_id": run_id, "job": work.job_id(run_id), "address": where})
+        print_json({"run_id": run_id, "job": jobs.job_id(run_id), "address": where})
     else:
-        click.echo(f"run {run_id} is job {work.job_id(run_id)} of {where}", err=not daemon)
+        click.echo(f"run {run_id} is job {jobs.job_id(run_id)} of {where}", err=not daemon)
         if daemon:
             click.echo(f"watch it: geopipe monitor watch {run_id}   stop it: geopipe jobs stop {run_id}")
     return 0 if daemon or as_json else _follow(run_id, where)
@@ -121,19 +117,19 @@ def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
 
 def _follow(name: str, where: str) -> int:
     """Print the output of a job until it ends. Returns the exit code of its run."""
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import jobs
 
     with _lookup(name) as (run, _):
-        printed = work.output(run, where, follow=True)
+        printed = jobs.output(run, where, follow=True)
     with noted(lambda: f"the job goes on; `geopipe jobs stop {run.run_id}` stops it"):
         for text in printed:
             click.echo(text, nl=False)
     with _lookup(run.run_id) as (run, look):  # a connection could not have outlived a job of days
-        code = work.settled(run, look, where).exit_code
-    return work.exit_code(run, where) if code is None else code
+        code = jobs.settled(run, look, where).exit_code
+    return jobs.exit_code(run, where) if code is None else code
 
 
-@jobs.command(epilog="Example: geopipe jobs logs latest --follow")
+@jobs_group.command(epilog="Example: geopipe jobs logs latest --follow")
 @run_argument
 @click.option("--follow", "-f", is_flag=True, help="Wait for the end of the job, and exit with the code of its run.")
 @address_option
@@ -143,19 +139,18 @@ def logs(run: str, follow: bool, address: str | None) -> int:
     RUN is a run's id, the start of one, its name, or latest. `geopipe monitor logs` has the records of the run, with
     level, layer and tile.
     """
-    from geopipe.jobs import head
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import head, jobs
 
     where = head.cluster(address)
     if follow:
         return _follow(run, where)
     with _lookup(run) as (row, _):
-        for text in work.output(row, where, follow=False):
+        for text in jobs.output(row, where, follow=False):
             click.echo(text, nl=False)
     return 0
 
 
-@jobs.command(epilog="Example: geopipe jobs status latest")
+@jobs_group.command(epilog="Example: geopipe jobs status latest")
 @run_argument
 @address_option
 @json_option
@@ -165,17 +160,16 @@ def status(run: str, address: str | None, as_json: bool) -> None:
     RUN is a run's id, the start of one, its name, or latest. For a pending run the cluster is asked, too: its job may
     have ended before the run began.
     """
-    from geopipe.jobs import head
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import head, jobs
 
     with _lookup(run) as (row, look):
         if row.state == "pending" and row.ray_job_id is not None:
             with suppress(MachineError):
-                row = work.settled(row, look, head.cluster(address))
+                row = jobs.settled(row, look, head.cluster(address))
         _print(row, as_json)
 
 
-@jobs.command("list", epilog="Example: geopipe jobs list --limit 5")
+@jobs_group.command("list", epilog="Example: geopipe jobs list --limit 5")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, the newest first.")
 @json_option
 def list_jobs(limit: int, as_json: bool) -> None:
@@ -188,14 +182,13 @@ def list_jobs(limit: int, as_json: bool) -> None:
         rows = [run for run in queries.runs(connected) if run.ray_job_id is not None][:limit]
     if as_json:
         print_json([_as_json(run) for run in rows])
-        return
-    if rows:
-        _list(rows)
+    elif rows:
+        _show(rows)
     else:
         click.echo("no run was started as a job; start one: geopipe jobs start SETTINGS")
 
 
-@jobs.command(epilog="Example: geopipe jobs pause latest")
+@jobs_group.command(epilog="Example: geopipe jobs pause latest")
 @run_argument
 @timeout_option(60, "Seconds to wait for the pause.")
 @json_option
@@ -204,13 +197,13 @@ def pause(run: str, timeout: float, as_json: bool) -> None:
 
     RUN is a run's id, the start of one, its name, or latest. `geopipe jobs resume` continues it.
     """
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import jobs
 
     with _lookup(run) as (row, look):
-        _print(work.pause(row, look, timeout), as_json)
+        _print(jobs.pause(row, look, timeout), as_json)
 
 
-@jobs.command(epilog="Example: geopipe jobs resume latest")
+@jobs_group.command(epilog="Example: geopipe jobs resume latest")
 @run_argument
 @click.option("--daemon", is_flag=True, help="Return at once.")
 @address_option
@@ -220,15 +213,15 @@ def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
 
     RUN is a run's id, the start of one, its name, or latest. A new attempt does the tiles that are missing.
     """
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import jobs
 
     with _lookup(run) as (row, _):
         where = _cluster(address)
-        run_id = work.resume(row, where)
+        run_id = jobs.resume(row, where)
     return _submitted(run_id, where, daemon, as_json)
 
 
-@jobs.command(epilog="Example: geopipe jobs stop latest --timeout 60")
+@jobs_group.command(epilog="Example: geopipe jobs stop latest --timeout 60")
 @run_argument
 @timeout_option(30, "Seconds to wait for the run before Ray kills its job.")
 @address_option
@@ -238,14 +231,13 @@ def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
 
     RUN is a run's id, the start of one, its name, or latest. Its finished tiles are kept for `geopipe jobs resume`.
     """
-    from geopipe.jobs import head
-    from geopipe.jobs import jobs as work
+    from geopipe.jobs import head, jobs
 
     with _lookup(run, settle=False) as (row, look):
-        _print(work.stop(row, look, lambda: head.cluster(address), timeout), as_json)
+        _print(jobs.stop(row, look, lambda: head.cluster(address), timeout), as_json)
 
 
-@jobs.command(epilog="Example: geopipe jobs shutdown")
+@jobs_group.command(epilog="Example: geopipe jobs shutdown")
 @click.option("--force", is_flag=True, help="Stop it even if jobs run on it; they end, too.")
 @json_option
 def shutdown(force: bool, as_json: bool) -> None:
@@ -270,10 +262,10 @@ def _print(run: RunRow, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(run))
     else:
-        _list([run])
+        _show([run])
 
 
-def _list(runs: Sequence[RunRow]) -> None:
+def _show(runs: Sequence[RunRow]) -> None:
     from geopipe.cli import show_runs
     from geopipe.cli.screen import console
 

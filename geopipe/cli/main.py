@@ -15,7 +15,7 @@ from geopipe.cli.config import config
 from geopipe.cli.db import db
 from geopipe.cli.doctor import doctor
 from geopipe.cli.inputs import init, inspect
-from geopipe.cli.jobs import jobs
+from geopipe.cli.jobs import jobs_group
 from geopipe.cli.monitor import monitor
 from geopipe.cli.open import open_table
 from geopipe.cli.options import HELP, print_error
@@ -74,5 +74,5 @@ def cli() -> None:
     """
 
 
-for command in (demo, init, inspect, plan, run, status, validate, open_table, monitor, jobs, db, config, doctor):
+for command in (demo, init, inspect, plan, run, status, validate, open_table, monitor, jobs_group, db, config, doctor):
     cli.add_command(command)

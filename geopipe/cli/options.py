@@ -27,6 +27,11 @@ set_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
+def picked(value: object, names: str) -> dict[str, Any]:
+    """Attributes of a value by their names, which stand in one text with blanks between them."""
+    return {name: getattr(value, name) for name in names.split()}
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON. Types that JSON lacks become text, and secrets in texts are hidden."""
     click.echo(json.dumps(redacted(value), indent=2, default=str))

@@ -83,9 +83,20 @@ def spark(values: Sequence[float | None], top: float, unicode: bool) -> str:
     return "".join(map(one, values))
 
 
-def table(out: Console, names: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
-    """Write rows under names: fitted to a terminal, elsewhere as lines that are never cut."""
-    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+def table(
+    out: Console,
+    names: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    right: Sequence[str] = (),
+    fold: bool = False,
+) -> None:
+    """Write rows under names: fitted to a terminal, elsewhere as lines that are never cut.
+
+    Args:
+        right: names of the columns that are aligned to the right.
+        fold: on a terminal, write a long cell in several lines instead of its beginning only.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row] for row in rows]
     if not on_terminal(out):
         plain = [list(names), *([cell.plain for cell in row] for row in cells)]
         wide = [max(cell_len(line[i]) for line in plain) for i in range(len(names))]
@@ -94,14 +105,9 @@ def table(out: Console, names: Sequence[str], rows: Iterable[Sequence[str | Text
             say(out, "  ".join(parts).rstrip())
         return
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    overflow = "ellipsis" if speaks_unicode(out.encoding) else "crop"
+    overflow: Any = "fold" if fold else "ellipsis" if speaks_unicode(out.encoding) else "crop"
     for name in names:
-        grid.add_column(
-            Text(name),
-            justify="right" if name in right else "left",
-            no_wrap=True,
-            overflow=overflow,  # type: ignore[arg-type]
-        )
+        grid.add_column(Text(name), justify="right" if name in right else "left", no_wrap=not fold, overflow=overflow)
     for row in cells:
         grid.add_row(*row)
     out.print(grid)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from geopipe.cli.screen import facts, headline
+from geopipe.cli.options import picked
+from geopipe.cli.screen import facts, headline, table
 from geopipe.grid.crs import crs_label
 from geopipe.layers.header import Band, Header
 from geopipe.layers.tables import TableHeader
@@ -24,47 +24,30 @@ MOST_COLOURS = 32
 
 def header_json(header: Header, info: FileInfo | None = None) -> dict[str, Any]:
     """A header as JSON values, with details if there are any."""
-    lonlat = lonlat_bounds(header)
-    return {
-        "uri": header.uri,
-        "driver": header.driver,
-        "crs": header.crs,
-        "width": header.width,
-        "height": header.height,
-        "transform": list(header.transform.to_gdal()),
-        "resolution": list(header.resolution),
-        "bounds": list(header.bounds),
-        "lonlat_bounds": list(lonlat) if lonlat else None,
-        "bands": [{k: v for k, v in vars(b).items() if k not in ("more", "reduce", "bits")} for b in header.bands],
-        "block": list(header.block),
-        "overviews": list(header.overviews),
-        "compression": header.compression,
-        "interleave": header.interleave,
-        "subdatasets": list(header.subdatasets),
-        "variables": list(header.variables),
-        "gcps": header.has_gcps,
-        "rpcs": header.has_rpcs,
-        "bytes": header.stamp.size,
-    } | (_details_json(info) if info else {})
+    bands = [{k: v for k, v in vars(b).items() if k not in ("more", "reduce", "bits")} for b in header.bands]
+    return (
+        picked(header, "uri driver crs width height")
+        | {"transform": header.transform.to_gdal()}
+        | picked(header, "resolution bounds")
+        | {"lonlat_bounds": lonlat_bounds(header), "bands": bands}
+        | picked(header, "block overviews compression interleave subdatasets variables")
+        | {"gcps": header.has_gcps, "rpcs": header.has_rpcs, "bytes": header.stamp.size}
+        | (_details_json(info) if info else {})
+    )
 
 
 def _details_json(info: FileInfo) -> dict[str, Any]:
-    parts = [
-        {"name": v.name, "problem": v.problem} | (header_json(v.header) if v.header else {}) for v in info.variables
-    ]
-    ranges = [vars(one) for one in info.ranges]
-    return {"details": parts, "times": info.times, "levels": info.levels, "palettes": info.palettes, "ranges": ranges}
+    details = [picked(v, "name problem") | (header_json(v.header) if v.header else {}) for v in info.variables]
+    return {"details": details} | picked(info, "times levels palettes") | {"ranges": [vars(one) for one in info.ranges]}
 
 
 def headers(out: Console, rasters: Sequence[Header]) -> None:
     """Write a table of rasters."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("file", "driver", "CRS", "columns x rows", "pixel", "bands", "nodata"):
-        table.add_column(name, overflow="fold")
+    rows = []
     for h in rasters:
-        pixels = (f"{h.width} x {h.height}", numbers(h.resolution, 6)) if h.bands else ("", "")
-        table.add_row(h.uri, h.driver, crs_label(h.crs) if h.bands else "", *pixels, _types(h), _nodata(h))
-    out.print(table)
+        pixels = (crs_label(h.crs), f"{h.width} x {h.height}", numbers(h.resolution, 6)) if h.bands else ("", "", "")
+        rows.append((h.uri, h.driver, *pixels, _types(h), _nodata(h)))
+    table(out, ("file", "driver", "CRS", "columns x rows", "pixel", "bands", "nodata"), rows, fold=True)
 
 
 def _types(header: Header) -> str:
@@ -165,23 +148,13 @@ def _band(band: Band) -> str:
 
 def table_json(header: TableHeader) -> dict[str, Any]:
     """The header of a table of points as JSON values."""
-    return {
-        "uri": header.uri,
-        "driver": header.driver,
-        "crs": header.crs,
-        "rows": header.rows,
-        "columns": [{"name": c.name, "type": c.type_name} for c in header.columns],
-        "bytes": header.stamp.size,
-    }
+    columns = [{"name": c.name, "type": c.type_name} for c in header.columns]
+    return picked(header, "uri driver crs rows") | {"columns": columns, "bytes": header.stamp.size}
 
 
 def tables(out: Console, headers: Sequence[TableHeader]) -> None:
     """Write a table of coordinate tables; with a single one also the types of its columns."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("file", "driver", "CRS", "rows", "columns"):
-        table.add_column(name, overflow="fold")
-    for h in headers:
-        table.add_row(h.uri, h.driver, crs_label(h.crs), f"{h.rows:,}", ", ".join(c.name for c in h.columns))
-    out.print(table)
+    rows = [(h.uri, h.driver, crs_label(h.crs), f"{h.rows:,}", ", ".join(c.name for c in h.columns)) for h in headers]
+    table(out, ("file", "driver", "CRS", "rows", "columns"), rows, fold=True)
     if len(headers) == 1:
         facts(out, {c.name: c.type_name for c in headers[0].columns})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from geopipe.cli.screen import facts, headline
+from geopipe.cli.options import picked
+from geopipe.cli.screen import facts, headline, table
 from geopipe.export.objects import Stored
 from geopipe.export.state import Status
 from geopipe.run.pipeline import Summary
@@ -40,13 +41,16 @@ def summary(out: Console, run: Summary) -> None:
         headline(out, "  note", f"         {finding.message}", "yellow")
 
 
+def _finished(out: Console, done: Mapping[str, Any], lines: Mapping[str, str]) -> None:
+    headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
+    counts = f"{count(done['rows'], 'row')} in {count(done['files'], 'file')}, {size(done['bytes'])}"
+    facts(out, {"rows": counts, "plan": done["plan_hash"][:16], **lines})
+
+
 def status(out: Console, output: Status) -> None:
     """Write the state of an output folder."""
-    done = output.finished
-    if done is not None:
-        headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
-        counts = f"{count(done['rows'], 'row')} in {count(done['files'], 'file')}, {size(done['bytes'])}"
-        facts(out, {"rows": counts, "plan": done["plan_hash"][:16], "output": str(output.output)})
+    if output.finished is not None:
+        _finished(out, output.finished, {"output": str(output.output)})
     for run in output.unfinished:
         headline(out, f"{run.name} is {'at work' if output.holder else 'unfinished'}", f"  {output.holder}")
         lines = {"tiles": f"{run.done:,} of {run.tiles:,} are done, {size(run.bytes)}", "plan": run.plan_hash[:16]}
@@ -59,44 +63,33 @@ def status(out: Console, output: Status) -> None:
 
 def stored(out: Console, output: Stored) -> None:
     """Write the state of a prefix of an object store."""
-    done, lines = output.finished, {"output": output.uri}
-    if done is None:
+    lines = {"output": output.uri}
+    if output.finished is None:
         headline(out, "a table is on its way here, or was cut short")
         lines["next"] = "geopipe run SETTINGS --resume, if nobody is sending it"
         facts(out, {"objects": f"{output.objects:,}, and no _SUCCESS"} | lines)
         return
-    headline(out, f"{done.get('name', 'a run')} is finished", f"  run {done.get('run_id', '')}")
     if output.missing:
         more = f" and {len(output.missing) - SHOWN:,} more" if len(output.missing) > SHOWN else ""
         lines["missing"] = f"{', '.join(output.missing[:SHOWN])}{more} (not there, or of another size)"
-    counts = f"{count(done['rows'], 'row')} in {count(done['files'], 'file')}, {size(done['bytes'])}"
-    facts(out, {"rows": counts, "plan": done["plan_hash"][:16]} | lines)
+    _finished(out, output.finished, lines)
 
 
 def status_json(output: Status) -> dict[str, Any]:
     """The state of an output folder as JSON values."""
-    return {
-        "output": str(output.output),
-        "finished": output.finished,
-        "unfinished": [run.describe() for run in output.unfinished],
-        "holder": output.holder,
-    }
+    unfinished = [run.describe() for run in output.unfinished]
+    return picked(output, "output finished") | {"unfinished": unfinished, "holder": output.holder}
 
 
 def summary_json(run: Summary) -> dict[str, Any]:
     """A summary as JSON values."""
     return {
-        "run_id": run.run_id,
-        "name": run.plan.name,
-        "plan_hash": run.plan.hash,
-        "output": str(run.output),
-        "rows": run.rows,
-        "files": run.files,
-        "bytes": run.bytes,
+        **{"run_id": run.run_id, "name": run.plan.name, "plan_hash": run.plan.hash},
+        **picked(run, "output rows files bytes"),
         "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
         "worker_seconds": {p.stage: round(p.seconds, 3) for p in run.stages.values()},
         "skipped": run.skipped,
-        "warnings": [{"check": f.check, "message": f.message} for f in run.warnings],
+        "warnings": [picked(finding, "check message") for finding in run.warnings],
     }
 
 
@@ -111,13 +104,11 @@ def report(out: Console, result: Report) -> None:
             out.print(f"  {finding.level}: {finding.message}")
         if len(findings) > SHOWN:
             out.print(f"  and {len(findings) - SHOWN:,} more (--json shows all)")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("variable", "type", "null", "least", "greatest"):
-        table.add_column(name, justify="left" if name in ("variable", "type") else "right")
+    rows = []
     for c in result.columns:
         ends = ["" if end is None else f"{end:.7g}" if isinstance(end, float) else str(end) for end in (c.low, c.high)]
-        table.add_row(c.name, c.dtype, _share(c.nulls, result.rows), *ends)
-    out.print(table)
+        rows.append((c.name, c.dtype, _share(c.nulls, result.rows), *ends))
+    table(out, ("variable", "type", "null", "least", "greatest"), rows, right=("null", "least", "greatest"), fold=True)
     if result.exit_code:
         out.print(
             f"{result.output} is not what its run wrote or planned\n"
@@ -138,21 +129,13 @@ def report_json(result: Report) -> dict[str, Any]:
     def plain(value: float | None) -> float | str | None:
         return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {
-        "output": str(result.output),
-        "exit_code": result.exit_code,
-        "rows": result.rows,
+    variables = [
+        {"name": c.name, "type": c.dtype, "nulls": c.nulls}
+        | {"null_share": c.nulls / result.rows if result.rows else None, "min": plain(c.low), "max": plain(c.high)}
+        for c in result.columns
+    ]
+    return picked(result, "output exit_code rows") | {
         "checks": {check: {"level": result.level(check), "numbers": text} for check, text in result.numbers.items()},
-        "findings": [{"level": f.level, "check": f.check, "message": f.message} for f in result.findings],
-        "variables": [
-            {
-                "name": c.name,
-                "type": c.dtype,
-                "nulls": c.nulls,
-                "null_share": c.nulls / result.rows if result.rows else None,
-                "min": plain(c.low),
-                "max": plain(c.high),
-            }
-            for c in result.columns
-        ],
+        "findings": [picked(finding, "level check message") for finding in result.findings],
+        "variables": variables,
     }

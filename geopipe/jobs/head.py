@@ -88,18 +88,19 @@ def client(address: str) -> Any:
 
 def own_address() -> str | None:
     """The address of our own head on this machine; None if it does not answer."""
-    try:
-        address = str(_head_file()["address"])
-        host, _, port = address.rpartition(":")
+    with suppress(OSError, ValueError):
+        host, _, port = _head_file().get("address", "").rpartition(":")
         socket.create_connection((host, int(port)), timeout=2).close()
-        return address
-    except (OSError, ValueError, KeyError):
-        return None
+        return f"{host}:{port}"
+    return None
 
 
 def _head_file() -> dict[str, str]:
-    head = json.loads((home() / "head.json").read_text(encoding="utf-8"))
-    return head if isinstance(head, dict) else {}
+    """What is known of our own head: its address and the mark of its processes; nothing if there is none."""
+    with suppress(OSError, ValueError):
+        head = json.loads((home() / "head.json").read_text(encoding="utf-8"))
+        return {name: str(text) for name, text in head.items()} if isinstance(head, dict) else {}
+    return {}
 
 
 def start_head(object_store: int) -> str:
@@ -114,16 +115,12 @@ def start_head(object_store: int) -> str:
     Raises:
         MachineError: it does not start.
     """
-    ray = Path(sys.executable).with_name("ray")
     ports, mark = [free_port() for _ in range(4)], secrets.token_hex(8)
-    command = [str(ray), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={ports[0]}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}"]
-    command += [
-        f"--dashboard-agent-listen-port={ports[3]}",  # without it the second head of a machine would take no jobs
-        f"--num-cpus={machine.cpus()}",
-        f"--object-store-memory={object_store}",
-        "--disable-usage-stats",
-    ]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={ports[0]}", f"--ray-client-server-port={ports[2]}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}"]
+    command += [f"--dashboard-agent-listen-port={ports[3]}"]  # else the second head of a machine would take no jobs
+    command += [f"--num-cpus={machine.cpus()}", f"--object-store-memory={object_store}"]
     # settings in the environment of this process must not win over the files of later jobs
     environment = {k: v for k, v in os.environ.items() if not (k.startswith(ENV_PREFIX) and ENV_NESTED in k)}
     environment.setdefault("RAY_AUTH_MODE", "token")
@@ -159,26 +156,15 @@ def shutdown(force: bool) -> int:
                     f"{len(jobs)} jobs are at work on the head at {address}: {', '.join(map(str, jobs[:3]))}",
                     "wait, stop them with `geopipe jobs stop`, or give --force",
                 )
-    ended = _end_head(address)
-    for path in home().glob("job-*.dsn"):  # of jobs that ran on it
-        path.unlink(missing_ok=True)
-    return ended
-
-
-def _end_head(address: str | None) -> int:
-    try:
-        head = _head_file()
-    except (OSError, ValueError):
-        return 0
-    if "mark" not in head:
-        if address is None:
-            return 0
+    mark = _head_file().get("mark")
+    if mark is None and address is not None:
         raise MachineError(
             f"the head at {address} was started by an older geopipe, which did not mark its processes",
             "end it with `ray stop`, which ends every Ray of this user",
         )
-    ended = _end(head["mark"])
-    (home() / "head.json").unlink(missing_ok=True)
+    ended = _end(mark) if mark else 0
+    for path in (home() / "head.json", *home().glob("job-*.dsn")):  # with the files of the jobs that ran on it
+        path.unlink(missing_ok=True)
     return ended
 
 

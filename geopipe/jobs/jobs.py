@@ -11,9 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 
@@ -29,6 +29,8 @@ from geopipe.monitoring.database.runs import RunRow
 from geopipe.monitoring.home import HOME, home, job_dsn_file, write_private
 from geopipe.settings.model import Settings
 from geopipe.text import clean
+
+T = TypeVar("T")
 
 AGENT_SECONDS = 60.0
 """Seconds that a head which has just started may take until it accepts jobs."""
@@ -123,6 +125,15 @@ def remove_dsn_files() -> None:
 def job_id(run_id: str) -> str:
     """The name of a run's job in Ray."""
     return f"geopipe-{run_id}"
+
+
+@contextmanager
+def _reported(message: str, hint: str) -> Iterator[None]:
+    """Raise MachineError for whatever Ray raises: RuntimeError, ConnectionError, AuthenticationError and others."""
+    try:
+        yield
+    except Exception as error:
+        raise MachineError(f"{message}: {first_line(error)}", hint) from None
 
 
 def _submit(submitter: Any, **job: Any) -> None:
@@ -234,23 +245,22 @@ def stop(run: RunRow, look: Callable[[], RunRow], address: Callable[[], str], ti
 
 def _end_job(submitter: Any, job: str) -> None:
     """Send SIGTERM, and SIGKILL after some seconds; return when the process is gone."""
-    try:
-        submitter.stop_job(job)
-        end = time.monotonic() + 20
-        while not submitter.get_job_status(job).is_terminal() and time.monotonic() < end:
-            time.sleep(0.2)
-    except Exception as error:  # as in `_client`
-        if "does not exist" not in str(error):
-            raise MachineError(f"Ray cannot end job {job}: {first_line(error)}", "see Ray's dashboard") from None
+    with _reported(f"Ray cannot end job {job}", "see Ray's dashboard"):
+        try:
+            submitter.stop_job(job)
+            _until(lambda: submitter.get_job_status(job), lambda status: status.is_terminal(), 20.0)
+        except Exception as error:
+            if "does not exist" not in str(error):
+                raise
 
 
-def _until(look: Callable[[], RunRow], done: Callable[[RunRow], bool], timeout: float) -> RunRow | None:
-    """The run once `done` is true of it; None after `timeout` seconds."""
+def _until(look: Callable[[], T], done: Callable[[T], bool], timeout: float) -> T | None:
+    """The value of `look`, such as a run, once `done` is true of it; None after `timeout` seconds."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        run = look()
-        if done(run):
-            return run
+        value = look()
+        if done(value):
+            return value
         time.sleep(0.3)
     return None
 
@@ -302,13 +312,9 @@ def exit_code(run: RunRow, address: str) -> int:
 def _info(run: RunRow, address: str) -> Any:
     """Ray's JobDetails of a run."""
     submitter = client(address)
-    try:
+    message = f"the cluster at {address} says nothing of job {run.ray_job_id}"
+    with _reported(message, "name the job's cluster by --address"):
         return submitter.get_job_info(run.ray_job_id)
-    except Exception as error:  # as in `_client`
-        raise MachineError(
-            f"the cluster at {address} says nothing of job {run.ray_job_id}: {first_line(error)}",
-            "name the job's cluster by --address",
-        ) from None
 
 
 def output(run: RunRow, address: str, follow: bool) -> Iterator[str]:
@@ -326,15 +332,11 @@ def output(run: RunRow, address: str, follow: bool) -> Iterator[str]:
     if run.ray_job_id is None:
         raise PlanError(f"run {clean(run.name)} was not started as a job", "see `geopipe monitor logs` for its records")
     submitter, shown = client(address), 0
+    message = f"the cluster at {address} says nothing of the job of run {clean(run.name)}"
     while True:
-        try:
+        with _reported(message, "see `geopipe monitor logs`, whose records outlive the cluster"):
             ended = submitter.get_job_status(run.ray_job_id).is_terminal()
             text = submitter.get_job_logs(run.ray_job_id)
-        except Exception as error:  # as in `_client`
-            raise MachineError(
-                f"the cluster at {address} says nothing of the job of run {clean(run.name)}: {first_line(error)}",
-                "see `geopipe monitor logs`, whose records outlive the cluster",
-            ) from None
         if text[shown:]:
             yield text[shown:]
         shown = len(text)
