@@ -21,7 +21,7 @@ from rasterio.io import MemoryFile
 from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import projected_bounds
 from geopipe.settings.model import SECTIONS
-from geopipe.settings.reference import full_section, short_section
+from geopipe.settings.reference import full_section
 
 Array = NDArray[Any]
 
@@ -330,42 +330,40 @@ HEAD = """\
 # --set section.key=value (for a layer: layers.NAME.key=value) wins over both.
 """
 
-LAYERS: tuple[tuple[dict[str, Any], dict[str, str]], ...] = (
-    (
-        {"name": "landcover", "path": "landcover.tif"},
-        {
-            "": "classes: 10 water, 20 forest, 30 grass, 40 crops, 50 built-up, 60 rock, 70 snow",
-            "name": "no kind: its colour table says categorical, so that a cell gets its most frequent class",
-        },
-    ),
-    (
-        {"name": "satellite", "path": "satellite.tif", "bands": ["red", "green", "nir"], "scale": 0.0001},
-        {
-            "": "three bands make the columns satellite_red, satellite_green and satellite_nir",
-            "scale": "the file has reflectance x 10,000 and does not say so",
-        },
-    ),
-    ({"name": "temperature", "path": "climate.nc"}, {"": "packed NetCDF: scale, offset and unit are in the file"}),
-    (
-        {"name": "population", "path": "population.tif", "kind": "count", "unit": "people"},
-        {"": "people per pixel: shared out among the cells, so that their total stays"},
-    ),
-    (
-        {"name": "slope", "path": "slope.tif", "unit": "degree"},
-        {"": "lies on the grid already, so that its pixels are copied as they are"},
-    ),
-    (
-        {
-            "name": "soil_carbon",
-            "path": ["soil_west.tif", "soil_east.tif"],
-            "scale": 0.1,
-            "unit": "g/kg",
-            "overlap": "mean",
-        },
-        {"": "two files with an overlap", "overlap": "the two surveys differ a little"},
-    ),
-)
-"""Values and comments of each layer but the first; the key of the comment on the layer itself is ""."""
+LAYERS = """\
+[[layers]]  # classes: 10 water, 20 forest, 30 grass, 40 crops, 50 built-up, 60 rock, 70 snow
+name = "landcover"  # no kind: its colour table says categorical, so that a cell gets its most frequent class
+path = "{data}/landcover.tif"
+
+[[layers]]  # three bands make the columns satellite_red, satellite_green and satellite_nir
+name = "satellite"
+path = "{data}/satellite.tif"
+bands = ["red", "green", "nir"]
+scale = 0.0001  # the file has reflectance x 10,000 and does not say so
+
+[[layers]]  # packed NetCDF: scale, offset and unit are in the file
+name = "temperature"
+path = "{data}/climate.nc"
+
+[[layers]]  # people per pixel: shared out among the cells, so that their total stays
+name = "population"
+path = "{data}/population.tif"
+kind = "count"
+unit = "people"
+
+[[layers]]  # lies on the grid already, so that its pixels are copied as they are
+name = "slope"
+path = "{data}/slope.tif"
+unit = "degree"
+
+[[layers]]  # two files with an overlap
+name = "soil_carbon"
+path = ["{data}/soil_west.tif", "{data}/soil_east.tif"]
+scale = 0.1
+unit = "g/kg"
+overlap = "mean"  # the two surveys differ a little
+"""
+"""The layers but the first; `data` is the folder of the rasters."""
 
 
 def settings_text(data: str, output: str) -> str:
@@ -378,9 +376,7 @@ def settings_text(data: str, output: str) -> str:
     }
     parts = [HEAD]
     for section in SECTIONS:
-        parts.append("\n".join(full_section(section, values.get(section, {}), {})) + "\n")
-        for layer, comments in LAYERS if section == "layers" else ():
-            names = layer["path"]
-            path = f"{data}/{names}" if isinstance(names, str) else [f"{data}/{name}" for name in names]
-            parts.append("\n".join(short_section(section, layer | {"path": path}, comments)) + "\n")
+        parts.append("\n".join(full_section(section, values.get(section, {}))) + "\n")
+        if section == "layers":
+            parts.append(LAYERS.format(data=data))
     return "\n".join(parts)

@@ -68,31 +68,29 @@ def _describe(table: Table) -> dict[str, Any]:
     nulls = {name: ends.nulls for name, ends in table.files.manifest.columns.items()}
     variables = table.files.facts.variables
     methods = {layer["name"]: _method(layer) for layer in provenance.get("layers", ())}
+    columns = [
+        {
+            "name": column.name,
+            "type": str(column.type),
+            "unit": unit_of(column),
+            "nulls": nulls.get(column.name),
+            "method": methods.get(variables[column.name].layer, "") if column.name in variables else "",
+        }
+        for column in table.schema
+    ]
     return {
         "output": table.output,
         "name": provenance.get("name", ""),
         "rows": table.rows,
-        "files": table.success["files"],
-        "bytes": table.success["bytes"],
-        "formats": list(table.success["formats"]),
+        **{name: table.success[name] for name in ("files", "bytes", "formats")},
         "crs": crs_of(table.grid.crs).name,
-        "bounds": list(table.bounds),
-        "resolution": [table.grid.dx, table.grid.dy],
-        "size": [table.grid.width, table.grid.height],
-        "run_id": provenance.get("run_id", ""),
-        "plan_hash": provenance["plan_hash"],
+        "bounds": table.bounds,
+        "resolution": (table.grid.dx, table.grid.dy),
+        "size": (table.grid.width, table.grid.height),
+        **{name: provenance.get(name, "") for name in ("run_id", "plan_hash")},
         "versions": provenance.get("versions", {}),
         "sources": provenance.get("source_count", 0),
-        "columns": [
-            {
-                "name": column.name,
-                "type": str(column.type),
-                "unit": unit_of(column),
-                "nulls": nulls.get(column.name),
-                "method": methods.get(variables[column.name].layer, "") if column.name in variables else "",
-            }
-            for column in table.schema
-        ],
+        "columns": columns,
     }
 
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from geopipe.errors import SettingsError
 from geopipe.proposals import near
 from geopipe.settings.raw import Keys, RawSettings
-from geopipe.settings.rules import KEYS, allowed, choices, example, listed, schema_of, shown, types
+from geopipe.settings.rules import KEYS, allowed, choices, example, header, listed, schema_of, shown, types
 
 KEY_WORDS = {
     "file": "path", "files": "path", "filename": "path", "uri": "path", "url": "path", "src": "path", "source": "path",
@@ -122,7 +122,7 @@ def _proposal(section: str, key: str, value: Any, schema: dict[str, Any]) -> str
 
 def _unknown_section(word: str) -> tuple[str, str]:
     if meant := near(word, KEYS, KEY_WORDS):
-        return f"unknown section {word!r}", f"did you mean {_header(meant)}?"
+        return f"unknown section {word!r}", f"did you mean {header(meant)}?"
     key = near(word, [word] if (homes := _homes(word)) else {key for keys in KEYS.values() for key in keys}, KEY_WORDS)
     if key is None:
         return f"{word!r} is no section", f"sections: {', '.join(KEYS)}"
@@ -139,7 +139,7 @@ def _unknown_key(section: str, key: str, name: str) -> tuple[str, str]:
 
 def _homes(key: str) -> list[str]:
     """The sections that have a key."""
-    return [_header(section) for section, keys in KEYS.items() if key in keys]
+    return [header(section) for section, keys in KEYS.items() if key in keys]
 
 
 def _no_table(name: str, section: str, value: Any) -> tuple[str, str]:
@@ -155,10 +155,6 @@ def _no_table(name: str, section: str, value: Any) -> tuple[str, str]:
     first = next(iter(value))
     hint = f'write [[layers]] for each, and below it name = "{first}"'
     return f"[layers.{first}] is a table; layers are a list", hint
-
-
-def _header(section: str) -> str:
-    return "[[layers]]" if section == "layers" else f"[{section}]"
 
 
 def _without_unit(text: str) -> float | None:

@@ -72,20 +72,13 @@ class Settings(Section):
 
     def options(self) -> Options:
         """Everything of the plan beside grid and layers."""
+        same = vars(self.engine) | vars(self.merge) | vars(self.resampling)
         return Options(
-            window_size=self.resampling.window_size,
-            tolerance=self.resampling.tolerance,
+            **{f.name: same[f.name] for f in fields(Options) if f.name in same},
             whole=self.resampling.old_way,
             passthrough=self.resampling.skip_data_loading_for_passthrough,
-            allow_ballpark=self.resampling.allow_ballpark,
-            how=self.merge.how,
-            drop=self.merge.drop,
-            strategy=self.merge.strategy,
-            wave_tiles=self.merge.wave_tiles,
-            alignment_tolerance=self.merge.alignment_tolerance,
             formats=tuple(dict.fromkeys(self.export.formats)),
             compress=self.export.compression,
-            max_pixels=self.engine.max_pixels,
             engine=self.engine.kind,
             layout=Layout(**{f.name: getattr(self.export, f.name) for f in fields(Layout)}),
         )

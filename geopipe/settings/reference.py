@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from geopipe.settings.model import SECTIONS, Settings
-from geopipe.settings.rules import allowed, example, schema_of
+from geopipe.settings.rules import allowed, example, header, schema_of
 
 WIDTH = 118
 """Characters of a line of TOML, beyond which its comment stands above it."""
@@ -45,11 +45,6 @@ def keys(section: str) -> tuple[Key, ...]:
     return tuple(result)
 
 
-def header(section: str) -> str:
-    """The line of TOML that begins a section."""
-    return "[[layers]]" if section == "layers" else f"[{section}]"
-
-
 def title(section: str) -> str:
     """The first line of a section's description."""
     return str(SECTIONS[section].__doc__).partition("\n")[0]
@@ -62,8 +57,8 @@ def text_reference() -> str:
         lines += [header(section), *wrap(title(section), 80)]
         for key in keys(section):
             default = "required" if key.required else f"default: {key.default}" if key.default else "no default"
+            lines.append(f"  {key.name}")
             for text in (key.meaning, f"{key.values}; {default}"):
-                lines += [f"  {key.name}"] if text is key.meaning else []
                 lines += wrap(text, 78, initial_indent="    ", subsequent_indent="    ")
         lines.append("")
     return "\n".join(lines)
@@ -85,7 +80,7 @@ def markdown_reference() -> str:
 
 def toml_reference() -> str:
     """The reference as a settings file with every key."""
-    return "\n\n".join("\n".join(full_section(section, {}, {})) for section in SECTIONS) + "\n"
+    return "\n\n".join("\n".join(full_section(section, {})) for section in SECTIONS) + "\n"
 
 
 def schema() -> dict[str, Any]:
@@ -134,23 +129,17 @@ def line(name: str, text: str, comment: str = "", active: bool = True) -> list[s
     return [*(f"# {part}" for part in wrap(comment, WIDTH - 2)), whole]
 
 
-def full_section(section: str, values: Mapping[str, Any], comments: Mapping[str, str]) -> list[str]:
-    """The lines of a section with every key. Keys without a value or default show an example behind "# ".
-
-    Args:
-        comments: comments by key, in place of the meanings.
-    """
+def full_section(section: str, values: Mapping[str, Any]) -> list[str]:
+    """The lines of a section with every key. Keys without a value or default show an example behind "# "."""
     lines = [f"{header(section)}  # {title(section)}"]
     for key in keys(section):
         text = toml(values[key.name]) if key.name in values else key.default or key.example
-        choice = key.values if key.values.startswith('"') and '"' not in key.meaning else ""
-        comment = comments.get(key.name, f"{key.meaning}; {choice}" if choice else key.meaning)
-        lines += line(key.name, text, comment, active=key.name in values or bool(key.default))
+        choice = f"; {key.values}" if key.values.startswith('"') and '"' not in key.meaning else ""
+        lines += line(key.name, text, key.meaning + choice, active=key.name in values or bool(key.default))
     return lines
 
 
 def short_section(section: str, values: Mapping[str, Any], comments: Mapping[str, str]) -> list[str]:
-    """The lines of a section with its values only."""
-    title_comment = f"  # {comments['']}" if "" in comments else ""
-    lines = [f"{header(section)}{title_comment}"]
+    """The lines of a section with its values only, each with its comment; that of the section itself is under ""."""
+    lines = ["  # ".join(filter(None, (header(section), comments.get(""))))]
     return lines + [part for name, value in values.items() for part in line(name, toml(value), comments.get(name, ""))]

@@ -19,6 +19,11 @@ LIMITS = {"minimum": "of at least", "exclusiveMinimum": "above", "exclusiveMaxim
 """Limits of a number in JSON Schema, in words."""
 
 
+def header(section: str) -> str:
+    """The line of TOML that begins a section."""
+    return "[[layers]]" if section == "layers" else f"[{section}]"
+
+
 def listed(words: Sequence[str]) -> str:
     """Words with commas, and "or" before the last."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

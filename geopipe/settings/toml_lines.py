@@ -41,6 +41,7 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
 
 def _decoded(path: Path, data: bytes) -> str:
     """The bytes as text; a byte order mark of UTF-8 is left out."""
+    data = data.removeprefix(codecs.BOM_UTF8)
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if not marked and b"\0" in data and any(data[0:100:2]) and any(data[1:100:2]):
         raise SettingsError(
@@ -52,7 +53,7 @@ def _decoded(path: Path, data: bytes) -> str:
             f"save it as UTF-8, or: iconv -f utf-16 -t utf-8 {path} > new.toml",
         )
     try:
-        text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         before = data[: error.start].split(b"\n")
         line = (before[-1] + data[error.start :].split(b"\n")[0]).decode("cp1252", "replace")
@@ -61,8 +62,7 @@ def _decoded(path: Path, data: bytes) -> str:
             f"line is: {_shown(line)}",
             f"save the file as UTF-8, or: iconv -f latin1 -t utf-8 {path} > new.toml",
         ) from None
-    lone = re.search(r"\r(?!\n)", text)
-    if lone:
+    if lone := re.search(r"\r(?!\n)", text):
         number = text[: lone.start()].count("\n") + 1
         raise SettingsError(
             f"{path}:{number}: a carriage return without a line feed",
@@ -72,42 +72,43 @@ def _decoded(path: Path, data: bytes) -> str:
 
 
 def _no_toml(path: Path, text: str, error: str) -> SettingsError:
-    """The error for a text that is no TOML: a common mistake by name, else the words of the parser."""
-    number = re.search(r"line (\d+)", error)
-    lines = text.split("\n")
+    """The error for a text that is no TOML, with its line."""
+    number, lines = re.search(r"line (\d+)", error), text.split("\n")
     at = min(int(number[1]) if number else len(lines), len(lines))
-    where, line = f"{path}:{at}", lines[at - 1].strip()
-    shown = f"{where}: {_shown(line)}" if line else where
-    if "overwrite" in error or "twice" in error:
-        return SettingsError(f"{shown}: this key or table is there twice", "keep one of the two")
-    if re.search(r'"[^"]*\\', line):
-        plain = re.sub(r'"([^"]*)"', r"'\1'", line)
-        return SettingsError(
-            f"{shown}: a backslash in double quotes has a meaning of its own (\\t is a tab)",
-            f"write slashes, or single quotes: {_shown(plain)}",
-        )
-    if quotes := re.search("[\u2018-\u201f\u00ab\u00bb]", line):
-        return SettingsError(f"{shown}: {quotes[0]} is no quote of TOML", 'write "straight" quotes, as on a keyboard')
-    if re.match(r"[\w.-]+\s*:", line) and "=" not in line:
-        key, value = (part.strip() for part in line.split(":", 1))
-        instead = f"{key} = {value}" if value else f"[{key}], and below it key = value"
-        return SettingsError(f"{where}: `{_shown(line)}` is YAML; TOML has = after a key", f"write {instead}")
+    line = lines[at - 1].strip()
     if text.lstrip().startswith("{"):
         return SettingsError(f"{path}: that is JSON, not TOML", "write [section], and below it key = value")
+    message, hint = _mistake(line, error)
+    return SettingsError(": ".join(filter(None, (f"{path}:{at}", _shown(line), message))), hint)
+
+
+def _mistake(line: str, error: str) -> tuple[str, str]:
+    """Message and hint for a line that is no TOML: a common mistake by name, else the words of the parser."""
+    if "overwrite" in error or "twice" in error:
+        return "this key or table is there twice", "keep one of the two"
+    if re.search(r'"[^"]*\\', line):
+        plain = re.sub(r'"([^"]*)"', r"'\1'", line)
+        message = "a backslash in double quotes has a meaning of its own (\\t is a tab)"
+        return message, f"write slashes, or single quotes: {_shown(plain)}"
+    if quotes := re.search("[\u2018-\u201f\u00ab\u00bb]", line):
+        return f"{quotes[0]} is no quote of TOML", 'write "straight" quotes, as on a keyboard'
+    if (yaml := re.match(r"([\w.-]+)\s*:\s*(.*)", line)) and "=" not in line:
+        hint = f"write {yaml[1]} = {yaml[2]}" if yaml[2] else f"write [{yaml[1]}], and below it key = value"
+        return "that is YAML; TOML has = after a key", hint
     if comma := re.fullmatch(r"([\w.-]+)\s*=\s*(-?\d+),(\d+)", line):
-        return SettingsError(
-            f"{shown}: a number has a point, a list has brackets",
-            f"write {comma[1]} = {comma[2]}.{comma[3]}, or {comma[1]} = [{comma[2]}, {comma[3]}]",
+        key, whole, rest = comma.groups()
+        return (
+            "a number has a point, a list has brackets",
+            f"write {key} = {whole}.{rest}, or {key} = [{whole}, {rest}]",
         )
     bare = re.fullmatch(r"([\w.-]+)\s*=\s*([^\s\"'\[{#][^#]*?)\s*(#.*)?", line)
     if bare and "Invalid" in error:
-        words = {"true": "true", "false": "false", "yes": "true", "no": "false"}
-        value = words.get(bare[2].casefold(), f'"{bare[2]}"')
-        return SettingsError(f"{shown}: the value is no TOML; text needs quotes", f"write {bare[1]} = {value}")
+        value = {"true": "true", "false": "false", "yes": "true", "no": "false"}.get(bare[2].casefold(), f'"{bare[2]}"')
+        return "the value is no TOML; text needs quotes", f"write {bare[1]} = {value}"
     if re.fullmatch(r"([\w.-]+)\s*=", line):
-        return SettingsError(f"{shown}: there is no value", "give one, or put # before the key")
+        return "there is no value", "give one, or put # before the key"
     reason = re.sub(r" \(at .*\)", "", error)
-    return SettingsError(f"{shown}: no valid TOML ({reason})", "correct that line, or the one before it")
+    return f"no valid TOML ({reason})", "correct that line, or the one before it"
 
 
 def _shown(line: str) -> str:
