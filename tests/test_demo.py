@@ -15,9 +15,9 @@ from geopipe.merge.tile import merge_tile
 from geopipe.plan.estimate import Machine
 from geopipe.plan.plan import Inputs, make_plan
 from geopipe.plan.target import GridRequest, resolve_grid
-from geopipe.settings.layers import LayerSettings
 from geopipe.settings.load import load
 from geopipe.settings.model import Settings
+from geopipe.settings.sections import LayerSettings
 
 ROOT = Path(__file__).parents[1]
 

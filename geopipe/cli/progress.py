@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -102,11 +102,9 @@ def notes(out: Console) -> Iterator[None]:
         if isinstance(body, Event) and body.name == POSTGRES_STARTED:
             say(out, f"started a Postgres for the history of runs, in {body.detail['folder']}; end it: geopipe db stop")
 
-    unsubscribe = subscribe(hear)
-    try:
+    with ExitStack() as stack:
+        stack.callback(subscribe(hear))
         yield
-    finally:
-        unsubscribe()
 
 
 def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]:
@@ -114,21 +112,15 @@ def _plain_progress(out: Console, interval: float) -> Callable[[Snapshot], None]
 
     def show(snapshot: Snapshot) -> None:
         nonlocal due, complete
-        ended = all(
-            snapshot.stages[s].tiles >= t if s in snapshot.stages else False for s, t in snapshot.totals.items()
-        )
+        done = {stage: progress.tiles for stage, progress in snapshot.stages.items()}
+        ended = all(stage in done and done[stage] >= total for stage, total in snapshot.totals.items())
         if time.monotonic() < due and (complete or not ended):
             return
-        complete = ended
-        due = time.monotonic() + interval
-        parts = []
-        for stage, total in snapshot.totals.items():
-            done = snapshot.stages.get(stage)
-            parts.append(f"{stage} {done.tiles if done else 0:,}/{total:,}")
-        last = snapshot.stages.get("write")
-        if last and last.tiles:
+        due, complete = time.monotonic() + interval, ended
+        parts = [f"{stage} {done.get(stage, 0):,}/{total:,}" for stage, total in snapshot.totals.items()]
+        if done.get("write"):
             left = "" if snapshot.left is None else f", {snapshot.left:.0f} s left"
-            parts.append(f"{last.cells / snapshot.seconds / 1e6:.2f} M cells/s{left}")
+            parts.append(f"{snapshot.stages['write'].cells / snapshot.seconds / 1e6:.2f} M cells/s{left}")
         out.print(f"{snapshot.seconds:7.1f} s  " + "  ".join(parts))
 
     return show

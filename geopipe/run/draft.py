@@ -34,6 +34,9 @@ from geopipe.settings.model import Settings
 
 log = logging.getLogger(__name__)
 
+Headers = list[Header] | list[TableHeader]
+"""The headers of the files of a layer."""
+
 OBJECT_STORE = 640 * 2**20
 """Bytes of Ray's shared memory unless the settings name another size: once used, it stays in memory."""
 
@@ -55,13 +58,8 @@ def this_machine(settings: Settings) -> Machine:
 
 def versions() -> dict[str, str]:
     """Versions of everything that makes the bytes of the output."""
-    names = ("numpy", "pyarrow", "pyproj", "ray")
-    return (
-        {"geopipe": __version__}
-        | {name: version(name) for name in names}
-        | {"proj": pyproj.proj_version_str}
-        | raster.versions()
-    )
+    libraries = {name: version(name) for name in ("numpy", "pyarrow", "pyproj", "ray")}
+    return {"geopipe": __version__, **libraries, "proj": pyproj.proj_version_str, **raster.versions()}
 
 
 def draft(
@@ -84,7 +82,7 @@ def draft(
         PlanError: the plan cannot be executed on these resources.
     """
     reasons = dict(skipped or {})
-    layers: list[tuple[Layer, list[Header] | list[TableHeader]]] = []
+    layers: list[tuple[Layer, Headers]] = []
     for layer in settings.layer_values():
         try:
             layers.append((layer, tables.headers(layer) or _headers(layer)))
@@ -185,13 +183,7 @@ def _headers(layer: Layer) -> list[Header]:
     return headers
 
 
-def _measured(
-    settings: Settings,
-    layer: Layer,
-    headers: list[Header] | list[TableHeader],
-    grid: Grid,
-    reasons: dict[str, str],
-) -> list[Header] | list[TableHeader]:
+def _measured(settings: Settings, layer: Layer, headers: Headers, grid: Grid, reasons: dict[str, str]) -> Headers:
     """The headers of a layer, with the offsets of tables of cells; adds to `reasons` a layer that is to be skipped."""
     own = [h for h in headers if isinstance(h, TableHeader)]
     if not own or layer.name in reasons:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -83,26 +83,23 @@ class Bars:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Take the bars from the terminal while a person answers a question."""
-        live = self.live
-        if live:
-            live.stop()
+        if self.live:
+            self.live.stop()
         try:
             yield
         finally:
-            if live:
-                live.start(refresh=True)
+            if self.live:
+                self.live.start(refresh=True)
 
 
 @contextmanager
 def screen(out: Console, name: str, output: str) -> Iterator[Bars]:
     """Bars on a terminal, from the first second of a run to its end."""
     bars = Bars(out, name, output)
-    unsubscribe = subscribe(bars.hear)
-    try:
-        with Live(get_renderable=bars.picture, console=out, refresh_per_second=4) as bars.live:
-            yield bars
-    finally:
-        unsubscribe()
+    with ExitStack() as stack:
+        stack.callback(subscribe(bars.hear))
+        bars.live = stack.enter_context(Live(get_renderable=bars.picture, console=out, refresh_per_second=4))
+        yield bars
 
 
 class _Cell(Bars):
@@ -129,8 +126,6 @@ class _Cell(Bars):
 def cell(name: str, output: str) -> Iterator[Bars]:
     """Bars in a notebook."""
     bars = _Cell(name, output)
-    unsubscribe = subscribe(bars.hear)
-    try:
+    with ExitStack() as stack:
+        stack.callback(subscribe(bars.hear))
         yield bars
-    finally:
-        unsubscribe()

@@ -1,7 +1,7 @@
 """Fields of the settings: their types and validators.
 
-Every key has its meaning below it in `sections` and `layers`. `geopipe config reference`, the top-level settings.toml
-and docs/settings.md take it from there.
+Every key has its meaning below it in `sections`. `geopipe config reference`, the top-level settings.toml and
+docs/settings.md take it from there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import crs_of
 from geopipe.proposals import from_windows
+from geopipe.text import numbers
 
 
 class Section(BaseModel):
@@ -75,14 +76,11 @@ def _above_zero(value: tuple[float, float] | None) -> tuple[float, float] | None
 
 
 def _in_order(value: Any) -> Any:
-    if isinstance(value, tuple) and not (
-        value[0] < value[2] and value[1] < value[3] and all(map(math.isfinite, value))
-    ):
-        raise refusal(
-            f"{list(value)} are empty: bounds are xmin, ymin, xmax, ymax",
-            f"did you mean [{min(value[0], value[2]):.12g}, {min(value[1], value[3]):.12g}, "
-            f"{max(value[0], value[2]):.12g}, {max(value[1], value[3]):.12g}]?",
-        )
+    if isinstance(value, tuple):
+        (x0, y0, x1, y1), finite = value, all(map(math.isfinite, value))
+        if not (finite and x0 < x1 and y0 < y1):
+            ordered = numbers((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), 12)
+            raise refusal(f"{list(value)} are empty: bounds are xmin, ymin, xmax, ymax", f"did you mean [{ordered}]?")
     return value
 
 

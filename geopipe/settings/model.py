@@ -13,11 +13,11 @@ from geopipe.layers.layer import Layer
 from geopipe.plan.options import Layout, Options
 from geopipe.redaction import redacted
 from geopipe.settings.fields import Section
-from geopipe.settings.layers import LayerSettings
 from geopipe.settings.sections import (
     EngineSettings,
     ExportSettings,
     GridSettings,
+    LayerSettings,
     MergeSettings,
     MonitoringSettings,
     ResamplingSettings,

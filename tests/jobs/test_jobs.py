@@ -38,8 +38,8 @@ from geopipe.monitoring.database import follow, queries
 from geopipe.monitoring.database.runs import RunRow
 from geopipe.run import pipeline
 from geopipe.settings import load
-from geopipe.settings.layers import LayerSettings
 from geopipe.settings.model import Settings
+from geopipe.settings.sections import LayerSettings
 
 
 @pytest.fixture(scope="module", autouse=True)
