@@ -17,9 +17,8 @@ from geopipe.cli.doctor import doctor
 from geopipe.cli.inputs import init, inspect
 from geopipe.cli.jobs import jobs_group
 from geopipe.cli.monitor import monitor
-from geopipe.cli.open import open_table
 from geopipe.cli.options import HELP, print_error
-from geopipe.cli.outputs import status, validate
+from geopipe.cli.outputs import open_table, status, validate
 from geopipe.cli.run import demo, plan, run
 from geopipe.errors import GeopipeError, Terminated, find_signal
 

@@ -1,4 +1,4 @@
-"""Commands about outputs: `geopipe status` and `geopipe validate`."""
+"""Commands about outputs: `geopipe status`, `geopipe validate` and `geopipe open`."""
 
 from __future__ import annotations
 
@@ -57,3 +57,23 @@ def validate(output: Path, as_json: bool) -> int:
     else:
         show_outputs.report(console(), report)
     return report.exit_code
+
+
+@click.command("open", epilog="Example: geopipe open output")
+@click.argument("output", metavar="OUTPUT")
+@json_option
+def open_table(output: str, as_json: bool) -> None:
+    """Show what a table holds and how to read it.
+
+    OUTPUT is the output folder of a finished run, or the URI of an object store. The lines for Python, pandas, DuckDB,
+    polars, R and QGIS have the paths and columns of this table.
+    """
+    from geopipe import api
+    from geopipe.cli import show_table
+    from geopipe.cli.screen import console
+
+    table = api.open(output)
+    if as_json:
+        print_json(show_table.description_json(table))
+    else:
+        show_table.description(console(), table)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from geopipe.cli.options import file_argument, json_option, load_settings, print_json, set_option
+from geopipe.cli.options import file_argument, json_option, load_settings, picked, print_json, set_option
 
 if TYPE_CHECKING:
     from geopipe.run.progress import Bars
@@ -36,7 +36,7 @@ def plan(file: Path, flags: tuple[str, ...], verbose: bool, as_json: bool) -> No
     settings = load_settings(file, flags)
     planned = api.plan(settings)
     if as_json:
-        print_json(planned.describe() | show_plan.places(settings.run))
+        print_json(planned.describe() | picked(settings.run, "output staging"))
     else:
         show_plan.plan(console(), planned, settings.run, verbose)
         console().print(f"next:   geopipe run {file}")

@@ -19,8 +19,3 @@ def plan(out: Console, planned: Plan, run: Run, verbose: bool = False) -> None:
             headline(out, line)
     place = f"made in {run.folder}, then sent to {run.store}" if run.store else str(run.folder)
     out.print(f"output: {place}")
-
-
-def places(run: Run) -> dict[str, str | None]:
-    """The output and the staging folder as JSON values."""
-    return {"output": run.output, "staging": run.staging}
