@@ -89,9 +89,9 @@ def clock(seconds: float) -> str:
 def age(seconds: float) -> str:
     """An age: 42 s, 3 min, 5 h, 2 d."""
     whole = max(int(seconds), 0)
-    for unit, length in (("d", 2 * 86400), ("h", 2 * 3600), ("min", 120)):
-        if whole >= length:
-            return f"{whole // {'d': 86400, 'h': 3600, 'min': 60}[unit]} {unit}"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if whole >= 2 * length:
+            return f"{whole // length} {unit}"
     return f"{whole} s"
 
 

@@ -79,13 +79,13 @@ def allowed(schema: dict[str, Any]) -> str:
         return str(schema["allowed"])
     if parts := [part for part in schema.get("anyOf", ()) if part.get("type") != "null"]:
         return listed(list(dict.fromkeys(map(allowed, parts))))
-    if words := choices(schema) if "items" not in schema else ():
-        return listed([json.dumps(word) for word in words])
     kind = schema["type"]
-    if kind in ("integer", "number"):
-        return _number(schema)
     if kind == "array":
         return f"{allowed(schema['items'])}, or a list of them"
+    if words := choices(schema):
+        return listed([json.dumps(word) for word in words])
+    if kind in ("integer", "number"):
+        return _number(schema)
     return {"boolean": "true or false", "string": "text in quotes"}[kind]
 
 
