@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from geopipe.errors import SettingsError
+from geopipe.errors import SettingsError, SourceError
 from geopipe.grid.crs import Bounds, crs_of
-from geopipe.grid.grid import projected_bounds, union
+from geopipe.grid.grid import intersection, projected_bounds, union
 from geopipe.layers.header import Header
 from geopipe.merge.spec import RESERVED
 
@@ -129,13 +129,6 @@ def reach(crs: str, bounds: Bounds, target: str) -> Bounds | None:
         return None
 
 
-def shared(bounds: Sequence[Bounds]) -> Bounds | None:
-    """The intersection of bounds; None if it is empty."""
-    xmin, ymin, xmax, ymax = zip(*bounds, strict=True)
-    result = (max(xmin), max(ymin), min(xmax), min(ymax))
-    return result if result[0] < result[2] and result[1] < result[3] else None
-
-
 def grid_guess(proposals: Sequence[Proposal], crs: str, coarser: int) -> tuple[dict[str, Any], dict[str, str]]:
     """Values of the section grid, with comments. A key after "# " is an alternative.
 
@@ -153,8 +146,13 @@ def grid_guess(proposals: Sequence[Proposal], crs: str, coarser: int) -> tuple[d
                 exact = header.crs == crs
                 edge = math.sqrt((own[2] - own[0]) * (own[3] - own[1]) / (header.width * header.height))
                 sizes.append(min(header.resolution) if exact else _rounded(edge))
-    box, everything = shared(extents), union(extents)
+    box, everything = intersection(extents), union(extents)
     area = box or everything
+    if not (area[0] < area[2] and area[1] < area[3]):
+        raise SourceError(
+            "the points lie on one line or in one place, and cover no area",
+            "write [grid] and [[layers]] by hand",
+        )
     resolution = min(sizes, default=_rounded(math.dist(area[:2], area[2:]) / 500))
     doubled, why = 0, "the finest pixels of the layers" if sizes else "a 500th of the extent of the points"
     while doubled < coarser or (area[2] - area[0]) * (area[3] - area[1]) / resolution**2 > MOST_CELLS:

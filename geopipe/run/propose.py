@@ -14,14 +14,14 @@ from affine import Affine
 
 from geopipe.errors import GeopipeError, PlanError, SourceError
 from geopipe.grid.crs import Bounds
-from geopipe.grid.grid import union
+from geopipe.grid.grid import intersection, union
 from geopipe.layers.header import Header
 from geopipe.layers.layer import Layer
 from geopipe.layers.tables import TableHeader, choose_columns, is_table
 from geopipe.layers.uris import absolute
 from geopipe.load import raster, stac, tables
 from geopipe.run.draft import draft
-from geopipe.run.guess import TILE, Proposal, crs_guess, grid_guess, kind_of, mosaics, name_of, reach, shared
+from geopipe.run.guess import TILE, Proposal, crs_guess, grid_guess, kind_of, mosaics, name_of, reach
 from geopipe.settings.model import Settings
 from geopipe.settings.reference import short_section
 from geopipe.text import clean, numbers
@@ -99,7 +99,7 @@ def _accepted(
         places = [(str(h.crs), h.bounds) for p in proposals for h in p.headers[:1]]
         places += [p.bounds for p in proposals if p.bounds]
         degrees = [b for crs, bounds in places if (b := reach(crs, bounds, "OGC:CRS84")) is not None]
-        crs, why = crs_guess(places, (shared(degrees) or union(degrees)) if degrees else None)
+        crs, why = crs_guess(places, (intersection(degrees) or union(degrees)) if degrees else None)
         grid, comments = grid_guess(proposals, crs, coarser)
         layers = [p.values | {"path": [absolute(x, folder) for x in _listed(p.values["path"])]} for p in proposals]
         run = {"name": name, "output": str(folder / "output")}

@@ -123,6 +123,15 @@ def test_tables_with_coordinates_are_layers(data: Path, capsys: pytest.CaptureFi
     assert "# not used: " in (data.parent / "mine.toml").read_text()
 
 
+@pytest.mark.parametrize("rows", ["11,46,1\n", "11,46,1\n12,46,2\n"], ids=["one place", "one line"])
+def test_points_without_an_area_have_no_grid(data: Path, capsys: pytest.CaptureFixture[str], rows: str) -> None:
+    (data / "wells.csv").write_text(f"lon,lat,depth\n{rows}")
+    code, _, err = call(capsys, "init", data, "-o", data.parent / "mine.toml")
+    assert code == 2
+    assert "cover no area" in err
+    assert "hint: write [grid]" in err
+
+
 def test_a_settings_file_is_replaced_on_request_only(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_raster(data / "a.tif", numbers(), UTM, AREA)
     file = data / "mine.toml"
