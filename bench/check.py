@@ -18,8 +18,8 @@ from typing import Any
 import kernels
 import measure
 import w8
-from fast import ENGINES, PEERS, geopipe_run
 from results import REPOSITORY, RESULTS, Results
+from series import ENGINES, PEERS, geopipe_run
 
 SINE = "a pass of numpy's sine"
 MOST = 1.6

@@ -12,184 +12,30 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import agree
 import measure
-import pyarrow.parquet as pq
-import w3
-import w8
 from results import REPOSITORY, RESULTS, Results, machine
+from series import (
+    ENGINES,
+    GEOPIPE,
+    MEANINGS,
+    TINY,
+    Bench,
+    Case,
+    Sizes,
+    figures,
+    geopipe_run,
+    show,
+    warm_up,
+)
 from start import TRIVIAL
-
-GEOPIPE = Path(sys.executable).with_name("geopipe")
-PEERS = Path(__file__).with_name("peers")
-ENGINES = {
-    "ray": ("engine.kind=ray", "merge.strategy=aligned"),
-    "groupby": ("engine.kind=ray", "merge.strategy=groupby"),
-    "local": ("engine.kind=local",),
-    "auto": (),
-}
-"""Settings of geopipe's own contenders. The others are scripts in bench/peers."""
-GENERATORS = {"w8": w8.generate, "w3": w3.generate}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Cells along an edge of each workload, and repetitions; see MEANINGS."""
-
-    small: int = 1024
-    half: int = 4096
-    whole: int = 8192
-    large: int = 16_384
-    scene: int = w3.LARGEST
-    repetitions: int = 2
-
-
-MEANINGS = {
-    "small": "cells along an edge of W8 where the tables of peers are compared",
-    "half": "of the smaller W8",
-    "whole": "of the larger W8",
-    "large": "of the W8 of the step flat",
-    "scene": "of W3",
-    "repetitions": "of most measurements",
-}
-
-TINY = (256, 256, 512, 768, 200, 1)
-"""Sizes to try the scripts with."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A contender on a workload of n x n cells, its files in the system's cache or not.
-
-    `more` are arguments of a peer, and `label` is the name of such a case.
-    """
-
-    workload: str
-    n: int
-    contender: str
-    cold: bool = True
-    more: tuple[str, ...] = ()
-    label: str = ""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where a series has its data, works, and keeps its results; the Python that peers run with."""
-
-    data: Path
-    work: Path
-    results: Results
-    peers: Path
-    sizes: Sizes
-
-    def folder(self, workload: str, n: int) -> Path:
-        """The folder of a workload, generated if it is not there."""
-        folder = self.data / f"{workload}-{n}"
-        if not (folder / "settings.toml").exists():
-            print(f"generate {folder}", flush=True)
-            GENERATORS[workload](folder, n)
-        return folder
-
-    def missing(self, peer: str) -> str:
-        """Why a peer cannot run; empty if it can."""
-        if not self.peers.exists():
-            return f"{self.peers} does not exist: make bench-peers"
-        imports = {"odc_dask": "odc.geo, dask, rioxarray", "rioxarray_dask": "dask, rioxarray"}
-        imports |= {"xrspatial_dask": "xrspatial.reproject, dask", "exact_extract": "exactextract, geopandas"}
-        command = [str(self.peers), "-c", f"import rasterio, pyarrow, {imports.get(peer, 'affine')}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return (done.stderr.strip().splitlines() or ["it ended"])[-1] if done.returncode else ""
-
-    def command(self, case: Case, output: Path) -> list[str | Path]:
-        """The command of a case."""
-        folder = self.folder(case.workload, case.n)
-        if case.contender in ENGINES:
-            return geopipe_run(folder / "settings.toml", output, ENGINES[case.contender])
-        return [self.peers, PEERS / f"{case.contender}.py", folder, output, *case.more]
-
-    def case(self, key: str, case: Case, keep: Path | None = None) -> dict[str, Any]:
-        """Run a case in a process of its own, or give its result.
-
-        Args:
-            keep: folder that the table is moved to.
-        """
-        return self.results.measured(key, lambda: self._run(key, case, keep))
-
-    def _run(self, key: str, case: Case, keep: Path | None) -> dict[str, Any]:
-        output = self.work / case.contender
-        shutil.rmtree(output, ignore_errors=True)
-        rasters = sorted(self.folder(case.workload, case.n).glob("*.tif"))
-        if case.cold:
-            measure.drop_from_cache(rasters)
-        else:
-            for path in rasters:
-                path.read_bytes()
-        usage = measure.run(self.command(case, output))
-        result = figures(usage, output) | {"commit": machine()["commit"]}
-        if case.contender in ENGINES:
-            summary = json.loads(usage.output)
-            result |= {"seconds": summary["seconds"], "stages": summary["worker_seconds"]}
-        show(key, result)
-        if keep is not None:
-            shutil.rmtree(keep, ignore_errors=True)
-            output.rename(keep)
-        shutil.rmtree(output, ignore_errors=True)
-        return result
-
-    def series(self, prefix: str, cases: Sequence[Case], repetitions: int) -> None:
-        """Run cases in turn, A B A B."""
-        missing = {case.contender: self.missing(case.contender) for case in cases if case.contender not in ENGINES}
-        for name, reason in missing.items():
-            if reason:
-                print(f"{prefix}: {name} skipped, {reason}", flush=True)
-        for repetition in range(repetitions):
-            for case in (case for case in cases if not missing.get(case.contender)):
-                self.case(f"{prefix}/{case.n}/{case.label or case.contender}/{repetition}", case)
-
-
-def geopipe_run(settings: Path, output: Path, flags: Sequence[str]) -> list[str | Path]:
-    """The command that runs settings into an output folder."""
-    options = [part for flag in (f"run.output={output}", *flags) for part in ("--set", flag)]
-    return [GEOPIPE, "run", settings, "--overwrite", "--json", *options]
-
-
-def warm_up(bench: Bench) -> None:
-    """Run once what no measurement shall pay: compile the kernels, and start the Postgres that keeps the history."""
-    n = Sizes(*TINY).small
-    measure.run(geopipe_run(bench.folder("w8", n) / "settings.toml", bench.work / "warm-up", ENGINES["local"]))
-
-
-def figures(usage: measure.Usage, output: Path) -> dict[str, Any]:
-    """What is kept of a run: seconds, bytes of memory, bytes and rows of the table."""
-    files = agree.files_of(output)
-    return {
-        "wall": round(usage.wall, 3),
-        "cpu": round(usage.cpu, 3),
-        "memory": usage.memory,
-        "bytes": sum(path.stat().st_size for path in files),
-        "rows": sum(pq.read_metadata(path).num_rows for path in files),
-    }
-
-
-def show(key: str, result: dict[str, Any]) -> None:
-    """Print a result."""
-    print(
-        f"{key:<40} {result['wall']:8.2f} s, {result['cpu']:8.2f} s of processor, {result['memory'] / 1e6:7,.0f} MB, "
-        f"table {result['bytes'] / 1e6:8,.1f} MB",
-        flush=True,
-    )
-
-
-# ---------------------------------------------------------------- steps
 
 
 def agreement(bench: Bench) -> None:
@@ -328,6 +174,19 @@ def flat(bench: Bench) -> None:
     bench.series("margin", [Case("w8", bench.sizes.large, "ray")], 1)
 
 
+def monitor(bench: Bench) -> None:
+    """What watching costs, on Ray, as the median of pairs (bench/monitor.py)."""
+    script = Path(__file__).with_name("monitor.py")
+    size, pairs = str(bench.sizes.half), str(2 * bench.sizes.repetitions + 1)
+
+    def run() -> dict[str, Any]:
+        lines = measure.run([sys.executable, script, "--size", size, "--pairs", pairs]).output.splitlines()
+        print(lines[-1], flush=True)
+        return {"median": float(lines[-1].partition("median ")[2].partition(",")[0]), "commit": machine()["commit"]}
+
+    bench.results.measured("monitor/0", run)
+
+
 STEPS: dict[str, Callable[[Bench], None]] = {
     "agreement": agreement,
     "margin": margin,
@@ -340,13 +199,19 @@ STEPS: dict[str, Callable[[Bench], None]] = {
     "warm": warm,
     "others": others,
     "flat": flat,
+    "monitor": monitor,
 }
 """In order of importance."""
+
+LONG = ("flat", "monitor")
+"""Steps that run only if they are named."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"one or more of {', '.join(STEPS)}; all but flat")
+    parser.add_argument(
+        "steps", nargs="*", metavar="STEP", help=f"one or more of {', '.join(STEPS)}; all but the last two"
+    )
     parser.add_argument("--data", type=Path, default=REPOSITORY / "bench" / "data", help="folder of the workloads")
     parser.add_argument("--peers", type=Path, default=REPOSITORY / ".venv-bench" / "bin" / "python")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -370,7 +235,7 @@ def main() -> None:
         if results.measured("sizes", lambda: vars(sizes)) != vars(sizes):
             parser.error(f"{options.results} has results of other sizes")
         warm_up(bench)
-        for step in options.steps or [name for name in STEPS if name != "flat"]:
+        for step in options.steps or [name for name in STEPS if name not in LONG]:
             print(f"# {step}", flush=True)
             STEPS[step](bench)
 

@@ -20,8 +20,8 @@ from typing import Any
 import agree
 import measure
 import numpy as np
-from fast import PEERS, Bench, Sizes, geopipe_run
 from results import REPOSITORY, RESULTS, Results, commit
+from series import PEERS, Bench, Sizes, geopipe_run
 
 ROUNDING = 1e-6
 """A larger difference, as a share of a column's range, is more than the rounding of float32."""

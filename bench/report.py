@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from goals import BILLION, LAYERS, STAGES, TILES, Figures, goals, scene_cpu
 from results import REPOSITORY, RESULTS, Results
 
-LAYERS = 8
-BILLION = 1e9
 NAMES = {
     "ray": "geopipe on Ray",
     "local": "geopipe in one process",
@@ -34,16 +32,6 @@ NAMES = {
 MAIN = ("ray", "tuned_loop", "loop", "odc_dask")
 ALL = (*MAIN, "rioxarray_dask", "xrspatial_dask", "groupby")
 
-STAGES = ("read", "resample", "merge", "write")
-
-KERNELS = {
-    "average of 2 x 2 pixels": (211.0, 15.0),
-    "mode of 2 x 2 pixels": (385.0, 60.0),
-    "bilinear": (23.0, 10.0),
-    "cubic": (116.0, 40.0),
-}
-"""Nanoseconds a cell of the older commit, where the goals were set, and the goals."""
-
 
 class Table:
     """A table of Markdown."""
@@ -59,44 +47,6 @@ class Table:
 
     def __str__(self) -> str:
         return "\n".join("| " + " | ".join(row) + " |" for row in self._rows) + "\n"
-
-
-class Figures:
-    """Medians of what was measured."""
-
-    def __init__(self, results: Results) -> None:
-        self.results = results
-        sizes = results.values.get("sizes", {"half": 4096, "whole": 8192, "large": 16_384, "scene": 1700})
-        self.half, self.whole, self.large, self.scene = (sizes[name] for name in ("half", "whole", "large", "scene"))
-
-    def median(self, prefix: str, value: str) -> float | None:
-        """The median of a value over the repetitions below a prefix; None if nothing was measured."""
-        values = [one[value] for one in self.results.under(prefix + "/").values() if value in one]
-        return statistics.median(values) if values else None
-
-    def margin(self, contender: str, value: str) -> float | None:
-        """A value at the larger size minus that at the smaller one."""
-        small, large = (self.median(f"margin/{n}/{contender}", value) for n in (self.half, self.whole))
-        return None if small is None or large is None else large - small
-
-    def per_billion(self, contender: str) -> float | None:
-        """Core-seconds per billion values, at the margin."""
-        cpu = self.margin(contender, "cpu")
-        return None if cpu is None else cpu / ((self.whole**2 - self.half**2) * LAYERS) * BILLION
-
-    def ratio(self, one: float | None, other: float | None) -> float | None:
-        return None if one is None or not other else one / other
-
-    def kernel(self, commit: str, case: str) -> float | None:
-        """Nanoseconds a cell: the least of the processes."""
-        values = [one["ns"][case] for one in self.results.under(f"kernels/{commit}/").values() if case in one["ns"]]
-        return min(values) if values else None
-
-    def stages(self, prefix: str) -> dict[str, float]:
-        """The medians of all values below a prefix."""
-        ones = self.results.under(prefix + "/").values()
-        names = {name: None for one in ones for name in one if name != "commit"}
-        return {name: statistics.median(one[name] for one in ones) for name in names}
 
 
 def number(value: float | None, form: str = ".1f", unit: str = "") -> str:
@@ -191,19 +141,10 @@ def scene(figures: Figures) -> str:
         cpu, title = scene_cpu(figures, name), label(figures, "w3", name)
         if cpu is not None:
             is_part = name == "exact_extract"
-            title += " (from one tile of 16)" if is_part else ""
+            title += f" (from one tile of {TILES})" if is_part else ""
             shown = "-" if is_part else number(wall, unit=" s")
             table.add(title, number(cpu, unit=" s"), shown, number(memory and memory / 1e9, ".2f", " GB"))
     return str(table) if len(table) else ""
-
-
-def scene_cpu(figures: Figures, contender: str) -> float | None:
-    """CPU seconds of W3."""
-    cpu = figures.median(f"scene/{figures.scene}/{contender}", "cpu")
-    if contender != "exact_extract" or cpu is None:
-        return cpu
-    start = figures.median(f"scene/{figures.scene}/exact_extract_start", "cpu") or 0.0
-    return start + 16 * (cpu - start)
 
 
 def kernels(figures: Figures) -> str:
@@ -281,65 +222,6 @@ def league(figures: Figures) -> str:
             f"{greatest:.2g} of the range" if greatest else "0", ", ".join(changed) or "none",
         )  # fmt: skip
     return str(table) if len(table) else ""
-
-
-# ---------------------------------------------------------------- goals
-
-
-def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
-    """Name, measured value, format and the most that it shall be."""
-    ray, odc = figures.margin("ray", "wall"), figures.margin("odc_dask", "wall")
-    yield "margin, wall: Ray / loop", figures.ratio(ray, figures.margin("loop", "wall")), ".2f", 0.7
-    yield "margin, wall: Ray / odc-geo + Dask", figures.ratio(ray, odc), ".2f", 0.45
-    yield "margin, wall: Ray / tuned loop", figures.ratio(ray, figures.margin("tuned_loop", "wall")), ".2f", 1.0
-    local = figures.median(f"in_process/{figures.half}/local", "cpu")
-    yield (
-        "smaller grid, CPU: one process / loop",
-        figures.ratio(local, figures.median(f"in_process/{figures.half}/loop", "cpu")),
-        ".2f",
-        0.65,
-    )
-    whole = {name: figures.median(f"margin/{figures.half}/{name}", "wall") for name in ("ray", "loop", "odc_dask")}
-    yield "smaller grid, wall: Ray / odc-geo + Dask", figures.ratio(whole["ray"], whole["odc_dask"]), ".2f", 1.0
-    yield "smaller grid, wall: Ray - loop, seconds", difference(whole["ray"], whole["loop"]), ".1f", 10.0
-    own, gdal, exact = (scene_cpu(figures, name) for name in ("local", "gdal_defaults", "exact_extract"))
-    yield "W3, CPU: one process / GDAL", figures.ratio(own, gdal), ".2f", 1.0
-    yield "W3, CPU: one process / exactextract", figures.ratio(own, exact), ".2f", 1.0
-    counts = {count: figures.kernel("new", f"layer of six bands, {count} statistics") for count in (1, 3, 4)}
-    yield "W3: fourth statistic / first", figures.ratio(difference(counts[4], counts[3]), counts[1]), ".2f", 0.1
-    for case, (before, least) in KERNELS.items():
-        new, old = figures.kernel("new", case), figures.kernel("old", case)
-        yield f"kernel, ns a cell: {case}", new, ".1f", least
-        yield f"kernel, now / before: {case}", figures.ratio(new, old), ".2f", least / before
-    yield "demo in auto, seconds", figures.median("small/auto", "wall"), ".1f", 5.0
-    fixed = difference(figures.median("small/unwatched", "wall"), figures.median("small/trivial", "wall"))
-    yield "demo on Ray - trivial Ray Data job, seconds", fixed, ".1f", 2.0
-    yield "margin, wall: groupby / aligned", figures.ratio(figures.margin("groupby", "wall"), ray), ".2f", 1.5
-    large = figures.median(f"margin/{figures.large}/ray", "wall")
-    slope = None if ray is None else ray / (figures.whole**2 - figures.half**2)
-    rest = (
-        None if large is None or whole["ray"] is None else (large - whole["ray"]) / (figures.large**2 - figures.half**2)
-    )
-    yield "time a cell: to the large grid / at the margin", figures.ratio(rest, slope), ".2f", 1.1
-    yield "plan of W8, seconds", figures.median("plan/local", "wall"), ".2f", 1.0
-    for name, series, most in (("ray", "margin", 2.0), ("local", "in_process", 0.6)):
-        memory, peak = (
-            figures.median(f"{series}/{figures.half}/{name}", "memory"),
-            figures.median(f"plan/{name}", "peak"),
-        )
-        yield f"smaller grid, memory of {NAMES[name]}, GB", memory and memory / 1e9, ".2f", most
-        yield f"smaller grid, memory: measured / predicted, {name}", figures.ratio(memory, peak), ".2f", 1.0
-        yield f"smaller grid, memory: predicted / measured, {name}", figures.ratio(peak, memory), ".2f", 1.5
-    stages, floor = figures.stages(f"stages/{figures.half}"), figures.stages(f"floor/{figures.half}")
-    total = sum(stages.get(stage, 0.0) for stage in STAGES)
-    yield "smaller grid, CPU: stages / floor", figures.ratio(total or None, sum(floor.values())), ".2f", 2.5
-    changed = figures.results.values.get("league/geopipe")
-    cells = sum(column["cells"] for column in changed["columns"].values()) if changed else None
-    yield "cells that change with the window", cells, ".0f", 0
-
-
-def difference(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one - other
 
 
 # ---------------------------------------------------------------- pages
