@@ -164,9 +164,9 @@ def warm(bench: Bench) -> None:
 
 
 def others(bench: Bench) -> None:
-    """Peers of Dask that load whole rasters (rioxarray) or have no statistics (xarray-spatial), at the smaller size."""
-    cases = [Case("w8", bench.sizes.half, contender) for contender in ("rioxarray_dask", "xrspatial_dask")]
-    bench.series("margin", cases, 1)
+    """Peers of Dask that load whole rasters (rioxarray) or have no statistics (xarray-spatial), at both sizes."""
+    sizes, contenders = (bench.sizes.half, bench.sizes.whole), ("rioxarray_dask", "xrspatial_dask")
+    bench.series("margin", [Case("w8", n, contender) for n in sizes for contender in contenders], 1)
 
 
 def flat(bench: Bench) -> None:
