@@ -59,6 +59,7 @@ bench-fast: $(READY) $(PEERS)
 	$(BIN)/python bench/fast.py
 	$(BIN)/python bench/kernels.py
 	$(BIN)/python bench/league.py
+	$(BIN)/python bench/check.py --record
 	$(BIN)/python bench/report.py
 
 # Kernels and a small run against the recorded ones, as ratios, in a minute: fails if something became much slower.

@@ -57,10 +57,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     results, slower = Results(options.results), 0
+    today = ratios(options.n, options.repetitions)
     if options.record:
         results.forget("check")
-    today = ratios(options.n, options.repetitions)
-    recorded = results.measured("check", lambda: today)
+        results.measured("check", lambda: today)
+    recorded = results.values.get("check", {})
     for name, ratio in today.items():
         before = recorded.get(name)
         is_slower = before is not None and ratio > MOST * before
