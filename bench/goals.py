@@ -85,7 +85,7 @@ def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
     own, gdal, exact = (scene_cpu(figures, name) for name in ("local", "gdal_defaults", "exact_extract"))
     yield "W3, CPU: one process / GDAL", figures.ratio(own, gdal), ".2f", 1.0
     yield "W3, CPU: one process / exactextract", figures.ratio(own, exact), ".2f", 1.0
-    counts = {count: figures.kernel("new", f"layer of six bands, {count} statistics") for count in (1, 3, 4)}
+    counts = {count: figures.kernel("new", f"six tilted bands, {count} of 4 statistics") for count in (1, 3, 4)}
     yield "W3: fourth statistic / first", figures.ratio(difference(counts[4], counts[3]), counts[1]), ".2f", 0.1
     for case, (before, least) in KERNELS.items():
         new, old = figures.kernel("new", case), figures.kernel("old", case)

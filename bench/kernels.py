@@ -169,7 +169,7 @@ def measured(repetitions: int) -> dict[str, float]:
         w3.generate(folder, N)
         for count in (1, 3, 4):
             work = layer(w3.STATISTICS[:count], folder)
-            times[f"layer of six bands, {count} statistics"] = nanoseconds(work, repetitions)
+            times[f"six tilted bands, {count} of 4 statistics"] = nanoseconds(work, repetitions)
     return {name: round(value, 2) for name, value in times.items()}
 
 
