@@ -57,6 +57,12 @@ def number(value: float | None, form: str = ".1f", unit: str = "") -> str:
 # ---------------------------------------------------------------- tables
 
 
+def machine(figures: Figures) -> str:
+    """What the series was measured on."""
+    one = figures.results.values.get("machine")
+    return f"{one['cores']} cores of {one['cpu']}, Python {one['python']}, commit {one['commit']}.\n" if one else ""
+
+
 def headline(figures: Figures) -> str:
     """The table of the README."""
     return speed(figures, MAIN)
@@ -98,10 +104,14 @@ def budget(figures: Figures) -> str:
     least = {"read": floor["decode"], "write": floor["encode"]}
     table = Table("CPU seconds per 10^9 values", *STAGES, "all", "times the floor")
     total, bottom = sum(stages[stage] for stage in STAGES), sum(floor.values())
-    own, lowest = ([number(of.get(stage, 0.0) * scale) for stage in STAGES] for of in (stages, least))
+    own, lowest = ([number(scaled(of.get(stage), scale)) for stage in STAGES] for of in (stages, least))
     table.add("geopipe in one process", *own, number(total * scale), number(total / bottom))
     table.add("the floor: decode, encode", *lowest, number(bottom * scale), "1")
     return str(table)
+
+
+def scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value * scale
 
 
 def sentence(figures: Figures) -> str:
@@ -228,6 +238,7 @@ def league(figures: Figures) -> str:
 
 README_TABLES: Sequence[Callable[[Figures], str]] = (headline, sentence)
 PAGE_TABLES = {
+    "machine": machine,
     "speed": speed, "budget": budget, "series": other_series, "scene": scene, "kernels": kernels, "small": small,
     "agreement": agreement, "league": league,
 }  # fmt: skip

@@ -16,7 +16,10 @@ SCRIPTS = {
     "tiles.py": (("--tiles", "4", "5", "--layers", "3"), "20 tiles"),
     "w8.py": (("w8", "64"), "settings.toml"),
     "w3.py": (("w3", "30"), "settings.toml"),
-    "kernels.py": (("--old", "0" * 7, "--processes", "1", "--repetitions", "1", "--results", "r.json"), "4 of 4 statistics"),
+    "kernels.py": (
+        ("--old", "0" * 7, "--processes", "1", "--repetitions", "1", "--results", "r.json"),
+        "4 of 4 statistics",
+    ),
     "check.py": (("--n", "128", "--repetitions", "1", "--results", "r.json"), "0 of 13 became slower"),
     "memory.py": (("--sizes", "512", "--ways", "aligned"), "512 x 512  aligned"),
 }
