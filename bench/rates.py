@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pyarrow as pa
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from pyproj import Transformer
 
 from geopipe.export.writers import csv_writer, parquet_writer
 from geopipe.grid.grid import Grid
@@ -44,19 +46,21 @@ FILES: dict[str, dict[str, Any]] = {
     "int16 deflate": {"compress": "deflate", "predictor": 2},
 }
 """Profiles of the files that are decoded, by the name that is printed."""
-METHODS = {
-    "nearest": (1, 4),
-    "bilinear": (1, 4),
-    "cubic": (1, 4),
-    "lanczos": (1, 4),
-    "average": (0.25, 1, 4, 16),
-    "std": (4,),
-    "min": (4,),
-    "mode": (1, 4, 16),
-    "med": (4, 16),
-    "sum": (4,),
+METHODS: dict[tuple[str, ...], tuple[float, ...]] = {
+    ("nearest",): (1, 4),
+    ("bilinear",): (1, 4),
+    ("cubic",): (1, 4),
+    ("lanczos",): (1, 4),
+    ("average",): (1, 4, 16),
+    ("average", "min", "max", "rms"): (4,),
+    ("average", "std"): (4, 16),
+    ("average", "med"): (4, 16),
+    ("mode",): (1, 4, 16),
 }
-"""Pixels to the edge of a cell that each method is tried with."""
+"""Pixels to the edge of a cell that each method, or some together, are tried with."""
+
+GRIDS = {"whole pixels": (UTM, 0.0), "rectangles": (UTM, 0.3), "polygons": ("EPSG:3035", 0.3)}
+"""CRS of the grid, and its offset from the pixels in cells, by how pixels under a cell are weighted."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -93,13 +97,21 @@ def decode(path: Path) -> None:
             ds.read(1, window=((top, min(top + BLOCK, ds.height)), (0, ds.width)))
 
 
-def read(path: Path, size: int, method: str, ratio: float) -> tuple[float, float, float]:
-    """Seconds of reading one tile with a method, and its cells and pixels; `ratio` pixels to the edge of a cell."""
+def read(path: Path, size: int, methods: tuple[str, ...], ratio: float, cells: str) -> tuple[float, float, float]:
+    """Seconds of reading one tile with some methods, and its cells and pixels.
+
+    Args:
+        ratio: pixels to the edge of a cell.
+        cells: one of GRIDS.
+    """
+    crs, offset = GRIDS[cells]
     cell = 10 * ratio
-    edge = min(2048, int((size - 64) / ratio / BLOCK) * BLOCK or int((size - 64) / ratio))
-    grid = Grid(UTM, 500_003.3, 5_999_996.7, cell, cell, edge, edge)
-    kind = Kind.COUNT if method == "sum" else Kind.CATEGORICAL if method == "mode" else Kind.CONTINUOUS
-    plan = plan_of(grid, [Layer("a", (str(path),), kind=kind, resampling=(method,))], window_size=2048)
+    edge = min(2048, int((size - 64) * 0.95 / ratio / BLOCK) * BLOCK or int((size - 64) * 0.95 / ratio))
+    x, y = Transformer.from_crs(UTM, crs, always_xy=True).transform(*(TRANSFORM @ (size // 2, size // 2)))
+    half = edge // 2 + offset
+    grid = Grid(crs, x - half * cell, y + half * cell, cell, cell, edge, edge)
+    kind = Kind.CATEGORICAL if "mode" in methods else Kind.CONTINUOUS
+    plan = plan_of(grid, [Layer("a", (str(path),), kind=kind, resampling=methods)], window_size=2048)
 
     def work() -> None:
         readers = raster.Readers()
@@ -157,11 +169,11 @@ def main() -> None:
             path = paths[name] = write(Path(folder) / f"{name}.tif", data, **profile)
             print(f"decode {name:<20} {seconds(partial(decode, path)) / size**2 * 1e9:7.1f} ns a pixel", flush=True)
         classes = write(Path(folder) / "classes.tif", (values > 0).astype("uint8") + np.uint8(1))
-        for method, ratios in METHODS.items():
-            for ratio in ratios:
-                took, cells, pixels = read(classes if method == "mode" else paths["none"], size, method, ratio)
-                rates = f"{took / cells * 1e9:9.1f} ns a cell, {took / pixels * 1e9:7.1f} ns a pixel"
-                print(f"read {method:<9} {ratio:5g} pixels to a cell: {rates}", flush=True)
+        for methods, ratios in METHODS.items():
+            for ratio, cells in product(ratios, GRIDS):
+                took, count, pixels = read(classes if "mode" in methods else paths["none"], size, methods, ratio, cells)
+                rates = f"{took / count * 1e9:9.1f} ns a cell, {took / pixels * 1e9:7.1f} ns a pixel"
+                print(f"read {'+'.join(methods):<20} {ratio:5g} pixels to a cell, {cells:<12}: {rates}", flush=True)
         merge_and_write(paths["none"], size)
 
 
