@@ -38,7 +38,8 @@ from geopipe.merge.blocks import Column, Mask, Values
 from geopipe.merge.tile import overlay, reduce_columns
 from geopipe.plan.estimate import OPEN_FILES, READ_CACHE
 from geopipe.resample.cells import place
-from geopipe.resample.methods import Window, clip, wraps_around
+from geopipe.resample.methods import Window, clip
+from geopipe.resample.pixels import wraps_around
 
 COMPANIONS = (".aux.xml", ".ovr", ".msk", ".tfw", ".jgw", ".wld", ".prj", ".hdr", ".txt", ".md", ".json", ".toml")
 """Endings of files beside rasters in a folder that are no rasters themselves."""

@@ -24,7 +24,7 @@ from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
 from geopipe.resample.cells import BandBlock, Read, to_cells
 from geopipe.resample.locate import BlockRequest, canonical_blocks
-from geopipe.resample.methods import Decision, Window
+from geopipe.resample.methods import Decision, Window, by_geometry
 
 MOST_CLASSES = 256
 """Classes of a layer with `fractions = true`; a layer with more is refused."""
@@ -63,11 +63,8 @@ class Reading:
 
 
 def readings(plan: Plan, layer: LayerPlan, reader: Reader) -> list[Reading]:
-    """The sources of a layer; decisions with one geometry are read and located together."""
-    groups: dict[tuple[object, ...], list[Decision]] = {}
-    for decision in layer.decisions:
-        groups.setdefault(decision.geometry, []).append(decision)
-    return [Reading(plan, layer, tuple(decisions), reader) for decisions in groups.values()]
+    """The readings of a layer: one for each source and geometry."""
+    return [Reading(plan, layer, decisions, reader) for decisions in by_geometry(layer.decisions)]
 
 
 class TileColumns:

@@ -48,6 +48,9 @@ SCRATCH = 48 * MB
 PIXEL_AREA_BYTES, RUN_BYTES = 8, 16
 """Bytes of a pixel of a coverage, and of its pixels in a row."""
 
+STATISTIC_BYTES = 80
+"""Bytes of a cell while statistics are made: its sums and extremes, and their parts put together."""
+
 SAMPLE = 9
 """Canonical blocks whose windows are measured."""
 
@@ -200,7 +203,7 @@ def _reading(grid: Grid, decision: Decision, window_size: int, in_strips: bool) 
     cells = min(height, grid.height) * min(width, grid.width)
     if copied:
         return cells * pixel
-    scratch = SCRATCH + _coverage(decision, cells) if decision.cells else 0
+    scratch = SCRATCH + cells * STATISTIC_BYTES + _coverage(decision, cells) if decision.cells else 0
     return _window_pixels(grid, decision) * pixel + (cells + 1) * PLACE_BYTES + scratch
 
 

@@ -14,7 +14,7 @@ from geopipe.grid.grid import Grid
 from geopipe.plan.cells import Reach
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.options import Options
-from geopipe.resample.methods import Decision, Route
+from geopipe.resample.methods import Route, by_geometry
 from geopipe.resample.predictions import stored_pixels
 
 DECODE = {"": 1.0, "DEFLATE": 10.0, "LZW": 10.0, "ZSTD": 4.0}
@@ -23,24 +23,23 @@ DECODE = {"": 1.0, "DEFLATE": 10.0, "LZW": 10.0, "ZSTD": 4.0}
 OTHER_DECODE = 30.0
 """ns a pixel of compressions that are not measured: JPEG 2000, WEBP, LERC and so on take 10 to 100."""
 
-RATES = {
-    "nearest": (20, 1.5),
-    "bilinear": (30, 8),
-    "cubic": (90, 13),
-    "cubic_spline": (90, 13),
-    "lanczos": (150, 32),
-    "mode": (190, 5),
-    "med": (150, 32),
-    "q1": (150, 32),
-    "q3": (150, 32),
-    "std": (200, 6),
-    "min": (200, 6),
-    "max": (200, 6),
+RATES: dict[str, tuple[float, float]] = {
+    "nearest": (8, 2),
+    "bilinear": (13, 8),
+    "cubic": (20, 11),
+    "cubic_spline": (75, 15),
+    "lanczos": (125, 20),
 }
-"""ns a cell and ns a source pixel of a warp, by method."""
+"""ns a cell and ns a source pixel of a method that uses the pixels around a cell's centre, for each column."""
 
-AREA = (140, 6)
-"""The same for methods that are sums of areas: average, sum, rms, class fractions."""
+COVERAGE = {"whole pixels": (0, 0), "rectangles": (40, 3), "polygons": (170, 5)}
+"""The same for the areas of the pixels under cells, once for a source, by `Decision.cells`."""
+
+AREA = (10, 4)
+"""The same for the sums of areas, values and squares and the extremes, for each band."""
+
+STATISTICS = {"std": (10, 5), "med": (50, 35), "q1": (50, 35), "q3": (50, 35), "mode": (20, 6)}
+"""The same for a statistic that needs more than these sums, for each column."""
 
 COPY = (5, 0)
 POINT = 1000.0
@@ -139,17 +138,21 @@ def _work(
     pixels, nanoseconds = 0.0, 0.0
     for plan in plans:
         factor = 1.0 if plan.sweeps else plan.decode_factor
-        for decision in plan.decisions:
-            bands, stored = _bands(plan, decision), share * stored_pixels(grid, decision)
+        for decisions in by_geometry(plan.decisions):
+            decision, methods = decisions[0], {d.requested_method: d.method for d in decisions}
+            columns = [v for v in plan.variables if v.requested_method in methods]
+            bands = sum(1 + len(v.band.more) for v in {v.index: v for v in columns}.values()) or 1
+            stored = share * stored_pixels(grid, decision)
             cells = min(share * grid.cells, stored / max(1e-9, decision.steps[0] * decision.steps[1]))
-            cell, pixel = COPY if decision.route is Route.COPY else RATES.get(decision.method, AREA)
-            decoded = stored * factor * bands
-            pixels += decoded
-            nanoseconds += decoded * DECODE.get(decision.source.first.compression, OTHER_DECODE)
-            nanoseconds += bands * (cells * cell + stored * pixel)
+            pixels += stored * factor * bands
+            nanoseconds += stored * factor * bands * DECODE.get(decision.source.first.compression, OTHER_DECODE)
+            rates: list[tuple[float, tuple[float, float]]]
+            rates = [(1, COVERAGE.get(decision.cells, (0, 0))), (bands, AREA if decision.cells else (0, 0))]
+            own = RATES | STATISTICS if decision.route is not Route.COPY else {}
+            rates += [(1, own.get(methods[v.requested_method], COPY)) for v in columns]
+            nanoseconds += sum(times * (cells * cell + stored * pixel) for times, (cell, pixel) in rates)
         nanoseconds += plan.table.rows * POINT if plan.table else 0
-    columns = sum(len(plan.variables) for plan in plans) + 4
-    values = columns * (grid.cells if reach is None else reach.cells)
+    values = (sum(len(plan.variables) for plan in plans) + 4) * (grid.cells if reach is None else reach.cells)
     nanoseconds += values * sum({"parquet": PARQUET, "csv": CSV}[form] for form in options.formats)
     return pixels, values, nanoseconds
 
@@ -157,12 +160,6 @@ def _work(
 def _tiles(grid: Grid, options: Options) -> int:
     rows, cols = grid.tiling(options.window_size)
     return rows * cols
-
-
-def _bands(plan: LayerPlan, decision: Decision) -> int:
-    """Bands to read of a source for a method. Each of several methods reads them again."""
-    mine = [v for v in plan.variables if v.requested_method == decision.requested_method]
-    return sum(1 + len(v.band.more) for v in mine) or 1
 
 
 def refuse_work(work: Workload, most: int | None) -> None:

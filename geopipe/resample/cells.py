@@ -114,7 +114,13 @@ def to_cells(band: BandBlock, decision: Decision, variable: Variable, kind: Kind
         values, valid = place(*_own(band, circular), request.window, lattice_window(decision, request.block))
         values = np.abs(values) if decision.method == "rms" else values
     elif decision.method == "nearest":
-        values, valid = _nearest(*_own(band, circular), request)
+        assert request.centres is not None
+        pixels, mask = _own(band, circular)
+        mask = EVERYWHERE if mask is None else np.ascontiguousarray(mask)
+        corner = request.window.row, request.window.col
+        values, valid = kernels.nearest(
+            np.ascontiguousarray(pixels), mask, request.centres.cols, request.centres.rows, corner
+        )
     else:
         values, valid = _resample(band, decision, kind, variable)
     if decision.share:
@@ -135,17 +141,6 @@ def _angles(values: Values, valid: Mask | None) -> Column:
     finite = np.isfinite(values)
     angles = np.mod(values, 360, out=np.zeros_like(values), where=finite)
     return angles, finite if valid is None else valid & finite
-
-
-def _nearest(values: Values, valid: Mask | None, request: BlockRequest) -> tuple[Values, Mask]:
-    """The pixels that contain the centres of the cells; on an edge between two pixels the right or lower one."""
-    assert request.centres is not None
-    window = request.window
-    with np.errstate(invalid="ignore"):
-        col, row = np.floor(request.centres.cols) - window.col, np.floor(request.centres.rows) - window.row
-        inside = (col >= 0) & (col < window.width) & (row >= 0) & (row < window.height)
-    at = np.where(inside, row, 0).astype(np.intp), np.where(inside, col, 0).astype(np.intp)
-    return values[at], inside if valid is None else inside & valid[at]
 
 
 def _resample(band: BandBlock, decision: Decision, kind: Kind, variable: Variable) -> tuple[Values, Mask]:

@@ -292,6 +292,31 @@ def _around_missing(
 
 
 @compiled
+def nearest(
+    pixels: NDArray[Any], valid: NDArray[np.bool_], cols: Floats, rows: Floats, corner: tuple[int, int]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The pixels that contain the places; on an edge between two pixels the right or lower one.
+
+    Args:
+        pixels: (height, width) of the window, of any type.
+        valid: (height, width) bool, or (0, 0) if all pixels are valid.
+        cols: (rows, cols) float64, places in source pixels; not finite for a missing place. `rows` likewise.
+        corner: row and column of the window's first pixel.
+
+    Returns:
+        (rows, cols) of the pixels' type, and (rows, cols) bool, where they are valid. Others are arbitrary.
+    """
+    result, inside = np.empty(cols.shape, pixels.dtype), np.empty(cols.shape, np.bool_)
+    for i in range(cols.shape[0]):
+        for j in range(cols.shape[1]):
+            x, y = np.floor(cols[i, j]) - corner[1], np.floor(rows[i, j]) - corner[0]
+            hit = 0 <= x < pixels.shape[1] and 0 <= y < pixels.shape[0]
+            col, row = (int(x), int(y)) if hit else (0, 0)
+            result[i, j], inside[i, j] = pixels[row, col], hit and (valid.size == 0 or valid[row, col])
+    return result, inside
+
+
+@compiled
 def span(cols: Floats, rows: Floats, width: float, height: float) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the places that lie in a raster; left > right if there are none.
 

@@ -21,20 +21,8 @@ from geopipe.layers.layer import Source
 from geopipe.resample import kernels
 from geopipe.resample.coverage import Coverage
 from geopipe.resample.footprints import Footprints, Lattice
-from geopipe.resample.methods import (
-    RADIUS,
-    WINDOW_PIXELS,
-    Decision,
-    Floats,
-    Route,
-    Window,
-    clip,
-    lattice_window,
-    pixels_of,
-    pixels_per_360,
-    unrolled,
-    wraps_around,
-)
+from geopipe.resample.methods import RADIUS, WINDOW_PIXELS, Decision, Floats, Route, Window, clip, lattice_window
+from geopipe.resample.pixels import pixels_of, pixels_per_360, unrolled, wraps_around
 
 DEGREES = (8, 16)
 """Degrees of the polynomials that are tried for the places in a block."""

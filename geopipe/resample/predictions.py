@@ -11,7 +11,8 @@ from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.layer import Source
 from geopipe.resample.footprints import Lattice
 from geopipe.resample.locate import around, cut, edges_of, home
-from geopipe.resample.methods import Decision, Route, Window, clip, lattice_window, pixels_of
+from geopipe.resample.methods import Decision, Route, Window, clip, lattice_window
+from geopipe.resample.pixels import pixels_of
 
 
 def decode_factor(grid: Grid, decision: Decision, window_size: int) -> float:

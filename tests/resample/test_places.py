@@ -16,7 +16,8 @@ from sources import GRID, UTM, decision, on_grid, source_of
 from geopipe.grid.grid import Grid, Tile
 from geopipe.layers.layer import Kind, Source
 from geopipe.resample.locate import BlockRequest, canonical_blocks
-from geopipe.resample.methods import Route, Window, wraps_around
+from geopipe.resample.methods import Route, Window
+from geopipe.resample.pixels import wraps_around
 from geopipe.resample.predictions import decode_factor
 
 

@@ -13,16 +13,8 @@ from sources import GRID, UTM, decision, on_grid, source_of
 from geopipe.errors import SettingsError
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer, Source
-from geopipe.resample.methods import (
-    METHODS,
-    RADIUS,
-    Route,
-    RouteRules,
-    aligned,
-    choose_method,
-    decide,
-    pixel_steps,
-)
+from geopipe.resample.methods import METHODS, RADIUS, Route, RouteRules, choose_method, decide
+from geopipe.resample.pixels import aligned, pixel_steps
 
 
 @pytest.mark.parametrize(
