@@ -16,6 +16,7 @@ from geopipe.merge.points import POINT_BYTES
 from geopipe.merge.spec import TableSpec
 from geopipe.plan.layers import LayerPlan, MaskPlan
 from geopipe.plan.options import Options
+from geopipe.resample.coverage import PART
 from geopipe.resample.footprints import COVERAGE_PIXELS
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
 from geopipe.resample.predictions import rough_window
@@ -212,6 +213,8 @@ def _coverage(decision: Decision, cells: int) -> int:
     if decision.cells == "whole pixels" and not decision.centred:
         return 0
     width, height = (1.42 * step * min(decision.spread, 2) + 1 for step in decision.steps)  # of a cell that lies askew
+    if min(decision.steps) > 1 and math.prod(decision.steps) > PART:
+        return 0  # such cells are worked on in parts
     covered = min(cells, COVERAGE_PIXELS / (width * height))
     return math.ceil(covered * (PIXEL_AREA_BYTES * width * height + RUN_BYTES * height))
 
@@ -226,9 +229,10 @@ def _window_pixels(grid: Grid, decision: Decision) -> int:
     windows = [rough_window(grid, decision, grid.tile(int(key), BLOCK)) for key in keys]
     # a source may lie between the places of the sample
     pixels = max((w.pixels for w in windows if w is not None), default=source.height * source.width)
-    while pixels > WINDOW_PIXELS:  # a block is quartered until its window fits
-        pixels = -(-pixels // 4)
-    return pixels
+    cells = min(BLOCK, grid.height) * min(BLOCK, grid.width)
+    while pixels > WINDOW_PIXELS and cells > 1:  # a block is quartered until its window fits
+        pixels, cells = -(-pixels // 4), -(-cells // 4)
+    return min(pixels, WINDOW_PIXELS)  # a cell alone is read in strips, two of which may be in memory
 
 
 def refuse(needs: Estimate, machine: Machine, window_size: int, written: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""How the pixels of a source lie to the cells of a grid: on a lattice, in parallel, how many to a cell, around the globe."""
+"""How the pixels of a source lie to the cells of a grid: on one lattice, along them, how many to a cell, as a ring."""
 
 from __future__ import annotations
 
