@@ -24,8 +24,12 @@ Item = TypeVar("Item")
 
 
 def merge_strips(plan: Plan, tile: Tile, read: Read, points: Sequence[SparseRow] = ()) -> Iterator[Part]:
-    """Read and merge the strips of a tile; a tile with points, whose cells are numbered in the tile, in one piece."""
-    for strip in (tile,) if points else strips_of(tile):
+    """Read and merge a tile in strips if the plan has them, else in one piece.
+
+    Args:
+        points: of the tile, whose cells are numbered in the tile.
+    """
+    for strip in strips_of(tile) if plan.estimate.in_strips else [tile]:
         rows: Iterable[BlockRow | SparseRow] = chain(read(strip), points)
         yield strip, merge_tile(plan.spec, strip, rows)
 

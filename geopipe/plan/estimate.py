@@ -19,7 +19,7 @@ from geopipe.plan.options import Options
 from geopipe.resample.coverage import PART
 from geopipe.resample.footprints import COVERAGE_PIXELS
 from geopipe.resample.methods import WINDOW_PIXELS, Decision, Route
-from geopipe.resample.predictions import rough_window
+from geopipe.resample.predictions import rough_window, strip_pixels
 from geopipe.text import count
 
 MB = 1 << 20
@@ -75,12 +75,13 @@ class Machine:
 class Estimate:
     """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need.
 
-    `workers` is the number of processes that hold a tile at a time. `shuffle_bytes` are the block rows of the whole run
-    that travel between tasks, `wave_bytes` those of the `wave_tiles` that are shuffled at a time; all 0 unless block
-    rows are shuffled.
+    `in_strips` tells whether a tile is read and written in strips, and not whole. `workers` is the number of processes
+    that hold a tile or strip at a time. `shuffle_bytes` are the block rows of the whole run that travel between tasks,
+    `wave_bytes` those of the `wave_tiles` that are shuffled at a time; all 0 unless block rows are shuffled.
     """
 
     tiles: int
+    in_strips: bool
     workers: int
     tasks: int
     task_bytes: int
@@ -121,7 +122,7 @@ def estimate(
     sizes = [np.dtype(d).itemsize for d in derived_types + [v.dtype for v in spec.variables]]
     tiles, cells = (rows * cols, grid.cells) if mask is None else (mask.reach.tiles, mask.reach.cells)
     mask_bytes = mask.polygons.memory if mask and mask.polygons else 0
-    in_strips = not (way == "groupby" or point_tables or options.layout.needs_whole_tiles)
+    in_strips = way != "groupby" and _fits_strips(grid, plans, options)
     cells_at_once = min(BLOCK, grid.height) * min(size, grid.width) if in_strips else tile_cells
     block_rows, table = cells_at_once * sum(s + 1 for s in sizes), cells_at_once * (24 + sum(sizes))
     # a table beside the block rows, and its encoded form; of strips, one is written while the next one is read
@@ -147,6 +148,7 @@ def estimate(
         peak = WORKER_BYTES + task + grid.cells * sum(s + 1 for s in sizes) + pixels * 8
     return Estimate(
         tiles=rows * cols,
+        in_strips=in_strips,
         workers=workers,
         tasks=tasks,
         task_bytes=task,
@@ -157,6 +159,23 @@ def estimate(
         rows=cells,
         output_bytes=math.ceil(cells * _output_row_bytes(sizes, options)),
     )
+
+
+STRIP_COST = 2.0
+"""Decoding for strips may cost so many times as much as for whole tiles, if GDAL's cache does not hold a strip."""
+
+
+def _fits_strips(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> bool:
+    """Whether tiles are best read and written in strips: blocks that two strips need should not be decoded twice."""
+    if options.layout.needs_whole_tiles or any(p.table for p in plans):
+        return False
+    at_once, apart, largest = 0.0, 0.0, 0.0
+    for plan in plans:
+        for decision in plan.decisions:
+            sizes = sum(np.dtype(b.dtype).itemsize for b in decision.source.files[0].bands)
+            numbers = strip_pixels(grid, decision, options.window_size) * float(sizes)
+            at_once, apart, largest = np.add((at_once, apart, largest), numbers)
+    return bool(largest <= READ_CACHE or apart <= STRIP_COST * at_once)
 
 
 def _row_bytes(table: TablePlan) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from geopipe.grid.grid import Grid, Tile
+from geopipe.grid.grid import Grid, Tile, strips_of
 from geopipe.layers.layer import Source
 from geopipe.resample.footprints import Lattice
 from geopipe.resample.locate import around, cut, edges_of, home
@@ -73,10 +74,18 @@ def _stored(source: Source, window: Window) -> tuple[int, int, int, int]:
     return max(window.row, 0) // rows * rows, max(window.col, 0) // cols * cols, bottom, right
 
 
-def stored_pixels(grid: Grid, decision: Decision) -> int:
-    """Estimate the pixels of a source's stored blocks under the grid, each counted once."""
-    window = rough_window(grid, decision, Tile(0, 0, 0, grid.height, grid.width))
+def stored_pixels(grid: Grid, decision: Decision, tile: Tile | None = None) -> int:
+    """Estimate the pixels of a source's stored blocks under a tile (None: the grid), each counted once."""
+    window = rough_window(grid, decision, tile or Tile(0, 0, 0, grid.height, grid.width))
     if window is None:
         return 0
     top, left, bottom, right = _stored(decision.source, window)
     return max(0, bottom - top) * max(0, right - left)
+
+
+def strip_pixels(grid: Grid, decision: Decision, window_size: int) -> NDArray[np.int64]:
+    """Stored pixels to decode for a tile in the middle of the grid: at once, in strips, and for its largest strip."""
+    rows, cols = grid.tiling(window_size)
+    tile = grid.tile(rows // 2 * cols + cols // 2, window_size)
+    strips = [stored_pixels(grid, decision, strip) for strip in strips_of(tile)]
+    return np.array([stored_pixels(grid, decision, tile), sum(strips), max(strips)])

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -338,3 +339,23 @@ def test_plain_files_are_for_readers_that_do_not_split_floats_by_byte(
     for column in table.column_names:
         values = table[column].to_pandas().to_numpy()
         np.testing.assert_array_equal(frame[column].to_numpy(values.dtype), values, column)
+
+
+def test_a_worker_that_is_late_puts_no_file_into_a_discarded_run(
+    make: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is opened while the folder is deleted would keep it."""
+    staging, rmtree = stage(tmp_path / "out", make()), shutil.rmtree
+    late: list[object] = []
+
+    def deleting(folder: Path, **how: Any) -> None:
+        try:
+            (staging.folder / "parquet" / "late.tmp").touch()
+        except FileNotFoundError as error:
+            late.append(error)
+        rmtree(folder, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", deleting)
+    staging.discard()
+    assert late
+    assert list((tmp_path / "out" / "_staging").iterdir()) == []
