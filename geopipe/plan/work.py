@@ -45,7 +45,7 @@ COPY = (5, 0)
 POINT = 1000.0
 """ns a row of a coordinate table: reading, placing, sorting. Not measured: an order of magnitude."""
 
-PARQUET, CSV = 12.0, 250.0
+PARQUET, CSV = 8.0, 250.0
 """ns a value, merging included; CSV with gzip."""
 
 STARTUP = {"local": 1.0, "ray": 10.0}

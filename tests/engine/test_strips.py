@@ -53,7 +53,7 @@ def test_strips_write_the_bytes_of_a_whole_tile(tmp_path: Path, formats: tuple[s
     assert strips == whole, "with a sha256 of each file"
 
 
-def test_a_broken_source_ends_the_loop_with_its_error_and_its_tile(tmp_path: Path) -> None:
+def test_a_broken_source_ends_the_loop_with_its_error(tmp_path: Path) -> None:
     plan = plan_with_holes(tmp_path)
     path = tmp_path / "b.tif"
     path.write_bytes(path.read_bytes()[:-900_000])
