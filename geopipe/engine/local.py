@@ -56,7 +56,7 @@ def finish_tiles(
     """
     work = list(map(plan.spec.tile, keys.tolist()))
     with (
-        closing(WorkerSession(reader=reader)) as session,
+        closing(WorkerSession(reader=reader, cache=plan.estimate.cache_bytes)) as session,
         closing(ahead(_merged(plan, work, session, reads))) as parts,
     ):
         for tile in work:

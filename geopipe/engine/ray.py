@@ -88,9 +88,10 @@ class Work:
 
     def session(self) -> WorkerSession:
         """Open a session."""
+        cache = self.plan.estimate.cache_bytes
         if self.monitoring is None:
-            return WorkerSession(reader=self.reader)
-        return WorkerSession(self.monitoring.options, self.monitoring.deliver, self.reader)
+            return WorkerSession(reader=self.reader, cache=cache)
+        return WorkerSession(self.monitoring.options, self.monitoring.deliver, self.reader, cache)
 
     def task_session(self) -> AbstractContextManager[WorkerSession]:
         """The session for a task: shared with other tasks of the run, or the task's own without a run."""

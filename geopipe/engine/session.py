@@ -23,6 +23,7 @@ class WorkerSession:
         options: of the run's monitoring; None if this process records nothing, or records it elsewhere.
         deliver: takes the records of this process.
         reader: makes the reader of windows.
+        cache: bytes of GDAL's block cache; None for the default.
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class WorkerSession:
         options: MonitoringOptions | None = None,
         deliver: Deliver | None = None,
         reader: Callable[[], raster.Reader] = raster.Readers,
+        cache: int | None = None,
     ) -> None:
-        self.options, self.reader, self.journal = options, reader(), Journal()
+        self.options, self.reader, self.cache, self.journal = options, reader(), cache, Journal()
         self.is_closed = False
         self._tasks, self._idle = 0, threading.Condition()
         self._closing, self._recording = threading.Lock(), ExitStack()
@@ -48,7 +50,7 @@ class WorkerSession:
         with self._idle:
             self._tasks += 1
         try:
-            with raster.environment():
+            with raster.environment(self.cache):
                 yield self
         finally:
             with self._idle:

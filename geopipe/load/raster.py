@@ -52,9 +52,13 @@ AT_ONCE = 1 << 20
 
 
 @contextmanager
-def environment() -> Iterator[None]:
-    """GDAL's settings for all reads, with its messages collected (see `messages`). Enter it once, around all work."""
-    settings = {"GDAL_CACHEMAX": READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_VRT_ENABLE_PYTHON": "NO"} | network()
+def environment(cache: int | None = None) -> Iterator[None]:
+    """GDAL's settings for all reads, with its messages collected (see `messages`). Enter it once, around all work.
+
+    Args:
+        cache: bytes of GDAL's block cache; None for READ_CACHE.
+    """
+    settings = {"GDAL_CACHEMAX": cache or READ_CACHE, "GDAL_NUM_THREADS": 1, "GDAL_VRT_ENABLE_PYTHON": "NO"} | network()
     with hearing(), rasterio.Env(**settings):
         yield
 

@@ -30,7 +30,10 @@ DRIVER_BYTES = 900 * MB
 """The driver and Ray's own processes on the head (measured)."""
 
 READ_CACHE = 128 * MB
-"""GDAL's block cache in each worker, set explicitly: its default is 5 % of the whole machine."""
+"""Most of GDAL's block cache in each worker, set explicitly: its default is 5 % of the whole machine."""
+
+LEAST_CACHE = 32 * MB
+"""Least of it."""
 
 OPEN_FILES = 128
 """Datasets that a worker keeps open; GDAL keeps a block of each beside its cache."""
@@ -75,13 +78,15 @@ class Machine:
 class Estimate:
     """Predictions in bytes, rows and tasks; each is an upper bound of what a run should need.
 
-    `in_strips` tells whether a tile is read and written in strips, and not whole. `workers` is the number of processes
+    `in_strips` tells whether a tile is read and written in strips, and not whole; `cache_bytes` is the size of GDAL's
+    block cache in each worker. `workers` is the number of processes
     that hold a tile or strip at a time. `shuffle_bytes` are the block rows of the whole run that travel between tasks,
     `wave_bytes` those of the `wave_tiles` that are shuffled at a time; all 0 unless block rows are shuffled.
     """
 
     tiles: int
     in_strips: bool
+    cache_bytes: int
     workers: int
     tasks: int
     task_bytes: int
@@ -122,12 +127,12 @@ def estimate(
     sizes = [np.dtype(d).itemsize for d in derived_types + [v.dtype for v in spec.variables]]
     tiles, cells = (rows * cols, grid.cells) if mask is None else (mask.reach.tiles, mask.reach.cells)
     mask_bytes = mask.polygons.memory if mask and mask.polygons else 0
-    in_strips = way != "groupby" and _fits_strips(grid, plans, options)
+    in_strips, cache = (False, READ_CACHE) if way == "groupby" else _strips(grid, plans, options)
     cells_at_once = min(BLOCK, grid.height) * min(size, grid.width) if in_strips else tile_cells
     block_rows, table = cells_at_once * sum(s + 1 for s in sizes), cells_at_once * (24 + sum(sizes))
     # a table beside the block rows, and its encoded form; of strips, one is written while the next one is read
     tables = (3 if in_strips else 2) * table
-    task = READ_CACHE + block_rows + tables + reading_bytes(grid, decisions, size, in_strips) + mask_bytes
+    task = cache + block_rows + tables + reading_bytes(grid, decisions, size, in_strips) + mask_bytes
     point_bytes = sum(t.rows * _row_bytes(t) for t in point_tables)
     shuffled, wave, waiting, tasks = 0, 0, 0, tiles
     if way == "groupby":
@@ -149,6 +154,7 @@ def estimate(
     return Estimate(
         tiles=rows * cols,
         in_strips=in_strips,
+        cache_bytes=cache,
         workers=workers,
         tasks=tasks,
         task_bytes=task,
@@ -165,17 +171,22 @@ STRIP_COST = 2.0
 """Decoding for strips may cost so many times as much as for whole tiles, if GDAL's cache does not hold a strip."""
 
 
-def _fits_strips(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> bool:
-    """Whether tiles are best read and written in strips: blocks that two strips need should not be decoded twice."""
+def _strips(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> tuple[bool, int]:
+    """Whether tiles are read and written in strips, and the bytes of GDAL's cache that it takes.
+
+    The cache holds the blocks of all layers under a strip: those on its lower edge are needed for the next one, too.
+    """
     if options.layout.needs_whole_tiles or any(p.table for p in plans):
-        return False
+        return False, READ_CACHE
     at_once, apart, largest = 0.0, 0.0, 0.0
     for plan in plans:
         for decision in plan.decisions:
             sizes = sum(np.dtype(b.dtype).itemsize for b in decision.source.files[0].bands)
             numbers = strip_pixels(grid, decision, options.window_size) * float(sizes)
             at_once, apart, largest = np.add((at_once, apart, largest), numbers)
-    return bool(largest <= READ_CACHE or apart <= STRIP_COST * at_once)
+    if largest > READ_CACHE and apart > STRIP_COST * at_once:
+        return False, READ_CACHE
+    return True, min(READ_CACHE, max(LEAST_CACHE, math.ceil(1.1 * largest)))
 
 
 def _row_bytes(table: TablePlan) -> int:
