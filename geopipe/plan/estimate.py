@@ -178,15 +178,15 @@ def _strips(grid: Grid, plans: Sequence[LayerPlan], options: Options) -> tuple[b
     """
     if options.layout.needs_whole_tiles or any(p.table for p in plans):
         return False, READ_CACHE
-    at_once, apart, largest = 0.0, 0.0, 0.0
-    for plan in plans:
-        for decision in plan.decisions:
-            sizes = sum(np.dtype(b.dtype).itemsize for b in decision.source.files[0].bands)
-            numbers = strip_pixels(grid, decision, options.window_size) * float(sizes)
-            at_once, apart, largest = np.add((at_once, apart, largest), numbers)
+    decisions = [
+        (d, sum(np.dtype(b.dtype).itemsize for b in d.source.files[0].bands)) for p in plans for d in p.decisions
+    ]
+    parts = np.array([strip_pixels(grid, d, options.window_size) * size for d, size in decisions]).reshape(-1, 3)
+    at_once, apart, largest = parts.sum(axis=0).tolist()
     if largest > READ_CACHE and apart > STRIP_COST * at_once:
         return False, READ_CACHE
-    return True, min(READ_CACHE, max(LEAST_CACHE, math.ceil(1.1 * largest)))
+    is_sample = bool(parts[:, 0].all())  # else some sources do not lie in the middle, and nothing is known of them
+    return True, min(READ_CACHE, max(LEAST_CACHE, math.ceil(1.1 * largest))) if is_sample else READ_CACHE
 
 
 def _row_bytes(table: TablePlan) -> int:

@@ -17,6 +17,7 @@ from geopipe.engine.strips import ahead
 from geopipe.errors import SourceError
 from geopipe.grid.grid import Grid, Tile, strips_of
 from geopipe.layers.layer import Layer
+from geopipe.plan.estimate import READ_CACHE
 from geopipe.plan.plan import Plan
 
 UTM = "EPSG:32632"
@@ -80,15 +81,15 @@ def test_items_are_made_ahead_by_one_in_one_thread_that_also_ends_them() -> None
 
 
 def test_blocks_that_are_higher_than_strips_are_decoded_once_for_a_tile(tmp_path: Path) -> None:
-    """Of files with one block each, every strip would decode all of them again, because the cache holds one."""
-    values = np.zeros((2048, 2048), "float64")
-    layers = []
-    for n in range(5):
-        transform = north_up(0, 2048, 1)
-        path = write_raster(
-            tmp_path / f"{n}.tif", values, UTM, transform, blockysize=2048, blockxsize=2048, tiled=True, compress="zstd"
-        )
-        layers.append(Layer(f"v{n}", (str(path),)))
+    """Of files with one block each, every strip would decode all again, because the cache does not hold them."""
+    values, transform = np.zeros((2048, 2048), "float64"), north_up(0, 2048, 1)
+    block = {"blockysize": 2048, "blockxsize": 2048, "tiled": True, "compress": "zstd"}
+    paths = [str(write_raster(tmp_path / f"{n}.tif", values, UTM, transform, **block)) for n in range(5)]
+    layers = [Layer(f"v{n}", (path,)) for n, path in enumerate(paths)]
     grid = Grid(UTM, 0, 2048, 1, 1, 2048, 2048)
-    assert plan_of(grid, layers[:3]).estimate.in_strips, "three blocks of 32 MB fit in the cache"
-    assert not plan_of(grid, layers).estimate.in_strips
+    few, many = (plan_of(grid, some).estimate for some in (layers[:3], layers))
+    assert few.in_strips
+    assert 3 * values.nbytes < few.cache_bytes < READ_CACHE, "three blocks of 32 MB"
+    assert (many.in_strips, many.cache_bytes) == (False, READ_CACHE)
+    wide = plan_of(Grid(UTM, 0, 2048, 1, 1, 2048 * 8, 2048), layers[:1]).estimate
+    assert wide.cache_bytes == READ_CACHE, "the raster is not in the middle of the grid"
