@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import surroundings
 
@@ -53,9 +54,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
     """Refuse to run without groups: module set-ups and Ray sessions would be made in each process."""
-    if not all("@" in name for name in ids):
+    if node.config.getoption("dist") == "loadgroup" and not all("@" in name for name in ids):
         raise pytest.UsageError("pytest-xdist cannot group tests with this pytest: install what requirements.lock has")
 
 
