@@ -207,7 +207,7 @@ def test_a_truncated_file_is_an_error_that_names_layer_file_band_and_window(tmp_
     plan = plan_of(grid, [Layer("dem", (str(path),), bands=(2,))])
     with pytest.raises(SourceError) as caught:
         table_of(plan)
-    assert f"layer dem: band 2 of {path} cannot be read at row 0, column 0, 600 x 700 pixels" in caught.value.message
+    assert f"layer dem: band 2 of {path} cannot be read at row 0, column 0, 512 x 700 pixels" in caught.value.message
     assert "TIFF" in caught.value.message, "GDAL's own cause"
     assert caught.value.layer == "dem"
     assert 'on_error = "skip"' in caught.value.hint

@@ -44,7 +44,7 @@ def noise(seed: int, shape: tuple[int, int], kind: str) -> tuple[np.ndarray, np.
     around=st.booleans(),
     kind=st.sampled_from(["floats", "classes"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_rectangles_have_the_statistics_of_polygons(
     start: tuple[float, float], step: tuple[float, float], flips: tuple[bool, bool], around: bool, kind: str
 ) -> None:
@@ -175,7 +175,7 @@ def test_whole_pixels_of_a_source_that_ends_within_a_cell(tmp_path: Path) -> Non
     tilt=st.floats(-0.5, 0.5),
     step=st.sampled_from([0.25, 0.5, 0.9, 1.0]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_interpolation_has_the_bits_of_a_look_at_each_pixel(
     method: str, scale: float, holes: float, infinite: bool, tilt: float, step: float
 ) -> None:
