@@ -26,9 +26,9 @@ MOST = 1.6
 """Times a recorded ratio at which it counts as slower."""
 
 
-def kernel_ratios() -> dict[str, float]:
+def kernel_ratios(repetitions: int) -> dict[str, float]:
     """The time of each kernel as a multiple of that of a sine."""
-    times = kernels.in_process_of(REPOSITORY, 5)
+    times = kernels.in_process_of(REPOSITORY, repetitions)
     return {name: round(value / times[SINE], 2) for name, value in times.items() if name != SINE}
 
 
@@ -46,14 +46,14 @@ def run_ratio(n: int, repetitions: int) -> float:
 
 def ratios(n: int, repetitions: int) -> dict[str, Any]:
     """All ratios by name."""
-    return kernel_ratios() | {f"run of {n} x {n} cells, processor time": run_ratio(n, repetitions)}
+    return kernel_ratios(repetitions) | {f"run of {n} x {n} cells, processor time": run_ratio(n, repetitions)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="record the ratios as those to compare with")
     parser.add_argument("--n", type=int, default=1024, help="cells along an edge of the small run's grid")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     results, slower = Results(options.results), 0

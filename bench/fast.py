@@ -21,7 +21,7 @@ from typing import Any
 
 import agree
 import measure
-from results import REPOSITORY, RESULTS, Results, machine
+from results import REPOSITORY, RESULTS, Results, commit, machine
 from series import (
     ENGINES,
     GEOPIPE,
@@ -106,7 +106,7 @@ def small(bench: Bench) -> None:
     measure.run(commands["auto"])  # compiled code and files come from the cache
 
     def run(key: str, command: Sequence[str | Path]) -> dict[str, Any]:
-        result = figures(measure.run(command), output) | {"commit": machine()["commit"]}
+        result = figures(measure.run(command), output) | {"commit": commit()}
         show(key, result)
         return result
 
@@ -124,7 +124,7 @@ def floor(bench: Bench) -> None:
     def run(script: str, *arguments: Path) -> dict[str, Any]:
         usage = measure.run([sys.executable, Path(__file__).with_name(script), folder, *arguments])
         print(f"{script}: {usage.output.strip()}", flush=True)
-        return dict(json.loads(usage.output)) | {"commit": machine()["commit"]}
+        return dict(json.loads(usage.output)) | {"commit": commit()}
 
     for repetition in range(bench.sizes.repetitions):
         stages = bench.results.measured(f"stages/{n}/{repetition}", lambda: run("stages.py", table))
@@ -142,7 +142,7 @@ def plan(bench: Bench) -> None:
         usage = measure.run([GEOPIPE, "plan", settings, "--json", *options])
         result = {"wall": round(usage.wall, 3), "peak": json.loads(usage.output)["estimate"]["peak_bytes"]}
         print(f"{key:<40} {result['wall']:8.2f} s, predicts {result['peak'] / 1e6:,.0f} MB", flush=True)
-        return result | {"commit": machine()["commit"]}
+        return result | {"commit": commit()}
 
     for repetition in range(bench.sizes.repetitions + 1):
         for engine in ("ray", "local"):
@@ -182,7 +182,7 @@ def monitor(bench: Bench) -> None:
     def run() -> dict[str, Any]:
         lines = measure.run([sys.executable, script, "--size", size, "--pairs", pairs]).output.splitlines()
         print(lines[-1], flush=True)
-        return {"median": float(lines[-1].partition("median ")[2].partition(",")[0]), "commit": machine()["commit"]}
+        return {"median": float(lines[-1].partition("median ")[2].partition(",")[0]), "commit": commit()}
 
     bench.results.measured("monitor/0", run)
 

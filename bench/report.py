@@ -90,9 +90,11 @@ def speed(figures: Figures, contenders: Sequence[str] = ALL) -> str:
 
 
 def label(figures: Figures, workload: str, contender: str) -> str:
-    """The name of a contender, marked if its table is not the same."""
+    """The name of a contender, marked if its table is not the same: where it was compared, or by its rows."""
     check = figures.results.values.get(f"agreement/{workload}/{contender}")
-    return NAMES[contender] + (" (another table)" if check and not check["is_same"] else "")
+    rows, own = (figures.median(f"margin/{figures.half}/{name}", "rows") for name in (contender, "ray"))
+    is_other = rows is not None and own is not None and abs(rows - own) > own / 1000
+    return NAMES[contender] + (" (another table)" if is_other or (check and not check["is_same"]) else "")
 
 
 def budget(figures: Figures) -> str:

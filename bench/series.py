@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import measure
 import pyarrow.parquet as pq
 import w3
 import w8
-from results import Results, machine
+from results import Results, commit
 
 GEOPIPE = Path(sys.executable).with_name("geopipe")
 PEERS = Path(__file__).with_name("peers")
@@ -105,15 +107,8 @@ class Bench:
             return geopipe_run(folder / "settings.toml", output, ENGINES[case.contender])
         return [self.peers, PEERS / f"{case.contender}.py", folder, output, *case.more]
 
-    def case(self, key: str, case: Case, keep: Path | None = None) -> dict[str, Any]:
-        """Run a case in a process of its own, or give its result.
-
-        Args:
-            keep: folder that the table is moved to.
-        """
-        return self.results.measured(key, lambda: self._run(key, case, keep))
-
-    def _run(self, key: str, case: Case, keep: Path | None) -> dict[str, Any]:
+    def _run(self, key: str, case: Case) -> dict[str, Any]:
+        """Run a case in a process of its own."""
         output = self.work / case.contender
         shutil.rmtree(output, ignore_errors=True)
         rasters = sorted(self.folder(case.workload, case.n).glob("*.tif"))
@@ -122,15 +117,13 @@ class Bench:
         else:
             for path in rasters:
                 path.read_bytes()
+        os.sync()  # the table of the run before shall be on disk
         usage = measure.run(self.command(case, output))
-        result = figures(usage, output) | {"commit": machine()["commit"]}
+        result = figures(usage, output) | {"commit": commit()}
         if case.contender in ENGINES:
             summary = json.loads(usage.output)
             result |= {"seconds": summary["seconds"], "stages": summary["worker_seconds"]}
         show(key, result)
-        if keep is not None:
-            shutil.rmtree(keep, ignore_errors=True)
-            output.rename(keep)
         shutil.rmtree(output, ignore_errors=True)
         return result
 
@@ -142,7 +135,8 @@ class Bench:
                 print(f"{prefix}: {name} skipped, {reason}", flush=True)
         for repetition in range(repetitions):
             for case in (case for case in cases if not missing.get(case.contender)):
-                self.case(f"{prefix}/{case.n}/{case.label or case.contender}/{repetition}", case)
+                key = f"{prefix}/{case.n}/{case.label or case.contender}/{repetition}"
+                self.results.measured(key, partial(self._run, key, case))
 
 
 def geopipe_run(settings: Path, output: Path, flags: Sequence[str]) -> list[str | Path]:
