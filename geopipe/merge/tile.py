@@ -38,7 +38,7 @@ def merge_tile(spec: TableSpec, tile: Tile, rows: Iterable[BlockRow | SparseRow]
     start = time.perf_counter()  # rows may be read while they are combined, and that time is the reader's
     keep = _kept(spec, tile, [valid for _, valid in columns], inside)
     places = _places(spec.grid, tile, keep)
-    arrays = [pa.array(place) for place in places]
+    arrays = [_arrow(place, None) for place in places]
     arrays += derived.arrays(spec.grid, spec.lonlat, spec.h3, *places[2:])
     arrays += [
         _arrow(_cells(values, keep), None if valid is None else _cells(valid, keep)) for values, valid in columns
@@ -200,7 +200,7 @@ def _any(masks: Sequence[Mask | None], tile: Tile) -> Mask | None:
 
 
 def _arrow(values: Values, valid: Mask | None) -> pa.Array:
-    """An Arrow array over the memory of `values`, null where not `valid`."""
+    """An Arrow array over the memory of `values`, null where not `valid`. `pa.array` would load pandas."""
     bitmap = None
     if valid is not None and not valid.all():
         bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))

@@ -67,6 +67,17 @@ def test_help_and_import_load_neither_ray_nor_rasterio() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_in_this_process_loads_neither_ray_nor_pandas(small: Path) -> None:
+    """pyarrow loads pandas at the first conversion that could be one of pandas, which takes as long as small work."""
+    code = (
+        "import sys, geopipe\n"
+        f"assert geopipe.run({str(small)!r}, engine='local').rows == 1200\n"
+        "assert not {'ray', 'pandas'} & set(sys.modules), sorted(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # ---------------------------------------------------------------- end to end
 
 
