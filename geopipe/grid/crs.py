@@ -153,14 +153,9 @@ def operation(source: str, target: str, area: Bounds | None) -> Operation:
     if not through_wgs84(source, target):
         return _operation(source, target, area)
     parts = _operation(source, WGS84, area), _operation(WGS84, target, area)
-    accuracies = [part.accuracy for part in parts if part.accuracy is not None]
-    return Operation(
-        name=" + ".join(part.name for part in parts),
-        accuracy=sum(accuracies) if len(accuracies) == 2 else None,
-        ballpark=any(part.ballpark for part in parts),
-        unnamed=False,
-        better=_operation(source, target, area).better,
-    )
+    name, known = " + ".join(part.name for part in parts), [p.accuracy for p in parts if p.accuracy is not None]
+    ballpark, better = any(part.ballpark for part in parts), _operation(source, target, area).better
+    return Operation(name, sum(known) if len(known) == 2 else None, ballpark, False, better)
 
 
 def _operation(source: str, target: str, area: Bounds | None) -> Operation:

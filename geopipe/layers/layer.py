@@ -255,10 +255,5 @@ def _mosaic(run: Sequence[Placed], crs: str) -> Source:
     offsets = [tuple(round(v) for v in _offset(first, placed.header)) for placed in run]
     left, top = min(o[0] for o in offsets), min(o[1] for o in offsets)
     files = tuple(replace(p, row=row - top, col=col - left) for p, (col, row) in zip(run, offsets, strict=True))
-    return Source(
-        files=files,
-        crs=crs,
-        transform=first.transform @ Affine.translation(left, top),
-        width=max(f.col + f.header.width for f in files),
-        height=max(f.row + f.header.height for f in files),
-    )
+    width, height = max(f.col + f.header.width for f in files), max(f.row + f.header.height for f in files)
+    return Source(files, crs, first.transform @ Affine.translation(left, top), width, height)

@@ -165,13 +165,8 @@ class Files:
     def _parquet(self, keys: Keys) -> ds.Dataset:
         """The Parquet files of some tiles, in the order of the tiles."""
         files = list(self._parquet_files(keys))
-        return ds.FileSystemDataset.from_paths(
-            [path for path, _ in files],
-            schema=self.schema,
-            format=ds.ParquetFileFormat(),
-            filesystem=self.fs,
-            partitions=[folder for _, folder in files],
-        )
+        paths, folders = [path for path, _ in files], [folder for _, folder in files]
+        return ds.FileSystemDataset.from_paths(paths, self.schema, ds.ParquetFileFormat(), self.fs, folders)
 
     def _parquet_files(self, keys: Keys) -> Iterator[tuple[str, ds.Expression]]:
         """Paths of the Parquet files of some tiles, each with a condition that all of its rows meet."""
