@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class TablePlan:
         keys = ("uri", "driver", "relation", "key", "rows")
         return {
             "tables": [{key: getattr(header, key) for key in keys} for header in self.headers],
-            **asdict(self.columns),
+            **self.columns._asdict(),
             "cells": self.cells,
             "shift": list(self.shift),
             "why": self.why,

@@ -100,8 +100,7 @@ class TableHeader:
         return next((c for c in self.columns if c.name == name), None)
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """Columns of a table by their meaning; the first of `values` is "" if the rows themselves are counted."""
 
     x: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +32,7 @@ class FileVariable(NamedTuple):
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class ValueRange:
+class ValueRange(NamedTuple):
     """Smallest and largest valid value of a band, unpacked (None if no pixel is valid), and its valid pixels."""
 
     low: float | None
@@ -42,8 +40,7 @@ class ValueRange:
     valid: int
 
 
-@dataclass(frozen=True)
-class FileInfo:
+class FileInfo(NamedTuple):
     """What a file contains beyond its header.
 
     Attributes:

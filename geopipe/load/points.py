@@ -138,11 +138,8 @@ def _coordinates(
 def _refuse(faulty: Mask, before: int, layer: Layer, header: TableHeader, what: str, hint: str) -> None:
     """Raise an error if rows of a batch are faulty; `before` rows of the part precede the batch."""
     if faulty.any():
-        raise layer.error(
-            f"{np.count_nonzero(faulty):,} of {before + len(faulty):,} rows of {header.uri} {what}; the first is row "
-            f"{before + int(np.argmax(faulty)):,} (from 0) of the part that was read",
-            hint,
-        )
+        text = f"{np.count_nonzero(faulty):,} of {before + len(faulty):,} rows of {header.uri} {what}; the first is"
+        raise layer.error(f"{text} row {before + int(np.argmax(faulty)):,} (from 0) of the part that was read", hint)
 
 
 def _by_tile(

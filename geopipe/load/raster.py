@@ -303,10 +303,8 @@ class Readers:
                     yield from self._read_bands(layer, header, batch, window, most=1)
                     continue
                 cause = error.__cause__ or error
-                raise access.error(
-                    f"band {indexes[0]} of {uri} cannot be read at {place}: {cause}",
-                    f'repair the file, or leave it out with on_error = "skip" in the layer {layer.name}',
-                ) from None
+                hint = f'repair the file, or leave it out with on_error = "skip" in the layer {layer.name}'
+                raise access.error(f"band {indexes[0]} of {uri} cannot be read at {place}: {cause}", hint) from None
             for band, values, mask in zip(batch, stack, masks, strict=True):
                 valid = mask if "per_dataset" in band.mask else alpha if band.alpha_band else None
                 if header.transposed:

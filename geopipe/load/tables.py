@@ -89,8 +89,7 @@ def header(path: str, layer: Layer | None = None) -> TableHeader:
         stamp = Stamp(stat.st_size, stat.st_mtime_ns)
         if path.lower().endswith((".csv", ".csv.gz")):
             columns, rows = _csv_types(path, stamp)
-            parts: tuple[Part, ...] = (Part(0, 1, rows),)
-            return TableHeader(path, "CSV", columns, rows, parts, stamp=stamp)
+            return TableHeader(path, "CSV", columns, rows, (Part(0, 1, rows),), stamp=stamp)
         with pq.ParquetFile(path) as file:
             columns = _columns(file.schema_arrow)
             meta, crs = file.metadata, _geo_crs(file.schema_arrow.metadata or {})

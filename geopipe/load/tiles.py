@@ -174,9 +174,7 @@ def classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...]:
                         values, valid = reader.read_window(layer.layer, decision.source, 0, window)
                         values_seen |= set(np.unique(values if valid is None else values[valid]).tolist())
                     if len(values_seen) > MOST_CLASSES:
-                        raise layer.layer.error(
-                            f"{decision.source.name} has more than {MOST_CLASSES} classes",
-                            "name those that you want: fractions = [1, 2, 3]",
-                        )
+                        hint = "name those that you want: fractions = [1, 2, 3]"
+                        raise layer.layer.error(f"{decision.source.name} has more than {MOST_CLASSES} classes", hint)
         reader.close()
     return tuple(sorted(values_seen))

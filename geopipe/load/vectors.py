@@ -113,8 +113,7 @@ def _pyogrio() -> ModuleType:
         return importlib.import_module("pyogrio")
     finally:
         del os.environ["GDAL_SKIP"]
-        if before is not None:
-            os.environ["GDAL_SKIP"] = before
+        os.environ.update({} if before is None else {"GDAL_SKIP": before})
 
 
 def _check_contents(uri: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import Bounds, horizontal
@@ -11,8 +11,7 @@ from geopipe.grid.grid import Grid, intersection, make_grid, projected_bounds, u
 from geopipe.layers.header import Header
 
 
-@dataclass(frozen=True)
-class GridRequest:
+class GridRequest(NamedTuple):
     """The grid as the settings describe it; None where they leave something out.
 
     `resolution` is cell width and height; `bounds` xmin, ymin, xmax, ymax, or "union" or "intersection" of the layers
