@@ -70,19 +70,15 @@ class Rings:
     def starts(self) -> Integers:
         return np.searchsorted(self.ring, np.arange(len(self.owner)))
 
-    def take(self, which: Mask) -> Rings:
-        """The chosen rings: `which` is (rings,) bool."""
-        keep = which[self.ring]
-        number = np.cumsum(which) - 1
-        return Rings(self.points[keep], number[self.ring[keep]], self.owner[which])
-
     def meeting(self, bounds: Bounds) -> Rings:
         """The rings whose bounds meet these. The others contain no place in them."""
         if not len(self.owner):
             return self
         low = np.minimum.reduceat(self.points, self.starts)
         high = np.maximum.reduceat(self.points, self.starts)
-        return self.take(np.all((low < bounds[2:]) & (high > bounds[:2]), axis=1))
+        which = np.all((low < bounds[2:]) & (high > bounds[:2]), axis=1)
+        keep = which[self.ring]
+        return Rings(self.points[keep], (np.cumsum(which) - 1)[self.ring[keep]], self.owner[which])
 
     def with_copies(self) -> Rings:
         """The rings, and copies of them 360 degrees to the west and to the east."""
