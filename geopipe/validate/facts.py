@@ -80,7 +80,8 @@ class Ends(NamedTuple):
         return Ends(self.nulls + other.nulls, min(lows, default=None), max(highs, default=None))
 
 
-class VariableFacts(NamedTuple):
+@dataclass(frozen=True)
+class VariableFacts:
     """Facts of a column, known before it is computed.
 
     `type` is numpy's name of its type; `range` its least and greatest possible value, None if headers do not give
@@ -136,7 +137,7 @@ class Facts:
             "required": sorted(self.required),
             "mask": self.mask.describe() if self.mask else None,
             "layout": asdict(self.layout),
-            "variables": {name: variable._asdict() for name, variable in self.variables.items()},
+            "variables": {name: asdict(variable) for name, variable in self.variables.items()},
         }
 
     @classmethod
