@@ -38,7 +38,7 @@ def header_json(header: Header, info: FileInfo | None = None) -> dict[str, Any]:
 
 def _details_json(info: FileInfo) -> dict[str, Any]:
     details = [picked(v, "name problem") | (header_json(v.header) if v.header else {}) for v in info.variables]
-    return {"details": details} | picked(info, "times levels palettes") | {"ranges": [one._asdict() for one in info.ranges]}
+    return {"details": details} | picked(info, "times levels palettes") | {"ranges": [vars(one) for one in info.ranges]}
 
 
 def headers(out: Console, rasters: Sequence[Header]) -> None:

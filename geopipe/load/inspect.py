@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ class FileVariable(NamedTuple):
     problem: str = ""
 
 
-class ValueRange(NamedTuple):
+@dataclass(frozen=True)
+class ValueRange:
     """Smallest and largest valid value of a band, unpacked (None if no pixel is valid), and its valid pixels."""
 
     low: float | None
