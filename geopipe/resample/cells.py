@@ -14,7 +14,8 @@ from geopipe.resample import kernels, large_cells
 from geopipe.resample.coverage import EVERYWHERE, Coverage
 from geopipe.resample.locate import BlockRequest
 from geopipe.resample.methods import FRACTION, PICKED, RADIUS, VALID, Decision, Route, Window, lattice_window
-from geopipe.resample.statistics import Moments, Whole, moments_of, statistic_of
+from geopipe.resample.statistics import Whole, moments_of, statistic_of
+from geopipe.resample.weighted import Moments
 
 Read = Callable[[Window], Column]
 """Reads pixels of the variable's band, unpacked, and their mask (None: all are valid)."""
@@ -114,13 +115,7 @@ def to_cells(band: BandBlock, decision: Decision, variable: Variable, kind: Kind
         values, valid = place(*_own(band, circular), request.window, lattice_window(decision, request.block))
         values = np.abs(values) if decision.method == "rms" else values
     elif decision.method == "nearest":
-        assert request.centres is not None
-        pixels, mask = _own(band, circular)
-        mask = EVERYWHERE if mask is None else np.ascontiguousarray(mask)
-        corner = request.window.row, request.window.col
-        values, valid = kernels.nearest(
-            np.ascontiguousarray(pixels), mask, request.centres.cols, request.centres.rows, corner
-        )
+        values, valid = _nearest(*_own(band, circular), request)
     else:
         values, valid = _resample(band, decision, kind, variable)
     if decision.share:
@@ -132,6 +127,16 @@ def to_cells(band: BandBlock, decision: Decision, variable: Variable, kind: Kind
 def _own(band: BandBlock, circular: bool) -> Column:
     """The pixels of the window, of which some become cells as they are."""
     return _angles(*band.window) if circular else band.window
+
+
+def _nearest(values: Values, mask: Mask | None, request: BlockRequest) -> tuple[Values, Mask]:
+    """The pixels that contain the centres of the cells. They are moved as bits: one kernel for each size of a type."""
+    assert request.centres is not None
+    bits = np.ascontiguousarray(values).view(f"u{values.itemsize}")
+    valid = EVERYWHERE if mask is None else np.ascontiguousarray(mask)
+    corner = request.window.row, request.window.col
+    result, inside = kernels.nearest(bits, valid, request.centres.cols, request.centres.rows, corner)
+    return result.view(values.dtype), inside
 
 
 def _angles(values: Values, valid: Mask | None) -> Column:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geopipe.resample import coverage, statistics
+from geopipe.resample import coverage, weighted
 from geopipe.resample.compiled import compiled
 from geopipe.resample.statistics import QUANTILES
 
@@ -47,7 +47,7 @@ def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, wrap: int) -
     cell = _Cell(xs, ys, strips, wrap)
     sums, least, most = np.zeros(4), None, None
     for values, areas in cell.parts():
-        statistics.add(values, areas, values.size, sums)
+        weighted.add(values, areas, values.size, sums)
         low, high = values.min(), values.max()
         least, most = (low, high) if least is None else (min(least, low), max(most, high))
     total = float(sums[0])
@@ -64,7 +64,7 @@ def statistic_of(name: str, xs: Floats, ys: Floats, strips: Strips, wrap: int) -
         return _quantile(cell.parts, QUANTILES[name] * total * (1.0 - coverage.SLIVER), least.dtype), share
     if name == "std" and least != most:
         for values, areas in cell.parts():
-            sums[3] = statistics.deviate(values, areas, values.size, sums[1] / total, sums[3])
+            sums[3] = weighted.deviate(values, areas, values.size, sums[1] / total, sums[3])
     area, summed, squares, deviations = sums.tolist()
     if name in ("average", "sum"):
         return summed / area if name == "average" else summed, share
