@@ -3,7 +3,7 @@
     python bench/w3.py FOLDER [N]        # writes FOLDER/*.tif and FOLDER/settings.toml; N is 1700
 
 The scene is uint16 in EPSG:32633 with pixels of 30 m (6144 x 6144 of them for 1700 cells), the grid EPSG:3035 with
-N x N cells of 100 m, whose rows run some 5 degrees off those of the scene. Mean, least, greatest and root mean square
+N x N cells of 100 m, whose rows run some 4 degrees off those of the scene. Mean, least, greatest and root mean square
 of each band, and the most frequent class.
 """
 
