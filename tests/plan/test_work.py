@@ -162,7 +162,7 @@ def test_a_plan_says_where_it_runs_and_why(
     options = [word for flag in flags for word in ("--set", flag)]
     _, out, _ = call(capsys, "plan", file, *options)
     assert f"engine       {engine} (" in out
-    assert "in this process about 1 s, on Ray about" in out
+    assert "in this process about 2 s, on Ray about" in out
     _, out, _ = call(capsys, "plan", file, "--json", *options)
     document = json.loads(out)["engine"]
     assert document["name"] == engine
