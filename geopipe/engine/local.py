@@ -82,6 +82,7 @@ def _parts_of_one(parts: Iterator[Part]) -> Iterator[Part]:
     """The parts of the next tile."""
     for strip, table in parts:
         yield strip, table
+        del table  # before the next one is waited for
         if strip.completes:
             return
 

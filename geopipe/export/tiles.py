@@ -162,6 +162,7 @@ def write_tile(
                 write(table)
             for name, values in ranges.items():
                 values.add(table[name])
+            del table  # before the next part is waited for
     columns = {name: values.describe() for name, values in ranges.items()}
     receipt = Receipt(tile.key, progress.rows, tuple(files.done), columns)
     note(receipt)
@@ -247,6 +248,7 @@ class _Progress:
             self.rows += table.num_rows
             self.last = time.perf_counter()
             yield table
+            del table
             self.seconds += time.perf_counter() - self.last
         self.last = time.perf_counter()
 

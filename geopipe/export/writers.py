@@ -133,9 +133,9 @@ def parquet_writer(plan: Plan, sink: Any, extent: Bounds | None = None) -> Itera
         def write(table: pa.Table) -> None:
             nonlocal waiting
             waiting = pa.concat_tables([waiting, table]) if waiting else table
-            while waiting.num_rows >= ROW_GROUP:
+            while waiting and waiting.num_rows >= ROW_GROUP:
                 write_group(waiting.slice(0, ROW_GROUP))
-                waiting = waiting.slice(ROW_GROUP)
+                waiting = waiting.slice(ROW_GROUP) or None  # no rows would hold the memory of the table
 
         yield write
         if waiting or not count:
