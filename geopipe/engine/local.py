@@ -6,7 +6,7 @@ Ray engine, and the place to start a debugger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 
 import pyarrow as pa
@@ -54,12 +54,11 @@ def finish_tiles(
         reads: makes the function that reads a tile.
         reader: makes the reader of windows.
     """
-    work = list(map(plan.spec.tile, keys.tolist()))
     with (
         closing(WorkerSession(reader=reader, cache=plan.estimate.cache_bytes)) as session,
-        closing(ahead(_merged(plan, work, session, reads))) as parts,
+        closing(ahead(_merged(plan, keys, session, reads))) as parts,
     ):
-        for tile in work:
+        for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key), logs.failures():
                 finish(tile, _parts_of_one(parts), session.journal)
             yield tile.key
@@ -68,12 +67,12 @@ def finish_tiles(
 
 
 def _merged(
-    plan: Plan, work: Sequence[Tile], session: WorkerSession, reads: Callable[[Plan, raster.Reader], Read]
+    plan: Plan, keys: Keys, session: WorkerSession, reads: Callable[[Plan, raster.Reader], Read]
 ) -> Generator[Part, None, None]:
     """The merged parts of tiles, one after the other."""
     with session.working():
         read, sparse = reads(plan, session.reader), sparse_rows(plan)
-        for tile in work:
+        for tile in map(plan.spec.tile, keys.tolist()):
             with context(tile=tile.key):
                 yield from merge_strips(plan, tile, read, sparse.pop(tile.key, ()))
 
