@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+import ray.data  # it sets up its logging, which a run then silences
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from geopipe import machine
