@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import ray
-import ray.data  # it sets up its logging, which a run then silences
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from geopipe import machine
@@ -29,9 +26,6 @@ from geopipe.plan.estimate import Machine
 
 VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED")
 """Environment variables that `connect` sets where they are missing."""
-
-Ready = Callable[[], Guard]
-"""Waits for a cluster and returns its guard. Raises MachineError if it does not start."""
 
 
 @contextmanager
@@ -47,66 +41,35 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
     Raises:
         MachineError: there is no cluster at the address, or ours does not start.
     """
-    with beginning(address, object_store) as ready:
-        yield ready()
-
-
-@contextmanager
-def beginning(address: str | None, object_store: int) -> Iterator[Ready]:
-    """The same, beside the work of the block: `Ready` waits for the cluster."""
     with ExitStack() as stack:
         # Ray Data logs an error with its whole stack; the user sees it once, as our error
         logger = logging.getLogger("ray.data")
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL)
         if ray.is_initialized():
-            there_already = stack.enter_context(guarded())
-            yield lambda: there_already
+            yield stack.enter_context(guarded())
             return
         farewell = stack.enter_context(last_word())
         address = addresses.requested(address)
         for name in VARIABLES:
             if name not in os.environ:
                 stack.callback(os.environ.pop, name, None)
-        guard = stack.enter_context(guarded(True, farewell)) if address == "local" else None
-        pool = ThreadPoolExecutor(1)
-        stack.callback(pool.shutdown, wait=False)  # Linux would end Ray's processes with the thread that starts them
-        connection = pool.submit(_connect_and_prepare, address, object_store)
-
-        def ready() -> Guard:
-            nonlocal guard
-            emit(Event(RAY_STARTS))
-            with guard.armed() if guard else nullcontext():
-                connection.result()
-            guard = guard or stack.enter_context(guarded(False, farewell))
-            return guard
-
+        emit(Event(RAY_STARTS))
+        starting = stack.enter_context(guarded(True, farewell)) if address == "local" else None
         try:
-            yield ready
+            with starting.armed() if starting else nullcontext():
+                connect(address, object_store)
+        except MachineError:
+            if starting is not None:
+                starting.abandon()
+            raise
+        guard = starting or stack.enter_context(guarded(False, farewell))
+        try:
+            yield guard
         finally:
-            if guard is not None and guard.lost:
-                guard.abandon()  # the connection may wait for it for ever
-            elif connection.exception() is None:
-                guard = guard or stack.enter_context(guarded(False, farewell))
-                if not guard.look():
-                    _join_executors(5.0)
-                guard.shutdown()
-            elif guard is not None:
-                guard.abandon()
-
-
-def _connect_and_prepare(address: str, object_store: int) -> None:
-    """Connect; workers of a cluster of our own import their modules while this process plans."""
-    connect(address, object_store)
-    if address == "local":
-        load = ray.remote(num_cpus=1, max_retries=0)(_load)
-        for _ in range(machine.cpus()):
-            load.remote()
-
-
-def _load() -> None:
-    """Load the modules of a worker."""
-    importlib.import_module("geopipe.engine.ray")
+            if not guard.look():
+                _join_executors(5.0)
+            guard.shutdown()
 
 
 def connect(address: str | None, object_store: int) -> None:

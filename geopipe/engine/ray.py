@@ -11,7 +11,7 @@ import gc
 import logging
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -26,7 +26,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from geopipe import machine
-from geopipe.engine.cluster import Ready, cluster, connect
+from geopipe.engine.cluster import cluster, connect
 from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
 from geopipe.engine.guard import Guard
 from geopipe.engine.session import WorkerSession, task_session
@@ -330,7 +330,6 @@ def ray_engine(
     machine: Machine,
     options: MonitoringOptions,
     reader: Callable[[], raster.Reader] = raster.Readers,
-    ready: Ready | None = None,
 ) -> Iterator[Engine]:
     """Ray as an engine, on the cluster that exists, else on one of our own for the run.
 
@@ -339,9 +338,8 @@ def ray_engine(
         machine: the resources of the plan.
         options: of the run's monitoring.
         reader: makes the reader of each worker.
-        ready: waits for a cluster that was begun before; None without one.
     """
-    with nullcontext(ready()) if ready else cluster(address, machine.object_store) as guard:
+    with cluster(address, machine.object_store) as guard:
         with guard.armed():
             engine = _RayEngine(options, guard, reader)
         wait = prometheus.LAST_SCRAPE

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geopipe import processes
 from geopipe.engine import address as addresses
@@ -35,9 +35,6 @@ from geopipe.run.options import RunOptions, Snapshot, Watch
 from geopipe.run.reporting import Reports, monitoring_options
 from geopipe.run.summary import Clock, Summary
 from geopipe.settings.model import Settings
-
-if TYPE_CHECKING:
-    from geopipe.engine.cluster import Ready
 
 __all__ = ["RunOptions", "Snapshot", "Summary", "Watch", "run"]
 
@@ -71,13 +68,12 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
         context(run_id=run_id, attempt=attempt),
         recording(monitoring, requests) as recorder,
         stated(detail) as ending,
-        ExitStack() as stack,
+        _joined(settings) as machine,
     ):
         # others see by it whether this process lives, and where its last records are
         emit(Event(DRIVER, processes.identity() | {"spool": str(monitoring.folder)}))
         if not options.resume:
             destination.check(options.overwrite)
-        machine, ready = stack.enter_context(_cluster(settings))
         with logs.log_stage(log, "plan"):
             plan = _resumed(settings, destination.finished(), machine) if options.resume else draft(settings, machine)
         if options.resume and not _is_of(destination.finished(), plan):
@@ -100,7 +96,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                 destination.keep_or_drop(plan, options.fresh, options.confirm)
             job = Execution(settings, monitoring, overwrite, destination.output, clock)
             requests.on("pause", job.pause.request)
-            with _engine(plan, settings, monitoring, ready) as engine:
+            with _engine(plan, settings, monitoring) as engine:
                 connected = recorder.connected(engine.receive, engine.stages) if recorder else nullcontext()
                 with connected, ending():
                     clock.lap("start")
@@ -109,32 +105,21 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                         clock.lap("send")
                     sent.set()
                     _complete(summary)
-            stack.close()
             clock.lap("stop")
     return summary
 
 
 @contextmanager
-def _cluster(settings: Settings) -> Iterator[tuple[Machine | None, Ready | None]]:
-    """The Ray cluster of a run before it has a plan.
-
-    One that exists is joined: the plan is made for what it offers. If Ray has to be started whatever the plan says, it
-    starts beside planning. Yields the resources for the plan and what waits for the start; None for what there is not.
-    """
-    kind, address = settings.engine.kind, settings.engine.address
-    exists = bool(addresses.existing(address))
-    if kind == "local" or settings.resampling.old_way or not (exists or kind == "ray"):
-        yield None, None
+def _joined(settings: Settings) -> Iterator[Machine | None]:
+    """Join the cluster that exists, and yield what it offers, so that the plan is made for it; None without one."""
+    in_process = settings.engine.kind == "local" or settings.resampling.old_way
+    if in_process or not addresses.existing(settings.engine.address):
+        yield None
         return
-    from geopipe.engine.cluster import beginning, joined  # planning and the plain loop must not load Ray
+    from geopipe.engine.cluster import joined
 
-    machine = this_machine(settings)
-    if exists:
-        with joined(address, machine) as offer:
-            yield offer, None
-    else:
-        with beginning(address, machine.object_store) as ready:
-            yield machine, ready
+    with joined(settings.engine.address, this_machine(settings)) as machine:
+        yield machine
 
 
 def _resumed(settings: Settings, success: Mapping[str, Any] | None, machine: Machine | None) -> Plan:
@@ -157,17 +142,15 @@ def _is_of(success: Mapping[str, Any] | None, plan: Plan) -> bool:
     return success is not None and success["plan_hash"] == plan.hash
 
 
-def _engine(
-    plan: Plan, settings: Settings, monitoring: MonitoringOptions, ready: Ready | None
-) -> AbstractContextManager[Engine]:
-    """The engine that executes the plan, on the cluster that `ready` waits for, if there is one."""
+def _engine(plan: Plan, settings: Settings, monitoring: MonitoringOptions) -> AbstractContextManager[Engine]:
+    """The engine that executes the plan."""
     if settings.resampling.old_way:
         return old_way(monitoring)
     if plan.engine == "local":
         return plain_loop(monitoring)
-    from geopipe.engine.ray import ray_engine
+    from geopipe.engine.ray import ray_engine  # planning and the plain loop must not load Ray
 
-    return ray_engine(settings.engine.address, plan.machine, monitoring, ready=ready)
+    return ray_engine(settings.engine.address, plan.machine, monitoring)
 
 
 def _finished(success: Mapping[str, Any], plan: Plan, destination: Destination, clock: Clock) -> Summary:
