@@ -31,6 +31,7 @@ from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
 from geopipe.engine.guard import Guard
 from geopipe.engine.session import WorkerSession, task_session
 from geopipe.engine.strips import merge_strips
+from geopipe.engine.waves import in_turn
 from geopipe.errors import Terminated, find
 from geopipe.events import logs
 from geopipe.events.emit import context
@@ -173,7 +174,7 @@ def _finished(work: Work, tile: Tile, parts: Iterable[Part], session: WorkerSess
     return pa.table({"done": [tile.key]})
 
 
-def merge(work: Work, keys: Keys | None = None) -> ray.data.Dataset:
+def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Dataset:
     """The merged table as a Ray Dataset, by the strategy of the plan: lazy, and written nowhere by itself.
 
     `finish` is called in the merging step, so that a tile does not cross the object store once more to be written; the
@@ -182,6 +183,7 @@ def merge(work: Work, keys: Keys | None = None) -> ray.data.Dataset:
     Args:
         work: for the workers.
         keys: of the tiles to merge; None for all.
+        at_once: shuffles that share the workers.
     """
     plan = work.plan
     workers = plan.machine.workers
@@ -200,7 +202,7 @@ def merge(work: Work, keys: Keys | None = None) -> ray.data.Dataset:
     context.shuffle_compression = None  # type: ignore[assignment]
     context.shuffle_input_batch_bytes = 32 * 2**20
     parts = min(plan.estimate.wave_tiles or 4 * workers, 4 * workers)
-    tasks = ray.data.TaskPoolStrategy(size=workers)
+    tasks = ray.data.TaskPoolStrategy(size=max(1, workers // at_once))
     rows = _mapped(reads, _read, workers, compute=tasks, fn_args=(work,), max_retries=3)
     groups = rows.groupby("tile", num_partitions=parts)
     return groups.map_groups(partial(_merge_group, work=work), batch_format="pyarrow")
@@ -278,10 +280,8 @@ class _RayEngine:
         work, failure = Work(plan, self.monitoring, finish, stop, self.reader), None
         try:
             with self.guard.armed():
-                for wave in plan.waves(keys):
-                    yield from _done(merge(work, wave))
-                    if stop():
-                        break
+                at_once = plan.estimate.waves_at_once
+                yield from in_turn(plan.waves(keys), lambda wave: _done(merge(work, wave, at_once)), at_once, stop)
             self.collect()  # the last counts are part of the summary
         except Exception as error:
             failure = find(error)

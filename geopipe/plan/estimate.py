@@ -93,6 +93,7 @@ class Estimate:
     shuffle_bytes: int
     wave_tiles: int
     wave_bytes: int
+    waves_at_once: int
     peak_bytes: int
     rows: int
     output_bytes: int
@@ -100,6 +101,9 @@ class Estimate:
 
 WAVE_SHARE = 0.2
 """Share of the object store for the block rows of a wave: a shuffle holds them twice."""
+
+STORE_SHARE = 0.9
+"""Share of the object store for two waves at once, of which one is read while the other one is merged."""
 
 ROW_SHARE = 0.45
 """Share if that makes room for a whole row of tiles, so that a sweep decodes each stored block once."""
@@ -134,7 +138,7 @@ def estimate(
     tables = (3 if in_strips else 2) * table
     task = cache + block_rows + tables + reading_bytes(grid, decisions, size, in_strips) + mask_bytes
     point_bytes = sum(t.rows * _row_bytes(t) for t in point_tables)
-    shuffled, wave, waiting, tasks = 0, 0, 0, tiles
+    shuffled, wave, waiting, at_once, tasks = 0, 0, 0, 1, tiles
     if way == "groupby":
         cell_bytes = sum(np.dtype(v.dtype).itemsize + 1 for p in rasters for v in p.variables)
         shuffled = min(grid.cells, tiles * tile_cells) * cell_bytes + point_bytes
@@ -143,9 +147,10 @@ def estimate(
         tasks = tiles * (len(rasters) + 1) + sum(len(t.partitions) for t in point_tables)
         # all points may lie in one tile, where they are joined and sorted beside what came
         waiting = wave * tile_cells * cell_bytes + point_bytes
+        at_once = 2 if wave < tiles and machine.workers > 1 and 4 * waiting <= STORE_SHARE * machine.object_store else 1
     workers = 1 if way == "local" else min(machine.workers, tasks)
     processes = workers + (way == "groupby")  # a shuffle's own tasks run beside the readers
-    peak = DRIVER_BYTES + processes * (WORKER_BYTES + task) + 2 * waiting + 2 * point_bytes
+    peak = DRIVER_BYTES + processes * (WORKER_BYTES + task) + 2 * waiting * at_once + 2 * point_bytes
     if way == "local":
         peak = WORKER_BYTES + task + 4 * point_bytes
     if options.whole:
@@ -161,6 +166,7 @@ def estimate(
         shuffle_bytes=shuffled,
         wave_tiles=wave,
         wave_bytes=waiting,
+        waves_at_once=at_once,
         peak_bytes=peak,
         rows=cells,
         output_bytes=math.ceil(cells * _output_row_bytes(sizes, options)),

@@ -245,6 +245,10 @@ def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
     result = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", engine="ray").estimate
     # a tile of 2048 x 2048 cells is 20 MB; 0.35 of the store takes 17, and 10 of them are a row of tiles
     assert (result.shuffle_bytes, result.wave_tiles, result.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
+    assert result.waves_at_once == 2, "each is in the store twice: 800 MB of at most 900"
+    more = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", wave_tiles=12).estimate
+    assert more.waves_at_once == 1
+    assert more.peak_bytes == result.peak_bytes - 2 * (2 * 10 - 12) * 20 * MB
     with pytest.raises(
         PlanError, match=r"a wave of 50 tiles would shuffle 1,000 MB; the object store has 1,000"
     ) as caught:
