@@ -84,6 +84,11 @@ def predicted(file: Path, flags: list[str]) -> int:
     return int(json.loads(plan.stdout)["estimate"]["peak_bytes"])
 
 
+def measured(file: Path, flags: list[str]) -> measure.Usage:
+    """Run settings, and measure all processes of the run."""
+    return measure.run([GEOPIPE, "run", file, "--overwrite", "--json", *flags])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 4096, 8192, 16_384])
@@ -102,7 +107,7 @@ def main() -> None:
                 if way == "old way" and int(label.split()[0]) > args.most:
                     continue
                 flags = [part for flag in WAYS[way] for part in ("--set", flag)]
-                usage = measure.run([GEOPIPE, "run", file, "--overwrite", "--json", *flags])
+                usage = measured(file, flags)
                 numbers = f"{usage.memory / MB:>8,.0f}  {predicted(file, flags) / MB:>12,.0f}  {usage.wall:>7,.0f}"
                 print(f"{label:>15}  {way:<9}  {numbers}", flush=True)
 

@@ -51,6 +51,7 @@ def main() -> NoReturn:
     guard = sys.modules.get("geopipe.engine.guard")  # importing it would load Ray
     if guard is not None and guard.abandoned.is_set():
         sys.stdout.flush()
+        guard.say_farewell()
         os._exit(code)  # a normal exit would let Ray wait for its dead head, and replace the exit code
     sys.exit(code)
 

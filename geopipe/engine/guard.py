@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
@@ -42,6 +43,9 @@ LAST_WORD = f"""error: the process of the run was ended: it was killed, or Ray's
 
 abandoned = threading.Event()
 """Set if Ray cannot be shut down any more: this process must end without calling it."""
+
+_farewells: list[Callable[[], object]] = []
+"""Those of `last_word` that wait until an error has been printed."""
 
 
 class Guard:
@@ -176,7 +180,17 @@ def last_word() -> Iterator[Callable[[], object]]:
     try:
         yield farewell
     finally:
-        farewell()
+        if abandoned.is_set():  # the error is not printed yet, and Ray's core may end this process first
+            _farewells.append(farewell)
+        else:
+            farewell()
+
+
+@atexit.register
+def say_farewell() -> None:
+    """Say that the error of a lost cluster has been printed (see `last_word`)."""
+    while _farewells:
+        _farewells.pop()()
 
 
 class _Apart(services.ConsolePopen):
