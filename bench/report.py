@@ -125,7 +125,9 @@ def sentence(figures: Figures) -> str:
     total, bottom = sum(stages[stage] for stage in STAGES), sum(floor.values())
     parts = ", ".join(f"{stage} {stages[stage] * scale:.1f}" for stage in STAGES)
     decode, encode = (floor[name] * scale for name in ("decode", "encode"))
-    return (
+    own, loop = (figures.median(f"in_process/{figures.half}/{name}", "wall") for name in ("local", "loop"))
+    alone = f"In one process, without Ray, the smaller one takes {number(own)} s (the loop {number(loop)} s).\n"
+    return (alone if own and loop else "") + (
         f"CPU seconds per 10^9 values in one process: {parts}. These are {total / bottom:.1f} times the floor, to\n"
         f"decode each pixel once ({decode:.1f}) and to encode the table once ({encode:.1f}).\n"
     )
