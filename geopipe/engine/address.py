@@ -38,7 +38,7 @@ def requested(address: str | None) -> str:
 
 
 def existing(address: str | None) -> str:
-    """By what the Ray cluster to join is named: a setting, RAY_ADDRESS, or this process's session; "" without one."""
+    """What names the Ray cluster to join: a setting, RAY_ADDRESS, or the session of this process; "" without one."""
     if requested(address) != "local":
         return f"engine.address = {address!r}" if address else f"RAY_ADDRESS = {requested(address)!r}"
     ray = sys.modules.get("ray")  # this module must not load it

@@ -96,7 +96,7 @@ def own_address() -> str | None:
 
 
 def _head_file() -> dict[str, str]:
-    """What is known of our own head: its address and the mark of its processes; nothing if there is none."""
+    """Address of our own head, and the mark of its processes; empty if there is none."""
     with suppress(OSError, ValueError):
         head = json.loads((home() / "head.json").read_text(encoding="utf-8"))
         return {name: str(text) for name, text in head.items()} if isinstance(head, dict) else {}
