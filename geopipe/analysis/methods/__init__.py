@@ -1,0 +1,1 @@
+"""The methods of analysis, a module each."""

@@ -1,0 +1,1 @@
+"""From a table back to rasters."""
