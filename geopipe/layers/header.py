@@ -12,6 +12,9 @@ from affine import Affine
 from geopipe.grid.crs import Bounds
 from geopipe.layers.uris import subdataset
 
+Palette = tuple[tuple[int, tuple[int, int, int, int]], ...]
+"""(value, (red, green, blue, alpha)) of each colour, 0 to 255."""
+
 
 @dataclass(frozen=True)
 class Band:

@@ -12,7 +12,7 @@ from geopipe.errors import SettingsError, SourceError
 from geopipe.grid.crs import Bounds
 from geopipe.grid.grid import projected_bounds
 from geopipe.layers.access import NOTHING, Access
-from geopipe.layers.header import Header
+from geopipe.layers.header import Header, Palette
 from geopipe.layers.layer import Layer, Placed, Source
 from geopipe.load import raster
 from geopipe.load.gdal import open_raster
@@ -20,9 +20,6 @@ from geopipe.resample.methods import Window
 
 PIXELS = 1 << 22
 """Pixels of a window in which value ranges are read."""
-
-Palette = tuple[tuple[int, tuple[int, int, int, int]], ...]
-"""(value, (red, green, blue, alpha)) of each colour, 0 to 255."""
 
 
 class FileVariable(NamedTuple):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from geopipe.layers.layer import Placed
+from geopipe.layers.header import Palette
+from geopipe.layers.layer import Placed, Variable
 from geopipe.merge.spec import TableSpec
 from geopipe.plan.layers import LayerPlan, MaskPlan, describe_layer
 from geopipe.plan.options import Options
@@ -16,6 +17,9 @@ from geopipe.redaction import redacted
 
 MOST_SOURCES = 10_000
 """Source files that a provenance lists; of more it gives the number."""
+
+MOST_CLASSES = 1024
+"""Colours of the classes of a variable that a provenance lists."""
 
 SHOWN_FILES = 3
 """Files of a mosaic that a provenance names beside its layer; all of them stand in its list of sources."""
@@ -77,6 +81,22 @@ def provenance_of(plans: Sequence[LayerPlan], mask: MaskPlan | None, versions: M
         "source_count": len(sources),
         "mask": redacted(mask.describe()) if mask else None,
     }
+
+
+def classes_of(variables: Iterable[Variable], palettes: Mapping[str, Palette]) -> dict[str, dict[int, dict[str, str]]]:
+    """Name and colour (#rrggbb) of each class, by variable and value; an empty text where a file has none.
+
+    Black is no colour: GDAL fills every palette with it. More than MOST_CLASSES colours are those of an image.
+    """
+    classes: dict[str, dict[int, dict[str, str]]] = {}
+    for variable in variables:
+        names = dict(variable.band.categories)
+        palette = palettes.get(variable.name, ())
+        colours = {value: f"#{bytes(colour[:3]).hex()}" for value, colour in palette if any(colour[:3])}
+        colours = colours if len(colours) <= MOST_CLASSES else {}
+        if values := sorted({*names, *colours}):
+            classes[variable.name] = {v: {"name": names.get(v, ""), "colour": colours.get(v, "")} for v in values}
+    return classes
 
 
 def _sources(plans: Sequence[LayerPlan]) -> dict[str, Any]:

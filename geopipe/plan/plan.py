@@ -19,7 +19,7 @@ from geopipe.errors import SettingsError
 from geopipe.grid.crs import is_lonlat
 from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
-from geopipe.layers.header import Header
+from geopipe.layers.header import Header, Palette
 from geopipe.layers.layer import Kind, Layer
 from geopipe.layers.table_plan import Partition
 from geopipe.layers.tables import TableHeader
@@ -27,7 +27,7 @@ from geopipe.merge import derived
 from geopipe.merge.spec import TableSpec
 from geopipe.plan.cells import effective_how, keys_of, required
 from geopipe.plan.estimate import MB, Estimate, Machine, estimate, refuse
-from geopipe.plan.identity import hash_of, identity_of, provenance_of
+from geopipe.plan.identity import classes_of, hash_of, identity_of, provenance_of
 from geopipe.plan.layers import LayerPlan, MaskPlan, describe_layer, plan_layer, plan_mask, skip
 from geopipe.plan.options import Options
 from geopipe.plan.variables import check_names
@@ -39,7 +39,8 @@ from geopipe.redaction import redacted
 class Plan:
     """A complete plan: small, frozen, and pickled to every worker. Without `mask` every cell may be a row.
 
-    `seconds` are predicted by engine; `estimate` and `work` are those of `engine`.
+    `seconds` are predicted by engine; `estimate` and `work` are those of `engine`. `palettes` are the colours of the
+    classes, by variable; the hash does not cover them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Plan:
     hash: str
     notes: tuple[str, ...] = ()
     mask: MaskPlan | None = None
+    palettes: Mapping[str, Palette] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         from geopipe.plan.text import plan_text
@@ -90,7 +92,8 @@ class Plan:
     @property
     def provenance(self) -> dict[str, Any]:
         """The sources and versions behind the table, as JSON values for `_SUCCESS`."""
-        return provenance_of(self.layers, self.mask, self.versions)
+        provenance = provenance_of(self.layers, self.mask, self.versions)
+        return provenance | {"classes": classes_of(self.spec.variables, self.palettes)}
 
     def waves(self, keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The tiles to merge and commit together: all of them, unless block rows are shuffled."""

@@ -22,14 +22,15 @@ from geopipe.export import publish, state
 from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
 from geopipe.layers.access import Access
-from geopipe.layers.header import Header
+from geopipe.layers.header import Header, Palette
 from geopipe.layers.layer import Kind, Layer, check_files
 from geopipe.layers.tables import TableHeader
-from geopipe.load import points, raster, stac, tables, tiles, vectors
+from geopipe.load import inspect, points, raster, stac, tables, tiles, vectors
 from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import MASK, LayerPlan
 from geopipe.plan.plan import Inputs, Plan, make_plan
 from geopipe.plan.target import GridRequest, resolve_grid
+from geopipe.resample.methods import FRACTION, VALID
 from geopipe.settings.model import Settings
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,8 @@ def draft(
             plan = make_plan(inputs, options, target, written)
             classes = {p.layer.name: values for p in plan.layers if (values := _classes(plan, p)) is not None}
             if not classes:
-                return replace(plan, notes=(*plan.notes, *map(_searched_note, searched)))
+                notes = (*plan.notes, *map(_searched_note, searched))
+                return replace(plan, notes=notes, palettes=_palettes(plan))
             layers = [(replace(y, fractions=classes.get(y.name, y.fractions)), headers) for y, headers in layers]
             searched += classes
         except SourceError as error:
@@ -156,6 +158,22 @@ def _classes(plan: Plan, layer: LayerPlan) -> tuple[float, ...] | None:
             'give it kind = "categorical", or leave fractions out',
         )
     return tiles.classes(plan, layer)
+
+
+def _palettes(plan: Plan) -> dict[str, Palette]:
+    """The palettes of the variables whose values are classes of a file with a colour table: of the first file."""
+    palettes: dict[str, Palette] = {}
+    for layer in plan.rasters:
+        if layer.kind is not Kind.CATEGORICAL or layer.skipped or not layer.decisions:
+            continue
+        header = layer.decisions[0].source.files[0].header
+        with suppress(SourceError):  # it was opened a moment ago, and the run will say what is wrong
+            own = dict(
+                zip((band.index for band in header.bands), inspect.palettes(header, layer.layer.access), strict=True)
+            )
+            statistics = [v for v in layer.variables if v.requested_method not in (FRACTION, VALID) and not v.band.bits]
+            palettes |= {v.name: own[v.band.index] for v in statistics if own[v.band.index]}
+    return palettes
 
 
 def _files(layer: Layer) -> list[str]:

@@ -190,7 +190,7 @@ def test_names_of_classes_reach_the_columns_that_hold_classes() -> None:
 def test_provenance_has_each_file_of_a_mosaic_once() -> None:
     files = [header(transform=north_up(500_000 + 3000 * i, 4_000_000, 30), uri=f"/data/{i}.tif") for i in range(5)]
     plan = make_plan(Inputs("p", GRID, [(Layer("a", ()), files)], VERSIONS), Options(), GENEROUS)
-    assert set(plan.provenance) == {"versions", "layers", "sources", "source_count", "mask"}
+    assert set(plan.provenance) == {"versions", "layers", "sources", "source_count", "mask", "classes"}
     assert [plan.provenance["source_count"], *plan.provenance["sources"]] == [5, *(f"/data/{i}.tif" for i in range(5))]
     (mosaic,) = plan.provenance["layers"][0]["sources"]
     assert (len(mosaic["files"]), mosaic["file_count"]) == (3, 5)
