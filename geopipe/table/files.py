@@ -70,12 +70,13 @@ def _between(low: float, high: float, count: int, centre: Callable[[int], float]
 class Manifest(NamedTuple):
     """Sums of the manifest: rows by tile, and nulls, least and greatest value by column.
 
-    `tiles` and `rows`: (tiles,) int64, sorted by tile.
+    `tiles` and `rows`: (tiles,) int64, sorted by tile. `csv`: first byte and bytes of a tile, in a file of all tiles.
     """
 
     tiles: Keys
     rows: Keys
     columns: dict[str, Ends]
+    csv: dict[int, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,76 @@ class Files:
                 return self._read_csv(self._csv(keys), list(columns), condition)
             return self._parquet(keys).to_table(columns=list(columns), filter=condition)
 
+    def stream(self, key: int, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """The rows of a tile, some at a time, by row and col. Memory does not grow with the tile.
+
+        A table in folders by value is read a tile at a time: its rows are not in order.
+
+        Args:
+            key: of a tile that has files.
+            rows: to read at a time, at most.
+        """
+        if self.facts.partitioned:
+            names = list(dict.fromkeys([*columns, "row", "col"]))
+            yield (
+                self.read(np.array([key]), names).sort_by([("row", "ascending"), ("col", "ascending")]).select(columns)
+            )
+            return
+        with self.reading():
+            if self.format == "csv":
+                yield from self._csv_parts(key, list(columns))
+                return
+            schema = pa.schema([self.schema.field(name) for name in columns])
+            for path, _ in self._parquet_files(np.array([key])):
+                with pq.ParquetFile(self.fs.open_input_file(path), pre_buffer=False) as file:
+                    for batch in file.iter_batches(rows, columns=list(columns), use_threads=False):
+                        yield pa.Table.from_batches([batch]).select(columns).cast(schema)
+
+    def _csv_parts(self, key: int, columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of a tile in CSV, a batch at a time."""
+        (path,) = self._csv(np.array([key]))
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        headed, part = True, None
+        if self.facts.layout.csv_files == "one":
+            headed, part = key == int(self.keys[0]), self.manifest.csv[key]
+        names = None if headed else self.schema.names
+        with self._opened(path, part) as stream:
+            options = pacsv.ReadOptions(column_names=names, use_threads=False)
+            try:
+                batches = pacsv.open_csv(stream, options, convert_options=self._conversion)
+            except pa.ArrowInvalid as error:
+                if "Empty CSV" not in str(error):
+                    raise
+                return  # a tile without rows, in a file that others share
+            with batches:
+                for batch in batches:
+                    yield pa.Table.from_batches([batch]).select(columns).cast(schema)
+
+    @contextmanager
+    def _opened(self, path: str, part: tuple[int, int] | None) -> Iterator[Any]:
+        """A CSV file as text; of one that tiles share, some bytes from an offset on, which are compressed alone."""
+        if part is None:
+            with self.fs.open_input_stream(path) as stream:
+                yield stream
+            return
+        with self.fs.open_input_file(path) as file:
+            file.seek(part[0])
+            codec = next((name for name, suffix in CSV_SUFFIX.items() if suffix == self.csv_suffix), "none")
+            raw = pa.BufferReader(file.read_buffer(part[1]))
+            yield raw if codec == "none" else pa.CompressedInputStream(raw, codec)
+
+    @property
+    def _conversion(self) -> pacsv.ConvertOptions:
+        types = {f.name: f.type for f in self.schema}
+        return pacsv.ConvertOptions(column_types=types, null_values=[""], strings_can_be_null=True)
+
     def _window(self, key: int) -> CellWindow:
         """The cells of a tile."""
         tile = self.facts.grid.tile(key, self.facts.window_size)
         return CellWindow((tile.row, tile.row + tile.height), (tile.col, tile.col + tile.width))
 
-    def _name(self, key: int) -> str:
+    def name(self, key: int) -> str:
+        """The name of a tile's files, without what follows."""
         return tile_name(self.facts.grid, self.facts.window_size, self.facts.grid.tile(key, self.facts.window_size))
 
     def _parquet(self, keys: Keys) -> ds.Dataset:
@@ -171,7 +236,7 @@ class Files:
     def _parquet_files(self, keys: Keys) -> Iterator[tuple[str, ds.Expression]]:
         """Paths of the Parquet files of some tiles, each with a condition that all of its rows meet."""
         for key in keys.tolist():
-            name = self._name(key)
+            name = self.name(key)
             if not self.facts.partitioned:
                 folder = f"tile={key}/" if self.facts.layout.partition_by == "tile" else ""
                 yield f"{self.root}/parquet/{folder}{name}.parquet", pc.scalar(True)
@@ -194,14 +259,14 @@ class Files:
 
     def _csv(self, keys: Keys) -> list[str]:
         """Paths of the CSV files that hold some tiles."""
-        names = [ONE_CSV] if self.facts.layout.csv_files == "one" else map(self._name, keys.tolist())
+        names = [ONE_CSV] if self.facts.layout.csv_files == "one" else map(self.name, keys.tolist())
         return [f"{self.root}/csv/{name}{self.csv_suffix}" for name in names]
 
     @cached_property
     def csv_suffix(self) -> str:
         """How the names of the CSV files end."""
         one = self.facts.layout.csv_files == "one"
-        stem = f"{self.root}/csv/{ONE_CSV if one else self._name(int(self.keys[0]))}"
+        stem = f"{self.root}/csv/{ONE_CSV if one else self.name(int(self.keys[0]))}"
         for info in self.fs.get_file_info([stem + suffix for suffix in CSV_SUFFIX.values()]):
             if info.type is FileType.File:
                 return str(info.path.removeprefix(stem))
@@ -209,12 +274,12 @@ class Files:
 
     def _read_csv(self, paths: list[str], columns: list[str], condition: pc.Expression) -> pa.Table:
         """Rows of CSV files, in which an empty field is a null; a batch is filtered before the next is parsed."""
-        convert = pacsv.ConvertOptions(
-            column_types={f.name: f.type for f in self.schema}, null_values=[""], strings_can_be_null=True
-        )
         parts = [self.schema.empty_table().select(columns)]
         for path in paths:
-            with self.fs.open_input_stream(path) as stream, pacsv.open_csv(stream, convert_options=convert) as batches:
+            with (
+                self.fs.open_input_stream(path) as stream,
+                pacsv.open_csv(stream, convert_options=self._conversion) as batches,
+            ):
                 for batch in batches:
                     part = pa.Table.from_batches([batch]).cast(self.schema)
                     parts.append(part.filter(condition).select(columns))
@@ -224,15 +289,18 @@ class Files:
     def manifest(self) -> Manifest:
         """The sums of the manifest, which is read once, a line at a time."""
         tiles, rows = list[int](), list[int]()
-        columns = dict.fromkeys(self.facts.variables, Ends())
+        columns, csv = dict.fromkeys(self.facts.variables, Ends()), dict[int, tuple[int, int]]()
         with self.reading(), self.fs.open_input_stream(f"{self.root}/{MANIFEST}", compression=None) as stream:
             for line in io.BufferedReader(stream):
                 receipt = Receipt.parse(line)
                 tiles.append(receipt.tile)
                 rows.append(receipt.rows)
+                for file in receipt.files:
+                    if file.path.startswith(f"csv/{ONE_CSV}"):
+                        csv[receipt.tile] = file.offset, file.bytes
                 columns |= {name: columns[name] | Ends.of(column) for name, column in receipt.columns.items()}
         order = np.argsort(tiles)
-        return Manifest(np.array(tiles)[order], np.array(rows)[order], columns)
+        return Manifest(np.array(tiles)[order], np.array(rows)[order], columns, csv)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

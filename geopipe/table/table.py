@@ -21,6 +21,7 @@ from geopipe.export.state import SUCCESS
 from geopipe.grid.crs import Bounds, crs_of
 from geopipe.grid.grid import Grid
 from geopipe.layers import uris
+from geopipe.layers.layer import Kind
 from geopipe.proposals import near
 from geopipe.redaction import redact
 from geopipe.table.files import Files, unit_of, window_of
@@ -98,6 +99,12 @@ class Table:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns: row, col, x, y, then the variables."""
         return tuple(self.schema.names)
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each variable: what its numbers are."""
+        layers = self.success.get("provenance", {}).get("layers", ())
+        return {v["name"]: Kind(layer["kind"]) for layer in layers for v in layer["variables"]}
 
     @property
     def provenance(self) -> dict[str, Any]:

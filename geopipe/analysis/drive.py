@@ -1,0 +1,122 @@
+"""Drive a method to its committed results: its passes one after the other, over all tiles of the table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from geopipe.analysis.contract import Method, Pass, Reduce, Result, Subject, Write
+from geopipe.analysis.results import Analysis, committed
+from geopipe.analysis.rows import chunks, fold
+from geopipe.durable import replacing, write_error
+from geopipe.engine.passes import Passes
+from geopipe.errors import GeopipeError, RunError, first_line
+from geopipe.events import logs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a method is: `tile` of `tiles` in the pass with this title, the `number`th of the method."""
+
+    method: str
+    title: str
+    number: int
+    tile: int
+    tiles: int
+
+
+Watch = Callable[[Step], None]
+
+
+def analyze(
+    method: Method, subject: Subject, passes: Passes, folder: Path, watch: Watch = lambda step: None
+) -> Analysis:
+    """Run a method, and commit its results as `folder`/NAME.
+
+    Earlier results of the method are replaced at the end, as a whole; after an error they are what they were.
+
+    Args:
+        folder: of all analyses of the table: OUTPUT/analysis.
+        watch: called after each tile.
+
+    Raises:
+        SettingsError: the method does not fit the columns.
+        RunError: it failed; the message says in which tile.
+    """
+    with logs.log_stage(log, f"analyze {method.name}"), committed(method, subject, folder) as staged:
+        step: Pass | Result = method.prepare(subject)
+        number = 0
+        while not isinstance(step, Result):
+            number += 1
+            step = step.finish(_state(method, step, number, subject, passes, staged.folder, watch))
+        return staged.finish(step)
+
+
+def _state(
+    method: Method, step: Pass, number: int, subject: Subject, passes: Passes, folder: Path, watch: Watch
+) -> Any:
+    """The state of all tiles after a pass."""
+    files = subject.table.files
+    if isinstance(step, Write):
+        (folder / step.name).mkdir()
+    keys = files.keys.tolist()
+    work = partial(_work, method.name, step, subject, folder)
+
+    def states() -> Iterator[Any]:
+        for tile, state in enumerate(passes.map(work, keys), 1):
+            watch(Step(method.name, step.title, number, tile, len(keys)))
+            if state is not None:
+                yield state
+
+    return fold(states(), step.merge or _no_state)
+
+
+def _no_state(left: Any, right: Any) -> Any:
+    raise TypeError("a pass without states has nothing to merge")
+
+
+def _work(name: str, step: Pass, subject: Subject, folder: Path, key: int) -> Any:
+    """The state of one tile; None without rows."""
+    files = subject.table.files
+    parts = chunks(files, key, step.columns)
+    try:
+        if isinstance(step, Reduce):
+            return fold((step.map(chunk) for chunk in parts), step.merge)
+        return _write(step, parts, folder / step.name / f"{files.name(key)}.parquet")
+    except GeopipeError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"{name} failed in tile {key} of {subject.table.output} ({step.title}): "
+            f"{type(error).__name__}: {first_line(error)}",
+            "the table is as it was; report it with the log",
+        ) from error
+
+
+def _write(step: Write, parts: Iterator[pa.Table], path: Path) -> Any:
+    """Write the rows of a tile, and return their state; None without one. A tile without rows has a file, too."""
+
+    def states(writer: pq.ParquetWriter) -> Iterator[Any]:
+        for chunk in parts:
+            rows = step.map(chunk)
+            writer.write_table(rows)
+            if step.state is not None:
+                yield step.state(rows)
+
+    try:
+        with replacing(path, sync=False) as sink, pq.ParquetWriter(sink, step.schema, compression="zstd") as writer:
+            return fold(states(writer), step.merge or _no_state)
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise write_error(error, path) from error
