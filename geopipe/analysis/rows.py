@@ -57,10 +57,12 @@ class Matrix(NamedTuple):
     Attributes:
         values: shape (kept rows, variables), float64, C order, without NaN.
         kept: shape (rows,), bool: the rows of the chunk that `values` has.
+        nulls: shape (variables,), int64: missing values in all rows of the chunk.
     """
 
     values: NDArray[np.float64]
     kept: NDArray[np.bool_]
+    nulls: NDArray[np.int64]
 
 
 def matrix(chunk: pa.Table, columns: Sequence[str], means: NDArray[np.float64] | None = None) -> Matrix:
@@ -70,15 +72,18 @@ def matrix(chunk: pa.Table, columns: Sequence[str], means: NDArray[np.float64] |
         means: shape (variables,), float64: taken where a value is missing, so that no row is left out.
     """
     values = np.empty((len(chunk), len(columns)))
-    kept = np.ones(len(chunk), np.bool_)
+    kept, nulls = np.ones(len(chunk), np.bool_), np.zeros(len(columns), np.int64)
     for i, name in enumerate(columns):
         column, present = numbers(chunk, name)
         values[:, i] = column
-        if present is not None and means is None:
+        if present is None:
+            continue
+        nulls[i] = len(chunk) - np.count_nonzero(present)
+        if means is None:
             kept &= present
-        elif present is not None and means is not None:
+        else:
             values[~present, i] = means[i]
-    return Matrix(values if kept.all() else values[kept], kept)
+    return Matrix(values if kept.all() else values[kept], kept, nulls)
 
 
 def numbers(chunk: pa.Table, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
