@@ -7,6 +7,7 @@ its final key, then the manifest and the settings, `_SUCCESS` last. Without `_SU
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.export import state
 from geopipe.export.publish import refuse
-from geopipe.export.state import MANIFEST, SETTINGS, SUCCESS
+from geopipe.export.state import BESIDE, MANIFEST, SETTINGS, SUCCESS
 from geopipe.export.tiles import FORMATS, Receipt, is_ours
 from geopipe.layers import uris
 
@@ -155,6 +156,7 @@ def publish(store: ObjectStore, folder: Path, overwrite: bool) -> None:
         if earlier is not None:
             _delete(store, SUCCESS)
         _send(store, folder, sizes)
+        _send(store, folder, _beside(folder))
         lacking = missing(sizes, listing(store))
         if lacking:
             raise MachineError(
@@ -163,9 +165,12 @@ def publish(store: ObjectStore, folder: Path, overwrite: bool) -> None:
             )
         for name in (MANIFEST, SETTINGS, SUCCESS):
             _send(store, folder, (name,))
-    for name in _files(listing(store)) - sizes.keys():
+    there = listing(store)
+    for name in _files(there) - sizes.keys():
         if is_ours(name.rpartition("/")[2]):
             _delete(store, name)
+    for name in {name for name in there if name.partition("/")[0] in BESIDE} - set(_beside(folder)):
+        _delete(store, name)
 
 
 def status(uri: str) -> Stored:
@@ -212,6 +217,13 @@ def _sizes(lines: Iterable[bytes], where: str) -> dict[str, int]:
 def _files(names: Iterable[str]) -> set[str]:
     """The names in the folders of the formats."""
     return {name for name in names if name.partition("/")[0] in FORMATS}
+
+
+def _beside(folder: Path) -> list[str]:
+    """The names of the files that are made of the table in a folder, and stand beside it."""
+    files = (Path(parent, name) for top in BESIDE for parent, _, names in os.walk(folder / top) for name in names)
+    alone = [name for name in BESIDE if (folder / name).is_file()]
+    return sorted([*alone, *(file.relative_to(folder).as_posix() for file in files)])
 
 
 def _send(store: ObjectStore, folder: Path, names: Iterable[str]) -> None:

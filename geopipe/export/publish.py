@@ -15,6 +15,7 @@ from geopipe.durable import nearest_folder, sync_folder, write_error
 from geopipe.errors import MachineError, PlanError
 from geopipe.export.lock import STAGING
 from geopipe.export.state import (
+    BESIDE,
     MANIFEST,
     OLD,
     SETTINGS,
@@ -100,6 +101,8 @@ def refuse(output: Path | str, done: bool, strange: Collection[str], files: Coll
 def publish(output: Path, staged: Path) -> None:
     """Rename a complete staged output into place, entry by entry. After a crash at any line it can be called again.
 
+    What stood beside an older table goes with it.
+
     The old `_SUCCESS` is deleted first and the new one renamed last: without it there is no finished run. The entries
     of an older run are moved aside, and deleted at the end. Tiles of unfinished runs of other plans stay.
     """
@@ -107,8 +110,11 @@ def publish(output: Path, staged: Path) -> None:
     if (staged / SUCCESS).exists():
         formats = json.loads((staged / SUCCESS).read_text(encoding="utf-8"))["formats"]
         aside.mkdir(exist_ok=True)
-        (output / SUCCESS).unlink(missing_ok=True)
-        for name in (*FORMATS, MANIFEST, SETTINGS):
+        if (output / SUCCESS).exists():  # else this is called again, and what stands beside it may be new
+            for name in filter(lambda name: (output / name).exists(), BESIDE):
+                os.replace(output / name, aside / f"{name}-{time.time_ns()}")
+            (output / SUCCESS).unlink()
+        for name in (*FORMATS, MANIFEST, SETTINGS, *BESIDE):
             arrives, stays = (staged / name).exists(), name in formats or name not in FORMATS
             if (output / name).exists() and (arrives or not stays):
                 os.replace(output / name, aside / f"{name}-{time.time_ns()}")
@@ -154,10 +160,10 @@ def remove(output: Path) -> None:
         MachineError: a file cannot be removed.
     """
     try:
-        for form in FORMATS:
-            if (output / form).exists():
-                shutil.rmtree(output / form)
-        for name in (MANIFEST, SETTINGS, SUCCESS):
-            (output / name).unlink(missing_ok=True)
+        for name in (*FORMATS, *BESIDE, MANIFEST, SETTINGS, SUCCESS):
+            if (output / name).is_dir():
+                shutil.rmtree(output / name)
+            else:
+                (output / name).unlink(missing_ok=True)
     except OSError as error:
         raise write_error(error, output) from error

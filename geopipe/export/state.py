@@ -23,6 +23,9 @@ from geopipe.plan.plan import Plan
 SUCCESS, MANIFEST, SETTINGS = "_SUCCESS", "manifest.jsonl", "settings.toml"
 PLAN, PAUSE, OLD = "plan.json", "pause", "old"
 
+BESIDE = ("analysis", "report", "report.html")
+"""Folders and files that are made of a finished table. They stand beside it, and go when another takes its place."""
+
 
 def finished(output: Path) -> dict[str, Any] | None:
     """The `_SUCCESS` of the finished run in a folder; None if there is none, or only another program's.
