@@ -1,0 +1,48 @@
+"""The methods of analysis by name, made of settings. A module is imported when its method is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import fields
+
+from geopipe.analysis.contract import Method, Subject
+from geopipe.errors import SettingsError
+from geopipe.proposals import near
+from geopipe.settings.analysis import AnalysisSettings
+from geopipe.table.table import Table
+
+CLASSES = {"summary": "Summary"}
+"""The class of each method, in the module of its name."""
+
+
+def method_of(name: str, settings: AnalysisSettings) -> Method:
+    """A method with the options that the settings have for it, under names that begin with its own."""
+    module = importlib.import_module(f"geopipe.analysis.methods.{name}")
+    kind = getattr(module, CLASSES[name])
+    method: Method = kind(**{field.name: getattr(settings, f"{name}_{field.name}") for field in fields(kind)})
+    return method
+
+
+def subject_of(table: Table, settings: AnalysisSettings) -> Subject:
+    """What the settings analyse of a table.
+
+    Raises:
+        SettingsError: a column is no variable of the table.
+    """
+    return Subject(table, columns_of(table, settings.columns), settings.nulls, settings.seed)
+
+
+def columns_of(table: Table, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Variables of a table by their names; without names all of them.
+
+    Raises:
+        SettingsError: there is no such variable.
+    """
+    variables = tuple(table.files.facts.variables)
+    for name in names:
+        if name not in variables:
+            meant = near(name, variables)
+            hint = f"did you mean {meant!r}?" if meant else f"variables: {', '.join(variables)}"
+            raise SettingsError(f"{table.output} has no variable {name!r}", hint)
+    return tuple(dict.fromkeys(names)) or variables
