@@ -1,6 +1,7 @@
 """geopipe: many rasters in, one table out.
 
-`import geopipe as gp` has `gp.plan`, `gp.run`, `gp.merge`, `gp.open`, `gp.inspect` and `gp.validate` (`geopipe.api`).
+`import geopipe as gp` has `gp.plan`, `gp.run`, `gp.merge`, `gp.open`, `gp.inspect`, `gp.validate` and `gp.analyze`
+(`geopipe.api`).
 A name is loaded at its first use, so that the import itself takes no time and loads no library.
 """
 
@@ -14,6 +15,7 @@ TYPE_CHECKING = False  # type checkers take it for true; typing itself takes lon
 if TYPE_CHECKING:
     from typing import Any
 
+    from geopipe.api import analyze as analyze
     from geopipe.api import inspect as inspect
     from geopipe.api import merge as merge
     from geopipe.api import open as open  # noqa: A004
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = dict.fromkeys(("plan", "run", "merge", "open", "inspect", "validate"), "geopipe.api") | {
+_HOMES = dict.fromkeys(("plan", "run", "merge", "open", "inspect", "validate", "analyze"), "geopipe.api") | {
     "Settings": "geopipe.settings.model",
     "Plan": "geopipe.plan.plan",
     "Summary": "geopipe.run.summary",
@@ -43,6 +45,7 @@ __all__ = [
     "open",
     "inspect",
     "validate",
+    "analyze",
     "Settings",
     "Plan",
     "Summary",

@@ -22,6 +22,7 @@ from geopipe.settings.model import Settings
 if TYPE_CHECKING:
     import ray.data
 
+    from geopipe.analysis.results import Analysis
     from geopipe.layers.header import Header
     from geopipe.layers.tables import TableHeader
     from geopipe.plan.plan import Plan
@@ -159,6 +160,47 @@ def _without_database(settings: Settings) -> Settings:
     if "enable_database_logging" in monitoring.model_fields_set:
         return settings
     return settings.model_copy(update={"monitoring": monitoring.model_copy(update={"enable_database_logging": False})})
+
+
+def analyze(
+    output: str | os.PathLike[str],
+    methods: Sequence[str],
+    *,
+    columns: Sequence[str] = (),
+    nulls: Literal["drop", "mean"] = "drop",
+    seed: int = 0,
+    engine: Literal["auto", "ray", "local"] = "auto",
+    **options: Any,
+) -> list[Analysis]:
+    """Analyse a finished table. Results stand beside it, in output/analysis; the table is not touched.
+
+    Args:
+        output: the output folder of a run.
+        methods: "summary", and others: see docs/analyses.md.
+        columns: variables; none for all.
+        nulls: what to do with rows that lack a value: leave them out, or take the variable's mean.
+        seed: of all random choices.
+        engine: "local" (threads of this process), "ray", or "auto": Ray where a cluster exists.
+        options: of the methods, as in the settings: kmeans_k=6.
+
+    Returns:
+        The results of each method: `values`, `findings`, `table(name)`, `cells(name)`.
+
+    Raises:
+        SettingsError: a method, an option or a column does not exist, or does not fit the table.
+        GeopipeError: it failed; earlier results of the method are still there.
+
+    Example:
+        >>> import geopipe as gp
+        >>> (summary,) = gp.analyze("output", ["summary"])
+        >>> summary.values["variables"]["elevation"]["max"]
+        1199.0
+    """
+    from geopipe.analysis.stage import analyze_table
+
+    keys = {"methods": list(methods), "columns": list(columns), "nulls": nulls, "seed": seed} | options
+    settings = load.analysis({f"analysis.{key}": value for key, value in keys.items()})
+    return analyze_table(open(output), settings, engine)
 
 
 def merge(plan: Plan) -> ray.data.Dataset:

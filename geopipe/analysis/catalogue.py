@@ -30,19 +30,23 @@ def subject_of(table: Table, settings: AnalysisSettings) -> Subject:
     Raises:
         SettingsError: a column is no variable of the table.
     """
-    return Subject(table, columns_of(table, settings.columns), settings.nulls, settings.seed)
+    columns = columns_of(settings.columns, list(table.files.facts.variables), table.output)
+    return Subject(table, columns, settings.nulls, settings.seed)
 
 
-def columns_of(table: Table, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """Variables of a table by their names; without names all of them.
+def columns_of(names: Sequence[str], variables: Sequence[str], table: str) -> tuple[str, ...]:
+    """Variables by their names; without names all of them.
+
+    Args:
+        variables: those that there are.
+        table: what has them, for the message.
 
     Raises:
         SettingsError: there is no such variable.
     """
-    variables = tuple(table.files.facts.variables)
     for name in names:
         if name not in variables:
             meant = near(name, variables)
             hint = f"did you mean {meant!r}?" if meant else f"variables: {', '.join(variables)}"
-            raise SettingsError(f"{table.output} has no variable {name!r}", hint)
-    return tuple(dict.fromkeys(names)) or variables
+            raise SettingsError(f"{table} has no variable {name!r}", hint)
+    return tuple(dict.fromkeys(names)) or tuple(variables)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from geopipe.analysis.catalogue import method_of, subject_of
 from geopipe.analysis.drive import Watch, analyze
-from geopipe.analysis.results import FOLDER, Analysis
+from geopipe.analysis.results import FOLDER, Analysis, about, listed
 from geopipe.engine.passes import Kind, passes
 from geopipe.errors import PlanError, SettingsError
 from geopipe.export.lock import locked
@@ -23,7 +22,7 @@ def analyze_table(
     kind: Kind = "auto",
     address: str | None = None,
     watch: Watch = lambda step: None,
-    is_locked: bool = False,
+    again: bool = True,
 ) -> list[Analysis]:
     """Run the methods of the settings over a table, and commit the results of each as it is done.
 
@@ -31,7 +30,8 @@ def analyze_table(
         kind: the engine; "auto" is this process, or a Ray cluster where one exists.
         address: of the Ray cluster.
         watch: called after each tile of a pass.
-        is_locked: the caller has locked the output.
+        again: also the methods whose results for this table are there already. A run, which does not repeat them, has
+            locked the output.
 
     Raises:
         GeopipeError: a method does not fit the table, or failed. Results of the methods before it stay.
@@ -39,10 +39,13 @@ def analyze_table(
     methods = [method_of(name, settings) for name in dict.fromkeys(settings.methods)]
     if not methods:
         raise SettingsError("no method of analysis is named", "for example: geopipe analyze OUTPUT --methods summary")
-    subject, output = subject_of(table, settings), folder_of(table)
-    lock = nullcontext() if is_locked else locked(output, "of geopipe analyze")
+    subject, folder = subject_of(table, settings), folder_of(table)
+    if not again:
+        done = {a.method: a.about for a in listed(folder / FOLDER)}
+        methods = [method for method in methods if done.get(method.name) != about(method, subject)]
+    lock = locked(folder, "of geopipe analyze") if again else nullcontext()
     with lock, passes(kind, address) as at_work:
-        return [analyze(method, subject, at_work, output / FOLDER, watch) for method in methods]
+        return [analyze(method, subject, at_work, folder / FOLDER, watch) for method in methods]
 
 
 def folder_of(table: Table) -> Path:
@@ -57,8 +60,3 @@ def folder_of(table: Table) -> Path:
             "name the methods in [analysis] of its settings: a run analyses its table before it sends it",
         )
     return Path(table.output).expanduser().absolute()
-
-
-def names_of(analyses: Sequence[Analysis]) -> str:
-    """The methods of analyses, for a line of text."""
-    return ", ".join(analysis.method for analysis in analyses)

@@ -11,6 +11,7 @@ import click
 
 from geopipe import __version__
 from geopipe.cli import signals
+from geopipe.cli.analyze import analyze
 from geopipe.cli.config import config
 from geopipe.cli.db import db
 from geopipe.cli.doctor import doctor
@@ -74,5 +75,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, init, inspect, plan, run, status, validate, open_table, monitor, jobs_group, db, config, doctor):
+for command in (
+    demo, init, inspect, plan, run, status, validate, open_table, analyze, monitor, jobs_group, db, config, doctor,
+):  # fmt: skip
     cli.add_command(command)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from geopipe.cli.options import picked
 from geopipe.cli.screen import facts, headline, table
+from geopipe.cli.show_analysis import analyses
 from geopipe.export.objects import Stored
 from geopipe.export.state import Status
 from geopipe.run.pipeline import Summary
@@ -39,6 +40,7 @@ def summary(out: Console, run: Summary) -> None:
         headline(out, "  skipped", f"      layer {name}, null in every row: {reason}", "yellow")
     for finding in run.warnings:
         headline(out, "  note", f"         {finding.message}", "yellow")
+    analyses(out, run.analyses)
 
 
 def _finished(out: Console, done: Mapping[str, Any], lines: Mapping[str, str]) -> None:
@@ -90,6 +92,7 @@ def summary_json(run: Summary) -> dict[str, Any]:
         "worker_seconds": {p.stage: round(p.seconds, 3) for p in run.stages.values()},
         "skipped": run.skipped,
         "warnings": [picked(finding, "check message") for finding in run.warnings],
+        "analyses": [str(analysis.folder) for analysis in run.analyses],
     }
 
 

@@ -16,6 +16,7 @@ from importlib.metadata import version
 import pyproj
 
 from geopipe import __version__, machine, proposals
+from geopipe.analysis.catalogue import columns_of
 from geopipe.engine import address as addresses
 from geopipe.errors import SettingsError, SourceError
 from geopipe.export import publish, state
@@ -111,6 +112,9 @@ def draft(
             plan = make_plan(inputs, options, target, written)
             classes = {p.layer.name: values for p in plan.layers if (values := _classes(plan, p)) is not None}
             if not classes:
+                columns_of(
+                    settings.analysis.columns, [v.name for v in plan.spec.variables], "analysis.columns: the table"
+                )
                 notes = (*plan.notes, *map(_searched_note, searched))
                 return replace(plan, notes=notes, palettes=_palettes(plan))
             layers = [(replace(y, fractions=classes.get(y.name, y.fractions)), headers) for y, headers in layers]

@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from geopipe import processes
+from geopipe.analysis.stage import analyze_table
 from geopipe.engine import address as addresses
 from geopipe.engine.baseline import old_way
 from geopipe.engine.contract import Engine
 from geopipe.engine.local import plain_loop
-from geopipe.errors import noted
+from geopipe.engine.passes import Kind
+from geopipe.errors import GeopipeError, noted
 from geopipe.events import logs
 from geopipe.events.emit import context, emit
 from geopipe.events.records import DRIVER, Event, State, new_run_id
@@ -35,6 +37,7 @@ from geopipe.run.options import RunOptions, Snapshot, Watch
 from geopipe.run.reporting import Reports, monitoring_options
 from geopipe.run.summary import Clock, Summary
 from geopipe.settings.model import Settings
+from geopipe.table.table import open_table
 
 __all__ = ["RunOptions", "Snapshot", "Summary", "Watch", "run"]
 
@@ -85,7 +88,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
             unfinished = state.unfinished_run(destination.folder, plan.hash)
             overwrite = options.overwrite or (options.resume and unfinished is not None and unfinished.overwrite)
             if success is not None and _is_of(success, plan) and (unfinished is None or not overwrite):
-                summary = _finished(success, plan, destination, clock)
+                summary = _analyzed(settings, _finished(success, plan, destination, clock), destination, clock)
                 if destination.send(options.overwrite):
                     clock.lap("send")
                 sent.set()
@@ -101,6 +104,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                 with connected, ending():
                     clock.lap("start")
                     summary = execute(job, plan, engine, Reports(engine, recorder, options.watch))
+                    summary = _analyzed(settings, summary, destination, clock)
                     if destination.send(overwrite):
                         clock.lap("send")
                     sent.set()
@@ -135,6 +139,25 @@ def _resumed(settings: Settings, success: Mapping[str, Any] | None, machine: Mac
     if is_other and success is not None and success.get("skipped", {}) != skipped:
         return draft(settings, machine, success["skipped"])
     return plan
+
+
+def _analyzed(settings: Settings, summary: Summary, destination: Destination, clock: Clock) -> Summary:
+    """The summary with the results of the methods in [analysis], over the committed table.
+
+    Raises:
+        GeopipeError: a method failed; the table is finished.
+    """
+    if not settings.analysis.methods or state.finished(destination.folder) is None:
+        return summary
+    table, address = open_table(destination.folder), settings.engine.address
+    engine: Kind = "local" if summary.plan.engine == "local" else "ray"
+    try:
+        analyses = analyze_table(table, settings.analysis, engine, address, again=False)
+    except GeopipeError as error:
+        error.message += f"; the table is finished in {destination.folder}"
+        raise
+    clock.lap("analyze")
+    return replace(summary, analyses=tuple(analyses))
 
 
 def _is_of(success: Mapping[str, Any] | None, plan: Plan) -> bool:

@@ -25,6 +25,7 @@ STEPS = {
     "run": "starting workers",
     "validate": "validating",
     "commit": "committing",
+    "analyze": "analysing",
     "send": "sending",
 }
 """The current step of a run that has no units to count, by stage."""
@@ -59,7 +60,7 @@ class Bars:
         """Note the step that has begun."""
         if isinstance(body, Event) and body.name in (STAGE_STARTED, RAY_STARTS):
             stage = "ray" if body.name == RAY_STARTS else str(current().get("stage"))
-            self.step, self.left = STEPS.get(stage, self.step), 0.0
+            self.step, self.left = STEPS.get(stage.partition(" ")[0], self.step), 0.0
             if stage == "run" and not machine.has_kernels():
                 self.step = "compiling kernels (once)"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from geopipe.analysis.results import Analysis
 from geopipe.events.records import Progress
 from geopipe.plan.plan import Plan
 from geopipe.validate.facts import Finding
@@ -20,6 +21,7 @@ class Summary:
         output: folder of the table, or URI of the object store that has it.
         seconds: wall time by step.
         stages: work and seconds of the workers, by stage.
+        analyses: results of the methods in [analysis].
     """
 
     run_id: str
@@ -31,6 +33,7 @@ class Summary:
     seconds: Mapping[str, float]
     stages: Mapping[str, Progress] = field(default_factory=dict)
     warnings: tuple[Finding, ...] = ()
+    analyses: tuple[Analysis, ...] = ()
 
     @property
     def skipped(self) -> dict[str, str]:

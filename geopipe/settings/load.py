@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from geopipe.errors import SettingsError
 from geopipe.layers import uris
+from geopipe.settings.analysis import AnalysisSettings
 from geopipe.settings.mistakes import explain, united
 from geopipe.settings.model import Settings
 from geopipe.settings.raw import Overrides, RawSettings, places
@@ -43,6 +44,15 @@ def parse(values: Mapping[str, Any], overrides: Overrides = (), environment: boo
         SettingsError: every mistake with section.key, value, and what to write instead.
     """
     return _checked(RawSettings(values, overrides, environment), Path.cwd())
+
+
+def analysis(overrides: Overrides) -> AnalysisSettings:
+    """The section [analysis] alone, of flags or values by "analysis.key".
+
+    Raises:
+        SettingsError: every mistake, as in a file.
+    """
+    return parse({"layers": [{"name": "table", "path": "table"}]}, overrides).analysis
 
 
 def _checked(raw: RawSettings, folder: Path) -> Settings:

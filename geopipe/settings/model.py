@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, model_validator
 from geopipe.layers.layer import Layer
 from geopipe.plan.options import Layout, Options
 from geopipe.redaction import redacted
+from geopipe.settings.analysis import AnalysisSettings
 from geopipe.settings.fields import Section
 from geopipe.settings.sections import (
     EngineSettings,
@@ -50,6 +51,7 @@ class Settings(Section):
     resampling: ResamplingSettings = ResamplingSettings()
     merge: MergeSettings = MergeSettings()
     export: ExportSettings = ExportSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     engine: EngineSettings = EngineSettings()
 
