@@ -79,8 +79,7 @@ def footprints(name: str, pixels: NDArray[Any], corners: Corners, ratio: int) ->
     def work() -> None:
         whole: list[statistics.Whole] = [statistics.Whole(ratio, ratio)] if ratio else []
         for part in whole or Footprints(Lattice(*corners)).coverages(window):
-            known = statistics.moments_of(pixels, coverage.EVERYWHERE, part)
-            statistics.statistic_of(name, pixels, coverage.EVERYWHERE, part, known)
+            statistics.statistic_of(name, pixels, coverage.EVERYWHERE, part)
 
     return work
 

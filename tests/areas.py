@@ -7,7 +7,7 @@ import numpy as np
 from geopipe.resample.coverage import EVERYWHERE
 from geopipe.resample.footprints import Footprints
 from geopipe.resample.methods import Window
-from geopipe.resample.statistics import moments_of, statistic_of
+from geopipe.resample.statistics import statistic_of
 
 
 def block_statistic(
@@ -20,6 +20,6 @@ def block_statistic(
     """The statistic of each cell, and the share of its area that is valid (0 where the statistic is arbitrary)."""
     shape = tuple(n - 1 for n in footprints.corners.cols.shape)
     (coverage,) = footprints.coverages(Window(*corner, *pixels.shape))
-    known = moments_of(pixels, valid, coverage)
-    share = np.minimum(known.areas / np.where(known.areas > 0, coverage.sizes, 1), 1).astype(np.float32)
-    return statistic_of(name, pixels, valid, coverage, known).reshape(shape), share.reshape(shape)
+    values, moments = statistic_of(name, pixels, valid, coverage)
+    share = np.minimum(moments.areas / np.where(moments.areas > 0, coverage.sizes, 1), 1).astype(np.float32)
+    return values.reshape(shape), share.reshape(shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from geopipe.layers.layer import Kind, Variable
 from geopipe.merge.blocks import Column, Mask, Values
 from geopipe.resample import kernels, large_cells
-from geopipe.resample.coverage import EVERYWHERE, Coverage
+from geopipe.resample.coverage import EVERYWHERE
 from geopipe.resample.locate import BlockRequest
 from geopipe.resample.methods import FRACTION, PICKED, RADIUS, VALID, Decision, Route, Window, lattice_window
-from geopipe.resample.statistics import Whole, moments_of, statistic_of
+from geopipe.resample.statistics import Whole, statistic_of
 from geopipe.resample.weighted import Moments
 
 Read = Callable[[Window], Column]
@@ -47,7 +47,8 @@ class BandBlock:
     def share(self) -> Values:
         """The share of each cell that valid pixels cover: of the block's shape, float32."""
         if self._share is None:
-            self._share = self.statistic("average", (_ones,))[1]
+            _, areas, sizes = self._statistic("average", (_ones,))
+            self._share = np.minimum(areas / np.where(areas > 0, sizes, 1.0), 1.0).astype(np.float32)
         return self._share
 
     def pixels(self, conversion: Conversion) -> tuple[Values, Mask]:
@@ -59,33 +60,37 @@ class BandBlock:
             self._pixels = {conversion: _converted(conversion, values, valid)}
         return self._pixels[conversion]
 
-    def statistic(self, name: str, conversion: Conversion) -> tuple[Values, Values]:
-        """A statistic of each cell, and the valid share of its area. Values without a share are arbitrary."""
+    def statistic(self, name: str, conversion: Conversion) -> tuple[Values, Mask]:
+        """A statistic of each cell, and the cells with a valid pixel. Values of others are arbitrary."""
+        result, areas, _ = self._statistic(name, conversion)
+        return result, areas > 0
+
+    def _statistic(self, name: str, conversion: Conversion) -> tuple[Values, Values, Values | float]:
+        """A statistic of each cell, the area of its valid pixels, and its size in the same unit."""
         request, block = self.request, self.request.block
         if len(request.strips) > 1:  # a block of one cell
             value, part = self._large(name, conversion, 0, 0)
-            return np.array([[value]]), np.array([[part]], np.float32)
+            return np.array([[value]]), np.array([[part]]), 1.0
         pixels, valid = self.pixels(conversion)
-        cells: Iterable[Coverage | Whole]
+        shape, known = (block.height, block.width), self._moments.pop(conversion, None)
         if request.whole:
             ratio = Whole(request.whole.height // block.height, request.whole.width // block.width)
-            cells, sizes = [ratio], np.full(block.cells, float(ratio.rows * ratio.cols))
-        else:
-            cells, sizes = request.coverages, np.zeros(0)
-        known, self._moments = self._moments.get(conversion), {}
-        moments, results, areas = [], [], []
-        for n, some in enumerate(cells):
-            moments.append(known[n] if known else moments_of(pixels, valid, some))
-            results.append(statistic_of(name, pixels, valid, some, moments[-1]))
-            areas.append(sizes if isinstance(some, Whole) else some.sizes)
-        self._moments = {conversion: moments}
-        shape, areas_of_cells = (block.height, block.width), np.concatenate(areas)
-        covered = np.concatenate([m.areas for m in moments])
-        share = np.minimum(covered / np.where(covered > 0, areas_of_cells, 1.0), 1.0).astype(np.float32)
-        result, share = np.concatenate(results).reshape(shape), share.reshape(shape)
-        for i, j in np.argwhere(np.isnan(areas_of_cells).reshape(shape)):
-            result[i, j], share[i, j] = self._large(name, conversion, i, j)
-        return result, share
+            result, moments = statistic_of(name, pixels, valid, ratio, known[0] if known else None)
+            self._moments = {conversion: [moments]}
+            return result.reshape(shape), moments.areas.reshape(shape), float(ratio.rows * ratio.cols)
+        results, all_moments, all_sizes = [], [], []
+        for n, some in enumerate(request.coverages):
+            result, moments = statistic_of(name, pixels, valid, some, known[n] if known else None)
+            results.append(result)
+            all_moments.append(moments)
+            all_sizes.append(some.sizes)
+        self._moments = {conversion: all_moments}
+        result, sizes = (np.concatenate(parts).reshape(shape) for parts in (results, all_sizes))
+        areas = np.concatenate([moments.areas for moments in all_moments]).reshape(shape)
+        for i, j in np.argwhere(np.isnan(sizes)):
+            result[i, j], areas[i, j] = self._large(name, conversion, i, j)
+            sizes[i, j] = 1.0
+        return result, areas, sizes
 
     def _large(self, name: str, conversion: Conversion, i: int, j: int) -> tuple[Any, float]:
         """The statistic and the share of one cell with many pixels."""
@@ -171,8 +176,7 @@ def _resample(band: BandBlock, decision: Decision, kind: Kind, variable: Variabl
 def _apply(band: BandBlock, conversion: Conversion, method: str, decision: Decision) -> tuple[Values, Mask]:
     """Apply an interpolation kernel or a footprint statistic to converted pixels."""
     if method not in RADIUS:
-        result, share = band.statistic(method, conversion)
-        valid = share > 0
+        result, valid = band.statistic(method, conversion)
         return result, valid if result.dtype.kind in "iu" else valid & ~np.isnan(result)
     request = band.request
     assert request.centres is not None

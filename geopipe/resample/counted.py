@@ -14,8 +14,100 @@ from geopipe.resample.weighted import Moments
 
 
 @compiled
+def whole_sums(pixels: Floats, down: int, across: int) -> Moments:
+    """The areas and sums of cells of `down` x `across` pixels, without the other moments (see `Moments`)."""
+    height, width = pixels.shape[0] // down, pixels.shape[1] // across
+    areas, sums = np.zeros((height, width)), np.zeros((height, width))
+    lines, nothing = np.empty((across, width), pixels.dtype), np.empty(0, pixels.dtype)
+    for i in range(height):
+        for row in range(i * down, (i + 1) * down):
+            _split(pixels[row], lines)
+            for k in range(across):
+                _add(lines[k], areas[i], sums[i])
+    return Moments(areas.ravel(), sums.ravel(), np.empty(0), nothing, nothing)
+
+
+@compiled
+def _add(line: Floats, area: Floats, total: Floats) -> None:
+    """Add a pixel of each cell in a row to the areas and sums of the cells."""
+    for j in range(area.size):
+        value = line[j]
+        area[j] += 1.0 if value == value else 0.0
+        total[j] += np.float64(value) if value == value else 0.0
+
+
+@compiled
+def _split(line: NDArray[Any], lines: NDArray[Any]) -> None:
+    """Write a row of pixels to (across, n) `lines`: the first pixel of each cell to the first line, and so on.
+
+    The compiler makes vector instructions of loops along a line, and of a split in two.
+    """
+    across, width = lines.shape
+    if across == 2:
+        for j in range(width):
+            lines[0, j], lines[1, j] = line[2 * j], line[2 * j + 1]
+        return
+    for k in range(across):
+        for j in range(width):
+            lines[k, j] = line[j * across + k]
+
+
+@compiled
+def whole_modes(pixels: Floats, valid: Mask, down: int, across: int) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The mode of such cells, and their areas: each pixel is compared with all others of its cell.
+
+    It takes less time than sorting them where they are few. Of equally frequent values the smallest is the mode.
+    """
+    height, width, count = pixels.shape[0] // down, pixels.shape[1] // across, down * across
+    result, areas = np.zeros((height, width), pixels.dtype), np.zeros((height, width))
+    lines, present = np.empty((count, width), pixels.dtype), np.empty((count, width), np.bool_)
+    most, equal = np.empty(width, np.int32), np.empty(width, np.int32)
+    for i in range(height):
+        for row in range(down):
+            some = slice(row * across, (row + 1) * across)
+            _split(pixels[i * down + row], lines[some])
+            if valid.size > 0:
+                _split(valid[i * down + row], present[some])
+        for k in range(count if valid.size == 0 else 0):
+            _find_numbers(lines[k], present[k])
+        most[:] = 0
+        for a in range(count):
+            equal[:] = 0
+            for b in range(count):
+                _add_equal(lines[a], lines[b], present[b], equal)
+            _choose(lines[a], present[a], equal, result[i], most, areas[i])
+    return result.ravel(), areas.ravel()
+
+
+@compiled
+def _find_numbers(values: Floats, present: Mask) -> None:
+    """Find the values that are not NaN."""
+    for j in range(values.size):
+        present[j] = values[j] == values[j]
+
+
+@compiled
+def _add_equal(own: Floats, other: Floats, present: Mask, equal: NDArray[np.int32]) -> None:
+    """Add 1 to `equal` where a valid pixel of the cell has the same value."""
+    for j in range(equal.size):
+        equal[j] += (own[j] == other[j]) & present[j]
+
+
+@compiled
+def _choose(
+    own: Floats, present: Mask, equal: NDArray[np.int32], best: Floats, most: NDArray[np.int32], area: Floats
+) -> None:
+    """Take a pixel's value where it is more frequent than the best so far, or as frequent and smaller."""
+    for j in range(equal.size):
+        better = present[j] & ((equal[j] > most[j]) | ((equal[j] == most[j]) & (own[j] < best[j])))
+        best[j] = own[j] if better else best[j]
+        most[j] = equal[j] if better else most[j]
+        area[j] += 1.0 if present[j] else 0.0
+
+
+@compiled
 def whole_moments(pixels: Floats, valid: Mask, down: int, across: int) -> Moments:
-    """The moments of cells of `down` x `across` pixels (see `moments_of`).
+    """The moments of such cells.
 
     The loop over the cells of a row is the inner one, so that the compiler makes vector instructions of it.
     """
@@ -102,9 +194,6 @@ def whole_ranks(
         if known.lows[cell] == known.highs[cell]:
             continue
         count = _gather(pixels, valid, cell // width * down, cell % width * across, down, across, values)
-        if share == 0.0 and count <= 16:
-            result[cell] = _most_frequent_of_few(values[:count])
-            continue
         _sort(values[:count])
         if share > 0.0:
             result[cell] = values[max(math.ceil(share * count * (1.0 - sliver)), 1) - 1]
@@ -150,17 +239,4 @@ def _most_frequent(values: Floats) -> Any:
             if length > most:
                 best, most = values[k], length
             length = 0
-    return best
-
-
-@compiled
-def _most_frequent_of_few(values: Floats) -> Any:
-    """The same of some values in any order, which takes less time than to sort them."""
-    best, most = values[0], 0
-    for a in range(values.size):
-        value, count = values[a], 0
-        for b in range(values.size):
-            count += values[b] == value
-        if count > most or (count == most and value < best):
-            best, most = value, count
     return best

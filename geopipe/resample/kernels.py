@@ -1,4 +1,4 @@
-"""Compiled kernels for interpolation: bilinear, cubic, cubic spline and Lanczos, and polynomials for pixel places.
+"""Compiled kernels for interpolation: bilinear, cubic, cubic spline and Lanczos, and nearest.
 
 Pixels are floats in which NaN is missing; pixel i spans i to i + 1. All sums are float64, in one order, without
 reassociation: the same pixels and places give the same bits on every worker.
@@ -15,53 +15,13 @@ from numpy.typing import NDArray
 from geopipe.resample.compiled import compiled
 
 Floats = NDArray[np.floating[Any]]
+Indices = NDArray[np.int64]
 
 INTERPOLATIONS = ("bilinear", "cubic", "cubic_spline", "lanczos")
 BILINEAR, CUBIC, CUBIC_SPLINE, LANCZOS = range(4)
 
-
-@compiled
-def polynomial(coefficients: Floats, down: Floats, across: Floats) -> Floats:
-    """Evaluate a polynomial of two variables on a lattice: down @ coefficients @ across, in a fixed order of sums.
-
-    Args:
-        coefficients: (n, n) float64.
-        down: (rows, n) float64, terms at each row.
-        across: (n, cols) float64, terms at each column.
-    """
-    n, width = coefficients.shape[0], across.shape[1]
-    inner = np.zeros((n, width))
-    for a in range(n):
-        for b in range(n):
-            for j in range(width):
-                inner[a, j] += coefficients[a, b] * across[b, j]
-    result = np.zeros((down.shape[0], width))
-    for i in range(down.shape[0]):
-        for a in range(n):
-            factor = down[i, a]
-            for j in range(width):
-                result[i, j] += factor * inner[a, j]
-    return result
-
-
-@compiled
-def snapped(places: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
-    """Move places that are within `tolerance` of an edge or a middle of a pixel or cell onto it.
-
-    The floor of a place is then its pixel or cell: on an edge the right or lower one.
-
-    Args:
-        places: (n,) float64 in pixels or cells; not finite for a missing place.
-        tolerance: rounding error as a share of a pixel or cell (`grid.rounding`).
-    """
-    result = np.empty(places.size)
-    for i in range(places.size):
-        half = np.rint(places[i] * 2.0) / 2.0
-        result[i] = half if abs(places[i] - half) <= tolerance else places[i]
-    return result
-
-
-# ---------------------------------------------------------------- interpolation
+MIDDLE = 1e-9
+"""A place that is nearer to the middle of a pixel, in pixels, has its value."""
 
 
 @compiled
@@ -164,44 +124,110 @@ def _bilinear(pixels: Floats, x: float, y: float) -> float:
 
 
 @compiled
-def _bilinear_inside(pixels: Floats, x: float, y: float) -> float:
-    """The same without a look at each pixel: NaN unless all four pixels are in the window and finite."""
-    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
-    if left < 0 or top < 0 or left + 1 >= pixels.shape[1] or top + 1 >= pixels.shape[0]:
-        return np.nan
-    west, north = 1.0 - abs(left + 0.5 - x), 1.0 - abs(top + 0.5 - y)
-    east, south = 1.0 - abs(left + 1.5 - x), 1.0 - abs(top + 1.5 - y)
-    a, b, c, d = north * west, north * east, south * west, south * east
-    total = 0.0 + a * pixels[top, left] + b * pixels[top, left + 1]
-    total = total + c * pixels[top + 1, left] + d * pixels[top + 1, left + 1]
-    return float(total / (a + b + c + d))
+def _is_middle(x: float, y: float) -> bool:
+    """Whether a place is in the exact middle of a pixel."""
+    return bool((abs(x - np.floor(x) - 0.5) < MIDDLE) & (abs(y - np.floor(y) - 0.5) < MIDDLE))
 
 
 @compiled
-def _cubic_inside(pixels: Floats, x: float, y: float) -> float:
-    """The weighted mean for cubic at scale 1: NaN unless all sixteen pixels are in the window and finite."""
-    left, top = math.floor(x - 0.5) - 1, math.floor(y - 0.5) - 1
-    if left < 0 or top < 0 or left + 3 >= pixels.shape[1] or top + 3 >= pixels.shape[0]:
-        return np.nan
-    a, b, c, d = _cubic_weights(x - 1.5 - left)
-    total, weight, across = 0.0, 0.0, a + b + c + d
-    for i, down in enumerate(_cubic_weights(y - 1.5 - top)):
-        line = pixels[top + i]
-        total += down * (0.0 + a * line[left] + b * line[left + 1] + c * line[left + 2] + d * line[left + 3])
-        weight += down * across
-    return total / weight
+def _firsts(
+    shape: tuple[int, int], radius: int, cols: Floats, rows: Floats, corner: tuple[float, float], firsts: Indices
+) -> None:
+    """Fill `firsts` with the flat index of the first pixel of a kernel at scale 1 for each place.
+
+    -1 where the kernel reaches beyond the window, or the place is in the middle of a pixel.
+    """
+    before, width = float(radius - 1), float(shape[1])
+    for j in range(cols.size):
+        x, y = cols[j] - corner[1], rows[j] - corner[0]
+        left, top = np.floor(x - 0.5) - before, np.floor(y - 0.5) - before
+        inside = (left >= 0) & (top >= 0) & (left <= width - 2 * radius) & (top <= float(shape[0] - 2 * radius))
+        firsts[j] = np.int64(top * width + left) if inside & (not _is_middle(x, y)) else np.int64(-1)
 
 
 @compiled
-def _cubic_weights(x: float) -> tuple[float, float, float, float]:
-    """The heights of the cubic kernel at 1 + x, x, 1 - x and 2 - x, for x from 0 to 1."""
-    before, after, last = 1.0 + x, 1.0 - x, 2.0 - x
-    return (
-        ((-0.5 * before + 2.5) * before - 4.0) * before + 2.0,
-        (1.5 * x - 2.5) * x * x + 1.0,
-        (1.5 * after - 2.5) * after * after + 1.0,
-        ((-0.5 * last + 2.5) * last - 4.0) * last + 2.0,
-    )
+def _bilinear_row(
+    pixels: Floats,
+    cols: Floats,
+    rows: Floats,
+    corner: tuple[float, float],
+    firsts: Indices,
+    weights: Floats,
+    means: Floats,
+) -> None:
+    """The same for a row of places without a look at each pixel: `means` are not finite where one is not.
+
+    There are several short loops, so that the compiler makes vector instructions of all but the last one. Unsigned
+    indices spare numba's test for negative ones.
+
+    Args:
+        firsts: (n,) is filled by `_firsts`; where it is -1, `means` are arbitrary.
+        weights: (8, n) scratch.
+    """
+    _firsts(pixels.shape, 1, cols, rows, corner, firsts)
+    if min(pixels.shape) < 2:
+        return
+    for j in range(cols.size):
+        x, y = cols[j] - corner[1], rows[j] - corner[0]
+        left, top = np.floor(x - 0.5), np.floor(y - 0.5)
+        west, north = 1.0 - abs(left + 0.5 - x), 1.0 - abs(top + 0.5 - y)
+        east, south = 1.0 - abs(left + 1.5 - x), 1.0 - abs(top + 1.5 - y)
+        weights[0, j], weights[1, j] = north * west, north * east
+        weights[2, j], weights[3, j] = south * west, south * east
+    flat, right, below = pixels.ravel(), np.uint64(1), np.uint64(pixels.shape[1])
+    for j in range(cols.size):
+        at = np.uint64(max(firsts[j], 0))
+        a, b, c, d = weights[0, j], weights[1, j], weights[2, j], weights[3, j]
+        total = 0.0 + a * flat[at] + b * flat[at + right]
+        total = total + c * flat[at + below] + d * flat[at + below + right]
+        means[j] = total / (a + b + c + d)
+
+
+@compiled
+def _cubic_row(
+    pixels: Floats,
+    cols: Floats,
+    rows: Floats,
+    corner: tuple[float, float],
+    firsts: Indices,
+    weights: Floats,
+    means: Floats,
+) -> None:
+    """The same for cubic at scale 1, by its sixteen pixels."""
+    _firsts(pixels.shape, 2, cols, rows, corner, firsts)
+    if min(pixels.shape) < 4:
+        return
+    for j in range(cols.size):
+        x = cols[j] - corner[1]
+        means[j] = x - 1.5 - (np.floor(x - 0.5) - 1.0)
+    _cubic_weights(means, weights[:4])
+    for j in range(cols.size):
+        y = rows[j] - corner[0]
+        means[j] = y - 1.5 - (np.floor(y - 0.5) - 1.0)
+    _cubic_weights(means, weights[4:])
+    flat, below, one, two, three = pixels.ravel(), np.uint64(pixels.shape[1]), np.uint64(1), np.uint64(2), np.uint64(3)
+    for j in range(cols.size):
+        at = np.uint64(max(firsts[j], 0))
+        a, b, c, d = weights[0, j], weights[1, j], weights[2, j], weights[3, j]
+        total, weight, across = 0.0, 0.0, a + b + c + d
+        for i in range(4, 8):
+            down = weights[i, j]
+            total += down * (0.0 + a * flat[at] + b * flat[at + one] + c * flat[at + two] + d * flat[at + three])
+            weight += down * across
+            at += below
+        means[j] = total / weight
+
+
+@compiled
+def _cubic_weights(places: Floats, weights: Floats) -> None:
+    """Fill (4, n) with the heights of the cubic kernel at 1 + x, x, 1 - x and 2 - x, for x from 0 to 1 in `places`."""
+    for j in range(places.size):
+        x = places[j]
+        before, after, last = 1.0 + x, 1.0 - x, 2.0 - x
+        weights[0, j] = ((-0.5 * before + 2.5) * before - 4.0) * before + 2.0
+        weights[1, j] = (1.5 * x - 2.5) * x * x + 1.0
+        weights[2, j] = (1.5 * after - 2.5) * after * after + 1.0
+        weights[3, j] = ((-0.5 * last + 2.5) * last - 4.0) * last + 2.0
 
 
 @compiled
@@ -235,8 +261,8 @@ def interpolate(
     (which matters for the spline only). The mean leaves out other missing pixels. There cubic and lanczos fall back to
     bilinear: their negative weights could make the remaining sum of weights almost zero.
 
-    Each place is tried without a look at single pixels first: NaN and infinities reach the sum, and then they are
-    looked at. Both ways give the same bits.
+    Places are tried without a look at single pixels first: NaN and infinities reach the sum, and then they are looked
+    at. Both ways give the same bits.
 
     Args:
         pixels: (height, width) of the window.
@@ -249,30 +275,65 @@ def interpolate(
     Returns:
         (rows, cols) of the pixels' type, 0 where missing; and (rows, cols) bool, where it is not missing.
     """
-    top, left = corner
-    scale_x, scale_y = scale
-    plain = scale_x == 1.0 and scale_y == 1.0
-    most = int(2 * 3 * max(scale_x, scale_y)) + 3
-    wx, wy = np.zeros(most), np.zeros(most)
+    n, is_fast = cols.shape[1], _is_fast(method, scale)
+    most = int(2 * 3 * max(scale[0], scale[1])) + 3
+    wx, wy, start = np.zeros(most), np.zeros(most), (float(corner[0]), float(corner[1]))
+    firsts, weights, means = np.full(n, -1), np.empty((8, n)), np.empty(n)
     result, valid = np.empty(cols.shape, pixels.dtype), np.empty(cols.shape, np.bool_)
     for i in range(cols.shape[0]):
-        for j in range(cols.shape[1]):
-            x, y = cols[i, j] - left, rows[i, j] - top
-            value = np.nan
-            if 0 <= x < pixels.shape[1] and 0 <= y < pixels.shape[0]:
-                if plain and abs(x - int(x) - 0.5) < 1e-9 and abs(y - int(y) - 0.5) < 1e-9:
-                    value = np.float64(pixels[int(y), int(x)])
-                elif plain and method == BILINEAR:
-                    value = _bilinear_inside(pixels, x, y)
-                elif plain and method == CUBIC:
-                    value = _cubic_inside(pixels, x, y)
-                else:
-                    value = _weighted_inside(pixels, method, x, y, scale_x, scale_y, wx, wy)
-                if not math.isfinite(value) and not np.isnan(pixels[int(y), int(x)]):
-                    value = _around_missing(pixels, method, x, y, scale_x, scale_y, wx, wy)
-            valid[i, j] = value == value
-            result[i, j] = value if value == value else 0.0
+        if is_fast and method == BILINEAR:
+            _bilinear_row(pixels, cols[i], rows[i], start, firsts, weights, means)
+        elif is_fast:
+            _cubic_row(pixels, cols[i], rows[i], start, firsts, weights, means)
+        _look_at_places(pixels, cols[i], rows[i], start, method, scale, firsts, means, wx, wy)
+        some, present = result[i], valid[i]
+        for j in range(n):
+            mean = means[j]
+            present[j] = mean == mean
+            some[j] = mean if mean == mean else 0.0
     return result, valid
+
+
+@compiled
+def _is_fast(method: int, scale: tuple[float, float]) -> bool:
+    """Whether rows are tried by `_bilinear_row` or `_cubic_row`."""
+    return scale[0] == 1.0 and scale[1] == 1.0 and method in (BILINEAR, CUBIC)
+
+
+@compiled
+def _look_at_places(
+    pixels: Floats,
+    cols: Floats,
+    rows: Floats,
+    corner: tuple[float, float],
+    method: int,
+    scale: tuple[float, float],
+    firsts: Indices,
+    means: Floats,
+    wx: Floats,
+    wy: Floats,
+) -> None:
+    """Set the mean of each place of a row that has no first pixel or no finite mean; NaN where it is missing."""
+    scale_x, scale_y = scale
+    plain, is_fast = scale_x == 1.0 and scale_y == 1.0, _is_fast(method, scale)
+    for j in range(cols.size):
+        if firsts[j] >= 0 and math.isfinite(means[j]):
+            continue
+        x, y, mean = cols[j] - corner[1], rows[j] - corner[0], np.nan
+        if _has_pixel(pixels, x, y):
+            if plain and _is_middle(x, y):
+                mean = np.float64(pixels[int(y), int(x)])
+            elif not is_fast:
+                mean = _weighted_inside(pixels, method, x, y, scale_x, scale_y, wx, wy)
+            if not math.isfinite(mean):
+                mean = _around_missing(pixels, method, x, y, scale_x, scale_y, wx, wy)
+        means[j] = mean
+
+
+@compiled
+def _has_pixel(pixels: Floats, x: float, y: float) -> bool:
+    """Whether a place lies in a valid pixel of the window."""
+    return bool(0 <= x < pixels.shape[1] and 0 <= y < pixels.shape[0] and not np.isnan(pixels[int(y), int(x)]))
 
 
 @compiled
@@ -281,7 +342,7 @@ def _around_missing(
 ) -> float:
     """The weighted mean at a place whose own pixel is valid, by a look at each pixel."""
     if scale_x == 1.0 and scale_y == 1.0:
-        if abs(x - int(x) - 0.5) < 1e-9 and abs(y - int(y) - 0.5) < 1e-9:
+        if _is_middle(x, y):
             return float(pixels[int(y), int(x)])
         if method == BILINEAR:
             return _bilinear(pixels, x, y)
@@ -314,21 +375,3 @@ def nearest(
             col, row = (int(x), int(y)) if hit else (0, 0)
             result[i, j], inside[i, j] = pixels[row, col], hit and (valid.size == 0 or valid[row, col])
     return result, inside
-
-
-@compiled
-def span(cols: Floats, rows: Floats, width: float, height: float) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the places that lie in a raster; left > right if there are none.
-
-    An infinite width or height means that the raster has no edge there.
-    """
-    left, top, right, bottom = np.inf, np.inf, -np.inf, -np.inf
-    for i in range(cols.shape[0]):
-        for j in range(cols.shape[1]):
-            x, y = cols[i, j], rows[i, j]
-            if (0 <= x < width or (width == np.inf and abs(x) < np.inf)) and (
-                0 <= y < height or (height == np.inf and abs(y) < np.inf)
-            ):
-                left, right = min(left, x), max(right, x)
-                top, bottom = min(top, y), max(bottom, y)
-    return left, top, right, bottom

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from geopipe.grid.crs import Transform, same_crs
 from geopipe.grid.grid import BLOCK, Grid, Tile, blocks_of, rounding
 from geopipe.layers.layer import Source
-from geopipe.resample import kernels
 from geopipe.resample.coverage import Coverage
 from geopipe.resample.footprints import Footprints, Lattice
 from geopipe.resample.methods import RADIUS, WINDOW_PIXELS, Decision, Floats, Route, Window, clip, lattice_window
 from geopipe.resample.pixels import pixels_of, pixels_per_360, unrolled, wraps_around
+from geopipe.resample.places import polynomial, snapped, span
 
 DEGREES = (8, 16)
 """Degrees of the polynomials that are tried for the places in a block."""
@@ -122,7 +122,7 @@ def _request(grid: Grid, decision: Decision, block: Tile) -> BlockRequest | None
             return BlockRequest(block, window, whole=whole) if window else None
     if decision.centred:
         centres = _lattice(grid, decision, block, corners=False)
-        windows.append(around(kernels.span(centres.cols, centres.rows, *edges_of(source)), decision))
+        windows.append(around(span(centres.cols, centres.rows, *edges_of(source)), decision))
     if decision.covering and (not windows or windows[0]):
         footprints = _footprints(_lattice(grid, decision, block, corners=True), decision)
         window, footprints = _under(footprints, source)
@@ -237,7 +237,7 @@ def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
         bounds.append(grid.bounds)
     steps = float(np.hypot(t.a, t.d)), float(np.hypot(t.b, t.e))
     shape, places = lattice.cols.shape, (lattice.cols, lattice.rows)
-    cols, rows = (kernels.snapped(v.ravel(), rounding(bounds, step)) for v, step in zip(places, steps, strict=True))
+    cols, rows = (snapped(v.ravel(), rounding(bounds, step)) for v, step in zip(places, steps, strict=True))
     return Lattice(cols.reshape(shape), rows.reshape(shape))
 
 
@@ -275,9 +275,9 @@ def _polynomial(to_pixels: Transform, source: Source, col: Floats, row: Floats, 
         if (pixels := pixels_per_360(source)) is not None:  # not 360 degrees away from `truth`
             cols += pixels * np.round((truth[0][8, 8] - cols[degree // 2, degree // 2]) / pixels)
         terms = [_coefficients(v, nodes) for v in (cols, rows)]
-        values = [_evaluated(c, *checks, col, row) for c in terms]
+        values = _evaluated(terms, *checks, col, row)
         if all(np.abs(v - t).max() <= tolerance / 2 for v, t in zip(values, truth, strict=True)):
-            return Lattice(*(_evaluated(c, col, row, col, row) for c in terms))
+            return Lattice(*_evaluated(terms, col, row, col, row))
     return None
 
 
@@ -285,13 +285,15 @@ def _coefficients(values: Floats, nodes: Floats) -> Floats:
     """Coefficients (n, n) of the Chebyshev polynomial through values (n, n) at the nodes of both axes."""
     terms = chebyshev.chebvander(nodes, len(nodes) - 1).T * (2.0 / len(nodes))
     terms[0] /= 2
-    return np.asarray(kernels.polynomial(values, terms, np.ascontiguousarray(terms.T)), np.float64)
+    return np.asarray(polynomial(values, terms, np.ascontiguousarray(terms.T)), np.float64)
 
 
-def _evaluated(coefficients: Floats, at_col: Floats, at_row: Floats, col: Floats, row: Floats) -> Floats:
-    """Evaluate a polynomial over the range of col and row at a lattice of places."""
+def _evaluated(terms: Sequence[Floats], at_col: Floats, at_row: Floats, col: Floats, row: Floats) -> list[Floats]:
+    """Evaluate polynomials (`_coefficients`) over the range of col and row at a lattice of places."""
+    degree = len(terms[0]) - 1
     across, down = (
-        np.ascontiguousarray(chebyshev.chebvander((at - v[0]) / (v[-1] - v[0]) * 2 - 1, len(coefficients) - 1))
+        np.ascontiguousarray(chebyshev.chebvander((at - v[0]) / (v[-1] - v[0]) * 2 - 1, degree))
         for at, v in ((at_col, col), (at_row, row))
     )
-    return np.asarray(kernels.polynomial(coefficients, down, np.ascontiguousarray(across.T)), np.float64)
+    across = np.ascontiguousarray(across.T)
+    return [np.asarray(polynomial(coefficients, down, across), np.float64) for coefficients in terms]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from geopipe.grid.crs import Floats, crs_transform, is_lonlat
 from geopipe.grid.grid import Grid, rounding
 from geopipe.layers.table_plan import TablePlan
-from geopipe.resample import kernels
+from geopipe.resample.places import snapped
 
 
 def offsets(grid: Grid, crs: str, cells: str, x: Floats, y: Floats) -> Floats:
@@ -46,11 +46,11 @@ def _in_cells(grid: Grid, crs: str, x: Floats, y: Floats, left: float) -> tuple[
     """
     gx, gy = crs_transform(crs, grid.crs)(x, y)
     across, down = rounding([grid.bounds], grid.dx), rounding([grid.bounds], grid.dy)
-    u, v = kernels.snapped((gx - grid.x0) / grid.dx, across), kernels.snapped((grid.y0 - gy) / grid.dy, down)
+    u, v = snapped((gx - grid.x0) / grid.dx, across), snapped((grid.y0 - gy) / grid.dy, down)
     if is_lonlat(grid.crs):
         cells_per_360 = 360.0 / grid.dx
         start, end = left - across, left + grid.width
         with np.errstate(invalid="ignore"):
-            home = kernels.snapped(np.mod(u - start, cells_per_360) + start, across)
+            home = snapped(np.mod(u - start, cells_per_360) + start, across)
             u = np.where(((u < left) | (u >= end)) & (home < end), home, u)
     return u, v

@@ -20,7 +20,10 @@ CODES = 256
 
 
 class Moments(NamedTuple):
-    """What averages, sums, extremes and deviations of n cells are made of, over their valid pixels."""
+    """What averages, sums, extremes and deviations of n cells are made of, over their valid pixels.
+
+    An array that nobody needed is empty.
+    """
 
     areas: NDArray[np.float64]
     """(n,) sums of areas; 0 if no pixel is valid"""
@@ -36,7 +39,7 @@ class Moments(NamedTuple):
 
 @compiled
 def moments(pixels: Floats, valid: Mask, coverage: Coverage) -> Moments:
-    """The moments of each cell of a coverage (see `moments_of`)."""
+    """The moments of each cell of a coverage: pixels and mask as in `statistic_of`."""
     starts, rows, cols, offsets, weights, sizes = coverage
     n, masked = sizes.size, valid.size > 0
     areas, sums, squares = np.zeros(n), np.zeros(n), np.zeros(n)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from geopipe.resample import kernels
 from geopipe.resample.footprints import Footprints, Lattice
+from geopipe.resample.places import polynomial
 
 NAN = np.nan
 PIXELS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, NAN]], "float64")
@@ -215,5 +216,5 @@ def test_a_wider_kernel_is_an_average_of_more_pixels() -> None:
 def test_a_polynomial_on_a_lattice() -> None:
     coefficients = np.array([[1.0, 2.0], [3.0, 4.0]])  # 1 + 2x + 3y + 4xy
     x, y = np.array([0.0, 1.0, 2.0]), np.array([0.0, 10.0])
-    values = kernels.polynomial(coefficients, np.stack([y**0, y], axis=1), np.stack([x**0, x]))
+    values = polynomial(coefficients, np.stack([y**0, y], axis=1), np.stack([x**0, x]))
     assert values.tolist() == [[1, 3, 5], [31, 73, 115]]
