@@ -21,8 +21,8 @@ from geopipe.layers.layer import Source
 from geopipe.resample.coverage import Coverage
 from geopipe.resample.footprints import Footprints, Lattice
 from geopipe.resample.methods import RADIUS, WINDOW_PIXELS, Decision, Floats, Route, Window, clip, lattice_window
-from geopipe.resample.pixels import pixels_of, pixels_per_360, unrolled, wraps_around
-from geopipe.resample.places import polynomial, snapped, span
+from geopipe.resample.pixels import has_rows_of, pixels_of, pixels_per_360, unrolled, wraps_around
+from geopipe.resample.places import polynomial, snap, span
 
 DEGREES = (8, 16)
 """Degrees of the polynomials that are tried for the places in a block."""
@@ -206,7 +206,7 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
         return Lattice(*np.meshgrid(left + (block.col + col) * rx, top + (block.row + row) * ry))
     source = decision.source
     to_pixels = pixels_of(grid.transform_of(block), grid.crs, source)
-    if decision.is_parallel and corners:
+    if (decision.is_parallel and corners) or has_rows_of(grid, source):
         cols, _ = to_pixels(col, np.full(col.size, row[0]))
         _, rows = to_pixels(np.full(row.size, col[0]), row)
         return _snapped(home(Lattice(*np.meshgrid(cols, rows)), source), grid, source)
@@ -229,16 +229,16 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
 
 
 def _snapped(lattice: Lattice, grid: Grid, source: Source) -> Lattice:
-    """Move places onto edges and middles of pixels if they are off by no more than rounding."""
+    """Move places onto edges and middles of pixels if they are off by rounding; returns the lattice."""
     t = source.transform
     corners = [t @ (col, row) for col in (0, source.width) for row in (0, source.height)]
     bounds = [(*corners[0], *corners[3]), (*corners[1], *corners[2])]
     if same_crs(grid.crs, source.crs):
         bounds.append(grid.bounds)
     steps = float(np.hypot(t.a, t.d)), float(np.hypot(t.b, t.e))
-    shape, places = lattice.cols.shape, (lattice.cols, lattice.rows)
-    cols, rows = (snapped(v.ravel(), rounding(bounds, step)) for v, step in zip(places, steps, strict=True))
-    return Lattice(cols.reshape(shape), rows.reshape(shape))
+    for places, step in zip((lattice.cols, lattice.rows), steps, strict=True):
+        snap(places.reshape(-1), rounding(bounds, step))
+    return lattice
 
 
 def home(lattice: Lattice, source: Source) -> Lattice:

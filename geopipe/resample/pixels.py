@@ -65,6 +65,12 @@ def parallel(grid: Grid, source: Source, places: int = 17) -> bool:
         return bool(across.max() <= SEPARABLE and off[1].max() <= SEPARABLE)  # False for NaN
 
 
+def has_rows_of(grid: Grid, source: Source) -> bool:
+    """Whether rows and columns of cells are parallel to those of pixels, exactly: both are in one CRS."""
+    t = source.transform
+    return same_crs(grid.crs, source.crs) and not (t.b or t.d) and source.first.georeference is None
+
+
 def pixel_steps(grid: Grid, source: Source, places: int = 21) -> tuple[Floats, Floats] | None:
     """Source pixels per cell edge in x and in y, sampled at `places` x `places` cells.
 

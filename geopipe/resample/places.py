@@ -37,20 +37,18 @@ def polynomial(coefficients: Floats, down: Floats, across: Floats) -> Floats:
 
 
 @compiled
-def snapped(places: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+def snap(places: NDArray[np.float64], tolerance: float) -> None:
     """Move places that are within `tolerance` of an edge or a middle of a pixel or cell onto it.
 
     The floor of a place is then its pixel or cell: on an edge the right or lower one.
 
     Args:
-        places: (n,) float64 in pixels or cells; not finite for a missing place.
+        places: (n,) float64 in pixels or cells, to be changed; not finite for a missing place.
         tolerance: rounding error as a share of a pixel or cell (`grid.rounding`).
     """
-    result = np.empty(places.size)
     for i in range(places.size):
         half = np.rint(places[i] * 2.0) / 2.0
-        result[i] = half if abs(places[i] - half) <= tolerance else places[i]
-    return result
+        places[i] = half if abs(places[i] - half) <= tolerance else places[i]
 
 
 @compiled

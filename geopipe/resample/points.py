@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from geopipe.grid.crs import Floats, crs_transform, is_lonlat
 from geopipe.grid.grid import Grid, rounding
 from geopipe.layers.table_plan import TablePlan
-from geopipe.resample.places import snapped
+from geopipe.resample.places import snap
 
 
 def offsets(grid: Grid, crs: str, cells: str, x: Floats, y: Floats) -> Floats:
@@ -46,11 +46,14 @@ def _in_cells(grid: Grid, crs: str, x: Floats, y: Floats, left: float) -> tuple[
     """
     gx, gy = crs_transform(crs, grid.crs)(x, y)
     across, down = rounding([grid.bounds], grid.dx), rounding([grid.bounds], grid.dy)
-    u, v = snapped((gx - grid.x0) / grid.dx, across), snapped((grid.y0 - gy) / grid.dy, down)
+    u, v = (gx - grid.x0) / grid.dx, (grid.y0 - gy) / grid.dy
+    snap(u, across)
+    snap(v, down)
     if is_lonlat(grid.crs):
         cells_per_360 = 360.0 / grid.dx
         start, end = left - across, left + grid.width
         with np.errstate(invalid="ignore"):
-            home = snapped(np.mod(u - start, cells_per_360) + start, across)
+            home = np.mod(u - start, cells_per_360) + start
+            snap(home, across)
             u = np.where(((u < left) | (u >= end)) & (home < end), home, u)
     return u, v
