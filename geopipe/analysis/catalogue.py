@@ -12,7 +12,7 @@ from geopipe.proposals import near
 from geopipe.settings.analysis import AnalysisSettings
 from geopipe.table.table import Table
 
-CLASSES = {"summary": "Summary"}
+CLASSES = {"summary": "Summary", "correlation": "Correlation", "pca": "Pca", "kmeans": "Kmeans"}
 """The class of each method, in the module of its name."""
 
 

@@ -103,6 +103,14 @@ def _work(name: str, step: Pass, subject: Subject, folder: Path, key: int) -> An
         ) from error
 
 
+def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of values by cell. Floats are split by byte, and cells are steps: plain ones take five times as long."""
+    encodings = {"row": "DELTA_BINARY_PACKED", "col": "DELTA_BINARY_PACKED"}
+    encodings |= {field.name: "BYTE_STREAM_SPLIT" for field in schema if pa.types.is_floating(field.type)}
+    coded = [name for name in schema.names if name not in encodings]
+    return pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=coded, column_encoding=encodings)
+
+
 def _write(step: Write, parts: Iterator[pa.Table], path: Path) -> Any:
     """Write the rows of a tile, and return their state; None without one. A tile without rows has a file, too."""
 
@@ -114,7 +122,7 @@ def _write(step: Write, parts: Iterator[pa.Table], path: Path) -> Any:
                 yield step.state(rows)
 
     try:
-        with replacing(path, sync=False) as sink, pq.ParquetWriter(sink, step.schema, compression="zstd") as writer:
+        with replacing(path, sync=False) as sink, _writer(sink, step.schema) as writer:
             return fold(states(writer), step.merge or _no_state)
     except OSError as error:
         with suppress(OSError):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from geopipe.settings.fields import AsList, Names, Section, setting
+from geopipe.settings.fields import AT_LEAST_ONE, AsList, Names, Section, setting
 
-MethodName = Literal["summary"]
+MethodName = Literal["summary", "correlation", "pca", "kmeans"]
 
 
 class AnalysisSettings(Section):
@@ -24,3 +24,27 @@ class AnalysisSettings(Section):
     """seed of all random choices"""
     summary_bins: int = Field(50, ge=1, le=1000)
     """bars of a histogram, from the least value to the greatest"""
+    correlation_sample: int = Field(100_000, ge=2)
+    """rows of the seeded sample whose ranks Spearman's correlations are of"""
+    correlation_high: float = Field(0.95, ge=0, le=1)
+    """findings name pairs of variables whose correlation is above it"""
+    correlation_high_vif: float = Field(10.0, ge=1)
+    """findings name variables whose variance inflation is above it"""
+    pca_standardize: bool = True
+    """divide each variable by its standard deviation, so that units do not matter"""
+    pca_components: int | None = setting(None, AT_LEAST_ONE, 3, ge=1)
+    """components that have scores (default: those that explain 95 % of the variance together)"""
+    pca_scores: bool = True
+    """write the scores of each cell, as columns pc1, pc2, and so on"""
+    kmeans_k: int | None = setting(None, "a whole number from 2 to 1,000", 6, ge=2, le=1000)
+    """number of clusters (default: from 2 to kmeans_k_max the one with the largest mean silhouette on a sample)"""
+    kmeans_k_max: int = Field(10, ge=2, le=1000)
+    """the largest number of clusters to try where kmeans_k is not given"""
+    kmeans_sample: int = Field(100_000, ge=1)
+    """rows of the seeded sample on which the centres start and settle, before all rows are read"""
+    kmeans_starts: int = Field(3, ge=1)
+    """starts by k-means++ on the sample; the best goes on"""
+    kmeans_tolerance: float = Field(1e-4, ge=0)
+    """stop when the squared ways of all centres, in standard deviations, are together no more"""
+    kmeans_max_iterations: int = Field(100, ge=1)
+    """passes over all rows, at most"""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
 from geopipe.analysis.contract import Nulls, Pass, Reduce, Result
 from geopipe.analysis.rows import matrix, numbers
+from geopipe.resample.compiled import compiled
 
 Floats = NDArray[np.float64]
 
@@ -57,6 +57,7 @@ class Moments:
         with np.errstate(invalid="ignore", divide="ignore"):
             scale = np.where(self.is_constant, np.nan, np.sqrt(np.diagonal(self.products)))
             result: Floats = np.clip(self.products / np.outer(scale, scale), -1.0, 1.0)
+        np.fill_diagonal(result, np.where(self.is_constant, np.nan, 1.0))
         return result
 
     def counts(self) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def _map(columns: tuple[str, ...], fill: Floats | None, chunk: pa.Table) -> Mome
     return Moments(len(chunk), len(values), nulls, means, products, fill)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def comoments(values: Floats) -> tuple[Floats, Floats]:
     """Means, shape (d,), and sums of products of deviations, shape (d, d), of values of shape (n, d), row by row."""
     count, width = values.shape
