@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from geopipe import machine
 from geopipe.engine import address as addresses
-from geopipe.errors import find
+from geopipe.errors import RunError, find, first_line
 
 Result = TypeVar("Result")
 
@@ -79,9 +79,8 @@ class _Tasks:
         try:
             yield from _in_order((task.remote(shared, key) for key in keys), self.workers, ray.get)
         except ray.exceptions.RayError as error:
-            if (ours := find(error)) is not None:
-                raise ours from error
-            raise
+            ours = find(error) or RunError(f"a task of Ray failed: {first_line(error)}", "see Ray's logs")
+            raise ours from error
 
 
 def _call(function: Callable[[int], Any], key: int) -> Any:
