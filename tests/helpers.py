@@ -109,7 +109,6 @@ def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, s
     """The command line in this process: exit code, standard output, standard error."""
     with pytest.MonkeyPatch.context() as patch, signals_as_they_were():
         patch.setattr(sys, "argv", ["geopipe", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
+        code = main.execute()
     out = capsys.readouterr()
-    return int(ended.value.code or 0), out.out, out.err
+    return code, out.out, out.err

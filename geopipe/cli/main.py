@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -25,7 +26,26 @@ from geopipe.errors import GeopipeError, Terminated, find_signal
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with its code: 0 done, 1 failed, 2 usage or settings, 3 environment, 4 skipped."""
+    """Run the command line and end the process with its code.
+
+    The command is done then: taking down the libraries that it loaded would take half a second.
+    """
+    code = execute()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.exit(code)  # Python reports it
+    guard = sys.modules.get("geopipe.engine.guard")  # importing it would load Ray
+    if guard is not None and guard.abandoned.is_set():
+        guard.say_farewell()  # Ray's part of a normal exit would wait for its dead head, and replace the exit code
+    else:
+        atexit._run_exitfuncs()
+    os._exit(code)
+
+
+def execute() -> int:
+    """Run the command line; returns 0 done, 1 failed, 2 usage or settings, 3 environment, 4 skipped."""
 
     def terminate(number: int, _: object) -> NoReturn:
         raise Terminated(number)
@@ -48,13 +68,9 @@ def main() -> NoReturn:
         code = _report_signal(error)
     except BrokenPipeError:
         code = 0
-    code = code if isinstance(code, int) else 0
-    guard = sys.modules.get("geopipe.engine.guard")  # importing it would load Ray
-    if guard is not None and guard.abandoned.is_set():
-        sys.stdout.flush()
-        guard.say_farewell()
-        os._exit(code)  # a normal exit would let Ray wait for its dead head, and replace the exit code
-    sys.exit(code)
+    except SystemExit as ended:
+        code = ended.code
+    return code if isinstance(code, int) else 0
 
 
 def _report_signal(error: BaseException) -> int:

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,8 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from geopipe import machine
 from geopipe.engine import address as addresses
-from geopipe.engine.guard import Guard, apart, guarded, last_word
+from geopipe.engine.guard import Guard, guarded, last_word
+from geopipe.engine.head import own_head
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
@@ -27,9 +28,12 @@ from geopipe.plan.estimate import Machine
 VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED")
 """Environment variables that `connect` sets where they are missing."""
 
+_guards: list[Guard] = []
+"""The guard of the cluster that a block of `cluster` has joined or started, for the blocks inside."""
+
 
 @contextmanager
-def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
+def cluster(address: str | None, object_store: int, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Guard]:
     """A Ray cluster, with its guard: the session of this process, else one joined or started for the block.
 
     A session that was there before is left as it was.
@@ -37,6 +41,7 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
     Args:
         address: of the cluster; None for RAY_ADDRESS, else one of our own.
         object_store: bytes of shared memory of a cluster of our own.
+        meanwhile: called while the processes of a cluster of our own start; it raises no Exception.
 
     Raises:
         MachineError: there is no cluster at the address, or ours does not start.
@@ -47,7 +52,7 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL)
         if ray.is_initialized():
-            yield stack.enter_context(guarded())
+            yield _guards[-1] if _guards else stack.enter_context(guarded())
             return
         farewell = stack.enter_context(last_word())
         address = addresses.requested(address)
@@ -58,12 +63,14 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
         starting = stack.enter_context(guarded(True, farewell)) if address == "local" else None
         try:
             with starting.armed() if starting else nullcontext():
-                connect(address, object_store)
+                connect(address, object_store, meanwhile)
         except MachineError:
             if starting is not None:
                 starting.abandon()
             raise
         guard = starting or stack.enter_context(guarded(False, farewell))
+        _guards.append(guard)
+        stack.callback(_guards.remove, guard)
         try:
             yield guard
         finally:
@@ -72,8 +79,10 @@ def cluster(address: str | None, object_store: int) -> Iterator[Guard]:
             guard.shutdown()
 
 
-def connect(address: str | None, object_store: int) -> None:
+def connect(address: str | None, object_store: int, meanwhile: Callable[[], object] = lambda: None) -> None:
     """Join the cluster at an address (None: RAY_ADDRESS), or start one of our own, as the Ray session of this process.
+
+    The arguments are those of `cluster`.
 
     Raises:
         MachineError: there is no cluster at the address, or ours does not start.
@@ -91,7 +100,7 @@ def connect(address: str | None, object_store: int) -> None:
         own = {"num_cpus": machine.cpus(), "object_store_memory": object_store, "include_dashboard": False}
     on_term = signal.getsignal(signal.SIGTERM)
     try:
-        with apart():
+        with own_head(meanwhile) if own else nullcontext():
             ray.init(address, logging_level=logging.ERROR, **own)
     except MachineError:
         raise

@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from typing import Any
 
 import psutil
 import ray
-from ray._private import services
 
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
@@ -191,30 +189,6 @@ def say_farewell() -> None:
     """Say that the error of a lost cluster has been printed (see `last_word`)."""
     while _farewells:
         _farewells.pop()()
-
-
-class _Apart(services.ConsolePopen):
-    """A process of Ray in a process group of its own."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, process_group=0, **options)
-
-
-@contextmanager
-def apart() -> Iterator[None]:
-    """Start Ray's processes inside in process groups of their own.
-
-    A terminal that closes, or `timeout`, signals our group. If Ray's processes ended with it, its core would end this
-    process without a message. Ray has no option for it. On Linux alone Ray's processes end when their parent does;
-    elsewhere Ray ends them by our group, so they stay in it.
-    """
-    before = services.ConsolePopen
-    if sys.platform == "linux":
-        services.ConsolePopen = _Apart  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        services.ConsolePopen = before  # type: ignore[misc]
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:

@@ -188,7 +188,7 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
     plan = work.plan
     workers = plan.machine.workers
     units = _units(plan, plan.keys if keys is None else keys, workers)
-    reads = ray.data.from_arrow(units)
+    reads = ray.data.from_blocks(units)
     context = reads.context
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False
@@ -199,7 +199,7 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
         actors = ray.data.ActorPoolStrategy(size=workers)
         restarts = {"max_restarts": 3, "max_task_retries": 3}
         return _mapped(reads, _Aligned, workers, compute=actors, fn_constructor_args=(work,), **restarts)
-    context.shuffle_compression = None  # type: ignore[assignment]
+    context.shuffle_compression = None
     context.shuffle_input_batch_bytes = 32 * 2**20
     parts = min(plan.estimate.wave_tiles or 4 * workers, 4 * workers)
     tasks = ray.data.TaskPoolStrategy(size=max(1, workers // at_once))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -66,22 +67,27 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
     detail |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
     requests, sent = Requests(run_id), threading.Event()
     requests.on("cancel", interrupt)
-    with (
-        noted(lambda: destination.outcome(run_id, sent.is_set())),
-        context(run_id=run_id, attempt=attempt),
-        recording(monitoring, requests) as recorder,
-        stated(detail) as ending,
-        _joined(settings) as machine,
-    ):
-        # others see by it whether this process lives, and where its last records are
-        emit(Event(DRIVER, processes.identity() | {"spool": str(monitoring.folder)}))
-        if not options.resume:
-            destination.check(options.overwrite)
+
+    def plan_for(machine: Machine | None) -> Plan:
         with logs.log_stage(log, "plan"):
             plan = _resumed(settings, destination.finished(), machine) if options.resume else draft(settings, machine)
         if options.resume and not _is_of(destination.finished(), plan):
             state.refuse_resume(destination.folder, plan)
         clock.lap("plan")
+        return plan
+
+    with (
+        noted(lambda: destination.outcome(run_id, sent.is_set())),
+        context(run_id=run_id, attempt=attempt),
+        recording(monitoring, requests) as recorder,
+        stated(detail) as ending,
+        ExitStack() as cluster,
+    ):
+        # others see by it whether this process lives, and where its last records are
+        emit(Event(DRIVER, processes.identity() | {"spool": str(monitoring.folder)}))
+        if not options.resume:
+            destination.check(options.overwrite)
+        plan = _planned(settings, plan_for, cluster, starts=not options.resume)
         with locked(destination.folder, run_id):
             publish.recover(destination.folder)
             success = destination.finished() if options.resume else None
@@ -99,7 +105,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                 destination.keep_or_drop(plan, options.fresh, options.confirm)
             job = Execution(settings, monitoring, overwrite, destination.output, clock)
             requests.on("pause", job.pause.request)
-            with _engine(plan, settings, monitoring) as engine:
+            with cluster.pop_all(), _engine(plan, settings, monitoring) as engine:  # Ray ends before the lock
                 connected = recorder.connected(engine.receive, engine.stages) if recorder else nullcontext()
                 with connected, ending():
                     clock.lap("start")
@@ -113,17 +119,35 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
     return summary
 
 
-@contextmanager
-def _joined(settings: Settings) -> Iterator[Machine | None]:
-    """Join the cluster that exists, and yield what it offers, so that the plan is made for it; None without one."""
-    in_process = settings.engine.kind == "local" or settings.resampling.old_way
-    if in_process or not addresses.existing(settings.engine.address):
-        yield None
-        return
-    from geopipe.engine.cluster import joined
+def _planned(settings: Settings, plan_for: Callable[[Machine | None], Plan], stack: ExitStack, starts: bool) -> Plan:
+    """The plan, made for the cluster that exists, or while one of our own starts for a run that is certain to need it.
 
-    with joined(settings.engine.address, this_machine(settings)) as machine:
-        yield machine
+    Args:
+        plan_for: makes the plan for a cluster; for this machine if None.
+        stack: leaves the cluster.
+        starts: whether Ray may start before there is a plan.
+    """
+    engine = settings.engine
+    if engine.kind == "local" or settings.resampling.old_way:
+        return plan_for(None)
+    if addresses.existing(engine.address):
+        from geopipe.engine.cluster import joined
+
+        return plan_for(stack.enter_context(joined(engine.address, this_machine(settings))))
+    if engine.kind == "auto" or not starts:
+        return plan_for(None)
+    from geopipe.engine.cluster import cluster
+
+    machine, plan = this_machine(settings), Future[Plan]()
+
+    def make() -> None:
+        try:
+            plan.set_result(plan_for(machine))
+        except Exception as error:  # Ray's start goes on
+            plan.set_exception(error)
+
+    stack.enter_context(cluster(None, machine.object_store, make))
+    return plan.result()
 
 
 def _resumed(settings: Settings, success: Mapping[str, Any] | None, machine: Machine | None) -> Plan:

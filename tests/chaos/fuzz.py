@@ -65,9 +65,7 @@ def call(command: list[str]) -> tuple[int | None, str, str | None]:
     wrong: str | None = None
     try:
         with redirect_stdout(out), redirect_stderr(out), signals_as_they_were():
-            cli.main()
-    except SystemExit as ended:
-        code = int(ended.code or 0)
+            code = cli.execute()
     except BaseException as error:
         place = [f for f in traceback.extract_tb(error.__traceback__) if "geopipe" in f.filename][-1]
         wrong = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {error}"
