@@ -19,7 +19,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from geopipe import machine
 from geopipe.engine import address as addresses
 from geopipe.engine.guard import Guard, guarded, last_word
-from geopipe.engine.head import own_head
+from geopipe.engine.head import lean_data, own_head
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
@@ -69,6 +69,8 @@ def cluster(address: str | None, object_store: int, meanwhile: Callable[[], obje
                 starting.abandon()
             raise
         guard = starting or stack.enter_context(guarded(False, farewell))
+        if starting is not None:
+            stack.enter_context(lean_data())
         _guards.append(guard)
         stack.callback(_guards.remove, guard)
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray._private import node, services
 
 PATIENCE = 30.0
@@ -68,3 +69,47 @@ def own_head(meanwhile: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         node.Node, services.ConsolePopen = before  # type: ignore[misc]
+
+
+class _Nobody:
+    """Stands for an actor whose answers nobody needs: takes each call, and does nothing."""
+
+    def __getattr__(self, name: str) -> _Nobody:
+        return self
+
+    def remote(self, *args: Any, **options: Any) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def lean_data() -> Iterator[None]:
+    """Have Ray Data neither ask for nodes inside nor keep statistics for a dashboard: each takes a process.
+
+    For a cluster of our own, which has neither autoscaler nor dashboard.
+    """
+    from ray.data._internal import stats
+    from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
+    from ray.data._internal.execution import streaming_executor
+    from ray.data._internal.execution.interfaces import ExecutionResources
+
+    class FixedSize(ClusterAutoscaler):
+        def __init__(self, *args: object, **options: object) -> None:
+            self._resources: ExecutionResources = ExecutionResources.from_resource_dict(ray.cluster_resources())
+
+        def try_trigger_scaling(self) -> None:
+            """Ask for nothing."""
+
+        def on_executor_shutdown(self) -> None:
+            """Take nothing back."""
+
+        def get_total_resources(self) -> ExecutionResources:
+            """All resources of the cluster."""
+            return self._resources
+
+    data: Any = streaming_executor
+    before = data.create_cluster_autoscaler, stats.get_or_create_stats_actor
+    data.create_cluster_autoscaler, stats.get_or_create_stats_actor = FixedSize, _Nobody  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        data.create_cluster_autoscaler, stats.get_or_create_stats_actor = before
