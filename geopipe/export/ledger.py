@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from geopipe.durable import sync_folder, write_error
 from geopipe.export.tiles import CSV_PARTS, FORMATS, File, Receipt, write_tile
+from geopipe.export.usage import Meter
 from geopipe.grid.grid import Tile
 from geopipe.merge.tile import Part
 from geopipe.plan.plan import Plan
@@ -39,6 +40,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
+        self.meter = Meter()
 
     def append(self, folder: Path, receipt: Receipt) -> None:
         """Append a receipt durably to this process's journal in a staging folder."""
@@ -75,6 +77,7 @@ def finish_tile(plan: Plan, folder: str, chunk_size: int, tile: Tile, parts: Ite
         chunk_size: rows to format as CSV at a time.
     """
     write_tile(plan, folder, chunk_size, tile, parts, partial(journal.append, Path(folder)))
+    journal.meter.note(Path(folder))
 
 
 def finisher(plan: Plan, folder: Path, chunk_size: int) -> partial[None]:

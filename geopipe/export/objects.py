@@ -90,7 +90,7 @@ def check(store: ObjectStore, overwrite: bool) -> None:
     sizes, done = listing(store), is_finished(store)
     files = _files(sizes)
     # objects of a run that was not sent to its end may be taken over; other programs have a settings.toml, too
-    ours = files | ({MANIFEST, SETTINGS} if files else set())
+    ours = files | ({MANIFEST, SETTINGS, *_of_table(sizes)} if files else set())
     strange = set() if done else {name.partition("/")[0] for name in sizes.keys() - ours}
     refuse(store.uri, done, strange, files, overwrite)
 
@@ -169,7 +169,7 @@ def publish(store: ObjectStore, folder: Path, overwrite: bool) -> None:
     for name in _files(there) - sizes.keys():
         if is_ours(name.rpartition("/")[2]):
             _delete(store, name)
-    for name in {name for name in there if name.partition("/")[0] in BESIDE} - set(_beside(folder)):
+    for name in _of_table(there) - set(_beside(folder)):
         _delete(store, name)
 
 
@@ -217,6 +217,11 @@ def _sizes(lines: Iterable[bytes], where: str) -> dict[str, int]:
 def _files(names: Iterable[str]) -> set[str]:
     """The names in the folders of the formats."""
     return {name for name in names if name.partition("/")[0] in FORMATS}
+
+
+def _of_table(names: Iterable[str]) -> set[str]:
+    """The names of what is made of a table, and stands beside it."""
+    return {name for name in names if name.partition("/")[0] in BESIDE}
 
 
 def _beside(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ last. A reader of OUTPUT sees the old table or the new one. `--resume` continues
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe.durable import replacing, write_error
@@ -24,11 +26,14 @@ from geopipe.errors import PlanError, Terminated
 from geopipe.export.ledger import JOURNALS, Ledger, ranges
 from geopipe.export.lock import STAGING
 from geopipe.export.publish import publish
-from geopipe.export.state import MANIFEST, OLD, PAUSE, PLAN, SETTINGS, SUCCESS, staging_folder
+from geopipe.export.state import MANIFEST, OLD, PAUSE, PLAN, REPORT, SETTINGS, SUCCESS, staging_folder
 from geopipe.export.tiles import CSV_PARTS, PARTIAL, Receipt, join_csv
+from geopipe.export.views import VIEWS, join
 from geopipe.plan.cells import runs_of
 from geopipe.plan.plan import Plan
 from geopipe.redaction import redacted
+
+log = logging.getLogger(__name__)
 
 
 class Staging:
@@ -47,13 +52,21 @@ class Staging:
         self.run_id, self.attempt, self.overwrite = run_id, attempt, overwrite
         self.folder = staging_folder(output, plan.hash)
 
-    def begin(self) -> NDArray[np.int64]:
-        """Prepare the folder. Returns the keys of the tiles to do: those without complete files."""
+    def begin(self, views: bool = False) -> NDArray[np.int64]:
+        """Prepare the folder. Returns the keys of the tiles to do: those without complete files.
+
+        Args:
+            views: whether a view of each tile is taken for the report.
+        """
         try:
             for partial in self.folder.rglob(f"*{PARTIAL}"):  # of a process that died while it wrote
                 partial.unlink(missing_ok=True)
             for name in (*self.plan.options.formats, CSV_PARTS, JOURNALS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+            if views:
+                (self.folder / VIEWS).mkdir(exist_ok=True)
+            else:
+                shutil.rmtree(self.folder / VIEWS, ignore_errors=True)
             (self.folder / SETTINGS).write_text(self.settings_toml, encoding="utf-8")
             state = {
                 "plan_hash": self.plan.hash,
@@ -108,6 +121,7 @@ class Staging:
                 yield receipt.line()
 
         _write_state(self.folder / MANIFEST, lines())
+        self._join_views()
         for form in self.plan.options.formats:
             for partial in (self.folder / form).rglob(f"*{PARTIAL}"):  # of a worker that died while it wrote
                 partial.unlink()
@@ -128,6 +142,14 @@ class Staging:
         except OSError as error:
             raise write_error(error, Path(error.filename or self.output)) from error
         return totals
+
+    def _join_views(self) -> None:
+        """Join the views of the tiles to the sample of the report; a table is published without it, too."""
+        try:
+            join(self.folder, self.plan.keys.tolist(), REPORT)
+        except (OSError, pa.ArrowException) as error:
+            shutil.rmtree(self.folder / REPORT, ignore_errors=True)
+            log.warning("the report will read its sample from the table: %s", error)
 
     def discard(self) -> None:
         """Delete everything that this run wrote; an earlier finished run stays.

@@ -22,8 +22,10 @@ from geopipe.plan.plan import Plan
 
 SUCCESS, MANIFEST, SETTINGS = "_SUCCESS", "manifest.jsonl", "settings.toml"
 PLAN, PAUSE, OLD = "plan.json", "pause", "old"
+REPORT, PAGE = "report", "report.html"
+"""The folder with the sample and the facts of a report, and its page; a table is whole without them."""
 
-BESIDE = ("analysis", "report", "report.html")
+BESIDE = ("analysis", REPORT, PAGE)
 """Folders and files that are made of a finished table. They stand beside it, and go when another takes its place."""
 
 

@@ -23,6 +23,7 @@ from geopipe.durable import replacing, sync_folder, write_error
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import Progress
+from geopipe.export import views
 from geopipe.export.writers import (
     CSV_SUFFIX,
     Write,
@@ -148,6 +149,7 @@ def write_tile(
     """
     progress, files = _Progress(tile), _TileFiles(plan, Path(staging), tile)
     ranges = {v.name: _Range() for v in plan.spec.variables}
+    view = files.new_view()
     if plan.options.layout.needs_whole_tiles:
         parts = [(tile, pa.concat_tables([table for _, table in parts]))]
     formats: dict[str, Callable[[], AbstractContextManager[Write]]] = {
@@ -162,7 +164,11 @@ def write_tile(
                 write(table)
             for name, values in ranges.items():
                 values.add(table[name])
+            if view is not None:
+                view.add(table)
             del table  # before the next part is waited for
+    if view is not None:
+        files.write_view(view.table(plan.spec.schema))
     columns = {name: values.describe() for name, values in ranges.items()}
     receipt = Receipt(tile.key, progress.rows, tuple(files.done), columns)
     note(receipt)
@@ -209,6 +215,18 @@ class _TileFiles:
             csv_writer(self.plan.spec.schema, sink, codec, chunk_size, headed, report) as write,
         ):
             yield write
+
+    def new_view(self) -> views.TileView | None:
+        """An empty view of the tile; None where none is taken, and where every cell would be in it."""
+        stride = views.stride_of(self.plan.grid)
+        if stride == 1 or not (self.staging / views.VIEWS).is_dir():
+            return None
+        return views.TileView(stride, [v.name for v in self.plan.spec.variables])
+
+    def write_view(self, view: pa.Table) -> None:
+        """Write the view of the tile."""
+        with _new_file(self.staging, f"{views.VIEWS}/{self.tile.key}{views.SUFFIX}", []) as sink:
+            views.write_view(sink, view)
 
 
 class _Range:

@@ -18,6 +18,7 @@ from geopipe.events.emit import emit
 from geopipe.events.records import Event, State
 from geopipe.export.ledger import finisher
 from geopipe.export.staging import Staging
+from geopipe.export.usage import usage_of
 from geopipe.load import raster, stamps
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.plan import Plan
@@ -95,7 +96,7 @@ def _attempt(run: Execution, plan: Plan, engine: Engine, reports: Reports, done:
     staging = Staging(
         settings.run.folder, plan, settings.to_toml(), monitoring.run_id, monitoring.attempt, run.overwrite
     )
-    keys = staging.begin()
+    keys = staging.begin(views=settings.report.enabled)
     if len(keys) < len(plan.keys):
         log.warning("%s of %s tiles are there already", len(plan.keys) - len(keys), len(plan.keys))
         emit(Event("run_resumed", {"tiles_there": len(plan.keys) - len(keys)}))
@@ -116,6 +117,7 @@ def _attempt(run: Execution, plan: Plan, engine: Engine, reports: Reports, done:
             stamps.refuse_changes(plan)
         report, warnings = _checked(plan, staging, settings.merge.enable_validation)
         report = {"run_id": monitoring.run_id, "name": plan.name, "skipped": plan.skipped} | report
+        usage = usage_of(staging.folder)
         with logs.log_stage(log, "commit"):
             counts = staging.commit(report)
         emit(Event("committed", counts))
@@ -130,6 +132,8 @@ def _attempt(run: Execution, plan: Plan, engine: Engine, reports: Reports, done:
             seconds=run.clock.laps,
             stages=reports.stages(),
             warnings=warnings,
+            usage=usage,
+            kept=len(plan.keys) - len(keys),
         )
     except BaseException as error:
         # another source, or another version of geopipe, could use nothing of it

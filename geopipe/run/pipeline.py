@@ -1,6 +1,7 @@
 """The way of a run, from settings to a committed table.
 
-settings -> headers -> plan -> Ray Dataset of reads -> block rows -> merge_tile -> write_tile -> commit (-> send)
+settings -> headers -> plan -> Ray Dataset of reads -> block rows -> merge_tile -> write_tile -> commit -> report
+(-> send)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from geopipe import processes
@@ -31,6 +33,7 @@ from geopipe.monitoring.recorder import recording, stated
 from geopipe.monitoring.requests import Requests, interrupt
 from geopipe.plan.estimate import Machine
 from geopipe.plan.plan import Plan
+from geopipe.run import account
 from geopipe.run.attempts import Execution, execute
 from geopipe.run.destination import Destination
 from geopipe.run.draft import draft, this_machine, versions
@@ -95,6 +98,8 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
             overwrite = options.overwrite or (options.resume and unfinished is not None and unfinished.overwrite)
             if success is not None and _is_of(success, plan) and (unfinished is None or not overwrite):
                 summary = _analyzed(settings, _finished(success, plan, destination, clock), destination, clock)
+                if settings.report.enabled and summary.analyses:
+                    account.report(destination)
                 if destination.send(options.overwrite):
                     clock.lap("send")
                 sent.set()
@@ -109,8 +114,12 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                 connected = recorder.connected(engine.receive, engine.stages) if recorder else nullcontext()
                 with connected, ending():
                     clock.lap("start")
-                    summary = execute(job, plan, engine, Reports(engine, recorder, options.watch))
+                    with account.warnings() as warnings:
+                        summary = execute(job, plan, engine, Reports(engine, recorder, options.watch))
                     summary = _analyzed(settings, summary, destination, clock)
+                    if settings.report.enabled:
+                        account.report(destination, partial(account.account_of, job, summary, warnings))
+                        clock.lap("report")
                     if destination.send(overwrite):
                         clock.lap("send")
                     sent.set()

@@ -1,4 +1,4 @@
-"""The result of a run, and its wall time by step."""
+"""The result of a run, and its wall time, processor time and memory by step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from geopipe.analysis.results import Analysis
 from geopipe.events.records import Progress
+from geopipe.export.usage import Usage, peak_memory
 from geopipe.plan.plan import Plan
 from geopipe.validate.facts import Finding
 
@@ -22,6 +23,8 @@ class Summary:
         seconds: wall time by step.
         stages: work and seconds of the workers, by stage.
         analyses: results of the methods in [analysis].
+        usage: processor time and memory of the processes that wrote tiles, if a report is enabled.
+        kept: tiles of an earlier attempt.
     """
 
     run_id: str
@@ -34,6 +37,8 @@ class Summary:
     stages: Mapping[str, Progress] = field(default_factory=dict)
     warnings: tuple[Finding, ...] = ()
     analyses: tuple[Analysis, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    kept: int = 0
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -46,14 +51,16 @@ class Summary:
 
 
 class Clock:
-    """Wall seconds by step."""
+    """Wall seconds by step; processor seconds and peak memory of this process by step."""
 
     def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self.laps, self.cpu, self.peaks = dict[str, float](), dict[str, float](), dict[str, int]()
+        self._last, self._cpu = time.perf_counter(), time.process_time()
 
     def lap(self, name: str) -> None:
         """Add the time since the last lap to a step."""
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
-        self._last = now
+        self.cpu[name] = self.cpu.get(name, 0.0) + cpu - self._cpu
+        self.peaks[name] = peak_memory()
+        self._last, self._cpu = now, cpu

@@ -21,6 +21,7 @@ from geopipe.settings.sections import (
     LayerSettings,
     MergeSettings,
     MonitoringSettings,
+    ReportSettings,
     ResamplingSettings,
     Run,
 )
@@ -52,6 +53,7 @@ class Settings(Section):
     merge: MergeSettings = MergeSettings()
     export: ExportSettings = ExportSettings()
     analysis: AnalysisSettings = AnalysisSettings()
+    report: ReportSettings = ReportSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     engine: EngineSettings = EngineSettings()
 

@@ -316,6 +316,13 @@ class ExportSettings(Section):
         return self.compress if isinstance(self.compress, str) else "gzip" if self.compress else "none"
 
 
+class ReportSettings(Section):
+    """The report on the table: OUTPUT/report.html."""
+
+    enabled: bool = True
+    """write the report at the end of the run; takes maps and a sample while tiles are written"""
+
+
 class MonitoringSettings(Section):
     """Logs, records and metrics of the run."""
 

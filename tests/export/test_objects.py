@@ -137,11 +137,14 @@ def test_the_objects_are_the_files_of_a_folder_and_success_is_the_last(
     assert summary.output == object_store.uri(prefix)
     sent, result = object_store.objects(prefix), contents(into_a_folder(file))
     assert sent.keys() == result.keys()
-    for name in result.keys() - {"_SUCCESS", "settings.toml"}:  # these tell the run and its output
+    report = {"report.html", "report/facts.json", "report/run.json"}
+    for name in result.keys() - report - {"_SUCCESS", "settings.toml"}:  # these tell the run and its output
         assert sent[name] == result[name], name
     assert {name.partition("/")[0] for name in sent} == {
         "parquet",
         "csv",
+        "report",
+        "report.html",
         "manifest.jsonl",
         "settings.toml",
         "_SUCCESS",
@@ -261,7 +264,8 @@ def test_an_overwrite_deletes_what_only_the_old_run_wrote_and_nothing_foreign(
     tables = {name for name in new if name.startswith(("parquet/", "csv/"))}
     assert tables == {"parquet/tile-r0-c0.parquet"}
     assert new["parquet/tile-r0-c0.parquet"] != old["parquet/tile-r0-c0.parquet"]
-    assert new.keys() - tables == {"notes.txt", "maps/tile-1.png", "manifest.jsonl", "settings.toml", "_SUCCESS"}
+    foreign, report = {"notes.txt", "maps/tile-1.png"}, {"report.html", "report/facts.json", "report/run.json"}
+    assert new.keys() - tables == foreign | report | {"manifest.jsonl", "settings.toml", "_SUCCESS"}
     assert new["_SUCCESS"] != old["_SUCCESS"]
 
 
@@ -326,7 +330,9 @@ def test_after_an_upload_that_failed_resume_only_sends(
     assert summary.rows == 600 * 700
     result = contents(into_a_folder(file))
     sent = object_store.objects(prefix)
-    assert {n: t for n, t in sent.items() if "/" in n} == {n: t for n, t in result.items() if "/" in n}
+    assert sent.keys() == result.keys()
+    own, others = ({n: t for n, t in files.items() if "tile-" in n} for files in (sent, result))
+    assert own == others
     assert "_SUCCESS" in sent
     assert os.listdir(file.parent / "work") == []
 
