@@ -1,7 +1,7 @@
 """geopipe: many rasters in, one table out.
 
-`import geopipe as gp` has `gp.plan`, `gp.run`, `gp.merge`, `gp.open`, `gp.inspect`, `gp.validate` and `gp.analyze`
-(`geopipe.api`).
+`import geopipe as gp` has `gp.plan`, `gp.run`, `gp.merge`, `gp.open`, `gp.inspect`, `gp.validate`, `gp.analyze`,
+`gp.rasterize` and `gp.predict` (`geopipe.api`).
 A name is loaded at its first use, so that the import itself takes no time and loads no library.
 """
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from geopipe.api import merge as merge
     from geopipe.api import open as open  # noqa: A004
     from geopipe.api import plan as plan
+    from geopipe.api import predict as predict
+    from geopipe.api import rasterize as rasterize
     from geopipe.api import run as run
     from geopipe.api import validate as validate
     from geopipe.errors import GeopipeError as GeopipeError
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = dict.fromkeys(("plan", "run", "merge", "open", "inspect", "validate", "analyze"), "geopipe.api") | {
+_FACE = ("plan", "run", "merge", "open", "inspect", "validate", "analyze", "rasterize", "predict")
+_HOMES = dict.fromkeys(_FACE, "geopipe.api") | {
     "Settings": "geopipe.settings.model",
     "Plan": "geopipe.plan.plan",
     "Summary": "geopipe.run.summary",
@@ -46,6 +49,8 @@ __all__ = [
     "inspect",
     "validate",
     "analyze",
+    "rasterize",
+    "predict",
     "Settings",
     "Plan",
     "Summary",

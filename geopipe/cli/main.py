@@ -18,6 +18,7 @@ from geopipe.cli.db import db
 from geopipe.cli.doctor import doctor
 from geopipe.cli.inputs import init, inspect
 from geopipe.cli.jobs import jobs_group
+from geopipe.cli.maps import predict, rasterize
 from geopipe.cli.monitor import monitor
 from geopipe.cli.options import HELP, print_error
 from geopipe.cli.outputs import open_table, status, validate
@@ -92,6 +93,7 @@ def cli() -> None:
 
 
 for command in (
-    demo, init, inspect, plan, run, status, validate, open_table, analyze, monitor, jobs_group, db, config, doctor,
+    demo, init, inspect, plan, run, status, validate, open_table, analyze, predict, rasterize, monitor, jobs_group, db,
+    config, doctor,
 ):  # fmt: skip
     cli.add_command(command)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,6 +144,17 @@ class Grid:
             "transform": list(self.transform.to_gdal()),
             "shape": [self.height, self.width],
         }
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Grid:
+        """The grid from the JSON values of `projjson`.
+
+        Raises:
+            KeyError, TypeError, ValueError, SettingsError: the values are others.
+        """
+        x0, dx, _, y0, _, dy = data["transform"]
+        height, width = data["shape"]
+        return cls(json.dumps(data["crs"]), x0, y0, dx, -dy, width, height)
 
 
 def blocks_of(tile: Tile, size: int) -> Iterator[Tile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 from geopipe.table.table import Table
 
@@ -34,8 +35,7 @@ def _parquet(table: Table, name: str) -> dict[str, str]:
 
 def _qgis(table: Table, has_points: bool, folder: str, name: str) -> str:
     raster = (
-        "import geopipe as gp\nimport rioxarray  # pip install rioxarray\n\n"
-        f"gp.open({table.output!r}).xarray([{name!r}])[{name!r}].rio.to_raster({name + '.tif'!r})"
+        f"geopipe rasterize {shlex.quote(table.output)} --column {shlex.quote(name)} -o {shlex.quote(name + '.tif')}"
     )
     if has_points:
         return f"Layer > Add Layer > Add Vector Layer: {folder} (GeoParquet). As a raster:\n{raster}"

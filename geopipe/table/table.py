@@ -226,8 +226,13 @@ class Table:
         return pa.concat_tables(parts)
 
     def schema_of(self, columns: Iterable[str]) -> pa.Schema:
-        """The schema of some columns."""
-        return pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
+        """The schema of some columns.
+
+        Raises:
+            SettingsError: the table lacks one.
+        """
+        names = self._named(list(columns))
+        return pa.schema([self.schema.field(name) for name in names], metadata=self.schema.metadata)
 
     def _named(self, columns: Sequence[str] | None) -> list[str]:
         """Names of columns that the table has."""

@@ -7,7 +7,6 @@ not be what the user meant.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -147,8 +146,6 @@ class Facts:
         Raises:
             KeyError, TypeError, ValueError, GeopipeError: the values are others.
         """
-        x0, dx, _, y0, _, dy = data["grid"]["transform"]
-        height, width = data["grid"]["shape"]
         layout = Layout(**data.get("layout", {}))  # outputs of before there was one have the default
         folders, zooms = (None, "tile", *data["variables"]), (None, *range(16))
         if layout.csv_files not in ("tiles", "one") or layout.partition_by not in folders or layout.h3 not in zooms:
@@ -156,7 +153,7 @@ class Facts:
         if not data["variables"]:
             raise ValueError("it has no variables")
         return cls(
-            grid=Grid(json.dumps(data["grid"]["crs"]), x0, y0, dx, -dy, width, height),
+            grid=Grid.parse(data["grid"]),
             window_size=int(data["window_size"]),
             how=str(data["how"]),
             variables={
