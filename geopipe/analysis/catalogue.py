@@ -12,7 +12,14 @@ from geopipe.proposals import near
 from geopipe.settings.analysis import AnalysisSettings
 from geopipe.table.table import Table
 
-CLASSES = {"summary": "Summary", "correlation": "Correlation", "pca": "Pca", "kmeans": "Kmeans"}
+CLASSES = {
+    "summary": "Summary",
+    "correlation": "Correlation",
+    "pca": "Pca",
+    "kmeans": "Kmeans",
+    "som": "Som",
+    "autocorrelation": "Autocorrelation",
+}
 """The class of each method, in the module of its name."""
 
 

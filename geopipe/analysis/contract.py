@@ -104,7 +104,21 @@ class Write:
     merge: Callable[[Any, Any], Any] | None = None
 
 
-Pass = Reduce | Write
+@dataclass(frozen=True)
+class Tiles:
+    """A pass that reads tiles by itself: for what needs the cells around a tile, too.
+
+    Attributes:
+        map: the key of a tile -> its state, or None without rows; merged and finished as in `Reduce`.
+    """
+
+    title: str
+    map: Callable[[int], Any]
+    merge: Callable[[Any, Any], Any]
+    finish: Callable[[Any], Pass | Result]
+
+
+Pass = Reduce | Write | Tiles
 
 
 class Method(Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geopipe.analysis.contract import Method, Pass, Reduce, Result, Subject, Write
+from geopipe.analysis.contract import Method, Pass, Reduce, Result, Subject, Tiles, Write
 from geopipe.analysis.results import Analysis, committed
 from geopipe.analysis.rows import chunks, fold
 from geopipe.durable import replacing, write_error
@@ -88,8 +88,10 @@ def _no_state(left: Any, right: Any) -> Any:
 def _work(name: str, step: Pass, subject: Subject, folder: Path, key: int) -> Any:
     """The state of one tile; None without rows."""
     files = subject.table.files
-    parts = chunks(files, key, step.columns)
     try:
+        if isinstance(step, Tiles):
+            return step.map(key)
+        parts = chunks(files, key, step.columns)
         if isinstance(step, Reduce):
             return fold((step.map(chunk) for chunk in parts), step.merge)
         return _write(step, parts, folder / step.name / f"{files.name(key)}.parquet")

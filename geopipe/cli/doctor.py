@@ -18,13 +18,14 @@ def doctor(warm: bool, as_json: bool) -> None:
     Versions of the libraries, processors, memory, the Ray cluster that a run would join, the kernels' machine code,
     PROJ's grids, and the Postgres for the history of runs. It starts nothing.
     """
+    from geopipe.analysis import warm as analyses
     from geopipe.cli.screen import console, facts, say
     from geopipe.load import warm as kernels
     from geopipe.run.diagnose import diagnose
     from geopipe.text import clean
 
     if warm:
-        seconds = kernels.warm()
+        seconds = kernels.warm() + analyses.warm()
         say(console(stderr=True), f"the kernels are compiled ({seconds:.0f} s)")
     known = diagnose()
     if as_json:

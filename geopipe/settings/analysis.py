@@ -8,7 +8,9 @@ from pydantic import Field
 
 from geopipe.settings.fields import AT_LEAST_ONE, AsList, Names, Section, setting
 
-MethodName = Literal["summary", "correlation", "pca", "kmeans"]
+MethodName = Literal["summary", "correlation", "pca", "kmeans", "som", "autocorrelation"]
+
+Lag = Annotated[int, Field(ge=1, le=64)]
 
 
 class AnalysisSettings(Section):
@@ -48,3 +50,25 @@ class AnalysisSettings(Section):
     """stop when the squared ways of all centres, in standard deviations, are together no more"""
     kmeans_max_iterations: int = Field(100, ge=1)
     """passes over all rows, at most"""
+    som_height: int | None = setting(None, AT_LEAST_ONE, 20, ge=1)
+    """rows of nodes (default: height and width follow from the number of rows and the first two eigenvalues)"""
+    som_width: int | None = setting(None, AT_LEAST_ONE, 30, ge=1)
+    """nodes of a row"""
+    som_epochs: int = Field(10, ge=1)
+    """passes over the rows"""
+    som_radius_from: float | None = setting(None, "a number above 0", 10.0, gt=0)
+    """standard deviation of the neighbourhood in the first epoch, in steps between nodes (default: half a side)"""
+    som_radius_to: float = Field(0.5, gt=0)
+    """the same in the last epoch"""
+    som_topology: Literal["rectangular", "hexagonal"] = "rectangular"
+    """a node has eight neighbours, or six"""
+    som_start: Literal["plane", "sample"] = "plane"
+    """first nodes: on the plane of the first two principal components, or rows of a seeded sample"""
+    autocorrelation_lags: Annotated[tuple[Lag, ...], AsList] = Field((1, 2, 4, 8), min_length=1)
+    """distances to neighbours, in cells"""
+    autocorrelation_contiguity: Literal["queen", "rook"] = "queen"
+    """neighbours of a cell: in eight directions, or in four"""
+    autocorrelation_weights: Literal["row", "binary"] = "row"
+    """weights of a cell's neighbours: they add up to 1, or each is 1"""
+    autocorrelation_pairs: int = Field(2000, ge=1, le=100_000)
+    """pairs of cells in each class of distance of a variogram"""

@@ -13,6 +13,7 @@ import pytest
 from affine import Affine
 from helpers import plan_of, table_of, write_raster
 
+from geopipe.analysis.warm import warm as warm_analyses
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Kind, Layer
 from geopipe.load.warm import METHODS, warm
@@ -25,6 +26,7 @@ UTM = "EPSG:32632"
 @pytest.mark.slow
 def test_a_warm_machine_compiles_nothing_for_any_type_method_or_route(tmp_path: Path) -> None:
     warm()
+    warm_analyses()
     assert compiled.cached() == len(compiled.KERNELS)
     before = {id(kernel): len(kernel.signatures) for kernel in compiled.KERNELS}
     places = {"same": Affine(15, 0, 500_000, 0, -15, 5_000_000), "finer": Affine(11, 0, 500_000, 0, -11, 5_000_000)}
@@ -53,15 +55,11 @@ def doctor(*options: str, **environment: str) -> str:
 
 def test_the_doctor_says_what_is_there_and_what_to_do(tmp_path: Path) -> None:
     known = {fact["name"]: fact for fact in json.loads(doctor("--json", NUMBA_CACHE_DIR=str(tmp_path)))}
-    assert known["kernels"]["value"] == f"0 of {len(compiled.KERNELS)} are compiled, in {compiled_in(tmp_path)}"
+    state, _, folder = known["kernels"]["value"].partition(", in ")
+    assert state == f"0 of {len(compiled.KERNELS)} are compiled"
+    assert Path(folder).parent == tmp_path
     assert "geopipe doctor --warm" in known["kernels"]["hint"]
     assert "gdal " in known["libraries"]["value"]
     text = doctor(RAY_ADDRESS="192.0.2.7:6379")
     assert "a run joins the cluster of RAY_ADDRESS = '192.0.2.7:6379'" in text
     assert "processor" in text
-
-
-def compiled_in(folder: Path) -> Path:
-    """The folder that numba makes for the package in NUMBA_CACHE_DIR."""
-    (place,) = folder.iterdir()
-    return place

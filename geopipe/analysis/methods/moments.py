@@ -93,14 +93,14 @@ def moments(columns: Sequence[str], nulls: Nulls, then: Callable[[Moments], Pass
         means = np.divide(sums, counts, out=np.zeros(len(names)), where=counts > 0)
         return Reduce("deviations", names, partial(_map, names, means), merge, finish)
 
-    return Reduce("means", names, partial(_sums, names), np.add, fill)
+    return Reduce("means", names, partial(value_sums, names), np.add, fill)
 
 
 def _empty(width: int) -> Moments:
     return Moments(0, 0, np.zeros(width, np.int64), np.zeros(width), np.zeros((width, width)))
 
 
-def _sums(columns: tuple[str, ...], chunk: pa.Table) -> Floats:
+def value_sums(columns: tuple[str, ...], chunk: pa.Table) -> Floats:
     """Counts and sums of the values that are there, shape (2, d)."""
     result = np.zeros((2, len(columns)))
     for i, name in enumerate(columns):
