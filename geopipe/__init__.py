@@ -1,7 +1,7 @@
 """geopipe: many rasters in, one table out.
 
 `import geopipe as gp` has `gp.plan`, `gp.run`, `gp.merge`, `gp.open`, `gp.inspect`, `gp.validate`, `gp.analyze`,
-`gp.rasterize` and `gp.predict` (`geopipe.api`).
+`gp.rasterize` and `gp.predict` (`geopipe.api`, `geopipe.table_api`).
 A name is loaded at its first use, so that the import itself takes no time and loads no library.
 """
 
@@ -15,13 +15,10 @@ TYPE_CHECKING = False  # type checkers take it for true; typing itself takes lon
 if TYPE_CHECKING:
     from typing import Any
 
-    from geopipe.api import analyze as analyze
     from geopipe.api import inspect as inspect
     from geopipe.api import merge as merge
     from geopipe.api import open as open  # noqa: A004
     from geopipe.api import plan as plan
-    from geopipe.api import predict as predict
-    from geopipe.api import rasterize as rasterize
     from geopipe.api import run as run
     from geopipe.api import validate as validate
     from geopipe.errors import GeopipeError as GeopipeError
@@ -29,11 +26,15 @@ if TYPE_CHECKING:
     from geopipe.run.summary import Summary as Summary
     from geopipe.settings.model import Settings as Settings
     from geopipe.table.table import Table as Table
+    from geopipe.table_api import analyze as analyze
+    from geopipe.table_api import predict as predict
+    from geopipe.table_api import rasterize as rasterize
 
 __version__ = "0.1.0"
 
-_FACE = ("plan", "run", "merge", "open", "inspect", "validate", "analyze", "rasterize", "predict")
-_HOMES = dict.fromkeys(_FACE, "geopipe.api") | {
+_HOMES = dict.fromkeys(("plan", "run", "merge", "open", "inspect", "validate"), "geopipe.api")
+_HOMES |= dict.fromkeys(("analyze", "predict", "rasterize"), "geopipe.table_api")
+_HOMES |= {
     "Settings": "geopipe.settings.model",
     "Plan": "geopipe.plan.plan",
     "Summary": "geopipe.run.summary",

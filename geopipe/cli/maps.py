@@ -38,11 +38,11 @@ def rasterize(
     in any order. The map is a Cloud Optimized GeoTIFF with a band for each column: names, units, no-data, palettes and
     overviews are those that QGIS expects.
     """
-    from geopipe import api
+    from geopipe import table_api
     from geopipe.cli import show_maps
     from geopipe.cli.screen import console
 
-    written = api.rasterize(table, columns, like=like, to=to, overwrite=overwrite, part_size=part_size)
+    written = table_api.rasterize(table, columns, like=like, to=to, overwrite=overwrite, part_size=part_size)
     if as_json:
         print_json(show_maps.json_of(written))
     else:
@@ -66,7 +66,7 @@ def predict(output: str, model: str, columns: str, to: str, as_json: bool, **opt
     of. A row with a null in one of the columns has none. A joblib file is code that runs with your rights: use only
     files that you trust.
     """
-    from geopipe import api
+    from geopipe import table_api
     from geopipe.cli import show_maps
     from geopipe.cli.screen import console
     from geopipe.training.models import model_of
@@ -76,7 +76,7 @@ def predict(output: str, model: str, columns: str, to: str, as_json: bool, **opt
     if chosen.is_file:
         print_error(f"note: {model} is loaded; it is code that runs with your rights (sha256 {chosen.sha256[:16]}...)")
     with progress(as_json) as watch:
-        written = api.predict(output, chosen, names, to=to, watch=watch, **options)
+        written = table_api.predict(output, chosen, names, to=to, watch=watch, **options)
     if as_json:
         print_json(show_maps.json_of(written))
     else:

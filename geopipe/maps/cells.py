@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geopipe.errors import SettingsError
 from geopipe.grid.grid import Grid, Tile
-from geopipe.maps.columns import Column, Pixels
+from geopipe.maps.columns import MapColumn, Pixels
 
 Indices = NDArray[np.int64]
 Array = NDArray[Any]
@@ -106,7 +106,7 @@ def _numbers(rows: pa.RecordBatch, name: str, kind: pa.DataType, origin: Origin)
 
 
 def fill(
-    piece: Tile, parts: Iterable[pa.Table], columns: Sequence[Column], pixels: Pixels
+    piece: Tile, parts: Iterable[pa.Table], columns: Sequence[MapColumn], pixels: Pixels
 ) -> tuple[Array, NDArray[np.bool_]]:
     """The cells of a piece of the map from its rows, in any order.
 

@@ -27,7 +27,7 @@ from geopipe.load.messages import damages, listening
 from geopipe.maps.cells import fill
 from geopipe.maps.columns import overviews_of
 from geopipe.maps.rows import Pieces
-from geopipe.maps.vrt import Content, Part, vrt_text
+from geopipe.maps.vrt import Content, MapPart, vrt_text
 
 CACHE = 256 * 2**20
 """Bytes of GDAL's block cache."""
@@ -36,7 +36,7 @@ FULL = 16 * 2**20
 """Bytes: with fewer free ones, an error of writing is that of a full disk."""
 
 
-def write_cog(path: Path, grid: Grid, area: Tile, content: Content, pieces: Pieces) -> Part:
+def write_cog(path: Path, grid: Grid, area: Tile, content: Content, pieces: Pieces) -> MapPart:
     """Write an area of a map; temporary files are beside it.
 
     Args:
@@ -50,7 +50,7 @@ def write_cog(path: Path, grid: Grid, area: Tile, content: Content, pieces: Piec
     with _errors(path):
         _write_cells((cells, mask), grid, area, content, pieces)
     masked = content.pixels.masked
-    text = vrt_text(grid, area, content, [Part(cells, area, (mask, "1") if masked else None)])
+    text = vrt_text(grid, area, content, [MapPart(cells, area, (mask, "1") if masked else None)])
     options: dict[str, Any] = {
         "BLOCKSIZE": BLOCK,
         "COMPRESS": "ZSTD",
@@ -65,7 +65,7 @@ def write_cog(path: Path, grid: Grid, area: Tile, content: Content, pieces: Piec
         rasterio.shutil.copy(text, str(path), driver="COG", **options)
     cells.unlink()
     mask.unlink(missing_ok=True)
-    return Part(path, area, (path, "mask,1") if masked else None)
+    return MapPart(path, area, (path, "mask,1") if masked else None)
 
 
 def _write_cells(paths: tuple[Path, Path], grid: Grid, area: Tile, content: Content, pieces: Pieces) -> None:

@@ -28,7 +28,7 @@ AVERAGE, MODE, NEAREST = "average", "mode", "nearest"
 
 
 @dataclass(frozen=True)
-class Column:
+class MapColumn:
     """A column that becomes a band.
 
     Attributes:
@@ -62,7 +62,7 @@ class Pixels:
     masked: bool = False
 
 
-def column_of(own: pa.Field, table: Table | None) -> Column:
+def column_of(own: pa.Field, table: Table | None) -> MapColumn:
     """A column by its field in the rows.
 
     Args:
@@ -77,7 +77,7 @@ def column_of(own: pa.Field, table: Table | None) -> Column:
     unit = unit or unit_of(own) or (unit_of(twin) if twin is not None else "")
     kind = table.kinds.get(own.name) if table is not None else None
     classes = table.provenance.get("classes", {}).get(own.name, {}) if table is not None else {}
-    return Column(own.name, stored, unit, classes, _overviews(stored, kind))
+    return MapColumn(own.name, stored, unit, classes, _overviews(stored, kind))
 
 
 def _stored(own: pa.Field) -> tuple[pa.DataType, str]:
@@ -114,13 +114,13 @@ def _overviews(stored: pa.DataType, kind: Kind | None) -> str:
     return MODE
 
 
-def overviews_of(columns: Sequence[Column]) -> str:
+def overviews_of(columns: Sequence[MapColumn]) -> str:
     """The resampling of a file's overviews: GDAL has one for all bands, and nearest is wrong for none."""
     choices = {column.overviews for column in columns}
     return choices.pop() if len(choices) == 1 else NEAREST
 
 
-def pixels_of(columns: Sequence[Column], ends: Mapping[str, Ends], all_cells: bool) -> Pixels:
+def pixels_of(columns: Sequence[MapColumn], ends: Mapping[str, Ends], all_cells: bool) -> Pixels:
     """The type of a file that holds all columns exactly, with a number outside their values for missing cells.
 
     Args:
@@ -150,7 +150,7 @@ def pixels_of(columns: Sequence[Column], ends: Mapping[str, Ends], all_cells: bo
     return Pixels(own[0], None, masked=True)
 
 
-def _floats(dtype: np.dtype[Any], column: Column, ends: Ends) -> bool:
+def _floats(dtype: np.dtype[Any], column: MapColumn, ends: Ends) -> bool:
     """Whether a float type holds the values of a column exactly. Of 64-bit integers the values decide."""
     if column.dtype.kind == "f" or column.dtype.itemsize < 8:
         return np.can_cast(column.dtype, dtype)
@@ -169,7 +169,7 @@ def _free(dtype: np.dtype[Any], ends: Sequence[Ends]) -> int | None:
     return next((int(number) for number in choices if number < low or number > high), None)
 
 
-def _no_type(columns: Sequence[Column], why: str) -> SettingsError:
+def _no_type(columns: Sequence[MapColumn], why: str) -> SettingsError:
     names = ", ".join(f"{c.name} {c.stored}" for c in columns)
     return SettingsError(
         f"one file cannot hold these columns: {names}; the bands of a file have one type, and {why}",

@@ -21,7 +21,7 @@ from geopipe.maps.columns import overviews_of, pixels_of
 from geopipe.maps.commit import check_free, publish, workshop
 from geopipe.maps.rows import LooseRows, Rows, TableRows, tiles_in
 from geopipe.maps.sources import grid_of, open_rows
-from geopipe.maps.vrt import Content, Part, vrt_text
+from geopipe.maps.vrt import Content, MapPart, vrt_text
 from geopipe.table.table import Table
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RasterMap:
 
 
 @dataclass(frozen=True)
-class Target:
+class MapTarget:
     """Where a map goes. `part_size`: edge of its files in cells, if it becomes a folder of several."""
 
     path: str | os.PathLike[str]
@@ -76,9 +76,9 @@ def rasterize(
     table: str | os.PathLike[str] | Table | pa.Table | pd.DataFrame,
     columns: Sequence[str],
     like: str | os.PathLike[str] | Table | None,
-    target: Target,
+    target: MapTarget,
 ) -> RasterMap:
-    """Write columns of a table as a map (see `geopipe.api.rasterize`)."""
+    """Write columns of a table as a map (see `geopipe.table_api.rasterize`)."""
     start = time.perf_counter()
     names = list(dict.fromkeys(columns))
     source = open_rows(table)
@@ -125,7 +125,7 @@ def _whole(grid: Grid) -> Tile:
     return Tile(0, 0, 0, grid.height, grid.width)
 
 
-def _path(target: Target, grid: Grid) -> Path:
+def _path(target: MapTarget, grid: Grid) -> Path:
     """The path of the map: of a file, or of a folder for a large map and for a name without an ending."""
     name = os.fspath(target.path)
     path = Path(name).expanduser()
@@ -147,7 +147,7 @@ def _write_parts(staged: Path, grid: Grid, content: Content, rows: Rows, part_si
     size = max(1, part_size // rows.step) * rows.step
     staged.mkdir()
     down, across = (len(str(count - 1)) for count in grid.tiling(size))
-    parts = list[Part]()
+    parts = list[MapPart]()
     for area in tiles_in(grid, _whole(grid), size):
         name = f"{staged.name}-r{area.row // size:0{down}d}-c{area.col // size:0{across}d}.tif"
         parts.append(write_cog(staged / name, grid, area, content, rows.pieces(area)))

@@ -18,7 +18,7 @@ from geopipe.durable import write_error
 from geopipe.errors import MachineError, SettingsError, first_line
 from geopipe.grid.grid import BLOCK, Grid, Tile, strips_of
 from geopipe.maps.cells import INDEX, Origin, place_columns, places
-from geopipe.maps.columns import Column, column_of
+from geopipe.maps.columns import MapColumn, column_of
 from geopipe.table.table import Table
 from geopipe.validate.facts import Ends
 
@@ -41,7 +41,7 @@ class Rows(Protocol):
     `columns` become bands; `ends` are their nulls, least and greatest values; `count` is the number of rows.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[MapColumn, ...]
     ends: dict[str, Ends]
     count: int
     step: int
@@ -102,7 +102,7 @@ def _strips(tile: Tile, parts: Iterable[pa.Table]) -> Pieces:
 class LooseRows:
     """Rows in any order, sorted into squares of cells: a file for each square, in a folder."""
 
-    def __init__(self, source: Source, grid: Grid, names: Sequence[str], like: Table | None, folder: Path) -> None:
+    def __init__(self, source: RowSource, grid: Grid, names: Sequence[str], like: Table | None, folder: Path) -> None:
         """Read all rows once. `like` knows more of columns that it has, too.
 
         Raises:
@@ -171,7 +171,7 @@ def _ends(column: pa.Array) -> Ends:
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """Rows of Parquet files, or of a table in memory.
 
     `home` is the finished table that they were computed from and are beside; `grid` is their grid, if they have it.

@@ -18,7 +18,7 @@ from geopipe.export.state import SUCCESS
 from geopipe.grid.crs import crs_of
 from geopipe.grid.grid import Grid
 from geopipe.layers import uris
-from geopipe.maps.rows import Source
+from geopipe.maps.rows import RowSource
 from geopipe.table.table import Table, open_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ LEVELS = 3
 """Folders above rows among which a finished output is looked for."""
 
 
-def open_rows(table: str | os.PathLike[str] | Table | pa.Table | pd.DataFrame) -> Table | Source:
+def open_rows(table: str | os.PathLike[str] | Table | pa.Table | pd.DataFrame) -> Table | RowSource:
     """Open the rows that become a map.
 
     Args:
@@ -41,9 +41,9 @@ def open_rows(table: str | os.PathLike[str] | Table | pa.Table | pd.DataFrame) -
     if isinstance(table, Table):
         return table
     if isinstance(table, pa.Table):
-        return Source("the table", ds.dataset(table))
+        return RowSource("the table", ds.dataset(table))
     if not isinstance(table, str | os.PathLike):
-        return Source("the frame", ds.dataset(pa.Table.from_pandas(table, preserve_index=False)))
+        return RowSource("the frame", ds.dataset(pa.Table.from_pandas(table, preserve_index=False)))
     name = os.fspath(table)
     if uris.is_store(name) or state.finished(Path(name).expanduser()) is not None:
         return open_table(name)
@@ -67,7 +67,7 @@ def open_rows(table: str | os.PathLike[str] | Table | pa.Table | pd.DataFrame) -
             f"{name} holds neither a finished run nor Parquet files",
             "give the output of a finished run, or a folder, a file or a pattern of Parquet",
         )
-    return Source(name, rows, _home(Path(path).absolute()), _grid_of(Path(path)))
+    return RowSource(name, rows, _home(Path(path).absolute()), _grid_of(Path(path)))
 
 
 def _home(path: Path) -> Table | None:
@@ -85,7 +85,7 @@ def _grid_of(path: Path) -> Grid | None:
         return None  # of another program: Spark's is empty
 
 
-def grid_of(rows: Table | Source, like: str | os.PathLike[str] | Table | None) -> tuple[Grid, Table | None]:
+def grid_of(rows: Table | RowSource, like: str | os.PathLike[str] | Table | None) -> tuple[Grid, Table | None]:
     """The grid of a map, and the finished table that has it, if there is one.
 
     Args:
@@ -98,7 +98,7 @@ def grid_of(rows: Table | Source, like: str | os.PathLike[str] | Table | None) -
     own = rows.grid or (home.grid if home is not None else None)
     if like is None:
         if own is None:
-            assert isinstance(rows, Source)
+            assert isinstance(rows, RowSource)
             raise SettingsError(
                 f"nothing says which grid the rows of {rows.name} are on",
                 "give the finished output whose rows and columns they have: --like OUTPUT",

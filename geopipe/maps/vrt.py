@@ -11,7 +11,7 @@ import numpy as np
 
 from geopipe.grid.crs import crs_of
 from geopipe.grid.grid import BLOCK, Grid, Tile
-from geopipe.maps.columns import Column, Pixels
+from geopipe.maps.columns import MapColumn, Pixels
 
 GDAL_TYPES = {
     "uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32", "int32": "Int32",
@@ -29,13 +29,13 @@ BLOCKS: dict[str, str] = {"blockXSize": str(BLOCK), "blockYSize": str(BLOCK)}
 class Content:
     """What the bands of a map are, and how its cells are stored. `finite`: no value is infinite."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[MapColumn, ...]
     pixels: Pixels
     finite: bool = True
 
 
 @dataclass(frozen=True)
-class Part:
+class MapPart:
     """A file with the cells of an area. `mask` is the file of its mask and the band there, as a VRT names it."""
 
     path: Path
@@ -43,7 +43,7 @@ class Part:
     mask: tuple[Path, str] | None = None
 
 
-def vrt_text(grid: Grid, area: Tile, content: Content, parts: Sequence[Part], folder: Path | None = None) -> str:
+def vrt_text(grid: Grid, area: Tile, content: Content, parts: Sequence[MapPart], folder: Path | None = None) -> str:
     """The text of a VRT of an area, whose pixels are in `parts`. With `folder` paths are relative to it."""
     root = Element("VRTDataset", rasterXSize=str(area.width), rasterYSize=str(area.height))
     SubElement(root, "SRS").text = crs_of(grid.crs).to_wkt()
@@ -79,7 +79,7 @@ def _source(band: Element, path: Path, number: str, part: Tile, area: Tile, fold
     SubElement(source, "DstRect", {"xOff": str(part.col - area.col), "yOff": str(part.row - area.row), **size})
 
 
-def _classes(band: Element, column: Column, content: Content) -> None:
+def _classes(band: Element, column: MapColumn, content: Content) -> None:
     """Add the palette and the names of classes to a band, as far as a TIFF can hold them."""
     classes = {int(value): one for value, one in column.classes.items()}
     if not classes or min(classes) < 0 or max(classes) >= MOST_VALUES:

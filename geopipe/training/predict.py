@@ -62,7 +62,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Options:
+class PredictOptions:
     """How to predict. `proba`: probabilities of classes (`predict_proba`) instead of the likeliest class."""
 
     proba: bool = False
@@ -167,10 +167,10 @@ def predict(
     model: Model,
     columns: Sequence[str],
     to: str | os.PathLike[str],
-    options: Options,
+    options: PredictOptions,
     watch: Watch = lambda step: None,
 ) -> Predictions:
-    """Predict each row of a table (see `geopipe.api.predict`)."""
+    """Predict each row of a table (see `geopipe.table_api.predict`)."""
     start = time.perf_counter()
     names = features(model.load(), columns)
     table.schema_of(names)

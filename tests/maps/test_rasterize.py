@@ -65,20 +65,20 @@ def rows_of(**values: np.ndarray) -> pd.DataFrame:
 def arrays() -> dict[str, Any]:
     """An array of each type, with the numbers at the ends of it and such as floats do not hold."""
     rng, shape = np.random.default_rng(5), (HEIGHT, WIDTH)
-    made: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for bits in (8, 16, 32, 64):
         for kind in ("int", "uint"):
             limits = np.iinfo(f"{kind}{bits}")
             array = rng.integers(limits.min, limits.max, shape, limits.dtype, endpoint=True)
             array[1, :2] = limits.min, limits.max
-            made[limits.dtype.name] = array
-    made["uint8"].flat[:256] = np.arange(256)
-    made["int64"][:2, :2] = [2**53 + 1, -(2**53) - 1], [-(2**63) + 1, 2**63 - 1]
-    made["uint64"][:2, :2] = [2**53 + 1, 2**63], [2**64 - 1, 1]
+            numbers[limits.dtype.name] = array
+    numbers["uint8"].flat[:256] = np.arange(256)
+    numbers["int64"][:2, :2] = [2**53 + 1, -(2**53) - 1], [-(2**63) + 1, 2**63 - 1]
+    numbers["uint64"][:2, :2] = [2**53 + 1, 2**63], [2**64 - 1, 1]
     for name in ("float32", "float64"):
-        made[name] = rng.normal(0, 1e9, shape).astype(name)
-        made[name][0, :6] = -0.0, np.inf, -np.inf, np.nan, 0.1, np.finfo(name).tiny / 8
-    return made
+        numbers[name] = rng.normal(0, 1e9, shape).astype(name)
+        numbers[name][0, :6] = -0.0, np.inf, -np.inf, np.nan, 0.1, np.finfo(name).tiny / 8
+    return numbers
 
 
 # ---------------------------------------------------------------- the inverse of the export

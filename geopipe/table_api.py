@@ -1,0 +1,154 @@
+"""What a Python user does with a finished table, and the command line too: analyze, predict, rasterize."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from geopipe.settings import load
+from geopipe.table.table import open_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from geopipe.analysis.results import Analysis
+    from geopipe.maps.rasterize import RasterMap
+    from geopipe.table.table import Table
+    from geopipe.training.predict import Predictions
+
+
+def analyze(
+    output: str | os.PathLike[str],
+    methods: Sequence[str],
+    *,
+    columns: Sequence[str] = (),
+    nulls: Literal["drop", "mean"] = "drop",
+    seed: int = 0,
+    engine: Literal["auto", "ray", "local"] = "auto",
+    **options: Any,
+) -> list[Analysis]:
+    """Analyse a finished table. Results stand beside it, in output/analysis; the table is not touched.
+
+    Args:
+        output: the output folder of a run.
+        methods: "summary", and others: see docs/analyses.md.
+        columns: variables; none for all.
+        nulls: what to do with rows that lack a value: leave them out, or take the variable's mean.
+        seed: of all random choices.
+        engine: "local" (threads of this process), "ray", or "auto": Ray where a cluster exists.
+        options: of the methods, as in the settings: kmeans_k=6.
+
+    Returns:
+        The results of each method: `values`, `findings`, `table(name)`, `cells(name)`.
+
+    Raises:
+        SettingsError: a method, an option or a column does not exist, or does not fit the table.
+        GeopipeError: it failed; earlier results of the method are still there.
+
+    Example:
+        >>> import geopipe as gp
+        >>> (summary,) = gp.analyze("output", ["summary"])
+        >>> summary.values["variables"]["elevation"]["max"]
+        1199.0
+    """
+    from geopipe.analysis.stage import analyze_table
+
+    keys = {"methods": list(methods), "columns": list(columns), "nulls": nulls, "seed": seed} | options
+    settings = load.analysis({f"analysis.{key}": value for key, value in keys.items()})
+    return analyze_table(open_table(output), settings, engine)
+
+
+def rasterize(
+    table: str | os.PathLike[str] | Table | pa.Table | pd.DataFrame,
+    columns: str | Sequence[str],
+    *,
+    like: str | os.PathLike[str] | Table | None = None,
+    to: str | os.PathLike[str],
+    overwrite: bool = False,
+    part_size: int | None = None,
+) -> RasterMap:
+    """Write columns of a table as a map: a Cloud Optimized GeoTIFF with a band for each, the inverse of the export.
+
+    Rows may come in any order, one at most for each cell. Cells without a row or a value are no-data: NaN in floats, a
+    number that no cell has in integers, else a mask band. Bands have the names and units of their columns, and the
+    palettes and names of their classes. Nothing is at `to` until the map is complete.
+
+    Args:
+        table: a finished output; a file, a folder or a pattern of Parquet; or rows in memory. Rows that are not a
+            finished output have row and col, or x and y of their cells' centres.
+        columns: names of the columns, of one type, or of types that one type holds exactly.
+        like: a finished output on the grid of the rows. None: `table` itself, or the output that it is in.
+        to: the name of the file. A map of more than `part_size` x `part_size` cells, or a name without an ending,
+            becomes a folder of GeoTIFFs with a VRT over them.
+        overwrite: replace a map that is there.
+        part_size: edge in cells of the GeoTIFFs of a folder; None for 32,768.
+
+    Returns:
+        The map: `path`, `bands`, `dtype`, `nodata`, `rows`, `files`, `bytes`, `seconds`.
+
+    Raises:
+        SettingsError: a column is missing, rows are outside the grid or of one cell, or no type holds all columns.
+        PlanError: there is no finished output, or something is at `to`.
+        MachineError: the map cannot be written.
+
+    Example:
+        >>> import geopipe as gp
+        >>> raster = gp.rasterize("output", ["elevation"], to="elevation.tif")
+        >>> raster.bands, raster.dtype
+        (('elevation',), 'float32')
+    """
+    from geopipe.maps import rasterize as maps
+
+    target = maps.MapTarget(to, part_size or maps.PART_SIZE, overwrite)
+    return maps.rasterize(table, [columns] if isinstance(columns, str) else columns, like, target)
+
+
+def predict(
+    output: str | os.PathLike[str] | Table,
+    model: Any,
+    columns: Sequence[str] = (),
+    *,
+    to: str | os.PathLike[str],
+    overwrite: bool = False,
+    **options: Any,
+) -> Predictions:
+    """Map a model over a finished table: a folder of Parquet with row, col and a prediction for each row.
+
+    An estimator (with `predict`) gets a frame of pandas with its own column names, if it was fitted with a frame, else
+    a matrix (rows, columns) of float64. A function gets a dict of arrays (rows,) by column, in the types of the table,
+    and returns an array (rows,) or (rows, k), or a dict of named arrays. It may be called in several threads at a time.
+    Rows with a null in one of the columns are not shown to the model: their predictions are null, and counted.
+
+    Args:
+        output: the output of a finished run.
+        model: path of a joblib file, which is code: load only files that you trust; "module:function"; or the
+            estimator or function itself.
+        columns: names, in the order of the model; none for those that it was fitted with.
+        to: folder of the predictions. Nothing is there until all are complete.
+        overwrite: replace predictions that are there.
+        options: engine: "local" (threads of this process), "ray", or "auto": Ray where a cluster exists; address: of
+            the cluster; proba: True for probabilities of classes.
+
+    Returns:
+        The predictions: `path`, `names`, `rows`, `nulls`, `missing`, `files`, `bytes`, `seconds`.
+
+    Raises:
+        SettingsError: the model or a column does not exist, or they do not fit.
+        RunError: the model fails; the message names the rows.
+        MachineError: the model cannot be loaded, or the disk is full.
+
+    Example:
+        >>> import geopipe as gp
+        >>> done = gp.predict("output", lambda rows: rows["elevation"] > 1000, ["elevation"], to="high")
+        >>> done.names, done.rows, done.nulls
+        (('prediction',), 1200, 0)
+    """
+    from geopipe.training import predict as training
+    from geopipe.training.models import model_of
+
+    watch = options.pop("watch", lambda step: None)
+    table = open_table(output) if isinstance(output, str | os.PathLike) else output
+    chosen = training.PredictOptions(overwrite=overwrite, **options)
+    return training.predict(table, model_of(model), columns, to, chosen, watch)
