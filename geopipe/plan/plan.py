@@ -205,7 +205,8 @@ def make_plan(
     if strategy == "groupby":
         plans = tuple(replace(p, sweeps=p.decode_factor > SWEEPS) for p in plans)
         tasks *= len(plans)
-    works = work_of(grid, plans, options, min(machine.workers, tasks), mask.reach if mask else None)
+    busy = replace(machine, workers=min(machine.workers, tasks))
+    works = work_of(grid, plans, options, busy, mask.reach if mask else None)
     engine, engine_why = choose_engine(options, machine.cluster, {name: w.predicted for name, w in works.items()})
     needs = estimate(spec, plans, options, machine, mask, strategy if engine == "ray" else "local")
     if engine == "ray" and engine_why == FASTER and needs.peak_bytes > machine.memory:

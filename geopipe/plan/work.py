@@ -12,19 +12,20 @@ from dataclasses import dataclass, replace
 from geopipe.errors import PlanError
 from geopipe.grid.grid import Grid
 from geopipe.plan.cells import Reach
+from geopipe.plan.estimate import Machine
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.options import Options
 from geopipe.resample.methods import Route, by_geometry
 from geopipe.resample.predictions import stored_pixels
 
-DECODE = {"": 1.0, "DEFLATE": 10.0, "LZW": 10.0, "ZSTD": 4.0}
+DECODE = {"": 1.0, "DEFLATE": 8.0, "LZW": 10.0, "ZSTD": 4.0}
 """ns a pixel by GDAL's name of the compression; a file of several compressions in it counts as DEFLATE."""
 
 OTHER_DECODE = 30.0
 """ns a pixel of compressions that are not measured: JPEG 2000, WEBP, LERC and so on take 10 to 100."""
 
 RATES: dict[str, tuple[float, float]] = {
-    "nearest": (8, 2),
+    "nearest": (7, 0),
     "bilinear": (13, 8),
     "cubic": (20, 11),
     "cubic_spline": (75, 15),
@@ -32,23 +33,26 @@ RATES: dict[str, tuple[float, float]] = {
 }
 """ns a cell and ns a source pixel of a method that uses the pixels around a cell's centre, for each column."""
 
+UNSCALED = {"bilinear": (6, 1), "cubic": (11, 1)}
+"""The same for kernels that are as wide as pixels."""
+
 COVERAGE = {"whole pixels": (0, 0), "rectangles": (40, 3), "polygons": (170, 5)}
 """The same for the areas of the pixels under cells, once for a source, by `Decision.cells`."""
 
-AREA = (10, 4)
+AREA = {"whole pixels": (1, 1), "rectangles": (10, 4), "polygons": (10, 4)}
 """The same for the sums of areas, values and squares and the extremes, for each band."""
 
 STATISTICS = {"std": (10, 5), "med": (50, 35), "q1": (50, 35), "q3": (50, 35), "mode": (20, 6)}
 """The same for a statistic that needs more than these sums, for each column."""
 
-COPY = (5, 0)
+COPY = (1, 0)
 POINT = 1000.0
 """ns a row of a coordinate table: reading, placing, sorting. Not measured: an order of magnitude."""
 
-PARQUET, CSV = 8.0, 250.0
+PARQUET, CSV = 7.0, 250.0
 """ns a value, merging included; CSV with gzip."""
 
-STARTUP = {"local": 2.0, "ray": 10.0}
+STARTUP = {"local": 1.5, "ray": 10.0}
 """Seconds that a run takes beside its work, by engine: imports; on Ray its start, its workers and its end (measured by
 bench/start.py)."""
 
@@ -105,32 +109,31 @@ def choose_engine(options: Options, cluster: str, seconds: Mapping[str, float]) 
 
 
 def work_of(
-    grid: Grid, plans: Sequence[LayerPlan], options: Options, workers: int, reach: Reach | None
+    grid: Grid, plans: Sequence[LayerPlan], options: Options, machine: Machine, reach: Reach | None
 ) -> dict[str, Workload]:
-    """Predict the work of a run by each engine.
+    """Predict the work of a run by each engine. In one process a thread reads while another one writes.
 
     Args:
-        workers: busy processes of a run on Ray.
+        machine: its `workers` are the busy processes of a run on Ray.
         reach: of the mask, if there is one; cells outside are neither read nor written.
     """
     share = 1.0 if reach is None else reach.tiles / max(1, _tiles(grid, options))
-    alone = _work(grid, [replace(plan, sweeps=False) for plan in plans], options, share, reach)
-    shared = _work(grid, plans, options, share, reach)
-    return {
-        "local": _workload(*alone, STARTUP["local"], 1),
-        "ray": _workload(*shared, STARTUP["ray"], max(1, workers)),
-    }
+    pixels, values, reading, writing = _work(grid, [replace(p, sweeps=False) for p in plans], options, share, reach)
+    alone = max(reading, writing) if machine.cpus > 1 else reading + writing
+    works = {"local": _workload(pixels, values, alone, STARTUP["local"])}
+    pixels, values, reading, writing = _work(grid, plans, options, share, reach)
+    return works | {"ray": _workload(pixels, values, (reading + writing) / max(1, machine.workers), STARTUP["ray"])}
 
 
-def _workload(pixels: float, values: int, nanoseconds: float, start: float, workers: int) -> Workload:
-    seconds = nanoseconds / 1e9 / workers
+def _workload(pixels: float, values: int, nanoseconds: float, start: float) -> Workload:
+    seconds = nanoseconds / 1e9
     return Workload(round(pixels), values, start + seconds, (start + LOW * seconds, start + HIGH * seconds))
 
 
 def _work(
     grid: Grid, plans: Sequence[LayerPlan], options: Options, share: float, reach: Reach | None
-) -> tuple[float, int, float]:
-    """Pixels to decode, values to write, and nanoseconds of one processor.
+) -> tuple[float, int, float, float]:
+    """Pixels to decode, values to write, and nanoseconds of one processor for reading and for writing.
 
     Args:
         share: of the tiles that the mask meets.
@@ -147,14 +150,16 @@ def _work(
             pixels += stored * factor * bands
             nanoseconds += stored * factor * bands * DECODE.get(decision.source.first.compression, OTHER_DECODE)
             rates: list[tuple[float, tuple[float, float]]]
-            rates = [(1, COVERAGE.get(decision.cells, (0, 0))), (bands, AREA if decision.cells else (0, 0))]
+            rates = [(1, COVERAGE.get(decision.cells, (0, 0))), (bands, AREA.get(decision.cells, (0, 0)))]
             own = RATES | STATISTICS if decision.route is not Route.COPY else {}
+            own |= UNSCALED if decision.scale == (1.0, 1.0) else {}
+            own |= {"mode": (1, 0.5)} if decision.cells == "whole pixels" else {}
             rates += [(1, own.get(methods[v.requested_method], COPY)) for v in columns]
             nanoseconds += sum(times * (cells * cell + stored * pixel) for times, (cell, pixel) in rates)
         nanoseconds += plan.table.rows * POINT if plan.table else 0
     values = (sum(len(plan.variables) for plan in plans) + 4) * (grid.cells if reach is None else reach.cells)
-    nanoseconds += values * sum({"parquet": PARQUET, "csv": CSV}[form] for form in options.formats)
-    return pixels, values, nanoseconds
+    writing = values * sum({"parquet": PARQUET, "csv": CSV}[form] for form in options.formats)
+    return pixels, values, nanoseconds, writing
 
 
 def _tiles(grid: Grid, options: Options) -> int:

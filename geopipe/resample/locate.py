@@ -22,7 +22,7 @@ from geopipe.resample.coverage import Coverage
 from geopipe.resample.footprints import Footprints, Lattice
 from geopipe.resample.methods import RADIUS, WINDOW_PIXELS, Decision, Floats, Route, Window, clip, lattice_window
 from geopipe.resample.pixels import has_rows_of, pixels_of, pixels_per_360, unrolled, wraps_around
-from geopipe.resample.places import polynomial, snap, span
+from geopipe.resample.places import near_edges, polynomial, snap, span
 
 DEGREES = (8, 16)
 """Degrees of the polynomials that are tried for the places in a block."""
@@ -218,8 +218,7 @@ def _lattice(grid: Grid, decision: Decision, block: Tile, *, corners: bool) -> L
     if places is None:
         places = Lattice(*to_pixels(*np.meshgrid(col, row)))
     elif exact:
-        near = [np.argwhere(np.abs(v - np.rint(v)) < 10 * NEAR) for v in (places.cols, places.rows)]
-        i, j = np.concatenate(near).T
+        i, j = np.nonzero(near_edges(places.cols, places.rows, 10 * NEAR))
         cols, rows = to_pixels(col[j], row[i])
         pixels = pixels_per_360(source)
         if pixels is not None:

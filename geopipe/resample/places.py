@@ -70,3 +70,14 @@ def span(cols: Floats, rows: Floats, width: float, height: float) -> tuple[float
             rights[j] = x if inside & (x > rights[j]) else rights[j]
             bottoms[j] = y if inside & (y > bottoms[j]) else bottoms[j]
     return lefts.min(), tops.min(), rights.max(), bottoms.max()
+
+
+@compiled
+def near_edges(cols: Floats, rows: Floats, distance: float) -> NDArray[np.bool_]:
+    """The places that are nearer than `distance`, in pixels, to an edge of a pixel: (rows, cols) bool."""
+    result = np.empty(cols.shape, np.bool_)
+    for i in range(cols.shape[0]):
+        for j in range(cols.shape[1]):
+            x, y = cols[i, j], rows[i, j]
+            result[i, j] = (abs(x - np.rint(x)) < distance) | (abs(y - np.rint(y)) < distance)
+    return result

@@ -47,9 +47,10 @@ def test_more_work_is_predicted_to_take_longer(tmp_path: Path) -> None:
     grid = Grid(UTM, 500_003, 5_999_997, 10, 10, 1000, 1000)
 
     def high(*methods: str, **options: object) -> float:
-        return plan_of(grid, [Layer("a", (str(path),), resampling=methods)], **options).work.seconds[1]
+        layers = [Layer("a", (str(path),), resampling=methods)]
+        return plan_of(grid, layers, engine="ray", **options).work.seconds[1]
 
-    assert high("nearest") < high("bilinear") < high("lanczos") < high("lanczos", "bilinear")
+    assert high("bilinear") < high("cubic") < high("lanczos") < high("lanczos", "bilinear")
     assert high("nearest") < high("nearest", formats=("parquet", "csv"))
 
 
@@ -80,13 +81,16 @@ def test_a_sparse_file_of_four_million_million_pixels_is_warned_of_and_may_be_re
 
 
 def test_the_time_of_each_engine_is_the_work_by_its_workers_and_the_start(tmp_path: Path) -> None:
-    """A copy decodes 1 ns a pixel, places 5 ns a cell and writes 8 ns a value: 1024 x 1024 x (1 + 5 + 5 x 8)."""
+    """A copy decodes 1 ns a pixel, places 1 ns a cell and writes 7 ns a value: 1024 x 1024 x (1 + 1 + 5 x 7).
+
+    In one process writing takes longer than reading, beside which it goes on.
+    """
     path = raster(tmp_path, 1024, 10, tiled=True, blockxsize=512, blockysize=512)
     grid, layer = Grid(UTM, 500_000, 6_000_000, 10, 10, 1024, 1024), Layer("a", (str(path),))
-    seconds = 1024 * 1024 * 46 / 1e9
+    seconds, alone = 1024 * 1024 * 37 / 1e9, STARTUP["local"] + 1024 * 1024 * 35 / 1e9
     whole, halves = plan_of(grid, [layer]).seconds, plan_of(grid, [layer], window_size=512).seconds
-    assert whole == {"local": STARTUP["local"] + seconds, "ray": STARTUP["ray"] + seconds}, "one tile, one worker"
-    assert halves == {"local": STARTUP["local"] + seconds, "ray": STARTUP["ray"] + seconds / 2}, "four tiles, two"
+    assert whole == {"local": alone, "ray": STARTUP["ray"] + seconds}, "one tile, one worker"
+    assert halves == {"local": alone, "ray": STARTUP["ray"] + seconds / 2}, "four tiles, two"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def large(tmp_path: Path) -> Path:
 
 def test_an_engine_needs_the_memory_of_its_processes(large: Path) -> None:
     """Ray has two workers, and processes of its own; where they do not fit, the run has one process."""
-    grid, layers = Grid(UTM, 500_000, 6_000_000, 10, 10, 20_000, 20_000), [Layer("a", (str(large),))]
+    grid, layers = Grid(UTM, 500_000, 6_000_000, 10, 10, 30_000, 30_000), [Layer("a", (str(large),))]
     on_ray, alone = (plan_of(grid, layers, engine=kind) for kind in ("ray", "local"))
     assert (on_ray.estimate.workers, alone.estimate.workers) == (2, 1)
     assert alone.estimate.task_bytes < alone.estimate.peak_bytes
