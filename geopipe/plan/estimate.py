@@ -26,7 +26,7 @@ MB = 1 << 20
 WORKER_BYTES = 260 * MB
 """Resident size of a worker before its first tile: the interpreter, Ray, GDAL, Arrow (measured)."""
 
-DRIVER_BYTES = 900 * MB
+DRIVER_BYTES = 600 * MB
 """The driver and Ray's own processes on the head (measured)."""
 
 READ_CACHE = 128 * MB

@@ -52,7 +52,7 @@ POINT = 1000.0
 PARQUET, CSV = 7.0, 250.0
 """ns a value, merging included; CSV with gzip."""
 
-STARTUP = {"local": 1.5, "ray": 10.0}
+STARTUP = {"local": 1.5, "ray": 6.0}
 """Seconds that a run takes beside its work, by engine: imports; on Ray its start, its workers and its end (measured by
 bench/start.py)."""
 
