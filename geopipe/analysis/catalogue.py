@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from geopipe.analysis.contract import Method, Subject
 from geopipe.errors import SettingsError
 from geopipe.proposals import near
 from geopipe.settings.analysis import AnalysisSettings
-from geopipe.table.table import Table
+
+if TYPE_CHECKING:
+    from geopipe.table.table import Table
 
 CLASSES = {
     "summary": "Summary",

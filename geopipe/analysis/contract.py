@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 
 from geopipe.layers.layer import Kind
-from geopipe.table.table import Table
+
+if TYPE_CHECKING:
+    from geopipe.table.table import Table  # loads pandas, which a run without methods must not
 
 Nulls = Literal["drop", "mean"]
 """What a method does with missing values: leave out the row, or take the variable's mean. Counted in the result."""

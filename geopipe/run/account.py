@@ -22,7 +22,6 @@ from geopipe.events.records import Body, Log
 from geopipe.export.state import REPORT
 from geopipe.grid.grid import Grid, projected_bounds
 from geopipe.plan.layers import LayerPlan
-from geopipe.report import facts, write
 from geopipe.run.attempts import Execution
 from geopipe.run.destination import Destination
 from geopipe.run.summary import Summary
@@ -58,6 +57,8 @@ def report(destination: Destination, account: Callable[[], Mapping[str, Any]] | 
     Args:
         account: makes the account of the run, to be written first; None where it stands already.
     """
+    from geopipe.report import facts, write  # loads pandas, for which neither Ray's start nor a tile shall wait
+
     folder = destination.folder / REPORT
     try:
         with logs.log_stage(log, "report"):

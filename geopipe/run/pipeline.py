@@ -16,12 +16,8 @@ from functools import partial
 from typing import Any
 
 from geopipe import processes
-from geopipe.analysis.stage import analyze_table
 from geopipe.engine import address as addresses
-from geopipe.engine.baseline import old_way
 from geopipe.engine.contract import Engine
-from geopipe.engine.local import plain_loop
-from geopipe.engine.passes import Kind
 from geopipe.errors import GeopipeError, noted
 from geopipe.events import logs
 from geopipe.events.emit import context, emit
@@ -41,7 +37,6 @@ from geopipe.run.options import RunOptions, Snapshot, Watch
 from geopipe.run.reporting import Reports, monitoring_options
 from geopipe.run.summary import Clock, Summary
 from geopipe.settings.model import Settings
-from geopipe.table.table import open_table
 
 __all__ = ["RunOptions", "Snapshot", "Summary", "Watch", "run"]
 
@@ -182,6 +177,10 @@ def _analyzed(settings: Settings, summary: Summary, destination: Destination, cl
     """
     if not settings.analysis.methods or state.finished(destination.folder) is None:
         return summary
+    from geopipe.analysis.stage import analyze_table  # a run without methods must not load pandas
+    from geopipe.engine.passes import Kind
+    from geopipe.table.table import open_table
+
     table, address = open_table(destination.folder), settings.engine.address
     engine: Kind = "local" if summary.plan.engine == "local" else "ray"
     try:
@@ -199,12 +198,16 @@ def _is_of(success: Mapping[str, Any] | None, plan: Plan) -> bool:
 
 
 def _engine(plan: Plan, settings: Settings, monitoring: MonitoringOptions) -> AbstractContextManager[Engine]:
-    """The engine that executes the plan."""
+    """The engine that executes the plan; only its own modules are loaded."""
     if settings.resampling.old_way:
+        from geopipe.engine.baseline import old_way
+
         return old_way(monitoring)
     if plan.engine == "local":
+        from geopipe.engine.local import plain_loop
+
         return plain_loop(monitoring)
-    from geopipe.engine.ray import ray_engine  # planning and the plain loop must not load Ray
+    from geopipe.engine.ray import ray_engine
 
     return ray_engine(settings.engine.address, plan.machine, monitoring)
 
