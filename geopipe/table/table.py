@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.fs import LocalFileSystem
@@ -24,7 +24,9 @@ from geopipe.layers import uris
 from geopipe.layers.layer import Kind
 from geopipe.proposals import near
 from geopipe.redaction import redact
+from geopipe.table.drawing import draw_apart, draw_random, draw_spatial, draw_stratified, take
 from geopipe.table.files import Files, unit_of, window_of
+from geopipe.table.points import PointsLike, points_of
 from geopipe.validate.facts import facts_in
 
 if TYPE_CHECKING:
@@ -192,38 +194,101 @@ class Table:
 
         return dataset_of(self, self._named(columns or tuple(self.files.facts.variables)), window_of(self.grid, bounds))
 
-    def sample(self, n: int, seed: int = 0, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some rows, each with the same chance, without repetition; all rows where there are no more than `n`.
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        columns: Sequence[str] | None = None,
+        by: Literal["random", "stratified", "spatial"] = "random",
+        classes: str | None = None,
+        proportional: bool = False,
+    ) -> pa.Table:
+        """Some rows without repetition; all rows where there are no more than `n`.
 
-        The same seed gives the same rows, whatever the order and the number of the files. It reads the tiles in which
-        the rows lie, one at a time, and keeps the rows of the sample alone.
+        The same seed gives the same rows, whatever the number and the format of the files. Tiles are read one at a
+        time, and the rows of the sample alone are kept: for "random" the tiles in which they lie, else every tile.
 
         Args:
             n: number of rows.
             seed: of the random numbers.
             columns: names of columns; None for all.
+            by: "random" gives each row the same chance. "stratified" takes the same number of each class; what a rare
+                class lacks comes from the others. "spatial" spreads the rows evenly over the cells that there are, each
+                with the same chance (generalized random-tessellation stratified sampling, Stevens and Olsen 2004).
+            classes: the column that has the class of a row, for "stratified". Rows without a class are left out.
+            proportional: "stratified" takes as many of a class as its share of the rows.
 
         Returns:
             Rows in the order of the tiles, and of row and col within a tile.
+
+        Raises:
+            SettingsError: a column does not exist, or the arguments do not go together.
 
         Example:
             >>> import geopipe as gp
             >>> table = gp.open("output")
             >>> table.sample(100, seed=1).equals(table.sample(100, seed=1))
             True
+            >>> table.sample(16, by="spatial", columns=["row", "col"]).num_rows
+            16
         """
         names = self._named(columns)
-        manifest = self.files.manifest
-        places = _choose(int(manifest.rows.sum()), n, seed)
-        ends = np.cumsum(manifest.rows)
-        parts = [self.schema_of(names).empty_table()]
-        for i in np.unique(np.searchsorted(ends, places, "right")).tolist():
-            inside = places[(places >= ends[i] - manifest.rows[i]) & (places < ends[i])] - (ends[i] - manifest.rows[i])
-            tile = self.files.read(manifest.tiles[i : i + 1], list(dict.fromkeys([*names, "row", "col"])))
-            if self.files.facts.partitioned:
-                tile = tile.sort_by([("row", "ascending"), ("col", "ascending")])
-            parts.append(tile.take(inside).select(names))
-        return pa.concat_tables(parts)
+        if n < 0:
+            raise SettingsError(f"n = {n} is below 0", "give a number of rows")
+        if by not in ("random", "stratified", "spatial"):
+            raise SettingsError(f"by = {by!r} is not known", 'give "random", "stratified" or "spatial"')
+        if (classes is not None) != (by == "stratified"):
+            hint = 'give both: by="stratified", classes="landcover"'
+            raise SettingsError(f"by = {by!r} does not go with classes = {classes!r}", hint)
+        if by == "random":
+            return take(self.files, draw_random(self.files, n, seed), names)
+        if by == "spatial":
+            return take(self.files, draw_spatial(self.files, n, seed), names)
+        (column,) = self._named(classes)
+        return take(self.files, draw_stratified(self.files, n, seed, column, proportional), names)
+
+    def background(
+        self,
+        n: int,
+        presences: PointsLike,
+        distance: float = 0.0,
+        seed: int = 0,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Some rows away from points, each with the same chance: background or pseudo-absences for presences.
+
+        Tiles are read one at a time, and the rows of the sample alone are kept. A sample does not depend on tiles and
+        formats.
+
+        Args:
+            n: number of rows; all that are far enough where there are fewer.
+            presences: columns x and y in the unit of the grid's CRS, or row and col: a table of Arrow, a data frame, or
+                arrays by name. They may lie off the grid.
+            distance: least distance from the centre of a cell to every presence: in the grid's unit; in metres on a
+                sphere where the grid is geographic. 0 leaves out no cell.
+            seed: of the random numbers.
+            columns: names of columns; None for all.
+
+        Returns:
+            Rows in the order of the tiles, and of row and col within a tile.
+
+        Raises:
+            SettingsError: the presences have no places, or the distance is below 0.
+
+        Example:
+            >>> import geopipe as gp
+            >>> table = gp.open("output")
+            >>> rows = table.background(50, {"x": [500_200.0], "y": [4_999_850.0]}, distance=100, seed=1)
+            >>> rows.num_rows
+            50
+        """
+        names = self._named(columns)
+        if n < 0 or not 0 <= distance < math.inf:
+            raise SettingsError(f"n = {n}, distance = {distance} are not both 0 or more", "give numbers from 0 on")
+        points = points_of(self.grid, presences, "presences")
+        if not len(points.x):
+            raise SettingsError("presences has no point", 'give points, or use sample(n, by="random")')
+        return take(self.files, draw_apart(self.files, n, seed, (points.x, points.y), distance), names)
 
     def schema_of(self, columns: Iterable[str]) -> pa.Schema:
         """The schema of some columns.
@@ -258,16 +323,3 @@ class Table:
             f"cells of {grid.dx:g} x {grid.dy:g}"
             f"<table><tr><th>column</th><th>type</th><th>unit</th></tr>{rows}</table></div>"
         )
-
-
-def _choose(count: int, n: int, seed: int) -> np.ndarray[Any, Any]:
-    """`n` of the numbers below `count`, rising: (n,) int64. Memory grows with `n` alone."""
-    if n < 0:
-        raise SettingsError(f"n = {n} is below 0", "give a number of rows")
-    rng = np.random.default_rng(seed)
-    if 2 * n >= count:
-        return np.sort(rng.permutation(count)[:n])
-    chosen = np.zeros(0, np.int64)
-    while len(chosen) < n:  # every set of n numbers has the same chance: no round draws more than are missing
-        chosen = np.union1d(chosen, rng.integers(count, size=n - len(chosen)))
-    return chosen

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from geopipe.analysis.contract import Pass, Reduce, Result
 from geopipe.analysis.rows import numbers
+from geopipe.grid.hashes import hash_of
 
 
 class _Lowest(NamedTuple):
@@ -57,16 +58,3 @@ def _merge(n: int, left: _Lowest, right: _Lowest) -> _Lowest:
 def _first(n: int, hashes: NDArray[np.uint64], rows: pa.Table) -> _Lowest:
     order = np.argsort(hashes, kind="stable")[:n]
     return _Lowest(hashes[order], rows.take(order))
-
-
-def hash_of(rows: NDArray[np.int32], cols: NDArray[np.int32], seed: int) -> NDArray[np.uint64]:
-    """A hash of each cell, (n,) uint64, uniform: splitmix64 by Steele, Lea and Flood (2014)."""
-    cells = (rows.astype(np.uint64) << np.uint64(32)) | cols.astype(np.uint64)
-    with np.errstate(over="ignore"):
-        value = cells ^ (np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15))
-        for _ in range(2):  # once more: neighbours differ in few bits
-            value = value + np.uint64(0x9E3779B97F4A7C15)
-            value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            value = value ^ (value >> np.uint64(31))
-    return value
