@@ -133,7 +133,8 @@ def draw_spatial(files: Files, n: int, seed: int) -> Places:
     quadtree are put in a row by an order that is random at each branch and keeps neighbours together, and every
     (rows / n)th row of it is taken.
     """
-    levels = min(MOST_LEVELS, max(1, int(np.ceil(np.log2(4 * max(n, 1)) / 2)) + 1))
+    n = min(n, int(files.manifest.rows.sum()))
+    levels = min(MOST_LEVELS, (4 * n).bit_length() // 2 + 1)
     extent = max(files.facts.grid.width, files.facts.grid.height)
 
     def quadrants(chunk: pa.Table) -> Ints:
@@ -145,7 +146,6 @@ def draw_spatial(files: Files, n: int, seed: int) -> Places:
         counts += np.bincount(quadrants(chunk), minlength=len(counts))
     order = _hierarchical_order(levels, seed)
     total, ends = int(counts.sum()), np.cumsum(counts[order])
-    n = min(n, total)
     start = np.random.default_rng(seed).random()
     steps = np.minimum(np.floor((start + np.arange(n)) * (total / max(n, 1))), total - 1)
     sizes = np.zeros_like(counts)
