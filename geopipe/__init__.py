@@ -1,7 +1,7 @@
 """geopipe: many rasters in, one table out.
 
 `import geopipe as gp` has `gp.plan`, `gp.run`, `gp.merge`, `gp.open`, `gp.inspect`, `gp.validate`, `gp.analyze`,
-`gp.rasterize` and `gp.predict` (`geopipe.api`, `geopipe.table_api`).
+`gp.rasterize`, `gp.predict`, `gp.folds` and `gp.applicability` (`geopipe.api`, `geopipe.table_api`).
 A name is loaded at its first use, so that the import itself takes no time and loads no library.
 """
 
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from geopipe.settings.model import Settings as Settings
     from geopipe.table.table import Table as Table
     from geopipe.table_api import analyze as analyze
+    from geopipe.table_api import applicability as applicability
+    from geopipe.table_api import folds as folds
     from geopipe.table_api import predict as predict
     from geopipe.table_api import rasterize as rasterize
 
 __version__ = "0.1.0"
 
 _HOMES = dict.fromkeys(("plan", "run", "merge", "open", "inspect", "validate"), "geopipe.api")
-_HOMES |= dict.fromkeys(("analyze", "predict", "rasterize"), "geopipe.table_api")
+_HOMES |= dict.fromkeys(("analyze", "predict", "rasterize", "folds", "applicability"), "geopipe.table_api")
 _HOMES |= {
     "Settings": "geopipe.settings.model",
     "Plan": "geopipe.plan.plan",
@@ -52,6 +54,8 @@ __all__ = [
     "analyze",
     "rasterize",
     "predict",
+    "folds",
+    "applicability",
     "Settings",
     "Plan",
     "Summary",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from geopipe.cli.options import json_option, print_json
+from geopipe.cli.options import json_option, names_of, print_json
 
 if TYPE_CHECKING:
     from geopipe.analysis.drive import Step, Watch
@@ -61,7 +61,7 @@ def analyze(
     from geopipe.cli.screen import console
     from geopipe.settings import load
 
-    keys = {"methods": _names(methods), "columns": _names(columns)}
+    keys = {"methods": names_of(methods), "columns": names_of(columns)}
     keys |= {key: value for key, value in common.items() if value is not None}
     settings = load.analysis([*(f"analysis.{_flag(key, value)}" for key, value in keys.items()), *map(_full, flags)])
     table = api.open(output)
@@ -71,10 +71,6 @@ def analyze(
         print_json([show_analysis.analysis_json(analysis) for analysis in analyses])
     else:
         show_analysis.analyses(console(), analyses)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _flag(key: str, value: Any) -> str:

@@ -23,6 +23,7 @@ from geopipe.cli.monitor import monitor
 from geopipe.cli.options import HELP, print_error
 from geopipe.cli.outputs import open_table, status, validate
 from geopipe.cli.run import demo, plan, run
+from geopipe.cli.training import applicability, folds
 from geopipe.errors import GeopipeError, Terminated, find_signal
 
 
@@ -93,7 +94,7 @@ def cli() -> None:
 
 
 for command in (
-    demo, init, inspect, plan, run, status, validate, open_table, analyze, predict, rasterize, monitor, jobs_group, db,
-    config, doctor,
+    demo, init, inspect, plan, run, status, validate, open_table, analyze, folds, applicability, predict, rasterize,
+    monitor, jobs_group, db, config, doctor,
 ):  # fmt: skip
     cli.add_command(command)

@@ -32,6 +32,11 @@ def picked(value: object, names: str) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names.split()}
 
 
+def names_of(text: str) -> list[str]:
+    """Names in a text, with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON. Types that JSON lacks become text, and secrets in texts are hidden."""
     click.echo(json.dumps(redacted(value), indent=2, default=str))

@@ -26,7 +26,7 @@ PointsLike: TypeAlias = "pa.Table | pd.DataFrame | Mapping[str, Any]"
 """Columns x and y, or row and col."""
 
 
-class Points(NamedTuple):
+class PointCells(NamedTuple):
     """Places in the order of their rows.
 
     Attributes:
@@ -59,7 +59,7 @@ def read_rows(path: str | os.PathLike[str], argument: str) -> pa.Table:
         raise SettingsError(f"{argument} {path} cannot be read: {first_line(error)}", hint) from None
 
 
-def points_of(grid: Grid, points: PointsLike, name: str) -> Points:
+def points_of(grid: Grid, points: PointsLike, name: str) -> PointCells:
     """Points by row and col, else by x and y.
 
     Args:
@@ -81,9 +81,9 @@ def points_of(grid: Grid, points: PointsLike, name: str) -> Points:
     if len(first) != len(second):
         raise SettingsError(f"{name} has {len(first):,} of {pair[0]} and {len(second):,} of {pair[1]}", "give pairs")
     if pair == ("x", "y"):
-        return Points(*cells(grid, first, second), first, second)
+        return PointCells(*cells(grid, first, second), first, second)
     x, y = centres(grid, first, second)
-    return Points(*cells(grid, x, y), x, y)
+    return PointCells(*cells(grid, x, y), x, y)
 
 
 def _numbers(column: Any, name: str) -> Floats:
@@ -98,7 +98,7 @@ def _numbers(column: Any, name: str) -> Floats:
     return values
 
 
-def require_on_grid(grid: Grid, points: Points, name: str) -> None:
+def require_on_grid(grid: Grid, points: PointCells, name: str) -> None:
     """Refuse points that lie off the grid.
 
     Raises:

@@ -66,4 +66,3 @@ def write_points(folds: Folds, analysis: Analysis, path: str | os.PathLike[str])
     except OSError as error:
         raise write_error(error, file) from error
     return file
-
