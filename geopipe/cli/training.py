@@ -82,7 +82,12 @@ def folds(
 @click.argument("output", metavar="OUTPUT")
 @click.option("--train", required=True, metavar="FILE", help="Training data of the model, as Parquet or CSV.")
 @click.option("--weights", default="", metavar="FILE|NAME=W,...", help="Importance of variables, or a JSON file of it.")
-@click.option("--columns", default="", metavar="NAME,...", help="Variables of the model; else all that both have.")
+@click.option(
+    "--columns",
+    default="",
+    metavar="NAME,...",
+    help="Variables of the model; else those of --weights, or all that both have.",
+)
 @click.option("--folds", metavar="NAME", help="Column of the training data with their fold; else leave-one-out.")
 @engine_options
 @json_option

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -13,11 +13,11 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from geopipe import proposals
 from geopipe.errors import SettingsError, first_line
 from geopipe.grid.crs import Floats, crs_of
 from geopipe.grid.distances import cells, centres
 from geopipe.grid.grid import Grid
-from geopipe.proposals import path as path_hint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ def read_rows(path: str | os.PathLike[str], argument: str) -> pa.Table:
     """
     file = Path(path).expanduser()
     if not file.exists():
-        raise SettingsError(f"{argument} {path} does not exist", path_hint(str(file.absolute()), argument.upper()))
+        raise SettingsError(f"{argument} {path} does not exist", proposals.path(str(file.absolute()), argument.upper()))
     try:
         return pacsv.read_csv(file) if ".csv" in file.suffixes else pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
@@ -96,6 +96,20 @@ def _numbers(column: Any, name: str) -> Floats:
         missing = int(np.count_nonzero(~np.isfinite(values)))
         raise SettingsError(f"{name} lacks a number in {missing:,} rows", "leave these rows out")
     return values
+
+
+def require_columns(names: Iterable[str], columns: Iterable[str], name: str) -> None:
+    """Refuse columns that a table does not have.
+
+    Raises:
+        SettingsError: with the name that was meant, or all names.
+    """
+    names = list(names)
+    for column in columns:
+        if column not in names:
+            meant = proposals.near(column, names)
+            hint = f"did you mean {meant!r}?" if meant else f"columns: {', '.join(names)}"
+            raise SettingsError(f"{name} has no column {column!r}", hint)
 
 
 def require_on_grid(grid: Grid, points: PointCells, name: str) -> None:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.spatial import cKDTree
 
+from geopipe.analysis.catalogue import columns_of
 from geopipe.analysis.contract import Pass, Reduce, Result, Subject, Write
 from geopipe.analysis.rows import numbers
 from geopipe.errors import SettingsError
-from geopipe.proposals import near
-from geopipe.table.points import read_rows
+from geopipe.table.points import read_rows, require_columns
 from geopipe.training.space import MOST_EXACT, Space, held_back, mean_distance, threshold_of
 
 SCHEMA = pa.schema([("row", pa.int32()), ("col", pa.int32()), ("di", pa.float32()), ("inside", pa.bool_())])
@@ -87,7 +87,7 @@ class Applicability:
         return _Work(model, columns, about, tuple(findings), own).first()
 
     def _columns(self, subject: Subject, train: pa.Table) -> tuple[str, ...]:
-        """The variables of the model: those that are named, or all that both tables have.
+        """The variables of the model: those that are named or weighted, or all that both tables have.
 
         Raises:
             SettingsError: there is none, or the training data have no rows.
@@ -95,12 +95,12 @@ class Applicability:
         if not len(train):
             raise SettingsError(f"{self.train} has no rows", "give the training data of the model")
         everything = subject.columns == tuple(subject.table.files.facts.variables)
-        columns = tuple(name for name in subject.columns if name in train.column_names or not everything)
-        for name in columns:
-            if name not in train.column_names:
-                meant = near(name, train.column_names)
-                hint = f"did you mean {meant!r}?" if meant else f"columns: {', '.join(train.column_names)}"
-                raise SettingsError(f"{self.train} has no column {name!r}", hint)
+        columns = subject.columns
+        if everything and self.weights:
+            columns = columns_of(tuple(self.weights), columns, subject.table.output)
+        elif everything:
+            columns = tuple(name for name in columns if name in train.column_names)
+        require_columns(train.column_names, columns, self.train)
         if not columns:
             raise SettingsError(
                 f"{self.train} has none of the variables of {subject.table.output}",
@@ -115,8 +115,8 @@ class Applicability:
         unknown = [name for name in self.weights if name not in columns]
         missing = [name for name in columns if name not in self.weights]
         if unknown or missing:
-            which = f"{', '.join(unknown)} is no variable of the model" if unknown else f"{', '.join(missing)} has none"
-            raise SettingsError(f"weights do not fit: {which}", f"give one for each of {', '.join(columns)}")
+            which = f"not of the model: {', '.join(unknown)}" if unknown else f"missing: {', '.join(missing)}"
+            raise SettingsError(f"weights do not fit the columns; {which}", f"weigh each of {', '.join(columns)}")
         weights = {name: float(self.weights[name]) for name in columns}
         if not all(map(math.isfinite, weights.values())) or max(weights.values()) <= 0:
             raise SettingsError("no weight is above 0, or one is no number", "give the importance of each variable")
@@ -128,10 +128,7 @@ class Applicability:
         """The fold of each training row, (rows,) float64, NaN without one; None without a column."""
         if self.folds is None:
             return None
-        if self.folds not in train.column_names:
-            meant = near(self.folds, train.column_names)
-            hint = f"did you mean {meant!r}?" if meant else f"columns: {', '.join(train.column_names)}"
-            raise SettingsError(f"{self.train} has no column {self.folds!r}", hint)
+        require_columns(train.column_names, [self.folds], self.train)
         column = train[self.folds]
         codes = pc.index_in(column, value_set=column.unique().drop_null())
         return codes.cast(pa.float64()).fill_null(math.nan).to_numpy()

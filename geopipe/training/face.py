@@ -85,7 +85,7 @@ def applicability(
         output: the output folder of a run.
         train: Parquet or CSV file of the training data, with the variables of the model.
         weights: importance by variable; None: all weigh the same.
-        columns: variables of the model; none for all that both tables have.
+        columns: variables of the model; none for those of `weights`, or for all that both tables have.
         folds: column of the training data with the folds of the cross-validation; None: leave-one-out.
         engine: "local" (threads of this process), "ray", or "auto": Ray where a cluster exists.
 

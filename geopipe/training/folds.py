@@ -21,8 +21,7 @@ from geopipe.errors import SettingsError
 from geopipe.grid.crs import Floats
 from geopipe.grid.distances import centres, positions
 from geopipe.grid.grid import Grid
-from geopipe.proposals import near
-from geopipe.table.points import points_of, read_rows, require_on_grid
+from geopipe.table.points import points_of, read_rows, require_columns, require_on_grid
 from geopipe.table.table import Table
 from geopipe.training import diagnostics
 from geopipe.training.blocks import Assignment, Blocks
@@ -157,10 +156,10 @@ class Folds:
         """
         columns = list(dict.fromkeys([*subject.columns, *([self.classes] if self.classes else [])]))
         if self.points is None:
-            _require(subject.table.columns, columns, subject.table.output)
+            require_columns(subject.table.columns, columns, subject.table.output)
             return None
         table, grid = read_rows(self.points, "points"), subject.table.grid
-        _require(table.column_names, columns, self.points)
+        require_columns(table.column_names, columns, self.points)
         points = points_of(grid, table, self.points)
         require_on_grid(grid, points, self.points)
         if len(table) < self.count:
@@ -169,14 +168,6 @@ class Folds:
             )
         cells = {"row": points.rows.astype(np.int32), "col": points.cols.astype(np.int32)}
         return Training(pa.table(cells | {name: table[name] for name in columns}), points.x, points.y)
-
-
-def _require(names: Any, columns: list[str], where: str) -> None:
-    for column in columns:
-        if column not in names:
-            meant = near(column, names)
-            hint = f"did you mean {meant!r}?" if meant else f"columns: {', '.join(names)}"
-            raise SettingsError(f"{where} has no column {column!r}", hint)
 
 
 def _positions(grid: Grid, rows: pa.Table) -> Floats:
