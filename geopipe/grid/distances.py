@@ -23,7 +23,12 @@ def _sphere(crs: str) -> float | None:
 
 def distance_unit(crs: str) -> str:
     """The unit of distances: "m", or the name of the CRS's unit."""
-    name = "metre" if _sphere(crs) else crs_of(crs).axis_info[0].unit_name
+    return "m" if _sphere(crs) else axis_unit(crs)
+
+
+def axis_unit(crs: str) -> str:
+    """The unit of x and y of a CRS: "m", or its name, such as "degree"."""
+    name = crs_of(crs).axis_info[0].unit_name
     return "m" if name in ("metre", "meter") else name
 
 

@@ -94,7 +94,7 @@ def _sizes(values: Mapping[str, Any], rows: Floats, has_points: bool) -> str:
     block, matching = values.get("block"), values.get("matching")
     origin = ""
     if block:
-        origin = f", from {block['blocks']:,} blocks of {block['size']:g} ({block['origin']})"
+        origin = f", from {block['blocks']:,} blocks of {block['size']:g} {block['unit']} ({block['origin']})"
     elif matching:
         clusters = matching["clusters"]
         origin = f", merged from {clusters:,} clusters" if clusters else ", at random: the points lie like the cells"

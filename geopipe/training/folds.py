@@ -19,7 +19,7 @@ from geopipe.analysis.rows import matrix
 from geopipe.analysis.stage import folder_of
 from geopipe.errors import SettingsError
 from geopipe.grid.crs import Floats
-from geopipe.grid.distances import centres, positions
+from geopipe.grid.distances import axis_unit, centres, positions
 from geopipe.grid.grid import Grid
 from geopipe.table.points import points_of, read_rows, require_columns, require_on_grid
 from geopipe.table.table import Table
@@ -201,7 +201,8 @@ class _Work:
         if self.folds.method == "block":
             size, origin = self._size()
             parts = Blocks(self.subject.table.grid, size)
-            about = {"block": {"size": size, "origin": origin, "assignment": self.folds.assignment}}
+            unit = axis_unit(self.subject.table.grid.crs)
+            about = {"block": {"size": size, "unit": unit, "origin": origin, "assignment": self.folds.assignment}}
         else:
             parts = self._clusters(cells)
         then = partial(self._assigned, cells, parts, about)

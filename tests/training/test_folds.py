@@ -77,7 +77,8 @@ def test_blocks_are_squares_of_one_fold_and_balance_the_classes(table: gp.Table)
     folds = cells(analysis)
     blocks = folds.groupby([folds.row // 70, folds.col // 70]).fold.nunique()
     assert (blocks == 1).all()
-    assert analysis.values["block"] == {"size": 700.0, "origin": "given", "assignment": "random", "blocks": 64}
+    block = {"size": 700.0, "unit": "m", "origin": "given", "assignment": "random", "blocks": 64}
+    assert analysis.values["block"] == block
     balance = analysis.table("folds").to_pandas().pivot_table("rows", "fold", "class")
     every = table.pandas(["row", "col", "cover"]).merge(folds, on=["row", "col"])
     counts = every.groupby(["fold", "cover"]).size()
