@@ -112,6 +112,18 @@ def require_columns(names: Iterable[str], columns: Iterable[str], name: str) -> 
             raise SettingsError(f"{name} has no column {column!r}", hint)
 
 
+def require_numbers(schema: pa.Schema, columns: Iterable[str], name: str) -> None:
+    """Refuse columns that hold no numbers.
+
+    Raises:
+        SettingsError: with the type of the column.
+    """
+    for column in columns:
+        kind = schema.field(column).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise SettingsError(f"column {column!r} of {name} holds {kind}, not numbers", "leave it out of the columns")
+
+
 def require_on_grid(grid: Grid, points: PointCells, name: str) -> None:
     """Refuse points that lie off the grid.
 

@@ -17,7 +17,7 @@ from geopipe.analysis.catalogue import columns_of
 from geopipe.analysis.contract import Pass, Reduce, Result, Subject, Write
 from geopipe.analysis.rows import numbers
 from geopipe.errors import SettingsError
-from geopipe.table.points import read_rows, require_columns
+from geopipe.table.points import read_rows, require_columns, require_numbers
 from geopipe.training.space import MOST_EXACT, Space, held_back, mean_distance, threshold_of
 
 SCHEMA = pa.schema([("row", pa.int32()), ("col", pa.int32()), ("di", pa.float32()), ("inside", pa.bool_())])
@@ -51,7 +51,7 @@ class Applicability:
             findings.append(f"Not in the training data, so not looked at: {', '.join(absent)}.")
         columns = tuple(name for name in columns if weights[name] > 0)
         classes = tuple(name for name in subject.classes if name in columns)
-        _require_numbers({self.train: train.schema, subject.table.output: subject.table.schema}, columns)
+        require_numbers(train.schema, columns, self.train)
         space = Space.of(train, columns, classes, weights)
         rows = space.of_rows(train)
         folds = self._folds(train)
@@ -132,14 +132,6 @@ class Applicability:
         column = train[self.folds]
         codes = pc.index_in(column, value_set=column.unique().drop_null())
         return codes.cast(pa.float64()).fill_null(math.nan).to_numpy()
-
-
-def _require_numbers(schemas: Mapping[str, pa.Schema], columns: tuple[str, ...]) -> None:
-    for where, schema in schemas.items():
-        for name in columns:
-            kind = schema.field(name).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                raise SettingsError(f"column {name!r} of {where} holds {kind}, not numbers", "leave it out (--columns)")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from geopipe.analysis.contract import Result
 from geopipe.grid.crs import Floats
 from geopipe.grid.distances import distance_unit
-from geopipe.training.distances import Ints, Neighbourhood, quantiles
+from geopipe.training.distances import Ints, Neighbourhood, finite, quantiles
 from geopipe.training.knndm import at_random
 
 CLEARLY = 1.5
@@ -72,7 +72,11 @@ def result(values: Mapping[str, Any], balance: Balance, comparison: Comparison, 
     rows = balance.sizes.sum(axis=1)
     sizes = [{"fold": fold, "rows": int(n), "share": float(n / rows.sum())} for fold, n in enumerate(rows, 1)]
     distances = {name: quantiles(measured) for name, measured in comparison.distances.items()}
-    measured = {"unit": comparison.unit, "quantiles": distances, "w": comparison.w}
+    measured = {
+        "unit": comparison.unit,
+        "quantiles": distances,
+        "w": {name: finite(w) for name, w in comparison.w.items()},
+    }
     names = list(distances)
     table = pa.table(
         {

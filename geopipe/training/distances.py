@@ -80,9 +80,17 @@ class Neighbourhood:
 
     def mismatch(self, distances: Floats) -> float:
         """Wasserstein's W between distances and those of the cells to predict, in the unit of distances."""
+        if np.isinf(distances).any():
+            return np.inf
         return float(wasserstein_distance(distances, self.to_predict))
 
 
-def quantiles(distances: Floats) -> dict[str, float]:
-    """Quantiles of distances, under their names of JSON."""
-    return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(distances, QUANTILES), strict=True)}
+def quantiles(distances: Floats) -> dict[str, float | None]:
+    """Quantiles of distances under their names of JSON, None for infinite ones."""
+    values = np.full(len(QUANTILES), np.inf) if np.isinf(distances).any() else np.quantile(distances, QUANTILES)
+    return {f"{q:g}": finite(v) for q, v in zip(QUANTILES, values, strict=True)}
+
+
+def finite(value: float) -> float | None:
+    """A number of JSON; None for infinity."""
+    return float(value) if np.isfinite(value) else None

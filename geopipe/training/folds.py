@@ -21,7 +21,7 @@ from geopipe.errors import SettingsError
 from geopipe.grid.crs import Floats
 from geopipe.grid.distances import axis_unit, centres, positions
 from geopipe.grid.grid import Grid
-from geopipe.table.points import points_of, read_rows, require_columns, require_on_grid
+from geopipe.table.points import points_of, read_rows, require_columns, require_numbers, require_on_grid
 from geopipe.table.table import Table
 from geopipe.training import diagnostics
 from geopipe.training.blocks import Assignment, Blocks
@@ -160,6 +160,7 @@ class Folds:
             return None
         table, grid = read_rows(self.points, "points"), subject.table.grid
         require_columns(table.column_names, columns, self.points)
+        require_numbers(table.schema, subject.columns, self.points)
         points = points_of(grid, table, self.points)
         require_on_grid(grid, points, self.points)
         if len(table) < self.count:
@@ -188,11 +189,13 @@ class _Work:
 
     def _parts(self, cells: pa.Table) -> Pass | Result:
         """The step after the sample of cells."""
-        if not len(cells):
+        if len(cells) < 2 * self.folds.count:
             columns = ", ".join(self.subject.columns)
             raise SettingsError(
-                f"{self.subject.table.output} has no row" + (f" with a value in each of {columns}" if columns else ""),
-                "give other columns" if columns else "see: geopipe open OUTPUT",
+                f"{self.subject.table.output} has {len(cells)} rows"
+                + (f" with a value in each of {columns}" if columns else "")
+                + f", too few for {self.folds.count} folds",
+                "give other columns (--columns)" if columns else "give fewer folds (--k)",
             )
         if self.folds.method == "knndm":
             return self._matched(cells)
@@ -251,6 +254,8 @@ class _Work:
         sizes = np.zeros((self.folds.count, len(classes)))
         np.add.at(sizes, assigned - 1, table)
         balance = diagnostics.Balance(sizes, classes, self.folds.classes)
+        if empty := np.flatnonzero(sizes.sum(axis=1) == 0).tolist():
+            raise SettingsError(f"fold {empty[0] + 1} has no row", "give smaller blocks, or assign them at random")
         if self.training is not None:
             return self._points_result(cells, rule.of(self.training.rows), balance, about)
         stand_ins = np.random.default_rng(self.subject.seed).permutation(len(cells)) < len(cells) // 2
@@ -297,7 +302,11 @@ class _Work:
     def _result(
         self, places: Neighbourhood, folds: NDArray[np.int64], balance: diagnostics.Balance, about: dict[str, Any]
     ) -> Result:
-        values = {"method": self.folds.method, "k": self.folds.count, "of": "points" if self.training else "rows"}
+        values = {
+            "method": self.folds.method,
+            "k": self.folds.count,
+            "of": "rows" if self.training is None else "points",
+        }
         comparison = diagnostics.compared(places, folds, self.folds.count, self.subject.seed)
         return diagnostics.result(values | about, balance, comparison, self.training is not None)
 
