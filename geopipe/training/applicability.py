@@ -75,7 +75,7 @@ class Applicability:
             )
         if len(rows.values) > MOST_EXACT:
             findings.append(f"The mean distance is that of a sample of {MOST_EXACT:,} training rows.")
-        model = Model(space, cKDTree(rows.values), mean, threshold_of(own))
+        model = Dissimilarity(space, cKDTree(rows.values), mean, threshold_of(own))
         about = {
             "threshold": model.threshold,
             "mean_distance": mean,
@@ -135,7 +135,7 @@ class Applicability:
 
 
 @dataclass(frozen=True)
-class Model:
+class Dissimilarity:
     """Training data as they are compared with cells. `tree` holds them in `space`."""
 
     space: Space
@@ -196,7 +196,7 @@ def _together(left: dict[Any, int], right: dict[Any, int]) -> dict[Any, int]:
 class _Work:
     """The model with what there is to say of it. Each step makes the next one."""
 
-    model: Model
+    model: Dissimilarity
     columns: tuple[str, ...]
     about: dict[str, Any]
     findings: tuple[str, ...]

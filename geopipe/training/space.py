@@ -27,7 +27,7 @@ PAIRS = 1_000
 """Rows whose distances to all others are held at a time."""
 
 
-class Rows(NamedTuple):
+class Vectors(NamedTuple):
     """Rows in the space of the variables.
 
     Attributes:
@@ -93,7 +93,7 @@ class Space:
         """The column of each dimension."""
         return [name for name in self.columns for _ in self.classes.get(name, (0.0,))]
 
-    def of_rows(self, rows: pa.Table) -> Rows:
+    def of_rows(self, rows: pa.Table) -> Vectors:
         """Rows that have all variables, in the space."""
         dimensions, complete = list[Floats](), np.ones(len(rows), np.bool_)
         for name in self.columns:
@@ -104,7 +104,7 @@ class Space:
             dimensions += [column] if classes is None else [(column == value).astype(np.float64) for value in classes]
         values = np.column_stack(dimensions)
         values = values if complete.all() else values[complete]
-        return Rows((values - self.means) * self.scales if len(self.means) else values, complete)
+        return Vectors((values - self.means) * self.scales if len(self.means) else values, complete)
 
 
 def _classes(train: pa.Table, name: str) -> tuple[float, ...]:

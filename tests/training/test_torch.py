@@ -11,10 +11,9 @@ from landscape import HEIGHT, WIDTH
 
 import geopipe as gp
 
-torch = pytest.importorskip("torch")
-
 
 def test_batches_of_a_plan_are_its_pixels_and_nothing_is_written(tmp_path: Path, ray_session: None) -> None:
+    torch = pytest.importorskip("torch")
     plan = gp.plan(landscape.settings(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     images = {name: np.full((HEIGHT, WIDTH), -1.0, "float32") for name in ("rain", "slope")}
