@@ -31,8 +31,8 @@ PART = 2**18
 """Rows of a tile that are read at a time."""
 
 MOST_STRATA = 10_000
-MOST_LEVELS = 11
-"""Levels of the quadtree of a spatial sample: 4 million quadrants."""
+MOST_LEVELS = 10
+"""Levels of the quadtree of a spatial sample: a million quadrants."""
 
 
 def take(files: Files, places: Places, names: Sequence[str]) -> pa.Table:

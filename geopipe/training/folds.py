@@ -33,7 +33,7 @@ from geopipe.training.knndm import Clustering, match
 CELLS = 20_000
 """Cells of a sample: those to predict, and those that stand for training points where no points are known."""
 
-STARTS = 10
+STARTS = 4
 """Runs of k-means, of which the best one is taken."""
 
 SCHEMA = pa.schema([("row", pa.int32()), ("col", pa.int32()), ("fold", pa.int16())])

@@ -141,7 +141,7 @@ def test_the_command_reads_weights_from_text_and_file(
         ({"columns": ["height"], "weights": {"height": 1, "slope": 1}}, "not of the model: slope", "height"),
         ({"weights": {"height": 0, "slope": -1}}, "no weight is above 0", "importance"),
         ({"folds": "flod"}, "no column 'flod'", "'fold'"),
-        ({"folds": "same"}, "has fewer than 2 folds", "another column"),
+        ({"folds": "same"}, "has fewer than 2 folds", "a column of folds"),
         ({"columns": ["constant_here"]}, "no variable", "variables"),
     ],
 )
