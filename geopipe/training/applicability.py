@@ -47,7 +47,7 @@ class Applicability:
         train = read_rows(self.train, "train")
         columns = self._columns(subject, train)
         weights, findings = self._weights(columns)
-        if absent := [name for name in subject.columns if name not in columns]:
+        if absent := [name for name in subject.columns if name not in train.column_names]:
             findings.append(f"Not in the training data, so not looked at: {', '.join(absent)}.")
         columns = tuple(name for name in columns if weights[name] > 0)
         classes = tuple(name for name in subject.classes if name in columns)
@@ -62,8 +62,6 @@ class Applicability:
                 "give a column of folds, or leave it out",
             )
         mean = mean_distance(rows.values, subject.seed)
-        if mean == 0:
-            raise SettingsError(f"all rows of {self.train} are alike", "give training data that differ")
         own = held_back(rows.values, folds) / mean
         incomplete = len(train) - len(rows.values)
         if incomplete:
