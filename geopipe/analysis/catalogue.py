@@ -22,6 +22,8 @@ CLASSES = {
     "kmeans": "Kmeans",
     "som": "Som",
     "autocorrelation": "Autocorrelation",
+    "regions": "Regions",
+    "gwpca": "Gwpca",
 }
 """The class of each method, in the module of its name."""
 

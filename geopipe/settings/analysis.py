@@ -8,7 +8,7 @@ from pydantic import Field
 
 from geopipe.settings.fields import AT_LEAST_ONE, AsList, Names, Section, setting
 
-MethodName = Literal["summary", "correlation", "pca", "kmeans", "som", "autocorrelation"]
+MethodName = Literal["summary", "correlation", "pca", "kmeans", "som", "autocorrelation", "regions", "gwpca"]
 
 Lag = Annotated[int, Field(ge=1, le=64)]
 
@@ -72,3 +72,17 @@ class AnalysisSettings(Section):
     """weights of a cell's neighbours: they add up to 1, or each is 1"""
     autocorrelation_pairs: int = Field(2000, ge=1, le=100_000)
     """pairs of cells in each class of distance of a variogram"""
+    regions_method: Literal["skater", "maxp"] = "skater"
+    """skater: regions_k regions; maxp: as many as can be with enough rows each"""
+    regions_k: int = Field(10, ge=2, le=1000)
+    """number of regions of skater"""
+    regions_floor: float = Field(0.05, gt=0, le=0.5)
+    """share of the rows that a region of maxp has at least"""
+    regions_cells: int | None = setting(None, "a whole number from 4 to 10,000", 1000, ge=4, le=10_000)
+    """coarse cells at most (default: 2,000, or 400 for maxp, which takes minutes for more)"""
+    gwpca_bandwidth: int | None = setting(None, AT_LEAST_ONE, 100, ge=1)
+    """nearest coarse cells that count at a place (default: the number with the least cross-validated error)"""
+    gwpca_components: int = Field(2, ge=1)
+    """components whose loadings and explained variance are written"""
+    gwpca_cells: int = Field(2000, ge=4, le=5000)
+    """coarse cells at most"""
