@@ -1,7 +1,7 @@
 """geopipe: many rasters in, one table out.
 
 `import geopipe as gp` has `gp.plan`, `gp.run`, `gp.merge`, `gp.open`, `gp.inspect`, `gp.validate`, `gp.analyze`,
-`gp.rasterize`, `gp.predict`, `gp.folds` and `gp.applicability` (`geopipe.api`, `geopipe.table_api`).
+`gp.rasterize`, `gp.predict`, `gp.folds`, `gp.applicability` and `gp.report` (`geopipe.api`, `geopipe.table_api`).
 A name is loaded at its first use, so that the import itself takes no time and loads no library.
 """
 
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from geopipe.table_api import folds as folds
     from geopipe.table_api import predict as predict
     from geopipe.table_api import rasterize as rasterize
+    from geopipe.table_api import report as report
 
 __version__ = "0.1.0"
 
 _HOMES = dict.fromkeys(("plan", "run", "merge", "open", "inspect", "validate"), "geopipe.api")
-_HOMES |= dict.fromkeys(("analyze", "predict", "rasterize", "folds", "applicability"), "geopipe.table_api")
+_HOMES |= dict.fromkeys(("analyze", "predict", "rasterize", "folds", "applicability", "report"), "geopipe.table_api")
 _HOMES |= {
     "Settings": "geopipe.settings.model",
     "Plan": "geopipe.plan.plan",
@@ -56,6 +57,7 @@ __all__ = [
     "predict",
     "folds",
     "applicability",
+    "report",
     "Settings",
     "Plan",
     "Summary",

@@ -1,9 +1,10 @@
-"""What a Python user does with a finished table, and the command line too: analyse it, train on it, map it."""
+"""What a Python user does with a finished table, and the command line too: analyse it, train on it, map it, report."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from geopipe.errors import SettingsError
@@ -253,3 +254,36 @@ def predict(
     table = open_table(output) if isinstance(output, str | os.PathLike) else output
     chosen = training.PredictOptions(overwrite=overwrite, **options)
     return training.predict(table, model_of(model), columns, to, chosen, watch)
+
+
+def report(
+    output: str | os.PathLike[str],
+    file: str | os.PathLike[str] | None = None,
+    *,
+    against: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write the report of a finished table: one file of HTML, which needs no network.
+
+    Args:
+        output: folder or URI of the table.
+        file: for the page; None for OUTPUT/report.html, and OUTPUT/report/against.html.
+        against: another table: report which variables, tiles and quantiles differ.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        PlanError: there is no finished run.
+        MachineError: the table cannot be read, or the page not written.
+
+    Example:
+        >>> import geopipe as gp
+        >>> gp.report("output").name
+        'report.html'
+    """
+    from geopipe.report import write
+
+    page = None if file is None else Path(file)
+    if against is not None:
+        return write.compare(os.fspath(output), os.fspath(against), page)[0]
+    return write.report(os.fspath(output), page)[0]

@@ -22,6 +22,7 @@ from geopipe.cli.maps import predict, rasterize
 from geopipe.cli.monitor import monitor
 from geopipe.cli.options import HELP, print_error
 from geopipe.cli.outputs import open_table, status, validate
+from geopipe.cli.report import report
 from geopipe.cli.run import demo, plan, run
 from geopipe.cli.training import applicability, folds
 from geopipe.errors import GeopipeError, Terminated, find_signal
@@ -95,6 +96,6 @@ def cli() -> None:
 
 for command in (
     demo, init, inspect, plan, run, status, validate, open_table, analyze, folds, applicability, predict, rasterize,
-    monitor, jobs_group, db, config, doctor,
+    report, monitor, jobs_group, db, config, doctor,
 ):  # fmt: skip
     cli.add_command(command)

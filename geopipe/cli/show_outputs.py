@@ -34,6 +34,7 @@ def summary(out: Console, run: Summary) -> None:
             "seconds": f"{wall:.1f} ({steps})",
             "of workers": f"{work} seconds",
             "output": str(run.output),
+            **({} if run.report is None else {"report": str(run.report)}),
         },
     )
     for name, reason in run.skipped.items():
@@ -87,7 +88,7 @@ def summary_json(run: Summary) -> dict[str, Any]:
     """A summary as JSON values."""
     return {
         **{"run_id": run.run_id, "name": run.plan.name, "plan_hash": run.plan.hash},
-        **picked(run, "output rows files bytes"),
+        **picked(run, "output report rows files bytes"),
         "seconds": {k: round(v, 3) for k, v in run.seconds.items()},
         "worker_seconds": {p.stage: round(p.seconds, 3) for p in run.stages.values()},
         "skipped": run.skipped,

@@ -12,7 +12,7 @@ import numpy as np
 from geopipe import __version__
 from geopipe.analysis import results
 from geopipe.export.state import REPORT, SETTINGS
-from geopipe.grid.crs import crs_label, crs_of
+from geopipe.grid.crs import crs_of
 from geopipe.layers import uris
 from geopipe.redaction import redacted
 from geopipe.report.alerts import alerts_of
@@ -40,8 +40,7 @@ def facts_of(table: Table, sample: Sample, output: str) -> Json:
         output: its name, for people.
     """
     run, provenance = run_of(table), table.provenance
-    layers = {layer["name"]: layer for layer in provenance.get("layers", ())}
-    variables = variables_of(table, sample, layers, provenance.get("classes", {}))
+    variables = variables_of(table, sample)
     relations = relations_of(variables, sample)
     facts = {
         "version": VERSION,
@@ -56,7 +55,7 @@ def facts_of(table: Table, sample: Sample, output: str) -> Json:
         "went": went_of(run) if run else None,
         "run": run,
         "provenance": provenance,
-        "settings": _settings(table),
+        "settings": settings_of(table),
     }
     return dict(redacted(json.loads(json.dumps(facts, default=str))))
 
@@ -80,7 +79,7 @@ def _table(table: Table, output: str) -> Json:
         "columns": len(table.columns),
         "how": facts.how,
         "grid": {
-            "crs": crs_label(grid.crs),
+            "crs": ":".join(crs.to_authority() or ("", crs.name)).strip(":"),
             "crs_name": crs.name,
             "geographic": crs.is_geographic,
             "unit": crs.axis_info[0].unit_name if crs.axis_info else "",
@@ -139,7 +138,7 @@ def analyses_of(table: Table) -> list[Json]:
     ]
 
 
-def _settings(table: Table) -> str:
+def settings_of(table: Table) -> str:
     """The settings that made the table; secrets are hidden in the file already."""
     return (_read(table, SETTINGS) or b"").decode("utf-8", "replace")
 

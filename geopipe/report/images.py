@@ -137,6 +137,18 @@ def map_of(entry: Mapping[str, Any], sample: Sample, step: int) -> Picture | Non
     return picture(*scaled(values, mask, scale)) if scale else None
 
 
+def difference_of(name: str, samples: tuple[Sample, Sample]) -> tuple[Picture, dict[str, Any]] | None:
+    """The map of a variable of the second sample less that of the first, with its scale; None without two numbers."""
+    (one, valid), (other, present) = (sample.picture(name) for sample in samples)
+    mask = valid & present
+    if not mask.any():
+        return None
+    gaps = np.where(mask, other.astype(np.float64) - one.astype(np.float64), 0.0)
+    end = float(np.abs(gaps).max())
+    scale = {"low": -end, "high": end, "colours": "diverging"}
+    return picture(*scaled(gaps, mask, scale)), scale
+
+
 def maps_of(variables: Sequence[Mapping[str, Any]], sample: Sample) -> dict[str, Picture]:
     """The map of each variable, together of at most PICTURE_BYTES: of many or noisy ones in fewer pixels."""
     pixels, step = sample.shape[0] * sample.shape[1], 1

@@ -67,10 +67,32 @@ def page_of(facts: Mapping[str, Any], sample: Sample, table: Table) -> str:
             bar=charts.scale_bar(grid["metres_across"]),
             heat=heat_of(facts["relations"]),
             analyses=analyses.drawn(facts["analyses"], sample, table),
-            style=Markup(files("geopipe.report").joinpath("templates/style.css").read_text(encoding="utf-8")),
-            time=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+            style=_style(),
+            time=_now(),
         )
     )
+
+
+def comparison_page(comparison: Mapping[str, Any], samples: tuple[Sample, Sample]) -> str:
+    """The page of the differences of two tables as HTML; on one grid with a map of each variable that differs."""
+    maps = {}
+    if comparison["same_grid"] and samples[0].shape == samples[1].shape:
+        differing = [v["name"] for v in comparison["variables"] if not v["same"]][:MOST_MAPS]
+        maps = {name: one for name in differing if (one := images.difference_of(name, samples)) is not None}
+    grid = comparison["grids"][0]
+    return (
+        environment()
+        .get_template("against.html.j2")
+        .render(comparison=comparison, maps=maps, ratio=aspect(grid), bar=None, style=_style(), time=_now())
+    )
+
+
+def _style() -> Markup:
+    return Markup(files("geopipe.report").joinpath("templates/style.css").read_text(encoding="utf-8"))
+
+
+def _now() -> str:
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def aspect(grid: Mapping[str, Any]) -> float:

@@ -26,13 +26,9 @@ SIMILAR = 4.0
 Json = dict[str, Any]
 
 
-def variables_of(table: Table, sample: Sample, layers: Mapping[str, Json], classes: Mapping[str, Json]) -> list[Json]:
-    """The facts of each variable, in the order of the columns.
-
-    Args:
-        layers: of the provenance, by name.
-        classes: names and colours of the classes of a variable, by name.
-    """
+def variables_of(table: Table, sample: Sample) -> list[Json]:
+    """The facts of each variable, in the order of the columns."""
+    kinds, classes = table.kinds, table.provenance.get("classes", {})
     manifest, rows, facts = table.files.manifest, table.rows, table.files.facts.variables
     result = []
     for name, fact in facts.items():
@@ -40,12 +36,12 @@ def variables_of(table: Table, sample: Sample, layers: Mapping[str, Json], class
         about = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
         values, valid = sample.column(name)
         present = values[valid]
-        kind = str(layers.get(fact.layer, {}).get("kind", Kind.CONTINUOUS))
+        kind = str(kinds.get(name, Kind.CONTINUOUS))
         if kind == Kind.CATEGORICAL and not pa.types.is_integer(field.type):
             kind = str(Kind.CONTINUOUS)  # a share of a class
         entry: Json = {
             "name": name,
-            "type": str(field.type),
+            "type": fact.type,
             "unit": about.get("unit", ""),
             "description": about.get("description", ""),
             "layer": fact.layer,

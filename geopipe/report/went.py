@@ -61,6 +61,8 @@ def _advice(run: Mapping[str, Any], stall: float | None, processors: int) -> str
         )
     if stall > 1 - BUSY and slowest == "read":
         return f"Processors waited {stall:.0%} of the time, most of it for reading: move the sources to a faster disk."
+    if stall > 1 - BUSY and plan["engine"]["name"] == "local":
+        return f"The process waited {stall:.0%} of the time: for the disk, or for other programs on this machine."
     if stall > 1 - BUSY:
         return f"Processors waited {stall:.0%} of the time: more tiles (a smaller resampling.window_size) fill them."
     return f"{processors} of {processors} processors were busy: more of them would make the run faster."

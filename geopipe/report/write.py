@@ -1,4 +1,4 @@
-"""Write the report of a finished table: facts as JSON first, then the page."""
+"""Write the report of a finished table, or of the differences of two: facts as JSON first, then the page."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from geopipe.durable import replacing, write_error
 from geopipe.errors import PlanError
 from geopipe.export.state import PAGE, REPORT
 from geopipe.layers import uris
+from geopipe.report.against import comparison_of
 from geopipe.report.facts import as_json, facts_of
 from geopipe.report.sample import sample_of
 from geopipe.table.table import open_table
@@ -16,13 +17,16 @@ from geopipe.table.table import open_table
 FACTS = "facts.json"
 """What the page says, as JSON, in the folder of the report."""
 
+AGAINST = "against.html"
+"""The page of the differences from another table, in the folder of the report."""
+
 
 def report(output: str, file: Path | None = None, name: str | None = None) -> tuple[Path, dict[str, Any]]:
     """Write the report of a finished table. Returns the page's path, and the facts.
 
     Args:
         output: folder or URI of the table.
-        file: for the page; None for OUTPUT/report.html.
+        file: for the page; None for OUTPUT/report.html, with the facts beside it.
         name: of the output, for people; None for `output`.
 
     Raises:
@@ -31,19 +35,49 @@ def report(output: str, file: Path | None = None, name: str | None = None) -> tu
     """
     from geopipe.report.page import page_of  # templates and drawing are loaded for a page alone
 
-    if file is None and uris.is_store(output):
-        raise PlanError(f"{output} is an object store", "name a file for the page: -o report.html")
+    page = _page(output, file, PAGE)
     table = open_table(output)
     sample = sample_of(table)
     facts = facts_of(table, sample, name or output)
-    page = Path(output) / PAGE if file is None else file
-    try:
-        if file is None:
-            (Path(output) / REPORT).mkdir(exist_ok=True)
-            with replacing(Path(output) / REPORT / FACTS, sync=False) as sink:
-                sink.write(as_json(facts))
-        with replacing(page, sync=False) as sink:
-            sink.write(page_of(facts, sample, table).encode())
-    except OSError as error:
-        raise write_error(error, page) from error
+    if file is None:
+        _write(Path(output) / REPORT / FACTS, as_json(facts))
+    _write(page, page_of(facts, sample, table).encode())
     return page, facts
+
+
+def compare(output: str, other: str, file: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """Write the page of the differences of two finished tables. Returns its path, and the differences.
+
+    Args:
+        output: folder or URI of the table.
+        other: of the table beside it.
+        file: for the page; None for OUTPUT/report/against.html.
+
+    Raises:
+        PlanError, MachineError: as `report`.
+    """
+    from geopipe.report.page import comparison_page
+
+    page = _page(output, file, f"{REPORT}/{AGAINST}")
+    one, two = open_table(output), open_table(other)
+    samples = sample_of(one), sample_of(two)
+    comparison = comparison_of((one, two), samples)
+    _write(page, comparison_page(comparison, samples).encode())
+    return page, comparison
+
+
+def _page(output: str, file: Path | None, name: str) -> Path:
+    """The path of a page."""
+    if file is None and uris.is_store(output):
+        raise PlanError(f"{output} is an object store", "name a file for the page: -o report.html")
+    return Path(output) / name if file is None else file
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        if path.parent.name == REPORT:
+            path.parent.mkdir(exist_ok=True)
+        with replacing(path, sync=False) as sink:
+            sink.write(data)
+    except OSError as error:
+        raise write_error(error, path) from error

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from affine import Affine
@@ -51,8 +52,8 @@ def warnings() -> Iterator[list[str]]:
         end()
 
 
-def report(destination: Destination, account: Callable[[], Mapping[str, Any]] | None = None) -> None:
-    """Write the report beside the table. If that fails it is a warning: the table is whole.
+def report(destination: Destination, account: Callable[[], Mapping[str, Any]] | None = None) -> Path | str | None:
+    """Write the report beside the table, and return its page. If that fails it is a warning: the table is whole.
 
     Args:
         account: makes the account of the run, to be written first; None where it stands already.
@@ -66,10 +67,12 @@ def report(destination: Destination, account: Callable[[], Mapping[str, Any]] | 
                 folder.mkdir(exist_ok=True)
                 with replacing(folder / facts.RUN, sync=False) as file:
                     file.write(facts.as_json(account()))
-            write.report(str(destination.folder), name=str(destination.output))
+            page, _ = write.report(str(destination.folder), name=str(destination.output))
+        return page if destination.store is None else f"{page.name} in {destination.store.uri}"
     except Exception as error:
         reason = error.message if isinstance(error, GeopipeError) else f"{type(error).__name__}: {error}"
         log.warning("the table is whole, its report is not: %s; try: geopipe report %s", reason, destination.output)
+        return None
 
 
 def account_of(job: Execution, summary: Summary, texts: list[str]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
             if success is not None and _is_of(success, plan) and (unfinished is None or not overwrite):
                 summary = _analyzed(settings, _finished(success, plan, destination, clock), destination, clock)
                 if settings.report.enabled and summary.analyses:
-                    account.report(destination)
+                    summary = replace(summary, report=account.report(destination))
                 if destination.send(options.overwrite):
                     clock.lap("send")
                 sent.set()
@@ -113,7 +113,8 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                         summary = execute(job, plan, engine, Reports(engine, recorder, options.watch))
                     summary = _analyzed(settings, summary, destination, clock)
                     if settings.report.enabled:
-                        account.report(destination, partial(account.account_of, job, summary, warnings))
+                        page = account.report(destination, partial(account.account_of, job, summary, warnings))
+                        summary = replace(summary, report=page)
                         clock.lap("report")
                     if destination.send(overwrite):
                         clock.lap("send")

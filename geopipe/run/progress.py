@@ -26,6 +26,7 @@ STEPS = {
     "validate": "validating",
     "commit": "committing",
     "analyze": "analysing",
+    "report": "writing the report",
     "send": "sending",
 }
 """The current step of a run that has no units to count, by stage."""

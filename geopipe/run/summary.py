@@ -25,6 +25,7 @@ class Summary:
         analyses: results of the methods in [analysis].
         usage: processor time and memory of the processes that wrote tiles, if a report is enabled.
         kept: tiles of an earlier attempt.
+        report: the page of the report; None without one.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class Summary:
     analyses: tuple[Analysis, ...] = ()
     usage: Usage = field(default_factory=Usage)
     kept: int = 0
+    report: Path | str | None = None
 
     @property
     def skipped(self) -> dict[str, str]:
