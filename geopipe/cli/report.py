@@ -79,6 +79,7 @@ def _show_comparison(out: Console, comparison: Mapping[str, Any]) -> None:
         cells = variable["cells"]
         text = "its distribution or its type differs"
         if cells and cells["count"]:
-            text = f"{cells['count']:,} of {cells['of']:,} cells differ, by {cells['largest']:.4g} at most; tiles "
-            text += listed(cells["tiles"])
+            text = f"{cells['count']:,} of {cells['of']:,} cells differ"
+            text += "" if variable["kind"] == "categorical" else f", by {cells['largest']:.4g} at most"
+            text += f"; tiles {listed(cells['tiles'])}"
         out.print(f"{variable['name']}: {text}")

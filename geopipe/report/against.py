@@ -44,6 +44,7 @@ def comparison_of(tables: tuple[Table, Table], samples: tuple[Sample, Sample]) -
         entry: Json = {
             "name": name,
             "unit": own["unit"],
+            "kind": own["kind"],
             "types": [own["type"], others["type"]],
             "distribution": _distribution(own, others),
             "cells": cells.of[name] if cells else None,
@@ -97,7 +98,7 @@ class _Differences:
 
     def __init__(self, names: list[str]) -> None:
         self.of: dict[str, Json] = {
-            name: {"count": 0, "of": 0, "nulls": 0, "largest": 0.0, "sum": 0.0, "tiles": []} for name in names
+            name: {"count": 0, "of": 0, "nulls": 0, "largest": 0.0, "tiles": []} for name in names
         }
         self.alone = [0, 0]
 
@@ -118,7 +119,6 @@ class _Differences:
         entry["count"] += count
         entry["nulls"] += int(nulls.sum())
         entry["largest"] = max(entry["largest"], float(np.abs(gaps).max(initial=0.0)))
-        entry["sum"] += float(gaps.sum())
 
 
 def _cells(tables: tuple[Table, Table], names: list[str]) -> _Differences:

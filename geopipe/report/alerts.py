@@ -84,10 +84,21 @@ def _constants(variables: Sequence[Json]) -> Iterator[Json]:
 
 
 def _correlations(relations: Json | None) -> Iterator[Json]:
-    for pair in (relations or {}).get("high", ()):
-        one, other, r = pair["one"], pair["other"], pair["r"]
-        text = f"They correlate with r = {r:.3f} in the sample: one of them may be enough."
-        yield _alert("note", f"{one} and {other} say nearly the same", text, one, other)
+    """An alert for each group of variables that high correlations connect."""
+    pairs, groups = (relations or {}).get("high", ()), list[set[str]]()
+    for pair in pairs:
+        own = {pair["one"], pair["other"]}
+        apart = [group for group in groups if not group & own]
+        groups = [*apart, own.union(*(group for group in groups if group & own))]
+    for group in sorted(groups, key=min):
+        names = [name for name in (relations or {})["names"] if name in group]
+        strengths = [abs(pair["r"]) for pair in pairs if pair["one"] in group]
+        text = f"|r| is {max(strengths):.3f} in the sample: one of them may be enough."
+        if len(names) > 2:
+            text = (
+                f"|r| is {min(strengths):.3f} to {max(strengths):.3f} in the sample, pair by pair: few may be enough."
+            )
+        yield _alert("note", f"{' and '.join([', '.join(names[:-1]), names[-1]])} say nearly the same", text, *names)
 
 
 def _ends_of_types(table: Table, variables: Sequence[Json]) -> Iterator[Json]:

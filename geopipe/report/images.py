@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geopipe.layers.layer import Kind
 from geopipe.report.sample import Mask, Sample, Values
 
 LEVELS = 127
@@ -137,13 +138,18 @@ def map_of(entry: Mapping[str, Any], sample: Sample, step: int) -> Picture | Non
     return picture(*scaled(values, mask, scale)) if scale else None
 
 
-def difference_of(name: str, samples: tuple[Sample, Sample]) -> tuple[Picture, dict[str, Any]] | None:
-    """The map of a variable of the second sample less that of the first, with its scale; None without two numbers."""
-    (one, valid), (other, present) = (sample.picture(name) for sample in samples)
+def difference_of(entry: Mapping[str, Any], samples: tuple[Sample, Sample]) -> tuple[Picture, dict[str, Any]] | None:
+    """The map of a variable of the second sample less that of the first, with its scale; None without two numbers.
+
+    Classes differ (1) or do not (0).
+    """
+    (one, valid), (other, present) = (sample.picture(entry["name"]) for sample in samples)
     mask = valid & present
     if not mask.any():
         return None
     gaps = np.where(mask, other.astype(np.float64) - one.astype(np.float64), 0.0)
+    if entry["kind"] == Kind.CATEGORICAL:
+        gaps = (gaps != 0).astype(np.float64)
     end = float(np.abs(gaps).max())
     scale = {"low": -end, "high": end, "colours": "diverging"}
     return picture(*scaled(gaps, mask, scale)), scale

@@ -77,8 +77,8 @@ def comparison_page(comparison: Mapping[str, Any], samples: tuple[Sample, Sample
     """The page of the differences of two tables as HTML; on one grid with a map of each variable that differs."""
     maps = {}
     if comparison["same_grid"] and samples[0].shape == samples[1].shape:
-        differing = [v["name"] for v in comparison["variables"] if not v["same"]][:MOST_MAPS]
-        maps = {name: one for name in differing if (one := images.difference_of(name, samples)) is not None}
+        differing = [v for v in comparison["variables"] if not v["same"]][:MOST_MAPS]
+        maps = {v["name"]: one for v in differing if (one := images.difference_of(v, samples)) is not None}
     grid = comparison["grids"][0]
     return (
         environment()
