@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from analysed import analysed, table_of_arrays
 
 import geopipe as gp
 from geopipe.analysis.catalogue import method_of
@@ -49,6 +52,23 @@ def test_the_bits_do_not_depend_on_ray(ray_session: None, method: Method, table:
     first = contents(method, table, tmp_path / "local", "local", 2)
     for workers in (1, 2):
         assert contents(method, table, tmp_path / str(workers), "ray", workers) == first
+
+
+@pytest.mark.parametrize("method", [*METHODS, Regions("maxp", floor=0.3, cells=20)], ids=lambda method: method.name)
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1)])
+def test_a_single_row_or_column_of_cells_is_a_table(method: Method, shape: tuple[int, int], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    line = table_of_arrays(tmp_path, {name: rng.normal(size=shape).astype("f4") for name in "ab"})
+    method = Gwpca() if isinstance(method, Gwpca) else method
+    assert json.loads((analysed(method, line).folder / RESULT).read_bytes(), parse_constant=pytest.fail)["findings"]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_a_table_without_rows_has_findings_instead_of_figures(method: Method, tmp_path: Path) -> None:
+    empty = {"a": np.full((6, 6), np.nan, "f4"), "b": np.full((6, 6), np.nan, "f4")}
+    table = table_of_arrays(tmp_path, empty)
+    assert table.rows == 0
+    assert any("no " in finding for finding in analysed(method, table).findings)
 
 
 def test_every_option_has_a_key() -> None:

@@ -72,7 +72,8 @@ class Gwpca:
         eigenvalues, loadings = local_components(values, places, bandwidth)
         shares = _shares(eigenvalues)
         table = _table(coarse, names, shares[:, :components], loadings[:, :, :components])
-        errors = {"bandwidth": sorted(scores), "error": [scores[b] for b in sorted(scores)]}
+        seen = [b for b in sorted(scores) if np.isfinite(scores[b])]
+        errors = {"bandwidth": seen, "error": [scores[b] for b in seen]}
         tables = {"cells": table, "bandwidths": pa.table(errors)}
         leading = np.abs(loadings[:, :, 0]).argmax(axis=1)
         about = state.counts() | {
@@ -137,9 +138,14 @@ def local_components(values: Floats, places: Places, bandwidth: int) -> tuple[Fl
 
 
 def cross_validation(values: Floats, places: Places, bandwidth: int, components: int) -> float:
-    """Sum of squared distances of cells from the local components that are found without them (Harris et al. 2011)."""
+    """Sum of squared distances of cells from the local components that are found without them (Harris et al. 2011).
+
+    Infinite where a cell has too few neighbours: at equal distances all can be the last, whose weight is 0.
+    """
     weights = _weights(places, bandwidth)
     weights[:, 0] = 0.0
+    if (np.count_nonzero(weights, axis=1) <= components).any():
+        return np.inf
     local = [_local(values, near[:bandwidth], w) for near, w in zip(places.order, weights, strict=True)]
     deviations = values - np.stack([mean for mean, _ in local])
     vectors = np.linalg.eigh(np.stack([covariance for _, covariance in local]))[1][:, :, -components:]
