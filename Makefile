@@ -8,7 +8,7 @@ PEERS := .venv-bench/.ready
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-outside lint chaos fuzz lock clean
-.PHONY: bench bench-fast bench-check bench-peers bench-memory bench-monitor
+.PHONY: bench bench-fast bench-check bench-peers bench-analyses bench-memory bench-monitor
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -50,7 +50,7 @@ fuzz: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/chaos/fuzz.py --count 5000
 
 # All that README and docs/benchmarks.md quote.
-bench: bench-fast bench-memory bench-monitor
+bench: bench-fast bench-analyses bench-memory bench-monitor
 
 # Speed beside the loop of an expert, Dask, GDAL and exactextract, kernels beside an older commit, the league table of
 # windows: into bench/results.json, README.md and docs/benchmarks.md. Needs 12 GB of disk, two quiet cores, and some
@@ -69,6 +69,12 @@ bench-check: $(READY)
 bench-peers: $(PEERS)
 
 # Peak memory of aligned, exchanged and old-way runs on growing grids; takes some ten minutes.
+# Analyses of tables of 10^7 and 10^8 rows, beside scikit-learn: into bench/results.json and docs/benchmarks.md. Needs
+# 8 GB of disk and two quiet cores; it continues where it was cut short.
+bench-analyses: $(READY)
+	$(BIN)/python bench/analyses.py
+	$(BIN)/python bench/report.py
+
 bench-memory: $(READY)
 	$(BIN)/python bench/memory.py
 

@@ -1,6 +1,6 @@
 """A table of n x n cells and eight variables, made by a run of a generated raster: what analyses are measured on.
 
-    python bench/cells.py FOLDER N          # FOLDER/cells.tif, FOLDER/settings.toml, FOLDER/table
+    python bench/cells.py FOLDER N          # FOLDER/table
 
 Smooth fields of three kinds are mixed into eight bands of float32 with noise, so that variables relate, and regions
 differ.
@@ -37,6 +37,7 @@ def generate(folder: Path, n: int) -> Path:
     settings = folder / "settings.toml"
     settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
     measure.run(geopipe_run(settings, table, ENGINES["local"]))
+    (folder / "cells.tif").unlink()
     return table
 
 

@@ -238,13 +238,46 @@ def league(figures: Figures) -> str:
     return str(table) if len(table) else ""
 
 
+ANALYSES = {
+    "summary": "summary",
+    "correlation": "correlation (peer: numpy, pandas)",
+    "pca": "pca (peer: scikit-learn)",
+    "pca_scores": "pca, with scores",
+    "kmeans_step": "kmeans, k = 8, one step (peer: scikit-learn)",
+    "kmeans": "kmeans, k = 8, to its end",
+    "som": "som, 10 x 10, one epoch",
+    "autocorrelation": "autocorrelation",
+}
+
+
+def analyses(figures: Figures) -> str:
+    """Analyses of tables of n x n rows: seconds, processor time and memory, beside scikit-learn."""
+    ones = figures.results.under("analyses/")
+    sizes = sorted({int(key.partition("/")[0]) for key in ones})
+    header = [f"{n * n:.0e} rows: {what}".replace("e+0", "e") for n in sizes for what in ("wall", "CPU", "memory")]
+    table = Table("8 variables, start included", *header, "rows/s", "peer: rows/s", "peer: memory")
+    for case, title in ANALYSES.items():
+        cells, rates = list[str](), {"geopipe": "-", "peer": "-"}
+        memory = next((one["memory"] for n in sizes if (one := ones.get(f"{n}/{case}/peer"))), None)
+        for n in sizes:
+            one = ones.get(f"{n}/{case}/geopipe", {})
+            cells += [number(one.get(name), ".1f", " s") for name in ("wall", "cpu")]
+            cells.append(number(scaled(one.get("memory"), 1e-9), ".2f", " GB"))
+            for tool in rates:
+                if other := ones.get(f"{n}/{case}/{tool}"):
+                    rates[tool] = number(n * n / other["wall"] / 1e6, ".1f", " M")
+        if any(cell != "-" for cell in cells):
+            table.add(title, *cells, *rates.values(), number(scaled(memory, 1e-9), ".2f", " GB"))
+    return str(table) if len(table) else ""
+
+
 # ---------------------------------------------------------------- pages
 
 README_TABLES: Sequence[Callable[[Figures], str]] = (headline, sentence)
 PAGE_TABLES = {
     "machine": machine,
     "speed": speed, "budget": budget, "series": other_series, "scene": scene, "kernels": kernels, "small": small,
-    "agreement": agreement, "league": league,
+    "agreement": agreement, "league": league, "analyses": analyses,
 }  # fmt: skip
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md"
 

@@ -21,6 +21,11 @@ SCRIPTS = {
         "4 of 4 statistics",
     ),
     "check.py": (("--n", "128", "--repetitions", "1", "--results", "r.json"), "0 of 13 became slower"),
+    "cells.py": (("cells", "64"), "table"),
+    "analyses.py": (
+        ("--sizes", "128", "--cases", "pca", "--data", ".", "--results", "r.json"),
+        "analyses/128/pca/peer:",
+    ),
     "memory.py": (("--sizes", "512", "--ways", "aligned"), "512 x 512  aligned"),
 }
 """Arguments that make a script quick, and what its last line has, by its name."""

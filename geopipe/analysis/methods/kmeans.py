@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -75,14 +75,14 @@ class Kmeans:
         if most < (self.k or 2):
             source = f"{known.count:,} rows" if len(rows) == known.count else f"the sample of {len(rows):,} rows"
             message = f"kmeans_k = {self.k or 2} is more than the {most:,} different rows in {source} with all values"
-            raise SettingsError(message, f"take fewer clusters, {'more columns' if most else 'nulls = mean'}")
+            raise SettingsError(message, "take fewer clusters, more columns, or a larger kmeans_sample")
         tried = [self.k] if self.k else range(2, min(self.k_max, most) + 1)
         trials = [start(rows, k, subject.seed, self.starts, self.tolerance) for k in tried]
         scores = mean_silhouettes(rows, trials, SILHOUETTE_ROWS)
         best = int(np.argmax(scores))
         silhouettes = dict(zip(tried, scores.tolist(), strict=True))
-        steps = _Steps(self, space, known, variables, rows, trials[best].centres, silhouettes)
-        return replace(steps, centres=trials[best].centres).next()
+        seeds = trials[best].centres
+        return _Steps(self, space, known, variables, rows, seeds, silhouettes, seeds).next()
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ class _Space:
         values = matrix(chunk, self.columns, self.fill).values
         return assign(values, self.means, self.scales, centres, np.empty(len(values), np.uint16))
 
-    def labels(self, centres: Floats, schema: pa.Schema, chunk: pa.Table) -> pa.Table:
-        """Row, col and the cluster, from 1 on; null where a row lacks a value."""
+    def labels(self, centres: Floats, numbers: NDArray[np.uint16], schema: pa.Schema, chunk: pa.Table) -> pa.Table:
+        """Row, col and the cluster, the number of its centre; null where a row lacks a value."""
         rows = matrix(chunk, self.columns, self.fill)
         labels = np.empty(len(rows.values), np.uint16)
         assign(rows.values, self.means, self.scales, centres, labels)
         whole = np.zeros(len(chunk), np.uint16)
-        whole[rows.kept] = labels + 1
+        whole[rows.kept] = numbers[labels]
         clusters = pa.array(whole, mask=~rows.kept).cast(schema.field("cluster").type)
         return pa.table([chunk["row"], chunk["col"], clusters], schema)
 
@@ -145,7 +145,7 @@ class _Steps:
     sample: Floats
     seeds: Floats
     silhouettes: Mapping[int, float]
-    centres: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    centres: Floats
     step: int = 0
 
     def next(self) -> Pass:
@@ -168,16 +168,21 @@ class _Steps:
         fields = [("row", pa.int32(), False), ("col", pa.int32(), False), ("cluster", kind, True)]
         schema = pa.schema([pa.field(*one) for one in fields])
         result = self._result(sums[order], order, way <= self.options.tolerance)
-        mapped = partial(self.space.labels, self.centres[order], schema)
+        numbers = np.empty(len(order), np.uint16)
+        numbers[order] = np.arange(1, len(order) + 1)
+        mapped = partial(self.space.labels, self.centres, numbers, schema)
         return Write("labels of cells", "labels", self.space.columns, schema, mapped, lambda _: result)
 
     def _result(self, sums: Floats, order: list[int], is_converged: bool) -> Result:
         names, k = self.space.columns, len(order)
         sizes, inertia = sums[:, 0].astype(np.int64), float(sums[:, 1].sum())
-        units = (centres / self.space.scales + self.space.means for centres in (self.centres, self.seeds))
-        centres, seeds = (dict(zip(names, one[order].T, strict=True)) for one in units)
-        clusters = {"cluster": np.arange(1, k + 1), "rows": sizes, "share": sizes / self.known.count}
-        deviations = {"sd": np.sqrt(sums[:, 1] / np.maximum(sizes, 1) / len(names))}
+        spread = np.sqrt(sums[:, 1] / np.maximum(sizes, 1) / len(names))
+        clusters = {"cluster": np.arange(1, k + 1), "rows": sizes, "share": sizes / self.known.count, "sd": spread}
+        tables = {"clusters": pa.table(clusters)}
+        for name, centres in (("centres", self.centres), ("seeds", self.seeds)):
+            units = centres[order] / self.space.scales + self.space.means
+            columns = {f"cluster{c}": one for c, one in enumerate(units, 1)}
+            tables[name] = pa.table({"variable": list(names)} | columns)
         values: dict[str, Any] = {
             **self.known.counts(),
             "variables": list(names),
@@ -189,11 +194,7 @@ class _Steps:
             "is_converged": is_converged,
             "silhouettes": {str(tried): score for tried, score in self.silhouettes.items()},
             "sizes": sizes.tolist(),
-            "centres": {name: column.tolist() for name, column in centres.items()},
-        }
-        tables = {
-            "centres": pa.table(clusters | deviations | centres),
-            "seeds": pa.table({"cluster": clusters["cluster"], **seeds}),
+            "centres": tables["centres"].drop(["variable"]).to_pydict(),
         }
         return Result(values, tuple(self._findings(values)), tables)
 

@@ -16,7 +16,7 @@ from geopipe.grid.hashes import hash_of
 
 
 class _Lowest(NamedTuple):
-    """Rows with their hashes, rising: (n,) uint64."""
+    """Rows with their hashes: (n,) uint64."""
 
     hashes: NDArray[np.uint64]
     rows: pa.Table
@@ -56,5 +56,7 @@ def _merge(n: int, left: _Lowest, right: _Lowest) -> _Lowest:
 
 
 def _first(n: int, hashes: NDArray[np.uint64], rows: pa.Table) -> _Lowest:
-    order = np.argsort(hashes, kind="stable")[:n]
-    return _Lowest(hashes[order], rows.take(order))
+    if len(hashes) > n:
+        kept = np.flatnonzero(hashes <= np.partition(hashes, n - 1)[n - 1])  # no two cells have one hash
+        hashes, rows = hashes[kept], rows.take(kept)
+    return _Lowest(hashes, rows)

@@ -34,7 +34,8 @@ class Variables:
     @classmethod
     def of(cls, names: Sequence[str], known: Moments) -> Variables:
         """Those of a table whose moments are known."""
-        empty = tuple(np.asarray(names, object)[known.nulls == known.rows].tolist())
+        pairs = zip(names, known.nulls.tolist(), strict=True)
+        empty = tuple(name for name, nulls in pairs if nulls == known.rows > 0)
         constant = [bool(flat) and name not in empty for name, flat in zip(names, known.is_constant, strict=True)]
         varying = [not flat and name not in empty for name, flat in zip(names, constant, strict=True)]
         at = [i for i, varies in enumerate(varying) if varies]
