@@ -169,7 +169,7 @@ def rasterize(
     like: str | os.PathLike[str] | Table | None = None,
     to: str | os.PathLike[str],
     overwrite: bool = False,
-    part_size: int | None = None,
+    **options: Any,
 ) -> RasterMap:
     """Write columns of a table as a map: a Cloud Optimized GeoTIFF with a band for each, the inverse of the export.
 
@@ -185,7 +185,8 @@ def rasterize(
         to: the name of the file. A map of more than `part_size` x `part_size` cells, or a name without an ending,
             becomes a folder of GeoTIFFs with a VRT over them.
         overwrite: replace a map that is there.
-        part_size: edge in cells of the GeoTIFFs of a folder; None for 32,768.
+        options: part_size: edge in cells of the GeoTIFFs of a folder, 32,768 by default; watch: called with a title,
+            a number and a total while the map is written.
 
     Returns:
         The map: `path`, `bands`, `dtype`, `nodata`, `rows`, `files`, `bytes`, `seconds`.
@@ -203,8 +204,9 @@ def rasterize(
     """
     from geopipe.maps import rasterize as maps
 
-    target = maps.MapTarget(to, part_size or maps.PART_SIZE, overwrite)
-    return maps.rasterize(table, [columns] if isinstance(columns, str) else columns, like, target)
+    watch = options.pop("watch", lambda title, done, total: None)
+    target = maps.MapTarget(to, overwrite=overwrite, **options)
+    return maps.rasterize(table, [columns] if isinstance(columns, str) else columns, like, target, watch)
 
 
 def predict(

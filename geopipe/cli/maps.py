@@ -18,8 +18,10 @@ from geopipe.cli.options import json_option, print_error, print_json
 @click.option(
     "--part-size",
     type=click.IntRange(min=1),
+    default=32768,
+    show_default=True,
     metavar="CELLS",
-    help="Above this edge squared, a folder of GeoTIFFs and a VRT is written; default: 32768.",
+    help="Above this edge squared, a folder of GeoTIFFs and a VRT is written.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a map that is there.")
 @json_option
@@ -28,7 +30,7 @@ def rasterize(
     columns: tuple[str, ...],
     like: str | None,
     to: str,
-    part_size: int | None,
+    part_size: int,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -39,10 +41,17 @@ def rasterize(
     overviews are those that QGIS expects.
     """
     from geopipe import table_api
+    from geopipe.analysis.drive import Step
     from geopipe.cli import show_maps
     from geopipe.cli.screen import console
 
-    written = table_api.rasterize(table, columns, like=like, to=to, overwrite=overwrite, part_size=part_size)
+    with progress(as_json) as shown:
+
+        def watch(title: str, done: int, total: int) -> None:
+            shown(Step("rasterize", title, 1, done, total))
+
+        options = {"part_size": part_size, "watch": watch}
+        written = table_api.rasterize(table, columns, like=like, to=to, overwrite=overwrite, **options)
     if as_json:
         print_json(show_maps.json_of(written))
     else:

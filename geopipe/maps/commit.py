@@ -28,15 +28,17 @@ def workshop(target: Path) -> Iterator[Path]:
     folder = target.with_name(f".{target.name}.tmp")
     try:
         handle = _lock(folder, target)
-        try:
-            for entry in folder.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(handle)
+    except OSError as error:
+        raise write_error(error, folder) from error
+    try:
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        yield folder
     except OSError as error:
         raise write_error(error, Path(error.filename or target)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def _lock(folder: Path, target: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from geopipe.load import raster
 from geopipe.maps.cog import CACHE, write_cog
 from geopipe.maps.columns import overviews_of, pixels_of
 from geopipe.maps.commit import check_free, publish, workshop
-from geopipe.maps.rows import LooseRows, Rows, TableRows, tiles_in
+from geopipe.maps.rows import LooseRows, Pieces, Rows, TableRows, Watch, tiles_in
 from geopipe.maps.sources import grid_of, open_rows
 from geopipe.maps.vrt import Content, MapPart, vrt_text
 from geopipe.table.table import Table
@@ -77,6 +77,7 @@ def rasterize(
     columns: Sequence[str],
     like: str | os.PathLike[str] | Table | None,
     target: MapTarget,
+    watch: Watch = lambda title, done, total: None,
 ) -> RasterMap:
     """Write columns of a table as a map (see `geopipe.table_api.rasterize`)."""
     start = time.perf_counter()
@@ -95,14 +96,18 @@ def rasterize(
         else:
             (folder / "rows").mkdir()
             rows = LooseRows(source, grid, names, home, folder / "rows")
+            rows.read(source, watch)
         pixels = pixels_of(rows.columns, rows.ends, rows.count == grid.cells)
         finite = all(math.isfinite(end or 0) for ends in rows.ends.values() for end in (ends.low, ends.high))
         content = Content(rows.columns, pixels, finite)
         staged = folder / path.name
         if path.suffix.lower() in TIFF:
-            files = [write_cog(staged, grid, _whole(grid), content, rows.pieces(_whole(grid))).path]
+            files = [write_cog(staged, grid, _whole(grid), content, _watched(rows, _whole(grid), watch)).path]
         else:
-            files = _write_parts(staged, grid, content, rows, target.part_size)
+            staged.mkdir()
+            size = max(1, target.part_size // rows.step) * rows.step
+            watched = ((area, _watched(rows, area, watch)) for area in tiles_in(grid, _whole(grid), size))
+            files = _write_parts(staged, grid, content, watched)
         size = sum(file.stat().st_size for file in files)
         publish(staged, path)
     return RasterMap(
@@ -125,6 +130,16 @@ def _whole(grid: Grid) -> Tile:
     return Tile(0, 0, 0, grid.height, grid.width)
 
 
+def _watched(rows: Rows, area: Tile, watch: Watch) -> Pieces:
+    """The pieces of an area; says how many cells of it are done, then that the overviews are next."""
+    done = 0
+    for piece, parts in rows.pieces(area):
+        yield piece, parts
+        done += piece.cells
+        watch("cells", done, area.cells)
+    watch("overviews", 0, 1)
+
+
 def _path(target: MapTarget, grid: Grid) -> Path:
     """The path of the map: of a file, or of a folder for a large map and for a name without an ending."""
     name = os.fspath(target.path)
@@ -142,15 +157,13 @@ def _path(target: MapTarget, grid: Grid) -> Path:
     return path
 
 
-def _write_parts(staged: Path, grid: Grid, content: Content, rows: Rows, part_size: int) -> list[Path]:
-    """Write a map as a GeoTIFF for each of its areas, and a VRT over them."""
-    size = max(1, part_size // rows.step) * rows.step
-    staged.mkdir()
-    down, across = (len(str(count - 1)) for count in grid.tiling(size))
+def _write_parts(staged: Path, grid: Grid, content: Content, areas: Iterable[tuple[Tile, Pieces]]) -> list[Path]:
+    """Write a map as a GeoTIFF for each area, and a VRT over them. They are named by their first row and column."""
+    digits = len(str(max(grid.width, grid.height)))
     parts = list[MapPart]()
-    for area in tiles_in(grid, _whole(grid), size):
-        name = f"{staged.name}-r{area.row // size:0{down}d}-c{area.col // size:0{across}d}.tif"
-        parts.append(write_cog(staged / name, grid, area, content, rows.pieces(area)))
+    for area, pieces in areas:
+        name = f"{staged.name}-r{area.row:0{digits}d}-c{area.col:0{digits}d}.tif"
+        parts.append(write_cog(staged / name, grid, area, content, pieces))
         (staged / f"{name}.aux.xml").unlink(missing_ok=True)  # the VRT has the names of classes
     text = vrt_text(grid, _whole(grid), content, parts, staged)
     (staged / f"{staged.name}.vrt").write_text(text, encoding="utf-8")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,9 @@ EDGE = 1024
 
 MOST_SQUARES = 32
 """Most such squares side by side: each batch is appended to the files of up to 32 x 32 of them."""
+
+Watch = Callable[[str, int, int], None]
+"""Called with what is done at present, and how far it is: title, number, total."""
 
 Pieces = Iterator[tuple[Tile, Sequence[pa.Table]]]
 """Rectangles of the map with their rows, which have row, col and the columns."""
@@ -103,11 +107,10 @@ class LooseRows:
     """Rows in any order, sorted into squares of cells: a file for each square, in a folder."""
 
     def __init__(self, source: RowSource, grid: Grid, names: Sequence[str], like: Table | None, folder: Path) -> None:
-        """Read all rows once. `like` knows more of columns that it has, too.
+        """Prepare the files. `like` knows more of columns that it has, too.
 
         Raises:
-            SettingsError: a column is missing, or a row has no place on the grid.
-            MachineError: the rows cannot be read, or the disk is full.
+            SettingsError: a column is missing, or no raster holds its type.
         """
         schema = source.rows.schema
         source.check(names)
@@ -117,14 +120,24 @@ class LooseRows:
         self.schema = pa.schema([*(pa.field(name, pa.int32()) for name in INDEX), *stored])
         self.ends = dict.fromkeys(names, Ends())
         self.step = max(EDGE, -(-max(grid.width, grid.height) // (MOST_SQUARES * BLOCK)) * BLOCK)
-        columns = list(dict.fromkeys([*place_columns(schema.names, source.name), *names]))
-        for batch, origin in source.batches(columns):
+        self.names = list(dict.fromkeys([*place_columns(schema.names, source.name), *names]))
+
+    def read(self, source: RowSource, watch: Watch) -> None:
+        """Read all rows, once.
+
+        Raises:
+            SettingsError: a row has no place on the grid.
+            MachineError: the rows cannot be read, or the disk is full.
+        """
+        grid, total = self.grid, source.rows.count_rows()
+        for batch, origin in source.batches(self.names):
             row, col = places(grid, batch, origin)
             values = {c.name: batch[c.name].cast(c.stored) for c in self.columns if c.name not in INDEX}
             index = dict(zip(INDEX, (pa.array(at.astype(np.int32)) for at in (row, col)), strict=True))
             placed = pa.RecordBatch.from_pydict(index | values, schema=self.schema)
             self.ends = {name: ends | _ends(placed[name]) for name, ends in self.ends.items()}
             self.count += placed.num_rows
+            watch("rows", self.count, total)
             self._sort(row // self.step * grid.tiling(self.step)[1] + col // self.step, placed)
         if not self.count:
             raise SettingsError(f"{source.name} has no rows", "give a table with at least one")
@@ -133,17 +146,14 @@ class LooseRows:
         """Append rows to the files of their squares. keys: (rows,) int64."""
         order = np.argsort(keys, kind="stable")
         rows, keys = rows.take(pa.array(order)), keys[order]
-        ends = [*(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)]
-        start = 0
-        for end in ends:
-            if end > start:
-                path = self._file(int(keys[start]))
-                try:
-                    with open(path, "ab") as file:
-                        file.write(rows.slice(start, end - start).serialize())
-                except OSError as error:
-                    raise write_error(error, path) from error
-            start = end
+        bounds = [0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)]
+        for start, end in pairwise(bounds if len(keys) else ()):
+            path = self._file(int(keys[start]))
+            try:
+                with open(path, "ab") as file:
+                    file.write(rows.slice(start, end - start).serialize())
+            except OSError as error:
+                raise write_error(error, path) from error
 
     def _file(self, key: int) -> Path:
         return self.folder / f"{key}.arrows"
@@ -165,7 +175,8 @@ class LooseRows:
 
 def _ends(column: pa.Array) -> Ends:
     """Nulls, least and greatest value of a column; NaN counts as a null."""
-    low, high = (end.as_py() for end in pc.min_max(column).values())
+    ends = (end.as_py() for end in pc.min_max(column).values())
+    low, high = (None if end != end else end for end in ends)  # NaN is all that there is
     missing = column.null_count + (pc.sum(pc.is_nan(column)).as_py() or 0 if pa.types.is_floating(column.type) else 0)
     return Ends(missing, low, high)
 

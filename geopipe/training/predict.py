@@ -34,6 +34,9 @@ from geopipe.training.models import Model, features, predictions
 
 PLACE = (pa.field("row", pa.int32(), nullable=False), pa.field("col", pa.int32(), nullable=False))
 
+TRIAL = 1000
+"""Rows of the first call of a model, which tells names and types of its predictions."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -180,7 +183,8 @@ def predict(
     with workshop(target) as folder:
         staged, counts = folder / target.name, Counts()
         staged.mkdir()
-        job = Job(table.files, model, names, fields, staged, options.proba)
+        # workers have other working folders
+        job = Job(table.files, model, names, fields, staged.absolute(), options.proba)
         keys = table.files.keys.tolist()
         with passes(options.engine, options.address) as running:
             for done, part in enumerate(running.map(job, keys), 1):
@@ -223,12 +227,13 @@ def _trial(table: Table, model: Model, names: tuple[str, ...], proba: bool) -> t
     for chunk in _all_chunks(table, names):
         complete = complete_rows(chunk, names)
         if complete.any():
-            rows = chunk.select(names).filter(pa.array(complete))
+            rows = chunk.select(names).filter(pa.array(complete)).slice(0, TRIAL)
             values = predict_rows(model, rows, proba, place_of(chunk, "the first rows"))
             taken = {"row", "col"} & set(values)
             if taken or not values:
                 raise RunError(f"{model.name} gives {', '.join(taken) or 'nothing'}", "let it give other names")
-            return tuple(pa.field(name, column.type) for name, column in values.items())
+            types = {name: pa.float64() if pa.types.is_null(v.type) else v.type for name, v in values.items()}
+            return tuple(pa.field(name, kind) for name, kind in types.items())
     raise RunError(
         f"no row of {table.output} has a value in each of {', '.join(names)}: nothing can be predicted",
         "leave out the columns that are null everywhere: geopipe open shows their nulls",

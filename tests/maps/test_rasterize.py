@@ -19,6 +19,7 @@ from rio_cogeo import cog_validate
 
 import geopipe as gp
 from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError
+from geopipe.maps.commit import workshop
 
 UTM, HEIGHT, WIDTH, SIZE = "EPSG:32632", 700, 540, 512
 CORNER = (500_000.0, 5_000_000.0, 10.0)
@@ -368,7 +369,7 @@ def test_a_mistake_in_the_command_is_one_of_ours(
 
 
 def test_overwriting_replaces_a_map_as_a_whole(table: gp.Table, tmp_path: Path) -> None:
-    for target, part_size in (("map.tif", None), ("map", SIZE)):
+    for target, part_size in (("map.tif", 32768), ("map", SIZE)):
         first = gp.rasterize(table, ["cover"], to=tmp_path / target, part_size=part_size)
         before = sorted(path.name for path in tmp_path.rglob("*"))
         with pytest.raises(PlanError, match="exists"):
@@ -392,6 +393,25 @@ def test_a_full_disk_is_named_and_leaves_nothing(
             gp.rasterize(table, ["height"], to=tmp_path / "map.tif")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_and_a_live_one_keeps_others_out(table: gp.Table, tmp_path: Path) -> None:
+    left = tmp_path / ".map.tif.tmp"
+    (left / "rows").mkdir(parents=True)
+    (left / "map.tif").write_text("half")
+    with workshop(tmp_path / "map.tif"), pytest.raises(MachineError, match="being written by another process"):
+        gp.rasterize(table, ["height"], to=tmp_path / "map.tif")
+    gp.rasterize(table, ["height"], to=tmp_path / "map.tif")
+    assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
+
+
+def test_an_interrupted_map_leaves_nothing(table: gp.Table, tmp_path: Path) -> None:
+    def interrupt(title: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gp.rasterize(table, ["height"], to=tmp_path / "map.tif", watch=interrupt)
     assert list(tmp_path.iterdir()) == []
 
 

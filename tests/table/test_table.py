@@ -256,6 +256,15 @@ def test_an_xarray_dataset_of_every_layout_is_the_pixels(any_layout: gp.Table, a
     assert {name: str(variable.dtype) for name, variable in dataset.data_vars.items()} == types
 
 
+def test_xarray_agrees_with_the_table_in_every_cell(table: gp.Table) -> None:
+    rows, dataset = table.arrow(), table.xarray()
+    for name, cells in dataset.data_vars.items():
+        missing = cells.attrs.get("_FillValue", np.nan if cells.dtype.kind == "f" else 0)
+        column = rows[str(name)].cast(pa.from_numpy_dtype(cells.dtype))
+        expected = image(rows.select(["row", "col"]).append_column("cells", column), "cells", missing)
+        np.testing.assert_array_equal(cells.values, expected, err_msg=str(name))
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -310,6 +319,14 @@ def test_places_and_crs_follow_cf_and_rioxarray_finds_them(table: gp.Table) -> N
         assert (float(dataset.x[0]), float(dataset.y[0])) == (origin[0] + 5, origin[1] - 5)
         assert dataset.x.attrs["standard_name"] == "projection_x_coordinate"
         assert dataset.height.attrs["units"] == "m"
+
+
+def test_rioxarray_reads_a_crs_of_degrees(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", np.ones((6, 5), "float32"), "EPSG:4326", north_up(8, 47, 0.25))
+    settings = {"grid": {"like": path}, "layers": [{"name": "a", "path": path}]}
+    dataset = table_of(settings, tmp_path / "output").xarray()
+    assert dataset.rio.crs.to_epsg() == 4326
+    assert tuple(dataset.rio.transform())[:6] == (0.25, 0, 8, 0, -0.25, 47)
 
 
 def test_a_dataset_survives_a_netcdf_file(table: gp.Table, tmp_path: Path) -> None:
