@@ -122,9 +122,13 @@ class Job:
         places = pa.array(np.cumsum(complete) - 1, mask=~complete)
         columns, absent = [], np.zeros(len(chunk), bool)
         for one in self.fields:
+            value = values.get(one.name, pa.nulls(0, one.type))
             try:
-                column = values.get(one.name, pa.nulls(0, one.type)).cast(one.type).take(places)
-            except pa.ArrowInvalid as error:
+                plain = [pa.types.is_primitive(kind) for kind in (one.type, value.type)]
+                if plain[0] != plain[1] and not pa.types.is_null(value.type):
+                    raise pa.ArrowInvalid(f"it is {value.type}")  # Arrow would parse texts
+                column = value.cast(one.type).take(places)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                 text = f"{one.name} of {self.model.name} was {one.type} at first, and not for {place_of(chunk, place)}"
                 raise RunError(f"{text}: {error}", "let it give values of one type for any rows") from None
             absent |= column.is_null().to_numpy(zero_copy_only=False)
