@@ -13,14 +13,20 @@ from markupsafe import Markup
 
 from geopipe.analysis import results
 from geopipe.export.views import on_lattice
-from geopipe.report import charts, images
-from geopipe.report.charts import Series
+from geopipe.report import images
+from geopipe.report.charts import Series, chart
 from geopipe.report.images import Picture
 from geopipe.report.sample import Mask, Sample, Values
 from geopipe.table.table import Table
 
-MOST_ROWS, MOST_COLUMNS, MOST_MAPS = 24, 12, 6
-"""Rows and columns of a small table, and maps of an analysis, that the page shows."""
+MOST_ROWS, MOST_COLUMNS, MOST_MAPS, MOST_CHARTS = 24, 12, 6, 6
+"""Rows and columns of a small table, maps, and charts of one kind that the page shows of an analysis."""
+
+PIXELS = 160_000
+"""Pixels of the map of an analysis."""
+
+PICTURE_BYTES = 700_000
+"""Bytes of all maps of analyses, behind which only the first one of each is shown."""
 
 MOST_CLUSTERS = 64
 """Most different whole numbers that are drawn as classes."""
@@ -31,10 +37,12 @@ Json = dict[str, Any]
 def drawn(analyses: Sequence[Mapping[str, Any]], sample: Sample, table: Table) -> list[Json]:
     """Each analysis with what the page shows of it."""
     root = Path(table.files.root)
-    result = []
+    result, size = list[Json](), 0
     for facts in analyses:
         analysis = results.read(root / facts["folder"])
         tables = {path.stem: pq.read_table(path) for path in sorted(analysis.folder.glob("*.parquet"))}
+        maps = list(_maps(analysis, sample, MOST_MAPS if size < PICTURE_BYTES else 1))
+        size += sum(one["picture"].bytes for one in maps)
         scalars = {name: value for name, value in facts["values"].items() if not isinstance(value, dict | list)}
         result.append(
             {
@@ -42,9 +50,9 @@ def drawn(analyses: Sequence[Mapping[str, Any]], sample: Sample, table: Table) -
                 "findings": facts["findings"],
                 "about": facts["about"],
                 "scalars": scalars,
-                "charts": [Markup(chart) for chart in _charts(facts, tables)],
-                "pictures": list(_pictures(tables)),
-                "maps": list(_maps(analysis, sample)),
+                "charts": [Markup(one) for one in _charts(facts, tables)],
+                "pictures": list(_pictures(facts["values"])),
+                "maps": maps,
                 "tables": [_shown(name, small) for name, small in tables.items()],
             }
         )
@@ -66,56 +74,53 @@ def _shown(name: str, table: pa.Table) -> Json:
 
 def _charts(facts: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> Iterator[str]:
     """The charts of the methods that have one."""
-    values, method = facts["values"], facts["method"]
-    if method in ("pca", "gwpca") and isinstance(shares := values.get("explained"), list) and shares:
+    values = facts["values"]
+    if shares := values.get("explained_share"):
         places = list(range(1, len(shares) + 1))
         whole = [float(v) for v in np.cumsum(shares)]
-        lines = [Series(places, shares, "component", "bars"), Series(places, whole, "together")]
-        yield charts.chart(lines, "component", "share of the variance", "Scree plot: variance of each component")
-    for name, table in tables.items():
-        if {"distance", "semivariance"} <= set(table.column_names):
-            yield _variogram(name, table)
+        lines = [Series(places, shares, "one component", "bars"), Series(places, whole, "together")]
+        yield chart(lines, "component", "share of the variance", "Scree plot: the variance of each component")
+    if len(silhouettes := values.get("silhouettes") or {}) > 1:
+        line = Series([int(k) for k in silhouettes], list(silhouettes.values()))
+        yield chart([line], "clusters", "mean silhouette", "Mean silhouette by number of clusters")
+    if errors := values.get("quantisation_error_by_epoch"):
+        line = Series(list(range(1, len(errors) + 1)), errors)
+        yield chart([line], "epoch", "quantisation error", "Quantisation error by epoch")
+    if "variogram" in tables:
+        yield from _variograms(values, tables["variogram"])
 
 
-def _variogram(name: str, table: pa.Table) -> str:
-    """The semivariance by distance, of each variable."""
-    own = table["variable"].to_pylist() if "variable" in table.column_names else [""] * table.num_rows
-    series = []
-    for variable in dict.fromkeys(own):
-        places = [i for i, other in enumerate(own) if other == variable]
-        x, y = ([table[c][i].as_py() for i in places] for c in ("distance", "semivariance"))
-        series.append(Series(x, y, str(variable)))
-    return charts.chart(series[:3], "distance in units of the grid", "semivariance", f"Variogram: {name}")
+def _variograms(values: Mapping[str, Any], table: pa.Table) -> Iterator[str]:
+    """The semivariance by distance, a chart for each variable."""
+    points = table.to_pylist()
+    for name in list(dict.fromkeys(point["variable"] for point in points))[:MOST_CHARTS]:
+        own = [p for p in points if p["variable"] == name and p["semivariance"] is not None]
+        line = Series([p["distance"] for p in own], [p["semivariance"] for p in own])
+        distance = f"distance in {values.get('unit', 'unit')}s"
+        yield chart([line], distance, f"semivariance of {name}", f"Variogram of {name}")
 
 
-def _pictures(tables: Mapping[str, pa.Table]) -> Iterator[Json]:
-    """Nodes of a self-organising map as pictures: tables with row and col and few nodes."""
-    for name, table in tables.items():
-        if not {"row", "col"} <= set(table.column_names) or not table.num_rows:
-            continue
-        rows, cols = (np.asarray(table[c].to_numpy(), np.int64) for c in ("row", "col"))
-        shape = (int(rows.max()) + 1, int(cols.max()) + 1)
-        if shape[0] * shape[1] > 4 * table.num_rows:
-            continue
-        for column in [c for c in table.column_names if c not in ("row", "col")][:MOST_COLUMNS]:
-            if not (pa.types.is_floating(table[column].type) or pa.types.is_integer(table[column].type)):
-                continue
-            values, mask = np.zeros(shape), np.zeros(shape, bool)
-            values[rows, cols] = table[column].fill_null(0).to_numpy()
-            mask[rows, cols] = table[column].is_valid().to_numpy()
-            one, legend = _coloured(values, mask)
-            yield {"title": f"{name}: {column}", "picture": one, **legend}
+def _pictures(values: Mapping[str, Any]) -> Iterator[Json]:
+    """The nodes of a self-organising map as pictures: U-matrix, hits, and a plane for each variable."""
+    planes = {"U-matrix": values.get("u_matrix"), "rows of a node": values.get("hits"), **values.get("planes", {})}
+    for title, plane in planes.items():
+        if plane is not None:
+            nodes = np.array(plane, np.float64)
+            one, legend = _coloured(nodes, np.isfinite(nodes))
+            yield {"title": title, "picture": one, **legend}
 
 
-def _maps(analysis: results.Analysis, sample: Sample) -> Iterator[Json]:
-    """Maps of the values that an analysis gives to cells."""
+def _maps(analysis: results.Analysis, sample: Sample, most: int) -> Iterator[Json]:
+    """Maps of the values that an analysis gives to cells, `most` at the most."""
+    step = max(1, round((sample.shape[0] * sample.shape[1] / PIXELS) ** 0.5))
     for folder in sorted(path for path in analysis.folder.iterdir() if path.is_dir()):
         paths = analysis.cells(folder.name)
         if not paths:
             continue
         columns = [c for c in pq.read_schema(paths[0]).names if c not in ("row", "col", "x", "y")]
-        for column in columns[:MOST_MAPS]:
-            one, legend = _coloured(*_picture_of(paths, column, sample))
+        for column in columns[:most]:
+            values, mask = (part[::step, ::step] for part in _picture_of(paths, column, sample))
+            one, legend = _coloured(values, mask)
             yield {"title": f"{folder.name}: {column}" if column != folder.name else column, "picture": one, **legend}
 
 
