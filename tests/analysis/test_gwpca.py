@@ -31,20 +31,19 @@ def table(tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray
     return table_of_arrays(tmp_path_factory.mktemp("gwpca"), arrays)
 
 
-def plain(values: np.ndarray, points: np.ndarray, bandwidth: int, leave_out: bool) -> tuple[list, list, list]:
-    """Means, eigenvalues and eigenvectors at each place, by numpy alone."""
-    means, eigenvalues, vectors = [], [], []
+def plain(values: np.ndarray, points: np.ndarray, bandwidth: int, leave_out: bool) -> tuple[list, list]:
+    """Eigenvalues and eigenvectors at each place, by numpy alone."""
+    eigenvalues, vectors = [], []
     for i, point in enumerate(points):
         distances = np.sqrt(((points - point) ** 2).sum(axis=1))
         reach = np.sort(distances)[bandwidth - 1]
         weights = np.where(distances < reach, (1 - (distances / reach) ** 2) ** 2, 0)
         if leave_out:
             weights[i] = 0
-        means.append(np.average(values, axis=0, weights=weights))
         own, axes = np.linalg.eigh(np.cov(values.T, aweights=weights, ddof=0))
         eigenvalues.append(own[::-1])
         vectors.append(axes[:, ::-1])
-    return means, eigenvalues, vectors
+    return eigenvalues, vectors
 
 
 def standardised(arrays: dict[str, np.ndarray], edge: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +62,7 @@ def test_components_are_those_of_a_plain_loop(table: gp.Table, arrays: dict[str,
     cells = result.table("cells").to_pandas()
     values, points = standardised(arrays, edge)
     assert (cells[["row", "col"]].to_numpy() == points).all()
-    _, eigenvalues, vectors = plain(values, points, 40, leave_out=False)
+    eigenvalues, vectors = plain(values, points, 40, leave_out=False)
     shares = np.array(eigenvalues) / np.sum(eigenvalues, axis=1, keepdims=True)
     assert cells["explained_1"].to_numpy() == pytest.approx(shares[:, 0], abs=1e-9)
     assert cells["explained_2"].to_numpy() == pytest.approx(shares[:, 1], abs=1e-9)
@@ -81,8 +80,8 @@ def test_the_bandwidth_has_the_least_cross_validated_error_on_its_way(
     best = errors.loc[errors["error"].idxmin()]
     assert result.values["bandwidth"] == best["bandwidth"]
     values, points = standardised(arrays, 1)
-    means, _, vectors = plain(values, points, int(best["bandwidth"]), leave_out=True)
-    rest = [(v - m) - a[:, :1] @ (a[:, :1].T @ (v - m)) for v, m, a in zip(values, means, vectors, strict=True)]
+    _, vectors = plain(values, points, int(best["bandwidth"]), leave_out=True)
+    rest = [value - axes[:, :1] @ (axes[:, :1].T @ value) for value, axes in zip(values, vectors, strict=True)]
     assert best["error"] == pytest.approx((np.array(rest) ** 2).sum(), rel=1e-9)
 
 

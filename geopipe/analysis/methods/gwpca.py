@@ -138,19 +138,20 @@ def local_components(values: Floats, places: Places, bandwidth: int) -> tuple[Fl
 
 
 def cross_validation(values: Floats, places: Places, bandwidth: int, components: int) -> float:
-    """Sum of squared distances of cells from the local components that are found without them (Harris et al. 2011).
+    """Sum of squared distances of cells from the axes of components that are found without them (Harris et al. 2011).
 
-    Infinite where a cell has too few neighbours: at equal distances all can be the last, whose weight is 0.
+    Values are deviations from the means of all cells, as in GWmodel: from local means, a smooth variable would always
+    have the least error at the smallest bandwidth. Infinite where a cell has too few neighbours: at equal distances all
+    of them can be the last, whose weight is 0.
     """
     weights = _weights(places, bandwidth)
     weights[:, 0] = 0.0
     if (np.count_nonzero(weights, axis=1) <= components).any():
         return np.inf
-    local = [_local(values, near[:bandwidth], w) for near, w in zip(places.order, weights, strict=True)]
-    deviations = values - np.stack([mean for mean, _ in local])
-    vectors = np.linalg.eigh(np.stack([covariance for _, covariance in local]))[1][:, :, -components:]
-    scores = np.einsum("ij,ijk->ik", deviations, vectors)
-    return float((deviations**2).sum() - (scores**2).sum())
+    local = [_local(values, near[:bandwidth], w)[1] for near, w in zip(places.order, weights, strict=True)]
+    vectors = np.linalg.eigh(np.stack(local))[1][:, :, -components:]
+    scores = np.einsum("ij,ijk->ik", values, vectors)
+    return float((values**2).sum() - (scores**2).sum())
 
 
 def _golden(values: Floats, places: Places, components: int, scores: dict[int, float]) -> int:
