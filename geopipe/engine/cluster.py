@@ -41,7 +41,7 @@ def cluster(address: str | None, object_store: int, meanwhile: Callable[[], obje
     Args:
         address: of the cluster; None for RAY_ADDRESS, else one of our own.
         object_store: bytes of shared memory of a cluster of our own.
-        meanwhile: called while the processes of a cluster of our own start; it raises no Exception.
+        meanwhile: called while the processes of a cluster of our own start; it raises nothing.
 
     Raises:
         MachineError: there is no cluster at the address, or ours does not start.
@@ -101,8 +101,17 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"num_cpus": machine.cpus(), "object_store_memory": object_store, "include_dashboard": False}
     on_term = signal.getsignal(signal.SIGTERM)
+
+    def take_back() -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
+
+    def beside() -> None:
+        take_back()
+        meanwhile()
+
     try:
-        with own_head(meanwhile) if own else nullcontext():
+        with own_head(beside) if own else nullcontext():
             ray.init(address, logging_level=logging.ERROR, **own)
     except MachineError:
         raise
@@ -110,8 +119,7 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
         raise MachineError(
             f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
         ) from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_term)  # Ray takes it, and would exit with a code of its own
+    take_back()
 
 
 def _join_executors(seconds: float) -> None:

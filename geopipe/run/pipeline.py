@@ -148,7 +148,7 @@ def _planned(settings: Settings, plan_for: Callable[[Machine | None], Plan], sta
     def make() -> None:
         try:
             plan.set_result(plan_for(machine))
-        except Exception as error:  # Ray's start goes on
+        except BaseException as error:  # Ctrl-C, too: Ray starts, and ends as it always does
             plan.set_exception(error)
 
     stack.enter_context(cluster(None, machine.object_store, make))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,28 @@ def test_a_plan_that_is_refused_while_ray_starts_is_the_error_of_the_run(tmp_pat
     assert done.stderr.splitlines()[-2].startswith("error: ")
     assert "engine.max_pixels = 1 allows no more" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+STANDS = """
+import importlib, signal
+
+def stand(*args):
+    print("planning", flush=True)
+    signal.pause()
+
+importlib.import_module("geopipe.run.pipeline").draft = stand
+from geopipe.cli.main import main
+main()
+"""
+
+
+def test_a_signal_while_a_run_is_planned_beside_ray_s_start_ends_both(tmp_path: Path) -> None:
+    """Ray takes SIGTERM when it starts, and would end the process without a word."""
+    command = [sys.executable, "-c", STANDS, "run", str(make_trial(tmp_path)), "--engine=ray"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "planning\n"
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate()
+    assert run.returncode == 128 + signal.SIGTERM, err
+    assert err.splitlines()[-1] == "terminated; nothing was published"
