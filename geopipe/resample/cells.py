@@ -72,7 +72,8 @@ class BandBlock:
             value, part = self._large(name, conversion, 0, 0)
             return np.array([[value]]), np.array([[part]]), 1.0
         pixels, valid = self.pixels(conversion)
-        shape, known = (block.height, block.width), self._moments.pop(conversion, None)
+        shape = block.height, block.width
+        known, self._moments = self._moments.get(conversion), {}  # those of another conversion are free memory now
         if request.whole:
             ratio = Whole(request.whole.height // block.height, request.whole.width // block.width)
             result, moments = statistic_of(name, pixels, valid, ratio, known[0] if known else None)
