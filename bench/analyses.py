@@ -30,11 +30,13 @@ CASES = {
     "kmeans": ("kmeans", "kmeans_k=8"),
     "som": ("som", "som_epochs=1", "som_height=10", "som_width=10"),
     "autocorrelation": ("autocorrelation",),
+    "regions": ("regions",),
+    "gwpca": ("gwpca",),
 }
 """Methods with their options."""
 
-PEER_CASES = ("correlation", "pca", "kmeans_step")
-"""What scikit-learn, numpy and pandas do the same for."""
+PEER_CASES = ("correlation", "pca", "kmeans_step", "som")
+"""What scikit-learn, numpy, pandas and MiniSom do the same for."""
 
 FITS = 5000
 """Rows and columns up to which the peers hold the table and what they make of it."""

@@ -245,8 +245,10 @@ ANALYSES = {
     "pca_scores": "pca, with scores",
     "kmeans_step": "kmeans, k = 8, one step (peer: scikit-learn)",
     "kmeans": "kmeans, k = 8, to its end",
-    "som": "som, 10 x 10, one epoch",
+    "som": "som, 10 x 10, one epoch (peer: MiniSom)",
     "autocorrelation": "autocorrelation",
+    "regions": "regions, 2,000 coarse cells, k = 10",
+    "gwpca": "gwpca, 2,000 coarse cells",
 }
 
 

@@ -1,4 +1,4 @@
-"""What scikit-learn, numpy and pandas take for an analysis of a table that fits into memory.
+"""What scikit-learn, numpy, pandas and MiniSom take for an analysis of a table that fits into memory.
 
     python bench/peers/learn.py FOLDER OUTPUT CASE
 
@@ -50,7 +50,18 @@ def kmeans_step(values: NDArray[np.float64], names: list[str]) -> Any:
     return {"inertia": float(fitted.inertia_), "sizes": np.bincount(fitted.labels_).tolist()}
 
 
-CASES = {"correlation": correlation, "pca": pca, "kmeans_step": kmeans_step}
+def som(values: NDArray[np.float64], names: list[str]) -> Any:
+    """An epoch of a map of 10 x 10 nodes, one row after the other."""
+    from minisom import MiniSom
+    from sklearn.preprocessing import StandardScaler
+
+    scaled = StandardScaler(copy=False).fit_transform(values)
+    peer = MiniSom(10, 10, len(names), sigma=5, random_seed=0)
+    peer.train_batch(scaled, len(scaled))
+    return {"quantisation_error": float(peer.quantization_error(scaled[:10_000]))}
+
+
+CASES = {"correlation": correlation, "pca": pca, "kmeans_step": kmeans_step, "som": som}
 
 
 def main() -> None:

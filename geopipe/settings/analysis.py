@@ -76,8 +76,8 @@ class AnalysisSettings(Section):
     """skater: regions_k regions; maxp: as many as can be with enough rows each"""
     regions_k: int = Field(10, ge=2, le=1000)
     """number of regions of skater"""
-    regions_floor: float = Field(0.05, gt=0, le=0.5)
-    """share of the rows that a region of maxp has at least"""
+    regions_floor: float = Field(0.02, gt=0, le=0.5)
+    """share that a region has at least: of the coarse cells (skater), or of the rows (maxp)"""
     regions_cells: int | None = setting(None, "a whole number from 4 to 10,000", 1000, ge=4, le=10_000)
     """coarse cells at most (default: 2,000, or 400 for maxp, which takes minutes for more)"""
     gwpca_bandwidth: int | None = setting(None, AT_LEAST_ONE, 100, ge=1)

@@ -59,6 +59,15 @@ def test_max_p_makes_regions_with_enough_rows_and_the_same_for_a_seed(
     assert first.values == again.values
 
 
+def test_a_region_has_its_floor_of_cells_even_beside_an_odd_one(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    arrays["a"][3, 3] = 1000
+    table = table_of_arrays(tmp_path, arrays)
+    assert sorted(analysed(Regions(k=3, cells=80, floor=0.2), table).values["sizes"]) == [180, 180, 360]
+    result = analysed(Regions(k=9, cells=80, floor=0.2), table)
+    assert result.values["regions"] < 9
+    assert any("no cut is left that keeps regions_floor" in finding for finding in result.findings)
+
+
 def test_parts_that_do_not_touch_are_regions_of_their_own(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     holes = {name: array.copy() for name, array in arrays.items()}
     for array in holes.values():

@@ -39,8 +39,8 @@ class Regions:
     """skater: k regions (Assuncao et al. 2006); maxp: as many as can be with enough rows each (Wei et al. 2020)"""
     k: int = 10
     """number of regions of skater"""
-    floor: float = 0.05
-    """share of the rows that a region of maxp has at least"""
+    floor: float = 0.02
+    """share that a region has at least: of the coarse cells (skater), or of the rows (maxp)"""
     cells: int | None = None
     """coarse cells at most (default: 2,000, or 400 for maxp, which takes minutes for more)"""
 
@@ -66,7 +66,7 @@ class Regions:
         edges = _edges(coarse)
         notes = []
         if self.method == "skater":
-            parts = _parts(edges, len(coarse.cells)).max() + 1
+            parts = len(sizes := np.bincount(_parts(edges, len(coarse.cells))))
             if len(coarse.cells) < self.k:
                 raise SettingsError(
                     f"regions_k = {self.k}, but only {count(len(coarse.cells), 'coarse cell')} have values",
@@ -74,7 +74,10 @@ class Regions:
                 )
             if parts > self.k:
                 notes.append(f"{parts} regions, not {self.k}: the cells are in so many parts that do not touch")
-            labels = _skater(coarse.standardised, edges, max(self.k, int(parts)))
+            floor = min(int(self.floor * len(coarse.cells)), int(sizes.min()))
+            labels = _skater(coarse.standardised, edges, max(self.k, parts), max(floor, 1))
+            if (number := int(labels.max()) + 1) < self.k:
+                notes.append(f"{number} regions, not {self.k}: no cut is left that keeps regions_floor on both sides")
         else:
             labels, outside = _maxp(coarse, edges, self.floor, subject.seed)
             if outside:
@@ -144,8 +147,11 @@ def _weights(edges: Ints, size: int) -> Any:
     return W(neighbours, silence_warnings=True)
 
 
-def _skater(values: Floats, edges: Ints, k: int) -> Ints:
-    """Regions by SKATER: the minimum spanning tree of neighbours, cut where it lowers the differences inside most."""
+def _skater(values: Floats, edges: Ints, k: int, floor: int) -> Ints:
+    """Regions by SKATER: the minimum spanning tree of neighbours, cut where it lowers the differences inside most.
+
+    Without a floor of cells in a region it cuts off single cells that are unlike all others.
+    """
     from sklearn.metrics.pairwise import manhattan_distances
     from spopt.region.skater import SpanningForest
 
@@ -155,7 +161,7 @@ def _skater(values: Floats, edges: Ints, k: int) -> Ints:
     forest = SpanningForest(dissimilarity=differences)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parts that do not touch are a finding of ours
-        forest.fit(k, _weights(edges, len(values)), values, quorum=1, islands="ignore")
+        forest.fit(k, _weights(edges, len(values)), values, quorum=floor, islands="ignore")
     return np.asarray(forest.current_labels_, np.int64)
 
 
