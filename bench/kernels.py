@@ -86,7 +86,7 @@ def footprints(name: str, pixels: NDArray[Any], corners: Corners, ratio: int) ->
 
 def interpolation(name: str, pixels: NDArray[Any]) -> Work:
     """An interpolation at the centres of slightly tilted cells of about one pixel."""
-    cols, rows = (array[:N, :N] for array in places(0.999, 0.01, 12.3))
+    cols, rows = (array[:N, :N].copy() for array in places(0.999, 0.01, 12.3))  # contiguous, as those of a block are
     method = kernels.INTERPOLATIONS.index(name)
     return lambda: kernels.interpolate(pixels, cols, rows, (0, 0), method, (1.0, 1.0))
 
