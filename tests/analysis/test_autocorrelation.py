@@ -102,6 +102,8 @@ def test_the_mean_in_place_of_a_null_is_a_cell_without_deviation(tmp_path: Path)
     result = analysed(Autocorrelation((1,)), table, nulls="mean")
     peer = morans_by_esda(np.where(np.isnan(array), np.nanmean(array.astype(float)), array), 1, "queen", "row")
     assert result.values["moran"]["a"][0]["i"] == pytest.approx(peer.I, rel=1e-6)
+    assert result.values["cells"]["a"] == 144
+    assert result.values["nulls"] == {"a": np.isnan(array).sum(), "b": 0}
 
 
 def test_a_variogram_of_a_sample_agrees_with_that_of_all_pairs(tables: dict[str, gp.Table]) -> None:
@@ -155,7 +157,7 @@ def test_the_longest_range_proposes_blocks_in_the_unit_of_the_grid(tmp_path: Pat
         (tmp_path / crs[5:]).mkdir()
         values = analysed(Autocorrelation(), table_of_arrays(tmp_path / crs[5:], fields, crs)).values
         assert values["block_size_of"] == "b"
-        assert values["unit"] == "metre"
+        assert values["unit"] == "m"
         assert values["variograms"]["b"]["range"] > values["variograms"]["a"]["range"]
         sizes[crs] = values["block_size"]
     assert 100 < sizes["EPSG:32632"] == values_of_range(tmp_path / "32632", "b") < 500

@@ -54,7 +54,7 @@ class Autocorrelation:
         """Sums over neighbours."""
         counts, sums = np.zeros((2, len(subject.numbers))) if state is None else state
         means = np.divide(sums, counts, out=np.zeros(len(sums)), where=counts > 0)
-        finish = partial(self._sampled, subject, means)
+        finish = partial(self._sampled, subject, counts, means)
         return Tiles("neighbours", partial(self._tile, subject, means), _add, finish)
 
     def _tile(self, subject: Subject, means: Floats, key: int) -> _Sums:
@@ -81,24 +81,23 @@ class Autocorrelation:
                 state.pairs[i, j] = sums_of_pairs(plane, margin, lag, steps, self.weights == "row")
         return state
 
-    def _sampled(self, subject: Subject, means: Floats, state: _Sums) -> Pass | Result:
+    def _sampled(self, subject: Subject, counts: Floats, means: Floats, state: _Sums) -> Pass | Result:
         """The first cells of the pairs, a seeded sample; no variogram of a table that is too small."""
-        moran = {name: self._moran(state, means, i) for i, name in enumerate(subject.numbers)}
+        gaps = subject.table.rows - counts.astype(np.int64)
+        moran = {name: self._moran(state, means, gaps, i) for i, name in enumerate(subject.numbers)}
         scale = Scale(subject.table.grid)
         if not len(scale.edges) or not state.own[:, 0].any():
             return _result(self, subject, moran, {})
         then = partial(self._partners, subject, moran, scale)
         return sample(subject.numbers, self.pairs, subject.seed, then, complete=False)
 
-    def _moran(self, state: _Sums, means: Floats, i: int) -> _Moran:
+    def _moran(self, state: _Sums, means: Floats, gaps: Ints, i: int) -> _Moran:
         """Moran's I of a variable at each lag."""
         count, second, fourth = state.own[i].tolist()
         if second <= count * (1e-12 * abs(means[i])) ** 2:  # constant but for rounding
             second = 0.0
-        lags = [
-            {"lag": lag} | morans_i(int(count), second, fourth, state.pairs[i, j]) for j, lag in enumerate(self.lags)
-        ]
-        return _Moran(int(count), second <= 0, lags)
+        lags = [{"lag": lag} | morans_i(count, second, fourth, state.pairs[i, j]) for j, lag in enumerate(self.lags)]
+        return _Moran(int(count), int(gaps[i]), second <= 0, lags)
 
     def _partners(self, subject: Subject, moran: Mapping[str, _Moran], scale: Scale, cells: pa.Table) -> Pass:
         """The values of both cells of each pair."""
@@ -144,9 +143,10 @@ class _Sums(NamedTuple):
 
 
 class _Moran(NamedTuple):
-    """Moran's I of a variable at each lag."""
+    """Moran's I of a variable at each lag, of cells that count; rows without a value are `nulls`."""
 
     cells: int
+    nulls: int
     is_constant: bool
     lags: list[dict[str, Any]]
 
@@ -209,7 +209,7 @@ def _result(
         "weights": method.weights,
         "unit": scale.unit,
         "cells": {name: one.cells for name, one in moran.items()},
-        "nulls": {name: subject.table.rows - one.cells for name, one in moran.items()},
+        "nulls": {name: one.nulls for name, one in moran.items()},
         "moran": {name: one.lags for name, one in moran.items()},
         "variograms": dict(variograms),
         "block_size": scale.block(ranges[longest]) if longest else None,
@@ -230,7 +230,7 @@ def _findings(
     if longest:
         length = variograms[longest]["range"]
         sentences.append(
-            f"cells hang together over {length:,.4g} {scale.unit}s ({longest}): blocks of folds should be no smaller"
+            f"cells hang together over {length:,.4g} {scale.unit} ({longest}): blocks of folds should be no smaller"
         )
     elif variograms:
         sentences.append("no variogram has a range within a third of the extent: choose the size of blocks by hand")

@@ -20,7 +20,7 @@ from geopipe.analysis.methods.coarse import Coarse, Floats, Ints, Lattice, coars
 from geopipe.analysis.methods.moments import Moments, moments
 from geopipe.analysis.methods.variables import Variables, lost, numbers_of
 from geopipe.errors import SettingsError
-from geopipe.grid.crs import crs_of
+from geopipe.grid.distances import positions
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -95,12 +95,8 @@ class Places(NamedTuple):
 
 
 def neighbours(coarse: Coarse) -> Places:
-    """Distances between coarse cells: in the unit of the grid's CRS, or chords of a globe where that is degrees."""
-    x, y = coarse.lattice.centres(coarse.cells)
-    points = np.stack([x, y], axis=1)
-    if crs_of(coarse.lattice.grid.crs).is_geographic:
-        lon, lat = np.radians(x), np.radians(y)
-        points = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    """Straight distances between coarse cells, through the globe where the grid is geographic."""
+    points = positions(coarse.lattice.grid.crs, *coarse.lattice.centres(coarse.cells))
     squares = np.zeros((len(points), len(points)))
     for axis in points.T:
         squares += (axis[:, np.newaxis] - axis) ** 2

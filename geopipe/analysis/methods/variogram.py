@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar, nnls
 
-from geopipe.grid.crs import crs_of
+from geopipe.grid.distances import arcs, distance_unit, positions
 from geopipe.grid.grid import Grid
 
 Floats = NDArray[np.float64]
@@ -24,28 +24,22 @@ LEAST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Scale:
-    """Distances on a grid: in metres on the ellipsoid where its CRS is geographic, else in the CRS's unit."""
+    """Distances on a grid, as `grid.distances` has them."""
 
     grid: Grid
 
     @property
-    def is_geographic(self) -> bool:
-        return bool(crs_of(self.grid.crs).is_geographic)
-
-    @property
     def unit(self) -> str:
-        return "metre" if self.is_geographic else str(crs_of(self.grid.crs).axis_info[0].unit_name)
+        return distance_unit(self.grid.crs)
 
     def distances(self, first: Ints, second: Ints) -> Floats:
         """Distances between centres of cells, (n,) float64; first and second: (n, 2) int64, row and col."""
-        grid, geod = self.grid, crs_of(self.grid.crs).get_geod()
-        (y1, x1), (y2, x2) = (
-            (grid.y0 - (cells[:, 0] + 0.5) * grid.dy, grid.x0 + (cells[:, 1] + 0.5) * grid.dx)
-            for cells in (first, second)
-        )
-        if geod and self.is_geographic:
-            return np.asarray(geod.inv(x1, y1, x2, y2)[2], np.float64)
-        return np.hypot(x1 - x2, y1 - y2)
+        ends = [self._positions(cells.astype(np.float64)) for cells in (first, second)]
+        return np.asarray(arcs(self.grid.crs, np.sqrt(((ends[0] - ends[1]) ** 2).sum(axis=1))))
+
+    def _positions(self, cells: Floats) -> Floats:
+        grid = self.grid
+        return positions(grid.crs, grid.x0 + (cells[:, 1] + 0.5) * grid.dx, grid.y0 - (cells[:, 0] + 0.5) * grid.dy)
 
     @property
     def cell(self) -> tuple[float, float]:
