@@ -10,8 +10,6 @@ from scipy.spatial import cKDTree
 
 from geopipe.grid.crs import Floats
 
-ITERATIONS = 50
-
 
 class Clusters(NamedTuple):
     """Clusters of points.
@@ -27,7 +25,7 @@ class Clusters(NamedTuple):
     inertia: float
 
 
-def kmeans(points: Floats, k: int, rng: np.random.Generator, starts: int = 1) -> Clusters:
+def kmeans(points: Floats, k: int, rng: np.random.Generator, starts: int = 1, iterations: int = 50) -> Clusters:
     """The best of some runs of Lloyd's algorithm, each from k points drawn at random.
 
     There are fewer than k clusters where points coincide. The sums have a fixed order, so that the bits depend on the
@@ -35,14 +33,17 @@ def kmeans(points: Floats, k: int, rng: np.random.Generator, starts: int = 1) ->
 
     Args:
         points: (n, dimensions) float64.
+        iterations: at most, of a run.
     """
-    return min((_lloyd(points, k, rng) for _ in range(starts)), key=lambda run: (-len(run.centres), run.inertia))
+    return min(
+        (_lloyd(points, k, rng, iterations) for _ in range(starts)), key=lambda run: (-len(run.centres), run.inertia)
+    )
 
 
-def _lloyd(points: Floats, k: int, rng: np.random.Generator) -> Clusters:
+def _lloyd(points: Floats, k: int, rng: np.random.Generator, iterations: int) -> Clusters:
     centres = np.unique(points[rng.choice(len(points), min(k, len(points)), replace=False)], axis=0)
     labels = None
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         _, nearest = cKDTree(centres).query(points)
         _, nearest = np.unique(nearest, return_inverse=True)  # a centre without points is left out
         if labels is not None and np.array_equal(nearest, labels):

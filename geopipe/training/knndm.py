@@ -28,6 +28,9 @@ MOST_HIERARCHICAL = 5_000
 TRIALS = 100
 """Numbers of clusters that are tried, small ones more densely."""
 
+ITERATIONS = 10
+"""Of k-means for each number of clusters, as in R."""
+
 SIGNIFICANCE = 0.05
 
 
@@ -106,7 +109,7 @@ def _partitions(points: Floats, numbers: list[int], kind: Clustering, rng: np.ra
             yield np.unique(labels, return_inverse=True)[1]
         return
     for number in numbers:
-        yield np.unique(kmeans(points, number, rng).labels, return_inverse=True)[1]
+        yield np.unique(kmeans(points, number, rng, iterations=ITERATIONS).labels, return_inverse=True)[1]
 
 
 def _along_first_axis(points: Floats) -> Floats:
