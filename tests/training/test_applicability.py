@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import reference
-from helpers import call
+from helpers import call, north_up, write_raster
 from landscape import RARE
 
 import geopipe as gp
@@ -173,3 +173,19 @@ def test_a_mistake_in_the_training_data_is_named(
     pq.write_table(pa.table(frame), tmp_path / "train.parquet")
     with pytest.raises(SettingsError, match=message):
         gp.applicability(table.output, tmp_path / "train.parquet", columns=columns)
+
+
+def test_a_variable_without_a_value_leaves_nothing_known_and_says_so(tmp_path: Path) -> None:
+    grid = north_up(500_000, 5_000_000, 10)
+    for name, value in (("level", 3.0), ("empty", np.nan)):
+        values = np.full((30, 40), value, "float32") + np.arange(40, dtype="float32")
+        write_raster(tmp_path / f"{name}.tif", values, "EPSG:32632", grid)
+    layers = [{"name": name, "path": tmp_path / f"{name}.tif"} for name in ("level", "empty")]
+    sections = {"run": {"output": tmp_path / "output"}, "grid": {"like": tmp_path / "level.tif"}, "layers": layers}
+    output = gp.run(sections, engine="local", progress=False).output
+    pq.write_table(pa.table({"level": [1.0, 2.0, 5.0], "empty": [1.0, 4.0, 2.0]}), tmp_path / "train.parquet")
+    analysis = gp.applicability(output, tmp_path / "train.parquet")
+    assert (analysis.values["nulls"], analysis.values["share_inside"]) == (1200, None)
+    assert "No cell has a value in each variable" in analysis.findings[0]
+    with pytest.raises(SettingsError, match="has 0 rows with a value in each of empty, too few for 5 folds"):
+        gp.folds(output, "cluster", columns=["empty"])
