@@ -29,7 +29,7 @@ def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
 
 @click.group("jobs")
 def jobs_group() -> None:
-    """Start runs as jobs of a Ray cluster; pause, resume and stop them.
+    """Run as a job of a Ray cluster: start, pause, resume, stop.
 
     Without a cluster a Ray head is started on this machine; it stays for the next job until `geopipe jobs shutdown`.
     RUN is a run's id, the start of one, its name, or latest.
