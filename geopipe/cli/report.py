@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 @click.argument("output", metavar="OUTPUT")
 @click.option("-o", "--file", type=click.Path(path_type=Path, dir_okay=False), help="File for the page.")
 @click.option("--against", metavar="OTHER", help="Another output: report what differs.")
+@click.option("--serve", is_flag=True, help="Show a run at work in a browser, then its report.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="With --serve: address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve: port (default: a free one).")
 @json_option
-def report(output: str, file: Path | None, against: str | None, as_json: bool) -> int:
+def report(output: str, file: Path | None, against: str | None, serve: bool, as_json: bool, **place: Any) -> int:
     """Write the report of a finished table.
 
     OUTPUT is the output folder of a run, or the URI of an object store. The page is OUTPUT/report.html: one file, which
@@ -27,7 +31,13 @@ def report(output: str, file: Path | None, against: str | None, as_json: bool) -
 
     With --against the page is OUTPUT/report/against.html: which variables, tiles and quantiles differ. The exit code is
     1 if the two tables differ, and 0 if every cell is the same.
+
+    With --serve OUTPUT may also be a run that `geopipe monitor runs` lists, by id or name, or "latest". A page shows
+    its tiles as they are committed, its stages, pace and errors, and becomes the report when the run is done. Only this
+    machine can read it; with --host of another address its own address has a token.
     """
+    if serve:
+        return _serve(output, **place)
     from geopipe.cli.screen import console
     from geopipe.report import write
 
@@ -46,6 +56,17 @@ def report(output: str, file: Path | None, against: str | None, as_json: bool) -
         _show_comparison(console(), comparison)
         console().print(f"report: {page}")
     return 0 if comparison["same"] else 1
+
+
+def _serve(target: str, host: str, port: int) -> int:
+    """Serve the page of a run until a person stops it."""
+    from geopipe.report.live import server
+
+    with server(target, host, port) as (address, listen):
+        click.echo(f"{address}  (Ctrl-C ends it; a run goes on)")
+        with suppress(KeyboardInterrupt):
+            listen()
+    return 0
 
 
 def _show(out: Console, facts: Mapping[str, Any]) -> None:
