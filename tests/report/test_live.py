@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import chromium
 import numpy as np
 import pytest
 from commits import stage
 from helpers import plan_of, write_raster
 from monitored import Source, new_id, settle
+from test_page import CONTRAST
 from waiting import until
 
 from geopipe.errors import MachineError, SettingsError
@@ -25,7 +27,8 @@ from geopipe.export.staging import Staging
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer
 from geopipe.plan.plan import Plan
-from geopipe.report import live
+from geopipe.report import live, write
+from geopipe.validate.facts import facts_of
 
 GRID = Grid("EPSG:32632", 500_000, 5_000_000, 10, 10, 1100, 1100)
 
@@ -167,3 +170,28 @@ def test_a_run_of_the_database_leads_to_its_folder(dsn: str, tmp_path: Path) -> 
     for target in (run.run_id, "dem", "latest"):
         with served(target) as address:
             assert state(address)["output"] == str(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_tiles_as_they_come_and_then_the_report(
+    at_once: None, plan: Plan, tmp_path: Path, home: Path
+) -> None:
+    def drawn(page: chromium.Browser) -> int:
+        return int(page.value("document.querySelectorAll('.there').length"))
+
+    output = tmp_path / "output"
+    with locked(output, "run"), served(output) as address, chromium.browser(tmp_path) as page:
+        staging = stage(output, plan, tiles=[0, 4])
+        page.show(address, 1280, "dark")
+        until(lambda: drawn(page) == 2)
+        assert page.value("document.querySelector('#mosaic').getAttribute('aria-label')").startswith("2 of 9 tiles")
+        assert page.value("document.title") == "test: running"
+        stage(output, plan, tiles=[1])
+        until(lambda: drawn(page) == 3)
+        assert page.value(CONTRAST) == []
+        stage(output, plan, tiles=[2, 3, 5, 6, 7, 8])
+        staging.commit({"run_id": "run", "name": "test", "table": facts_of(plan).describe()})
+        write.report(str(output))
+        until(lambda: page.value("document.querySelector('#mosaic') === null && document.querySelector('h1') !== null"))
+        assert page.problems == []
+        assert {request.partition("?")[0].rpartition("/")[0] for request in page.requests} == {address.rstrip("/")}
