@@ -9,7 +9,7 @@ import pytest
 from analysed import analysed, table_of_arrays
 
 import geopipe as gp
-from geopipe.analysis.methods.coarse import Coarse, Lattice
+from geopipe.analysis.methods.coarse import Coarse, CoarseGrid
 from geopipe.analysis.methods.gwpca import Gwpca, cross_validation, neighbours
 from geopipe.errors import SettingsError
 from geopipe.grid.grid import Grid
@@ -109,14 +109,14 @@ def test_maps_have_a_place_for_each_coarse_cell_and_none_where_there_is_no_value
 def test_distances_on_a_geographic_grid_shrink_with_the_latitude() -> None:
     grid = Grid("EPSG:4326", 0, 80, 1, 1, 3, 80)
     cells = np.arange(240)
-    order = neighbours(Coarse(Lattice(grid, 1), ("a",), cells, np.ones(240), np.ones((240, 1)))).order
+    order = neighbours(Coarse(CoarseGrid(grid, 1), ("a",), cells, np.ones(240), np.ones((240, 1)))).order
     assert set(order[0, :3].tolist()) == {0, 1, 2}, "at 80 degrees a degree of longitude is a sixth of one of latitude"
 
 
 def test_a_bandwidth_whose_cells_are_all_the_last_has_no_error() -> None:
     grid = Grid("EPSG:32632", 0, 0, 1, 1, 6, 6)
     values = np.random.default_rng(0).normal(size=(36, 3))
-    places = neighbours(Coarse(Lattice(grid, 1), ("a",), np.arange(36), np.ones(36), np.ones((36, 1))))
+    places = neighbours(Coarse(CoarseGrid(grid, 1), ("a",), np.arange(36), np.ones(36), np.ones((36, 1))))
     assert cross_validation(values, places, 5, 1) == np.inf
     assert 0 < cross_validation(values, places, 20, 1) < (values**2).sum()
 

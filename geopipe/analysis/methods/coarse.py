@@ -20,14 +20,14 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Lattice:
+class CoarseGrid:
     """Coarse cells of `edge` x `edge` cells of a grid, from its upper left corner on; `height` and `width` of them."""
 
     grid: Grid
     edge: int
 
     @classmethod
-    def of(cls, grid: Grid, cells: int) -> Lattice:
+    def of(cls, grid: Grid, cells: int) -> CoarseGrid:
         """The finest one with at most so many coarse cells."""
         edge = max(1, math.isqrt(grid.cells // max(cells, 1)))
         while math.prod(grid.tiling(edge)) > cells:
@@ -61,7 +61,7 @@ class Coarse:
         means: shape (m, d), float64.
     """
 
-    lattice: Lattice
+    lattice: CoarseGrid
     names: tuple[str, ...]
     cells: Ints
     counts: Floats
@@ -75,7 +75,7 @@ class Coarse:
 
 
 def coarsened(
-    lattice: Lattice, columns: Sequence[str], fill: Floats | None, then: Callable[[Coarse], Pass | Result]
+    lattice: CoarseGrid, columns: Sequence[str], fill: Floats | None, then: Callable[[Coarse], Pass | Result]
 ) -> Reduce:
     """The pass that takes means in coarse cells, of the rows that lack no value or of all of them with `fill`."""
     names = tuple(columns)
@@ -90,7 +90,7 @@ def coarsened(
     return Reduce(title, names, partial(_sums, lattice, names, fill), np.add, finish)
 
 
-def _sums(lattice: Lattice, columns: tuple[str, ...], fill: Floats | None, chunk: pa.Table) -> Floats:
+def _sums(lattice: CoarseGrid, columns: tuple[str, ...], fill: Floats | None, chunk: pa.Table) -> Floats:
     """Rows and sums of values by coarse cell: shape (coarse cells, d + 1), float64."""
     rows, size = matrix(chunk, columns, fill), math.prod(lattice.shape)
     places = lattice.places(chunk)[rows.kept]

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from geopipe.analysis.contract import Pass, Result, Subject
-from geopipe.analysis.methods.coarse import Coarse, Floats, Ints, Lattice, coarsened
+from geopipe.analysis.methods.coarse import Coarse, CoarseGrid, Floats, Ints, coarsened
 from geopipe.analysis.methods.moments import Moments, moments
 from geopipe.analysis.methods.variables import Variables, lost, numbers_of
 from geopipe.errors import SettingsError
@@ -47,7 +47,7 @@ class Gwpca:
         if len(variables.names) < 2:
             reason = "fewer than two variables vary" if state.count else "no row has a value of each variable"
             return Result(state.counts(), (f"there are no components: {reason}", *variables.findings))
-        lattice = Lattice.of(subject.table.grid, self.cells)
+        lattice = CoarseGrid.of(subject.table.grid, self.cells)
         fill = None if state.fill is None else state.fill[variables.at]
         return coarsened(lattice, variables.names, fill, partial(self._weigh, state, variables))
 

@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from geopipe.analysis.contract import Pass, Result, Subject, Write
-from geopipe.analysis.methods.coarse import Coarse, Floats, Ints, Lattice, coarsened
+from geopipe.analysis.methods.coarse import Coarse, CoarseGrid, Floats, Ints, coarsened
 from geopipe.analysis.methods.moments import Moments, moments
 from geopipe.analysis.methods.variables import Variables, lost, numbers_of
 from geopipe.errors import MachineError, SettingsError
@@ -57,7 +57,7 @@ class Regions:
         if not variables.names:
             reason = "no variable varies" if state.count else "no row has a value of each variable"
             return Result(state.counts(), (f"there are no regions: {reason}", *variables.findings))
-        lattice = Lattice.of(subject.table.grid, self.cells or CELLS[self.method])
+        lattice = CoarseGrid.of(subject.table.grid, self.cells or CELLS[self.method])
         fill = None if state.fill is None else state.fill[variables.at]
         return coarsened(lattice, variables.names, fill, partial(self._divide, subject, state, variables))
 
@@ -213,7 +213,7 @@ def _numbered(labels: Ints) -> Ints:
     return numbers
 
 
-def _label(lattice: Lattice, lookup: NDArray[np.int16], chunk: pa.Table) -> pa.Table:
+def _label(lattice: CoarseGrid, lookup: NDArray[np.int16], chunk: pa.Table) -> pa.Table:
     """The region of each row, that of its coarse cell; null where this has no value."""
     regions = lookup[lattice.places(chunk)]
     return pa.table([chunk["row"], chunk["col"], pa.array(regions, mask=regions == 0)], schema=LABELS)
