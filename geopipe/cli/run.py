@@ -137,6 +137,8 @@ def demo(folder: Path, flags: tuple[str, ...]) -> int:
     headline(out, "first rows")
     click.echo(_first_rows(settings.run.output))
     out.print(f"\nsettings: {file}\ntable:    parquet and csv in {settings.run.output}")
+    if settings.report.enabled:
+        out.print(f"report:   {settings.run.output}/report.html")
     out.print(f"next:     geopipe plan {file}   or edit it and   geopipe run {file} --overwrite")
     if settings.monitoring.enable_database_logging:
         out.print(

@@ -163,12 +163,12 @@ def write_tile(
             for write in writers:
                 write(table)
             for name, values in ranges.items():
-                values.add(table[name])
+                values.add(table[name], view is not None)
             if view is not None:
                 view.add(table)
             del table  # before the next part is waited for
     if view is not None:
-        files.write_view(view.table(plan.spec.schema))
+        files.write_view(view.table(plan.spec.schema, {name: values.total for name, values in ranges.items()}))
     columns = {name: values.describe() for name, values in ranges.items()}
     receipt = Receipt(tile.key, progress.rows, tuple(files.done), columns)
     note(receipt)
@@ -230,13 +230,17 @@ class _TileFiles:
 
 
 class _Range:
-    """Min, max and nulls of a column, as its parts come."""
+    """Min, max, nulls and sum of a column, as its parts come."""
 
     def __init__(self) -> None:
-        self.least, self.most, self.nulls = list[Any](), list[Any](), 0
+        self.least, self.most, self.nulls, self.total = list[Any](), list[Any](), 0, 0.0
 
-    def add(self, column: pa.ChunkedArray) -> None:
-        """Count the next values. NumPy finds the ends in a tenth of Arrow's time."""
+    def add(self, column: pa.ChunkedArray, summed: bool = False) -> None:
+        """Count the next values. NumPy finds the ends in a tenth of Arrow's time.
+
+        Args:
+            summed: add them up, too, in float64: a sum of int64 may not fit in one.
+        """
         self.nulls += column.null_count
         for chunk in column.chunks:
             values = np.from_dlpack(chunk.drop_null())  # `to_numpy` would load pandas
@@ -244,6 +248,8 @@ class _Range:
                 # + 0: a zero has no sign, because the order of zeros would decide it
                 self.least.append(np.fmin.reduce(values).item() + 0)
                 self.most.append(np.fmax.reduce(values).item() + 0)
+                if summed:
+                    self.total += float(np.add.reduce(values, dtype=np.float64))
 
     def describe(self) -> dict[str, Any]:
         """As JSON values; an infinity is text, because JSON has none."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -35,7 +34,7 @@ SAMPLE = "sample.parquet"
 SUMS, STRIDE = b"geopipe:sums", b"geopipe:stride"
 """Metadata of a view: the sum of each variable over all rows; the n."""
 
-LONGEST = 768
+LONGEST = 640
 """Most rows and columns of a map."""
 
 ROWS = 1 << 18
@@ -60,7 +59,11 @@ def on_lattice(rows: NDArray[Any], cols: NDArray[Any], stride: int) -> NDArray[n
     """
     if stride == 1 or not len(rows):
         return np.arange(len(rows))
-    first = stride // 2
+    first, height, width = stride // 2, int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1
+    if len(rows) == height * width:  # a whole rectangle
+        down = np.arange((first - rows[0]) % stride, height, stride)
+        across = np.arange((first - cols[0]) % stride, width, stride)
+        return np.asarray(down[:, np.newaxis] * width + across).ravel()
     lattice_rows = np.arange(rows[0] + (first - rows[0]) % stride, rows[-1] + 1, stride)
     starts, ends = np.searchsorted(rows, lattice_rows, "left"), np.searchsorted(rows, lattice_rows, "right")
     places = [
@@ -79,34 +82,24 @@ class TileView:
 
     def __init__(self, stride: int, variables: Sequence[str]) -> None:
         self.stride, self.names = stride, ["row", "col", *variables]
-        self.parts, self.sums = list[pa.RecordBatch](), dict.fromkeys(variables, 0.0)
+        self.parts = list[pa.RecordBatch]()
 
     def add(self, table: pa.Table) -> None:
-        """Take the cells of the view out of some rows of the tile, and add up the values of all rows."""
+        """Take the cells of the view out of some rows of the tile."""
         for batch in table.select(self.names).to_batches():
             rows, cols = (np.from_dlpack(batch.column(name)) for name in ("row", "col"))
             self.parts.append(batch.take(pa.array(on_lattice(rows, cols, self.stride))))
-            for name in self.sums:
-                self.sums[name] += _sum(batch.column(name))
 
-    def table(self, schema: pa.Schema) -> pa.Table:
+    def table(self, schema: pa.Schema, sums: Mapping[str, float]) -> pa.Table:
         """The view, with the sums in its metadata.
 
         Args:
             schema: of the table.
+            sums: of each variable over all rows of the tile.
         """
         fields = [schema.field(name) for name in self.names]
-        return pa.Table.from_batches(self.parts, pa.schema(fields, metadata=self._metadata()))
-
-    def _metadata(self) -> dict[bytes, str]:
-        return {SUMS: json.dumps(self.sums), STRIDE: str(self.stride)}
-
-
-def _sum(values: pa.Array) -> float:
-    """The sum of the values that are not null, as a float: a sum of int64 may not fit in one."""
-    if pa.types.is_integer(values.type) and values.type.bit_width == 64:
-        values = values.cast(pa.float64(), safe=False)
-    return float(pc.sum(values).as_py() or 0.0)
+        metadata = {SUMS: json.dumps(dict(sums)), STRIDE: str(self.stride)}
+        return pa.Table.from_batches(self.parts, pa.schema(fields, metadata=metadata))
 
 
 def write_view(sink: Any, view: pa.Table) -> None:

@@ -79,10 +79,9 @@ def scaled(values: Values, mask: Mask, scale: Mapping[str, Any]) -> tuple[NDArra
     """Colour numbers (0: missing) of values by a scale, and the colours."""
     low, high = scale["low"], scale["high"]
     with np.errstate(all="ignore"):
-        shares = (values.astype(np.float64) - low) / (high - low if high > low else 1.0)
-    shares = np.nan_to_num(shares if high > low else shares + 0.5, nan=0.0, posinf=1.0, neginf=0.0)
-    numbers = 1 + np.round(np.clip(shares, 0, 1) * (LEVELS - 1)).astype(np.uint8)
-    return np.where(mask, numbers, 0).astype(np.uint8), scale_colours(scale["colours"])
+        shares = (values - low) * ((LEVELS - 1) / (high - low)) if high > low else np.full(values.shape, LEVELS / 2)
+        numbers = np.nan_to_num(np.clip(shares, 0, LEVELS - 1)).round().astype(np.uint8) + 1
+    return numbers * mask, scale_colours(scale["colours"])
 
 
 def classified(values: Values, mask: Mask, classes: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.uint8], Colours]:
@@ -111,7 +110,7 @@ def png(numbers: NDArray[np.uint8], colours: Colours) -> bytes:
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
         (b"PLTE", palette),
         (b"tRNS", b"\0"),
-        (b"IDAT", zlib.compress(lines.tobytes(), 7)),
+        (b"IDAT", zlib.compress(lines.tobytes(), 4)),
         (b"IEND", b""),
     ]
     parts = [b"\x89PNG\r\n\x1a\n"]
@@ -158,7 +157,7 @@ def difference_of(entry: Mapping[str, Any], samples: tuple[Sample, Sample]) -> t
 def maps_of(variables: Sequence[Mapping[str, Any]], sample: Sample) -> dict[str, Picture]:
     """The map of each variable, together of at most PICTURE_BYTES: of many or noisy ones in fewer pixels."""
     pixels, step = sample.shape[0] * sample.shape[1], 1
-    while pixels * len(variables) * 0.5 / step**2 > 2 * PICTURE_BYTES:  # what is written twice costs time
+    while pixels * len(variables) * 0.8 / step**2 > PICTURE_BYTES:  # what is compressed twice costs time
         step += 1
     while True:
         maps = {v["name"]: one for v in variables if (one := map_of(v, sample, step)) is not None}

@@ -14,7 +14,7 @@ from geopipe.report.sample import Sample
 MOST_VARIABLES = 40
 """Variables of the matrix: more are no picture."""
 
-MOST_NUMBERS = 20_000_000
+MOST_NUMBERS = 1_000_000
 """Numbers in memory at a time; of a larger sample every m-th cell is taken."""
 
 HIGH = 0.95

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow.fs import FileType
@@ -77,10 +78,13 @@ def sample_of(table: Table) -> Sample:
                 return _sample(table, lambda names: file.read(list(names)), json.loads(metadata[SUMS]))
     view = TileView(stride_of(table.grid), variables)
     manifest = files.manifest
+    sums = dict.fromkeys(variables, 0.0)
     for key in manifest.tiles[manifest.rows > 0].tolist():
         for rows in files.stream(key, view.names, ROW_GROUP):
             view.add(rows)
-    return _sample(table, view.table(table.schema).select, view.sums)
+            for name in variables:
+                sums[name] += float(pc.sum(rows[name].cast(pa.float64(), safe=False)).as_py() or 0.0)
+    return _sample(table, view.table(table.schema, sums).select, sums)
 
 
 def _sample(table: Table, read: Callable[[Sequence[str]], pa.Table], sums: Mapping[str, float]) -> Sample:

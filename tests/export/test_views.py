@@ -15,7 +15,8 @@ from geopipe.export.ledger import finisher
 from geopipe.export.publish import remove
 from geopipe.export.staging import Staging
 from geopipe.export.state import REPORT
-from geopipe.export.views import SAMPLE, STRIDE, SUMS, TileView, on_lattice, path_of, stride_of
+from geopipe.export.tiles import _Range
+from geopipe.export.views import SAMPLE, STRIDE, SUMS, on_lattice, path_of, stride_of
 from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer
 from geopipe.plan.plan import Plan
@@ -110,11 +111,14 @@ def test_places_on_the_lattice_are_those_of_a_filter_of_all_cells() -> None:
     for n in (1, 2, 7, 200):
         expected = np.flatnonzero((rows % n == n // 2) & (cols % n == n // 2))
         assert np.array_equal(on_lattice(rows, cols, n), expected)
+        rectangle = [part.ravel().astype("int32") for part in np.mgrid[11:60, 5:77]]
+        expected = np.flatnonzero((rectangle[0] % n == n // 2) & (rectangle[1] % n == n // 2))
+        assert np.array_equal(on_lattice(*rectangle, n), expected)
     assert len(on_lattice(rows[:0], cols[:0], 3)) == 0
 
 
 def test_a_sum_of_large_whole_numbers_does_not_overflow() -> None:
-    table = pa.table({"row": pa.array([0, 0], pa.int32()), "col": pa.array([0, 1], pa.int32()), "id": [2**62, 2**62]})
-    view = TileView(1, ["id"])
-    view.add(pa.concat_tables([table, table]))
-    assert view.sums["id"] == 4 * 2.0**62
+    values = _Range()
+    for _ in range(2):
+        values.add(pa.chunked_array([pa.array([2**62, None, 2**62])]), summed=True)
+    assert values.total == 4 * 2.0**62
