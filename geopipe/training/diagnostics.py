@@ -109,10 +109,11 @@ def _honesty(comparison: Comparison, has_points: bool) -> list[str]:
     """Whether a cross-validation by the folds is as hard as the map, and what random folds would pretend."""
     unit = comparison.unit
     folds, randomly, needed = (comparison.median(name) for name in ("folds", "random", "prediction"))
-    target = "cells of the table" if has_points else "cells, where training rows are drawn at random from the table,"
+    rows = len(comparison.distances["folds"])
+    training = "" if has_points else f", for {rows:,} training rows drawn at random from the table"
     lines = [
         f"From a test row to the nearest training row: {folds:,.4g} {unit} (median). "
-        f"From {target} to it: {needed:,.4g} {unit}. W = {comparison.w['folds']:,.4g} {unit}, "
+        f"From a cell of the table to it: {needed:,.4g} {unit}{training}. W = {comparison.w['folds']:,.4g} {unit}, "
         f"of random folds {comparison.w['random']:,.4g} {unit}."
     ]
     if needed > CLEARLY * randomly:
