@@ -22,8 +22,8 @@ from geopipe.analysis.methods.neighbours import STEPS, Floats, morans_i, sums_of
 from geopipe.analysis.methods.sampling import sample
 from geopipe.analysis.methods.variables import numbers_of
 from geopipe.analysis.methods.variogram import Ints, Scale, empirical, fitted, partners
-from geopipe.analysis.rows import numbers
-from geopipe.table.files import CellWindow
+from geopipe.analysis.rows import CHUNK, numbers
+from geopipe.table.files import CellWindow, Files
 
 STRIP = 2**20
 """Cells of a strip at most, unless a tile is wider than 16,384: some megabytes for each variable."""
@@ -172,7 +172,7 @@ def _deviations(subject: Subject, means: Floats, window: CellWindow, margin: int
     around = CellWindow((top - margin, bottom + margin), (left - margin, right + margin))
     (top, bottom), (left, right) = around
     files, height, width = subject.table.files, bottom - top, right - left
-    rows = files.read(files.keys_in(around), ["row", "col", *subject.numbers], around)
+    rows = _rows(files, around, ["row", "col", *subject.numbers])
     planes = np.full((len(means), height * width), np.nan)
     if len(rows):
         places = (rows["row"].to_numpy().astype(np.int64) - top) * width + rows["col"].to_numpy() - left
@@ -183,6 +183,16 @@ def _deviations(subject: Subject, means: Floats, window: CellWindow, margin: int
                 values[~present] = 0.0 if subject.nulls == "mean" else np.nan
             planes[i, places] = values
     return planes.reshape(len(means), height, width)
+
+
+def _rows(files: Files, window: CellWindow, columns: list[str]) -> pa.Table:
+    """The rows in a window: Parquet by its row groups, CSV by tiles, which can be parts of one file."""
+    keys = files.keys_in(window)
+    if files.format == "parquet":
+        return files.read(keys, columns, window)
+    inside = window.expression()
+    parts = (part.filter(inside) for key in keys.tolist() for part in files.stream(key, columns, CHUNK))
+    return pa.concat_tables([files.schema.empty_table().select(columns), *parts])
 
 
 def _values_at(columns: tuple[str, ...], keys_of_pairs: Ints, width: int, chunk: pa.Table) -> _Values:
