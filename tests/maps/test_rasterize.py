@@ -225,6 +225,14 @@ def test_a_map_in_degrees_has_its_crs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ds.read(2)[0], table.grid.xs(0, 5))
 
 
+def test_a_table_stays_on_its_own_grid(table: gp.Table, tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", np.ones((6, 5), "uint8"), "EPSG:4326", north_up(8, 47, 0.25))
+    other = table_of(tmp_path / "output", [{"name": "a", "path": path}])
+    with pytest.raises(SettingsError, match=r"540 x 700 cells .*UTM zone 32N.* has a grid of 5 x 6 cells") as caught:
+        gp.rasterize(table, ["height"], like=other, to=tmp_path / "map.tif")
+    assert "leave --like out" in caught.value.hint
+
+
 @pytest.mark.parametrize("mask", [False, True], ids=["nodata", "mask band"])
 def test_a_large_map_is_a_folder_of_cogs_that_reads_as_one(table: gp.Table, tmp_path: Path, mask: bool) -> None:
     rows = table.arrow(["row", "col", "cover"])

@@ -152,9 +152,12 @@ def test_an_estimator_without_names_gets_a_matrix_and_nan_is_counted(table: gp.T
     model = LinearRegression().fit(np.array([[0.0, 1], [1, 0], [1, 1]]), [0, 1, 1])
     done = gp.predict(table, model, ["height", "cover"], to="linear", engine="local")
     assert (done.names, done.model, done.sha256) == (("prediction",), "LinearRegression", "")
-    rooted = gp.predict(
-        table, lambda rows: {"root": np.sqrt(rows["height"] - 1000)}, ["height"], to="root", engine="local"
-    )
+
+    def root(rows: dict[str, Any]) -> dict[str, Any]:
+        above = rows["height"] - 1000
+        return {"root": np.where(above < 0, np.nan, abs(above) ** 0.5)}
+
+    rooted = gp.predict(table, root, ["height"], to="root", engine="local")
     height = rows_of(table)["height"]
     assert rooted.missing == (height.drop_null().to_numpy() < 1000).sum()
     assert rows_in(folder / "root")["root"].null_count == rooted.missing + height.null_count
