@@ -82,7 +82,8 @@ class TableRows:
     def pieces(self, area: Tile) -> Pieces:
         files, names = self.table.files, list(dict.fromkeys([*INDEX, *(c.name for c in self.columns)]))
         for tile in tiles_in(self.table.grid, area, self.step):
-            yield from _strips(tile, files.stream(tile.key, names, BATCH) if tile.key in self.keys else iter(()))
+            parts = files.stream(tile.key, names, BLOCK * BLOCK) if tile.key in self.keys else ()
+            yield from _strips(tile, parts)
 
 
 def _strips(tile: Tile, parts: Iterable[pa.Table]) -> Pieces:
