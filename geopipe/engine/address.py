@@ -7,9 +7,15 @@ import os
 import secrets
 import socket
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from geopipe import machine
+
+IDLE_WORKERS = "RAY_num_workers_soft_limit"
+"""Environment variable of a new node: processes up to this number stay when they have been idle for a second."""
 
 
 def host_and_port(address: str) -> tuple[str, int | None]:
@@ -74,3 +80,11 @@ def create_token() -> None:
         _token_file().parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(_token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
+
+
+def keep_workers(environment: MutableMapping[str, str]) -> None:
+    """Let the idle workers of a new node live until its next wave of a shuffle.
+
+    A shuffle has three kinds of workers, beside Ray's actors; by default Ray keeps one process for each processor.
+    """
+    environment.setdefault(IDLE_WORKERS, str(4 * machine.cpus() + 4))

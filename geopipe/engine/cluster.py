@@ -25,7 +25,7 @@ from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
 from geopipe.plan.estimate import Machine
 
-VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED")
+VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED", addresses.IDLE_WORKERS)
 """Environment variables that `connect` sets where they are missing."""
 
 _guards: list[Guard] = []
@@ -98,6 +98,7 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
     own: dict[str, Any] = {}
     if address == "local":
         addresses.create_token()
+        addresses.keep_workers(os.environ)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"num_cpus": machine.cpus(), "object_store_memory": object_store, "include_dashboard": False}
     on_term = signal.getsignal(signal.SIGTERM)

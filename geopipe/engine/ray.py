@@ -1,8 +1,8 @@
 """The Ray engine: the only module that builds Ray Datasets.
 
-Both strategies make the same groups of block rows and call the same `merge_tile`. `groupby` shuffles block rows by tile
-(`groupby("tile").map_groups`). In `aligned` an actor reads all layers of a tile, so there is nothing to shuffle. Each
-step of Ray is a few lines around a plain function.
+Both strategies make the same groups of block rows and call the same `merge_tile`. `groupby` shuffles block rows by
+tile. In `aligned` an actor reads all layers of a tile, so there is nothing to shuffle. Each step of Ray is a few lines
+around a plain function.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from geopipe.engine.cluster import cluster, connect
 from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
 from geopipe.engine.guard import Guard
 from geopipe.engine.session import WorkerSession, task_session
-from geopipe.engine.strips import merge_strips
+from geopipe.engine.strips import merge_strips, parts_of
 from geopipe.engine.waves import in_turn
 from geopipe.errors import Terminated, find
 from geopipe.events import logs
@@ -41,12 +41,12 @@ from geopipe.load import points, raster, tiles
 from geopipe.load.sweep import sweep
 from geopipe.merge.blocks import BlockRow, marker, pack, unpack
 from geopipe.merge.points import SparseRow
-from geopipe.merge.tile import Part, merge_tile
+from geopipe.merge.tile import Part
 from geopipe.monitoring import actor as monitor
 from geopipe.monitoring import prometheus
 from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, release_workers
 from geopipe.monitoring.options import MonitoringOptions
-from geopipe.plan.estimate import Machine
+from geopipe.plan.estimate import BATCH, STORE_SHARE, Machine, readers_of_wave
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
 
@@ -146,7 +146,11 @@ def _rows(
             with context(tile=tile.key), logs.failures():
                 inside = tiles.inside_of(plan, tile, reader)
                 yield marker(tile.key, inside if carries_mask else None)
-                yield from tiles.read_tile(plan, layer, tile, reader, inside)
+                for strip in parts_of(plan, tile):
+                    top = strip.row - tile.row
+                    cells = None if inside is None else inside[top : top + strip.height]
+                    for row in tiles.read_tile(plan, layer, strip, reader, cells):
+                        yield replace(row, top=top)
         return
     for key in keys:
         yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), reader) if carries_mask else None)
@@ -156,12 +160,13 @@ def _rows(
         yield from sweep(plan, layer, keys, reader)
 
 
-def _merge_group(group: pa.Table, work: Work) -> pa.Table:
-    """Merge the block rows of one tile."""
-    tile = work.plan.spec.tile(group["tile"][0].as_py())
-    with work.task_session() as session, context(tile=tile.key), logs.failures():
-        merged = merge_tile(work.plan.spec, tile, unpack(work.plan.spec, group))
-        return _finished(work, tile, [(tile, merged)], session)
+def _merge_groups(groups: pa.Table, work: Work) -> Iterator[pa.Table]:
+    """Merge the tiles of one partition of the shuffle. Their block rows are views of the object store."""
+    plan = work.plan
+    with work.task_session() as session:
+        for tile in map(plan.spec.tile, sorted(set(groups["tile"].to_pylist()))):
+            with context(tile=tile.key), logs.failures():
+                yield _finished(work, tile, merge_strips(plan, tile, partial(unpack, plan.spec, groups)), session)
 
 
 def _finished(work: Work, tile: Tile, parts: Iterable[Part], session: WorkerSession) -> pa.Table:
@@ -200,12 +205,14 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
         restarts = {"max_restarts": 3, "max_task_retries": 3}
         return _mapped(reads, _Aligned, workers, compute=actors, fn_constructor_args=(work,), **restarts)
     context.shuffle_compression = None
-    context.shuffle_input_batch_bytes = 32 * 2**20
+    context.shuffle_input_batch_bytes = context.target_max_block_size = BATCH
+    context.override_object_store_memory_limit_fraction = STORE_SHARE  # the plan has divided it among the waves
     parts = min(plan.estimate.wave_tiles or 4 * workers, 4 * workers)
-    tasks = ray.data.TaskPoolStrategy(size=max(1, workers // at_once))
-    rows = _mapped(reads, _read, workers, compute=tasks, fn_args=(work,), max_retries=3)
-    groups = rows.groupby("tile", num_partitions=parts)
-    return groups.map_groups(partial(_merge_group, work=work), batch_format="pyarrow")
+    tasks = ray.data.TaskPoolStrategy(size=readers_of_wave(workers, at_once))
+    rows = _mapped(reads, _read, workers * at_once, compute=tasks, fn_args=(work,), max_retries=3)
+    # the shuffle of groupby("tile").map_groups, but without its sort, which would copy all block rows
+    groups = rows.repartition(parts, keys=["tile"])
+    return groups.map_batches(partial(_merge_groups, work=work), batch_size=None, batch_format="pyarrow")
 
 
 def dataset(plan: Plan, address: str | None = None) -> ray.data.Dataset:
@@ -264,7 +271,7 @@ def _mapped(reads: ray.data.Dataset, step: Any, workers: int, **how: Any) -> ray
 
 
 def _worker_cpus(workers: int) -> float:
-    """The share of a CPU that each reader holds, so that one CPU stays free for Ray's own tasks."""
+    """The share of a CPU that each of these readers holds, so that one CPU stays free for Ray's own tasks."""
     cpus = int(ray.cluster_resources().get("CPU", 1))
     return round(min(1.0, max(0, cpus - 1) / workers), 3)
 

@@ -17,10 +17,15 @@ from geopipe.merge.points import SparseRow
 from geopipe.merge.tile import Part, merge_tile
 from geopipe.plan.plan import Plan
 
-Read = Callable[[Tile], Iterable[BlockRow]]
+Read = Callable[[Tile], Iterable[BlockRow | SparseRow]]
 """Reads the block rows of a tile, or of a strip of it."""
 
 Item = TypeVar("Item")
+
+
+def parts_of(plan: Plan, tile: Tile) -> list[Tile]:
+    """The strips of a tile from top to bottom if the plan has them, else the tile."""
+    return strips_of(tile) if plan.estimate.in_strips else [tile]
 
 
 def merge_strips(plan: Plan, tile: Tile, read: Read, points: Sequence[SparseRow] = ()) -> Iterator[Part]:
@@ -29,7 +34,7 @@ def merge_strips(plan: Plan, tile: Tile, read: Read, points: Sequence[SparseRow]
     Args:
         points: of the tile, whose cells are numbered in the tile.
     """
-    for strip in strips_of(tile) if plan.estimate.in_strips else [tile]:
+    for strip in parts_of(plan, tile):
         rows: Iterable[BlockRow | SparseRow] = chain(read(strip), points)
         yield strip, merge_tile(plan.spec, strip, rows)
 

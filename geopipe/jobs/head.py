@@ -124,6 +124,7 @@ def start_head(object_store: int) -> str:
     # settings in the environment of this process must not win over the files of later jobs
     environment = {k: v for k, v in os.environ.items() if not (k.startswith(ENV_PREFIX) and ENV_NESTED in k)}
     environment.setdefault("RAY_AUTH_MODE", "token")
+    addresses.keep_workers(environment)
     addresses.create_token()
     done = subprocess.run(command, env=environment | {MARK: mark}, capture_output=True, text=True, check=False)
     if done.returncode:

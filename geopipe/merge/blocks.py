@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from geopipe.grid.grid import Tile
 from geopipe.merge.points import SparseRow
 from geopipe.merge.spec import TableSpec
 
@@ -106,14 +107,20 @@ def _array(buffer: pa.Buffer, dtype: Any = np.int64) -> NDArray[Any]:
     return np.require(np.frombuffer(buffer, dtype), requirements="A")
 
 
-def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
-    """The block rows of `pack`, and markers with a mask. Values are views of the table's memory."""
+def unpack(spec: TableSpec, table: pa.Table, part: Tile) -> list[BlockRow | SparseRow]:
+    """The block rows of `pack` that are in a tile or in a strip of it, and its marker if that has a mask.
+
+    Values are views of the table's memory, so that a tile can be merged in strips without a copy.
+
+    Args:
+        part: the tile; or a strip of it, for which points cannot be cut.
+    """
     rows: list[BlockRow | SparseRow] = []
+    tile = spec.tile(part.key)
     columns = [table.column(name) for name in SHUFFLE_SCHEMA.names]
     numbers, bodies = [c.to_pylist() for c in columns[:4]], [_views(c) for c in columns[4:]]
     for key, index, rank, top, values, valid, cells, order, weights in zip(*numbers, *bodies, strict=True):
-        mask = None
-        if index == MARKER and valid is None:
+        if key != part.key or (index == MARKER and valid is None):
             continue
         if cells is not None:
             data, places, orders = (_array(values, spec.variables[index].band.dtype), _array(cells), _array(order))
@@ -121,13 +128,16 @@ def unpack(spec: TableSpec, table: pa.Table) -> list[BlockRow | SparseRow]:
                 SparseRow(key, index, places, orders, data, None if weights is None else _array(weights, np.float64))
             )
             continue
-        place = spec.tile(key)
-        data, shape = np.zeros(0, np.uint8), (place.height, place.width)
+        data = np.zeros((tile.height, 0), np.uint8)
         if index != MARKER:
-            data = _array(values, spec.variables[index].dtype).reshape(-1, place.width)
-            shape = data.shape
+            data = _array(values, spec.variables[index].dtype).reshape(-1, tile.width)
+        above = part.row - tile.row - top
+        first, last = max(0, above), min(len(data), above + part.height)
+        if first >= last:
+            continue
+        mask = None
         if valid is not None:
-            bits = _array(valid, np.uint8)
-            mask = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
-        rows.append(BlockRow(key, index, rank, data, mask, top))
+            bits = _array(valid, np.uint8)[first * tile.width // 8 :]  # parts begin at whole blocks, so at whole bytes
+            mask = np.unpackbits(bits, count=(last - first) * tile.width).reshape(-1, tile.width).astype(bool)
+        rows.append(BlockRow(key, index, rank, data[first:last], mask, max(0, -above)))
     return rows

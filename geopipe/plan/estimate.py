@@ -99,11 +99,21 @@ class Estimate:
     output_bytes: int
 
 
+BATCH = 32 * MB
+"""Block rows that go through a shuffle in one piece."""
+
 WAVE_SHARE = 0.2
-"""Share of the object store for the block rows of a wave: a shuffle holds them twice."""
+"""Share of the object store for the block rows of a wave."""
+
+WAVES = 3
+"""Waves at a time at most: while one is merged, the others are read."""
+
+HELD = 1.25
+"""Bytes that a wave takes in the object store, in bytes of its block rows: while some are put into groups, the store
+holds these twice."""
 
 STORE_SHARE = 0.9
-"""Share of the object store for two waves at once, of which one is read while the other one is merged."""
+"""Share of the object store for all waves at a time."""
 
 ROW_SHARE = 0.45
 """Share if that makes room for a whole row of tiles, so that a sweep decodes each stored block once."""
@@ -131,7 +141,7 @@ def estimate(
     sizes = [np.dtype(d).itemsize for d in derived_types + [v.dtype for v in spec.variables]]
     tiles, cells = (rows * cols, grid.cells) if mask is None else (mask.reach.tiles, mask.reach.cells)
     mask_bytes = mask.polygons.memory if mask and mask.polygons else 0
-    in_strips, cache = (False, READ_CACHE) if way == "groupby" else _strips(grid, plans, options)
+    in_strips, cache = _strips(grid, [p for p in plans if way != "groupby" or not p.sweeps], options)
     cells_at_once = min(BLOCK, grid.height) * min(size, grid.width) if in_strips else tile_cells
     block_rows, table = cells_at_once * sum(s + 1 for s in sizes), cells_at_once * (24 + sum(sizes))
     # a table beside the block rows, and its encoded form; of strips, one is written while the next one is read
@@ -147,10 +157,14 @@ def estimate(
         tasks = tiles * (len(rasters) + 1) + sum(len(t.partitions) for t in point_tables)
         # all points may lie in one tile, where they are joined and sorted beside what came
         waiting = wave * tile_cells * cell_bytes + point_bytes
-        at_once = 2 if wave < tiles and machine.workers > 1 and 4 * waiting <= STORE_SHARE * machine.object_store else 1
+        fitting = int(STORE_SHARE * machine.object_store / (HELD * max(1, waiting)))
+        at_once = max(1, min(WAVES, -(-tiles // wave), fitting)) if machine.workers > 1 else 1
     workers = 1 if way == "local" else min(machine.workers, tasks)
-    processes = workers + (way == "groupby")  # a shuffle's own tasks run beside the readers
-    peak = DRIVER_BYTES + processes * (WORKER_BYTES + task) + 2 * waiting * at_once + 2 * point_bytes
+    readers, others = workers, 0
+    if way == "groupby":  # the shuffle's own tasks and the merging ones have processes of their own
+        readers, others = min(at_once * readers_of_wave(machine.workers, at_once), tasks), 2 * workers
+    peak = DRIVER_BYTES + readers * (WORKER_BYTES + task) + others * (WORKER_BYTES + 2 * BATCH)
+    peak += min(2 * waiting * at_once, machine.object_store) + 2 * point_bytes
     if way == "local":
         peak = WORKER_BYTES + task + 4 * point_bytes
     if options.whole:
@@ -171,6 +185,11 @@ def estimate(
         rows=cells,
         output_bytes=math.ceil(cells * _output_row_bytes(sizes, options)),
     )
+
+
+def readers_of_wave(workers: int, at_once: int) -> int:
+    """Readers of a wave at a time: while one wave is merged, the others share the workers."""
+    return -(-workers // max(1, at_once - 1))
 
 
 STRIP_COST = 2.0

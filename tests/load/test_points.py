@@ -481,7 +481,7 @@ def test_sparse_rows_survive_the_exchange_to_the_bit(few: Path) -> None:
     (read, partition), *_ = plan.partitions
     for weights in (None, np.array([0.1, 0.2])):
         row = SparseRow(0, 2, np.array([0, 3]), np.array([7, 1 << 41]), np.array([0.5, np.inf]), weights)
-        back = unpack(plan.spec, pack(row))[0]
+        back = unpack(plan.spec, pack(row), plan.spec.tile(0))[0]
         assert isinstance(back, SparseRow)
         assert all(
             np.array_equal(getattr(back, n), getattr(row, n))
@@ -492,7 +492,7 @@ def test_sparse_rows_survive_the_exchange_to_the_bit(few: Path) -> None:
     rows = list(points.read_points(plan, read, partition))
     tile = plan.spec.tile(0)
     packed = pa.concat_tables([pack(row) for row in rows])
-    assert merge_tile(plan.spec, tile, unpack(plan.spec, packed)).equals(merge_tile(plan.spec, tile, rows[::-1]))
+    assert merge_tile(plan.spec, tile, unpack(plan.spec, packed, tile)).equals(merge_tile(plan.spec, tile, rows[::-1]))
 
 
 # ---------------------------------------------------------------- Postgres

@@ -39,8 +39,9 @@ def tables(plan: Plan, how: str, reader: raster.Reader | None = None) -> list[An
     with raster.environment():
         readers = reader or raster.Readers()
         if how == "sweep":
-            rows = [row for layer in plan.layers for row in sweep(plan, layer, keys, readers)]
-            rows = unpack(plan.spec, pa.concat_tables(map(pack, rows)))  # as through an exchange
+            swept = [row for layer in plan.layers for row in sweep(plan, layer, keys, readers)]
+            packed = pa.concat_tables(map(pack, swept))  # as through a shuffle
+            rows = [row for k in keys for row in unpack(plan.spec, packed, plan.spec.tile(k))]
         else:
             rows = [
                 row for layer in plan.layers for k in keys for row in read_tile(plan, layer, plan.spec.tile(k), readers)

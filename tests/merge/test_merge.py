@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geopipe.grid.grid import Grid, Tile
+from geopipe.grid.grid import Grid, Tile, strips_of
 from geopipe.layers.header import Band
 from geopipe.layers.layer import Overlap, Variable
 from geopipe.merge.blocks import SHUFFLE_SCHEMA, BlockRow, marker, pack, unpack
@@ -252,7 +252,7 @@ def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: 
     packed = pa.concat_tables([pack(row) for row in (marker(0), *rows)])
     assert packed.schema.equals(SHUFFLE_SCHEMA)
     whole = packed.combine_chunks()  # what a shuffle gives is neither one chunk nor one chunk a row
-    back = unpack(spec, pa.concat_tables([whole.slice(0, 2), whole.slice(2)]))
+    back = unpack(spec, pa.concat_tables([whole.slice(0, 2), whole.slice(2)]), spec.tile(0))
     assert len(back) == len(rows)
     for one, two in zip(rows, back, strict=True):
         assert (one.tile, one.variable, one.rank) == (two.tile, two.variable, two.rank)
@@ -265,8 +265,8 @@ def test_block_rows_survive_the_exchange_to_the_bit(data: st.DataObject, dtype: 
 
 def test_only_a_marker_makes_an_empty_tile() -> None:
     spec = spec_of(("a", "float32", "la"))
-    assert unpack(spec, pack(marker(0))) == []
-    assert unpack(spec, SHUFFLE_SCHEMA.empty_table()) == []
+    assert unpack(spec, pack(marker(0)), spec.tile(0)) == []
+    assert unpack(spec, SHUFFLE_SCHEMA.empty_table(), spec.tile(0)) == []
 
 
 def test_packing_shares_memory_and_keeps_none() -> None:
@@ -276,8 +276,29 @@ def test_packing_shares_memory_and_keeps_none() -> None:
     kept = weakref.ref(values)
     packed = pack(BlockRow(0, 0, 0, values, None))
     assert np.shares_memory(np.frombuffer(packed["values"].chunk(0).buffers()[2], np.float32), values)
-    (row,) = unpack(spec, packed)
+    (row,) = unpack(spec, packed, tile)
     assert isinstance(row, BlockRow)
     assert np.shares_memory(row.values, values)
     del values, packed, row
     assert kept() is None
+
+
+def test_a_tile_from_the_shuffle_is_merged_in_strips_without_a_copy() -> None:
+    """Block rows of a whole tile, of strips, and a mask; the width is no multiple of eight cells."""
+    grid = Grid("EPSG:32612", 100.0, 1000.0, 10.0, 20.0, width=13, height=1100)
+    spec = TableSpec(
+        grid, 2048, spec_of(("a", "float32", "la"), ("b", "int16", "lb")).variables, (Overlap.FIRST,) * 2, "grid"
+    )
+    tile, rng = spec.tile(0), np.random.default_rng(0)
+    a, b = rng.normal(size=(1100, 13)).astype("float32"), rng.integers(0, 99, (1100, 13)).astype("int16")
+    holes, inside = rng.random((1100, 13)) < 0.7, rng.random((1100, 13)) < 0.8
+    rows = [marker(0, inside), marker(0), BlockRow(0, 0, 0, a, holes), BlockRow(1, 0, 0, a, None)]
+    rows += [BlockRow(0, 1, 0, b[top : top + 512], None, top) for top in (0, 512, 1024)]
+    packed = pa.concat_tables(map(pack, rows))
+    whole = merge_tile(spec, tile, unpack(spec, packed, tile))
+    strips = strips_of(tile)
+    parts = [unpack(spec, packed, strip) for strip in strips]
+    merged = [merge_tile(spec, strip, part) for strip, part in zip(strips, parts, strict=True)]
+    assert pa.concat_tables(merged).combine_chunks().equals(whole.combine_chunks())
+    assert whole.num_rows == inside.sum()
+    assert [np.shares_memory(part[1].values, a) for part in parts if isinstance(part[1], BlockRow)] == [True] * 3

@@ -17,7 +17,7 @@ from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid, projected_bounds
 from geopipe.layers.header import Band, Header, Stamp
 from geopipe.layers.layer import Kind, Layer, Overlap
-from geopipe.plan.estimate import Machine
+from geopipe.plan.estimate import Machine, readers_of_wave
 from geopipe.plan.options import Layout, Options
 from geopipe.plan.plan import Inputs, Plan, make_plan
 from geopipe.resample.locate import canonical_blocks
@@ -245,10 +245,15 @@ def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
     result = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", engine="ray").estimate
     # a tile of 2048 x 2048 cells is 20 MB; 0.35 of the store takes 17, and 10 of them are a row of tiles
     assert (result.shuffle_bytes, result.wave_tiles, result.wave_bytes) == (2_000_000_000, 10, 10 * 20 * MB)
-    assert result.waves_at_once == 2, "each is in the store twice: 800 MB of at most 900"
-    more = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", wave_tiles=12).estimate
-    assert more.waves_at_once == 1
-    assert more.peak_bytes == result.peak_bytes - 2 * (2 * 10 - 12) * 20 * MB
+    assert result.waves_at_once == 3, "each takes 1.25 times its 200 MB, of at most 900"
+    more = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", wave_tiles=13).estimate
+    assert more.waves_at_once == 2, "3 x 325 MB are more than 900"
+    alone = plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", wave_tiles=30).estimate
+    assert alone.waves_at_once == 1
+    one = replace(store, workers=1)
+    single = plan_from((Layer("a", ()), header()), grid=grid, machine=one, strategy="groupby").estimate
+    assert single.waves_at_once == 1, "one worker does one thing at a time"
+    assert [readers_of_wave(2, waves) for waves in (1, 2, 3)] == [2, 2, 1]
     with pytest.raises(
         PlanError, match=r"a wave of 50 tiles would shuffle 1,000 MB; the object store has 1,000"
     ) as caught:
