@@ -1,4 +1,4 @@
-"""Waves of tiles, one after the other, or two at a time."""
+"""Waves of tiles, one after the other, or some at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geopipe.engine.guard import in_thread
 def in_turn(waves: Sequence[Keys], merge: Callable[[Keys], Iterable[int]], at_once: int, stop: Stop) -> Iterator[int]:
     """Merge waves of tiles, and yield the keys of the tiles as they are done. No wave begins once `stop` is true.
 
-    A shuffle has a barrier: no tile is merged before all are read. With two waves at a time, one reads meanwhile.
+    A shuffle has a barrier: no tile is merged before all are read. With several waves at a time, others read meanwhile.
 
     Args:
         waves: keys of the tiles of each wave.

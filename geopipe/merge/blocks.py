@@ -128,16 +128,18 @@ def unpack(spec: TableSpec, table: pa.Table, part: Tile) -> list[BlockRow | Spar
                 SparseRow(key, index, places, orders, data, None if weights is None else _array(weights, np.float64))
             )
             continue
-        data = np.zeros((tile.height, 0), np.uint8)
-        if index != MARKER:
-            data = _array(values, spec.variables[index].dtype).reshape(-1, tile.width)
+        dtype = spec.variables[index].dtype if index != MARKER else "uint8"
+        line = tile.width * np.dtype(dtype).itemsize
         above = part.row - tile.row - top
-        first, last = max(0, above), min(len(data), above + part.height)
+        first, last = max(0, above), min(values.size // line if index != MARKER else tile.height, above + part.height)
         if first >= last:
             continue
+        data = np.zeros((last - first, 0), np.uint8)
+        if index != MARKER:
+            data = _array(values.slice(first * line, (last - first) * line), dtype).reshape(-1, tile.width)
         mask = None
         if valid is not None:
             bits = _array(valid, np.uint8)[first * tile.width // 8 :]  # parts begin at whole blocks, so at whole bytes
             mask = np.unpackbits(bits, count=(last - first) * tile.width).reshape(-1, tile.width).astype(bool)
-        rows.append(BlockRow(key, index, rank, data[first:last], mask, max(0, -above)))
+        rows.append(BlockRow(key, index, rank, data, mask, max(0, -above)))
     return rows

@@ -1,4 +1,4 @@
-"""Waves of tiles go in turn, one or two at a time."""
+"""Waves of tiles go in turn, one or some at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geopipe.engine.waves import in_turn
 WAVES = [np.array(keys) for keys in ([0, 1], [2, 3], [4], [5, 6])]
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("at_once", [1, 2, 3, 9])
 def test_all_tiles_come_in_the_order_of_the_waves(at_once: int) -> None:
     assert list(in_turn(WAVES, lambda wave: map(int, wave), at_once, never)) == [0, 1, 2, 3, 4, 5, 6]
 
@@ -30,7 +30,7 @@ def test_a_wave_reads_while_the_one_before_it_merges() -> None:
     assert list(in_turn(WAVES, merge, 2, never)) == [0, 2, 4, 5]
 
 
-@pytest.mark.parametrize(("at_once", "tiles"), [(1, [0, 1]), (2, [0, 1, 2, 3])])
+@pytest.mark.parametrize(("at_once", "tiles"), [(1, [0, 1]), (2, [0, 1, 2, 3]), (3, [0, 1, 2, 3, 4])])
 def test_a_pause_lets_waves_in_work_end_and_begins_no_other(at_once: int, tiles: list[int]) -> None:
     assert list(in_turn(WAVES, lambda wave: map(int, wave), at_once, lambda: True)) == tiles
 
