@@ -19,13 +19,14 @@ from geopipe.analysis.methods.sampling import sample
 from geopipe.analysis.methods.together import together
 from geopipe.analysis.methods.variables import Variables, grid, lost, plain
 from geopipe.analysis.rows import matrix
+from geopipe.text import count
 
 Floats = NDArray[np.float64]
 
 DEPENDENT = 1e-10
 """A variable of which the others leave a smaller share of the variance unexplained is a sum of them."""
 
-NAMED = 20
+NAMED = 10
 """Pairs of variables that findings name, at most."""
 
 
@@ -82,12 +83,12 @@ class Correlation:
             "cramers_v": tables["cramers_v"].to_pylist(),
             "eta": tables["eta"].to_pylist(),
         }
-        findings = self._findings(tables, variables)
+        findings = self._findings(tables)
         crowded = [name for name, classes in crosses.classes.items() if classes is None]
         findings += [f"{name} has more than {MOST_CLASSES:,} classes, and is left out" for name in crowded]
         return Result(values, (*findings, *variables.findings, *lost(known)), tables)
 
-    def _findings(self, tables: Mapping[str, pa.Table], variables: Variables) -> list[str]:
+    def _findings(self, tables: Mapping[str, pa.Table]) -> list[str]:
         """The pairs and variables above the limits, the largest first."""
         pairs = []
         for table, symbol in (("pearson", "r"), ("cramers_v", "Cramer's V"), ("eta", "eta")):
@@ -95,13 +96,15 @@ class Correlation:
         pairs.sort(key=lambda pair: -pair[0])
         sentences = [f"{one} and {other}: {symbol} = {value:.3f}" for _, value, one, other, symbol in pairs[:NAMED]]
         if len(pairs) > NAMED:
-            sentences.append(f"{len(pairs) - NAMED} more pairs are above {self.high:g}: see the tables")
+            sentences.append(f"{count(len(pairs) - NAMED, 'more pair')} above {self.high:g}: see the tables")
         rows = tables["vif"].to_pylist()
         if dependent := ", ".join(row["variable"] for row in rows if row["vif"] is None):
             sentences.append(f"linear combinations of other variables, whose VIF has no limit: {dependent}")
         large = [row for row in rows if row["vif"] is not None and row["vif"] > self.high_vif]
         large.sort(key=lambda row: -row["vif"])
-        return sentences + [f"{row['variable']} has VIF {row['vif']:,.1f}: others explain it" for row in large]
+        if names := ", ".join(f"{row['variable']} ({row['vif']:,.1f})" for row in large):
+            sentences.append(f"others explain these, with VIF above {self.high_vif:g}: {names}")
+        return sentences
 
 
 def vif(correlations: Floats) -> list[float | None]:
