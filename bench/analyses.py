@@ -77,7 +77,7 @@ def main() -> None:
         for case in options.cases:
             tools = {"geopipe": own} | ({"peer": peer} if case in PEER_CASES and n <= FITS else {})
             for tool, take in tools.items():
-                key = f"analyses/{n}/{case}/{tool}"
+                key = f"analyses/{n}/{case}/{tool}/0"
                 if options.again:
                     results.forget(key)
                 one = results.measured(key, partial(take, folder, case))

@@ -50,6 +50,16 @@ class Figures:
     def ratio(one: float | None, other: float | None) -> float | None:
         return None if one is None or not other else one / other
 
+    @property
+    def analysed(self) -> list[int]:
+        """Rows along an edge of the tables that were analysed."""
+        return sorted({int(key.partition("/")[0]) for key in self.results.under("analyses/")})
+
+    def analysis_rate(self, case: str, tool: str) -> float | None:
+        """Rows a second of an analysis of the largest table that a tool was measured on."""
+        walls = [(n, self.median(f"analyses/{n}/{case}/{tool}", "wall")) for n in self.analysed]
+        return next((n * n / wall for n, wall in reversed(walls) if wall), None)
+
     def kernel(self, commit: str, case: str) -> float | None:
         """Nanoseconds a cell: the least of the processes."""
         values = [one["ns"][case] for one in self.results.under(f"kernels/{commit}/").values() if case in one["ns"]]
@@ -113,9 +123,28 @@ def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
     stages, floor = figures.stages(f"stages/{figures.half}"), figures.stages(f"floor/{figures.half}")
     total = sum(stages.get(stage, 0.0) for stage in STAGES)
     yield "smaller grid, CPU: stages / floor", figures.ratio(total or None, sum(floor.values())), ".2f", 2.5
+    yield from analysis_goals(figures)
     changed = figures.results.values.get("league/geopipe")
     cells = sum(column["cells"] for column in changed["columns"].values()) if changed else None
     yield "cells that change with the window", cells, ".0f", 0
+
+
+def analysis_goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
+    """Memory of the analyses, and their time a row beside the peers'."""
+    if not (sizes := figures.analysed):
+        return
+    cases = sorted({key.split("/")[1] for key in figures.results.under("analyses/")})
+    for case in cases:
+        low, high = (figures.median(f"analyses/{n}/{case}/geopipe", "memory") for n in (sizes[0], sizes[-1]))
+        yield f"{case}, GB of memory", high and high / 1e9, ".2f", 3.0
+        yield f"{case}, memory: largest / smallest table", figures.ratio(high, low), ".2f", 1.25
+        if peer := figures.analysis_rate(case, "peer"):
+            yield (
+                f"{case}, time a row: geopipe / peer",
+                figures.ratio(peer, figures.analysis_rate(case, "geopipe")),
+                ".2f",
+                1.0,
+            )
 
 
 def difference(one: float | None, other: float | None) -> float | None:

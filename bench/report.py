@@ -254,22 +254,19 @@ ANALYSES = {
 
 def analyses(figures: Figures) -> str:
     """Analyses of tables of n x n rows: seconds, processor time and memory, beside scikit-learn."""
-    ones = figures.results.under("analyses/")
-    sizes = sorted({int(key.partition("/")[0]) for key in ones})
+    sizes = figures.analysed
     header = [f"{n * n:.0e} rows: {what}".replace("e+0", "e") for n in sizes for what in ("wall", "CPU", "memory")]
     table = Table("8 variables, start included", *header, "rows/s", "peer: rows/s", "peer: memory")
     for case, title in ANALYSES.items():
-        cells, rates = list[str](), {"geopipe": "-", "peer": "-"}
-        memory = next((one["memory"] for n in sizes if (one := ones.get(f"{n}/{case}/peer"))), None)
+        cells = list[str]()
         for n in sizes:
-            one = ones.get(f"{n}/{case}/geopipe", {})
-            cells += [number(one.get(name), ".1f", " s") for name in ("wall", "cpu")]
-            cells.append(number(scaled(one.get("memory"), 1e-9), ".2f", " GB"))
-            for tool in rates:
-                if other := ones.get(f"{n}/{case}/{tool}"):
-                    rates[tool] = number(n * n / other["wall"] / 1e6, ".1f", " M")
-        if any(cell != "-" for cell in cells):
-            table.add(title, *cells, *rates.values(), number(scaled(memory, 1e-9), ".2f", " GB"))
+            wall, cpu, memory = (figures.median(f"analyses/{n}/{case}/geopipe", of) for of in ("wall", "cpu", "memory"))
+            cells += [number(wall, unit=" s"), number(cpu, unit=" s"), number(scaled(memory, 1e-9), ".2f", " GB")]
+        own, peer = (figures.analysis_rate(case, tool) for tool in ("geopipe", "peer"))
+        memory = max((figures.median(f"analyses/{n}/{case}/peer", "memory") or 0 for n in sizes), default=0)
+        if own:
+            rates = [number(scaled(rate, 1e-6), ".1f", " M") for rate in (own, peer)]
+            table.add(title, *cells, *rates, number(memory / 1e9 or None, ".2f", " GB"))
     return str(table) if len(table) else ""
 
 
