@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_memory import outcome, rows_of
 from sklearn.decomposition import PCA
@@ -85,6 +85,7 @@ def test_the_mean_fills_what_is_missing_where_the_rule_says_so() -> None:
     assert answer.cells["pc1"].null_count == 0
 
 
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 500), max_size=6))
 def test_where_rows_are_cut_changes_no_more_than_rounding(cuts: list[int]) -> None:
     whole, parts = (outcome(Pca(scores=False), rows_of(mixed()), cuts=c).values for c in ((), cuts))

@@ -104,7 +104,7 @@ class Correlation:
         large.sort(key=lambda row: -row["vif"])
         if names := ", ".join(f"{row['variable']} ({row['vif']:,.1f})" for row in large):
             sentences.append(f"others explain these, with VIF above {self.high_vif:g}: {names}")
-        return sentences
+        return sentences or [f"no pair is above {self.high:g}, and no VIF above {self.high_vif:g}"]
 
 
 def vif(correlations: Floats) -> list[float | None]:
