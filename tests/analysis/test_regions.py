@@ -83,6 +83,18 @@ def test_parts_that_do_not_touch_are_regions_of_their_own(tmp_path: Path, arrays
     assert result.values["rows_left_out"] == 24 * 5
 
 
+def test_an_island_below_the_floor_is_a_region_and_lowers_no_floor(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    for array in arrays.values():
+        array[:2, 27] = array[2, 27:] = np.nan
+    result = analysed(Regions(k=4, cells=720, floor=0.1), table_of_arrays(tmp_path, arrays))
+    assert result.values["regions"] == 4
+    assert sorted(result.values["sizes"])[0] == 4
+    assert sorted(result.values["sizes"])[1] >= 71
+    assert hang_together(cells(result, "labels", "region", SHAPE))
+
+
 def test_too_few_cells_and_a_missing_package_are_refused(
     tmp_path: Path, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

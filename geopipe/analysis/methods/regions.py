@@ -66,17 +66,16 @@ class Regions:
         edges = _edges(coarse)
         notes = []
         if self.method == "skater":
-            parts = len(sizes := np.bincount(_parts(edges, len(coarse.cells))))
             if len(coarse.cells) < self.k:
                 raise SettingsError(
                     f"regions_k = {self.k}, but only {count(len(coarse.cells), 'coarse cell')} have values",
                     "give fewer regions, or more coarse cells (regions_cells)",
                 )
-            if parts > self.k:
-                notes.append(f"{parts} regions, not {self.k}: the cells are in so many parts that do not touch")
-            floor = min(int(self.floor * len(coarse.cells)), int(sizes.min()))
-            labels = _skater(coarse.standardised, edges, max(self.k, parts), max(floor, 1))
-            if (number := int(labels.max()) + 1) < self.k:
+            labels = _skater(coarse, edges, self.k, self.floor)
+            number = int(labels.max()) + 1
+            if number > self.k:
+                notes.append(f"{number} regions, not {self.k}: the cells are in so many parts that do not touch")
+            if number < self.k:
                 notes.append(f"{number} regions, not {self.k}: no cut is left that keeps regions_floor on both sides")
         else:
             labels, outside = _maxp(coarse, edges, self.floor, subject.seed)
@@ -147,10 +146,17 @@ def _weights(edges: Ints, size: int) -> Any:
     return W(neighbours, silence_warnings=True)
 
 
-def _skater(values: Floats, edges: Ints, k: int, floor: int) -> Ints:
+def _without(edges: Ints, kept: NDArray[np.bool_]) -> Ints:
+    """The pairs of neighbours among the coarse cells that are kept, as indices among these."""
+    index = np.cumsum(kept) - 1
+    return np.asarray(index[edges[kept[edges].all(axis=1)]])
+
+
+def _skater(coarse: Coarse, edges: Ints, k: int, floor: float) -> Ints:
     """Regions by SKATER: the minimum spanning tree of neighbours, cut where it lowers the differences inside most.
 
-    Without a floor of cells in a region it cuts off single cells that are unlike all others.
+    Without a floor of cells in a region it cuts off single cells that are unlike all others. Parts below the floor that
+    touch no other are regions of their own.
     """
     from sklearn.metrics.pairwise import manhattan_distances
     from spopt.region.skater import SpanningForest
@@ -158,11 +164,20 @@ def _skater(values: Floats, edges: Ints, k: int, floor: int) -> Ints:
     def differences(first: Floats, second: Floats | None) -> Floats:
         return np.asarray(manhattan_distances(first, second) + 1e-9)  # the tree has no edge where they are 0
 
+    parts = _parts(edges, len(coarse.cells))
+    sizes = np.bincount(parts)
+    least = min(max(int(floor * len(parts)), 1), int(sizes.max()))
+    kept = (sizes >= least)[parts]
+    large, small = int((sizes >= least).sum()), int((sizes < least).sum())
+    values, weights = coarse.standardised[kept], _weights(_without(edges, kept), int(kept.sum()))
     forest = SpanningForest(dissimilarity=differences)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parts that do not touch are a finding of ours
-        forest.fit(k, _weights(edges, len(values)), values, quorum=floor, islands="ignore")
-    return np.asarray(forest.current_labels_, np.int64)
+        forest.fit(max(k - small, large), weights, values, quorum=least, islands="ignore")
+    labels = np.empty(len(parts), np.int64)
+    labels[kept] = forest.current_labels_
+    labels[~kept] = labels[kept].max() + 1 + np.unique(parts[~kept], return_inverse=True)[1]
+    return labels
 
 
 def _maxp(coarse: Coarse, edges: Ints, floor: float, seed: int) -> tuple[Ints, bool]:
@@ -177,11 +192,9 @@ def _maxp(coarse: Coarse, edges: Ints, floor: float, seed: int) -> tuple[Ints, b
         raise SettingsError(
             f"regions_floor = {floor:g} of the rows is more than any part of cells that touch has", "give a lower floor"
         )
-    index = np.cumsum(kept) - 1
-    inside = index[edges[kept[edges].all(axis=1)]]
     names = [f"v{i}" for i in range(coarse.means.shape[1])]
     frame = pd.DataFrame(coarse.standardised[kept], columns=names).assign(rows=coarse.counts[kept])
-    weights = _weights(inside, int(kept.sum()))
+    weights = _weights(_without(edges, kept), int(kept.sum()))
     model = MaxPHeuristic(frame, weights, names, "rows", threshold, max_iterations_construction=50, max_iterations_sa=1)
     with _seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pandas, about spopt's calls
