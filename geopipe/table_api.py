@@ -27,7 +27,6 @@ def analyze(
     *,
     columns: Sequence[str] = (),
     nulls: Literal["drop", "mean"] = "drop",
-    seed: int = 0,
     engine: Literal["auto", "ray", "local"] = "auto",
     **options: Any,
 ) -> list[Analysis]:
@@ -38,9 +37,8 @@ def analyze(
         methods: "summary", and others: see docs/analyses.md.
         columns: variables; none for all.
         nulls: what to do with rows that lack a value: leave them out, or take the variable's mean.
-        seed: of all random choices.
         engine: "local" (threads of this process), "ray", or "auto": Ray where a cluster exists.
-        options: of the methods, as in the settings: kmeans_k=6.
+        options: seed, and those of the methods, as in the settings: kmeans_k=6.
 
     Returns:
         The results of each method: `values`, `findings`, `table(name)`, `cells(name)`.
@@ -57,7 +55,7 @@ def analyze(
     """
     from geopipe.analysis.stage import analyze_table
 
-    keys = {"methods": list(methods), "columns": list(columns), "nulls": nulls, "seed": seed} | options
+    keys = {"methods": list(methods), "columns": list(columns), "nulls": nulls} | options
     settings = load.analysis({f"analysis.{key}": value for key, value in keys.items()})
     return analyze_table(open_table(output), settings, engine)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from geopipe.analysis.contract import Pass, Result, Subject, Write
-from geopipe.analysis.methods.moments import Moments, moments
+from geopipe.analysis.methods.moments import Comoments, moments
 from geopipe.analysis.rows import matrix
 
 NUMBERS = ("height", "warmth", "rain")
@@ -28,9 +28,9 @@ class Scores:
     def prepare(self, subject: Subject) -> Pass:
         return moments(NUMBERS, subject.nulls, self.second)
 
-    def second(self, found: Moments) -> Pass:
-        write = partial(_failing if self.fails else _scores, found.means)
-        finish = partial(_result, found)
+    def second(self, known: Comoments) -> Pass:
+        write = partial(_failing if self.fails else _scores, known.means)
+        finish = partial(_result, known)
         return Write("scores", "cells", NUMBERS, SCORES, write, finish, _count, lambda left, right: left + right)
 
 
@@ -49,6 +49,6 @@ def _count(rows: pa.Table) -> int:
     return len(rows)
 
 
-def _result(found: Moments, rows: int) -> Result:
-    values = {"means": found.means.tolist(), "products": found.products.tolist(), "nulls": found.nulls.tolist()}
-    return Result(values | {"rows": rows}, ("done",), {"means": pa.table({"mean": found.means})})
+def _result(known: Comoments, rows: int) -> Result:
+    values = {"means": known.means.tolist(), "products": known.products.tolist(), "nulls": known.nulls.tolist()}
+    return Result(values | {"rows": rows}, ("done",), {"means": pa.table({"mean": known.means})})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from geopipe.table.table import Table
 
 CLASSES = {
-    "summary": "Summary",
+    "summary": "SummaryMethod",
     "correlation": "Correlation",
     "pca": "Pca",
     "kmeans": "Kmeans",

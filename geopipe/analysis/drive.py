@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,51 +57,58 @@ def analyze(
         number = 0
         while not isinstance(step, Result):
             number += 1
-            step = step.finish(_state(method, step, number, subject, passes, staged.folder, watch))
+            work = _Work(method.name, step, number, subject, staged.folder)
+            step = step.finish(work.state(passes, watch))
         return staged.finish(step)
 
 
-def _state(
-    method: Method, step: Pass, number: int, subject: Subject, passes: Passes, folder: Path, watch: Watch
-) -> Any:
-    """The state of all tiles after a pass."""
-    files = subject.table.files
-    if isinstance(step, Write):
-        (folder / step.name).mkdir()
-    keys = files.keys.tolist()
-    work = partial(_work, method.name, step, subject, folder)
+@dataclass(frozen=True)
+class _Work:
+    """A pass over tiles. Workers have it without its `finish`, which may hold much."""
 
-    def states() -> Iterator[Any]:
-        for tile, state in enumerate(passes.map(work, keys), 1):
-            watch(Step(method.name, step.title, number, tile, len(keys)))
-            if state is not None:
-                yield state
+    method: str
+    step: Pass
+    number: int
+    subject: Subject
+    folder: Path
 
-    return fold(states(), step.merge or _no_state)
+    def state(self, passes: Passes, watch: Watch) -> Any:
+        """The state of all tiles."""
+        if isinstance(self.step, Write):
+            (self.folder / self.step.name).mkdir()
+        keys = self.subject.table.files.keys.tolist()
+        sent = replace(self, step=replace(self.step, finish=_not_here))
+
+        def states() -> Iterator[Any]:
+            for tile, state in enumerate(passes.map(sent.tile, keys), 1):
+                watch(Step(self.method, self.step.title, self.number, tile, len(keys)))
+                if state is not None:
+                    yield state
+
+        return fold(states(), self.step.merge or _not_here)
+
+    def tile(self, key: int) -> Any:
+        """The state of one tile; None without rows."""
+        files, step = self.subject.table.files, self.step
+        try:
+            if isinstance(step, Tiles):
+                return step.map(key)
+            parts = chunks(files, key, step.columns)
+            if isinstance(step, Reduce):
+                return fold((step.map(chunk) for chunk in parts), step.merge)
+            return _write(step, parts, self.folder / step.name / f"{files.name(key)}.parquet")
+        except GeopipeError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"{self.method} failed in tile {key} of {self.subject.table.output} ({step.title}): "
+                f"{type(error).__name__}: {first_line(error)}",
+                "the table is as it was; report it with the log",
+            ) from error
 
 
-def _no_state(left: Any, right: Any) -> Any:
-    raise TypeError("a pass without states has nothing to merge")
-
-
-def _work(name: str, step: Pass, subject: Subject, folder: Path, key: int) -> Any:
-    """The state of one tile; None without rows."""
-    files = subject.table.files
-    try:
-        if isinstance(step, Tiles):
-            return step.map(key)
-        parts = chunks(files, key, step.columns)
-        if isinstance(step, Reduce):
-            return fold((step.map(chunk) for chunk in parts), step.merge)
-        return _write(step, parts, folder / step.name / f"{files.name(key)}.parquet")
-    except GeopipeError:
-        raise
-    except Exception as error:
-        raise RunError(
-            f"{name} failed in tile {key} of {subject.table.output} ({step.title}): "
-            f"{type(error).__name__}: {first_line(error)}",
-            "the table is as it was; report it with the log",
-        ) from error
+def _not_here(*_: Any) -> Any:
+    raise TypeError("a worker finishes no pass, and a pass without states merges none")
 
 
 def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
@@ -125,7 +131,7 @@ def _write(step: Write, parts: Iterator[pa.Table], path: Path) -> Any:
 
     try:
         with replacing(path, sync=False) as sink, _writer(sink, step.schema) as writer:
-            return fold(states(writer), step.merge or _no_state)
+            return fold(states(writer), step.merge or _not_here)
     except OSError as error:
         with suppress(OSError):
             path.unlink(missing_ok=True)

@@ -136,5 +136,7 @@ def read(folder: Path) -> Analysis:
 
 def listed(folder: Path, run_id: str | None = None) -> list[Analysis]:
     """All committed results below a folder; with `run_id` those of this run's table alone."""
-    found = [read(path.parent) for path in sorted(folder.glob(f"*/{RESULT}")) if not path.parent.name.endswith(STAGED)]
-    return [a for a in found if run_id is None or a.about.get("run_id") == run_id]
+    analyses = [
+        read(path.parent) for path in sorted(folder.glob(f"*/{RESULT}")) if not path.parent.name.endswith(STAGED)
+    ]
+    return [a for a in analyses if run_id is None or a.about.get("run_id") == run_id]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from geopipe.analysis import results
 from geopipe.export.views import on_lattice
 from geopipe.report import images
-from geopipe.report.charts import Series, chart
+from geopipe.report.charts import Trace, chart
 from geopipe.report.images import Picture
 from geopipe.report.sample import Mask, Sample, Values
 from geopipe.table.table import Table
@@ -78,13 +78,13 @@ def _charts(facts: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> Iterato
     if shares := values.get("explained_share"):
         places = list(range(1, len(shares) + 1))
         whole = [float(v) for v in np.cumsum(shares)]
-        lines = [Series(places, shares, "one component", "bars"), Series(places, whole, "together")]
+        lines = [Trace(places, shares, "one component", "bars"), Trace(places, whole, "together")]
         yield chart(lines, "component", "share of the variance", "Scree plot: the variance of each component")
     if len(silhouettes := values.get("silhouettes") or {}) > 1:
-        line = Series([int(k) for k in silhouettes], list(silhouettes.values()))
+        line = Trace([int(k) for k in silhouettes], list(silhouettes.values()))
         yield chart([line], "clusters", "mean silhouette", "Mean silhouette by number of clusters")
     if errors := values.get("quantisation_error_by_epoch"):
-        line = Series(list(range(1, len(errors) + 1)), errors)
+        line = Trace(list(range(1, len(errors) + 1)), errors)
         yield chart([line], "epoch", "quantisation error", "Quantisation error by epoch")
     if "variogram" in tables:
         yield from _variograms(values, tables["variogram"])
@@ -95,7 +95,7 @@ def _variograms(values: Mapping[str, Any], table: pa.Table) -> Iterator[str]:
     points = table.to_pylist()
     for name in list(dict.fromkeys(point["variable"] for point in points))[:MOST_CHARTS]:
         own = [p for p in points if p["variable"] == name and p["semivariance"] is not None]
-        line = Series([p["distance"] for p in own], [p["semivariance"] for p in own])
+        line = Trace([p["distance"] for p in own], [p["semivariance"] for p in own])
         distance = f"distance in {values.get('unit', 'unit')}s"
         yield chart([line], distance, f"semivariance of {name}", f"Variogram of {name}")
 

@@ -47,7 +47,7 @@ def histogram(entry: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Series:
+class Trace:
     """Points of a chart: a line, points alone, or bars."""
 
     x: Sequence[float]
@@ -56,7 +56,7 @@ class Series:
     style: str = "line"
 
 
-def chart(series: Sequence[Series], x: str, y: str, title: str) -> str:
+def chart(series: Sequence[Trace], x: str, y: str, title: str) -> str:
     """A chart with axes as SVG, by matplotlib.
 
     Args:

@@ -38,7 +38,7 @@ HISTORY = 60.0
 """Seconds over which the pace of tiles is computed."""
 
 
-class Progress:
+class LiveState:
     """The state of the run in an output folder, as JSON values.
 
     Args:
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers with the page of a run at work, its state, or the report of a finished one."""
 
     protocol_version = "HTTP/1.1"
-    progress: Progress
+    progress: LiveState
     token: str
     timeout = 30
 
@@ -214,7 +214,7 @@ def server(target: str, host: str = "127.0.0.1", port: int = 0) -> Iterator[tupl
         MachineError: the port is taken, or the database cannot be read.
     """
     token = "" if is_local(host) else secrets.token_urlsafe(24)
-    progress = Progress(*_output_of(target))
+    progress = LiveState(*_output_of(target))
     handler = type("Handler", (_Handler,), {"progress": progress, "token": token})
     try:
         listening = ThreadingHTTPServer((host, port), handler)

@@ -24,7 +24,7 @@ import geopipe as gp
 from geopipe.analysis import results
 from geopipe.analysis.contract import Pass, Reduce, Result, Subject
 from geopipe.analysis.drive import Step, analyze
-from geopipe.analysis.methods.moments import Moments, comoments, merge
+from geopipe.analysis.methods.moments import Comoments, comoments, merge
 from geopipe.analysis.methods.sampling import sample
 from geopipe.analysis.rows import CHUNK, chunks, fold
 from geopipe.engine.passes import passes
@@ -65,7 +65,7 @@ def test_merged_moments_are_those_of_all_rows(count: int, cut: int, seed: int) -
     values = np.random.default_rng(seed).normal(50, 20, (count, 3))
     parts = [values[: min(cut, count)], values[min(cut, count) :]]
     none = np.zeros(3, np.int64)
-    left, right = (Moments(len(part), len(part), none, *comoments(part)) for part in parts)
+    left, right = (Comoments(len(part), len(part), none, *comoments(part)) for part in parts)
     both = merge(left, right)
     centred = values - values.mean(axis=0)
     assert both.count == count
@@ -116,15 +116,15 @@ def test_bits_do_not_depend_on_engine_workers_and_format(
     ray_session: None, table: gp.Table, csv_table: gp.Table, tmp_path: Path
 ) -> None:
     cloudpickle.register_pickle_by_value(scores)  # the workers of Ray do not have the folder of the tests
-    found = []
+    runs = []
     for number, (kind, workers, source) in enumerate(
         [("local", 1, table), ("local", 2, csv_table), ("ray", 1, csv_table), ("ray", 2, table)]
     ):
         with passes(kind, workers=workers) as engine:
             analysis = analyze(Scores(), Subject(source, NUMBERS), engine, tmp_path / str(number))
-        found.append((analysis.values, contents(analysis)))
-    assert all(one == found[0] for one in found)
-    assert found[0][0]["rows"] == table.rows
+        runs.append((analysis.values, contents(analysis)))
+    assert all(one == runs[0] for one in runs)
+    assert runs[0][0]["rows"] == table.rows
 
 
 def test_cells_keep_their_row_and_col(table: gp.Table, folder: Path) -> None:

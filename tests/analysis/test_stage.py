@@ -109,12 +109,12 @@ def test_a_run_that_resumes_makes_the_results_that_are_missing(settings: dict[st
 def test_the_table_of_a_run_whose_analysis_fails_is_finished(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geopipe.analysis.methods.summary import Summary
+    from geopipe.analysis.methods.summary import SummaryMethod
 
     def fail(*_: object) -> None:
         raise RunError("the method broke")
 
-    monkeypatch.setattr(Summary, "prepare", fail)
+    monkeypatch.setattr(SummaryMethod, "prepare", fail)
     with pytest.raises(RunError, match=f"the method broke; the table is finished in {tmp_path}/o"):
         run(settings, tmp_path / "o", methods=["summary"])
     assert gp.open(tmp_path / "o").rows == 312_000

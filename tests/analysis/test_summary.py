@@ -18,7 +18,7 @@ import geopipe as gp
 from geopipe.analysis.contract import Subject
 from geopipe.analysis.drive import analyze
 from geopipe.analysis.methods import summary
-from geopipe.analysis.methods.summary import QUANTILES, Summary
+from geopipe.analysis.methods.summary import QUANTILES, SummaryMethod
 from geopipe.engine.passes import passes
 from geopipe.grid.areas import cell_areas
 from geopipe.grid.grid import Grid
@@ -29,7 +29,7 @@ COLUMNS = ("height", "warmth", "rain", "cover")
 @pytest.fixture(scope="module")
 def values(table: gp.Table, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with passes("local") as local:
-        analysis = analyze(Summary(bins=20), Subject(table, COLUMNS), local, tmp_path_factory.mktemp("summary"))
+        analysis = analyze(SummaryMethod(bins=20), Subject(table, COLUMNS), local, tmp_path_factory.mktemp("summary"))
     return dict(analysis.values["variables"])
 
 

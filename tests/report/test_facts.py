@@ -11,7 +11,7 @@ from helpers import north_up, write_raster
 
 import geopipe as gp
 from geopipe.report import write
-from geopipe.report.charts import Series, chart, scale_bar
+from geopipe.report.charts import Trace, chart, scale_bar
 from geopipe.report.facts import facts_of
 from geopipe.report.images import classified, png, scaled
 from geopipe.report.page import number, percent
@@ -226,7 +226,7 @@ def test_correlations_are_those_of_numpy_over_the_cells_where_both_have_values()
 
 
 def test_a_chart_has_the_colours_of_the_page_and_ids_of_its_own() -> None:
-    charts = [chart([Series([1, 2], [3, 4], "a")], "x", "y", f"title {i} & more") for i in (1, 2)]
+    charts = [chart([Trace([1, 2], [3, 4], "a")], "x", "y", f"title {i} & more") for i in (1, 2)]
     assert "var(--accent)" in charts[0]
     assert "#0" not in charts[0]
     assert 'aria-label="title 1 &amp; more"' in charts[0]

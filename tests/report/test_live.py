@@ -68,8 +68,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def state(address: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(get(address, "state")[1])
-    return found
+    answer: dict[str, Any] = json.loads(get(address, "state")[1])
+    return answer
 
 
 def test_tiles_appear_as_they_are_committed(at_once: None, plan: Plan, tmp_path: Path) -> None:

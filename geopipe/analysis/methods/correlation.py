@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from geopipe.analysis.contract import Pass, Reduce, Result, Subject
 from geopipe.analysis.methods.crosses import MOST_CLASSES, Crosses, cramers_v, cross, eta, merge
-from geopipe.analysis.methods.moments import Moments, comoments, moments
+from geopipe.analysis.methods.moments import Comoments, comoments, moments
 from geopipe.analysis.methods.sampling import sample
 from geopipe.analysis.methods.together import together
 from geopipe.analysis.methods.variables import Variables, grid, lost, plain
@@ -58,7 +58,7 @@ class Correlation:
 
         return together([partial(moments, names, subject.nulls), ranked, crosses], partial(self._result, subject))
 
-    def _result(self, subject: Subject, known: Moments, sampled: pa.Table, crosses: Crosses) -> Result:
+    def _result(self, subject: Subject, known: Comoments, sampled: pa.Table, crosses: Crosses) -> Result:
         variables = Variables.of(subject.numbers, known)
         r = known.correlations()
         ranks = _spearman(sampled, subject.numbers, known)
@@ -126,7 +126,7 @@ def vif(correlations: Floats) -> list[float | None]:
     return result
 
 
-def _spearman(sampled: pa.Table, names: Sequence[str], known: Moments) -> Floats:
+def _spearman(sampled: pa.Table, names: Sequence[str], known: Comoments) -> Floats:
     """Correlations of the ranks of a sample, equal values with the mean of their ranks; NaN for a constant."""
     from scipy.stats import rankdata
 
@@ -134,7 +134,7 @@ def _spearman(sampled: pa.Table, names: Sequence[str], known: Moments) -> Floats
         return np.full((len(names), len(names)), np.nan)
     values = matrix(sampled, names, known.fill).values
     means, products = comoments(np.ascontiguousarray(rankdata(values, axis=0)))
-    return Moments(len(values), len(values), known.nulls, means, products).correlations()
+    return Comoments(len(values), len(values), known.nulls, means, products).correlations()
 
 
 def _pairs(names: Sequence[str], r: Floats, rows: int) -> pa.Table:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from geopipe.analysis.contract import Pass, Result, Subject
 from geopipe.analysis.methods.coarse import Coarse, CoarseGrid, Floats, Ints, coarsened
-from geopipe.analysis.methods.moments import Moments, moments
+from geopipe.analysis.methods.moments import Comoments, moments
 from geopipe.analysis.methods.variables import Variables, lost, numbers_of
 from geopipe.errors import SettingsError
 from geopipe.grid.distances import positions
@@ -42,7 +42,7 @@ class Gwpca:
         """Which variables vary."""
         return moments(numbers_of(subject, self.name), subject.nulls, partial(self._coarsen, subject))
 
-    def _coarsen(self, subject: Subject, state: Moments) -> Pass | Result:
+    def _coarsen(self, subject: Subject, state: Comoments) -> Pass | Result:
         variables = Variables.of(subject.numbers, state)
         if len(variables.names) < 2:
             reason = "fewer than two variables vary" if state.count else "no row has a value of each variable"
@@ -51,7 +51,7 @@ class Gwpca:
         fill = None if state.fill is None else state.fill[variables.at]
         return coarsened(lattice, variables.names, fill, partial(self._weigh, state, variables))
 
-    def _weigh(self, state: Moments, variables: Variables, coarse: Coarse) -> Result:
+    def _weigh(self, state: Comoments, variables: Variables, coarse: Coarse) -> Result:
         """Components at each coarse cell."""
         size, names = len(coarse.cells), variables.names
         components = min(self.components, len(names) - 1)

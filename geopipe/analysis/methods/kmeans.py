@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geopipe.analysis.contract import Pass, Reduce, Result, Subject, Write
 from geopipe.analysis.methods.lloyd import assign
-from geopipe.analysis.methods.moments import Moments, moments
+from geopipe.analysis.methods.moments import Comoments, moments
 from geopipe.analysis.methods.sampling import sample
 from geopipe.analysis.methods.starts import distinct, mean_silhouettes, moved_centres, shift, start
 from geopipe.analysis.methods.together import together
@@ -62,7 +62,7 @@ class Kmeans:
         rows = partial(sample, names, self.sample, subject.seed, complete=subject.nulls == "drop")
         return together([partial(moments, names, subject.nulls), rows], partial(self._start, subject))
 
-    def _start(self, subject: Subject, known: Moments, sampled: pa.Table) -> Pass:
+    def _start(self, subject: Subject, known: Comoments, sampled: pa.Table) -> Pass:
         """Centres on the sample, then the first pass of Lloyd."""
         variables = Variables.of(subject.numbers, known)
         if not variables.names:
@@ -101,7 +101,7 @@ class _Space:
     scales: Floats
 
     @classmethod
-    def of(cls, variables: Variables, known: Moments) -> _Space:
+    def of(cls, variables: Variables, known: Comoments) -> _Space:
         at = variables.at
         fill = None if known.fill is None else known.fill[at]
         return cls(variables.names, fill, known.means[at], 1 / known.deviations[at])
@@ -140,7 +140,7 @@ class _Steps:
 
     options: Kmeans
     space: _Space
-    known: Moments
+    known: Comoments
     variables: Variables
     sample: Floats
     seeds: Floats

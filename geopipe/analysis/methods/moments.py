@@ -19,8 +19,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Moments of d variables over the rows that count.
+class Comoments:
+    """Comoments of d variables over the rows that count.
 
     Attributes:
         rows: that were read.
@@ -65,16 +65,16 @@ class Moments:
         return {"rows": self.rows, "rows_used": self.count, "rows_left_out": self.rows - self.count}
 
 
-def merge(left: Moments, right: Moments) -> Moments:
+def merge(left: Comoments, right: Comoments) -> Comoments:
     """The moments of both parts, by Chan, Golub and LeVeque (1979)."""
     count = left.count + right.count
     share, delta = right.count / max(count, 1), right.means - left.means
     products = left.products + right.products + np.outer(delta, delta) * (left.count * share)
     nulls = left.nulls + right.nulls
-    return Moments(left.rows + right.rows, count, nulls, left.means + delta * share, products, left.fill)
+    return Comoments(left.rows + right.rows, count, nulls, left.means + delta * share, products, left.fill)
 
 
-def moments(columns: Sequence[str], nulls: Nulls, then: Callable[[Moments], Pass | Result]) -> Pass:
+def moments(columns: Sequence[str], nulls: Nulls, then: Callable[[Comoments], Pass | Result]) -> Pass:
     """The pass that finds moments of columns; for nulls = "mean" it is two, the first of which finds the means.
 
     Args:
@@ -82,7 +82,7 @@ def moments(columns: Sequence[str], nulls: Nulls, then: Callable[[Moments], Pass
     """
     names = tuple(columns)
 
-    def finish(state: Moments | None) -> Pass | Result:
+    def finish(state: Comoments | None) -> Pass | Result:
         return then(state or _empty(len(names)))
 
     if nulls == "drop":
@@ -96,8 +96,8 @@ def moments(columns: Sequence[str], nulls: Nulls, then: Callable[[Moments], Pass
     return Reduce("means", names, partial(value_sums, names), np.add, fill)
 
 
-def _empty(width: int) -> Moments:
-    return Moments(0, 0, np.zeros(width, np.int64), np.zeros(width), np.zeros((width, width)))
+def _empty(width: int) -> Comoments:
+    return Comoments(0, 0, np.zeros(width, np.int64), np.zeros(width), np.zeros((width, width)))
 
 
 def value_sums(columns: tuple[str, ...], chunk: pa.Table) -> Floats:
@@ -109,11 +109,11 @@ def value_sums(columns: tuple[str, ...], chunk: pa.Table) -> Floats:
     return result
 
 
-def _map(columns: tuple[str, ...], fill: Floats | None, chunk: pa.Table) -> Moments:
+def _map(columns: tuple[str, ...], fill: Floats | None, chunk: pa.Table) -> Comoments:
     """The moments of a chunk."""
     values, _, nulls = matrix(chunk, columns, fill)
     means, products = comoments(values)
-    return Moments(len(chunk), len(values), nulls, means, products, fill)
+    return Comoments(len(chunk), len(values), nulls, means, products, fill)
 
 
 @compiled

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe.analysis.contract import Pass, Result, Subject, Write
-from geopipe.analysis.methods.moments import Moments, moments
+from geopipe.analysis.methods.moments import Comoments, moments
 from geopipe.analysis.methods.projection import Projection
 from geopipe.analysis.methods.variables import Variables, lost, numbers_of
 from geopipe.errors import SettingsError
@@ -54,7 +54,7 @@ class Pca:
             raise SettingsError(message, f"give {len(names)} or less: {', '.join(names)}")
         return moments(names, subject.nulls, partial(self._components, names))
 
-    def _components(self, names: tuple[str, ...], known: Moments) -> Pass | Result:
+    def _components(self, names: tuple[str, ...], known: Comoments) -> Pass | Result:
         """Axes from the moments of all rows, then the scores."""
         variables = Variables.of(names, known)
         if not variables.names:
@@ -78,7 +78,7 @@ class Pca:
         mapped = partial(projection.scores, schema=schema)
         return Write("scores of cells", "scores", variables.names, schema, mapped, lambda _: result)
 
-    def _result(self, variables: Variables, known: Moments, axes: Axes, kept: int) -> Result:
+    def _result(self, variables: Variables, known: Comoments, axes: Axes, kept: int) -> Result:
         names = [f"pc{i + 1}" for i in range(len(axes.variances))]
         shares, sums = axes.shares.tolist(), np.cumsum(axes.shares).tolist()
         columns = zip(names, axes.loadings.T.tolist(), strict=True)

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from geopipe.analysis.contract import Pass, Result, Subject, Write
 from geopipe.analysis.methods.coarse import Coarse, CoarseGrid, Floats, Ints, coarsened
-from geopipe.analysis.methods.moments import Moments, moments
+from geopipe.analysis.methods.moments import Comoments, moments
 from geopipe.analysis.methods.variables import Variables, lost, numbers_of
 from geopipe.errors import MachineError, SettingsError
 from geopipe.text import count
@@ -52,7 +52,7 @@ class Regions:
             )
         return moments(numbers_of(subject, self.name), subject.nulls, partial(self._coarsen, subject))
 
-    def _coarsen(self, subject: Subject, state: Moments) -> Pass | Result:
+    def _coarsen(self, subject: Subject, state: Comoments) -> Pass | Result:
         variables = Variables.of(subject.numbers, state)
         if not variables.names:
             reason = "no variable varies" if state.count else "no row has a value of each variable"
@@ -61,7 +61,7 @@ class Regions:
         fill = None if state.fill is None else state.fill[variables.at]
         return coarsened(lattice, variables.names, fill, partial(self._divide, subject, state, variables))
 
-    def _divide(self, subject: Subject, state: Moments, variables: Variables, coarse: Coarse) -> Pass:
+    def _divide(self, subject: Subject, state: Comoments, variables: Variables, coarse: Coarse) -> Pass:
         """Divide the coarse cells into regions, and label the cells."""
         edges = _edges(coarse)
         notes = []
@@ -90,7 +90,7 @@ class Regions:
         write = partial(_label, coarse.lattice, lookup)
         return Write("regions of the cells", "labels", (), LABELS, write, result, _sizes, _add)
 
-    def _result(self, state: Moments, coarse: Coarse, regions: Ints, notes: list[str], sizes: Floats) -> Result:
+    def _result(self, state: Comoments, coarse: Coarse, regions: Ints, notes: list[str], sizes: Floats) -> Result:
         """Sizes and means of the regions."""
         numbers = np.unique(regions[regions > 0])
         sizes = np.pad(sizes, (0, max(0, int(regions.max()) + 1 - len(sizes))))

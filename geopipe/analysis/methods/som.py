@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from geopipe.analysis.contract import Pass, Reduce, Result, Subject, Write
-from geopipe.analysis.methods.moments import Moments, moments
+from geopipe.analysis.methods.moments import Comoments, moments
 from geopipe.analysis.methods.sampling import sample
 from geopipe.analysis.methods.som_kernels import Floats, Singles, nearest_two, sums_of_nodes
 from geopipe.analysis.methods.variables import Variables, lost, numbers_of
@@ -67,7 +67,7 @@ class Som:
         names = numbers_of(subject, self.name)
         return moments(names, subject.nulls, partial(self._begin, subject))
 
-    def _begin(self, subject: Subject, state: Moments) -> Pass | Result:
+    def _begin(self, subject: Subject, state: Comoments) -> Pass | Result:
         """The size of the map and its first nodes."""
         data = _Data(state, Variables.of(subject.numbers, state))
         if not data.names:
@@ -102,7 +102,7 @@ class Som:
 class _Data:
     """The variables of a map, and how they are standardised."""
 
-    moments: Moments
+    moments: Comoments
     variables: Variables
 
     @property

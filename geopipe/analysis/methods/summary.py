@@ -36,7 +36,7 @@ MOST_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
-class Summary:
+class SummaryMethod:
     """Statistics of each variable."""
 
     name: ClassVar[str] = "summary"
@@ -262,11 +262,11 @@ def _upper(number: _Number, rank: int) -> int:
 def _lower_halves(uppers: Mapping[str, list[int]], chunk: pa.Table) -> dict[str, Ints]:
     """Counts of lower halves, by variable: shape (upper halves, HALF)."""
     result = {}
-    for name, wanted in uppers.items():
-        counts = np.zeros((len(wanted), HALF), np.int64)
+    for name, halves in uppers.items():
+        counts = np.zeros((len(halves), HALF), np.int64)
         keys = _keys(_finite(chunk[name]))
         upper, lower = (keys >> np.uint64(16)).astype(np.int64), (keys & np.uint64(HALF - 1)).astype(np.int64)
-        for i, half in enumerate(wanted):
+        for i, half in enumerate(halves):
             counts[i] = np.bincount(lower[upper == half], minlength=HALF)
         result[name] = counts
     return result

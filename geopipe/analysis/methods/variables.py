@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geopipe.analysis.contract import Subject
-from geopipe.analysis.methods.moments import Moments
+from geopipe.analysis.methods.moments import Comoments
 from geopipe.errors import SettingsError
 from geopipe.text import count
 
@@ -32,7 +32,7 @@ class Variables:
     empty: tuple[str, ...]
 
     @classmethod
-    def of(cls, names: Sequence[str], known: Moments) -> Variables:
+    def of(cls, names: Sequence[str], known: Comoments) -> Variables:
         """Those of a table whose moments are known."""
         pairs = zip(names, known.nulls.tolist(), strict=True)
         empty = tuple(name for name, nulls in pairs if nulls == known.rows > 0)
@@ -61,7 +61,7 @@ def numbers_of(subject: Subject, method: str) -> tuple[str, ...]:
     return subject.numbers
 
 
-def lost(known: Moments) -> list[str]:
+def lost(known: Comoments) -> list[str]:
     """A sentence about the rows that are left out, or none."""
     gone = known.rows - known.count
     if not gone:
