@@ -103,7 +103,8 @@ class Job:
         try:
             with replacing(path) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
                 for chunk in chunks(self.files, key, self.columns):
-                    columns, part = self._predict(chunk, f"tile {key}, its rows from {counts.rows:,}")
+                    place = f"tile {key}, its rows {counts.rows:,} to {counts.rows + len(chunk) - 1:,}"
+                    columns, part = self._predict(chunk, place)
                     writer.write_table(pa.table([chunk["row"], chunk["col"], *columns], schema=schema))
                     counts = counts.plus(part)
         except OSError as error:
