@@ -53,7 +53,7 @@ def drawn(analyses: Sequence[Mapping[str, Any]], sample: Sample, table: Table) -
                 "charts": [Markup(one) for one in _charts(facts, tables)],
                 "pictures": list(_pictures(facts["values"])),
                 "maps": maps,
-                "tables": [_shown(name, small) for name, small in tables.items()],
+                "tables": [_shown(name, small) for name, small in tables.items() if small.num_rows],
             }
         )
     return result

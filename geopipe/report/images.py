@@ -51,10 +51,11 @@ def scale_colours(name: str) -> Colours:
 
 @cache
 def class_colours() -> Colours:
-    """(20, 3) uint8, colours for classes whose source has none."""
+    """(20, 3) uint8, colours for classes whose source has none: the strong ones first, then their light twins."""
     from matplotlib import colormaps
 
-    return np.round(np.array(colormaps["tab20"].colors) * 255).astype(np.uint8)  # type: ignore[attr-defined]
+    colours = np.round(np.array(colormaps["tab20"].colors) * 255).astype(np.uint8)  # type: ignore[attr-defined]
+    return np.concatenate([colours[::2], colours[1::2]])
 
 
 def as_hex(colour: Sequence[int] | Colours) -> str:

@@ -129,7 +129,9 @@ def number(value: Any, digits: int = 4) -> str:
     """A number for people: about four digits, thousands separated; whole numbers whole."""
     if value is None:
         return "none"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or (abs(value) >= 10**digits and math.isfinite(value) and abs(value) < 1e15):
         return f"{round(value):,}".replace("-", MINUS)
