@@ -10,6 +10,8 @@ import pytest
 import geopipe as gp
 from geopipe import demo
 
+pytestmark = pytest.mark.slow
+
 CONTRAST = """
 (() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
@@ -78,7 +80,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
         yield running
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_whole_and_readable(browser: chromium.Browser, output: Path, width: int, scheme: str) -> None:
@@ -103,7 +104,6 @@ def test_the_page_is_whole_and_readable(browser: chromium.Browser, output: Path,
     assert browser.value("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.slow
 def test_the_first_key_leads_past_the_navigation(browser: chromium.Browser, output: Path) -> None:
     browser.show((output / "report.html").as_uri(), 1280, "light")
     for kind in ("keyDown", "keyUp"):
