@@ -249,7 +249,8 @@ class _Range:
                 self.least.append(np.fmin.reduce(values).item() + 0)
                 self.most.append(np.fmax.reduce(values).item() + 0)
                 if summed:
-                    self.total += float(np.add.reduce(values, dtype=np.float64))
+                    with np.errstate(invalid="ignore"):  # of both infinities: no number
+                        self.total += float(np.add.reduce(values, dtype=np.float64))
 
     def describe(self) -> dict[str, Any]:
         """As JSON values; an infinity is text, because JSON has none."""

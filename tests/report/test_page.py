@@ -92,6 +92,8 @@ def test_the_page_is_whole_and_readable(browser: chromium.Browser, output: Path,
         assert any(title.startswith(variable["name"]) for title in titles)
         identity = f"v-{variable['name'].replace('_', '-')}"
         assert browser.value(f"!!document.querySelector('#{identity} img').naturalWidth"), variable["name"]
+        shape = browser.value(f"(i => i.clientWidth / i.clientHeight)(document.querySelector('#{identity} img'))")
+        assert abs(shape - 500 / 400) < 0.02, "a map has the shape of its grid"
     sections = browser.value("[...document.querySelectorAll('main h2')].map(e => e.textContent)")
     assert sections == ["Alerts", "What came out", "How variables relate", "Analyses", "How it went", "What ran"]
     assert browser.value("[...document.querySelectorAll('table')].every(t => t.rows.length > 1)")
