@@ -96,7 +96,7 @@ def _variograms(values: Mapping[str, Any], table: pa.Table) -> Iterator[str]:
     for name in list(dict.fromkeys(point["variable"] for point in points))[:MOST_CHARTS]:
         own = [p for p in points if p["variable"] == name and p["semivariance"] is not None]
         line = Trace([p["distance"] for p in own], [p["semivariance"] for p in own])
-        distance = f"distance in {values.get('unit', 'unit')}s"
+        distance = f"distance in {values.get('unit', 'units of the CRS')}"
         yield chart([line], distance, f"semivariance of {name}", f"Variogram of {name}")
 
 
@@ -135,7 +135,7 @@ def _picture_of(paths: Sequence[Path], column: str, sample: Sample) -> tuple[Val
             rows, cols = (batch.column(c).to_numpy() for c in ("row", "col"))
             places = on_lattice(rows, cols, n)
             values = batch.column(column).take(pa.array(places))
-            own = values.fill_null(0).to_numpy(zero_copy_only=False)
+            own = values.fill_null(pa.scalar(0).cast(values.type)).to_numpy(zero_copy_only=False)
             picture = np.zeros(sample.shape, own.dtype) if picture is None else picture
             at = rows[places] // n, cols[places] // n
             picture[at], mask[at] = own, values.is_valid().to_numpy(zero_copy_only=False)
@@ -146,9 +146,9 @@ def _coloured(values: Values, mask: Mask) -> tuple[Picture, Json]:
     """A picture with its legend: few whole numbers as classes, others by a scale."""
     present = values[mask & np.isfinite(values)] if values.dtype.kind == "f" else values[mask]
     if values.dtype.kind in "iub" and len(kinds := np.unique(present)) <= MOST_CLUSTERS:
-        colours = images.class_colours()
+        colours, names = images.class_colours(), {0: "no", 1: "yes"} if values.dtype.kind == "b" else {}
         classes = [
-            {"value": int(k), "name": "", "colour": images.as_hex(colours[i % len(colours)])}
+            {"value": int(k), "name": names.get(int(k), ""), "colour": images.as_hex(colours[i % len(colours)])}
             for i, k in enumerate(kinds)
         ]
         return images.picture(*images.classified(values.astype(np.int64), mask, classes)), {"classes": classes}

@@ -238,9 +238,9 @@ def _findings(
 ) -> list[str]:
     sentences = []
     if longest:
-        length = variograms[longest]["range"]
+        length = float(f"{variograms[longest]['range']:.4g}")
         sentences.append(
-            f"cells hang together over {length:,.4g} {scale.unit} ({longest}): blocks of folds should be no smaller"
+            f"cells hang together over {length:,.10g} {scale.unit} ({longest}): blocks of folds should be no smaller"
         )
     elif variograms:
         sentences.append("no variogram has a range within a third of the extent: choose the size of blocks by hand")
