@@ -100,6 +100,7 @@ def small(bench: Bench) -> None:
         measure.run([sys.executable, "-c", generate])
     settings, output = folder / "settings.toml", bench.work / "demo-output"
     commands = {name: geopipe_run(settings, output, ENGINES[name]) for name in ("auto", "local", "ray")}
+    commands["auto"] = geopipe_run(settings, output, (*ENGINES["auto"], "report.enabled=true"))  # as a user starts it
     # the fixed cost of Ray, as in start.py
     commands["unwatched"] = geopipe_run(settings, output, (*ENGINES["ray"], "monitoring.enable_database_logging=false"))
     commands["trivial"] = [sys.executable, "-c", TRIVIAL]
@@ -174,6 +175,12 @@ def flat(bench: Bench) -> None:
     bench.series("margin", [Case("w8", bench.sizes.large, "ray")], 1)
 
 
+def report(bench: Bench) -> None:
+    """What the report adds to W8 in this process, warm."""
+    cases = [Case("w8", bench.sizes.half, contender, cold=False) for contender in ("local", "reported")]
+    bench.series("report", cases, bench.sizes.repetitions + 1)
+
+
 def monitor(bench: Bench) -> None:
     """What watching costs, on Ray, as the median of pairs (bench/monitor.py)."""
     script = Path(__file__).with_name("monitor.py")
@@ -196,6 +203,7 @@ STEPS: dict[str, Callable[[Bench], None]] = {
     "floor": floor,
     "plan": plan,
     "shuffle": shuffle,
+    "report": report,
     "warm": warm,
     "others": others,
     "flat": flat,

@@ -112,6 +112,8 @@ def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
     yield "time a cell: to the large grid / at the margin", figures.ratio(rest, slope), ".2f", 1.1
     high, low = (figures.median(f"margin/{n}/ray", "memory") for n in (figures.large, figures.half))
     yield "memory on Ray: large grid / smaller grid", figures.ratio(high, low), ".2f", 1.25
+    reported, plain = (figures.median(f"report/{figures.half}/{name}", "wall") for name in ("reported", "local"))
+    yield "with its report / without, in one process", figures.ratio(reported, plain), ".3f", 1.03
     yield "watched / not watched, on Ray", figures.median("monitor", "median"), ".3f", 1.02
     yield "plan of W8, seconds", figures.median("plan/local", "wall"), ".2f", 1.0
     for name, title, series, most in (("ray", "Ray", "margin", 2.0), ("local", "one process", "in_process", 0.6)):

@@ -27,8 +27,10 @@ ENGINES = {
     "groupby": ("engine.kind=ray", "merge.strategy=groupby"),
     "local": ("engine.kind=local",),
     "auto": (),
+    "reported": ("engine.kind=local", "report.enabled=true"),
 }
-"""Settings of geopipe's own contenders. The others are scripts in bench/peers."""
+"""Settings of geopipe's own contenders. The others are scripts in bench/peers, which make no report: nor do these, but
+for the last."""
 GENERATORS = {"w8": w8.generate, "w3": w3.generate}
 
 
@@ -141,7 +143,7 @@ class Bench:
 
 def geopipe_run(settings: Path, output: Path, flags: Sequence[str]) -> list[str | Path]:
     """The command that runs settings into an output folder."""
-    options = [part for flag in (f"run.output={output}", *flags) for part in ("--set", flag)]
+    options = [part for flag in (f"run.output={output}", "report.enabled=false", *flags) for part in ("--set", flag)]
     return [GEOPIPE, "run", settings, "--overwrite", "--json", *options]
 
 
