@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     results = Results(options.results)
     for n in options.sizes:
-        folder = options.data / f"cells-{n}"
+        folder = options.data.absolute() / f"cells-{n}"
         generate(folder, n)
         for case in options.cases:
             tools = {"geopipe": own} | ({"peer": peer} if case in PEER_CASES and n <= FITS else {})

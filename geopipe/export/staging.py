@@ -147,7 +147,7 @@ class Staging:
         """Join the views of the tiles to the sample of the report; a table is published without it, too."""
         try:
             join(self.folder, self.plan.keys.tolist(), REPORT)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
             shutil.rmtree(self.folder / REPORT, ignore_errors=True)
             log.warning("the report will read its sample from the table: %s", error)
 

@@ -53,11 +53,12 @@ class Meter:
 
 
 def usage_of(staging: Path) -> Usage:
-    """The sum of what the processes of a run have written; a file that is torn does not count."""
-    values = []
+    """The sum of what the processes of a run have written; a file that is damaged does not count."""
+    seconds, peaks = list[float](), list[int]()
     for path in sorted((staging / VIEWS).glob(f"*{SUFFIX}")):
-        with suppress(OSError, ValueError):
-            values.append(json.loads(path.read_text(encoding="ascii")))
-    peaks = [value["peak_bytes"] for value in values]
-    seconds = sum(value["cpu_seconds"] for value in values)
-    return Usage(len(values), round(seconds, 3), sum(peaks), max(peaks, default=0))
+        with suppress(OSError, ValueError, TypeError, LookupError):
+            values = json.loads(path.read_text(encoding="ascii"))
+            cpu, peak = float(values["cpu_seconds"]), int(values["peak_bytes"])
+            seconds.append(cpu)
+            peaks.append(peak)
+    return Usage(len(peaks), round(sum(seconds), 3), sum(peaks), max(peaks, default=0))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import FileType
 
 from geopipe.export.state import REPORT
-from geopipe.export.views import SAMPLE, SUMS, TileView, stride_of
+from geopipe.export.views import SAMPLE, STRIDE, SUMS, TileView, stride_of
 from geopipe.export.writers import ROW_GROUP
 from geopipe.table.table import Table
 
@@ -74,7 +74,10 @@ def sample_of(table: Table) -> Sample:
         if files.fs.get_file_info(path).type is FileType.File:
             file = pq.ParquetFile(files.fs.open_input_file(path))
             metadata = file.metadata.metadata
-            if set(variables) <= set(file.schema_arrow.names):
+            is_ours = (
+                metadata.get(STRIDE) == str(stride_of(table.grid)).encode()
+            )  # another version may take other cells
+            if is_ours and set(variables) <= set(file.schema_arrow.names):
                 return _sample(table, lambda names: file.read(list(names)), json.loads(metadata[SUMS]))
     view = TileView(stride_of(table.grid), variables)
     manifest = files.manifest

@@ -309,7 +309,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, which a test may fill."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "geopipe-test", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "geopipe-test", str(disk)]
     try:
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -111,7 +111,7 @@ def test_a_run_from_the_command_line_to_a_table(tmp_path: Path) -> None:
     assert "second is done" in replaced.stdout
     assert json.loads((tmp_path / "output" / "_SUCCESS").read_text())["name"] == "second"
     assert {p.name for p in (tmp_path / "output").iterdir()} == {
-        "_SUCCESS", "csv", "manifest.jsonl", "parquet", "settings.toml"
+        "_SUCCESS", "csv", "manifest.jsonl", "parquet", "report", "report.html", "settings.toml"
     }  # fmt: skip
 
 

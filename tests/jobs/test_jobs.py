@@ -631,7 +631,9 @@ def at_work(dsn: str, run_id: str) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    result = (p for p in folder.rglob("*") if p.is_file() and p.name not in (state.SUCCESS, state.SETTINGS))
+    """Hashes of the files of a table, without those that say when and where it was made."""
+    telling = (state.SUCCESS, state.SETTINGS, *state.BESIDE)
+    result = (p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in telling)
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in result}
 
 

@@ -88,7 +88,7 @@ def test_a_run_leaves_its_whole_story(file: Path, dsn: str) -> None:
     cells = ask(dsn, "SELECT layer, cells FROM pipeline_progress WHERE stage = 'read' ORDER BY layer")
     assert cells == [("a", 1536 * 1536), ("b", 1536 * 1536)]
     stages = "SELECT stage FROM pipeline_events WHERE name = 'stage_started' ORDER BY seq"
-    assert [s for (s,) in ask(dsn, stages)] == ["plan", "run", "validate", "commit"]
+    assert [s for (s,) in ask(dsn, stages)] == ["plan", "run", "validate", "commit", "report"]
     assert ask(dsn, "SELECT detail ->> 'rows' FROM pipeline_events WHERE name = 'committed'") == [(str(result.rows),)]
     messages = [m for (m,) in ask(dsn, "SELECT message FROM pipeline_logs WHERE level = 'INFO' ORDER BY seq")]
     assert messages[0] == "plan started"
