@@ -309,7 +309,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, which a test may fill."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "geopipe-test", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "geopipe-test", str(disk)]
     try:
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -327,7 +327,7 @@ def test_the_disk_is_full(
     with trial(sources, small_disk / "out", ("local", "aligned")[seed % 2]) as run:
         run.wait(seed, most=TILES // 2)
         filler = small_disk / "filler"
-        with open(filler, "wb") as file, suppress(OSError):
+        with open(filler, "wb", buffering=0) as file, suppress(OSError):  # a buffer would be full when it is closed
             while True:
                 file.write(bytes(1 << 16))
         code, err, seconds = run.end(LIMIT)
