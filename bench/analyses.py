@@ -81,7 +81,8 @@ def main() -> None:
                 if options.again:
                     results.forget(key)
                 one = results.measured(key, partial(take, folder, case))
-                print(f"{key.removesuffix('/0')}: {one['wall']:.1f} s, {one['cpu']:.1f} s of CPU, {one['memory'] / 1e9:.2f} GB, "
+                name = key.removesuffix("/0")
+                print(f"{name}: {one['wall']:.1f} s, {one['cpu']:.1f} s of CPU, {one['memory'] / 1e9:.2f} GB, "
                       f"{n * n / one['wall'] / 1e6:.1f} M rows/s", flush=True)  # fmt: skip
 
 
