@@ -16,6 +16,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import postgres_server as postgres
@@ -42,8 +43,10 @@ def runs(monitor_dsn: str) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def address(monitor_dsn: str, runs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def address(monitor_dsn: str, runs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database of these runs, and a home without records of others: a command delivers what is there."""
     monkeypatch.setenv("GEOPIPE_MONITORING_DSN", monitor_dsn)
+    monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "")  # a terminal's width is the terminal's own
 
 
