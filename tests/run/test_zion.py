@@ -17,6 +17,7 @@ import rasterio
 from pyproj import Transformer
 from zion import LAYERS, write_settings
 
+from geopipe.export.state import BESIDE
 from geopipe.run import pipeline
 from geopipe.settings import load
 
@@ -26,10 +27,12 @@ CATEGORICAL = {"landcover": "zion/nlcd.tif", "nlcd2011": "zion/nlcd2011.tif", "b
 
 
 def hashes(output: Path) -> dict[str, str]:
+    """Hashes of the files of a table, without those that say when and where it was made."""
+    telling = {"_SUCCESS", "settings.toml", *BESIDE}
     return {
         str(p.relative_to(output)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(output.rglob("*"))
-        if p.is_file() and p.name != "_SUCCESS" and p.name != "settings.toml"
+        if p.is_file() and p.relative_to(output).parts[0] not in telling
     }
 
 
