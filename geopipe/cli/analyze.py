@@ -89,7 +89,9 @@ def _full(flag: str) -> str:
 def progress(quiet: bool) -> Iterator[Watch]:
     """Show how far passes are: a bar for each on a terminal, elsewhere nothing."""
     from geopipe.cli.screen import console, on_terminal
+    from geopipe.events import logs
 
+    logs.configure_logging("WARNING", "text")
     out = console(stderr=True)
     if quiet or not on_terminal(out):
         yield lambda step: None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import shlex
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,10 +108,11 @@ class Files:
                 for name, text in self.types.items()
             )
         with self.reading():
-            files = self._parquet_files(self.keys[:1])
-            schema = next((pq.read_schema(path, filesystem=self.fs) for path, _ in files), None)
-        if schema is None:
+            path = next((path for path, _ in self._parquet_files(self.keys[:1])), None)
+        if path is None:
             raise MachineError(f"{self.output} has no file of its first tile", f"see: geopipe validate {self.output}")
+        with self.reading(path):
+            schema = pq.read_schema(path, filesystem=self.fs)
         if self.facts.partitioned:
             name = str(self.facts.layout.partition_by)
             position = list(self.types).index(name)
@@ -176,7 +178,7 @@ class Files:
                 return
             schema = pa.schema([self.schema.field(name) for name in columns])
             for path, _ in self._parquet_files(np.array([key])):
-                with pq.ParquetFile(self.fs.open_input_file(path), pre_buffer=False) as file:
+                with self.reading(path), pq.ParquetFile(self.fs.open_input_file(path), pre_buffer=False) as file:
                     for batch in file.iter_batches(rows, columns=list(columns), use_threads=False):
                         yield pa.Table.from_batches([batch]).select(columns).cast(schema)
 
@@ -303,13 +305,14 @@ class Files:
         return Manifest(np.array(tiles)[order], np.array(rows)[order], columns, csv)
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Errors of reading as one of ours."""
+    def reading(self, path: str = "") -> Iterator[None]:
+        """Errors of reading as one of ours, which names the file."""
         try:
             yield
         except (OSError, pa.ArrowException, ValueError) as error:
             reason = " ".join(str(error).split())
-            hint = f"see what is missing: geopipe validate {self.output}"
+            reason = f"{path}: {reason}" if path and path not in reason else reason
+            hint = f"see what is missing: geopipe validate {shlex.quote(self.output)}"
             raise MachineError(f"{self.output} cannot be read: {reason}", hint) from error
 
 
