@@ -22,6 +22,7 @@ from affine import Affine
 
 from geopipe.engine import ray as engine
 from geopipe.engine.contract import never
+from geopipe.engine.steps import Aligned, Batch
 from geopipe.events.records import new_run_id
 from geopipe.grid.grid import Grid
 from geopipe.layers.header import Band, Header
@@ -34,10 +35,10 @@ from geopipe.plan.plan import Inputs, Plan, make_plan
 GB = 1 << 30
 
 
-class IdleWorker(engine._Aligned):
+class IdleWorker(Aligned):
     """Finishes tiles without a look at them."""
 
-    def __call__(self, batch: engine.Batch) -> Iterator[pa.Table]:
+    def __call__(self, batch: Batch) -> Iterator[pa.Table]:
         yield pa.table({"done": batch["keys"][0]})
 
 
@@ -93,7 +94,7 @@ def main() -> None:
     print(f"planned in {time.perf_counter() - start:.1f} s, driver {resident():,.0f} MB", flush=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.object(engine, "_Aligned", IdleWorker),
+        patch.object(engine, "Aligned", IdleWorker),
         engine.ray_engine(None, plan.machine, unwatched(Path(folder))) as ray,
     ):
         start, tenth = time.perf_counter(), max(1, tiles // 10)

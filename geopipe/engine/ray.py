@@ -10,9 +10,8 @@ from __future__ import annotations
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -21,162 +20,28 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
-from ray.actor import ActorHandle
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from geopipe import machine
+from geopipe.engine import nodes
 from geopipe.engine.cluster import cluster, connect
-from geopipe.engine.contract import Engine, Finish, Keys, Stop, never
+from geopipe.engine.contract import Engine, Finish, Keys, Stop
 from geopipe.engine.guard import Guard
-from geopipe.engine.session import WorkerSession, task_session
-from geopipe.engine.strips import merge_strips, parts_of
+from geopipe.engine.steps import Aligned, Monitoring, Work, merge_groups, read_layer
 from geopipe.engine.waves import in_turn
 from geopipe.errors import Terminated, find
-from geopipe.events import logs
-from geopipe.events.emit import context
 from geopipe.events.records import Progress
-from geopipe.grid.grid import Tile
-from geopipe.load import points, raster, tiles
-from geopipe.load.sweep import sweep
-from geopipe.merge.blocks import BlockRow, marker, pack, unpack
-from geopipe.merge.points import SparseRow
-from geopipe.merge.tile import Part
+from geopipe.load import raster
 from geopipe.monitoring import actor as monitor
 from geopipe.monitoring import prometheus
 from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, release_workers
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.estimate import BATCH, STORE_SHARE, Machine, readers_of_wave
-from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
 
 log = logging.getLogger(__name__)
 
-Batch = dict[str, np.ndarray[Any, Any]]
-
 MOST_BLOCKS = 1000
 """Blocks of a Dataset at most: Ray keeps statistics of each for the whole run. Many tiles share a block."""
-
-
-@dataclass(frozen=True)
-class Monitoring:
-    """The monitoring of a run, for its workers: its options, and the actor that takes their records."""
-
-    options: MonitoringOptions
-    actor: ActorHandle
-
-    def deliver(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
-        """Hand records to the actor."""
-        return monitor.deliver(self.actor)(source, lines, keep)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every worker of a Dataset needs.
-
-    Attributes:
-        monitoring: the monitoring of the run; None without.
-        finish: called with each merged tile; None to return the tile's table.
-        stop: called before each tile of the aligned strategy, which leaves the tile out if true.
-        reader: makes the reader of a worker.
-    """
-
-    plan: Plan
-    monitoring: Monitoring | None = None
-    finish: Finish | None = None
-    stop: Stop = never
-    reader: Callable[[], raster.Reader] = raster.Readers
-
-    def session(self) -> WorkerSession:
-        """Open a session."""
-        cache = self.plan.estimate.cache_bytes
-        if self.monitoring is None:
-            return WorkerSession(reader=self.reader, cache=cache)
-        return WorkerSession(self.monitoring.options, self.monitoring.deliver, self.reader, cache)
-
-    def task_session(self) -> AbstractContextManager[WorkerSession]:
-        """The session for a task: shared with other tasks of the run, or the task's own without a run."""
-        return task_session(self.monitoring.options if self.monitoring else None, self.session)
-
-
-class _Aligned:
-    """A resampling actor: reads all layers of a tile, and merges them."""
-
-    def __init__(self, work: Work) -> None:
-        self.work, self.session = work, work.session()
-
-    def __call__(self, batch: Batch) -> Iterator[pa.Table]:
-        plan = self.work.plan
-        with self.session.working() as session:
-            for tile in map(plan.spec.tile, batch["keys"][0].tolist()):
-                if self.work.stop():
-                    return
-                with context(tile=tile.key), logs.failures():
-                    read = partial(tiles.read_rows, plan, plan.layers, reader=session.reader)
-                    yield _finished(self.work, tile, merge_strips(plan, tile, read), session)
-
-    def __del__(self) -> None:
-        """Ray is about to end this process: stop the recorder's thread before Ray's core goes."""
-        self.session.close()
-
-
-def _read(batch: Batch, work: Work) -> Iterator[pa.Table]:
-    """Read one layer in some tiles, or a partition of a table, into block rows for the shuffle.
-
-    A task, not an actor: an actor pool would end with each wave, and start anew for the next. Tasks come back to the
-    same warm workers, which also merge.
-    """
-    layer, keys = work.plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
-    with context(layer=layer.layer.name), work.task_session() as session:
-        for row in _rows(work.plan, layer, int(batch["part"][0]), keys, session.reader):
-            yield pack(row)
-    machine.release_memory()
-
-
-def _rows(
-    plan: Plan, layer: LayerPlan, part: int, keys: list[int], reader: raster.Reader
-) -> Iterator[BlockRow | SparseRow]:
-    """The block rows of a layer, after a marker of each tile, which has a marker even if nothing follows.
-
-    The mask of a tile travels once: with the marker of the first layer and its first partition.
-    """
-    carries_mask = layer is plan.layers[0] and part == 0
-    if layer.table is None and not layer.sweeps:
-        for tile in map(plan.spec.tile, keys):
-            with context(tile=tile.key), logs.failures():
-                inside = tiles.inside_of(plan, tile, reader)
-                yield marker(tile.key, inside if carries_mask else None)
-                for strip in parts_of(plan, tile):
-                    top = strip.row - tile.row
-                    cells = None if inside is None else inside[top : top + strip.height]
-                    for row in tiles.read_tile(plan, layer, strip, reader, cells):
-                        yield replace(row, top=top)
-        return
-    for key in keys:
-        yield marker(key, tiles.inside_of(plan, plan.spec.tile(key), reader) if carries_mask else None)
-    if layer.table is not None:
-        yield from points.read_points(plan, layer, layer.table.partitions[part], keys)
-    else:
-        yield from sweep(plan, layer, keys, reader)
-
-
-def _merge_groups(groups: pa.Table, work: Work) -> Iterator[pa.Table]:
-    """Merge the tiles of one partition of the shuffle. Their block rows are views of the object store."""
-    plan = work.plan
-    with work.task_session() as session:
-        for tile in map(plan.spec.tile, sorted(set(groups["tile"].to_pylist()))):
-            with context(tile=tile.key), logs.failures():
-                yield _finished(work, tile, merge_strips(plan, tile, partial(unpack, plan.spec, groups)), session)
-
-
-def _finished(work: Work, tile: Tile, parts: Iterable[Part], session: WorkerSession) -> pa.Table:
-    """Finish a tile, and return its key as a table; without `finish` return the tile's table."""
-    if work.finish is None:
-        return pa.concat_tables([table for _, table in parts])
-    work.finish(tile, parts, session.journal)
-    del parts
-    machine.release_memory()
-    return pa.table({"done": [tile.key]})
 
 
 def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Dataset:
@@ -203,16 +68,16 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
     if plan.strategy == "aligned":
         actors = ray.data.ActorPoolStrategy(size=workers)
         restarts = {"max_restarts": 3, "max_task_retries": 3}
-        return _mapped(reads, _Aligned, workers, compute=actors, fn_constructor_args=(work,), **restarts)
+        return _mapped(reads, Aligned, workers, compute=actors, fn_constructor_args=(work,), **restarts)
     context.shuffle_compression = None
     context.shuffle_input_batch_bytes = context.target_max_block_size = BATCH
     context.override_object_store_memory_limit_fraction = STORE_SHARE  # the plan has divided it among the waves
     parts = min(plan.estimate.wave_tiles or 4 * workers, 4 * workers)
     tasks = ray.data.TaskPoolStrategy(size=readers_of_wave(workers, at_once))
-    rows = _mapped(reads, _read, workers * at_once, compute=tasks, fn_args=(work,), max_retries=3)
+    rows = _mapped(reads, read_layer, workers * at_once, compute=tasks, fn_args=(work,), max_retries=3)
     # the shuffle of groupby("tile").map_groups, but without its sort, which would copy all block rows
     groups = rows.repartition(parts, keys=["tile"])
-    return groups.map_batches(partial(_merge_groups, work=work), batch_size=None, batch_format="pyarrow")
+    return groups.map_batches(partial(merge_groups, work=work), batch_size=None, batch_format="pyarrow")
 
 
 def dataset(plan: Plan, address: str | None = None) -> ray.data.Dataset:
@@ -365,14 +230,10 @@ def _collect(monitoring: Monitoring, over: bool = False) -> None:
     Args:
         over: the run is over, and its workers close their sessions.
     """
-    driver = ray.get_runtime_context().get_node_id()
-    deliver = ray.remote(num_cpus=0, max_retries=0)(_deliver_leftovers)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != driver]
-    tasks = [deliver.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)) for n in nodes]
-    calls = [task.remote(monitoring, over) for task in tasks]
+    others = [node for node in nodes.alive() if not node.is_own]
+    calls = nodes.begin(others, _deliver_leftovers, monitoring, over)
     _deliver_leftovers(monitoring, over, others=False)  # in this process; the driver delivers what earlier runs left
-    if calls:
-        ray.wait(calls, num_returns=len(calls), timeout=5)
+    nodes.wait(calls, 5)
 
 
 def _deliver_leftovers(monitoring: Monitoring, over: bool, others: bool = True) -> None:

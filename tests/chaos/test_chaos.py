@@ -59,7 +59,7 @@ ENGINES = {
     ],
 }
 VICTIMS = {  # processes of a run on Ray
-    "worker": r"^ray::.*(_Aligned|_read|_merge_group|MapBatches|MapWorker)",
+    "worker": r"^ray::.*(Aligned|read_layer|merge_groups|MapBatches|MapWorker)",
     "monitor": r"^ray::Monitor\b",
     "GCS": r"/gcs_server",
     "raylet": r"/raylet/raylet",

@@ -1,0 +1,66 @@
+"""Functions that every node of a cluster calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+ASKS = """
+import json, pathlib, sys, time
+import ray
+from ray.cluster_utils import Cluster
+from geopipe.engine import nodes
+from geopipe.errors import MachineError
+
+STOP = pathlib.Path(sys.argv[1])
+
+def node_id():
+    return ray.get_runtime_context().get_node_id()
+
+def behave(own, refusing):
+    if node_id() == own:
+        return "well"
+    if node_id() == refusing:
+        raise MachineError("no room", "make some")
+    while not STOP.exists():
+        time.sleep(0.01)
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+for market in ("spot", "on-demand"):
+    cluster.add_node(num_cpus=1, labels={"ray.io/market-type": market})
+ray.init(cluster.address, logging_level="ERROR")
+answers = nodes.on_every_node(node_id, seconds=60)
+head, first, second = answers
+mixed = nodes.on_every_node(behave, head.node.id, first.node.id, seconds=3)
+STOP.touch()
+print(json.dumps({
+    "own": [answer.value == answer.node.id for answer in answers],
+    "heads": [(answer.node.is_head, answer.node.is_own) for answer in answers],
+    "cpus": [answer.node.resources.get("CPU") for answer in answers],
+    "labels": sorted(answer.node.labels.get("ray.io/market-type", "") for answer in answers),
+    "names": [bool(answer.node.name and answer.node.address in str(answer.node)) for answer in answers],
+    "mixed": [(answer.node.id == before.node.id, answer.value, answer.error) for answer, before in zip(mixed, answers)],
+}))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_every_node_answers_and_one_that_does_not_is_named(tmp_path: Path) -> None:
+    """A node without CPUs answers, too; one that fails or hangs has its error, and the others their answers."""
+    command = [sys.executable, "-c", ASKS, str(tmp_path / "stop")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["own"] == [True] * 3
+    assert result["heads"] == [[True, True], [False, False], [False, False]]
+    assert result["cpus"] == [None, 1, 1]
+    assert result["labels"] == ["", "on-demand", "spot"]
+    assert result["names"] == [True] * 3
+    assert result["mixed"] == [[True, "well", ""], [True, None, "no room"], [True, None, "no answer in 3 s"]]
