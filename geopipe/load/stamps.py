@@ -25,11 +25,11 @@ AT_ONCE = 16
 """Files to check in parallel: a server may take long for each."""
 
 
-def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
+def stamp_of(uri: str, others: Sequence[str] = ()) -> Stamp:
     """The current stamp of a source. Clears GDAL's cache of a remote file first.
 
     Args:
-        beside: other local files that are read with it, such as a sidecar or the tiles of a VRT.
+        others: local files that are read with it, such as a sidecar or the tiles of a VRT.
     """
     file = local_file(uri)
     if file is None:
@@ -37,7 +37,7 @@ def stamp_of(uri: str, beside: Sequence[str] = ()) -> Stamp:
     if not os.path.exists(file):
         return UNKNOWN
     own = sorted(p for p in Path(file).rglob("*") if p.is_file()) if os.path.isdir(file) else [Path(file)]
-    paths = [*own, *(Path(name) for name in beside if os.path.isfile(name))]
+    paths = [*own, *(Path(name) for name in others if os.path.isfile(name))]
     parts = [(str(path), stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()]]
     size, mtime_ns = sum(p[1] for p in parts[: len(own)]), max((p[2] for p in parts[: len(own)]), default=0)
     tag = hashlib.sha256(repr(parts).encode()).hexdigest()[:16] if len(parts) > 1 else ""
@@ -74,6 +74,16 @@ def refuse_change(header: Header | TableHeader, access: Access, now: Stamp | Non
     raise access.error(f"{header.uri} was changed since the run was planned: {differs}", hint)
 
 
+def known(plan: Plan) -> dict[str, tuple[Header | TableHeader, Access]]:
+    """The sources of a plan whose stamps are known, by URI, with the rules of their layers."""
+    sources: dict[str, tuple[Header | TableHeader, Access]] = {}
+    for p in (*plan.layers, *([plan.mask.raster] if plan.mask and plan.mask.raster else [])):
+        headers: list[Header | TableHeader] = [f.header for d in p.decisions for f in d.source.files]
+        headers += p.table.headers if p.table else ()
+        sources |= {header.uri: (header, p.layer.access) for header in headers if header.stamp != UNKNOWN}
+    return sources
+
+
 def refuse_changes(plan: Plan) -> None:
     """Check, before publication, that no source was changed during the run.
 
@@ -83,14 +93,10 @@ def refuse_changes(plan: Plan) -> None:
         SourceError: a file was changed, or is gone.
         MachineError: the server of a file does not answer any more.
     """
-    known: dict[str, tuple[Header | TableHeader, Access]] = {}
-    for p in (*plan.layers, *([plan.mask.raster] if plan.mask and plan.mask.raster else [])):
-        headers: list[Header | TableHeader] = [f.header for d in p.decisions for f in d.source.files]
-        headers += p.table.headers if p.table else ()
-        known |= {header.uri: (header, p.layer.access) for header in headers if header.stamp != UNKNOWN}
+    sources = known(plan).values()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        stamps = pool.map(_now, (header for header, _ in known.values()))
-        for (header, access), now in zip(known.values(), stamps, strict=True):
+        stamps = pool.map(_now, (header for header, _ in sources))
+        for (header, access), now in zip(sources, stamps, strict=True):
             refuse_change(header, access, now)
             if now == UNKNOWN:
                 raise MachineError(
@@ -100,8 +106,13 @@ def refuse_changes(plan: Plan) -> None:
                 )
 
 
+def beside(header: Header | TableHeader) -> tuple[str, ...]:
+    """The local files that are read with a source."""
+    return header.beside if isinstance(header, Header) else ()
+
+
 def _now(header: Header | TableHeader) -> Stamp:
-    return stamp_of(header.uri, header.beside if isinstance(header, Header) else ())
+    return stamp_of(header.uri, beside(header))
 
 
 # ---------------------------------------------------------------- remote files

@@ -101,6 +101,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                 _complete(summary)
                 return summary
             destination.check(overwrite)
+            _check_nodes(plan, destination, run_id)
             if not options.resume:
                 destination.keep_or_drop(plan, options.fresh, options.confirm)
             job = Execution(settings, monitoring, overwrite, destination.output, clock)
@@ -196,6 +197,18 @@ def _analyzed(settings: Settings, summary: Summary, destination: Destination, cl
 def _is_of(success: Mapping[str, Any] | None, plan: Plan) -> bool:
     """Whether a finished run is one of this plan."""
     return success is not None and success["plan_hash"] == plan.hash
+
+
+def _check_nodes(plan: Plan, destination: Destination, run_id: str) -> None:
+    """Refuse sources and a folder that a node of the cluster does not share.
+
+    Raises:
+        MachineError: names the node and the file.
+    """
+    if plan.engine == "ray" and plan.machine.cluster:  # a Ray of our own has one node
+        from geopipe.engine.sharing import refuse_unshared
+
+        refuse_unshared(plan, destination.folder, run_id)
 
 
 def _engine(plan: Plan, settings: Settings, monitoring: MonitoringOptions) -> AbstractContextManager[Engine]:
