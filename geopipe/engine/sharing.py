@@ -57,7 +57,7 @@ class SourceStamp(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Look:
+class NodeView:
     """What a node sees otherwise than the driver.
 
     Attributes:
@@ -118,7 +118,7 @@ def refuse_unshared(plan: Plan, folder: Path, run_id: str) -> None:
     log.info("%s sources are the same on %s nodes", len(sources), len(others) + 1)
 
 
-def _look_of(answer: nodes.Answer[Look]) -> Look:
+def _look_of(answer: nodes.Answer[NodeView]) -> NodeView:
     if answer.value is None:
         raise MachineError(
             f"{answer.node} has not checked whether it sees the sources: {answer.error}",
@@ -144,7 +144,7 @@ def _sample(sources: Sequence[SourceStamp]) -> list[SourceStamp]:
 # ---------------------------------------------------------------- on each node
 
 
-def look(sources: Sequence[SourceStamp], marker: str, run_id: str, seconds: float = SECONDS) -> Look:
+def look(sources: Sequence[SourceStamp], marker: str, run_id: str, seconds: float = SECONDS) -> NodeView:
     """Compare the sources with their stamps, and try the folder of the marker, on this node."""
     end, wrong, checked = time.monotonic() + seconds, dict[str, str](), 0
     with raster.environment(), ThreadPoolExecutor(stamps.AT_ONCE) as pool:
@@ -153,7 +153,7 @@ def look(sources: Sequence[SourceStamp], marker: str, run_id: str, seconds: floa
             differences = zip(part, pool.map(_difference, part), strict=True)
             wrong |= {source.uri: text for source, text in differences if text}
             checked += len(part)
-    return Look(_folder_problem(Path(marker), run_id), wrong, len(sources) if wrong else checked)
+    return NodeView(_folder_problem(Path(marker), run_id), wrong, len(sources) if wrong else checked)
 
 
 def _difference(source: SourceStamp) -> str:
