@@ -23,10 +23,14 @@ PASSWORD = "canary-7f3a91"
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens; `dsn` has the password, `url` does not. `control` takes what pg_ctl does: stop, start."""
+    """Where it listens; `dsn` has the password, `url` does not. `control` takes what pg_ctl does: stop, start.
+
+    `sockets` is the folder of its socket, which processes in other network namespaces reach; "" without one.
+    """
 
     port: int
     control: Callable[[str], None]
+    sockets: str = ""
 
     @property
     def url(self) -> str:
@@ -35,6 +39,10 @@ class Server:
     @property
     def dsn(self) -> str:
         return self.url.replace("geopipe@", f"geopipe:{PASSWORD}@")
+
+    @property
+    def socket_dsn(self) -> str:
+        return f"postgresql://geopipe:{PASSWORD}@/postgres?host={self.sockets}&port={self.port}"
 
     def execute(self, *statements: str) -> None:
         with psycopg2.connect(self.dsn) as connected, connected.cursor() as cursor:
@@ -83,8 +91,11 @@ def _programs(folder: Path) -> Path:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[Server]:
-    """A running server with its data in `folder`, which must be reachable for the user nobody where root runs this."""
+def server(folder: Path, sockets: bool = False) -> Iterator[Server]:
+    """A running server with its data in `folder`, which must be reachable for the user nobody where root runs this.
+
+    With `sockets` it has a socket in `folder`, too.
+    """
     programs = _programs(folder)
     user = "nobody" if os.geteuid() == 0 else None  # Postgres does not work for root
     if user:
@@ -105,14 +116,14 @@ def server(folder: Path) -> Iterator[Server]:
     secret, data = folder / "password", folder / "data"
     secret.write_text(PASSWORD)
     call("initdb", "-D", str(data), "-U", "geopipe", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8", "-N")
-    port = free_port()
-    options = ["-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {port} -k '' -c fsync=off", "-m", "fast"]
+    port, socket = free_port(), str(folder) if sockets else ""
+    options = ["-l", str(folder / "log"), "-o", f"-h 127.0.0.1 -p {port} -k '{socket}' -c fsync=off", "-m", "fast"]
 
     def control(action: str) -> None:
         call("pg_ctl", "-D", str(data), "-w", "-t", f"{PATIENCE:.0f}", *options, action)
 
     control("start")
     try:
-        yield Server(port, control)
+        yield Server(port, control, socket)
     finally:
         call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
