@@ -18,12 +18,13 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from geopipe import machine
 from geopipe.engine import address as addresses
+from geopipe.engine import nodes
 from geopipe.engine.guard import Guard, guarded, last_word
 from geopipe.engine.head import lean_data, own_head
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
-from geopipe.plan.estimate import Machine
+from geopipe.plan.estimate import DRIVER_BYTES, Machine, NodeLimits
 
 VARIABLES = ("RAY_AUTH_MODE", "RAY_IGNORE_UNHANDLED_ERRORS", "RAY_USAGE_STATS_ENABLED", addresses.IDLE_WORKERS)
 """Environment variables that `connect` sets where they are missing."""
@@ -144,26 +145,47 @@ def _check_port(address: str) -> None:
 
 
 @contextmanager
-def joined(address: str | None, machine: Machine) -> Iterator[Machine]:
-    """Join the cluster that exists, and yield what it offers.
+def joined(address: str | None, machine: Machine, workers: int | None = None) -> Iterator[Machine]:
+    """Join the cluster that exists, and yield what its nodes offer.
 
     Args:
         address: of the cluster; None for RAY_ADDRESS.
         machine: this machine, within the limits of the settings.
+        workers: of the run; None for one for each processor of the nodes.
+
+    Raises:
+        MachineError: no node can run work, and the cluster is not said to grow.
     """
     with cluster(address, machine.object_store) as guard:
         with guard.armed():
-            offer = _cluster_machine(machine)
+            offer = _cluster_machine(machine, workers)
         yield offer
 
 
-def _cluster_machine(machine: Machine) -> Machine:
-    total = ray.cluster_resources()
-    cpus = int(total.get("CPU", 1))
+def _cluster_machine(machine: Machine, workers: int | None) -> Machine:
+    """The machine that the nodes with CPUs and the labels make; a head without CPUs runs no work.
+
+    Object stores count as the smallest one: waves of a shuffle spread evenly over the nodes.
+    """
+    able = [
+        NodeLimits(cpus, int(node.resources.get("memory", 0)), int(node.resources.get("object_store_memory", 0)))
+        for node in nodes.alive()
+        if (cpus := node.resources.get("CPU", 0)) and nodes.matches(node.labels, dict(machine.labels))
+    ]
+    if not able and not machine.most_workers:
+        labels = ", ".join(f"{key} = {value}" for key, value in machine.labels)
+        raise MachineError(
+            f"no node of the Ray cluster can run work: none has CPUs{f' and the labels {labels}' if labels else ''}",
+            "add nodes, correct engine.label_selector, or give engine.max_workers if the cluster grows by itself",
+        )
+    if not able:
+        return replace(machine, cpus=1, workers=workers or 1)
+    cpus = max(1, int(sum(node.cpus for node in able)))
     return replace(
         machine,
         cpus=cpus,
-        workers=machine.workers if machine.workers != machine.cpus else max(1, cpus),
-        memory=int(total.get("memory", machine.memory)),
-        object_store=int(total.get("object_store_memory", machine.object_store)),
+        workers=workers or cpus,
+        memory=sum(node.memory for node in able) + DRIVER_BYTES,  # the driver's own is on the head
+        object_store=len(able) * min(node.object_store for node in able),
+        nodes=tuple(able),
     )

@@ -74,6 +74,15 @@ def alive() -> list[ClusterNode]:
     return sorted(nodes, key=lambda node: (not node.is_head, node.address, node.name, node.id))
 
 
+def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Whether labels are those that a label selector of Ray asks for: value, !value, in(a,b) or !in(a,b)."""
+    for key, text in selector.items():
+        values = text.removeprefix("!").removeprefix("in(").removesuffix(")").split(",")
+        if (labels.get(key) in [value.strip() for value in values]) == text.startswith("!"):
+            return False
+    return True
+
+
 def begin(nodes: Sequence[ClusterNode], function: Callable[..., Any], *args: Any) -> Calls:
     """Begin to call a function on each of these nodes, which takes no CPU of the cluster; do not wait.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -56,25 +57,26 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
         at_once: shuffles that share the workers.
     """
     plan = work.plan
-    workers = plan.machine.workers
-    units = _units(plan, plan.keys if keys is None else keys, workers)
+    workers, most = plan.machine.workers, plan.machine.grown()
+    units = _units(plan, plan.keys if keys is None else keys, most)
     reads = ray.data.from_blocks(units)
     context = reads.context
     context.enable_progress_bars = False
     context.enable_fallback_to_arrow_object_ext_type = False
     context.execution_no_progress_timeout_s = 600
     context.log_internal_stack_trace = False
-    workers = min(workers, len(units))
+    context.execution_options.label_selector = dict(plan.machine.labels) or None
+    workers, most = min(workers, len(units)), min(most, len(units))
     if plan.strategy == "aligned":
-        actors = ray.data.ActorPoolStrategy(size=workers)
+        actors = ray.data.ActorPoolStrategy(min_size=workers, max_size=most)
         restarts = {"max_restarts": 3, "max_task_retries": 3}
-        return _mapped(reads, Aligned, workers, compute=actors, fn_constructor_args=(work,), **restarts)
+        return _mapped(reads, Aligned, plan, workers, compute=actors, fn_constructor_args=(work,), **restarts)
     context.shuffle_compression = None
     context.shuffle_input_batch_bytes = context.target_max_block_size = BATCH
     context.override_object_store_memory_limit_fraction = STORE_SHARE  # the plan has divided it among the waves
-    parts = min(plan.estimate.wave_tiles or 4 * workers, 4 * workers)
-    tasks = ray.data.TaskPoolStrategy(size=readers_of_wave(workers, at_once))
-    rows = _mapped(reads, read_layer, workers * at_once, compute=tasks, fn_args=(work,), max_retries=3)
+    parts = min(plan.estimate.wave_tiles or 4 * most, 4 * most)
+    tasks = ray.data.TaskPoolStrategy(size=readers_of_wave(most, at_once))
+    rows = _mapped(reads, read_layer, plan, workers * at_once, compute=tasks, fn_args=(work,), max_retries=3)
     # the shuffle of groupby("tile").map_groups, but without its sort, which would copy all block rows
     groups = rows.repartition(parts, keys=["tile"])
     return groups.map_batches(partial(merge_groups, work=work), batch_size=None, batch_format="pyarrow")
@@ -119,26 +121,38 @@ def _unit(layer: int, keys: Keys, part: int = 0) -> pa.Table:
 
 
 def _runs(keys: Keys, workers: int) -> list[Keys]:
-    """Runs of at most eight neighbours: fewer if there are few tiles, more if there were more than MOST_BLOCKS runs."""
-    size = max(1, min(8, len(keys) // (16 * workers)), -(-len(keys) // MOST_BLOCKS))
+    """Runs of at most eight neighbours: fewer if there are few tiles, more if there were more than MOST_BLOCKS runs.
+
+    Each worker has at least eight runs where there are so many tiles, so that all of them end together.
+    """
+    size = max(1, min(8, len(keys) // (16 * workers)), -(-len(keys) // max(MOST_BLOCKS, 8 * workers)))
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _mapped(reads: ray.data.Dataset, step: Any, workers: int, **how: Any) -> ray.data.Dataset:
+def _mapped(reads: ray.data.Dataset, step: Any, plan: Plan, workers: int, **how: Any) -> ray.data.Dataset:
     """Map reads by actors or tasks, one read at a time.
 
-    `how` bounds restarts and retries: by default Ray restarts the readers of a raster that crashes them for ever.
+    Args:
+        plan: says what memory a worker needs: on a cluster Ray places it where there is as much.
+        workers: that share the CPUs.
+        how: bounds restarts and retries: by default Ray restarts the readers of a raster that crashes them for ever.
     """
+    memory = plan.estimate.worker_bytes if plan.machine.nodes else None
     with warnings.catch_warnings():
         # the only way to bound them in the releases that our pin admits
         warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
-        return reads.map_batches(step, batch_size=1, num_cpus=_worker_cpus(workers), **how)
+        return reads.map_batches(step, batch_size=1, num_cpus=_worker_cpus(plan, workers), memory=memory, **how)
 
 
-def _worker_cpus(workers: int) -> float:
+def _worker_cpus(plan: Plan, workers: int) -> float:
     """The share of a CPU that each of these readers holds, so that one CPU stays free for Ray's own tasks."""
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    return round(min(1.0, max(0, cpus - 1) / workers), 3)
+    cpus = [node.cpus for node in plan.machine.nodes] or [ray.cluster_resources().get("CPU", 1)]
+    share = min(1.0, max(0, int(sum(cpus)) - 1) / workers)
+    while share and sum(int(own / share) for own in cpus) < workers:
+        share *= 0.9
+    # on a cluster, what holds no CPU could come to a head that has none
+    least = 0.01 if plan.machine.nodes and plan.strategy == "aligned" else 0.0
+    return max(least, math.floor(1000 * share) / 1000)
 
 
 class _RayEngine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -60,10 +60,21 @@ SAMPLE = 9
 
 
 @dataclass(frozen=True)
+class NodeLimits:
+    """The processors and memory of a node of a cluster; sizes in bytes."""
+
+    cpus: float
+    memory: int
+    object_store: int
+
+
+@dataclass(frozen=True)
 class Machine:
     """The processors, memory and disk for a run; sizes in bytes. `object_store` is Ray's shared memory.
 
-    `cluster` tells by what a Ray cluster that exists is named; "" if a run on Ray starts its own.
+    `cluster` tells by what a Ray cluster that exists is named; "" if a run on Ray starts its own. `nodes` are those of
+    it that can run work now, and `labels` what they must have (Ray's label selector). `most_workers` is the number of
+    workers that a cluster may have once it has grown, 0 if it does not grow.
     """
 
     cpus: int
@@ -72,6 +83,32 @@ class Machine:
     object_store: int
     free_disk: int
     cluster: str = ""
+    nodes: tuple[NodeLimits, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    most_workers: int = 0
+
+    def describe(self) -> dict[str, object]:
+        """The machine for JSON."""
+        return asdict(self) | {"nodes": [asdict(node) for node in self.nodes], "labels": dict(self.labels)}
+
+    @property
+    def node_store(self) -> int:
+        """Bytes of the smallest object store of a node: a merge needs all block rows of its tiles on one node."""
+        return min((node.object_store for node in self.nodes), default=self.object_store)
+
+    @property
+    def held(self) -> float:
+        """Bytes that a wave takes in the object stores, in bytes of its block rows."""
+        return HELD_APART if len(self.nodes) > 1 else HELD
+
+    def grown(self) -> int:
+        """The number of workers once the cluster has grown."""
+        return max(self.workers, self.most_workers)
+
+    def fitted(self, worker_bytes: int) -> Machine:
+        """This machine with as many workers as the memory of its nodes allows; at least one, which may not fit."""
+        fitting = sum(node.memory // worker_bytes for node in self.nodes)
+        return replace(self, workers=max(1, min(self.workers, fitting))) if self.nodes else self
 
 
 @dataclass(frozen=True)
@@ -98,6 +135,19 @@ class Estimate:
     rows: int
     output_bytes: int
 
+    @property
+    def worker_bytes(self) -> int:
+        """Memory of a worker with its largest task."""
+        return WORKER_BYTES + self.task_bytes
+
+    @property
+    def share_bytes(self) -> int:
+        """Memory of a worker and of the processes that shuffle and merge for it."""
+        return self.worker_bytes + (MERGERS * (WORKER_BYTES + 2 * BATCH) if self.shuffle_bytes else 0)
+
+
+MERGERS = 2
+"""Processes that shuffle and merge, for each worker."""
 
 BATCH = 32 * MB
 """Block rows that go through a shuffle in one piece."""
@@ -111,6 +161,9 @@ WAVES = 3
 HELD = 1.25
 """Bytes that a wave takes in the object store, in bytes of its block rows: while some are put into groups, the store
 holds these twice."""
+
+HELD_APART = 2.0
+"""The same on several nodes: most block rows are copied to the node that merges them."""
 
 STORE_SHARE = 0.9
 """Share of the object store for all waves at a time."""
@@ -157,12 +210,12 @@ def estimate(
         tasks = tiles * (len(rasters) + 1) + sum(len(t.partitions) for t in point_tables)
         # all points may lie in one tile, where they are joined and sorted beside what came
         waiting = wave * tile_cells * cell_bytes + point_bytes
-        fitting = int(STORE_SHARE * machine.object_store / (HELD * max(1, waiting)))
+        fitting = int(STORE_SHARE * machine.object_store / (machine.held * max(1, waiting)))
         at_once = max(1, min(WAVES, -(-tiles // wave), fitting)) if machine.workers > 1 else 1
     workers = 1 if way == "local" else min(machine.workers, tasks)
     readers, others = workers, 0
     if way == "groupby":  # the shuffle's own tasks and the merging ones have processes of their own
-        readers, others = min(at_once * readers_of_wave(machine.workers, at_once), tasks), 2 * workers
+        readers, others = min(at_once * readers_of_wave(machine.workers, at_once), tasks), MERGERS * workers
     peak = DRIVER_BYTES + readers * (WORKER_BYTES + task) + others * (WORKER_BYTES + 2 * BATCH)
     peak += min(2 * waiting * at_once, machine.object_store) + 2 * point_bytes
     if way == "local":
@@ -300,14 +353,15 @@ def refuse(needs: Estimate, machine: Machine, window_size: int, written: int = 0
         PlanError: the run needs more memory than it may use.
         MachineError: the disk has too little room.
     """
+    smaller = f"resampling.window_size = {window_size // 1024 * 512}, " if window_size >= 1024 else ""
     if needs.wave_bytes > 0.7 * machine.object_store:
         raise PlanError(
             f"a wave of {needs.wave_tiles:,} tiles would shuffle {needs.wave_bytes / MB:,.0f} MB; "
             f"the object store has {machine.object_store / MB:,.0f} MB",
             "use fewer merge.wave_tiles, a smaller resampling.window_size, or a larger engine.object_store_memory",
         )
+    _refuse_nodes(needs, machine, smaller)
     if needs.peak_bytes > machine.memory:
-        smaller = f"resampling.window_size = {window_size // 1024 * 512}, " if window_size >= 1024 else ""
         raise PlanError(
             f"the run would need about {needs.peak_bytes / MB:,.0f} MB "
             f"({count(needs.workers, 'worker')} with {needs.task_bytes / MB:,.0f} MB each); "
@@ -320,4 +374,26 @@ def refuse(needs: Estimate, machine: Machine, window_size: int, written: int = 0
             f"the output would take up to {needs.output_bytes / MB:,.0f} MB{already}; "
             f"{machine.free_disk / MB:,.0f} MB are free",
             "choose another run.output (with an object store: run.staging), fewer export.formats, or a coarser grid",
+        )
+
+
+def _refuse_nodes(needs: Estimate, machine: Machine, smaller: str) -> None:
+    """Refuse a worker, or a tile of a shuffle, that fits on no node.
+
+    Args:
+        smaller: the part of a hint that names a smaller window, or "".
+    """
+    largest = max((node.memory for node in machine.nodes), default=needs.share_bytes)
+    if needs.share_bytes > largest:
+        raise PlanError(
+            f"a worker would need about {needs.share_bytes / MB:,.0f} MB; "
+            f"of {count(len(machine.nodes), 'node')} the largest has {largest / MB:,.0f} MB of memory for Ray",
+            f"{smaller}or nodes with more memory",
+        )
+    tile = needs.wave_bytes / max(1, needs.wave_tiles)
+    if machine.nodes and tile > 0.7 * machine.node_store:
+        raise PlanError(
+            f"the block rows of a tile take {tile / MB:,.0f} MB, which must be on one node to be merged; "
+            f"the smallest object store of a node has {machine.node_store / MB:,.0f} MB",
+            f"{smaller}merge.strategy = 'aligned', or nodes with more object_store_memory",
         )

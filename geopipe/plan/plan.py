@@ -141,7 +141,7 @@ class Plan:
             "strategy": {"name": self.strategy, "why": self.strategy_why},
             "engine": {"name": self.engine, "why": self.engine_why, "seconds": dict(self.seconds)},
             "layers": [describe_layer(layer) for layer in self.layers],
-            "machine": asdict(self.machine),
+            "machine": self.machine.describe(),
             "estimate": asdict(self.estimate),
             "work": asdict(self.work) | {"seconds": list(self.work.seconds)},
             "notes": list(self.notes),
@@ -209,6 +209,9 @@ def make_plan(
     works = work_of(grid, plans, options, busy, mask.reach if mask else None)
     engine, engine_why = choose_engine(options, machine.cluster, {name: w.predicted for name, w in works.items()})
     needs = estimate(spec, plans, options, machine, mask, strategy if engine == "ray" else "local")
+    if engine == "ray" and machine.fitted(needs.share_bytes) != machine:
+        machine = machine.fitted(needs.share_bytes)
+        needs = estimate(spec, plans, options, machine, mask, strategy)
     if engine == "ray" and engine_why == FASTER and needs.peak_bytes > machine.memory:
         engine, engine_why = "local", f"auto: on Ray it would need {needs.peak_bytes / MB:,.0f} MB of memory"
         needs = estimate(spec, plans, options, machine, mask, "local")

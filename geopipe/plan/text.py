@@ -98,9 +98,21 @@ def _needs(plan: Plan) -> Facts:
     return [
         ("time", f"{span(work.seconds)} (a prediction): {decoded}"),
         ("engine", f"{plan.engine} ({plan.engine_why}): {', '.join(times.values())}"),
+        *_nodes(plan),
         ("memory", f"{size(estimate.peak_bytes)} at most; the run may use {size(machine.memory)}"),
         ("disk", f"{size(machine.free_disk)} free"),
     ]
+
+
+def _nodes(plan: Plan) -> Facts:
+    """The nodes of a cluster that exists, and the workers on them."""
+    machine, estimate = plan.machine, plan.estimate
+    if not machine.nodes or plan.engine != "ray":
+        return []
+    text = f"{count(len(machine.nodes), 'node')} for work: {count(machine.cpus, 'CPU')}, {size(machine.memory)} of "
+    text += f"memory, at least {size(machine.node_store)} of object store on each"
+    most = f" ({machine.grown():,} once the cluster has grown)" if machine.grown() > estimate.workers else ""
+    return [("nodes", f"{text}\n{count(estimate.workers, 'worker')}{most} of up to {size(estimate.worker_bytes)}")]
 
 
 def _strategy(plan: Plan) -> Facts:

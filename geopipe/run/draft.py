@@ -47,14 +47,16 @@ def this_machine(settings: Settings) -> Machine:
     """The resources of this machine within the limits of the settings; by default four fifths of its free memory."""
     available = machine.available_memory()
     memory = settings.engine.memory or int(available * 0.8)
-    cpus = machine.cpus()
+    cpus, cluster = machine.cpus(), addresses.existing(settings.engine.address)
     return Machine(
         cpus=cpus,
         workers=settings.engine.workers or cpus,
         memory=memory,
         object_store=settings.engine.object_store_memory or min(OBJECT_STORE, memory // 4),
         free_disk=publish.free_bytes(settings.run.folder),
-        cluster=addresses.existing(settings.engine.address),
+        cluster=cluster,
+        labels=tuple(settings.engine.label_selector.items()) if cluster else (),
+        most_workers=(settings.engine.max_workers or 0) if cluster else 0,
     )
 
 

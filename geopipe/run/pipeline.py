@@ -139,7 +139,7 @@ def _planned(settings: Settings, plan_for: Callable[[Machine | None], Plan], sta
     if addresses.existing(engine.address):
         from geopipe.engine.cluster import joined
 
-        return plan_for(stack.enter_context(joined(engine.address, this_machine(settings))))
+        return plan_for(stack.enter_context(joined(engine.address, this_machine(settings), engine.workers)))
     if engine.kind == "auto" or not starts:
         return plan_for(None)
     from geopipe.engine.cluster import cluster

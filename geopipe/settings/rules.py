@@ -91,6 +91,8 @@ def allowed(schema: dict[str, Any]) -> str:
 
 def example(schema: dict[str, Any]) -> str:
     """A value that a key accepts, as TOML."""
+    if isinstance(table := schema.get("example"), dict):
+        return f"{{{', '.join(f'{json.dumps(key)} = {shown(value)}' for key, value in table.items())}}}"
     if "example" in schema:
         return shown(schema["example"])
     if words := choices(schema):

@@ -361,6 +361,12 @@ class EngineSettings(Section):
     """Ray cluster to join (default: RAY_ADDRESS, else a Ray of its own on this machine)"""
     workers: int | None = setting(None, AT_LEAST_ONE, 4, ge=1)
     """processes that read and merge (default: one for each processor)"""
+    max_workers: int | None = setting(None, AT_LEAST_ONE, 64, ge=1)
+    """processes on a Ray cluster that grows and shrinks by itself: from engine.workers up to so many"""
+    label_selector: dict[str, str] = setting(
+        {}, "a table of labels with their values in quotes", {"ray.io/market-type": "spot"}
+    )
+    """labels of the nodes of a Ray cluster that read and resample: a value, !value, in(a,b) or !in(a,b)"""
     memory: int | None = setting(None, "a number of bytes, without a name of the unit", 8_000_000_000, ge=1)
     """bytes that the run may use; a plan that needs more is refused (default: 80 % of the free memory)"""
     object_store_memory: int | None = setting(
@@ -369,3 +375,10 @@ class EngineSettings(Section):
     """bytes of Ray's shared memory (default: at most 640 MiB)"""
     max_pixels: int | None = setting(None, AT_LEAST_ONE, 100_000_000_000, ge=1)
     """source pixels that a run may decode; a plan with more is refused (default: any number)"""
+
+    @field_validator("max_workers")
+    @classmethod
+    def _at_least_workers(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value < (info.data.get("workers") or 1):
+            raise refusal("it is below engine.workers", "give engine.workers or more")
+        return value

@@ -17,7 +17,7 @@ import rasterio
 from fake_reader import NotingReader
 from helpers import call, north_up, read_table, write_raster
 
-from geopipe.engine import local, ray
+from geopipe.engine import local, steps
 from geopipe.errors import GeopipeError, SettingsError, SourceError
 from geopipe.export.tiles import Receipt
 from geopipe.load import raster, tiles, vectors
@@ -341,7 +341,7 @@ def test_the_mask_of_a_tile_travels_once_in_a_shuffle(tmp_path: Path, large: dic
     readers, keys = raster.Readers(), plan.keys.tolist()
     assert len(plan.layers) > 1
     with raster.environment():
-        rows = [row for layer in plan.layers for row in ray._rows(plan, layer, 0, keys, readers)]
+        rows = [row for layer in plan.layers for row in steps._rows(plan, layer, 0, keys, readers)]
     readers.close()
     markers = [row for row in rows if isinstance(row, BlockRow) and row.variable == MARKER]
     assert sorted(row.tile for row in markers) == sorted(keys * len(plan.layers)), "each read has a marker"

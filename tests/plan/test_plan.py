@@ -17,9 +17,10 @@ from geopipe.grid.crs import crs_transform
 from geopipe.grid.grid import Grid, projected_bounds
 from geopipe.layers.header import Band, Header, Stamp
 from geopipe.layers.layer import Kind, Layer, Overlap
-from geopipe.plan.estimate import Machine, readers_of_wave
+from geopipe.plan.estimate import Machine, NodeLimits, readers_of_wave
 from geopipe.plan.options import Layout, Options
 from geopipe.plan.plan import Inputs, Plan, make_plan
+from geopipe.plan.text import plan_text
 from geopipe.resample.locate import canonical_blocks
 from geopipe.resample.methods import Route
 
@@ -260,6 +261,48 @@ def test_an_exchange_is_cut_into_waves_that_the_object_store_can_take() -> None:
         plan_from((Layer("a", ()), header()), grid=grid, machine=store, strategy="groupby", engine="ray", wave_tiles=50)
     assert "fewer merge.wave_tiles" in caught.value.hint
     assert plan_from((Layer("a", ()), header()), grid=grid, machine=store).strategy == "aligned"
+
+
+def cluster_of(*nodes: NodeLimits) -> Machine:
+    """What an engine makes of the nodes of a cluster."""
+    store = len(nodes) * min(node.object_store for node in nodes)
+    named = replace(GENEROUS, cluster="RAY_ADDRESS", nodes=nodes, workers=int(sum(node.cpus for node in nodes)))
+    return replace(named, object_store=store)
+
+
+def test_on_several_nodes_a_wave_is_held_where_it_was_read_and_where_it_is_merged() -> None:
+    grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=20_000, height=20_000)
+    node = NodeLimits(4, 100 << 30, 500 * MB)
+    how: dict[str, Any] = {"grid": grid, "strategy": "groupby", "engine": "ray"}
+    plan = plan_from((Layer("a", ()), header()), machine=cluster_of(node, node), **how)
+    one = plan_from((Layer("a", ()), header()), machine=replace(GENEROUS, object_store=1000 * MB), **how)
+    assert plan.estimate.wave_tiles == one.estimate.wave_tiles == 10
+    assert (plan.estimate.waves_at_once, one.estimate.waves_at_once) == (2, 3), "3 x 2 x 200 MB are more than 900"
+    assert "2 nodes for work: 8 CPUs" in plan_text(plan)
+
+
+def test_a_tile_whose_block_rows_fit_on_no_node_is_refused() -> None:
+    """All nodes together have room for it."""
+    grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=20_000, height=20_000)
+    small = cluster_of(*[NodeLimits(4, 100 << 30, 25 * MB)] * 20)
+    with pytest.raises(PlanError, match=r"a tile take 20 MB, .* the smallest object store of a node has 25 MB"):
+        plan_from((Layer("a", ()), header()), grid=grid, machine=small, strategy="groupby", engine="ray")
+
+
+def test_workers_are_as_many_as_the_nodes_have_memory_for() -> None:
+    """Memory that is left on a node is of no use to a worker on another."""
+    grid = Grid(UTM, 500_000, 4_000_000, 30, 30, width=20_000, height=20_000)
+    one = plan_from((Layer("a", ()), header()), grid=grid, machine=GENEROUS, engine="ray").estimate.worker_bytes
+    nodes = cluster_of(NodeLimits(8, int(2.9 * one), MB), NodeLimits(8, int(1.9 * one), MB))
+    plan = plan_from((Layer("a", ()), header()), grid=grid, machine=nodes, engine="ray")
+    assert (nodes.workers, plan.machine.workers, plan.estimate.workers) == (16, 3, 3)
+    assert plan.estimate.worker_bytes == one
+    growing = plan_from((Layer("a", ()), header()), grid=grid, machine=replace(nodes, most_workers=40), engine="ray")
+    assert "3 workers (40 once the cluster has grown) of up to" in plan_text(growing)
+    tiny = cluster_of(NodeLimits(8, int(0.9 * one), MB), NodeLimits(8, int(0.8 * one), MB))
+    with pytest.raises(PlanError, match=r"a worker would need about .* MB; of 2 nodes the largest has") as caught:
+        plan_from((Layer("a", ()), header()), grid=grid, machine=tiny, engine="ray")
+    assert caught.value.hint == "resampling.window_size = 1024, or nodes with more memory"
 
 
 def test_the_estimate_holds_the_largest_window_of_all() -> None:
