@@ -51,6 +51,11 @@ class Cluster:
         return f"http://{self.network.hosts[0].address}:8265"
 
     @property
+    def elsewhere(self) -> Path:
+        """A folder of the head, which is another one on each node."""
+        return self.shared / "elsewhere"
+
+    @property
     def gate(self) -> Path:
         return self.shared / "gate"
 
@@ -61,26 +66,26 @@ class Cluster:
 
     def start_node(self) -> hosts.Host:
         host = self.network.add()
-        self._start(host, [f"--address={self.network.hosts[0].address}:6379", "--num-cpus=1"])
+        self._start(host, [f"--address={self.network.hosts[0].address}:6379", "--num-cpus=1"], {}, self.elsewhere)
         return host
 
-    def _start(self, host: hosts.Host, flags: list[str], more: dict[str, str] = {}) -> None:  # noqa: B006 - read only
+    def _start(self, host: hosts.Host, flags: list[str], more: dict[str, str], *apart: Path) -> None:
         command = [str(PROGRAMS / "ray"), "start", "--block", f"--node-ip-address={host.address}", *flags]
         command += ["--object-store-memory=150000000", "--disable-usage-stats"]
         gate = {"GEOPIPE_TEST_GATE": str(self.gate), "PYTHONPATH": str(Path(__file__).parent / "gate")}
-        host.start(command, self.environment | gate | more, apart=[self.ray])
+        host.start(command, self.environment | gate | more, apart=[self.ray, *apart])
 
     def nodes(self) -> int:
         """How many nodes live, as the head says."""
-        answer = self.ask("/nodes?view=summary", self.environment["RAY_AUTH_TOKEN"])
+        answer = self.ask(self.address + "/nodes?view=summary", self.environment["RAY_AUTH_TOKEN"])
         summary = json.loads(answer[1])["data"]["summary"] if answer[0] == 200 else []
         return sum(node.get("raylet", {}).get("state") == "ALIVE" for node in summary)
 
-    def ask(self, path: str, token: str | None) -> tuple[int, str]:
-        """Status and text of an answer of the head; 0 if there is none."""
+    def ask(self, url: str, token: str | None) -> tuple[int, str]:
+        """Status and text of an answer; 0 if there is none."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.address + path, headers=headers)) as answer:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, ""
@@ -108,12 +113,13 @@ def cluster() -> Iterator[Cluster]:
         network = stack.enter_context(hosts.network(shared / "hosts"))
         server = stack.enter_context(postgres.server(database, sockets=True))
         (shared / "gate").mkdir()
+        (shared / "elsewhere").mkdir()
         environment = {"PATH": os.environ["PATH"], "HOME": str(shared), "RAY_AUTH_MODE": "token"}
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(24)
         schema.upgrade(server.socket_dsn)
         cluster = Cluster(network, shared, ray, environment, server.socket_dsn)
         cluster.start_head()
-        until(lambda: cluster.ask("/api/version", cluster.environment["RAY_AUTH_TOKEN"])[0] == 200)
+        until(lambda: cluster.ask(cluster.address + "/api/version", cluster.environment["RAY_AUTH_TOKEN"])[0] == 200)
         for _ in range(2):
             cluster.start_node()
         until(lambda: cluster.nodes() == 3)
@@ -145,7 +151,12 @@ def local(file: Path, output: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("token", "status"), [("", 401), ("f" * 48, 403), (None, 200)])
 def test_who_has_no_token_gets_no_answer(cluster: Cluster, token: str | None, status: int) -> None:
-    assert cluster.ask("/api/jobs/", cluster.environment["RAY_AUTH_TOKEN"] if token is None else token)[0] == status
+    assert (
+        cluster.ask(cluster.address + "/api/jobs/", cluster.environment["RAY_AUTH_TOKEN"] if token is None else token)[
+            0
+        ]
+        == status
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +189,19 @@ def test_zion_has_the_bytes_of_the_local_run(cluster: Cluster, shared_data: Path
     file = zion.write_settings(folder_of(cluster, f"zion-{strategy}"), shared_data)
     files = submitted(cluster, file, f"zion-{strategy}", "--set", f"merge.strategy={strategy}")
     assert files == local(file, file.parent / "here")
+
+
+@pytest.mark.parametrize("output", ["there", "elsewhere"])
+def test_what_a_node_lacks_is_refused_before_the_first_tile(cluster: Cluster, output: str) -> None:
+    lacks = "source" if output == "there" else "folder"
+    folder = cluster.elsewhere if lacks == "source" else folder_of(cluster, "on-all-nodes")
+    target = cluster.shared / "refused" if lacks == "source" else cluster.elsewhere / "refused"
+    done = cluster.run(make_trial(folder), "--set", f"run.output={target}")
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    assert str(folder / "a.tif" if lacks == "source" else target) in told
+    assert any(host.address in told for host in cluster.network.hosts[1:]), "it names the node"
+    assert not list(target.rglob("*.parquet"))
 
 
 @contextmanager
@@ -220,3 +244,22 @@ def test_the_records_of_all_nodes_arrive_once_and_none_stay_behind(cluster: Clus
     for host in cluster.network.hosts:
         if host.process is not None:
             assert list(host.home.rglob("*.jsonl")) == [], f"{host.name} has records left"
+
+
+def test_no_secret_is_in_a_log_an_answer_a_metric_or_an_output(
+    cluster: Cluster, demo_files: tuple[Path, dict[str, bytes]]
+) -> None:
+    token = cluster.environment["RAY_AUTH_TOKEN"]
+    submitted(cluster, demo_files[0], "canary")
+    (listed,) = cluster.network.hosts[0].folder.rglob("prom_metrics_service_discovery.json")
+    metrics = [f"http://{target}/metrics" for group in json.loads(listed.read_text()) for target in group["targets"]]
+    urls = [cluster.address + "/api/jobs/", cluster.address + "/nodes?view=summary", *metrics]
+    answers = [cluster.ask(url, token) for url in urls]
+    assert [status for status, _ in answers] == [200] * len(answers)
+    assert len(metrics) >= 3
+    assert "canary" in answers[0][1], "the run is among the jobs"
+    kept = [text.encode() for _, text in answers]
+    kept += [path.read_bytes() for path in cluster.shared.rglob("*") if path.is_file()]  # Ray's logs, too: see Host
+    assert len(kept) > 100
+    for secret in (postgres.PASSWORD, token):
+        assert not [text[:200] for text in kept if secret.encode() in text]
