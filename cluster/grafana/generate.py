@@ -1,7 +1,8 @@
-"""Write the Grafana dashboard: `python cluster/grafana/generate.py`.
+"""Write the Grafana dashboards: `python cluster/grafana/generate.py`.
 
-The dashboard is geopipe.json beside this file; Grafana imports it by hand or through a provisioning folder. Panels are
-told here by what they show; where they lie and what number they have follows from their order.
+They are geopipe.json (runs) and cluster.json (the Ray cluster of runs) beside this file; Grafana imports them by hand
+or through a provisioning folder. A panel is defined here by what it shows; its place and its number follow from the
+order.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TARGET = Path(__file__).with_name("geopipe.json")
 WIDTH = 24  # columns of Grafana's grid
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-RUN = 'job=~"$job", instance=~"$instance"'
+CHOSEN = {"RUN": 'job=~"$job", instance=~"$instance"', "SESSION": 'SessionName=~"$session"'}
+"""What RUN and SESSION stand for in the expressions below: the runs, or the Ray clusters, that are chosen."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel with one query. In its expression RUN stands for the runs that are chosen."""
+    """One panel with one query."""
 
     title: str
     about: str
@@ -62,7 +63,7 @@ TRIED = 'sum(rate(geopipe_windows_total{RUN, outcome=~"done|failed"}[5m]))'
 SHARE = {"min": 0, "max": 1}
 BARS = {"orientation": "horizontal", "reduceOptions": {"calcs": ["lastNotNull"]}}
 
-ROWS = {
+RUNS = {
     "Progress": [
         stat("State", "The last that the run said of itself.", "none", "geopipe_run_state{RUN} == 1", "{{state}}"),
         stat(
@@ -135,8 +136,8 @@ ROWS = {
             "Windows failed and skipped",
             "Since the run began.",
             "short",
-            'sum by (stage, outcome) (geopipe_windows_total{RUN, outcome=~"failed|skipped"}) > 0',
-            "{{stage}} {{outcome}}",
+            'sum by (outcome) (geopipe_windows_total{RUN, outcome=~"failed|skipped"})',
+            "{{outcome}}",
         ),
         Panel("Log records", "In a minute.", "short", rate("geopipe_records_total", "level") + " * 60", "{{level}}"),
     ],
@@ -189,11 +190,164 @@ ROWS = {
 }
 
 
-def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana's JSON has it."""
+OF_SESSION = "sum by (instance) ({}{{SESSION{}}})"
+"""The values of a metric of Ray, by node."""
+
+CLUSTER = {
+    "The cluster": [
+        stat("Nodes alive", "That answer, the head included.", "none", "count(ray_node_cpu_count{SESSION})"),
+        stat("CPUs", "That tasks and actors can reserve.", "none", 'sum(ray_resources{SESSION, Name="CPU"})'),
+        stat("CPUs reserved", "Now.", "none", 'sum(ray_resources{SESSION, Name="CPU", State="USED"})'),
+        stat("Jobs at work", "Their drivers, and those of Ray's jobs API.", "none", "sum(ray_running_jobs{SESSION})"),
+        stat("Jobs ended", "Since the head was started.", "none", "sum(ray_finished_jobs_total{SESSION})"),
+    ],
+    "Nodes": [
+        Panel("Processors at work", "100 is all.", "percent", "ray_node_cpu_utilization{SESSION}", "{{instance}}"),
+        Panel(
+            "Memory in use",
+            "Ray kills workers at 95 %.",
+            "percentunit",
+            "ray_node_mem_used{SESSION} / ray_node_mem_total{SESSION}",
+            "{{instance}}",
+            defaults=SHARE,
+        ),
+        Panel(
+            "CPUs reserved by node",
+            "By tasks and actors.",
+            "short",
+            OF_SESSION.format("ray_resources", ', Name="CPU", State="USED"'),
+            "{{instance}}",
+        ),
+        Panel(
+            "Memory of Ray's processes",
+            "Workers are ray::NAME.",
+            "bytes",
+            "sum by (Component) (ray_component_rss_bytes{SESSION})",
+            "{{Component}}",
+        ),
+        Panel("Network, received", "In a second.", "Bps", "ray_node_network_receive_speed{SESSION}", "{{instance}}"),
+        Panel("Free disk of the node", "For spilling, too.", "bytes", "ray_node_disk_free{SESSION}", "{{instance}}"),
+    ],
+    "Object store": [
+        Panel(
+            "Object store in use",
+            "Of the shared memory of the node.",
+            "percentunit",
+            "ray_object_store_used_memory{SESSION} / "
+            "(ray_object_store_used_memory{SESSION} + ray_object_store_available_memory{SESSION})",
+            "{{instance}}",
+            defaults=SHARE,
+        ),
+        Panel(
+            "Spilled to disk",
+            "What did not fit: waves are too large (merge.wave_tiles).",
+            "bytes",
+            OF_SESSION.format("ray_object_store_memory", ', Location="SPILLED"'),
+            "{{instance}}",
+        ),
+        Panel(
+            "Beside shared memory",
+            "Objects that Ray keeps in slow files, because shared memory is too small (/dev/shm).",
+            "bytes",
+            "ray_object_store_fallback_memory{SESSION}",
+            "{{instance}}",
+        ),
+    ],
+    "Work": [
+        Panel(
+            "Tasks by state",
+            "Many that wait for a node: the cluster is too small, or a request fits on no node.",
+            "short",
+            'clamp_min(sum by (State) (ray_tasks{SESSION, State!~"FINISHED|FAILED"}), 0)',
+            "{{State}}",
+        ),
+        Panel(
+            "Actors by state",
+            "As the head knows them.",
+            "short",
+            'sum by (State) (ray_actors{SESSION, Source="gcs"})',
+            "{{State}}",
+        ),
+        Panel(
+            "Ray Data: tasks at work",
+            "By step of the run.",
+            "short",
+            "sum by (operator) (ray_data_num_tasks_running{SESSION})",
+            "{{operator}}",
+        ),
+        Panel(
+            "Ray Data: actors",
+            "That are alive, by step of the run.",
+            "short",
+            "sum by (operator) (ray_data_num_alive_actors{SESSION})",
+            "{{operator}}",
+        ),
+        Panel(
+            "Ray Data: blocks in queues",
+            "That wait before a step of the run.",
+            "short",
+            "sum by (operator) (ray_data_operator_queued_blocks{SESSION})",
+            "{{operator}}",
+        ),
+        Panel(
+            "Ray Data: memory of objects",
+            "In the object store, by step of the run.",
+            "bytes",
+            "sum by (operator) (ray_data_obj_store_mem_used{SESSION})",
+            "{{operator}}",
+        ),
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A dashboard: rows of panels by their titles, and variables with the series and the label of their values."""
+
+    title: str
+    about: str
+    rows: dict[str, list[Panel]]
+    variables: dict[str, tuple[str, str]]
+
+    def json(self, uid: str) -> dict[str, Any]:
+        """The dashboard as Grafana has it."""
+        variables = [_variable(name, series, label) for name, (series, label) in self.variables.items()]
+        return {
+            "uid": uid,
+            "title": self.title,
+            "description": f"{self.about} Made by cluster/grafana/generate.py.",
+            "tags": ["geopipe"],
+            "schemaVersion": 38,
+            "editable": True,
+            "refresh": "15s",
+            "time": {"from": "now-1h", "to": "now"},
+            "timezone": "browser",
+            "templating": {"list": [_datasource(), *variables]},
+            "panels": _panels(self.rows),
+        }
+
+
+DASHBOARDS = {
+    "geopipe": Dashboard(
+        "geopipe",
+        "How runs of geopipe go.",
+        RUNS,
+        {"job": ("geopipe_build_info", "job"), "instance": ('geopipe_build_info{job=~"$job"}', "instance")},
+    ),
+    "geopipe-cluster": Dashboard(
+        "geopipe: Ray cluster",
+        "The Ray clusters on which runs of geopipe work.",
+        CLUSTER,
+        {"session": ("ray_node_cpu_count", "SessionName")},
+    ),
+}
+"""The dashboards by their uid."""
+
+
+def _panels(rows: dict[str, list[Panel]]) -> list[dict[str, Any]]:
     panels: list[dict[str, Any]] = []
     y = 0
-    for title, row in ROWS.items():
+    for title, row in rows.items():
         panels.append(
             {"type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": _place(0, y, WIDTH, 1)}
         )
@@ -204,32 +358,17 @@ def dashboard() -> dict[str, Any]:
             panels.append(_panel(panel, _place(x, y, panel.width, panel.height)))
             x, tallest = x + panel.width, max(tallest, panel.height)
         y += tallest
-    for number, made in enumerate(panels, 1):
-        made["id"] = number
-    return {
-        "uid": "geopipe",
-        "title": "geopipe",
-        "description": "How runs of geopipe go. Made by cluster/grafana/generate.py.",
-        "tags": ["geopipe"],
-        "schemaVersion": 38,
-        "editable": True,
-        "refresh": "15s",
-        "time": {"from": "now-1h", "to": "now"},
-        "timezone": "browser",
-        "templating": {"list": [_datasource(), _variable("job", "geopipe_build_info"), _variable("instance", _OF_JOB)]},
-        "panels": panels,
-    }
-
-
-_OF_JOB = 'geopipe_build_info{job=~"$job"}'
+    for number, panel_json in enumerate(panels, 1):
+        panel_json["id"] = number
+    return panels
 
 
 def _datasource() -> dict[str, Any]:
     return {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
 
 
-def _variable(name: str, series: str) -> dict[str, Any]:
-    query = f"label_values({series}, {name})"
+def _variable(name: str, series: str, label: str) -> dict[str, Any]:
+    query = f"label_values({series}, {label})"
     return {
         "name": name,
         "type": "query",
@@ -249,7 +388,10 @@ def _place(x: int, y: int, width: int, height: int) -> dict[str, int]:
 
 
 def _panel(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
-    target: dict[str, Any] = {"refId": "A", "datasource": SOURCE, "expr": panel.query.replace("RUN", RUN)}
+    query = panel.query
+    for name, selector in CHOSEN.items():
+        query = query.replace(f"{{{name}", f"{{{selector}")
+    target: dict[str, Any] = {"refId": "A", "datasource": SOURCE, "expr": query}
     if panel.legend:
         target["legendFormat"] = panel.legend
     if panel.kind == "table":
@@ -266,10 +408,15 @@ def _panel(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def text() -> str:
-    """The file's text."""
-    return json.dumps(dashboard(), indent=2) + "\n"
+def files() -> dict[Path, str]:
+    """The text of each file."""
+    names = {uid: uid.removeprefix("geopipe-") + ".json" for uid in DASHBOARDS}
+    return {
+        Path(__file__).with_name(names[uid]): json.dumps(dashboard.json(uid), indent=2) + "\n"
+        for uid, dashboard in DASHBOARDS.items()
+    }
 
 
 if __name__ == "__main__":
-    TARGET.write_text(text(), encoding="utf-8")
+    for file, text in files().items():
+        file.write_text(text, encoding="utf-8")

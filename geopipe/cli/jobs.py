@@ -31,7 +31,7 @@ def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
 def jobs_group() -> None:
     """Run as a job of a Ray cluster: start, pause, resume, stop.
 
-    Without a cluster a Ray head is started on this machine; it stays for the next job until `geopipe jobs shutdown`.
+    Without a cluster a Ray head is started on this machine; it stays for the next job until `geopipe cluster down`.
     RUN is a run's id, the start of one, its name, or latest.
     """
 
@@ -94,12 +94,12 @@ def start(
 
 def _cluster(address: str | None) -> str:
     """The address of the cluster for a job. Starts a head on this machine if there is no cluster, and says so."""
-    from geopipe.jobs import head
+    from geopipe.jobs import head, local
 
-    before = head.own_address()
+    before = local.alive()
     where = head.cluster(address, start=True)
-    if before is None and where == head.own_address():
-        click.echo(f"started a Ray head on this machine ({where}); end it: geopipe jobs shutdown", err=True)
+    if before is None and (own := local.alive()) and where == own.address:
+        click.echo(f"started a Ray head on this machine ({where}); end it: geopipe cluster down", err=True)
     return where
 
 
@@ -235,23 +235,6 @@ def stop(run: str, timeout: float, address: str | None, as_json: bool) -> None:
 
     with _lookup(run, settle=False) as (row, look):
         _print(jobs.stop(row, look, lambda: head.cluster(address), timeout), as_json)
-
-
-@jobs_group.command(epilog="Example: geopipe jobs shutdown")
-@click.option("--force", is_flag=True, help="Stop it even if jobs run on it; they end, too.")
-@json_option
-def shutdown(force: bool, as_json: bool) -> None:
-    """Stop the Ray head that `geopipe jobs start` started.
-
-    No other Ray on this machine is touched.
-    """
-    from geopipe.jobs import head
-
-    ended = head.shutdown(force)
-    if as_json:
-        print_json({"processes": ended})
-    else:
-        click.echo(f"ended the Ray head, {ended} processes" if ended else "no Ray head of geopipe runs on this machine")
 
 
 def _as_json(run: RunRow) -> dict[str, object]:

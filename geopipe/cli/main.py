@@ -14,6 +14,7 @@ import click
 from geopipe import __version__
 from geopipe.cli import signals
 from geopipe.cli.analyze import analyze
+from geopipe.cli.cluster import cluster_group
 from geopipe.cli.config import config
 from geopipe.cli.db import db
 from geopipe.cli.doctor import doctor
@@ -98,6 +99,6 @@ def cli() -> None:
 
 for command in (
     demo, init, inspect, plan, run, status, validate, open_table, analyze, folds, applicability, predict, rasterize,
-    report, monitor, jobs_group, db, config, doctor,
+    report, monitor, jobs_group, cluster_group, db, config, doctor,
 ):  # fmt: skip
     cli.add_command(command)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from geopipe.events import records
 from geopipe.events.records import Progress, State
 from geopipe.monitoring.database.store import PostgresStore, Refused
 from geopipe.monitoring.home import claim, write_private
-from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.options import TARGETS, MonitoringOptions
 from geopipe.monitoring.prometheus import Exporter
 
 log = logging.getLogger(__name__)
@@ -177,16 +178,10 @@ def open_collector(options: MonitoringOptions, serve: bool = True, warns: bool =
     """Open the collector of a run in this process, with its store and its exporter.
 
     Args:
-        serve: whether to answer Prometheus, if the options have a port.
+        serve: whether to answer Prometheus, if the options have a port or the cluster has a Prometheus.
         warns: whether to warn when records cannot be stored.
     """
-    exporter = None
-    if serve and options.prometheus_port is not None:
-        exporter = Exporter({"version": __version__})
-        try:
-            exporter.serve(options.prometheus_port, options.prometheus_host)
-        except MachineError as error:
-            log.warning("Prometheus will not see this run: %s", error)
+    exporter = _exporter(options) if serve else None
     note = None
     with suppress(OSError):  # no run fails for the note
         claim(options.root)
@@ -194,6 +189,22 @@ def open_collector(options: MonitoringOptions, serve: bool = True, warns: bool =
         note = options.folder / "counted.json"
     store = PostgresStore(options.dsn_file) if options.database else None
     return Collector(note, store, exporter, options.problem, warns)
+
+
+def _exporter(options: MonitoringOptions) -> Exporter | None:
+    """The exporter of a run, which answers on the port of its options, or where the Prometheus of its cluster looks."""
+    folder = os.environ.get(TARGETS)
+    if options.prometheus_port is None and not folder:
+        return None
+    exporter = Exporter({"version": __version__})
+    host = options.prometheus_host if options.prometheus_port is not None else "127.0.0.1"
+    try:
+        exporter.serve(options.prometheus_port or 0, host)
+        if folder:
+            exporter.announce(Path(folder) / f"{options.run_id}.json", "127.0.0.1" if host == "0.0.0.0" else host)
+    except (MachineError, OSError) as error:
+        log.warning("Prometheus will not see this run: %s", error)
+    return exporter
 
 
 def _write(store: PostgresStore, batch: Sequence[Mapping[str, Any]]) -> None:

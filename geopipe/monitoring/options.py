@@ -7,6 +7,9 @@ from pathlib import Path
 
 from geopipe.monitoring.home import spool_root
 
+TARGETS = "GEOPIPE_PROMETHEUS_TARGETS"
+"""Environment variable of a cluster whose Prometheus looks for runs in this folder of this machine."""
+
 
 @dataclass(frozen=True)
 class MonitoringOptions:

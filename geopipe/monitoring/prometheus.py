@@ -6,12 +6,14 @@ there are 16 at most: a run must not fill somebody's Prometheus. A record that m
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeGuard, cast
 from wsgiref.simple_server import WSGIServer
@@ -22,6 +24,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from geopipe.errors import MachineError
+from geopipe.monitoring.home import write_private
 from geopipe.monitoring.states import LEVELS, STAGES, STATES
 
 OTHER = "other"
@@ -96,6 +99,7 @@ class Exporter(Collector):
         self._state_at = 0.0
         self._scraped, self._current = False, threading.Event()
         self._server: tuple[WSGIServer, threading.Thread] | None = None
+        self._target: Path | None = None
         # a counter that starts at 0 shows its first increase; one that appears with its first failure hides it
         for stage in _STAGES:
             self._count("geopipe_bytes_total", 0, stage, DIRECTIONS[stage])
@@ -235,6 +239,19 @@ class Exporter(Collector):
             ) from error
         return int(self._server[0].server_port)
 
+    def announce(self, target: Path, host: str) -> None:
+        """Write the address of the metrics to a file of Prometheus' service discovery, which `close` removes.
+
+        The file of a process that is killed stays: Prometheus sees that the run does not answer.
+
+        Args:
+            target: the file.
+            host: as Prometheus reaches this machine.
+        """
+        if self._server is not None:
+            self._target = target
+            write_private(target, json.dumps([{"targets": [f"{host}:{self._server[0].server_port}"]}]), sync=False)
+
     def close(self, wait: float = 0.0) -> None:
         """Stop answering. The metrics stay readable by `text`.
 
@@ -246,6 +263,8 @@ class Exporter(Collector):
             return
         if wait and self._scraped and not self._current.is_set() and self._current.wait(wait):
             time.sleep(0.1)  # the answer is on its way
+        if self._target is not None:
+            self._target.unlink(missing_ok=True)
         server, thread = self._server
         self._server = None
         server.shutdown()

@@ -32,7 +32,7 @@ from waiting import until
 from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.export import lock, state
-from geopipe.jobs import head, jobs
+from geopipe.jobs import head, jobs, local, marked
 from geopipe.monitoring import dead_runs, requests
 from geopipe.monitoring.database import follow, queries
 from geopipe.monitoring.database.runs import RunRow
@@ -163,8 +163,9 @@ def test_ray_address_is_where_jobs_go_unless_another_is_told(monkeypatch: pytest
 def test_without_an_address_it_is_the_head_of_this_machine(
     address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "own_address", lambda: None)
-    monkeypatch.setattr(head, "start_head", lambda store: "127.0.0.1:3")
+    own = local.LocalCluster("127.0.0.1:3", "http://127.0.0.1:4", "mark", workers=0, cpus=1)
+    monkeypatch.setattr(local, "alive", lambda: None)
+    monkeypatch.setattr(local, "start", lambda size: own)
     monkeypatch.setenv("RAY_ADDRESS", "")
     assert head.cluster(address, start=True) == "127.0.0.1:3"
     with pytest.raises(MachineError, match="no Ray head of geopipe runs") as caught:
@@ -190,15 +191,15 @@ def test_a_head_that_is_gone_or_was_never_noted_is_none(
     held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
-    assert head.own_address() is None
+    assert local.alive() is None
     (tmp_path / "head.json").write_text(held)
-    assert head.own_address() is None
+    assert local.alive() is None
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
 def test_a_wrong_address_is_one_error_and_soon(scheme: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(MachineError, match="no Ray cluster takes jobs at") as caught:
-        head.client(f"{scheme}127.0.0.1:{head.free_port()}")
+        head.client(f"{scheme}127.0.0.1:{local.free_port()}")
     assert "--address" in caught.value.hint
     assert capfd.readouterr().err == ""
 
@@ -314,7 +315,7 @@ def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pyt
     listener = requests.Requests(run_id)
     listener.on("pause", lambda: met.append("pause"))
     look = listener.answer
-    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{head.free_port()}/none")
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{local.free_port()}/none")
     look()
     with pytest.raises(MachineError, match="cannot be reached"):
         requests.send_request(run_id, "cancel")
@@ -483,7 +484,7 @@ def test_without_a_database_the_cure_says_how_to_get_one(
 def test_a_start_needs_a_database_that_answers(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{head.free_port()}/none")
+    monkeypatch.setenv("GEOPIPE_MONITORING_DSN", f"postgresql://nobody@127.0.0.1:{local.free_port()}/none")
     code, out, err = call(capsys, "jobs", "start", file, "--daemon", "--address", "127.0.0.1:1")
     assert (code, out, err.count("error:"), err.count("hint:")) == (3, "", 1, 1)
     assert "cannot be reached" in err
@@ -493,9 +494,9 @@ def test_no_head_is_started_for_a_job_that_has_no_database(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As after a plain `pip install geopipe`."""
-    find, begun = importlib.util.find_spec, list[int]()
+    find, begun = importlib.util.find_spec, list[local.Size]()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "pgserver" in name else find(name))
-    monkeypatch.setattr(head, "start_head", begun.append)
+    monkeypatch.setattr(local, "start", begun.append)
     monkeypatch.delenv("GEOPIPE_MONITORING_DSN")
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
     code, out, err = call(capsys, "jobs", "start", file, "--daemon")
@@ -514,7 +515,7 @@ def test_without_a_head_there_is_none_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GEOPIPE_HOME", str(tmp_path))
-    assert call(capsys, "jobs", "shutdown") == (0, "no Ray head of geopipe runs on this machine\n", "")
+    assert call(capsys, "cluster", "down") == (0, "no cluster of geopipe is up on this machine\n", "")
 
 
 def test_the_token_that_geopipe_makes_is_for_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,9 +568,9 @@ def test_a_hostile_name_cannot_steer_the_terminal(monitor_dsn: str, capsys: pyte
 # ---------------------------------------------------------------- a real head
 
 
-def geopipe(*args: object, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+def geopipe(*args: object, seconds: float = 240, group: str = "jobs") -> subprocess.CompletedProcess[str]:
     """The command in a process of its own: what Ray keeps of its client stays out of this one."""
-    command = [sys.executable, "-m", "geopipe", "jobs", *map(str, args)]
+    command = [sys.executable, "-m", "geopipe", group, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
 
 
@@ -771,23 +772,23 @@ def test_a_run_joins_the_head_of_this_machine_by_its_token(head_address: str, su
     assert "gcs_client" not in outcome.stderr
 
 
-def test_shutdown_ends_our_head_and_nothing_else(
+def test_down_ends_our_head_and_nothing_else(
     head_address: str, file: Path, monitor_dsn: str, tmp_path: Path, surroundings: Path
 ) -> None:
     """The last one: after it there is no head."""
     mark = json.loads((surroundings / "head.json").read_text())["mark"]
-    assert len(head._marked(mark)) > 5
+    assert len(marked.marked(mark)) > 5
     run_id = started(file, "busy-head", tmp_path / "out")
     at_work(monitor_dsn, run_id)
-    refused = geopipe("shutdown")
+    refused = geopipe("down", group="cluster")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert f"geopipe-{run_id}" in refused.stderr
-    stranger = subprocess.Popen(["sleep", "600"], env=os.environ | {head.MARK: "another"})
+    stranger = subprocess.Popen(["sleep", "600"], env=os.environ | {marked.MARK: "another"})
     try:
-        done = geopipe("shutdown", "--force")
+        done = geopipe("down", "--force", group="cluster")
         assert done.returncode == 0, done.stderr
-        assert "ended the Ray head" in done.stdout
-        assert head._marked(mark) == []
+        assert "ended the cluster" in done.stdout
+        assert marked.marked(mark) == []
         assert stranger.poll() is None
         assert not (surroundings / "head.json").exists()
         assert not list(surroundings.glob("job-*.dsn"))

@@ -1,4 +1,4 @@
-"""The metrics, alerts and dashboard in cluster/, in a real Prometheus and its promtool."""
+"""The metrics, alerts and dashboards in cluster/, in a real Prometheus and its promtool."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ import prometheus_server as prometheus
 import pytest
 import surroundings
 import yaml
+from dashboards import expressions, panels
 from waiting import PATIENCE, until
 
 from geopipe.monitoring.prometheus import Exporter
 
 CLUSTER = surroundings.REPOSITORY / "cluster"
 CONFIG, RULES, RULES_TEST = (CLUSTER / "prometheus" / f"{name}.yml" for name in ("prometheus", "rules", "rules_test"))
-DASHBOARD = json.loads((CLUSTER / "grafana" / "geopipe.json").read_text(encoding="utf-8"))
+DASHBOARDS = {
+    name: json.loads((CLUSTER / "grafana" / f"{name}.json").read_text(encoding="utf-8"))
+    for name in ("geopipe", "cluster")
+}
 ALERTS = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
-VARIABLES = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*"}
 RATE = 1000.0  # cells in a second, of the run that is scraped
 
 
@@ -36,23 +39,6 @@ def tool(folder: Path, *args: object, text: str | None = None) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def panels() -> list[dict[str, Any]]:
-    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-
-
-def expressions() -> dict[str, str]:
-    """The query of each panel, by its title, with values for the dashboard's variables."""
-    result = {}
-    for panel in panels():
-        (target,) = panel["targets"]
-        text = target["expr"]
-        for name, value in VARIABLES.items():
-            text = text.replace(name, value)
-        assert "$" not in text
-        result[panel["title"]] = text
-    return result
 
 
 def busy() -> Exporter:
@@ -105,24 +91,21 @@ def test_the_cases_notice_an_alert_that_is_off(prometheus_programs: Path, tmp_pa
         assert alert in done.stdout + done.stderr, name
 
 
-def test_the_dashboard_is_what_its_generator_makes() -> None:
-    result = runpy.run_path(str(CLUSTER / "grafana" / "generate.py"))
-    assert result["TARGET"].read_text(encoding="utf-8") == result["text"](), "run cluster/grafana/generate.py"
+def test_the_dashboards_are_what_their_generator_makes() -> None:
+    files = runpy.run_path(str(CLUSTER / "grafana" / "generate.py"))["files"]()
+    assert {file.stem for file in files} == DASHBOARDS.keys()
+    for file, text in files.items():
+        assert file.read_text(encoding="utf-8") == text, "run cluster/grafana/generate.py"
 
 
-def test_the_dashboard_is_sound() -> None:
-    assert re.fullmatch(r"[a-z0-9-]{1,40}", DASHBOARD["uid"])
-    assert DASHBOARD["title"]
-    every = DASHBOARD["panels"]
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_is_sound(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    assert re.fullmatch(r"[a-z0-9-]{1,40}", dashboard["uid"])
+    assert dashboard["title"]
+    every = dashboard["panels"]
     assert len({panel["id"] for panel in every}) == len(every)
     assert len({panel["title"] for panel in every}) == len(every)
-    assert [p["title"] for p in every if p["type"] == "row"] == [
-        "Progress",
-        "Throughput",
-        "Errors",
-        "Memory, spill and disk",
-        "Health of the monitor",
-    ]
     taken: set[tuple[int, int]] = set()
     for panel in every:
         at = panel["gridPos"]
@@ -130,16 +113,18 @@ def test_the_dashboard_is_sound() -> None:
         assert at["x"] + at["w"] <= 24
         assert not cells & taken, panel["title"]
         taken |= cells
-    names = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-    used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))) - {"__rate_interval", "__all"}
+    names = {variable["name"] for variable in dashboard["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard))) - {"__rate_interval", "__all"}
     assert used == names
-    for panel in panels():
+    for panel in panels(dashboard):
         assert panel["description"]
         assert panel["fieldConfig"]["defaults"]["unit"]
 
 
-def test_every_expression_of_the_dashboard_is_promql(prometheus_programs: Path, tmp_path: Path) -> None:
-    named = [{"record": f"panel:n{number}", "expr": text} for number, text in enumerate(expressions().values())]
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_every_expression_of_a_dashboard_is_promql(prometheus_programs: Path, tmp_path: Path, name: str) -> None:
+    texts = expressions(DASHBOARDS[name]).values()
+    named = [{"record": f"panel:n{number}", "expr": text} for number, text in enumerate(texts)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": named}]}))
     assert f"{len(named)} rules found" in tool(prometheus_programs, "check", "rules", tmp_path / "rules.yml")
 
@@ -147,7 +132,11 @@ def test_every_expression_of_the_dashboard_is_promql(prometheus_programs: Path, 
 def test_every_name_in_rules_and_dashboard_is_one_of_the_exporter() -> None:
     lines = [line for line in busy().text().splitlines() if not line.startswith("#")]
     known = {re.split(r"[{ ]", line)[0] for line in lines}
-    texts = {"rules": RULES.read_text(), "tests": RULES_TEST.read_text(), "dashboard": json.dumps(DASHBOARD)}
+    texts = {
+        "rules": RULES.read_text(),
+        "tests": RULES_TEST.read_text(),
+        "dashboard": json.dumps(DASHBOARDS["geopipe"]),
+    }
     for name, text in texts.items():
         used = set(re.findall(r"\bgeopipe_\w+", text))
         assert used
@@ -210,7 +199,7 @@ def test_a_rate_is_the_speed_of_the_run(scraped: prometheus.Server) -> None:
 
 
 def test_every_panel_has_data(scraped: prometheus.Server) -> None:
-    for title, expression in expressions().items():
+    for title, expression in expressions(DASHBOARDS["geopipe"]).items():
         until(lambda expression=expression, title=title: scraped.query(expression) and title)
 
 
