@@ -16,9 +16,18 @@ def cpus() -> int:
     """Number of processors that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read(_CGROUP / "cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
+    if not quota:  # the first version of cgroups
+        quota, period = (_read(_CGROUP / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    if quota.strip().isdigit() and period.strip().isdigit():
         count = min(count, max(1, int(quota) // int(period)))
     return count
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use: the lesser of the machine's and the container's."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, _ = _container_memory()
+    return total if limit is None else min(total, limit)
 
 
 def available_memory() -> int:
@@ -27,10 +36,20 @@ def available_memory() -> int:
     for line in _read(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
-    limit, used = _read(_CGROUP / "memory.max").strip(), _read(_CGROUP / "memory.current").strip()
-    if limit.isdigit() and used.isdigit():
-        free = min(free, int(limit) - int(used))
-    return free
+    limit, used = _container_memory()
+    return free if limit is None else min(free, limit - used)
+
+
+def _container_memory() -> tuple[int | None, int]:
+    """Limit and use of the container's memory in bytes, by either version of cgroups; no limit is None."""
+    for limit_file, used_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit, used = _read(_CGROUP / limit_file).strip(), _read(_CGROUP / used_file).strip()
+        if limit.isdigit() and used.isdigit():
+            return int(limit), int(used)
+    return None, 0
 
 
 def has_kernels() -> bool:

@@ -13,6 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from geopipe import machine
+from geopipe.errors import MachineError
+
+UNPICKLING = (
+    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
+    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
+    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
+)
+"""Environment variables that let Ray Data unpickle what is stored in a table: its author could run any program."""
 
 IDLE_WORKERS = "RAY_num_workers_soft_limit"
 """Environment variable of a new node: processes up to this number stay when they have been idle for a second."""
@@ -54,6 +62,30 @@ def existing(address: str | None) -> str:
 def runs_on_one_machine(address: str | None) -> bool:
     """Whether a run at this address (else RAY_ADDRESS) uses this machine only; False if that is not certain."""
     return (target := requested(address)) in ("auto", "local") or is_local(target)
+
+
+def unsafe() -> list[str]:
+    """The variables of UNPICKLING that are switched on."""
+    return [name for name in UNPICKLING if os.environ.get(name, "").lower() not in ("", "0", "false")]
+
+
+def refuse_unsafe() -> None:
+    """Refuse to work with Ray while it would unpickle what is stored.
+
+    Raises:
+        MachineError: names the variable.
+    """
+    for name in unsafe():
+        raise MachineError(
+            f"{name} is set: Ray Data would unpickle what is stored in tables, which can run any program",
+            f"unset {name}",
+        )
+
+
+def token_file() -> Path:
+    """The file with this user's token, there or not: of RAY_AUTH_TOKEN_PATH, else the one in the user's home."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named).expanduser() if named else _token_file()
 
 
 def _token_file() -> Path:

@@ -45,8 +45,9 @@ def cluster(address: str | None, object_store: int, meanwhile: Callable[[], obje
         meanwhile: called while the processes of a cluster of our own start; it raises nothing.
 
     Raises:
-        MachineError: there is no cluster at the address, or ours does not start.
+        MachineError: there is no cluster at the address, ours does not start, or Ray would unpickle what is stored.
     """
+    addresses.refuse_unsafe()
     with ExitStack() as stack:
         # Ray Data logs an error with its whole stack; the user sees it once, as our error
         logger = logging.getLogger("ray.data")

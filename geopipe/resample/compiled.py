@@ -29,10 +29,15 @@ def compiled(function: Function) -> Function:
 
 def cached() -> int:
     """The number of KERNELS whose machine code is in numba's cache for their present source."""
-    files = (getattr(kernel._cache, "_cache_file", None) for kernel in KERNELS)  # None without a cache folder
+    files = (getattr(_cache(kernel), "_cache_file", None) for kernel in KERNELS)  # None without a cache folder
     return sum(bool(file and file._load_index()) for file in files)
 
 
 def folder() -> str:
     """The folder of numba's cache; "" if none is writable, so that each process compiles anew."""
-    return str(getattr(KERNELS[0]._cache, "cache_path", "")) if KERNELS else ""
+    return str(getattr(_cache(KERNELS[0]), "cache_path", "")) if KERNELS else ""
+
+
+def _cache(kernel: Any) -> Any:
+    """The cache of a kernel; None under NUMBA_DISABLE_JIT, where kernels are plain functions."""
+    return getattr(kernel, "_cache", None)

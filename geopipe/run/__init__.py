@@ -6,6 +6,5 @@
 - `destination`: the output folder and the object store
 - `options`, `summary`, `reporting`: what goes into a run, comes out of it, and is seen meanwhile
 - `guess`, `propose`: settings from files
-- `diagnose`: what geopipe finds on this machine
 - `progress`: bars in a terminal or a notebook
 """
