@@ -71,10 +71,11 @@ def _plan() -> Plan:
             methods = tuple(m for m in METHODS if dtype.startswith("float") or m in PICKED)
             layer = Layer(f"{place}_{dtype}", (place,), kind=Kind.CONTINUOUS, resampling=methods)
             layers.append((layer, [Header(place, "GTiff", crs, transform, edge, edge, (Band(1, dtype),))]))
-    for dtype in ("uint8", "uint16", "uint32", "uint64"):  # nearest moves bits, whatever they mean
-        layer = Layer(f"nearest_{dtype}", ("parallel",), resampling="nearest")
-        crs, transform, edge = PLACES["parallel"]
-        layers.append((layer, [Header("parallel", "GTiff", crs, transform, edge, edge, (Band(1, dtype),))]))
+    for place in ("parallel", "polygons"):
+        crs, transform, edge = PLACES[place]
+        for dtype in ("uint8", "uint16", "uint32", "uint64"):  # nearest moves bits, whatever they mean
+            layer = Layer(f"nearest_{place}_{dtype}", (place,), resampling="nearest")
+            layers.append((layer, [Header(place, "GTiff", crs, transform, edge, edge, (Band(1, dtype),))]))
     machine = Machine(cpus=1, workers=1, memory=1 << 40, object_store=1 << 40, free_disk=1 << 40)
     return make_plan(Inputs("warm", GRID, layers, {"geopipe": "warm"}), Options(engine="local"), machine)
 

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 KERNELS: list[Any] = []
 """All compiled functions of the modules that are loaded."""
+
+
+class _ImageLocator(UserProvidedCacheLocator):
+    """The folder NUMBA_CACHE_DIR also where it is read-only, as in a container image that holds the machine code."""
+
+    def ensure_cache_path(self) -> None:
+        if not os.path.isdir(self._cache_path):
+            super().ensure_cache_path()  # type: ignore[no-untyped-call]
+
+
+class _Files(CompileResultCacheImpl):
+    _locator_classes = [_ImageLocator, *CompileResultCacheImpl._locator_classes]  # noqa: RUF012
+
+
+class _KernelCache(FunctionCache):
+    """numba's cache. Machine code that cannot be written, in an image or on a full disk, stays in the process."""
+
+    _impl_class = _Files
+
+    def save_overload(self, *overload: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(*overload)  # type: ignore[no-untyped-call]
 
 
 def compiled(function: Function) -> Function:
@@ -19,10 +44,10 @@ def compiled(function: Function) -> Function:
     A compiled function may call only functions and use only constants of its own module: numba's cache looks at the
     caller's file alone, and would keep machine code with an old callee in it.
     """
-    try:
-        kernel = njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no cache folder is writable
-        kernel = njit(nogil=True)(function)
+    kernel: Any = njit(nogil=True)(function)
+    if kernel is not function:  # as it is under NUMBA_DISABLE_JIT
+        with suppress(RuntimeError):  # no folder of the cache is writable
+            kernel._cache = _KernelCache(function)  # type: ignore[no-untyped-call]
     KERNELS.append(kernel)
     return cast(Function, kernel)
 
