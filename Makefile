@@ -7,7 +7,7 @@ PEERS := .venv-bench/.ready
 # Two processes; whatever shares a cluster or a module stays in one of them (tests/conftest.py).
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-outside lint chaos fuzz lock clean
+.PHONY: demo test test-fast test-outside lint chaos fuzz lock image clean
 .PHONY: bench bench-fast bench-check bench-peers bench-analyses bench-memory bench-monitor
 
 demo: $(READY)
@@ -87,10 +87,22 @@ $(PEERS): bench/peers.txt
 	.venv-bench/bin/python -m pip install --quiet --no-deps --ignore-requires-python -r bench/peers.txt
 	touch $(PEERS)
 
-# Pin anew what pyproject.toml asks for. Needs uv.
+# Pin anew what pyproject.toml asks for, and list what an image needs of it. Needs uv.
+COMPILE := uv pip compile --universal --python-version 3.11 --no-header --no-annotate
+NAMES := $(COMPILE) --quiet --constraint requirements.lock
 lock:
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --output-file requirements.lock
+	$(COMPILE) pyproject.toml --group dev --generate-hashes --output-file requirements.lock
+	$(NAMES) pyproject.toml | sed 's/[= ].*//' | sort -u > cluster/image/runtime.txt
+	for extra in h3 regions; do $(NAMES) pyproject.toml --extra $$extra | sed 's/[= ].*//' | sort -u | \
+		comm -13 cluster/image/runtime.txt - > cluster/image/$$extra.txt; done
+	echo hatchling | $(NAMES) - | sed 's/[= ].*//' | sort -u > cluster/image/build.txt
+	echo boto3 | $(COMPILE) - --generate-hashes --no-emit-package python-dateutil --no-emit-package six \
+		--no-emit-package urllib3 --output-file cluster/image/aws.lock
+
+# Build the image of the Dockerfile with docker, podman or buildah (ENGINE), and run the demo in it. For example:
+# make image IMAGE_OPTIONS="--build-arg EXTRAS='h3 regions'"
+image:
+	cluster/image/build.sh $(IMAGE_OPTIONS)
 
 clean:
 	rm -rf .venv .venv-bench bench/data demo output .mypy_cache .ruff_cache .pytest_cache .hypothesis

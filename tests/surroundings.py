@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-KEPT = {"GEOPIPE_TEST_DATA", "GEOPIPE_TRIALS", "GEOPIPE_OUTAGE", "GEOPIPE_FUZZ", "GEOPIPE_PROMETHEUS_CACHE"}
+KEPT = {
+    "GEOPIPE_TEST_DATA",
+    "GEOPIPE_TRIALS",
+    "GEOPIPE_OUTAGE",
+    "GEOPIPE_FUZZ",
+    "GEOPIPE_PROMETHEUS_CACHE",
+    "GEOPIPE_IMAGE",
+}
 """Variables for the tests themselves; every other one that geopipe, Ray, GDAL or Postgres reads is taken away."""
 FOREIGN = ("GEOPIPE_", "RAY_", "GDAL_", "CPL_", "VSI_", "PROJ_", "AWS_", "GS_", "GOOGLE_", "AZURE_", "PG")
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE")

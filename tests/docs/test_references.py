@@ -128,7 +128,10 @@ def test_make_targets_that_pages_name_exist() -> None:
 
 
 def test_variables_of_the_environment_that_pages_name_are_read_somewhere() -> None:
-    sources = " ".join(p.read_text() for f in ("geopipe", "tests", "cluster") for p in (REPOSITORY / f).rglob("*.py"))
+    files = (
+        p for f in ("geopipe", "tests", "cluster") for p in (REPOSITORY / f).rglob("*") if p.suffix in (".py", ".yaml")
+    )
+    sources = " ".join(path.read_text() for path in files)
     for path in PAGES:
         for name in set(re.findall(r"GEOPIPE_[A-Z_]+[A-Z]", path.read_text())) - {"GEOPIPE_SECTION__KEY"}:
             section, _, key = name.removeprefix("GEOPIPE_").lower().partition("__")
