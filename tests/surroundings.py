@@ -11,6 +11,7 @@ from pathlib import Path
 
 KEPT = {
     "GEOPIPE_TEST_DATA",
+    "GEOPIPE_CRD_DIR",
     "GEOPIPE_TRIALS",
     "GEOPIPE_OUTAGE",
     "GEOPIPE_FUZZ",
