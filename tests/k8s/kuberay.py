@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from manifests import Document, cluster_spec, label
+from ray.scripts.scripts import start
 
 LONGEST = {"RayJob": 47, "RayCluster": 53}
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -163,6 +164,8 @@ def of_autoscaling(cluster: Mapping[str, Any]) -> Iterator[str]:
 def of_group(name: str, group: Mapping[str, Any]) -> Iterator[str]:
     """What a run needs of the pods of a head or worker group."""
     spec, parameters = group["template"]["spec"], group["rayStartParams"]
+    for parameter in set(parameters) - {option.name.replace("_", "-") for option in start.params}:
+        yield f"`ray start` has no option --{parameter}"
     container = spec["containers"][0]
     mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", ())}
     volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}

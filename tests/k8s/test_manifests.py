@@ -270,6 +270,7 @@ BROKEN = [
     Broken("RayJob", f"{SPEC} rayVersion", GONE, "needs rayVersion"),
     Broken("RayJob", f"{WORKERS} template spec restartPolicy", "Always", "must be Never"),
     Broken("RayJob", f"{WORKERS} rayStartParams labels", "a=b", "labels belong to the group"),
+    Broken("RayJob", f"{WORKERS} rayStartParams object-store", "1", "no option --object-store"),
     Broken("RayJob", f"{WORKERS} replicas", 99, "not between minReplicas and maxReplicas"),
     # a run on Kubernetes
     Broken("RayJob", "spec submissionMode", "SidecarMode", "SidecarMode excludes submitterPodTemplate"),
