@@ -15,17 +15,14 @@ import numpy as np
 import psycopg2
 import pyarrow.parquet as pq
 import pytest
+from canary import CANARY, GRID, files_with, fill, secret_settings, signed
 from helpers import call, north_up, plan_of, write_raster
 
 from geopipe.errors import SourceError
-from geopipe.grid.grid import Grid
 from geopipe.layers.layer import Layer
 from geopipe.redaction import HIDDEN, redact, redacted
 from geopipe.run import pipeline
 from geopipe.settings import load
-
-CANARY = "c4n4ryS3cr3t"
-GRID = Grid("EPSG:32612", 500_000, 4_000_000, 30, 30, width=8, height=8)
 
 HIDES = [
     "https://user:{}@host/a.tif",
@@ -91,34 +88,8 @@ def test_what_loses_a_secret_stays_apart() -> None:
 @pytest.fixture(scope="module")
 def www(www: tuple[Path, int]) -> tuple[Path, int]:
     """The server's folder with a raster for each use."""
-    pixels = np.arange(64, dtype="uint8").reshape(8, 8)
-    for name in ("a", "b", "mask", "like"):
-        write_raster(www[0] / f"{name}.tif", pixels + 1, GRID.crs, north_up(GRID.x0, GRID.y0, 30))
+    fill(www[0])
     return www
-
-
-def signed(port: int, name: str, secret: str = CANARY) -> str:
-    return f"http://user:{secret}@127.0.0.1:{port}/{name}.tif?X-Amz-Credential={secret}&sig={secret}&token={secret}"
-
-
-def secret_settings(folder: Path, port: int, *more: str) -> Path:
-    """Settings with a secret in a layer, the grid, the mask, the address of a STAC asset and an option of GDAL."""
-    asset = {"href": signed(port, "b").replace(f"user:{CANARY}@", ""), "roles": ["data"]}
-    item = {"type": "Feature", "id": "i", "properties": {}, "assets": {"b": asset}}
-    (folder / "item.json").write_text(json.dumps(item))
-    option = f"/vsicurl?cookie=session={CANARY}&url=http://127.0.0.1:{port}/a.tif"
-    layers = [("a", signed(port, "a")), ("b", "item.json"), ("c", option)]
-    file = folder / "s.toml"
-    text = f'[grid]\nlike = "{signed(port, "like")}"\nmask = "{signed(port, "mask")}"\n' + "\n".join(more) + "\n"
-    allow = f'allow = ["http://127.0.0.1:{port}/"]'
-    file.write_text(text + "".join(f'[[layers]]\nname = "{name}"\npath = "{path}"\n{allow}\n' for name, path in layers))
-    return file
-
-
-def found_in(folder: Path) -> list[str]:
-    """The files below a folder that have the secret in their name or their bytes."""
-    files = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
-    return [str(p) for p in files if CANARY in p.name or CANARY.encode() in p.read_bytes()]
 
 
 def rows_of(dsn: str) -> str:
@@ -171,8 +142,8 @@ def test_a_secret_is_at_no_exit_of_a_run(
     table = pq.ParquetDataset(work / "output/parquet").read()
     assert table.num_rows == 64
     assert HIDDEN in str(json.loads((work / "output/_SUCCESS").read_text())["provenance"]["sources"])
-    assert found_in(work / "output") == []
-    assert found_in(tmp_path / "home") == []
+    assert files_with(CANARY, work / "output") == []
+    assert files_with(CANARY, tmp_path / "home") == []
     rows = rows_of(watched)
     assert HIDDEN in rows, "the settings of the run are there"
     assert CANARY not in rows
@@ -192,7 +163,7 @@ def test_a_secret_is_in_no_record_of_a_run_that_fails(
     assert "layer d" in shown[1]
     assert CANARY not in "".join(shown)
     assert CANARY not in rows_of(watched)
-    assert found_in(tmp_path / "home") == []
+    assert files_with(CANARY, tmp_path / "home") == []
 
 
 def test_a_run_that_is_cut_short_leaves_no_secret(tmp_path: Path, www: tuple[Path, int]) -> None:
@@ -206,7 +177,7 @@ def test_a_run_that_is_cut_short_leaves_no_secret(tmp_path: Path, www: tuple[Pat
         pipeline.run(load.load(file, ("engine.kind=local",)), watch=stop)
     staged = list((tmp_path / "output/_staging").glob("*/plan.json"))
     assert len(staged) == 1
-    assert found_in(tmp_path / "output") == []
+    assert files_with(CANARY, tmp_path / "output") == []
     assert len(json.loads(staged[0].read_text())["identity"]["sources"]) == 3
     assert pipeline.run(load.load(file, ("engine.kind=local",)), resume=True).rows == 64, (
         "and goes on with the same addresses"
@@ -246,12 +217,12 @@ def test_ray_keeps_no_secret_in_its_logs(tmp_path: Path, www: tuple[Path, int]) 
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
             assert done.returncode == expected, done.stderr
             assert CANARY not in done.stdout + done.stderr
-            assert found_in(Path(environment["RAY_TMPDIR"])) == []
+            assert files_with(CANARY, Path(environment["RAY_TMPDIR"])) == []
             # its pixels are cut short, at the end of the file, which only a worker comes to
             broken, noise = signed(www[1], "broken"), np.random.default_rng(0).integers(0, 255, (64, 64), "uint8")
             place = north_up(GRID.x0, GRID.y0, 30)
             write_raster(www[0] / "broken.tif", noise, GRID.crs, place, driver="COG", compress="deflate")
             file.write_text(file.read_text() + f'[[layers]]\nname = "d"\npath = "{broken}&short=2000"\n')
-        assert found_in(tmp_path / "output") == []
+        assert files_with(CANARY, tmp_path / "output") == []
     finally:
         subprocess.run(["rm", "-rf", environment["RAY_TMPDIR"]], check=False)

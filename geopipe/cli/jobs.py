@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from geopipe.cli.options import file_argument, json_option, print_json, set_option
-from geopipe.errors import MachineError, noted
+from geopipe.errors import MachineError, find_signal, noted
 
 if TYPE_CHECKING:
+    from geopipe.jobs.submission import RayJob
     from geopipe.monitoring.database.runs import RunRow
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 run_argument = click.argument("run", metavar="RUN", default="latest")
 address_option = click.option("--address", help="The Ray cluster (else RAY_ADDRESS, else a head on this machine).")
+
+interrupt_option = click.option(
+    "--on-interrupt",
+    type=click.Choice(["detach", "stop"]),
+    default="detach",
+    show_default=True,
+    help="What Ctrl-C does: leave the job at work, or stop it. A second Ctrl-C leaves at once.",
+)
 
 
 def timeout_option(seconds: float, what: str) -> Callable[[F], F]:
@@ -63,6 +72,7 @@ def _lookup(name: str, settle: bool = True) -> Iterator[tuple[RunRow, Callable[[
 @click.option("--fresh", is_flag=True, help="Delete the tiles of runs that were cut short.")
 @set_option
 @address_option
+@interrupt_option
 @json_option
 def start(
     file: Path,
@@ -70,6 +80,7 @@ def start(
     daemon: bool,
     flags: tuple[str, ...],
     address: str | None,
+    on_interrupt: str,
     as_json: bool,
     **options: bool,
 ) -> int:
@@ -89,7 +100,7 @@ def start(
         jobs.prepare(settings)
     where = _cluster(address or settings.engine.address)
     run_id = jobs.start(settings, where, [f"--{option}" for option, active in options.items() if active])
-    return _submitted(run_id, where, daemon, as_json)
+    return _submitted(run_id, where, daemon, as_json, on_interrupt)
 
 
 def _cluster(address: str | None) -> str:
@@ -103,30 +114,62 @@ def _cluster(address: str | None) -> str:
     return where
 
 
-def _submitted(run_id: str, where: str, daemon: bool, as_json: bool) -> int:
-    from geopipe.jobs import jobs
+def _submitted(run_id: str, where: str, daemon: bool, as_json: bool, on_interrupt: str) -> int:
+    from geopipe.jobs.submission import job_id
 
     if as_json:
-        print_json({"run_id": run_id, "job": jobs.job_id(run_id), "address": where})
+        print_json({"run_id": run_id, "job": job_id(run_id), "address": where})
     else:
-        click.echo(f"run {run_id} is job {jobs.job_id(run_id)} of {where}", err=not daemon)
+        click.echo(f"run {run_id} is job {job_id(run_id)} of {where}", err=not daemon)
         if daemon:
             click.echo(f"watch it: geopipe monitor watch {run_id}   stop it: geopipe jobs stop {run_id}")
-    return 0 if daemon or as_json else _follow(run_id, where)
+    return 0 if daemon or as_json else _follow(run_id, where, on_interrupt)
 
 
-def _follow(name: str, where: str) -> int:
+def _follow(name: str, where: str, on_interrupt: str) -> int:
     """Print the output of a job until it ends. Returns the exit code of its run."""
     from geopipe.jobs import jobs
 
     with _lookup(name) as (run, _):
-        printed = jobs.output(run, where, follow=True)
-    with noted(lambda: f"the job goes on; `geopipe jobs stop {run.run_id}` stops it"):
-        for text in printed:
-            click.echo(text, nl=False)
+        job = jobs.job_of(run, where)
+    advice = f"follow it: geopipe jobs logs -f {run.run_id}; stop it: geopipe jobs stop {run.run_id}"
+    follow(job, on_interrupt, advice, show)
     with _lookup(run.run_id) as (run, look):  # a connection could not have outlived a job of days
         code = jobs.settled(run, look, where).exit_code
-    return jobs.exit_code(run, where) if code is None else code
+    return job.exit_code() if code is None else code
+
+
+def show(text: str) -> None:
+    """Print a piece of a job's output on standard output."""
+    click.echo(text, nl=False)
+
+
+def follow(job: RayJob, on_interrupt: str, advice: str, show: Callable[[str], None]) -> None:
+    """Show the output of a job until it ends.
+
+    Args:
+        job: which job.
+        on_interrupt: "detach" leaves it at work when a signal ends this process, "stop" stops it and shows the rest.
+        advice: how to follow and to stop a job that goes on.
+        show: prints a piece of the output.
+    """
+    try:
+        for text in job.follow():
+            show(text)
+    except BaseException as error:
+        arrived = find_signal(error)
+        if arrived is None:
+            raise
+        if on_interrupt == "detach":
+            arrived.add_note(f"the job goes on; {advice}")
+            raise
+        with noted(lambda: f"the job may go on; {advice}"):
+            click.echo(f"stopping job {job.name}", err=True)
+            job.stop()
+            for text in job.follow():
+                show(text)
+        arrived.add_note(f"job {job.name} has stopped")
+        raise
 
 
 @jobs_group.command(epilog="Example: geopipe jobs logs latest --follow")
@@ -143,10 +186,9 @@ def logs(run: str, follow: bool, address: str | None) -> int:
 
     where = head.cluster(address)
     if follow:
-        return _follow(run, where)
+        return _follow(run, where, "detach")
     with _lookup(run) as (row, _):
-        for text in jobs.output(row, where, follow=False):
-            click.echo(text, nl=False)
+        show(jobs.job_of(row, where).printed())
     return 0
 
 
@@ -207,8 +249,9 @@ def pause(run: str, timeout: float, as_json: bool) -> None:
 @run_argument
 @click.option("--daemon", is_flag=True, help="Return at once.")
 @address_option
+@interrupt_option
 @json_option
-def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
+def resume(run: str, daemon: bool, address: str | None, on_interrupt: str, as_json: bool) -> int:
     """Continue a run that was paused, stopped or failed.
 
     RUN is a run's id, the start of one, its name, or latest. A new attempt does the tiles that are missing.
@@ -218,7 +261,7 @@ def resume(run: str, daemon: bool, address: str | None, as_json: bool) -> int:
     with _lookup(run) as (row, _):
         where = _cluster(address)
         run_id = jobs.resume(row, where)
-    return _submitted(run_id, where, daemon, as_json)
+    return _submitted(run_id, where, daemon, as_json, on_interrupt)
 
 
 @jobs_group.command(epilog="Example: geopipe jobs stop latest --timeout 60")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from geopipe.cli.jobs import follow, interrupt_option, show
 from geopipe.cli.options import file_argument, json_option, load_settings, picked, print_json, set_option
 
 if TYPE_CHECKING:
@@ -49,12 +51,19 @@ def plan(file: Path, flags: tuple[str, ...], verbose: bool, as_json: bool) -> No
 @click.option("--overwrite", is_flag=True, help="Replace a finished run in the output.")
 @click.option("--resume", is_flag=True, help="Continue a run that was cut short; start it if there is none.")
 @click.option("--fresh", is_flag=True, help="Delete the tiles of runs that were cut short.")
-@click.option("--address", help="Ray cluster to use (else RAY_ADDRESS, else one is started).")
+@click.option("--address", help="Ray cluster to use: host:port, or http://head:8265 to submit the run as a job.")
+@interrupt_option
 @click.option("--engine", type=click.Choice(["auto", "ray", "local"]), help="Ray or this process (engine.kind).")
 @click.option("--run-id", hidden=True, help="The id that `geopipe jobs start` gave the run.")
 @click.option("--attempt", type=int, default=1, hidden=True, help="The number of the attempt.")
 def run(
-    file: Path, flags: tuple[str, ...], as_json: bool, address: str | None, engine: str | None, **options: Any
+    file: Path,
+    flags: tuple[str, ...],
+    as_json: bool,
+    address: str | None,
+    on_interrupt: str,
+    engine: str | None,
+    **options: Any,
 ) -> int:
     """Run the settings and write one table.
 
@@ -66,14 +75,58 @@ def run(
 
     For an object store (run.output = "s3://...") the run works in run.staging and then sends the table, _SUCCESS last.
     --resume sends again what did not arrive.
+
+    Without --address RAY_ADDRESS counts, and without both Ray is started here if it is needed. An http address submits
+    the run as a job with these settings, prints what it prints, and exits with its code.
     """
+    from geopipe.engine import address as addresses
+    from geopipe.jobs import checks
+
+    checks.check_versions()
     if options["fresh"] and options["resume"]:
         raise click.UsageError("--fresh deletes what --resume continues: give one of them")
     if address:
         flags = (*flags, f"engine.address={json.dumps(address)}")
     if engine:
         flags = (*flags, f"engine.kind={engine}")
-    return _run(load_settings(file, flags), as_json, **options)
+    settings = load_settings(file, flags)
+    target = addresses.requested(settings.engine.address)
+    if addresses.is_http(target) and settings.engine.kind != "local":
+        return _submit(settings, target, as_json, on_interrupt, [name for name in CHOICES if options[name]])
+    checks.check_output(settings)
+    return _run(settings, as_json, **options)
+
+
+CHOICES = ("overwrite", "resume", "fresh")
+"""Options that a job takes over."""
+
+
+def _submit(settings: Settings, address: str, as_json: bool, on_interrupt: str, choices: list[str]) -> int:
+    """Run the settings as a job of the cluster at an http address; returns the exit code of the run."""
+    from geopipe.events.records import new_run_id
+    from geopipe.jobs import head
+    from geopipe.jobs.submission import RayJob, job_id
+
+    address = head.cluster(address)
+    job = RayJob(address, job_id(new_run_id()))
+    job.submit(settings, [f"--{name}" for name in (*choices, *(["json"] if as_json else []))], {})
+    click.echo(f"submitted as job {job.name} to {address}; see {address.rstrip('/')}/#/jobs/{job.name}", err=True)
+    follow(job, on_interrupt, job.advice, json_printer() if as_json else show)
+    return job.exit_code()
+
+
+def json_printer() -> Callable[[str], None]:
+    """A function that prints the JSON document in a job's output on stdout, and the lines before it on stderr."""
+    rest, begun = "", False
+
+    def separate(text: str) -> None:
+        nonlocal rest, begun
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            begun = begun or line == "{"
+            click.echo(line, err=not begun)
+
+    return separate
 
 
 def _run(settings: Settings, as_json: bool, **options: Any) -> int:

@@ -1,8 +1,9 @@
-"""Addresses of Ray clusters, and the token that a cluster may require. Loads no Ray."""
+"""Addresses of Ray clusters, the token that a cluster may require, and the job that this process is. Loads no Ray."""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import secrets
 import socket
@@ -21,6 +22,12 @@ UNPICKLING = (
     "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
 )
 """Environment variables that let Ray Data unpickle what is stored in a table: its author could run any program."""
+
+AUTH_MODE = "RAY_AUTH_MODE"
+"""Environment variable: "token" sends and requires a token, "disabled" does neither."""
+
+TOKEN_HINT = "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file) as the cluster has it"
+"""Hint where a token is missing or another one."""
 
 IDLE_WORKERS = "RAY_num_workers_soft_limit"
 """Environment variable of a new node: processes up to this number stay when they have been idle for a second."""
@@ -49,6 +56,11 @@ def is_local(address: str) -> bool:
 def requested(address: str | None) -> str:
     """The address of the cluster to use: `address`, else RAY_ADDRESS, else "local"."""
     return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def is_http(address: str) -> bool:
+    """Whether an address is that of a dashboard, which takes jobs; a process joins a cluster at host:port."""
+    return address.startswith(("http://", "https://"))
 
 
 def existing(address: str | None) -> str:
@@ -92,21 +104,67 @@ def _token_file() -> Path:
     return Path.home() / ".ray" / "auth_token"
 
 
+def names_token() -> bool:
+    """Whether the environment names a token."""
+    return any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
 def has_token() -> bool:
     """Whether this user has a token."""
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    return any(os.environ.get(name) for name in names) or _token_file().exists()
+    return names_token() or _token_file().exists()
 
 
 def use_token(address: str) -> None:
-    """Send this user's token to a head of this machine, unless the environment says otherwise."""
-    if (address == "auto" or is_local(address)) and has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    """Set RAY_AUTH_MODE for a cluster, both ways: Ray's default differs from version to version.
+
+    1. What the user has set stays.
+    2. A cluster of our own ("local") is protected by a token.
+    3. A cluster that exists is asked: a token where it requires one, none where it does not.
+    4. Where it does not answer that, a token if this user has one.
+
+    Raises:
+        MachineError: the cluster needs a token, and there is none. Ray would end this process.
+    """
+    if not os.environ.get(AUTH_MODE):
+        needed = True if address == "local" else requires_token(address)
+        os.environ[AUTH_MODE] = "token" if (has_token() if needed is None else needed) else "disabled"
+    if address != "local" and os.environ[AUTH_MODE].lower() == "token" and not has_token():
+        raise MachineError(f"there is no token for the cluster at {address}", TOKEN_HINT)
+
+
+def requires_token(address: str, seconds: float = 5.0) -> bool | None:
+    """Ask a cluster whether it requires a token, without sending one; None if it does not say.
+
+    Args:
+        address: http(s)://host:port of its dashboard, or host:port of the head's GCS.
+        seconds: to wait for the answer.
+    """
+    if is_http(address):
+        from urllib.error import HTTPError
+        from urllib.request import urlopen
+
+        try:
+            urlopen(f"{address.rstrip('/')}/api/version", timeout=seconds).close()
+        except HTTPError as error:
+            return True if error.code in (401, 403) else None
+        except (OSError, ValueError):
+            return None
+        return False
+    if host_and_port(address)[1] is None:
+        return None
+    import grpc
+
+    with grpc.insecure_channel(address.removeprefix("ray://"), [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=seconds)
+        except grpc.RpcError as error:
+            return True if error.code() is grpc.StatusCode.UNAUTHENTICATED else None
+    return False
 
 
 def create_token() -> None:
     """Create this user's token before a new head would: Ray writes it where every user can read it."""
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or has_token():
+    if os.environ.get(AUTH_MODE, "token") != "token" or has_token():
         return
     with suppress(OSError, RuntimeError):  # another process was faster; or Ray will report that there is no home
         _token_file().parent.mkdir(parents=True, exist_ok=True)
@@ -120,3 +178,10 @@ def keep_workers(environment: MutableMapping[str, str]) -> None:
     A shuffle has three kinds of workers, beside Ray's actors; by default Ray keeps one process for each processor.
     """
     environment.setdefault(IDLE_WORKERS, str(4 * machine.cpus() + 4))
+
+
+def job_metadata() -> dict[str, str]:
+    """Metadata of the Ray job that this process is, job_submission_id among them; empty if it is none."""
+    with suppress(ValueError, KeyError, TypeError):
+        return dict(json.loads(os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"])["metadata"])
+    return {}

@@ -9,11 +9,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from geopipe import machine
@@ -93,7 +94,7 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
     """
     address = addresses.requested(address)
     _check_port(address)
-    addresses.use_token(address)
+    addresses.use_token(_resolved(address))
     Config.initialize("")  # Ray read the environment when it was imported
     # Ray Data does not wait for answers to its statistics; without this Ray prints an error if their actor dies
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -125,6 +126,13 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
     take_back()
 
 
+def _resolved(address: str) -> str:
+    """The address that "auto" stands for; itself if there is none, which Ray reports."""
+    with suppress(ConnectionError):
+        return canonicalize_bootstrap_address(address) or address if address == "auto" else address
+    return address
+
+
 def _join_executors(seconds: float) -> None:
     """Wait for the threads of Ray Data: one that needs Ray after its shutdown would end this process."""
     end = time.monotonic() + seconds
@@ -135,6 +143,11 @@ def _join_executors(seconds: float) -> None:
 
 def _check_port(address: str) -> None:
     """Refuse host:port at once if nothing listens there; Ray itself would try for minutes."""
+    if addresses.is_http(address):
+        raise MachineError(
+            f"{address} takes jobs, and no process can join a cluster there",
+            "give host:port of the head (its GCS, by default at port 6379), or let `geopipe run` submit a job",
+        )
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from geopipe.engine import address as addresses
@@ -30,17 +32,13 @@ def cluster(address: str | None, start: bool = False) -> str:
                 "no Ray head of geopipe runs on this machine (any more)", "name the job's cluster by --address"
             )
         target = own.address
-    addresses.use_token(target)
-    needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
-    if needs_token and not addresses.has_token():  # Ray would end this process
-        raise MachineError(
-            "RAY_AUTH_MODE is token, and there is no token",
-            "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has it, or unset RAY_AUTH_MODE",
-        )
-    if not needs_token and not addresses.is_local(target):
+    is_near = addresses.is_local(target)
+    if is_near or os.environ.get(addresses.AUTH_MODE) or addresses.names_token():  # else no other machine is asked
+        addresses.use_token(target)
+    if not is_near and os.environ.get(addresses.AUTH_MODE) != "token":
         raise MachineError(
             f"the cluster at {target} is beyond this machine, and no token would protect what is submitted to it",
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) as the cluster has them",
+            f"start it with RAY_AUTH_MODE=token, and {addresses.TOKEN_HINT}",
         )
     return target
 
@@ -49,20 +47,36 @@ def client(address: str) -> Any:
     """Ray's client for jobs.
 
     Raises:
-        MachineError: no cluster answers at the address.
+        MachineError: no cluster answers at the address, or it does not accept the token.
     """
-    from ray.job_submission import JobSubmissionClient  # loads half of Ray, which a look into the database must not
+    from ray._raylet import Config  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError  # loads half of Ray, which a look into the database must not
+    from ray.job_submission import JobSubmissionClient
 
+    Config.initialize("")  # Ray read the environment when it was imported
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # users need not know how it packs and sends
     try:
         host, port = addresses.host_and_port(address)
         if host and port:  # Ray itself would try for a minute
             socket.create_connection((host, port), timeout=10).close()
-        connected = JobSubmissionClient(address)
-        for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # users need not know how it packs and sends
-        return connected
-    except Exception as error:  # Ray raises RuntimeError, ConnectionError, AuthenticationError and others
+        with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they would replace the address
+            return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        sent = "accepts another token than ours" if "invalid" in str(error) else "requires a token, and none was sent"
+        raise MachineError(f"the cluster at {address} {sent}", addresses.TOKEN_HINT) from None
+    except Exception as error:  # Ray raises RuntimeError, ConnectionError and others
         raise MachineError(
             f"no Ray cluster takes jobs at {address}: {first_line(error)}",
             "start one (`geopipe cluster up`, `ray start --head`), or correct --address or RAY_ADDRESS",
         ) from None
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """Take variables out of the environment inside."""
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)

@@ -1,4 +1,4 @@
-"""Runs as jobs of a Ray cluster, by Ray's Jobs API: start, pause, resume and stop them.
+"""Runs as jobs that a database knows: start, pause, resume and stop them.
 
 The monitor's database knows what a run does; Ray knows whether its process lives.
 """
@@ -6,22 +6,20 @@ The monitor's database knows what a run does; Ray knows whether its process live
 from __future__ import annotations
 
 import json
-import shlex
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg2
 
 from geopipe.engine.address import is_local
-from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError, first_line
+from geopipe.errors import GeopipeError, MachineError, PlanError, SettingsError
 from geopipe.events.records import new_run_id
 from geopipe.export import lock
-from geopipe.jobs.head import client
+from geopipe.jobs.checks import refuse_secrets
+from geopipe.jobs.submission import RayJob, job_id
 from geopipe.monitoring import dead_runs, requests, states
 from geopipe.monitoring.database import connections, queries
 from geopipe.monitoring.database.follow import reading
@@ -31,9 +29,6 @@ from geopipe.settings.model import Settings
 from geopipe.text import clean
 
 T = TypeVar("T")
-
-AGENT_SECONDS = 60.0
-"""Seconds that a head which has just started may take until it accepts jobs."""
 
 
 def prepare(settings: Settings) -> Path | None:
@@ -64,37 +59,26 @@ def start(settings: Settings, address: str, flags: list[str], parent: RunRow | N
         the id of the run.
 
     Raises:
-        SettingsError: the settings switch the database off.
+        SettingsError: the settings switch the database off, or have a secret.
         MachineError: another run is at work in its output, no database can be used, or no cluster takes the job.
     """
-    dsn_file, local = prepare(settings), is_local(address)
+    dsn_file = prepare(settings)
+    refuse_secrets(settings)
     remove_dsn_files()
-    if local:
+    if is_local(address):
         lock.check_free(settings.run.folder)
-    submitter, run_id, attempt = client(address), new_run_id(), parent.attempt + 1 if parent else 1
-    detail: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output, "ray_job_id": job_id(run_id)}
+    run_id, attempt = new_run_id(), parent.attempt + 1 if parent else 1
+    job = RayJob(address, job_id(run_id))
+    detail: dict[str, Any] = {"name": settings.run.name, "output": settings.run.output, "ray_job_id": job.name}
     detail |= {"settings": settings.model_dump(mode="json"), "parent_run_id": parent.run_id if parent else None}
-    command = [*([sys.executable, "-m"] if local else []), "geopipe", "run", "settings.toml"]
-    command += ["--run-id", run_id, "--attempt", str(attempt), *flags]
-    with tempfile.TemporaryDirectory() as folder:
-        engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already
-        text = settings.model_copy(update={"engine": engine}).to_toml(secrets=True)
-        (Path(folder) / "settings.toml").write_text(text, encoding="utf-8")
-        dead_runs.record_state(run_id, "pending", detail, attempt)
-        environment = {"working_dir": folder, "env_vars": _database_of_job(dsn_file, run_id) if local else {}}
-        try:
-            _submit(
-                submitter,
-                entrypoint=shlex.join(command),
-                submission_id=job_id(run_id),
-                runtime_env=environment,
-                metadata={"geopipe_run": run_id, "name": settings.run.name},
-            )
-        except Exception as error:  # as in `head.client`
-            message = f"the cluster at {address} did not take the job: {first_line(error)}"
-            failure = {"exit_code": 3, "error": {"type": "MachineError", "message": message}}
-            dead_runs.record_state(run_id, "failed", failure, attempt)
-            raise MachineError(message, "see the log of Ray's dashboard agent") from None
+    dead_runs.record_state(run_id, "pending", detail, attempt)
+    command = ["--run-id", run_id, "--attempt", str(attempt), *flags]
+    try:
+        job.submit(settings, command, _database_of_job(dsn_file, run_id) if job.is_here else {})
+    except GeopipeError as error:
+        reason = {"type": type(error).__name__, "message": error.message}
+        dead_runs.record_state(run_id, "failed", {"exit_code": error.exit_code, "error": reason}, attempt)
+        raise
     return run_id
 
 
@@ -122,33 +106,6 @@ def remove_dsn_files() -> None:
             path.unlink(missing_ok=True)
 
 
-def job_id(run_id: str) -> str:
-    """The name of a run's job in Ray."""
-    return f"geopipe-{run_id}"
-
-
-@contextmanager
-def _reported(message: str, hint: str) -> Iterator[None]:
-    """Raise MachineError for whatever Ray raises: RuntimeError, ConnectionError, AuthenticationError and others."""
-    try:
-        yield
-    except Exception as error:
-        raise MachineError(f"{message}: {first_line(error)}", hint) from None
-
-
-def _submit(submitter: Any, **job: Any) -> None:
-    """Submit a job; try again while a head that has just started has no agent for jobs."""
-    end = time.monotonic() + AGENT_SECONDS
-    while True:
-        try:
-            submitter.submit_job(**job)
-            return
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > end:
-                raise
-        time.sleep(1)
-
-
 # ---------------------------------------------------------------- requests to a run
 
 
@@ -170,7 +127,7 @@ def settled(run: RunRow, look: Callable[[], RunRow], address: str) -> RunRow:
     """
     if run.state != "pending" or run.ray_job_id is None:
         return run
-    job = _info(run, address)
+    job = RayJob(address, run.ray_job_id).details()
     now = look()  # after its job: a job that has ended records nothing more
     if job.status in ("PENDING", "RUNNING", "SUCCEEDED") or now.state != "pending":
         return now
@@ -233,7 +190,7 @@ def stop(run: RunRow, look: Callable[[], RunRow], address: Callable[[], str], ti
             )
     if run.state != "paused" and run.ray_job_id is not None:
         try:
-            _end_job(client(address()), run.ray_job_id)
+            RayJob(address(), run.ray_job_id).stop()
             _until(look, lambda now: now.ended, 5.0)  # its driver may have recorded how it ended
         except MachineError:
             if not (run.stale or (run.state == "pending" and run.age > 60)):
@@ -241,17 +198,6 @@ def stop(run: RunRow, look: Callable[[], RunRow], address: Callable[[], str], ti
     if not look().ended:
         dead_runs.record_state(run.run_id, "cancelled", {"exit_code": 137}, run.attempt)
     return look()
-
-
-def _end_job(submitter: Any, job: str) -> None:
-    """Send SIGTERM, and SIGKILL after some seconds; return when the process is gone."""
-    with _reported(f"Ray cannot end job {job}", "see Ray's dashboard"):
-        try:
-            submitter.stop_job(job)
-            _until(lambda: submitter.get_job_status(job), lambda status: status.is_terminal(), 20.0)
-        except Exception as error:
-            if "does not exist" not in str(error):
-                raise
 
 
 def _until(look: Callable[[], T], done: Callable[[T], bool], timeout: float) -> T | None:
@@ -299,47 +245,13 @@ def resume(run: RunRow, address: str) -> str:
     return start(settings_of(run), address, ["--resume"], run)
 
 
-def exit_code(run: RunRow, address: str) -> int:
-    """The exit code of a job's process; 1 if Ray does not know it.
-
-    Raises:
-        MachineError: as `settled`.
-    """
-    code = _info(run, address).driver_exit_code
-    return 1 if code is None else int(code)
-
-
-def _info(run: RunRow, address: str) -> Any:
-    """Ray's JobDetails of a run."""
-    submitter = client(address)
-    message = f"the cluster at {address} says nothing of job {run.ray_job_id}"
-    with _reported(message, "name the job's cluster by --address"):
-        return submitter.get_job_info(run.ray_job_id)
-
-
-def output(run: RunRow, address: str, follow: bool) -> Iterator[str]:
-    """Yield the output of a job, as it grows.
-
-    Args:
-        run: of the job.
-        address: of the cluster.
-        follow: go on until the job ends.
+def job_of(run: RunRow, address: str) -> RayJob:
+    """The job of a run.
 
     Raises:
         PlanError: the run was not started as a job.
-        MachineError: the cluster does not know it (any more).
+        MachineError: no cluster answers at the address.
     """
     if run.ray_job_id is None:
         raise PlanError(f"run {clean(run.name)} was not started as a job", "see `geopipe monitor logs` for its records")
-    submitter, shown = client(address), 0
-    message = f"the cluster at {address} says nothing of the job of run {clean(run.name)}"
-    while True:
-        with _reported(message, "see `geopipe monitor logs`, whose records outlive the cluster"):
-            ended = submitter.get_job_status(run.ray_job_id).is_terminal()
-            text = submitter.get_job_logs(run.ray_job_id)
-        if text[shown:]:
-            yield text[shown:]
-        shown = len(text)
-        if ended or not follow:
-            return
-        time.sleep(0.5)
+    return RayJob(address, run.ray_job_id)

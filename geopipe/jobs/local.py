@@ -156,9 +156,9 @@ def start(size: Size) -> LocalCluster:
 
 
 def _start(own: LocalCluster) -> LocalCluster:
-    environment = _environment(own)
+    addresses.use_token("local")
     addresses.create_token()
-    addresses.use_token(own.address)
+    environment = _environment(own)
     _start_node(_head_command(own), environment)
     for _ in range(own.workers):  # one after the other: two that start at once can take one socket
         _start_node(_worker_command(own), environment)
@@ -220,7 +220,6 @@ def _environment(own: LocalCluster) -> dict[str, str]:
     """The environment of the cluster's processes."""
     # settings in the environment of this process must not win over the files of later jobs
     environment = {k: v for k, v in os.environ.items() if not (k.startswith(ENV_PREFIX) and ENV_NESTED in k)}
-    environment.setdefault("RAY_AUTH_MODE", "token")
     addresses.keep_workers(environment)
     # Ray's own ports for metrics are fixed: those of a second Ray on this machine would be taken for ours
     environment |= {name: str(free_port()) for name in ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")}

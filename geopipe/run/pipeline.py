@@ -63,6 +63,7 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
     monitoring = monitoring_options(settings, run_id, attempt, job=options.run_id is not None)
     detail: dict[str, Any] = {"name": settings.run.name, "output": str(destination.output), "versions": versions()}
     detail |= {"settings": settings.model_dump(mode="json"), "parent_run_id": before.run_id if before else None}
+    detail |= _job_of_process()
     requests, sent = Requests(run_id), threading.Event()
     requests.on("cancel", interrupt)
 
@@ -123,6 +124,12 @@ def run(settings: Settings, options: RunOptions = RunOptions(), **changes: Any) 
                     _complete(summary)
             clock.lap("stop")
     return summary
+
+
+def _job_of_process() -> dict[str, str]:
+    """The name of the Ray job that this process is, as a detail of its run; empty if it is none."""
+    job = addresses.job_metadata().get("job_submission_id")
+    return {"ray_job_id": job} if job else {}
 
 
 def _planned(settings: Settings, plan_for: Callable[[Machine | None], Plan], stack: ExitStack, starts: bool) -> Plan:

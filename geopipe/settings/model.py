@@ -87,14 +87,9 @@ class Settings(Section):
             layout=Layout(**{f.name: getattr(self.export, f.name) for f in fields(Layout)}),
         )
 
-    def to_toml(self, secrets: bool = False) -> str:
-        """The effective settings as TOML, with absolute paths and without secrets.
-
-        Args:
-            secrets: keep secrets in addresses, for a process that runs the settings.
-        """
-        values = self.model_dump(mode="json", exclude_none=True)
-        return tomli_w.dumps(values if secrets else redacted(values))
+    def to_toml(self) -> str:
+        """The effective settings as TOML, with absolute paths and without secrets."""
+        return tomli_w.dumps(redacted(self.model_dump(mode="json", exclude_none=True)))
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

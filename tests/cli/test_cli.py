@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -563,26 +562,6 @@ def test_a_signal_in_the_middle_of_a_publication_waits_for_it(
     code, _, err = call(capsys, "run", small, "--engine=local")
     assert (code, err.splitlines()[-1]) == (130, f"interrupted; the table is finished in {small.parent / 'output'}")
     assert call(capsys, "validate", small.parent / "output")[0] == 0
-
-
-def test_who_stops_following_a_job_is_told_that_it_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from geopipe.cli import jobs
-
-    class Job:
-        run_id = "7"
-
-    def printed(*_: object, **__: object) -> Iterator[str]:
-        yield "plan started\n"
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("geopipe.jobs.head.cluster", lambda *_: "127.0.0.1:1")
-    monkeypatch.setattr("geopipe.jobs.jobs.output", printed)
-    monkeypatch.setattr(jobs, "_lookup", lambda _: nullcontext((Job, None)))
-    code, out, err = call(capsys, "jobs", "logs", "--follow", "7")
-    assert (code, out) == (130, "plan started\n")
-    assert err.strip() == "interrupted; the job goes on; `geopipe jobs stop 7` stops it"
 
 
 @pytest.mark.slow

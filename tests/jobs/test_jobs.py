@@ -32,7 +32,7 @@ from waiting import until
 from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, PlanError, SettingsError
 from geopipe.export import lock, state
-from geopipe.jobs import head, jobs, local, marked
+from geopipe.jobs import head, jobs, local, marked, submission
 from geopipe.monitoring import dead_runs, requests
 from geopipe.monitoring.database import follow, queries
 from geopipe.monitoring.database.runs import RunRow
@@ -103,6 +103,9 @@ class Gone:
     def get_job_info(self, job: str) -> None:
         raise self.error
 
+    def get_job_logs(self, job: str) -> None:
+        raise self.error
+
 
 # ---------------------------------------------------------------- where jobs may go
 
@@ -124,7 +127,7 @@ class Gone:
 )
 def test_an_address_of_this_machine_needs_no_token(address: str) -> None:
     assert head.cluster(address) == address
-    assert "RAY_AUTH_MODE" not in os.environ, "without a token Ray would end this process"
+    assert os.environ["RAY_AUTH_MODE"] == "disabled", "without a token Ray would end this process"
 
 
 @pytest.mark.parametrize(
@@ -147,6 +150,7 @@ def test_beyond_this_machine_nothing_goes_without_a_token(address: str, monkeypa
         head.cluster(address)
     assert "RAY_AUTH_MODE=token" in caught.value.hint
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(MachineError, match="no token"):
         head.cluster(address)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -331,7 +335,7 @@ def test_a_database_that_is_away_asks_nothing(monitor_dsn: str, monkeypatch: pyt
 def test_a_job_whose_driver_was_killed_is_cancelled_by_stop(monitor_dsn: str) -> None:
     run_id = silent(monitor_dsn, ray_job_id="geopipe-x")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "client", lambda address: Gone(RuntimeError("Job geopipe-x does not exist")))
+        patch.setattr(submission, "client", lambda address: Gone(RuntimeError("Job geopipe-x does not exist")))
         ended = jobs.stop(known(run_id), lambda: known(run_id), lambda: "127.0.0.1:1", 0.1)
     assert (ended.state, ended.exit_code, ended.stale, ended.request) == ("cancelled", 137, False, "cancel")
 
@@ -404,17 +408,17 @@ def test_a_pause_that_is_late_stands(monitor_dsn: str, capsys: pytest.CaptureFix
 def test_a_cluster_that_goes_away_is_one_error(
     monitor_dsn: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "client", lambda address: Gone(error))
+    monkeypatch.setattr(submission, "client", lambda address: Gone(error))
     run = known(noted(monitor_dsn, "running", ray_job_id="geopipe-x"))
     with pytest.raises(MachineError) as caught:
-        list(jobs.output(run, "127.0.0.1:1", follow=True))
+        jobs.job_of(run, "127.0.0.1:1").printed()
     assert "geopipe monitor logs" in caught.value.hint
     pending = known(noted(monitor_dsn, "pending", ray_job_id="geopipe-x"))
     with pytest.raises(MachineError, match="says nothing of job geopipe-x") as caught:
         jobs.settled(pending, lambda: known(pending.run_id), "127.0.0.1:1")
     assert "--address" in caught.value.hint
     with pytest.raises(MachineError, match="says nothing of job geopipe-x"):
-        jobs.exit_code(run, "127.0.0.1:1")
+        jobs.job_of(run, "127.0.0.1:1").exit_code()
     with pytest.raises(MachineError, match="Ray cannot end job"):
         jobs.stop(run, lambda: known(run.run_id), lambda: "127.0.0.1:1", 0.1)
 
@@ -426,7 +430,7 @@ def test_an_attempt_that_finds_nothing_on_disk_still_writes_its_states(
     loaded = load.load(file, (f"run.output={tmp_path}/out", "grid.resolution=40", "engine.kind=local"))
     before = noted(monitor_dsn, "failed")
     run_id = new_id(time.time(), secrets.randbits(60))
-    identity = {"ray_job_id": jobs.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
+    identity = {"ray_job_id": submission.job_id(run_id), "parent_run_id": before, "name": loaded.run.name}
     dead_runs.record_state(run_id, "pending", identity, 2)
     pipeline.run(loaded, resume=True, run_id=run_id, attempt=2)
     result = row(monitor_dsn, run_id, "state, attempt, exit_code, ray_job_id, parent_run_id::text")
@@ -541,7 +545,7 @@ def test_only_jobs_are_listed_and_only_they_have_printed_something(
     assert job in listed
     assert alone not in listed
     with pytest.raises(PlanError, match="was not started as a job"):
-        list(jobs.output(known(alone), "127.0.0.1:1", follow=False))
+        jobs.job_of(known(alone), "127.0.0.1:1")
 
 
 def test_runs_are_listed_with_a_header_their_age_and_why_they_failed(
@@ -712,10 +716,10 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
     """Where geopipe is not installed on the cluster, for instance: nobody is there to say so but Ray."""
     run_id = noted(monitor_dsn, "pending", "missing", ray_job_id="geopipe-missing")
     script = (
-        "import sys, time; from geopipe.jobs import head, jobs\n"
-        "client = head.client(head.cluster(None))\n"
-        "jobs._submit(client, entrypoint='geopipe-that-is-not-there', submission_id=sys.argv[1])\n"
-        "while not client.get_job_status(sys.argv[1]).is_terminal(): time.sleep(0.1)"
+        "import sys, time; from geopipe.jobs import head, submission\n"
+        "job = submission.RayJob(head.cluster(None), sys.argv[1])\n"
+        "job._take(entrypoint='geopipe-that-is-not-there', submission_id=job.name)\n"
+        "while not job.details().status.is_terminal(): time.sleep(0.1)"
     )
     subprocess.run([sys.executable, "-c", script, "geopipe-missing"], check=True, timeout=120)
     assert known(run_id).state == "pending"

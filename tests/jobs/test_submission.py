@@ -1,0 +1,368 @@
+"""Runs that go to a cluster by its http address, or by `ray job submit`, on a real head that a token protects."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import canary
+import postgres_server as postgres
+import pytest
+import ray_head
+from helpers import call
+from surroundings import REPOSITORY, TESTS
+from trials import hashes, make_trial, run
+from waiting import PATIENCE, piped, until
+
+from geopipe.cli.run import json_printer
+from geopipe.engine import address as addresses
+from geopipe.errors import SettingsError
+from geopipe.jobs import checks
+from geopipe.settings import load
+
+pytestmark = pytest.mark.ray
+
+TOKEN = f"c4n4ryT0k3n{secrets.token_hex(16)}"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head that requires a token and knows a database, and the environment of a client that knows none."""
+
+    head: ray_head.Head
+    client: dict[str, str]
+    dsn: str
+    gate: Path
+
+    def geopipe(self, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "geopipe", *map(str, args)]
+        environment = self.client | environment
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    def ray(self, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+        """A command of Ray, in a folder."""
+        command = [str(ray_head.PROGRAMS / "ray"), "job", "submit", "--address", self.head.dashboard, *args]
+        environment = self.client | {"RAY_AUTH_MODE": "token"}
+        return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+
+    def jobs(self) -> dict[str, dict[str, str]]:
+        """The jobs that the head knows, by their names."""
+        status, text = self.head.ask("/api/jobs/", TOKEN)
+        assert status == 200
+        return {job["submission_id"]: job for job in json.loads(text)}
+
+
+@pytest.fixture(scope="module")
+def cluster(monitor_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "dsn").write_text(monitor_dsn)
+    (gate := folder / "gate").mkdir()
+    (home := folder / "home").mkdir()
+    common = {k: v for k, v in os.environ.items() if k != "GEOPIPE_MONITORING__ENABLE_DATABASE_LOGGING"}
+    common |= {"PATH": f"{ray_head.PROGRAMS}:{os.environ['PATH']}", "RAY_AUTH_TOKEN": TOKEN}
+    own = {"RAY_AUTH_MODE": "token", "GEOPIPE_MONITORING_DSN_FILE": str(folder / "dsn")}
+    path = os.pathsep.join([str(TESTS / "cluster/gate"), str(REPOSITORY)])
+    own |= {"GEOPIPE_TEST_GATE": str(gate), "PYTHONPATH": path}
+    with ray_head.head(common | own) as head:
+        until(lambda: head.ask("/api/version", TOKEN)[0] == 200)
+        yield Cluster(head, common | {"HOME": str(home), "GEOPIPE_HOME": str(home)}, monitor_dsn, gate)
+
+
+@contextmanager
+def held(cluster: Cluster, *commands: tuple[object, ...]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Runs that are submitted; each waits after its first tile, until the block ends."""
+    (cluster.gate / "shut").touch()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with ExitStack() as stack:
+        stack.callback((cluster.gate / "shut").unlink)
+        processes = []
+        for command in commands:
+            (cluster.gate / socket.gethostname()).unlink(missing_ok=True)
+            words = [sys.executable, "-m", "geopipe", "run", *map(str, command), "--address", cluster.head.dashboard]
+            process = stack.enter_context(subprocess.Popen(words, env=cluster.client, text=True, **pipes))
+            until(lambda: (cluster.gate / socket.gethostname()).exists() or process.poll() is not None)  # noqa: B023
+            assert process.poll() is None, process.communicate()
+            processes.append(process)
+        yield processes
+
+
+def test_a_client_that_is_interrupted_leaves_its_run_or_stops_it(cluster: Cluster, tmp_path: Path) -> None:
+    """It can come back to a run that it has left."""
+    file, output = make_trial(tmp_path), tmp_path / "there"
+    flags = (file, "--set", "engine.workers=1", "--set")
+    left = (*flags, f"run.output={output}", "--set", "run.name=left")
+    stopped = (*flags, f"run.output={tmp_path}/stopped", "--set", "run.name=stopped", "--on-interrupt", "stop")
+    with held(cluster, left, stopped) as processes:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
+        outcomes = [process.communicate(timeout=PATIENCE) for process in processes]
+        jobs = {job["metadata"]["name"]: (name, job) for name, job in cluster.jobs().items()}
+        assert [process.returncode for process in processes] == [130, 130]
+
+        (out, err), (name, job) = outcomes[0], jobs["left"]
+        assert job["status"] == "RUNNING"
+        assert json.loads(job["metadata"][checks.VERSIONS]) == checks.versions()
+        announced, *_, note = err.splitlines()
+        assert f"{name} to {cluster.head.dashboard}; see {cluster.head.dashboard}/#/jobs/{name}" in announced
+        assert note.startswith("interrupted; the job goes on; follow it: ray job logs --follow --address")
+
+        (said, err), (name, job) = outcomes[1], jobs["stopped"]
+        assert job["status"] == "STOPPED"
+        assert err.splitlines()[-1] == f"interrupted; job {name} has stopped"
+        assert "--resume" in said, "the run has said how it is continued"
+        assert len(list(tmp_path.glob("stopped/_staging/*/plan.json"))) == 1
+
+    done = cluster.geopipe("jobs", "logs", "-f", "left", **known(cluster))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(out), "what was printed before the interrupt, and the rest"
+    assert "left is done" in done.stdout
+    run(file, f"run.output={tmp_path}/here", "monitoring.enable_database_logging=false")
+    assert hashes(output) == hashes(tmp_path / "here")
+
+
+def known(cluster: Cluster) -> dict[str, str]:
+    """The environment that names the cluster and its database."""
+    return {"GEOPIPE_MONITORING_DSN": cluster.dsn, "RAY_ADDRESS": cluster.head.dashboard}
+
+
+def test_a_run_by_hand_leaves_no_secret_in_a_log_an_answer_a_metric_or_an_output(
+    cluster: Cluster, www: tuple[Path, int], tmp_path: Path
+) -> None:
+    canary.fill(www[0])
+    (private := tmp_path / "private").mkdir()
+    file = canary.secret_settings(private, www[1])
+    refused = cluster.geopipe("run", file, "--engine", "ray", "--address", cluster.head.dashboard)
+    assert refused.returncode == 2
+    assert "there is a secret in grid.like" in refused.stderr
+    set_output = ("--set", f"run.output={tmp_path}/output", "--set", "run.name=canary")
+    done = cluster.ray(tmp_path, "--", "geopipe", "run", str(file), *set_output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "canary is done" in done.stdout
+    assert (tmp_path / "output/_SUCCESS").exists()
+    listed, *_ = cluster.head.folder.rglob("prom_metrics_service_discovery.json")
+    targets = [target for group in json.loads(listed.read_text()) for target in group["targets"]]
+    urls = ["/api/jobs/", "/nodes?view=summary", *(f"http://{target}/metrics" for target in targets)]
+    answers = [cluster.head.ask(url, TOKEN) for url in urls]
+    assert {status for status, _ in answers} == {200}
+    texts = [refused.stdout + refused.stderr, done.stdout + done.stderr, *(text for _, text in answers)]
+    assert "geopipe run" in texts[2], "the run is among the jobs"
+    for secret in (canary.CANARY, TOKEN, postgres.PASSWORD):
+        assert [text for text in texts if secret in text] == []
+        for folder in (cluster.head.folder, tmp_path / "output"):
+            assert canary.files_with(secret, folder) == []
+
+
+def test_a_run_by_hand_takes_its_settings_from_the_working_folder(cluster: Cluster, tmp_path: Path) -> None:
+    file = make_trial(tmp_path)
+    command = ("--working-dir", ".", "--", "geopipe", "run", file.name, "--engine", "local")
+    done = cluster.ray(tmp_path, *command, "--set", f"run.output={tmp_path}/output")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "output/_SUCCESS").exists()
+
+
+def test_an_output_that_ray_would_delete_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy := tmp_path / "runtime_resources/working_dir_files/_ray_pkg_0123").mkdir(parents=True)
+    code, out, err = call(capsys, "run", make_trial(copy), "--engine", "local")
+    assert (code, out) == (2, "")
+    assert "out is in the job's copy of its working folder, which Ray deletes" in err
+
+
+FOLLOW = """
+import sys
+from geopipe.errors import GeopipeError
+from geopipe.jobs import head, submission
+address, seconds, *entrypoints = sys.argv[1:]
+submission.LOST_SECONDS = float(seconds)
+jobs = [submission.RayJob(head.cluster(address), f"follow-{hash(text)}") for text in entrypoints]
+for job, text in zip(jobs, entrypoints):
+    job._take(entrypoint=text, submission_id=job.name)
+for job in jobs:
+    try:
+        for text in job.follow():
+            print(text, end="", flush=True)
+        print(job.exit_code(), flush=True)
+    except GeopipeError as error:
+        print(error.exit_code, error, flush=True)
+"""
+
+
+def test_the_exit_code_is_that_of_the_process(cluster: Cluster) -> None:
+    """Of a process that a signal has killed, too, and of a job that was stopped."""
+    command = [sys.executable, "-c", FOLLOW, cluster.head.dashboard, "60"]
+    command += ["exit 75", "kill -9 $$", "echo ready; exec sleep 600"]
+    with subprocess.Popen(command, env=cluster.client, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        before = list(takewhile(lambda line: line != "ready\n", lines))
+        assert [line.strip() for line in before if line.strip().isdigit()] == ["75", "137"]
+        (name,) = (name for name, job in cluster.jobs().items() if "echo ready" in job["entrypoint"])
+        assert cluster.head.ask(f"/api/jobs/{name}/stop", TOKEN, "POST")[0] == 200
+        assert list(lines)[-1] == "143\n"
+
+
+class Cable:
+    """Connects a port with that of a server, until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self.ends = port, list[socket.socket]()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near = self.listener.accept()[0]
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self.ends += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        try:
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+    def cut(self) -> None:
+        """End the connections that exist."""
+        for end in self.ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # by a reset, as a router would
+            end.close()
+        self.ends.clear()
+
+    def remove(self) -> None:
+        """End the connections, and take no others."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
+
+
+def test_a_lost_connection_is_made_anew_and_at_last_the_job_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    cable = Cable(int(cluster.head.dashboard.rpartition(":")[2]))
+    entrypoint = f"echo one; until test -e {tmp_path}/two; do sleep 0.1; done; echo two; exec sleep 600"
+    command = [sys.executable, "-c", FOLLOW, cable.url, "5", entrypoint]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster.client.items():
+            patch.setenv(name, value)
+        with piped(command) as process:
+            until(lambda: process.line() == "one")
+            cable.cut()
+            (tmp_path / "two").touch()
+            assert process.line() == "two", "what was shown is not shown again"
+            cable.remove()
+            message, hint = process.line(), process.line()
+    assert "has not answered for 5 s" in message
+    (name,) = (name for name, job in cluster.jobs().items() if job["status"] == "RUNNING")
+    assert f"job {name} goes on if its cluster does; follow it: ray job logs" in hint
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RAY_AUTH_TOKEN": ""}, "there is no token for the cluster at"),
+        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_MODE": "disabled"}, "requires a token, and none was sent"),
+        ({"RAY_AUTH_TOKEN": "f" * 48}, "accepts another token than ours"),
+    ],
+)
+def test_without_the_token_of_the_cluster_nothing_is_submitted(
+    cluster: Cluster, tmp_path: Path, variables: dict[str, str], message: str
+) -> None:
+    done = cluster.geopipe("run", make_trial(tmp_path), "--address", cluster.head.dashboard, **variables)
+    assert (done.returncode, done.stdout, done.stderr.count("error:")) == (3, "", 1)
+    assert message in done.stderr
+    assert "hint: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH" in done.stderr
+    assert "f" * 48 not in done.stderr
+
+
+JOIN = """
+import os, sys
+from geopipe.engine import cluster
+cluster.connect(sys.argv[1], 0)
+import ray
+print(os.environ["RAY_AUTH_MODE"], ray.get(ray.remote(lambda: 7).remote()))
+"""
+
+
+def test_a_cluster_is_asked_whether_it_requires_a_token(cluster: Cluster) -> None:
+    """A user with a token can join a head without authentication, too."""
+    assert addresses.requires_token(cluster.head.dashboard) is True
+    assert addresses.requires_token(cluster.head.gcs) is True
+    with ray_head.head(os.environ | {"RAY_AUTH_MODE": "disabled"}) as unprotected:
+        until(lambda: unprotected.ask("/api/version")[0] == 200)
+        assert addresses.requires_token(unprotected.dashboard) is False
+        command = [sys.executable, "-c", JOIN, unprotected.gcs]
+        done = subprocess.run(command, env=cluster.client, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == ["disabled", "7"], done.stderr
+    assert addresses.requires_token(unprotected.gcs) is None, "it is gone"
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_another_ray_or_gdal_or_python_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = checks.versions()
+    with pytest.raises(checks.MachineError, match=r"Ray 2\.60\.0 at the client and 2\.61\.1 in") as caught:
+        checks.refuse_mismatch({"Ray": ("2.60.0", "2.61.1"), "GDAL": ("3.12.1", "3.12.1")})
+    assert caught.value.exit_code == 3
+    theirs = ours | {"GDAL": "1.2.3", "Python": "3.99"}
+    job = {"metadata": {checks.VERSIONS: json.dumps(theirs)}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    with pytest.raises(checks.MachineError) as caught:
+        checks.check_versions()
+    for name in ("GDAL", "Python"):
+        assert f"{name} {theirs[name]} at the client and {ours[name]} in the cluster" in caught.value.message
+    assert "geopipe" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [
+        ("layers.a.path=https://host/a.tif?sig=c4n4ry", "layers.a.path"),
+        ("grid.like=s3://AKIA:c4n4ry@bucket/x", "grid.like"),
+        ("grid.mask=https://u:***@host/a.tif", "grid.mask"),
+    ],
+)
+def test_settings_with_a_secret_are_not_submitted(tmp_path: Path, flag: str, key: str) -> None:
+    """Nor those of a run whose secret the database has hidden."""
+    with pytest.raises(SettingsError, match=f"there is a secret in {key};") as caught:
+        checks.refuse_secrets(load.load(make_trial(tmp_path), (flag,)))
+    assert "c4n4ry" not in str(caught.value)
+    checks.refuse_secrets(load.load(make_trial(tmp_path)))
+
+
+def test_a_process_cannot_join_a_cluster_by_http(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from geopipe.engine import cluster
+
+    with pytest.raises(checks.MachineError, match="takes jobs, and no process can join"):
+        cluster.connect("http://127.0.0.1:8265", 0)
+    local = ("--engine", "local", "--address", "http://127.0.0.1:1")
+    assert call(capsys, "run", make_trial(tmp_path), *local)[0] == 0, "this process needs no cluster"
+
+
+def test_only_the_summary_of_a_job_is_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.dumps({"rows": 7, "files": {}}, indent=2) + "\n"
+    text = "Running entrypoint {\nwarning: {}\n" + document
+    show = json_printer()
+    for start in range(0, len(text), 5):
+        show(text[start : start + 5])
+    out, err = capsys.readouterr()
+    assert (out, err) == (document, text.removesuffix(document))
