@@ -33,40 +33,48 @@ ALL = "production with optional components"
 
 
 @cache
-def documents(name: str) -> tuple[Document, ...]:
+def overlay(name: str) -> tuple[Document, ...]:
     return tuple(render(K8S / "overlays" / name))
 
 
-@pytest.fixture(scope="session")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
-    """Production with all optional components, as a user would add them."""
-    folder = tmp_path_factory.mktemp("all")
+def with_optional_components(name: str, folder: Path) -> list[Document]:
+    """An overlay with all optional components, as a user would add them."""
 
     def relative(path: str) -> str:
         return os.path.relpath(K8S / path, folder.resolve())
 
     lines = {
-        "resources": [relative("overlays/production")],
-        "components": [relative(f"components/{name}") for name in OPTIONAL],
+        "resources": [relative(f"overlays/{name}")],
+        "components": [relative(f"components/{component}") for component in OPTIONAL],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(lines), encoding="utf-8")
     return render(folder)
 
 
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Document]:
+    return with_optional_components("production", tmp_path_factory.mktemp("all"))
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlay_passes_every_check(name: str) -> None:
-    assert problems(documents(name)) == []
+    assert problems(overlay(name)) == []
 
 
-def test_optional_components_pass_every_check(everything: Sequence[Document]) -> None:
-    assert problems(everything) == []
-    assert {"Deployment", "ExternalSecret", "Role", "RoleBinding"} <= {document["kind"] for document in everything}
+@pytest.mark.parametrize("name", sorted(set(OVERLAYS) - {"interactive"}))
+def test_optional_components_pass_every_check(name: str, tmp_path: Path) -> None:
+    documents = with_optional_components(name, tmp_path)
+    assert problems(documents) == []
+    assert {"Deployment", "ExternalSecret", "Role", "RoleBinding"} <= {document["kind"] for document in documents}
+    (job,) = (document for document in documents if document["kind"] == "RayJob")
+    collectors = [one["env"] for pod in pods(job) for one in pod.containers if one["name"] == "collector"]
+    assert [env[0] for env in collectors] == [{"name": "RAY_ROLE", "value": role} for role in ("Head", "Worker")]
 
 
 @needs_crds
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_custom_resources_match_the_definitions_of_their_operators(name: str) -> None:
-    custom = [document for document in documents(name) if document["kind"] in schemas.CUSTOM]
+    custom = [document for document in overlay(name) if document["kind"] in schemas.CUSTOM]
     assert custom
     assert [message for document in custom for message in schemas.custom(document)] == []
 
@@ -89,11 +97,11 @@ def test_a_misspelt_kustomization_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_settings_of_an_overlay_are_settings(name: str, tmp_path: Path) -> None:
-    (text,) = (one["data"]["settings.toml"] for one in documents(name) if label(one) == "ConfigMap/geopipe-settings")
+    (text,) = (one["data"]["settings.toml"] for one in overlay(name) if label(one) == "ConfigMap/geopipe-settings")
     path = tmp_path / "settings.toml"
     path.write_text(text, encoding="utf-8")
     settings = load(path)
-    ports = {port["name"]: port["containerPort"] for one in ports_of_heads(documents(name)) for port in one}
+    ports = {port["name"]: port["containerPort"] for one in ports_of_heads(overlay(name)) for port in one}
     assert settings.monitoring.prometheus_port == ports["geopipe"]
 
 
@@ -107,7 +115,7 @@ def test_manifests_run_the_version_of_geopipe_and_ray_that_is_locked() -> None:
     ray = re.search(r"^ray==([0-9.]+)", lock, re.MULTILINE)
     assert ray is not None
     for name in OVERLAYS:
-        for document in documents(name):
+        for document in overlay(name):
             cluster = cluster_spec(document)
             if cluster:
                 assert cluster["rayVersion"] == ray[1]
@@ -117,12 +125,12 @@ def test_manifests_run_the_version_of_geopipe_and_ray_that_is_locked() -> None:
 
 def test_alerts_are_those_that_prometheus_is_tested_with() -> None:
     rules = yaml.safe_load((REPOSITORY / "cluster/prometheus/rules.yml").read_text(encoding="utf-8"))
-    (document,) = (one for one in documents("production") if one["kind"] == "PrometheusRule")
+    (document,) = (one for one in overlay("production") if one["kind"] == "PrometheusRule")
     assert document["spec"] == rules
 
 
 def test_dashboards_are_those_of_grafana_and_carry_the_label_of_its_sidecar() -> None:
-    (document,) = (one for one in documents("production") if label(one) == "ConfigMap/geopipe-dashboards")
+    (document,) = (one for one in overlay("production") if label(one) == "ConfigMap/geopipe-dashboards")
     assert document["metadata"]["labels"]["grafana_dashboard"] == "1"
     folder = REPOSITORY / "cluster/grafana"
     assert {name: json.loads(text) for name, text in document["data"].items()} == {
@@ -131,9 +139,9 @@ def test_dashboards_are_those_of_grafana_and_carry_the_label_of_its_sidecar() ->
 
 
 def test_metrics_ports_of_ray_and_geopipe_are_scraped() -> None:
-    (monitor,) = (one for one in documents("production") if one["kind"] == "PodMonitor")
+    (monitor,) = (one for one in overlay("production") if one["kind"] == "PodMonitor")
     names = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
-    (ports,) = ports_of_heads(documents("production"))
+    (ports,) = ports_of_heads(overlay("production"))
     assert {port["containerPort"] for port in ports if port["name"] in names} == {8080, 44217, 44227, 9490}
 
 
@@ -144,7 +152,7 @@ def test_no_secret_is_in_the_manifests(everything: Sequence[Document]) -> None:
 
 
 def test_spot_machines_take_workers_and_never_the_head() -> None:
-    (job,) = (one for one in documents("production") if one["kind"] == "RayJob")
+    (job,) = (one for one in overlay("production") if one["kind"] == "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     market = "ray.io/market-type"
     assert cluster["headGroupSpec"]["labels"][market] == "on-demand"
@@ -315,11 +323,11 @@ BROKEN = [
 def test_broken_copy_is_refused_with_the_reason(broken: Broken, everything: Sequence[Document]) -> None:
     if broken.needs_crds and schemas.CRDS is None:
         pytest.skip(schemas.NO_CRDS)
-    sound = everything if broken.where == ALL else documents(broken.where)
+    sound = everything if broken.where == ALL else overlay(broken.where)
     messages = problems(broken.copies(sound))
     assert [message for message in messages if broken.reason in message], messages
 
 
 def test_each_kind_has_a_broken_copy(everything: Sequence[Document]) -> None:
-    kinds = {one["kind"] for name in OVERLAYS for one in documents(name)} | {one["kind"] for one in everything}
+    kinds = {one["kind"] for name in OVERLAYS for one in overlay(name)} | {one["kind"] for one in everything}
     assert kinds == {broken.name.partition("/")[0] for broken in BROKEN}
