@@ -169,11 +169,9 @@ def of_group(name: str, group: Mapping[str, Any]) -> Iterator[str]:
     container = spec["containers"][0]
     mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", ())}
     volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
-    requests, limits = (container.get("resources", {}).get(key, {}) for key in ("requests", "limits"))
+    limits = container["resources"]["limits"]
     if container["name"] != name:
         yield "the first container is not Ray's"
-    if not requests or requests != limits:
-        yield "requests and limits differ"
     shared = volumes.get(mounts.get("/dev/shm", ""), {}).get("emptyDir", {})
     if shared.get("medium") != "Memory":
         yield "/dev/shm is no emptyDir in memory"
@@ -181,8 +179,6 @@ def of_group(name: str, group: Mapping[str, Any]) -> Iterator[str]:
         yield "/dev/shm is smaller than the object store"
     if parameters.get("object-spilling-directory") not in mounts:
         yield "object-spilling-directory is no mount of the container"
-    if not limits:
-        return
     memory = int(parameters["memory"]) + int(parameters["object-store-memory"]) + RESERVED
     if memory > quantity(limits["memory"]):
         yield "memory and object store leave less than 1 GiB of the limit to Ray itself"

@@ -187,7 +187,7 @@ class Broken:
 
     def copies(self, documents: Sequence[Document]) -> list[Document]:
         """The documents, one of which is broken."""
-        result = [deepcopy(dict(document)) for document in documents]
+        result: list[Any] = [deepcopy(dict(document)) for document in documents]
         target = next(one for one in result if self.name in (one["kind"], label(one)))
         *parents, last = self.path.split(" ")
         for key in parents:
@@ -247,6 +247,7 @@ BROKEN = [
     Broken("StatefulSet", "spec serviceName", "database", "there is no Service/database", "dev"),
     Broken("StatefulSet", f"{POSTGRES} securityContext capabilities", {}, "keeps capabilities", "dev"),
     Broken("StatefulSet", f"{POSTGRES} volumeMounts 0 name", "disk", "mounts disk, which is no volume", "dev"),
+    Broken("StatefulSet", f"{POSTGRES} resources limits", GONE, "requests and limits differ", "dev"),
     Broken("StatefulSet", f"{POSTGRES} port", 5432, "'port' was unexpected", "dev"),
     # the CRDs
     Broken("RayJob", "spec backofLimit", 2, "'backofLimit' was unexpected", needs_crds=True),
