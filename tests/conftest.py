@@ -64,6 +64,8 @@ def group(item: pytest.Item) -> str:
     """Tests of one group run in one process, one after the other: they share a module's set-up, or the Ray session."""
     if "ray_session" in getattr(item, "fixturenames", ()):
         return "ray session"
+    if "jobs" in item.path.parts:  # they change how Ray finds its token
+        return "jobs"
     if "chaos" in item.path.parts:  # its trials take too long for one process
         return item.nodeid.partition("[")[0]
     return item.nodeid.partition("::")[0]

@@ -1,4 +1,4 @@
-"""Python reads this first in all processes of the head of test_jobs: each tile takes a second more.
+"""Python reads this first in all processes of the clusters of these tests: each tile takes a second more.
 
 So there is time to pause a run between two tiles, however fast the machine is.
 """
