@@ -225,6 +225,7 @@ def _environment(own: LocalCluster) -> dict[str, str]:
     environment |= {name: str(free_port()) for name in ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")}
     if own.prometheus:
         environment |= {TARGETS: str(scraping.targets()), "RAY_PROMETHEUS_HOST": own.prometheus}
+        environment.setdefault("RAY_metrics_report_interval_ms", "5000")  # as Prometheus scrapes; short runs show, too
     return environment | {MARK: own.mark}
 
 

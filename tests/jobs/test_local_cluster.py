@@ -93,7 +93,6 @@ def watched(home: Path, prometheus_programs: Path) -> Iterator[Watched]:
         patch.setenv("PATH", str(prometheus_programs), prepend=os.pathsep)
         # a tile takes a second more: Prometheus may take 6 s to find the run
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).with_name("slow")), str(REPOSITORY)]))
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # by default more than the job takes
         done = geopipe("cluster", "up", "--workers", 1, "--cpus-per-node", 1, "--dashboard-port", free_port(), "--json")
         assert done.returncode == 0, done.stderr
         own = local.recorded()
