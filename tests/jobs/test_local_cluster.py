@@ -187,6 +187,7 @@ def test_down_ends_all_of_the_cluster_and_nothing_else(watched: Watched) -> None
 
 def test_a_cluster_that_does_not_start_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/dev/null/none")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # not for later tests of this process
     with pytest.raises(MachineError, match="no Ray node could be started"):
         local.start(local.Size())
     assert local.recorded() is None
