@@ -59,6 +59,9 @@ def settings_of(
 def plan(settings: SettingsLike, overrides: Overrides | None = None, *, environment: bool | None = None) -> Plan:
     """Plan a run, and refuse what cannot fit. Only headers are read, nothing is written.
 
+    The plan is for the nodes of the Ray cluster that the settings, RAY_ADDRESS or the session of this process name,
+    else for this machine.
+
     Args:
         settings: path of a TOML file, a dict of its sections, or `Settings`.
         overrides: values by "section.key" or "layers.NAME.key", for example {"grid.resolution": 30}.
@@ -81,7 +84,7 @@ def plan(settings: SettingsLike, overrides: Overrides | None = None, *, environm
     """
     from geopipe.run import draft
 
-    return draft.draft(settings_of(settings, overrides, environment))
+    return draft.plan_for_cluster(settings_of(settings, overrides, environment))
 
 
 def run(

@@ -388,7 +388,7 @@ def _refuse_nodes(needs: Estimate, machine: Machine, smaller: str) -> None:
         raise PlanError(
             f"a worker would need about {needs.share_bytes / MB:,.0f} MB; "
             f"of {count(len(machine.nodes), 'node')} the largest has {largest / MB:,.0f} MB of memory for Ray",
-            f"{smaller}or nodes with more memory",
+            f"{smaller}or nodes with more memory" if smaller else "use nodes with more memory",
         )
     tile = needs.wave_bytes / max(1, needs.wave_tiles)
     if machine.nodes and tile > 0.7 * machine.node_store:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,7 @@ import pyproj
 from geopipe import __version__, machine, proposals
 from geopipe.analysis.catalogue import columns_of
 from geopipe.engine import address as addresses
-from geopipe.errors import SettingsError, SourceError
+from geopipe.errors import MachineError, SettingsError, SourceError
 from geopipe.export import publish, state
 from geopipe.grid.grid import Grid
 from geopipe.grid.polygons import Shapes
@@ -64,6 +64,29 @@ def versions() -> dict[str, str]:
     """Versions of everything that makes the bytes of the output."""
     libraries = {name: version(name) for name in ("numpy", "pyarrow", "pyproj", "ray")}
     return {"geopipe": __version__, **libraries, "proj": pyproj.proj_version_str, **raster.versions()}
+
+
+def plan_for_cluster(settings: Settings) -> Plan:
+    """Make the plan of the settings for the nodes of the cluster that exists, else for this machine.
+
+    A plan can be made where the cluster cannot be reached; a note says so.
+
+    Raises:
+        GeopipeError: as `draft`.
+    """
+    engine = settings.engine
+    if engine.kind == "local" or settings.resampling.old_way or not addresses.existing(engine.address):
+        return draft(settings)
+    from geopipe.engine.cluster import joined  # loads Ray
+
+    with ExitStack() as stack:
+        try:
+            target = stack.enter_context(joined(engine.address, this_machine(settings), engine.workers))
+        except MachineError as error:
+            plan = draft(settings)
+            note = f"{error.message}: workers, memory and object store of the plan are those of this machine"
+            return replace(plan, notes=(*plan.notes, note))
+        return draft(settings, target)
 
 
 def draft(

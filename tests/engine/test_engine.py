@@ -43,6 +43,7 @@ from geopipe.layers.layer import Layer, Source
 from geopipe.load import raster, tables
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.plan import Plan
+from geopipe.plan.text import plan_text
 from geopipe.resample.methods import Window
 from geopipe.run import draft, pipeline
 from geopipe.settings import load
@@ -191,6 +192,15 @@ def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
     types = pacsv.ConvertOptions(column_types=expected.schema)
     parts = [pacsv.read_csv(p, convert_options=types) for p in sorted((tmp_path / "plain_csv").iterdir())]
     assert pa.concat_tables(parts).sort_by(order).cast(expected.schema).equals(expected)
+
+
+def test_a_plan_is_made_for_the_nodes_of_the_session_and_not_for_this_machine(
+    sources: Path, tmp_path: Path, ray_session: None
+) -> None:
+    plan = draft.plan_for_cluster(load.load(write_settings(tmp_path, sources)))
+    assert [(node.cpus, node.object_store) for node in plan.machine.nodes] == [(2, 300 * 2**20)]
+    assert (plan.machine.workers, plan.machine.object_store) == (2, 300 * 2**20)
+    assert "1 node for work: 2 CPUs" in plan_text(plan)
 
 
 def commit(output: Path, plan: Plan, engine: Callable[..., Iterator[int]]) -> None:

@@ -167,6 +167,7 @@ def test_a_plan_says_where_it_runs_and_why(
     _, out, _ = call(capsys, "plan", file, *options)
     assert f"engine       {engine} (" in out
     assert "in this process about 2 s, on Ray about" in out
+    assert ("are those of this machine" in out) == (engine == "ray" and "engine.kind=ray" not in flags)
     _, out, _ = call(capsys, "plan", file, "--json", *options)
     document = json.loads(out)["engine"]
     assert document["name"] == engine
