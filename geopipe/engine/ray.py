@@ -123,7 +123,7 @@ def _unit(layer: int, keys: Keys, part: int = 0) -> pa.Table:
 def _runs(keys: Keys, workers: int) -> list[Keys]:
     """Runs of at most eight neighbours: fewer if there are few tiles, more if there were more than MOST_BLOCKS runs.
 
-    Each worker has at least eight runs where there are so many tiles, so that all of them end together.
+    Each of many workers has about eight runs, so that all of them end together.
     """
     size = max(1, min(8, len(keys) // (16 * workers)), -(-len(keys) // max(MOST_BLOCKS, 8 * workers)))
     return [keys[start : start + size] for start in range(0, len(keys), size)]

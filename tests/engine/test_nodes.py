@@ -7,9 +7,40 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-pytestmark = pytest.mark.ray
+from geopipe.engine.nodes import matches
+from geopipe.engine.ray import _runs
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        ("spot", ["spot"]),
+        ("!spot", ["demand", ""]),
+        ("in(spot, demand)", ["spot", "demand"]),
+        ("!in(spot,demand)", [""]),
+    ],
+)
+def test_a_node_matches_a_label_selector_as_ray_reads_it(text: str, accepted: list[str]) -> None:
+    """A node without the label matches what is negated."""
+    labels = {"spot": {"market": "spot"}, "demand": {"market": "demand", "zone": "a"}, "": {"zone": "a"}}
+    assert [name for name, own in labels.items() if matches(own, {"market": text})] == [
+        name for name in labels if name in accepted
+    ]
+    assert matches({}, {})
+
+
+@pytest.mark.parametrize(
+    ("tiles", "workers", "runs"), [(12, 2, 12), (1000, 2, 125), (500_000, 2, 1000), (500_000, 512, 4066)]
+)
+def test_each_of_many_workers_has_some_runs_of_neighbours(tiles: int, workers: int, runs: int) -> None:
+    keys = np.arange(tiles)
+    parts = _runs(keys, workers)
+    assert len(parts) == runs
+    assert np.array_equal(np.concatenate(parts), keys)
+
 
 ASKS = """
 import json, pathlib, sys, time
@@ -52,6 +83,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.ray
 def test_every_node_answers_and_one_that_does_not_is_named(tmp_path: Path) -> None:
     """A node without CPUs answers, too; one that fails or hangs has its error, and the others their answers."""
     command = [sys.executable, "-c", ASKS, str(tmp_path / "stop")]
