@@ -64,6 +64,10 @@ class MachineError(GeopipeError):
     exit_code = 3
 
 
+class WorkersLost(MachineError):
+    """Processes of a run, or their node, are gone; what they had not finished can be done again."""
+
+
 class Paused(GeopipeError):
     """The run has paused: its tiles wait for `--resume`."""
 
@@ -90,7 +94,7 @@ def first_line(error: BaseException) -> str:
 
 def find(error: BaseException) -> GeopipeError | None:
     """The GeopipeError behind `error`: itself, or one of its causes (a Ray task error wraps it)."""
-    for item in _chain(error):
+    for item in causes(error):
         # Ray's wrapper is also an instance of the class that it wraps
         if isinstance(item, GeopipeError) and getattr(item, "cause", None) is None:
             return item
@@ -101,7 +105,7 @@ def find_signal(error: BaseException) -> BaseException | None:
     """The signal behind `error`: compiled code turns one that arrives in it into a SystemError."""
     if isinstance(error, GeopipeError):
         return None
-    return next((item for item in _chain(error) if isinstance(item, KeyboardInterrupt | Terminated)), None)
+    return next((item for item in causes(error) if isinstance(item, KeyboardInterrupt | Terminated)), None)
 
 
 @contextmanager
@@ -116,8 +120,8 @@ def noted(outcome: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from or wraps."""
     seen: set[int] = set()
     stack: list[BaseException | None] = [error]
     while stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -32,8 +33,21 @@ def never() -> bool:
 class Engine(Protocol):
     """Executes a plan: the plain loop, or Ray."""
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
-        """Merge and finish these tiles, and yield their keys as they are done. No tile begins once `stop` is true."""
+    def run(
+        self, plan: Plan, keys: Keys, finish: Finish, stop: Stop, tries: Path | None = None
+    ) -> Generator[int, None, None]:
+        """Merge and finish these tiles, and yield their keys as they are done. No tile begins once `stop` is true.
+
+        Args:
+            plan: of the run.
+            keys: of the tiles.
+            finish: called with each merged tile.
+            stop: whether to pause.
+            tries: folder that all nodes share, for files that count the processes which work has ended; None for none.
+
+        Raises:
+            WorkersLost: processes of the run are gone; tiles without a receipt can be done again.
+        """
 
     def receive(self, source: str, lines: Sequence[str], keep: bool = True) -> int:
         """Take records of a process of the run, as `Collector.receive` does."""

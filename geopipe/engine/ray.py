@@ -10,10 +10,10 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,13 +21,13 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.exceptions
-from ray.util.annotations import RayDeprecationWarning
 
-from geopipe.engine import nodes
+from geopipe.engine import losses, nodes
 from geopipe.engine.cluster import cluster, connect
 from geopipe.engine.contract import Engine, Finish, Keys, Stop
 from geopipe.engine.guard import Guard
 from geopipe.engine.steps import Aligned, Monitoring, Work, merge_groups, read_layer
+from geopipe.engine.tries import Tries
 from geopipe.engine.waves import in_turn
 from geopipe.errors import Terminated, find
 from geopipe.events.records import Progress
@@ -69,14 +69,14 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
     workers, most = min(workers, len(units)), min(most, len(units))
     if plan.strategy == "aligned":
         actors = ray.data.ActorPoolStrategy(min_size=workers, max_size=most)
-        restarts = {"max_restarts": 3, "max_task_retries": 3}
-        return _mapped(reads, Aligned, plan, workers, compute=actors, fn_constructor_args=(work,), **restarts)
+        return _mapped(reads, Aligned, plan, workers, compute=actors, fn_constructor_args=(work,))
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, losses.EndOnLoss]
     context.shuffle_compression = None
     context.shuffle_input_batch_bytes = context.target_max_block_size = BATCH
     context.override_object_store_memory_limit_fraction = STORE_SHARE  # the plan has divided it among the waves
     parts = min(plan.estimate.wave_tiles or 4 * most, 4 * most)
     tasks = ray.data.TaskPoolStrategy(size=readers_of_wave(most, at_once))
-    rows = _mapped(reads, read_layer, plan, workers * at_once, compute=tasks, fn_args=(work,), max_retries=3)
+    rows = _mapped(reads, read_layer, plan, workers * at_once, compute=tasks, fn_args=(work,))
     # the shuffle of groupby("tile").map_groups, but without its sort, which would copy all block rows
     groups = rows.repartition(parts, keys=["tile"])
     return groups.map_batches(partial(merge_groups, work=work), batch_size=None, batch_format="pyarrow")
@@ -130,18 +130,15 @@ def _runs(keys: Keys, workers: int) -> list[Keys]:
 
 
 def _mapped(reads: ray.data.Dataset, step: Any, plan: Plan, workers: int, **how: Any) -> ray.data.Dataset:
-    """Map reads by actors or tasks, one read at a time.
+    """Map reads by actors or tasks, one read at a time. Ray starts a process that died again, and `Tries` bounds it.
 
     Args:
         plan: says what memory a worker needs: on a cluster Ray places it where there is as much.
         workers: that share the CPUs.
-        how: bounds restarts and retries: by default Ray restarts the readers of a raster that crashes them for ever.
+        how: other arguments of `map_batches`.
     """
     memory = plan.estimate.worker_bytes if plan.machine.nodes else None
-    with warnings.catch_warnings():
-        # the only way to bound them in the releases that our pin admits
-        warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
-        return reads.map_batches(step, batch_size=1, num_cpus=_worker_cpus(plan, workers), memory=memory, **how)
+    return reads.map_batches(step, batch_size=1, num_cpus=_worker_cpus(plan, workers), memory=memory, **how)
 
 
 def _worker_cpus(plan: Plan, workers: int) -> float:
@@ -162,15 +159,19 @@ class _RayEngine:
         self.receive = self.monitoring.deliver
         self._stages: Mapping[str, Progress] = {}
 
-    def run(self, plan: Plan, keys: Keys, finish: Finish, stop: Stop) -> Generator[int, None, None]:
-        work, failure = Work(plan, self.monitoring, finish, stop, self.reader), None
+    def run(
+        self, plan: Plan, keys: Keys, finish: Finish, stop: Stop, tries: Path | None = None
+    ) -> Generator[int, None, None]:
+        counted, failure = Tries(tries), None
+        work = Work(plan, self.monitoring, finish, stop, self.reader, counted)
+        counted.clear()
         try:
-            with self.guard.armed():
+            with self.guard.armed(), losses.watching(counted) if plan.machine.nodes else nullcontext():
                 at_once = plan.estimate.waves_at_once
                 yield from in_turn(plan.waves(keys), lambda wave: _done(merge(work, wave, at_once)), at_once, stop)
             self.collect()  # the last counts are part of the summary
         except Exception as error:
-            failure = find(error)
+            failure = find(error) or losses.loss_of(error)
             self.collect()  # an attempt without this layer begins with these counts
             if failure is None:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from geopipe import machine
 from geopipe.engine.contract import Finish, Stop, never
 from geopipe.engine.session import WorkerSession, task_session
 from geopipe.engine.strips import merge_strips, parts_of
+from geopipe.engine.tries import Tries
 from geopipe.events import logs
 from geopipe.events.emit import context
 from geopipe.grid.grid import Tile
@@ -28,6 +29,7 @@ from geopipe.monitoring import actor as monitor
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
+from geopipe.text import count
 
 Batch = dict[str, np.ndarray[Any, Any]]
 
@@ -53,6 +55,7 @@ class Work:
         finish: called with each merged tile; None to return the tile's table.
         stop: called before each tile of the aligned strategy, which leaves the tile out if true.
         reader: makes the reader of a worker.
+        tries: counts the processes that work on a tile has ended.
     """
 
     plan: Plan
@@ -60,6 +63,7 @@ class Work:
     finish: Finish | None = None
     stop: Stop = never
     reader: Callable[[], raster.Reader] = raster.Readers
+    tries: Tries = field(default_factory=Tries)
 
     def session(self) -> WorkerSession:
         """Open a session."""
@@ -71,6 +75,20 @@ class Work:
     def task_session(self) -> AbstractContextManager[WorkerSession]:
         """The session for a task: shared with other tasks of the run, or the task's own without a run."""
         return task_session(self.monitoring.options if self.monitoring else None, self.session)
+
+
+class _Noted(Sequence[LayerPlan]):
+    """Layers that are noted as they are read, one after the other."""
+
+    def __init__(self, layers: Sequence[LayerPlan], note: Callable[[str], None]) -> None:
+        self._layers, self._note = layers, note
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._note(self._layers[index].layer.name)
+        return self._layers[index]
 
 
 class Aligned:
@@ -85,8 +103,10 @@ class Aligned:
             for tile in map(plan.spec.tile, batch["keys"][0].tolist()):
                 if self.work.stop():
                     return
-                with context(tile=tile.key), logs.failures():
-                    read = partial(tiles.read_rows, plan, plan.layers, reader=session.reader)
+                at_work = self.work.tries.at_work(f"{tile.key}", f"tile {tile.key}")
+                with context(tile=tile.key), logs.failures(), at_work as note:
+                    layers = _Noted(plan.layers, note) if note else plan.layers
+                    read = partial(tiles.read_rows, plan, layers, reader=session.reader)
                     yield _finished(self.work, tile, merge_strips(plan, tile, read), session)
 
     def __del__(self) -> None:
@@ -100,9 +120,12 @@ def read_layer(batch: Batch, work: Work) -> Iterator[pa.Table]:
     A task, not an actor: an actor pool would end with each wave, and start anew for the next. Tasks come back to the
     same warm workers, which also merge.
     """
-    layer, keys = work.plan.layers[int(batch["layer"][0])], batch["keys"][0].tolist()
-    with context(layer=layer.layer.name), work.task_session() as session:
-        for row in _rows(work.plan, layer, int(batch["part"][0]), keys, session.reader):
+    index, part, keys = int(batch["layer"][0]), int(batch["part"][0]), batch["keys"][0].tolist()
+    layer = work.plan.layers[index]
+    name, place = layer.layer.name, f"{count(len(keys), 'tile')} from {keys[0]}"
+    at_work = work.tries.at_work(f"{index}-{part}-{keys[0]}", place, name)
+    with context(layer=name), work.task_session() as session, at_work:
+        for row in _rows(work.plan, layer, part, keys, session.reader):
             yield pack(row)
     machine.release_memory()
 
@@ -139,7 +162,8 @@ def merge_groups(groups: pa.Table, work: Work) -> Iterator[pa.Table]:
     plan = work.plan
     with work.task_session() as session:
         for tile in map(plan.spec.tile, sorted(set(groups["tile"].to_pylist()))):
-            with context(tile=tile.key), logs.failures():
+            at_work = work.tries.at_work(f"{tile.key}", f"tile {tile.key}")
+            with context(tile=tile.key), logs.failures(), at_work:
                 yield _finished(work, tile, merge_strips(plan, tile, partial(unpack, plan.spec, groups)), session)
 
 

@@ -26,7 +26,7 @@ from geopipe.errors import PlanError, Terminated
 from geopipe.export.ledger import JOURNALS, Ledger, ranges
 from geopipe.export.lock import STAGING
 from geopipe.export.publish import publish
-from geopipe.export.state import MANIFEST, OLD, PAUSE, PLAN, REPORT, SETTINGS, SUCCESS, staging_folder
+from geopipe.export.state import MANIFEST, OLD, PAUSE, PLAN, REPORT, SETTINGS, SUCCESS, TRIES, staging_folder
 from geopipe.export.tiles import CSV_PARTS, PARTIAL, Receipt, join_csv
 from geopipe.export.views import VIEWS, join
 from geopipe.plan.cells import runs_of
@@ -81,9 +81,18 @@ class Staging:
             self.pause.unlink(missing_ok=True)
             # the identity is redacted already: once more would take the hashes that keep two secrets apart
             _write_state(self.folder / PLAN, [json.dumps(redacted(state) | {"identity": self.plan.identity})])
-            return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
+            return self.left()
         except OSError as error:
             raise write_error(error, Path(error.filename or self.folder)) from error
+
+    def left(self) -> NDArray[np.int64]:
+        """The keys of the tiles without complete files."""
+        return self.plan.keys[~self.ledger().intact(self.folder)[self.plan.keys]]
+
+    @property
+    def tries(self) -> Path:
+        """The folder of the files that count the processes which work on a tile has ended."""
+        return self.folder / TRIES
 
     @property
     def pause(self) -> Path:

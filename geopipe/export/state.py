@@ -21,7 +21,7 @@ from geopipe.plan.cells import Runs, keys_of
 from geopipe.plan.plan import Plan
 
 SUCCESS, MANIFEST, SETTINGS = "_SUCCESS", "manifest.jsonl", "settings.toml"
-PLAN, PAUSE, OLD = "plan.json", "pause", "old"
+PLAN, PAUSE, OLD, TRIES = "plan.json", "pause", "old", "tries"
 REPORT, PAGE = "report", "report.html"
 """The folder with the sample and the facts of a report, and its page; a table is whole without them."""
 

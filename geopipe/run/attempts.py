@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from geopipe.engine.contract import Engine, Stop
-from geopipe.errors import GeopipeError, Paused, RunError, SourceError, find_signal
+from geopipe.engine.contract import Engine, Finish, Keys, Stop
+from geopipe.errors import GeopipeError, Paused, RunError, SourceError, WorkersLost, find_signal
 from geopipe.events import logs
 from geopipe.events.emit import emit
 from geopipe.events.records import Event, State
@@ -29,6 +29,9 @@ from geopipe.settings.model import Settings
 from geopipe.validate.facts import Finding, check_receipts, facts_of
 
 log = logging.getLogger(__name__)
+
+IN_VAIN = 3
+"""Times that a run may lose workers without finishing a tile."""
 
 
 class PauseRequest:
@@ -108,9 +111,7 @@ def _attempt(run: Execution, plan: Plan, engine: Engine, reports: Reports, done:
     try:
         with logs.log_stage(log, "run"), reports.during(totals):
             finish = finisher(plan, staging.folder, settings.export.rows_at_once)
-            with closing(engine.run(plan, keys, finish, stop)) as tiles:
-                for _ in tiles:
-                    pass
+            _finish_all(engine, staging, keys, finish, stop)
         _raise_if_paused(staging, stop, monitoring.resume_command)
         run.clock.lap("run")
         with raster.environment():
@@ -145,6 +146,29 @@ def _attempt(run: Execution, plan: Plan, engine: Engine, reports: Reports, done:
         if ours is error:
             raise
         raise ours from error
+
+
+def _finish_all(engine: Engine, staging: Staging, keys: Keys, finish: Finish, stop: Stop) -> None:
+    """Have the engine finish tiles, and those that are left again whenever it has lost workers.
+
+    Raises:
+        WorkersLost: it has lost workers several times without finishing a tile.
+    """
+    in_vain = 0
+    while True:
+        try:
+            with closing(engine.run(staging.plan, keys, finish, stop, staging.tries)) as tiles:
+                for _ in tiles:
+                    pass
+            return
+        except WorkersLost as loss:
+            left = staging.left()
+            in_vain = in_vain + 1 if len(left) == len(keys) else 0
+            if in_vain == IN_VAIN:
+                loss.message += f"; so {in_vain} times without finishing a tile"
+                raise
+            log.warning("%s: %s of %s tiles are left, and done now", loss.message, len(left), len(staging.plan.keys))
+            keys = left
 
 
 def _raise_if_paused(staging: Staging, stop: Stop, command: str) -> None:

@@ -216,7 +216,6 @@ def shut(gate: Path) -> Iterator[Callable[[], Iterable[str]]]:
         (gate / "shut").unlink()
 
 
-@pytest.mark.xfail(reason="Ray gives up on a node that vanishes, or waits for it for ever", strict=False)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_node_that_dies_and_one_that_joins_change_no_byte(cluster: Cluster, strategy: str) -> None:
     file, output = make_trial(folder_of(cluster, f"loss-{strategy}")), cluster.shared / f"loss-{strategy}-there"
