@@ -8,7 +8,7 @@ PEERS := .venv-bench/.ready
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-outside lint chaos fuzz lock image clean
-.PHONY: bench bench-fast bench-check bench-peers bench-analyses bench-memory bench-monitor
+.PHONY: bench bench-fast bench-check bench-peers bench-analyses bench-memory bench-monitor bench-scaling
 
 demo: $(READY)
 	$(BIN)/geopipe demo
@@ -50,7 +50,7 @@ fuzz: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/chaos/fuzz.py --count 5000
 
 # All that README and docs/benchmarks.md quote.
-bench: bench-fast bench-analyses bench-memory bench-monitor
+bench: bench-fast bench-analyses bench-memory bench-monitor bench-scaling
 
 # Speed beside the loop of an expert, Dask, GDAL and exactextract, kernels beside an older commit, the league table of
 # windows: into bench/results.json, README.md and docs/benchmarks.md. Needs 12 GB of disk, two quiet cores, and some
@@ -81,6 +81,12 @@ bench-memory: $(READY)
 # Wall time of watched runs against the same runs unwatched, in pairs; takes some ten minutes.
 bench-monitor: $(READY)
 	$(BIN)/python bench/monitor.py
+
+# 1, 2 and 4 nodes on work that sleeps, blocks a second beside Ray Data alone, and the memory of the driver: into
+# bench/results.json and docs/benchmarks.md; takes some six minutes on two quiet cores.
+bench-scaling: $(READY)
+	$(BIN)/python bench/scaling.py
+	$(BIN)/python bench/report.py
 
 $(PEERS): bench/peers.txt
 	$(PYTHON) -m venv .venv-bench

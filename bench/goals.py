@@ -60,6 +60,21 @@ class Figures:
         walls = [(n, self.median(f"analyses/{n}/{case}/{tool}", "wall")) for n in self.analysed]
         return next((n * n / wall for n, wall in reversed(walls) if wall), None)
 
+    @property
+    def nodes(self) -> list[int]:
+        """Numbers of nodes that work was scaled to."""
+        return sorted({int(key.partition("/")[0]) for key in self.results.under("scaling/aligned/")})
+
+    @property
+    def counted(self) -> list[int]:
+        """Numbers of tiles after which the driver's memory was measured."""
+        return sorted({int(key.partition("/")[0]) for key in self.results.under("scaling/driver/")})
+
+    def efficiency(self, strategy: str) -> float | None:
+        """Seconds on the fewest nodes over those on the most, with as much work for each node."""
+        walls = [self.median(f"scaling/{strategy}/{n}", "seconds") for n in self.nodes]
+        return self.ratio(walls[0], walls[-1]) if walls else None
+
     def kernel(self, commit: str, case: str) -> float | None:
         """Nanoseconds a cell: the least of the processes."""
         values = [one["ns"][case] for one in self.results.under(f"kernels/{commit}/").values() if case in one["ns"]]
@@ -115,6 +130,9 @@ def goals(figures: Figures) -> Iterable[tuple[str, float | None, str, float]]:
     reported, plain = (figures.median(f"report/{figures.half}/{name}", "wall") for name in ("reported", "local"))
     yield "with its report / without, in one process", figures.ratio(reported, plain), ".3f", 1.03
     yield "watched / not watched, on Ray", figures.median("monitor", "median"), ".3f", 1.02
+    for strategy in ("aligned", "groupby"):
+        efficiency = figures.efficiency(strategy)
+        yield f"time on four nodes / on one, {strategy}", efficiency and 1 / efficiency, ".2f", 1 / 0.85
     yield "plan of W8, seconds", figures.median("plan/local", "wall"), ".2f", 1.0
     for name, title, series, most in (("ray", "Ray", "margin", 2.0), ("local", "one process", "in_process", 0.6)):
         memory = figures.median(f"{series}/{figures.half}/{name}", "memory")

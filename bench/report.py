@@ -270,13 +270,39 @@ def analyses(figures: Figures) -> str:
     return str(table) if len(table) else ""
 
 
+def scaling(figures: Figures) -> str:
+    """Work that sleeps on more nodes, and the rates of the scheduler."""
+    nodes = figures.nodes
+    if not nodes:
+        return ""
+    table = Table("as much sleep for each node", *(f"{n} node{'s' * (n > 1)}" for n in nodes), "efficiency")
+    for strategy in ("aligned", "groupby"):
+        walls = [figures.median(f"scaling/{strategy}/{n}", "seconds") for n in nodes]
+        table.add(strategy, *(number(wall, unit=" s") for wall in walls), number(figures.efficiency(strategy), ".2f"))
+    rates = Table("1,000 blocks on two nodes", "blocks/s", "tiles/s")
+    names = {
+        "alone": "Ray Data alone, trivial blocks",
+        "idle": "geopipe, eight tiles a block that nobody looks at",
+        "tiles": "geopipe, eight tiles of 32 x 32 cells a block",
+    }
+    for name, title in names.items():
+        blocks, tiles = (figures.median(f"scaling/rates/{name}", value) for value in ("blocks", "tiles"))
+        rates.add(title, number(blocks, ".0f"), number(tiles, ",.0f"))
+    memory = Table("memory of the driver", "before", "after", "more")
+    for tiles in figures.counted:
+        before, after = (figures.median(f"scaling/driver/{tiles}", value) for value in ("before", "after"))
+        more = None if before is None or after is None else after - before
+        memory.add(f"{tiles:,} tiles", *(number(value, ",.0f", " MB") for value in (before, after, more)))
+    return f"{table}\n{rates}\n{memory}"
+
+
 # ---------------------------------------------------------------- pages
 
 README_TABLES: Sequence[Callable[[Figures], str]] = (headline, sentence)
 PAGE_TABLES = {
     "machine": machine,
     "speed": speed, "budget": budget, "series": other_series, "scene": scene, "kernels": kernels, "small": small,
-    "agreement": agreement, "league": league, "analyses": analyses,
+    "agreement": agreement, "league": league, "analyses": analyses, "scaling": scaling,
 }  # fmt: skip
 README, PAGE = REPOSITORY / "README.md", REPOSITORY / "docs" / "benchmarks.md"
 
