@@ -102,7 +102,7 @@ def plan_of(tiles: int, strategy: str, machine: Machine) -> Plan:
     """A plan of tiles in rows of 100."""
     width, height = EDGE * min(tiles, 100), EDGE * math.ceil(tiles / 100)
     transform = Affine(10, 0, 500_000, 0, -10, 6_000_000)
-    header = Header("", "GTiff", "EPSG:32632", transform, width, height, (Band(1, "float32"),), (512, 512))
+    header = Header("", "GTiff", "EPSG:32632", transform, width, height, (Band(1, "float32"),), (EDGE, EDGE))
     layers = [(Layer(f"l{n}", (f"{n}.tif",)), [header]) for n in range(LAYERS)]
     grid = Grid("EPSG:32632", 500_000, 6_000_000, 10, 10, width, height)
     options = Options(window_size=EDGE, strategy=strategy)

@@ -13,6 +13,7 @@ from geopipe.doctor import folder, services, system, variables, versions
 from geopipe.doctor.findings import MachineFinding
 from geopipe.engine import address as addresses
 from geopipe.errors import MachineError
+from geopipe.monitoring.database import connections
 from geopipe.text import count, size
 
 SECONDS = 60.0
@@ -115,6 +116,8 @@ def look(scope: Scope, marker: str) -> NodeFindings:
         marker: file in the folder of the scope, which every node must see; "" to check no folder.
     """
     findings = [*system.findings(), *variables.findings()]
+    if connections.named():
+        findings.append(services.database(scope.history))
     if marker and scope.is_named:
         seen = Path(marker).exists()
         hint = "choose a run.output (with an object store: run.staging) that every node mounts at the same path"

@@ -26,10 +26,14 @@ SCRIPTS = {
         ("--sizes", "128", "--cases", "pca", "--data", ".", "--results", "r.json"),
         "analyses/128/pca/peer:",
     ),
+    "scaling.py": (
+        ("--nodes", "2", "--seconds", "0.4", "0.8", "--only", "groupby", "--results", "r.json"),
+        "scaling/groupby/2",
+    ),
     "memory.py": (("--sizes", "512", "--ways", "aligned"), "512 x 512  aligned"),
 }
 """Arguments that make a script quick, and what its last line has, by its name."""
-ON_RAY = ("start.py", "tiles.py", "memory.py")
+ON_RAY = ("start.py", "tiles.py", "memory.py", "scaling.py")
 ELSEWHERE = {"fast.py", "agree.py", "floor.py", "stages.py", "league.py", "report.py"}
 """Scripts that `test_fast` tries."""
 
