@@ -14,6 +14,7 @@ import click
 
 from geopipe.cli.jobs import follow, interrupt_option, show
 from geopipe.cli.options import file_argument, json_option, load_settings, picked, print_json, set_option
+from geopipe.errors import noted
 
 if TYPE_CHECKING:
     from geopipe.run.progress import Bars
@@ -109,7 +110,9 @@ def _submit(settings: Settings, address: str, as_json: bool, on_interrupt: str, 
 
     address = head.cluster(address)
     job = RayJob(address, job_id(new_run_id()))
-    job.submit(settings, [f"--{name}" for name in (*choices, *(["json"] if as_json else []))], {})
+    flags = [f"--{name}" for name in (*choices, *(["json"] if as_json else []))]
+    with noted(lambda: f"the job may have begun; {job.advice}"):
+        job.submit(settings, flags, {})
     click.echo(f"submitted as job {job.name} to {address}; see {address.rstrip('/')}/#/jobs/{job.name}", err=True)
     follow(job, on_interrupt, job.advice, json_printer() if as_json else show)
     return job.exit_code()
