@@ -358,7 +358,7 @@ class EngineSettings(Section):
     """Ray, or this process alone (local); auto: Ray where a cluster exists or where it is faster by the plan; the table
     is the same"""
     address: str | None = setting(None, "the address of a Ray cluster in quotes", "auto")
-    """Ray cluster to join (default: RAY_ADDRESS, else a Ray of its own on this machine)"""
+    """Ray cluster to join; http://head:8265 takes a job (default: RAY_ADDRESS, else a Ray of its own)"""
     workers: int | None = setting(None, AT_LEAST_ONE, 4, ge=1)
     """processes that read and merge (default: one for each processor)"""
     max_workers: int | None = setting(None, AT_LEAST_ONE, 64, ge=1)
