@@ -80,16 +80,16 @@ class RayJob:
         Raises:
             MachineError: the cluster does not know the job (any more), or does not answer for a while.
         """
-        heard = time.monotonic()
+        heard, is_lost = time.monotonic(), False
         while True:
             try:
                 for text in self._tail():
-                    heard = time.monotonic()
+                    heard, is_lost = time.monotonic(), False
                     yield text
                 self._client = client(self.address)  # which waits for an answer, but not for ever
                 if self._client.get_job_info(self.name).status.is_terminal():
                     return
-                heard = time.monotonic()
+                heard, is_lost = time.monotonic(), False
             except Exception as error:  # as in `head.client`
                 if "does not exist" in str(error):
                     raise MachineError(
@@ -100,7 +100,9 @@ class RayJob:
                         f"the cluster at {self.address} has not answered for {LOST_SECONDS:.0f} s: {first_line(error)}",
                         f"job {self.name} goes on if its cluster does; {self.advice}",
                     ) from None
-                log.warning("the connection to %s is lost; trying again", self.address)
+                if not is_lost:
+                    log.warning("the connection to %s is lost; trying again", self.address)
+                is_lost = True
                 time.sleep(2)
 
     def _tail(self) -> Iterator[str]:
