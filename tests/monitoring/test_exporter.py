@@ -4,7 +4,8 @@ import random
 import threading
 import time
 import urllib.request
-from json import dumps
+from json import dumps, loads
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from waiting import PATIENCE
 
 from geopipe.errors import MachineError
-from geopipe.monitoring.collector import Collector
+from geopipe.monitoring.collector import Collector, open_collector
+from geopipe.monitoring.options import TARGETS, MonitoringOptions
 from geopipe.monitoring.prometheus import NODES, Exporter
 
 NOW = 1_790_000_000.0
@@ -296,6 +298,20 @@ def test_it_serves_and_closes() -> None:
         get(port)
     assert exporter.serve(port, "127.0.0.1") == port  # it may serve again
     exporter.close()
+
+
+def test_where_a_prometheus_looks_for_runs_each_is_a_target_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = MonitoringOptions("the-run", database=False, root=tmp_path / "spool")
+    assert open_collector(run).observer is None, "nobody asks for metrics"
+    monkeypatch.setenv(TARGETS, str(tmp_path))
+    assert open_collector(run, serve=False).observer is None
+    collector = open_collector(run)
+    ((target,),) = (group["targets"] for group in loads((tmp_path / "the-run.json").read_text()))
+    assert "geopipe_build_info" in get(int(target.removeprefix("127.0.0.1:")))
+    collector.close()
+    assert not (tmp_path / "the-run.json").exists()
 
 
 def test_a_port_in_use_is_one_error_with_a_cure() -> None:
