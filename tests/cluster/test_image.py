@@ -14,6 +14,8 @@ import surroundings
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from geopipe import __version__
+
 LISTS = surroundings.REPOSITORY / "cluster" / "image"
 DOCKERFILE = (surroundings.REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((surroundings.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
@@ -86,6 +88,12 @@ def test_the_image_is_built_without_what_the_folder_holds_by_chance() -> None:
         for path in source.split():
             assert f"!{path}" in lines
             assert list(surroundings.REPOSITORY.glob(path)), path
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "cluster/compose.yaml", "cluster/ssh.yaml", "cluster/aws.yaml"])
+def test_the_files_name_the_image_of_this_version(file: str) -> None:
+    text = (surroundings.REPOSITORY / file).read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:geopipe:|ARG VERSION=)(\d+\.\d+\.\d+)", text)) == {__version__}
 
 
 # ---------------------------------------------------------------- what it installs
