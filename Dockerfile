@@ -37,6 +37,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY geopipe geopipe
 COPY cluster/grafana cluster/grafana
 COPY cluster/prometheus cluster/prometheus
+COPY k8s k8s
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . && \
     tools/bin/pip --python /opt/geopipe/bin/python install --no-deps dist/*.whl
 

@@ -20,6 +20,7 @@ from geopipe.cli.db import db
 from geopipe.cli.doctor import doctor
 from geopipe.cli.inputs import init, inspect
 from geopipe.cli.jobs import jobs_group
+from geopipe.cli.k8s import k8s_group
 from geopipe.cli.maps import predict, rasterize
 from geopipe.cli.monitor import monitor
 from geopipe.cli.options import HELP, print_error
@@ -99,6 +100,6 @@ def cli() -> None:
 
 for command in (
     demo, init, inspect, plan, run, status, validate, open_table, analyze, folds, applicability, predict, rasterize,
-    report, monitor, jobs_group, cluster_group, db, config, doctor,
+    report, monitor, jobs_group, cluster_group, k8s_group, db, config, doctor,
 ):  # fmt: skip
     cli.add_command(command)
