@@ -11,7 +11,7 @@ import click
 from geopipe.cli.options import file_argument, load_settings, set_option
 
 if TYPE_CHECKING:
-    from geopipe.kuberay.render import Job
+    from geopipe.kuberay.render import KubernetesRun
     from geopipe.kuberay.sizing import Pods
     from geopipe.plan.plan import Plan
     from geopipe.settings.model import Settings
@@ -88,10 +88,10 @@ def render(file: Path, flags: tuple[str, ...], output: Path | None, summary: boo
         click.echo(line, err=True)
 
 
-def _job(settings: Settings, overlay: str, **options: Any) -> tuple[Job, list[str]]:
+def _job(settings: Settings, overlay: str, **options: Any) -> tuple[KubernetesRun, list[str]]:
     """The run as a job, and what was chosen and why."""
     from geopipe.kuberay import contents, sizing
-    from geopipe.kuberay.render import GROWING, Job, digest_of, job_name
+    from geopipe.kuberay.render import GROWING, KubernetesRun, digest_of, job_name
 
     most, cpus = options["workers"] or MOST_PODS[overlay], options["cpus"] or CPUS[overlay]
     contents.settings_for_pods(settings, options["data"], None)  # what cannot be is refused before headers are read
@@ -104,7 +104,7 @@ def _job(settings: Settings, overlay: str, **options: Any) -> tuple[Job, list[st
         plan = _plan(settings)
         pods = sizing.size_pods(plan, sizing.Limits(options["within"], most, cpus))
     text = contents.settings_for_pods(settings, options["data"], pods.workers if overlay in GROWING else None)
-    job = Job(
+    job = KubernetesRun(
         name=options["name"] or job_name(settings.run.name, plan.hash if plan else digest_of(text)),
         settings=text,
         overlay=overlay,
@@ -132,7 +132,7 @@ def _plan(settings: Settings) -> Plan:
     return plan
 
 
-def _summary(job: Job, plan: Plan | None, within: float) -> list[str]:
+def _summary(job: KubernetesRun, plan: Plan | None, within: float) -> list[str]:
     from geopipe.kuberay import sizing
     from geopipe.plan.work import duration
     from geopipe.text import count

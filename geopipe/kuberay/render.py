@@ -35,7 +35,7 @@ VOLUMES = {name: f"/template/spec/volumes/{index}" for index, name in enumerate(
 
 
 @dataclass(frozen=True)
-class Job:
+class KubernetesRun:
     """A run on Kubernetes. `claim` is a PersistentVolumeClaim that exists; "" for that of the overlay.
 
     `settings` are TOML. `deadline` is in seconds, 0 for that of the overlay.
@@ -67,7 +67,7 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def render(job: Job) -> str:
+def render(job: KubernetesRun) -> str:
     """The manifests of a run as YAML.
 
     Raises:
@@ -100,7 +100,7 @@ def tree() -> Path:
     return source if (source / "base").is_dir() else package / "k8s"
 
 
-def _kustomization(job: Job) -> dict[str, Any]:
+def _kustomization(job: KubernetesRun) -> dict[str, Any]:
     _check_names(job)
     settings, claim = f"{job.name}-settings", job.claim
     edits = [_replace("/metadata/name", job.name), *_worker_edits(job)]
@@ -129,7 +129,7 @@ def _kustomization(job: Job) -> dict[str, Any]:
     }
 
 
-def _worker_edits(job: Job) -> list[dict[str, Any]]:
+def _worker_edits(job: KubernetesRun) -> list[dict[str, Any]]:
     pods = job.pods
     resources = {"cpu": str(pods.cpus), "memory": _quantity(pods.limit), "ephemeral-storage": _quantity(pods.disk)}
     least = 1 if job.overlay in GROWING else pods.count
@@ -176,7 +176,7 @@ def _image(reference: str) -> dict[str, str]:
     return {"name": "geopipe", "newName": parts["name"], **version}
 
 
-def _check_names(job: Job) -> None:
+def _check_names(job: KubernetesRun) -> None:
     if not NAME.fullmatch(job.name) or len(job.name) > LONGEST_NAME:
         raise SettingsError(
             f"--name {job.name} is no name of a RayJob",
