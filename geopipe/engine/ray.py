@@ -137,12 +137,14 @@ def _mapped(reads: ray.data.Dataset, step: Any, plan: Plan, workers: int, **how:
         workers: that share the CPUs.
         how: other arguments of `map_batches`.
     """
-    memory = plan.estimate.worker_bytes if plan.machine.nodes else None
+    memory = plan.estimate.worker_bytes if plan.machine.nodes or plan.machine.most_workers else None
     return reads.map_batches(step, batch_size=1, num_cpus=_worker_cpus(plan, workers), memory=memory, **how)
 
 
 def _worker_cpus(plan: Plan, workers: int) -> float:
     """The share of a CPU that each of these readers holds, so that one CPU stays free for Ray's own tasks."""
+    if plan.machine.most_workers and not plan.machine.nodes:
+        return 1.0  # so that the cluster adds a node
     cpus = [node.cpus for node in plan.machine.nodes] or [ray.cluster_resources().get("CPU", 1)]
     share = min(1.0, max(0, int(sum(cpus)) - 1) / workers)
     while share and sum(int(own / share) for own in cpus) < workers:

@@ -34,7 +34,7 @@ from geopipe.engine import local
 from geopipe.engine import ray as engine
 from geopipe.engine.baseline import whole_reads
 from geopipe.engine.contract import never
-from geopipe.errors import SourceError
+from geopipe.errors import MachineError, SourceError
 from geopipe.events import emit
 from geopipe.export.ledger import finisher
 from geopipe.export.lock import locked
@@ -201,6 +201,16 @@ def test_a_plan_is_made_for_the_nodes_of_the_session_and_not_for_this_machine(
     assert [(node.cpus, node.object_store) for node in plan.machine.nodes] == [(2, 300 * 2**20)]
     assert (plan.machine.workers, plan.machine.object_store) == (2, 300 * 2**20)
     assert "1 node for work: 2 CPUs" in plan_text(plan)
+
+
+def test_labels_that_no_node_has_are_refused_unless_the_cluster_grows(
+    sources: Path, tmp_path: Path, ray_session: None
+) -> None:
+    file, label = write_settings(tmp_path, sources), 'engine.label_selector={"ray.io/market-type" = "spot"}'
+    with pytest.raises(MachineError, match=r"none has CPUs and the labels ray\.io/market-type = spot"):
+        pipeline.run(load.load(file, (label,)))
+    growing = draft.plan_for_cluster(load.load(file, (label, "engine.max_workers=3")))
+    assert (growing.machine.nodes, growing.machine.workers, growing.machine.grown()) == ((), 1, 3)
 
 
 def commit(output: Path, plan: Plan, engine: Callable[..., Iterator[int]]) -> None:
