@@ -32,10 +32,10 @@ T = TypeVar("T")
 
 
 def prepare(settings: Settings) -> Path | None:
-    """Check that a run of these settings can be recorded, before a head is started for it; as `prepare_database`.
+    """Check that a run of these settings can be a job, before a head is started for it; as `prepare_database`.
 
     Raises:
-        SettingsError: the settings switch the database off.
+        SettingsError: the settings switch the database off, or have a secret.
         MachineError: no database can be used.
     """
     if not settings.monitoring.enable_database_logging:
@@ -43,6 +43,7 @@ def prepare(settings: Settings) -> Path | None:
             "a job is watched, paused and stopped by the database, and monitoring.enable_database_logging is false",
             "set it to true, or use `geopipe run`",
         )
+    refuse_secrets(settings)
     return connections.prepare_database()
 
 
@@ -63,7 +64,6 @@ def start(settings: Settings, address: str, flags: list[str], parent: RunRow | N
         MachineError: another run is at work in its output, no database can be used, or no cluster takes the job.
     """
     dsn_file = prepare(settings)
-    refuse_secrets(settings)
     remove_dsn_files()
     if is_local(address):
         lock.check_free(settings.run.folder)
