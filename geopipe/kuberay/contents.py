@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from geopipe.errors import SettingsError
-from geopipe.layers.uris import is_remote, path_of
 from geopipe.redaction import redacted
 from geopipe.settings.model import Settings
 from geopipe.settings.raw import Keys, places
@@ -15,6 +15,12 @@ from geopipe.text import count
 
 DATA = "/data"
 """Where pods mount the volume with sources and output."""
+
+NETWORK = re.compile(r"(?!(?:zip|tar|gzip)://)\w+://|/vsi(?:curl|s3|gs|az)")
+"""The beginning of an address that pods reach without the volume."""
+
+IN_VOLUME = re.compile(rf"""(?:^|[/":]){DATA}/""")
+"""The volume in a path, an archive (/vsizip//data/a.zip) or a variable of a file (NETCDF:"/data/a.nc":t)."""
 
 METRICS_PORT = 9490
 """The port that Prometheus scrapes (k8s/base/rayjob.yaml)."""
@@ -80,9 +86,10 @@ def _moved(settings: Settings, folder: Path | None) -> Settings:
     mistakes = []
 
     def moved(path: str, key: str) -> str:
-        path = path.replace(before, f"{DATA}/")
-        local = path_of(path)
-        if not is_remote(local) and not local.startswith(f"{DATA}/"):
+        if NETWORK.match(path):
+            return path
+        path = path.replace(before, f"{DATA}/", 1)
+        if not IN_VOLUME.search(path):
             mistakes.append(f"{key} = {path}")
         return path
 
