@@ -93,8 +93,7 @@ class Cluster:
             return 0, ""
 
     def command(self, file: Path, *flags: str) -> list[str]:
-        submit = [str(PROGRAMS / "ray"), "job", "submit", "--address", self.address, "--"]
-        return [*submit, str(PROGRAMS / "geopipe"), "run", str(file), *flags]
+        return [str(PROGRAMS / "geopipe"), "run", str(file), "--address", self.address, *flags]
 
     def run(self, file: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Submit a run from this machine, and wait for its end."""
@@ -114,7 +113,7 @@ def cluster() -> Iterator[Cluster]:
         server = stack.enter_context(postgres.server(database, sockets=True))
         (shared / "gate").mkdir()
         (shared / "elsewhere").mkdir()
-        environment = {"PATH": os.environ["PATH"], "HOME": str(shared), "RAY_AUTH_MODE": "token"}
+        environment = {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "HOME": str(shared), "RAY_AUTH_MODE": "token"}
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(24)
         schema.upgrade(server.socket_dsn)
         cluster = Cluster(network, shared, ray, environment, server.socket_dsn)
@@ -159,6 +158,14 @@ def test_who_has_no_token_gets_no_answer(cluster: Cluster, token: str | None, st
     )
 
 
+def test_a_wrong_token_is_one_error(cluster: Cluster, tmp_path: Path) -> None:
+    done = cluster.run(make_trial(tmp_path), RAY_AUTH_TOKEN="f" * 48)
+    assert done.returncode == 3, done.stderr
+    assert "RAY_AUTH_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def demo_files(cluster: Cluster) -> tuple[Path, dict[str, bytes]]:
     """The settings of the demo on the shared disk, and the files that this machine makes of them."""
@@ -198,9 +205,9 @@ def test_what_a_node_lacks_is_refused_before_the_first_tile(cluster: Cluster, ou
     target = cluster.shared / "refused" if lacks == "source" else cluster.elsewhere / "refused"
     done = cluster.run(make_trial(folder), "--set", f"run.output={target}")
     assert done.returncode != 0
-    told = done.stdout + done.stderr
-    assert str(folder / "a.tif" if lacks == "source" else target) in told
-    assert any(host.address in told for host in cluster.network.hosts[1:]), "it names the node"
+    text = done.stdout + done.stderr
+    assert str(folder / "a.tif" if lacks == "source" else target) in text
+    assert any(host.address in text for host in cluster.network.hosts[1:]), "it names the node"
     assert not list(target.rglob("*.parquet"))
 
 
@@ -223,7 +230,8 @@ def test_a_node_that_dies_and_one_that_joins_change_no_byte(cluster: Cluster, st
     expected = local(file, file.parent / "here")
     with subprocess.Popen(cluster.command(file, *flags), env=cluster.environment, stderr=subprocess.PIPE) as process:
         with shut(cluster.gate) as waiting:
-            name = min(until(waiting))
+            until(lambda: waiting() or process.poll() is not None)
+            name = min(waiting())
             (victim,) = (host for host in cluster.network.hosts if host.name == name)
             victim.kill()
             cluster.start_node()
@@ -235,7 +243,10 @@ def test_a_node_that_dies_and_one_that_joins_change_no_byte(cluster: Cluster, st
 
 
 def test_the_records_of_all_nodes_arrive_once_and_none_stay_behind(cluster: Cluster) -> None:
-    submitted(cluster, make_trial(folder_of(cluster, "records")), "records")
+    file, output = make_trial(folder_of(cluster, "records")), cluster.shared / "records-there"
+    by_hand = [str(PROGRAMS / "ray"), "job", "submit", "--address", cluster.address, "--", str(PROGRAMS / "geopipe")]
+    flags = ["--set", f"run.output={output}", "--set", "run.name=records"]
+    subprocess.run([*by_hand, "run", str(file), *flags], env=cluster.environment, check=True, capture_output=True)
     ((run, state),) = query(cluster.dsn, "SELECT run_id::text, state FROM pipeline_runs WHERE name = 'records'")
     assert state == "completed"
     tiles = query(cluster.dsn, "SELECT sum(tiles) FROM pipeline_progress WHERE run_id = %s AND stage = 'write'", run)

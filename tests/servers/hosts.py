@@ -107,17 +107,17 @@ def network(folder: Path) -> Iterator[Network]:
     if os.geteuid() or not all(map(shutil.which, ("ip", "unshare", "mount"))):
         pytest.skip("hosts in network namespaces need Linux, root, and the programs ip and unshare")
     number = secrets.randbelow(200) + 20
-    made = Network(folder, f"gp{secrets.token_hex(2)}", f"10.213.{number}")
+    net = Network(folder, f"gp{secrets.token_hex(2)}", f"10.213.{number}")
     try:
-        _ip("link", "add", made.name, "type", "bridge")
+        _ip("link", "add", net.name, "type", "bridge")
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
     try:
-        _ip("addr", "add", f"{made.address}/24", "dev", made.name)
-        _ip("link", "set", made.name, "up")
-        yield made
+        _ip("addr", "add", f"{net.address}/24", "dev", net.name)
+        _ip("link", "set", net.name, "up")
+        yield net
     finally:
-        for host in made.hosts:
+        for host in net.hosts:
             host.kill()
             subprocess.run(["ip", "netns", "del", host.name], check=False, capture_output=True)
-        _ip("link", "del", made.name)
+        _ip("link", "del", net.name)
