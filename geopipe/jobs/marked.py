@@ -16,30 +16,39 @@ PATIENCE = 5.0
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The living processes of this user with this mark, without this one and its parents."""
+    """The living processes of this user with this mark, and their descendants, without this one and its parents.
+
+    Ray's agents write their titles over their environment: they are known as children of a raylet.
+    """
     ours = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
-    processes = []
+    processes: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            lives = process.pid not in ours and process.status() != psutil.STATUS_ZOMBIE
-            if lives and process.environ().get(MARK) == mark:
-                processes.append(process)
-    return processes
+            if process.environ().get(MARK) == mark:
+                processes |= {process, *process.children(recursive=True)}
+    return [process for process in processes if process.pid not in ours and lives(process)]
 
 
 def end(mark: str) -> int:
     """End every process with this mark, SIGTERM first, also those that start meanwhile; return how many ended."""
-    ended: set[int] = set()
+    ended: set[psutil.Process] = set()
     deadline = time.monotonic() + PATIENCE
-    while processes := marked(mark):
+    while processes := {*marked(mark), *filter(lives, ended)}:
         for process in processes:
             with suppress(psutil.Error):
-                if process.pid not in ended:
+                if process not in ended:
                     process.terminate()
                 elif time.monotonic() > deadline:
                     process.kill()
-        ended.update(process.pid for process in processes)
+        ended |= processes
         psutil.wait_procs(processes, timeout=0.2)
         if time.monotonic() > deadline + PATIENCE:
             break
     return len(ended)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is at work, and no zombie."""
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -174,12 +174,13 @@ def test_down_ends_all_of_the_cluster_and_nothing_else(watched: Watched) -> None
     """The last one with the cluster: after it there is none."""
     own = local.recorded()
     assert own is not None
-    names = {process.name() for process in marked.marked(own.mark)}
-    assert {"raylet", "gcs_server", "prometheus"} <= names
+    processes = marked.marked(own.mark)
+    assert {"raylet", "gcs_server", "prometheus"} <= {process.name() for process in processes}
     done = geopipe("cluster", "down")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("ended the cluster, ")
     assert marked.marked(own.mark) == []
+    assert not list(filter(marked.lives, processes)), "nor one that hides its mark, such as Ray's agents"
     assert watched.stranger.poll() is None
     assert geopipe("cluster", "status", "--json").returncode == 1
     assert geopipe("db", "current").returncode == 0, "other commands use the database, too"
