@@ -275,10 +275,15 @@ def scaling(figures: Figures) -> str:
     nodes = figures.nodes
     if not nodes:
         return ""
-    table = Table("as much sleep for each node", *(f"{n} node{'s' * (n > 1)}" for n in nodes), "efficiency")
+    table = Table("as much sleep for each node", "sleep", *(f"{n} node{'s' * (n > 1)}" for n in nodes), "efficiency")
     for strategy in ("aligned", "groupby"):
         walls = [figures.median(f"scaling/{strategy}/{n}", "seconds") for n in nodes]
-        table.add(strategy, *(number(wall, unit=" s") for wall in walls), number(figures.efficiency(strategy), ".2f"))
+        least = figures.median(f"scaling/{strategy}/{nodes[-1]}", "least")
+        table.add(
+            strategy,
+            *(number(wall, unit=" s") for wall in (least, *walls)),
+            number(figures.efficiency(strategy), ".2f"),
+        )
     rates = Table("1,000 blocks on two nodes", "blocks/s", "tiles/s")
     names = {
         "alone": "Ray Data alone, trivial blocks",
@@ -287,13 +292,14 @@ def scaling(figures: Figures) -> str:
     }
     for name, title in names.items():
         blocks, tiles = (figures.median(f"scaling/rates/{name}", value) for value in ("blocks", "tiles"))
-        rates.add(title, number(blocks, ".0f"), number(tiles, ",.0f"))
+        if blocks is not None:
+            rates.add(title, number(blocks, ".0f"), number(tiles, ",.0f"))
     memory = Table("memory of the driver", "before", "after", "more")
     for tiles in figures.counted:
         before, after = (figures.median(f"scaling/driver/{tiles}", value) for value in ("before", "after"))
         more = None if before is None or after is None else after - before
         memory.add(f"{tiles:,} tiles", *(number(value, ",.0f", " MB") for value in (before, after, more)))
-    return f"{table}\n{rates}\n{memory}"
+    return "\n".join(str(one) for one in (table, rates, memory) if len(one))
 
 
 # ---------------------------------------------------------------- pages
