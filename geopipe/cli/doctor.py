@@ -33,7 +33,8 @@ def doctor(
     """Check what a run needs on this machine, with hints. It starts nothing.
 
     Versions, processors, memory, disks, kernels, the output folder, Postgres, ports, the token of a cluster, and
-    environment variables. Exit code 3 if there is a problem; notes do not count.
+    environment variables. Exit code 3 if there is a problem; notes do not count. SETTINGS is a TOML file whose output
+    folder is checked; without it the current folder is.
     """
     from geopipe.cli.screen import console, say
     from geopipe.doctor import system

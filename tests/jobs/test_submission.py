@@ -127,10 +127,10 @@ def test_a_client_that_is_interrupted_leaves_its_run_or_stops_it(cluster: Cluste
         assert f"{name} to {cluster.head.dashboard}; see {cluster.head.dashboard}/#/jobs/{name}" in announced
         assert note.startswith("interrupted; the job goes on; follow it: ray job logs --follow --address")
 
-        (said, err), (name, job) = outcomes[1], jobs["stopped"]
+        (shown, err), (name, job) = outcomes[1], jobs["stopped"]
         assert job["status"] == "STOPPED"
         assert err.splitlines()[-1] == f"interrupted; job {name} has stopped"
-        assert "terminated; nothing was published" in said, "what the run says at its end is shown, too"
+        assert "terminated; nothing was published" in shown, "what the run says at its end is shown, too"
 
     done = cluster.geopipe("jobs", "logs", "-f", "left", **known(cluster))
     assert done.returncode == 0, done.stderr
