@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+STARTED = time.time_ns()
+"""Time of this process's start, in ns since 1970."""
+
+
+def unique_name() -> str:
+    """The name of this process for files in a folder that hosts share; containers repeat hosts and pids."""
+    return f"{socket.gethostname()}-{os.getpid()}-{STARTED}"
 
 
 def identity() -> dict[str, Any]:

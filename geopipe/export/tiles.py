@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -37,6 +35,7 @@ from geopipe.grid.crs import Bounds
 from geopipe.grid.grid import Grid, Tile
 from geopipe.merge.tile import Part
 from geopipe.plan.plan import Plan
+from geopipe.processes import unique_name
 
 FORMATS = ("parquet", "csv")
 
@@ -48,9 +47,6 @@ CSV_PARTS = "csv_parts"
 
 PARTIAL = ".tmp"
 """End of the name of a file that is not complete yet."""
-
-STARTED = time.time_ns()
-"""Time of this process's start, in ns since 1970."""
 
 PROGRESS_INTERVAL = 0.2
 """Least seconds between records of progress inside a tile."""
@@ -298,8 +294,8 @@ class _Progress:
 def _new_file(staging: Path, name: str, files: list[File]) -> Iterator[_Hashing]:
     """Open a file of a tile, hashed as it is written; once it is durable it is added to `files`."""
     path = staging / name
-    # containers repeat pids: a file is never another process's, of this run or of one that died
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{STARTED}{PARTIAL}")
+    # never the file of another process, of this run or of one that died
+    partial = path.with_name(f"{path.name}.{unique_name()}{PARTIAL}")
     try:
         if path.parent != staging / name.partition("/")[0]:
             path.parent.mkdir(exist_ok=True)

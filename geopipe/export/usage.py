@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from geopipe.export.views import VIEWS
+from geopipe.processes import unique_name
 
 SUFFIX = ".usage"
 
@@ -46,7 +45,7 @@ class Meter:
 
     def note(self, staging: Path) -> None:
         """Write what this process has used so far, where views are taken. A run is whole without it."""
-        name = f"{socket.gethostname()}-{os.getpid()}{SUFFIX}"
+        name = f"{unique_name()}{SUFFIX}"
         values = {"cpu_seconds": time.process_time() - self._start, "peak_bytes": peak_memory()}
         with suppress(OSError):  # no such folder: no views are taken
             (staging / VIEWS / name).write_text(json.dumps(values), encoding="ascii")

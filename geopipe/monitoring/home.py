@@ -10,6 +10,7 @@ from pathlib import Path
 
 from geopipe.durable import replacing
 from geopipe.errors import MachineError
+from geopipe.processes import unique_name
 
 HOME = "GEOPIPE_HOME"
 
@@ -79,5 +80,5 @@ def write_private(path: Path, text: str | bytes, sync: bool = True) -> None:
     Args:
         sync: whether to flush the file to the disk before it gets its name.
     """
-    with replacing(path, path.with_name(f"{path.name}.{os.getpid()}.tmp"), 0o600, sync) as file:
+    with replacing(path, path.with_name(f"{path.name}.{unique_name()}.tmp"), 0o600, sync) as file:
         file.write(text.encode() if isinstance(text, str) else text)

@@ -167,7 +167,7 @@ def _finish_all(engine: Engine, staging: Staging, keys: Keys, finish: Finish, st
             if in_vain == IN_VAIN:
                 loss.message += f"; so {in_vain} times without finishing a tile"
                 raise
-            log.warning("%s: %s of %s tiles are left, and done now", loss.message, len(left), len(staging.plan.keys))
+            log.warning("%s: %s of %s tiles are left to do", loss.message, len(left), len(staging.plan.keys))
             keys = left
 
 
