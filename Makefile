@@ -4,8 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv-bench/.ready
 
-# Two processes; whatever shares a cluster or a module stays in one of them (tests/conftest.py).
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Three processes for two cores: tests wait for Ray half of the time. Whatever shares a cluster or a module stays in one
+# of them (tests/conftest.py).
+PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-outside lint chaos fuzz lock image clean
 .PHONY: bench bench-fast bench-check bench-peers bench-analyses bench-memory bench-monitor bench-scaling

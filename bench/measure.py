@@ -6,6 +6,7 @@ They are the processes whose environment has a mark: workers of Ray are no child
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import tempfile
 import threading
@@ -134,7 +135,10 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
         if process.returncode:
             raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{errors.read()[-4000:]}")
         cpu = max(sum(sampler.seconds.values()), usage.ru_utime + usage.ru_stime)
-        return Usage(wall, cpu, max(sampler.peak, usage.ru_maxrss * 1024), output.read())
+        # the system counts a process before its exec, too: as large as this one
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        largest = usage.ru_maxrss * 1024 if usage.ru_maxrss > own else 0
+        return Usage(wall, cpu, max(sampler.peak, largest), output.read())
 
 
 def drop_from_cache(paths: Sequence[Path]) -> None:

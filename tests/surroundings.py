@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ def isolate(folder: Path) -> None:
             del os.environ[name]
     for name in ("home", "geopipe", "ray"):
         (folder / name).mkdir()
+    (folder / "home" / ".ray").mkdir()
+    (token := folder / "home" / ".ray" / "auth_token").touch(0o600)  # Ray itself would let everybody read it
+    token.write_text(secrets.token_hex(32), encoding="ascii")
     os.environ |= {
         "HOME": str(folder / "home"),
         "GEOPIPE_HOME": str(folder / "geopipe"),

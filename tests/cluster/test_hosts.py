@@ -62,7 +62,8 @@ class Cluster:
     def start_head(self) -> None:
         host = self.network.add()
         own = ["--head", "--port=6379", f"--dashboard-host={host.address}", "--num-cpus=0", f"--temp-dir={self.ray}"]
-        self._start(host, own, {"GEOPIPE_MONITORING_DSN": self.dsn})
+        soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}  # a loss is seen
+        self._start(host, own, {"GEOPIPE_MONITORING_DSN": self.dsn} | soon)
 
     def start_node(self) -> hosts.Host:
         host = self.network.add()
