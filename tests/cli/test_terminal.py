@@ -85,10 +85,11 @@ def test_a_terminal_shows_name_output_and_step_from_the_first_second(file: Path)
     os.close(screen)
     assert run.returncode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    places = [text.find(f"quiet: {step}, 0:") for step in ("starting Ray", "reading headers, planning")]
-    places.append(text.find("quiet: compiling kernels (once), "))
-    assert -1 not in places
-    assert places == sorted(places)
+    # Ray starts while headers are read, so either may be drawn first, and the shorter one not at all
+    firsts = [text.find(f"quiet: {step}, 0:") for step in ("starting Ray", "reading headers, planning")]
+    compiling = text.find("quiet: compiling kernels (once), ")
+    assert 0 in firsts
+    assert compiling > max(firsts)
     assert "/out" in text
 
 
