@@ -41,7 +41,7 @@ def k8s_group() -> None:
 
 
 @k8s_group.command(
-    epilog="Example: geopipe k8s render mine.toml --image registry.example.org/geopipe:0.1.0 | kubectl apply -f -"
+    epilog="Example: geopipe k8s render mine.toml --data . --image example.org/geopipe:0.1.0 | kubectl apply -f -"
 )
 @file_argument
 @set_option
@@ -76,6 +76,7 @@ def render(file: Path, flags: tuple[str, ...], output: Path | None, summary: boo
 
     The same plan has the same name, so that applying it again starts no other run.
     """
+    from geopipe.durable import write_error
     from geopipe.kuberay.render import render as manifests
 
     job, lines = _job(load_settings(file, flags), **options)
@@ -83,7 +84,10 @@ def render(file: Path, flags: tuple[str, ...], output: Path | None, summary: boo
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise write_error(error, output) from error
     for line in lines if summary else ():
         click.echo(line, err=True)
 

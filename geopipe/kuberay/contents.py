@@ -108,10 +108,10 @@ def _moved(settings: Settings, folder: Path | None) -> Settings:
     allow = tuple(moved(path, "grid.allow") for path in grid.allow)
     if mistakes:
         others = f" (and {count(len(mistakes) - 1, 'other path')})" if len(mistakes) > 1 else ""
-        raise SettingsError(
-            f"{mistakes[0]}{others}: pods see only the volume at {DATA}",
-            f"name the folder of this machine that is {DATA} in the pods: --data FOLDER (or use paths below {DATA})",
-        )
+        hint = f"name the folder of this machine that is {DATA} in the pods: --data FOLDER (or use paths below {DATA})"
+        if folder:
+            hint = f"--data {folder}, which is {DATA} in the pods, must be a folder with all of them"
+        raise SettingsError(f"{mistakes[0]}{others}: pods see only the volume at {DATA}", hint)
     return settings.model_copy(
         update={
             "layers": layers,

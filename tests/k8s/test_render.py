@@ -204,6 +204,13 @@ def test_options_that_make_no_manifest_are_refused(demo: Path, option: str, valu
     assert outcome.stdout == ""
 
 
+def test_a_file_that_cannot_be_written_is_one_error(demo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "none" / "run.yaml"
+    done = geopipe(demo, "--data", demo.parent, "--image", IMAGE, "--output", file)
+    assert (done.returncode, done.stdout, done.stderr.count("error:")) == (3, "", 1)
+    assert f"{file} cannot be written: No such file or directory" in done.stderr
+
+
 def test_without_kubectl_the_error_names_it(demo: Path, tmp_path: Path) -> None:
     done = geopipe(demo, "--data", demo.parent, "--image", IMAGE, PATH=str(tmp_path))
     assert done.returncode == 3
@@ -214,8 +221,9 @@ def test_paths_outside_of_the_volume_are_refused(demo: Path) -> None:
     settings = load(demo)
     with pytest.raises(SettingsError, match=r"layers\.elevation\.path = .* pods see only the volume at /data"):
         settings_for_pods(settings, None, None)
-    with pytest.raises(SettingsError, match=r"run\.output"):
+    with pytest.raises(SettingsError, match=r"run\.output") as caught:
         settings_for_pods(load(demo, {"run.output": "/elsewhere/output"}), demo.parent, None)
+    assert caught.value.hint.startswith(f"--data {demo.parent}, which is /data in the pods, must be")
     bucket = {"run.output": "s3://tables/demo", "run.staging": str(demo.parent / "staging")}
     text = settings_for_pods(load(demo, bucket), demo.parent, None)
     run = tomllib.loads(text)["run"]
