@@ -38,7 +38,7 @@ def doctor(
     """
     from geopipe.cli.screen import console, say
     from geopipe.doctor import system
-    from geopipe.doctor.diagnose import diagnose, diagnose_cluster
+    from geopipe.doctor.diagnose import diagnose, diagnose_cluster, diagnose_joined
     from geopipe.errors import MachineError
 
     if address and "//" in address:
@@ -49,9 +49,7 @@ def doctor(
     scope = _scope(file, flags, output)
     if warm:
         say(console(stderr=True), f"the kernels are compiled ({system.warm():.0f} s)")
-    findings = diagnose(scope)
-    if address:
-        findings += diagnose_cluster(address, scope)
+    findings = [*diagnose(scope), *(diagnose_cluster(address, scope) if address else [diagnose_joined()])]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -39,14 +39,11 @@ class Scope:
 
 def diagnose(scope: Scope) -> list[MachineFinding]:
     """The findings of this machine, one after the other."""
-    joined = addresses.existing(None)
-    run = f"a run joins the cluster of {joined}" if joined else "no RAY_ADDRESS: a run starts Ray if it needs it"
     return [
         *versions.findings(),
         *system.findings(),
         folder.check(scope.folder, scope.is_named),
         services.database(scope.history),
-        MachineFinding("cluster", "ok", run),
         services.authentication(),
         *services.ports(scope.metrics),
         *variables.findings(),
@@ -54,6 +51,13 @@ def diagnose(scope: Scope) -> list[MachineFinding]:
 
 
 # ---------------------------------------------------------------- a cluster
+
+
+def diagnose_joined() -> MachineFinding:
+    """Which cluster a run joins that names none."""
+    joined = addresses.existing(None)
+    run = f"a run joins the cluster of {joined}" if joined else "no RAY_ADDRESS: a run starts Ray if it needs it"
+    return MachineFinding("cluster", "ok", run)
 
 
 @dataclass(frozen=True)

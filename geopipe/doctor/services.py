@@ -113,5 +113,10 @@ def _holder(port: int) -> str:
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})" if connection.pid else ""
+                return f"{_name(psutil.Process(connection.pid))} (process {connection.pid})" if connection.pid else ""
     return ""
+
+
+def _name(process: psutil.Process) -> str:
+    """The name of a process; Ray's dashboard goes by that of its interpreter."""
+    return "ray-dashboard" if any("/ray/dashboard/" in part for part in process.cmdline()) else process.name()

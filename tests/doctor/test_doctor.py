@@ -125,6 +125,31 @@ def test_a_busy_port_is_a_note_that_names_its_holder() -> None:
     assert _port(port).state == "ok", "nobody holds it any more"
 
 
+LISTENER = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+input()
+"""
+
+
+def test_the_port_of_a_cluster_at_work_is_no_hint_to_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dashboard of Ray has the name of its interpreter."""
+    program = tmp_path / "ray" / "dashboard" / "dashboard.py"
+    program.parent.mkdir(parents=True)
+    program.write_text(LISTENER)
+    with subprocess.Popen(
+        [sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        monkeypatch.setattr(services, "PORTS", {"port-dashboard": (port, "the dashboard of Ray")})
+        (finding,) = services.ports(None)
+        process.communicate("\n")
+    assert (finding.state, finding.hint) == ("ok", "")
+    assert f"ray-dashboard (process {process.pid}): a cluster is at work" in finding.value
+
+
 def _port(port: int) -> MachineFinding:
     return next(finding for finding in services.ports(port) if finding.name == "port-metrics")
 
