@@ -36,7 +36,7 @@ class Tries:
         """Begin to count."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)  # a worker of a run that was killed may have written there
 
     def forget(self, host: str) -> None:
         """Leave out the processes of a host that is lost: their work did not end them."""

@@ -28,7 +28,7 @@ from geopipe.export.state import (
     success_of,
     unfinished_runs,
 )
-from geopipe.export.tiles import FORMATS, is_ours
+from geopipe.export.tiles import FORMATS, PARTIAL, is_ours
 
 
 def free_bytes(output: Path) -> int:
@@ -120,6 +120,9 @@ def publish(output: Path, staged: Path) -> None:
                 os.replace(output / name, aside / f"{name}-{time.time_ns()}")
             if arrives:
                 os.replace(staged / name, output / name)
+        for form in formats:  # not before: a worker that has lost its run may open files where it knows the folder
+            for partial in (output / form).rglob(f"*{PARTIAL}"):
+                partial.unlink(missing_ok=True)
         os.replace(staged / SUCCESS, output / SUCCESS)
         sync_folder(output)
     for folder in (staged, aside):

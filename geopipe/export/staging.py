@@ -131,9 +131,6 @@ class Staging:
 
         _write_state(self.folder / MANIFEST, lines())
         self._join_views()
-        for form in self.plan.options.formats:
-            for partial in (self.folder / form).rglob(f"*{PARTIAL}"):  # of a worker that died while it wrote
-                partial.unlink()
         success = {
             "plan_hash": self.plan.hash,
             **totals,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,24 @@ def test_work_that_ends_or_fails_counts_for_nothing(tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError), tries.at_work("7", "tile 7"):
             raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_has_lost_its_run_does_not_stop_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes into the folder while that is being removed."""
+    remove = shutil.rmtree
+
+    def disturbed(path: Path, **how: Any) -> None:
+        remove(path, **how)
+        path.mkdir()
+        (path / "7@elsewhere@1-1").touch()
+
+    monkeypatch.setattr(shutil, "rmtree", disturbed)
+    tries = Tries(tmp_path / "tries")
+    tries.clear()
+    with tries.at_work("7", "tile 7"):
+        pass
 
 
 def test_the_layer_that_was_read_each_time_is_named(tmp_path: Path) -> None:
