@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
@@ -77,16 +76,11 @@ def diagnose_cluster(address: str, scope: Scope) -> Iterator[MachineFinding]:
 
     marker = folder.existing(scope.folder) / f".geopipe-doctor-{uuid4().hex}"
     try:
-        with cluster(address, 0):
-            with suppress(OSError):  # the finding of this machine says so
-                marker.touch()
-            answers = nodes.on_every_node(look, scope, str(marker) if marker.exists() else "", seconds=SECONDS)
+        with cluster(address, 0), folder.locked(marker) as path:
+            answers = nodes.on_every_node(look, scope, path, seconds=SECONDS)
     except MachineError as error:
         yield MachineFinding("cluster", "problem", error.message, error.hint)
         return
-    finally:
-        with suppress(OSError):
-            marker.unlink(missing_ok=True)
     yield MachineFinding("cluster", "ok", f"{address}: {count(len(answers), 'node')}")
     by_node = {str(answer.node): answer.value for answer in answers}
     yield from versions.differences(
@@ -117,14 +111,11 @@ def look(scope: Scope, marker: str) -> NodeFindings:
     """The findings of this node.
 
     Args:
-        marker: file in the folder of the scope, which every node must see; "" to check no folder.
+        marker: locked file in the folder of the scope, which every node must see; "" to check no folder.
     """
     findings = [*system.findings(), *variables.findings()]
     if connections.named():
         findings.append(services.database(scope.history))
     if marker and scope.is_named:
-        seen = Path(marker).exists()
-        hint = "choose a run.output (with an object store: run.staging) that every node mounts at the same path"
-        other = MachineFinding("output", "problem", f"{scope.folder} is another folder on this node, or none", hint)
-        findings.append(folder.check(scope.folder, True) if seen else other)
+        findings.append(folder.check_shared(scope.folder, Path(marker)))
     return NodeFindings(versions.numbers(), findings, machine.cpus(), machine.memory())

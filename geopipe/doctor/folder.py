@@ -1,11 +1,14 @@
-"""The folder that a run works in: written, renamed and locked as a run does it."""
+"""The folder that a run works in: written, renamed and locked as a run does it, and the same on all nodes."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 from uuid import uuid4
 
 from geopipe.doctor.findings import MachineFinding, State
@@ -50,6 +53,38 @@ def existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(path))
 
 
+@contextmanager
+def locked(marker: Path) -> Iterator[str]:
+    """Lock a new file inside, and remove it at the end; yields its path, or "" where it cannot be written."""
+    try:
+        file = open(marker, "w")  # noqa: SIM115 - closed below
+    except OSError:  # the finding of this machine says so
+        yield ""
+        return
+    with file:
+        try:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield str(marker)
+        finally:
+            marker.unlink(missing_ok=True)
+
+
+def check_shared(folder: Path, marker: Path) -> MachineFinding:
+    """Try a folder on a node, and whether it is that of the machine on which the marker is `locked`."""
+    try:
+        with open(marker, "rb") as file:
+            is_free = not _is_locked(file)
+    except OSError:
+        hint = "choose a run.output (with an object store: run.staging) that every node mounts at the same path"
+        return MachineFinding("output", "problem", f"{folder} is another folder on this node, or none", hint)
+    if is_free:
+        text = f"{folder}: this node does not see the locks of other machines"
+        hint = "mount it on all nodes with locks that they share (NFS: without nolock and local_lock; Lustre: flock)"
+        return MachineFinding("output", "problem", text, f"{hint}: else two runs could work in one folder")
+    return check(folder, True)
+
+
 def _write_and_rename(folder: Path) -> None:
     for name in ("first", "second"):
         (folder / name).write_bytes(b"geopipe")
@@ -63,8 +98,13 @@ def _locks(path: Path) -> bool:
             fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
-        try:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+        return _is_locked(other)
+
+
+def _is_locked(file: IO[Any]) -> bool:
+    """Whether another one holds the lock of a file. To share a lock suffices: for more NFS needs a writable file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

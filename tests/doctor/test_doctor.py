@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import mounts
 import pytest
 from trials import make_trial
 
@@ -229,6 +230,26 @@ def test_too_few_open_files_are_a_problem() -> None:
 def test_everything_that_a_node_finds_is_checked_here_too() -> None:
     names = [finding.name for finding in diagnose(Scope(Path.cwd()))]
     assert len(names) == len(set(names)), "a name is one finding"
+
+
+LOOKS = """
+import sys
+from pathlib import Path
+from geopipe.doctor.diagnose import Scope, look
+print(*(f"{f.state}: {f.value}; {f.hint}" for f in look(Scope(Path(sys.argv[1]), True), sys.argv[2]).findings
+        if f.name == "output"))
+"""
+
+
+def test_a_node_that_does_not_see_the_locks_of_others_is_a_problem(tmp_path: Path) -> None:
+    (share := tmp_path / "share").mkdir()
+    with folder.locked(share / "marker") as marker:
+        here = subprocess.run([sys.executable, "-c", LOOKS, share, marker], capture_output=True, text=True, check=True)
+        assert here.stdout.startswith(f"ok: {share} can be written and locked")
+        there = mounts.run(share, LOOKS, share, marker)
+        assert there.startswith(f"problem: {share}: this node does not see the locks of other machines; mount it")
+    assert list(share.iterdir()) == []
+    assert folder.check_shared(share, Path(marker)).value == f"{share} is another folder on this node, or none"
 
 
 CLUSTER = """
