@@ -120,12 +120,24 @@ def twin_classes() -> Iterator[str]:
             yield f"{where[0]}: {name} is also in {', '.join(where[1:])}"
 
 
+def private_parts_of_ray() -> Iterator[str]:
+    """Imports of what Ray may change with any release, outside of the module that does without them."""
+    for path, tree in modules("geopipe").items():
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                if re.match(r"ray\..*\b_", f"{name}.") and path.name != "internals.py":
+                    yield f"{path}:{node.lineno}: {name}"
+
+
 RULES = {
     "modules over 400 lines": long_modules,
     "functions with more than six parameters": long_signatures,
     "participles as names": participles,
     "packages with more than a docstring": full_tables_of_contents,
     "classes of one name": twin_classes,
+    "private parts of Ray": private_parts_of_ray,
 }
 
 

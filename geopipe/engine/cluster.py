@@ -9,19 +9,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import Config  # type: ignore[attr-defined]
 
 from geopipe import machine
 from geopipe.engine import address as addresses
-from geopipe.engine import nodes
+from geopipe.engine import internals, nodes
 from geopipe.engine.guard import Guard, guarded, last_word
-from geopipe.engine.head import lean_data, own_head
 from geopipe.errors import MachineError
 from geopipe.events.emit import emit
 from geopipe.events.records import RAY_STARTS, Event
@@ -73,7 +70,7 @@ def cluster(address: str | None, object_store: int, meanwhile: Callable[[], obje
             raise
         guard = starting or stack.enter_context(guarded(False, farewell))
         if starting is not None:
-            stack.enter_context(lean_data())
+            stack.enter_context(internals.lean_data())
         _guards.append(guard)
         stack.callback(_guards.remove, guard)
         try:
@@ -94,8 +91,8 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
     """
     address = addresses.requested(address)
     _check_port(address)
-    addresses.use_token(_resolved(address))
-    Config.initialize("")  # Ray read the environment when it was imported
+    addresses.use_token(internals.resolved(address))
+    internals.read_environment()
     # Ray Data does not wait for answers to its statistics; without this Ray prints an error if their actor dies
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     own: dict[str, Any] = {}
@@ -115,7 +112,7 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
         meanwhile()
 
     try:
-        with own_head(beside) if own else nullcontext():
+        with internals.own_head(beside) if own else nullcontext():
             ray.init(address, logging_level=logging.ERROR, **own)
     except MachineError:
         raise
@@ -124,13 +121,6 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
             f"no Ray cluster at {address!r}: {error}", "start one, or unset engine.address and RAY_ADDRESS"
         ) from error
     take_back()
-
-
-def _resolved(address: str) -> str:
-    """The address that "auto" stands for; itself if there is none, which Ray reports."""
-    with suppress(ConnectionError):
-        return canonicalize_bootstrap_address(address) or address if address == "auto" else address
-    return address
 
 
 def _join_executors(seconds: float) -> None:

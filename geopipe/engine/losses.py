@@ -42,26 +42,33 @@ def loss_of(error: BaseException) -> WorkersLost | None:
     return None
 
 
-class EndOnLoss:
-    """Ends a Dataset at its next step once a node is lost (a callback of `DataContext`, which makes and calls it).
+def end_on_loss(context: Any) -> None:
+    """Have the Datasets of a `DataContext` end at their next step once a node is lost.
 
     Ray would compute the block rows that the node held again, by tasks for which there may be no CPU: those that wait
-    for the block rows hold them all.
+    for the block rows hold them all. A Ray without such callbacks does so, until `execution_no_progress_timeout_s`.
     """
+    with suppress(AttributeError):
+        context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, EndOnLoss]
 
-    def before_execution_starts(self, executor: Any) -> None:
-        """Do nothing."""
 
-    def on_execution_step(self, executor: Any) -> None:
+class EndOnLoss:
+    """A callback of a Dataset's execution."""
+
+    def on_execution_step(self, *args: Any) -> None:
         """Raise WorkersLost if a node is lost."""
         if _lost:
             raise WorkersLost(f"{_lost[0]} is lost", HINT)
 
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Do nothing."""
+    def __getattr__(self, name: str) -> Any:
+        """Do nothing at any other event: another Ray may have more of them.
 
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Do nothing."""
+        Raises:
+            AttributeError: the name is none of an event.
+        """
+        if name.startswith(("before_", "on_", "after_")):
+            return lambda *args, **options: None
+        raise AttributeError(name)
 
 
 @contextmanager

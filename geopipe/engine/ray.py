@@ -70,7 +70,7 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
     if plan.strategy == "aligned":
         actors = ray.data.ActorPoolStrategy(min_size=workers, max_size=most)
         return _mapped(reads, Aligned, plan, workers, compute=actors, fn_constructor_args=(work,))
-    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, losses.EndOnLoss]
+    losses.end_on_loss(context)
     context.shuffle_compression = None
     context.shuffle_input_batch_bytes = context.target_max_block_size = BATCH
     context.override_object_store_memory_limit_fraction = STORE_SHARE  # the plan has divided it among the waves

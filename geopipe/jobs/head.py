@@ -50,12 +50,13 @@ def client(address: str) -> Any:
         MachineError: no cluster answers at the address, or it does not accept the token.
     """
     import ray  # half of it, which a look into the database must not load
-    from ray._raylet import Config  # type: ignore[attr-defined]
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    from geopipe.engine import internals
+
     if not ray.is_initialized():
-        Config.initialize("")  # Ray read the environment when it was imported
+        internals.read_environment()
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)  # users need not know how it packs and sends
     try:

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from geopipe import machine
 from geopipe.engine import address as addresses
-from geopipe.errors import MachineError, first_line
+from geopipe.errors import MachineError
 from geopipe.jobs import scraping
 from geopipe.jobs.marked import MARK, end
 from geopipe.monitoring.home import home
@@ -188,29 +189,24 @@ def nodes(address: str) -> list[LocalNode]:
     Raises:
         MachineError: it does not answer.
     """
-    from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]  # loads Ray
+    from geopipe.engine import internals  # loads Ray
 
-    Config.initialize("")  # Ray read the environment, with the mode of authentication, when it was imported
-    try:
-        infos = GcsClient(address=address).get_all_node_info(timeout=10)
-    except Exception as error:  # RpcError, AuthenticationError and others
-        raise MachineError(
-            f"the head at {address} does not answer: {first_line(error)}", "end it: `geopipe cluster down --force`"
-        ) from None
-    known = [
-        LocalNode(
-            id=info.node_id.hex(),
-            address=info.node_manager_address,
-            is_head=info.is_head_node,
-            is_alive=info.state == 0,
-            cpus=info.resources_total.get("CPU", 0.0),
-            memory=int(info.resources_total.get("memory", 0)),
-            object_store=int(info.resources_total.get("object_store_memory", 0)),
-            session=info.session_dir,
-        )
-        for info in infos.values()
-    ]
+    internals.read_environment()
+    known = internals.nodes_of(address, _node)
     return sorted(known, key=lambda node: (not node.is_head, not node.is_alive, node.id))
+
+
+def _node(info: Any) -> LocalNode:
+    return LocalNode(
+        id=info.node_id.hex(),
+        address=info.node_manager_address,
+        is_head=info.is_head_node,
+        is_alive=info.state == 0,
+        cpus=info.resources_total.get("CPU", 0.0),
+        memory=int(info.resources_total.get("memory", 0)),
+        object_store=int(info.resources_total.get("object_store_memory", 0)),
+        session=info.session_dir,
+    )
 
 
 # ---------------------------------------------------------------- processes

@@ -157,10 +157,11 @@ class RayJob:
     @cached_property
     def is_here(self) -> bool:
         """Whether the head of the cluster is on this machine: an address of the loopback may lead to a container."""
+        from geopipe.engine import internals
+
         with reported(f"the cluster at {self.address} does not list its nodes", "see Ray's dashboard"):
-            answer = self._client._do_request("GET", "/nodes?view=summary").json()
-            raylets = [node["raylet"] for node in answer["data"]["summary"]]
-        return any(raylet.get("isHeadNode") and Path(raylet["sessionDir"]).is_dir() for raylet in raylets)
+            session = internals.session_of_head(self._client)
+        return bool(session) and Path(session).is_dir()
 
     def submit(self, settings: Settings, command: list[str], variables: Mapping[str, str]) -> None:
         """Submit `geopipe run` with some settings as this job.
@@ -176,8 +177,10 @@ class RayJob:
         """
         import ray
 
+        from geopipe.engine import internals
+
         refuse_secrets(settings)
-        refuse_mismatch({"Ray": (ray.__version__, self._client._server_ray_version)})
+        refuse_mismatch({"Ray": (ray.__version__, internals.ray_of_cluster(self._client))})
         program = [sys.executable, "-m", "geopipe"] if self.is_here else ["geopipe"]
         engine = settings.engine.model_copy(update={"address": None})  # a job is in its cluster already
         with tempfile.TemporaryDirectory() as folder:
