@@ -8,7 +8,7 @@ PEERS := .venv-bench/.ready
 # of them (tests/conftest.py).
 PYTEST := $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-outside lint chaos fuzz lock image clean
+.PHONY: demo test test-fast test-outside test-newest-ray lint chaos fuzz lock image clean
 .PHONY: bench bench-fast bench-check bench-peers bench-analyses bench-memory bench-monitor bench-scaling
 
 demo: $(READY)
@@ -24,6 +24,10 @@ test-fast: $(READY)
 # Only the tests that need the rasters of other projects: in $$GEOPIPE_TEST_DATA, else in ../shared. They skip without.
 test-outside: $(READY)
 	$(PYTEST) -m outside
+
+# The tests marked newest_ray on the newest Ray of the index, pre-releases included, or on any other: make ... RAY=2.59.0
+test-newest-ray: $(READY)
+	tests/newest_ray.sh $(RAY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -112,4 +116,4 @@ image:
 	cluster/image/build.sh $(IMAGE_OPTIONS)
 
 clean:
-	rm -rf .venv .venv-bench bench/data demo output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-newest bench/data demo output .mypy_cache .ruff_cache .pytest_cache .hypothesis

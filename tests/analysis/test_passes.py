@@ -112,6 +112,7 @@ def _fold(table: gp.Table, step: Reduce, key: int) -> object:
 # ---------------------------------------------------------------- engines, formats, commits
 
 
+@pytest.mark.newest_ray
 def test_bits_do_not_depend_on_engine_workers_and_format(
     ray_session: None, table: gp.Table, csv_table: gp.Table, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ print(json.dumps({"connected": connected, "commands": commands, "nodes": nodes, 
 """
 
 
+@pytest.mark.newest_ray
 def test_a_cluster_of_a_run_has_what_the_run_uses_and_starts_beside_other_work() -> None:
     done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

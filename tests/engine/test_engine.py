@@ -100,6 +100,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Path:
     return pipeline.run(load.load(write_settings(folder, sources), ("engine.kind=local",))).output
 
 
+@pytest.mark.newest_ray
 @pytest.mark.parametrize(("strategy", "workers"), [("aligned", 1), ("groupby", 2)])
 def test_ray_writes_the_files_of_the_plain_loop(
     reference: Path, sources: Path, tmp_path: Path, ray_session: None, strategy: str, workers: int
@@ -176,6 +177,7 @@ def test_tables_come_through_the_exchange_to_the_bit(
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.newest_ray
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])
 def test_the_merged_dataset_is_a_plain_ray_dataset_that_wrote_nothing(
     sources: Path, tmp_path: Path, ray_session: None, strategy: str
@@ -222,6 +224,7 @@ def commit(output: Path, plan: Plan, engine: Callable[..., Iterator[int]]) -> No
         staging.commit({"run_id": "run"})
 
 
+@pytest.mark.newest_ray
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])
 def test_a_worker_that_dies_is_replaced_and_the_bytes_stay(
     reference: Path, sources: Path, tmp_path: Path, ray_session: None, strategy: str

@@ -82,6 +82,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.newest_ray
 def test_a_node_that_dies_and_one_that_comes_change_nothing(tmp_path: Path) -> None:
     """Workers are on the nodes with the label alone, and as many as the cluster has grown to."""
     file = trials.make_trial(tmp_path)

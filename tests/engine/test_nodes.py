@@ -83,6 +83,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.newest_ray
 @pytest.mark.ray
 def test_every_node_answers_and_one_that_does_not_is_named(tmp_path: Path) -> None:
     """A node without CPUs answers, too; one that fails or hangs has its error, and the others their answers."""

@@ -103,6 +103,7 @@ def test_the_work_of_a_lost_host_is_forgotten_and_a_new_run_begins_to_count(tmp_
     assert not list((tmp_path / "tries").iterdir())
 
 
+@pytest.mark.newest_ray
 @pytest.mark.parametrize("strategy", ["aligned", "groupby"])
 def test_a_raster_that_ends_every_process_ends_the_run_with_its_name(
     tmp_path: Path, ray_session: None, strategy: str

@@ -111,6 +111,7 @@ def has_ended(processes: list[subprocess.Popen[str]]) -> bool:
     return any(process.poll() is not None for process in processes)
 
 
+@pytest.mark.newest_ray
 def test_a_client_that_is_interrupted_leaves_its_run_or_stops_it(cluster: Cluster, tmp_path: Path) -> None:
     """It can come back to a run that it has left."""
     file = make_trial(tmp_path)
@@ -212,6 +213,7 @@ for job in jobs:
 """
 
 
+@pytest.mark.newest_ray
 def test_the_exit_code_is_that_of_the_process(cluster: Cluster) -> None:
     """Of a process that a signal has killed, too, and of a job that was stopped."""
     command = [sys.executable, "-c", FOLLOW, cluster.head.dashboard, "60"]
@@ -298,6 +300,7 @@ def test_a_lost_connection_is_made_anew_and_at_last_the_job_goes_on(cluster: Clu
 # ---------------------------------------------------------------- tokens
 
 
+@pytest.mark.newest_ray
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
@@ -325,6 +328,7 @@ print(os.environ["RAY_AUTH_MODE"], ray.get(ray.remote(lambda: 7).remote()))
 """
 
 
+@pytest.mark.newest_ray
 def test_a_cluster_is_asked_whether_it_requires_a_token(cluster: Cluster) -> None:
     """A user with a token can join a head without authentication, too."""
     assert addresses.requires_token(cluster.head.dashboard) is True
