@@ -22,14 +22,14 @@ from geopipe.events.emit import context
 from geopipe.grid.grid import Tile
 from geopipe.load import points, raster, tiles
 from geopipe.load.sweep import sweep
-from geopipe.merge.blocks import BlockRow, marker, pack, unpack
+from geopipe.merge.blocks import MARKER, BlockRow, marker, pack, unpack
 from geopipe.merge.points import SparseRow
 from geopipe.merge.tile import Part
 from geopipe.monitoring import actor as monitor
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.layers import LayerPlan
 from geopipe.plan.plan import Plan
-from geopipe.text import count
+from geopipe.text import count, listed
 
 Batch = dict[str, np.ndarray[Any, Any]]
 
@@ -160,11 +160,21 @@ def _rows(
 def merge_groups(groups: pa.Table, work: Work) -> Iterator[pa.Table]:
     """Merge the tiles of one partition of the shuffle. Their block rows are views of the object store."""
     plan = work.plan
+    layers = _layers_by_tile(plan, groups)
     with work.task_session() as session:
-        for tile in map(plan.spec.tile, sorted(set(groups["tile"].to_pylist()))):
-            at_work = work.tries.at_work(f"{tile.key}", f"tile {tile.key}")
+        for tile in map(plan.spec.tile, sorted(layers)):
+            names = f" (layers: {listed(sorted(layers[tile.key]))})" if layers[tile.key] else ""
+            at_work = work.tries.at_work(f"{tile.key}", f"merging tile {tile.key}{names}")
             with context(tile=tile.key), logs.failures(), at_work:
                 yield _finished(work, tile, merge_strips(plan, tile, partial(unpack, plan.spec, groups)), session)
+
+
+def _layers_by_tile(plan: Plan, groups: pa.Table) -> dict[int, set[str]]:
+    """The names of the layers that have block rows of a tile, by its key; empty if it has a marker alone."""
+    layers: dict[int, set[str]] = {}
+    for key, index in zip(groups["tile"].to_pylist(), groups["variable"].to_pylist(), strict=True):
+        layers.setdefault(key, set()).update({plan.spec.variables[index].layer} if index != MARKER else ())
+    return layers
 
 
 def _finished(work: Work, tile: Tile, parts: Iterable[Part], session: WorkerSession) -> pa.Table:

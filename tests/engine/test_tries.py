@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from helpers import north_up, write_raster
 from trials import make_trial, run
 
 from geopipe.engine import ray as engine
+from geopipe.engine import steps
 from geopipe.engine.contract import never
 from geopipe.engine.tries import MOST, Tries
 from geopipe.errors import MachineError, SourceError
@@ -129,6 +131,18 @@ def test_a_raster_that_ends_every_process_ends_the_run_with_its_name(
         with pytest.raises(SourceError, match=r"layer b: reading it in .* has ended its process 3 times") as caught:
             list(cluster.run(plan, keys, finish, never, staging.tries))
     assert caught.value.layer == "b"
+
+
+def test_a_merge_that_ends_every_process_is_named_by_its_tile_and_layers(tmp_path: Path) -> None:
+    plan = draft.draft(load.load(make_trial(tmp_path), ("merge.strategy=groupby",)))
+    work = steps.Work(plan, tries=Tries(tmp_path / "tries"))
+    work.tries.clear()
+    batches = [{"layer": np.array([index]), "part": np.array([0]), "keys": np.array([[5]])} for index in (0, 1)]
+    groups = pa.concat_tables(table for batch in batches for table in steps.read_layer(batch, work))
+    for number in range(MOST):
+        (tmp_path / "tries" / f"5@spot-1@{number}-1").touch()
+    with pytest.raises(MachineError, match=r"^merging tile 5 \(layers: a, b\) has ended its process 3 times"):
+        list(steps.merge_groups(groups, work))
 
 
 def test_a_finished_run_leaves_no_file_of_the_count(tmp_path: Path, ray_session: None) -> None:
