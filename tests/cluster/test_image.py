@@ -55,6 +55,22 @@ def faults(text: str) -> list[str]:
     return [fault for fault, is_well in checks.items() if not is_well]
 
 
+def test_images_of_others_have_a_version_and_are_those_that_the_docs_list() -> None:
+    """None could be pulled here: a reader must know which."""
+    root = surroundings.REPOSITORY
+    files = [path for folder in ("cluster", "k8s") for path in (root / folder).rglob("*.y*ml")]
+    images = {
+        name
+        for path in files
+        for name in re.findall(r"^[^#\n]*\bimage: (\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    images |= set(re.findall(r"^ARG BASE=(\S+)", DOCKERFILE, re.MULTILINE))
+    others = {name for name in images if not re.fullmatch(r"(\$\{GEOPIPE_IMAGE:-)?geopipe(:[0-9.]+\}?)?", name)}
+    page = (root / "docs" / "clusters.md").read_text(encoding="utf-8").partition("| image |")[2]
+    assert others == set(re.findall(r"`(\S+:\S+)`", page))
+    assert {name for name in others if not re.search(r":v?\d+\.\d+[\w.-]*$", name)} == set()
+
+
 def test_the_dockerfile_is_pinned_rootless_and_without_secrets() -> None:
     assert faults(DOCKERFILE) == []
 
