@@ -34,7 +34,7 @@ from geopipe.events.records import Progress
 from geopipe.load import raster
 from geopipe.monitoring import actor as monitor
 from geopipe.monitoring import prometheus
-from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, release_workers
+from geopipe.monitoring.leftovers import delete_spool, deliver_others, deliver_own, prune_spools, release_workers
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.plan.estimate import BATCH, STORE_SHARE, Machine, readers_of_wave
 from geopipe.plan.plan import Plan
@@ -154,11 +154,20 @@ def _worker_cpus(plan: Plan, workers: int) -> float:
     return max(least, math.floor(1000 * share) / 1000)
 
 
+EARLIER = 60.0
+"""Seconds that each node has, while the run goes on, to deliver what killed runs left there."""
+
+
+FAREWELL = 20.0
+"""Seconds that other nodes have to leave a run; each may have to start a process for it."""
+
+
 class _RayEngine:
     def __init__(self, options: MonitoringOptions, guard: Guard, reader: Callable[[], raster.Reader]) -> None:
         self.guard, self.reader = guard, reader
         self.monitoring = Monitoring(options, monitor.start(options))
         self.receive = self.monitoring.deliver
+        nodes.begin(_other_nodes(), _deliver_others, self.monitoring, EARLIER)  # nobody waits for it
         self._stages: Mapping[str, Progress] = {}
 
     def run(
@@ -182,17 +191,17 @@ class _RayEngine:
             gc.collect()
             raise failure
 
-    def collect(self, over: bool = False) -> None:
-        """Let every node deliver its last records, unless the cluster is lost (`over`: as for `_collect`)."""
-        self.guard.wait(partial(_collect, self.monitoring, over), 10.0)
+    def collect(self, over: bool = False, seconds: float = 5.0) -> None:
+        """Let every node deliver its last records, unless the cluster is lost (arguments as for `_collect`)."""
+        self.guard.wait(partial(_collect, self.monitoring, over, seconds), 5.0 + seconds)
 
     def close(self, wait: float) -> None:
         """End the monitoring actor after the last records.
 
         Args:
-            wait: seconds for which it waits for a last scrape.
+            wait: seconds for which it waits for a last scrape; 0 if the run was interrupted.
         """
-        self.collect(over=True)
+        self.collect(True, FAREWELL if wait else 5.0)
 
         def end() -> None:
             with suppress(ray.exceptions.RayError):
@@ -241,21 +250,40 @@ def ray_engine(
             engine.close(wait)
 
 
-def _collect(monitoring: Monitoring, over: bool = False) -> None:
+def _other_nodes() -> list[nodes.ClusterNode]:
+    return [node for node in nodes.alive() if not node.is_own]
+
+
+def _collect(monitoring: Monitoring, over: bool, seconds: float) -> None:
     """Let every node deliver the records that workers of the run have not sent yet; others stay on its disk.
 
     Args:
         over: the run is over, and its workers close their sessions.
+        seconds: for which other nodes are waited for.
     """
-    others = [node for node in nodes.alive() if not node.is_own]
-    calls = nodes.begin(others, _deliver_leftovers, monitoring, over)
-    _deliver_leftovers(monitoring, over, others=False)  # in this process; the driver delivers what earlier runs left
-    nodes.wait(calls, 5)
-
-
-def _deliver_leftovers(monitoring: Monitoring, over: bool, others: bool = True) -> None:
+    calls = nodes.begin(_other_nodes(), _leave if over else _deliver_own, monitoring)
     if over:
         release_workers(monitoring.options, 1.0)
-    deliver_leftovers(monitoring.options, 1.0, monitor.deliver(monitoring.actor, 1.0), others)
-    if over and others:  # on its own node the driver does it later
-        delete_spool(monitoring.options)
+    _deliver_own(monitoring)  # in this process; the driver delivers what earlier runs left, and deletes the spool
+    nodes.wait(calls, seconds)
+
+
+# ---------------------------------------------------------------- on each node
+
+
+def _deliver_own(monitoring: Monitoring) -> None:
+    deliver_own(monitoring.options, 1.0, monitor.deliver(monitoring.actor, 1.0))
+
+
+def _deliver_others(monitoring: Monitoring, seconds: float) -> None:
+    """Deliver what killed runs left on this node. It may know no database, so that the actor of this run takes it."""
+    deliver_others(monitoring.options, seconds, monitor.deliver(monitoring.actor, min(seconds, monitor.PATIENCE), True))
+
+
+def _leave(monitoring: Monitoring) -> None:
+    """Leave nothing of the run on this node, nor of those before it."""
+    release_workers(monitoring.options, 1.0)
+    _deliver_own(monitoring)
+    _deliver_others(monitoring, 1.0)
+    delete_spool(monitoring.options)
+    prune_spools(monitoring.options)

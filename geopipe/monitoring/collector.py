@@ -191,6 +191,11 @@ def open_collector(options: MonitoringOptions, serve: bool = True, warns: bool =
     return Collector(note, store, exporter, options.problem, warns)
 
 
+def open_archive(options: MonitoringOptions) -> Collector:
+    """Open a collector of records of other runs, which died: it writes them to Postgres, and nobody sees its counts."""
+    return Collector(None, PostgresStore(options.dsn_file), warns=False)
+
+
 def _exporter(options: MonitoringOptions) -> Exporter | None:
     """The exporter of a run, which answers on the port of its options, or where the Prometheus of its cluster looks."""
     folder = os.environ.get(TARGETS)

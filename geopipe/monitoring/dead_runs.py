@@ -41,7 +41,9 @@ def settle(connected: connection, run_id: str | None = None, state: str = "faile
     with suppress(GeopipeError, psycopg2.Error, OSError):
         settled = _settle(connected, run_id, state)
         if run_id is None:
-            _deliver(MonitoringOptions(""), other_runs=True)
+            from geopipe.monitoring.leftovers import deliver_others  # loads prometheus_client
+
+            deliver_others(MonitoringOptions(""), 5.0)
             settled |= _settle(connected, run_id, state)
     return settled
 
@@ -61,14 +63,10 @@ def _delivered(run_id: str, attempt: int, driver: Mapping[str, Any]) -> bool:
     folder = Path(str(driver.get("spool", "")))
     if folder.name != run_id or not folder.is_dir():
         return True
-    _deliver(MonitoringOptions(run_id, attempt, root=folder.parent), other_runs=False)
+    from geopipe.monitoring.leftovers import deliver_own  # loads prometheus_client
+
+    deliver_own(MonitoringOptions(run_id, attempt, root=folder.parent), 5.0)
     return not files(folder, "*.jsonl")
-
-
-def _deliver(options: MonitoringOptions, other_runs: bool) -> None:
-    from geopipe.monitoring.leftovers import deliver_leftovers  # loads prometheus_client
-
-    deliver_leftovers(options, 5.0, other_runs=other_runs)
 
 
 def _record_death(run_id: str, attempt: int, driver: Mapping[str, Any], state: str) -> None:

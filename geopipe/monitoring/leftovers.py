@@ -6,17 +6,17 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
-from dataclasses import replace
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
-from geopipe.monitoring.collector import open_collector
-from geopipe.monitoring.home import claim
+from geopipe.monitoring.collector import open_archive, open_collector
+from geopipe.monitoring.home import claim, write_private
 from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.presence import PRESENT, is_alive, living
 from geopipe.monitoring.shipping import Deliver, deliver_lines
-from geopipe.monitoring.spool import PRESENT, files, is_alive, lines_of, living, source_of
+from geopipe.monitoring.spool import SEQ, files, lines_of, source_of
 
 log = logging.getLogger(__name__)
 
@@ -30,28 +30,34 @@ KEPT_BYTES = 256 * 2**20
 """Bytes of such records that are kept, of the newest runs first."""
 
 
-def deliver_leftovers(
-    options: MonitoringOptions, seconds: float, deliver: Deliver | None = None, other_runs: bool = True
-) -> None:
-    """Deliver what is left on this node: all records of this run, and those of dead processes of other runs.
+def deliver_own(options: MonitoringOptions, seconds: float, deliver: Deliver | None = None) -> None:
+    """Deliver the records of a run that are left on this node, also those of its living processes.
 
     Args:
         seconds: time limit.
-        deliver: receives the records of this run; None for the database. Those of other runs go to the database.
+        deliver: receives the records; None for the database.
     """
-    end = time.monotonic() + seconds
-    with suppress(OSError):  # the folder may belong to another user
+    with suppress(OSError), ExitStack() as stack:  # the folder may belong to another user
         claim(options.root)
-        for folder in sorted(options.root.glob("*"), key=lambda p: p != options.folder):
-            ours = folder == options.folder
-            # without a database, records of other runs would be counted and deleted, and kept nowhere
-            if not ours and not (other_runs and options.database and time.monotonic() <= end and folder.is_dir()):
-                continue
-            # no warning: the processes that write records warn
-            collector = open_collector(replace(options, run_id=folder.name), serve=False, warns=False)
-            with closing(collector):
-                send = deliver if ours and deliver is not None else collector.receive
-                deliver_folders([folder], send, options.batch_size, max(end - time.monotonic(), 0.1), living=ours)
+        if deliver is None:  # no warning: the processes that write records warn
+            collector = stack.enter_context(closing(open_collector(options, serve=False, warns=False)))
+            deliver = collector.receive
+        deliver_folders([options.folder], deliver, options.batch_size, seconds, living=True)
+
+
+def deliver_others(options: MonitoringOptions, seconds: float, deliver: Deliver | None = None) -> None:
+    """Deliver what dead processes of other runs have left on this node, if a database receives it.
+
+    Args:
+        seconds: time limit.
+        deliver: receives the records; None for the database.
+    """
+    if not options.database:  # the records would be deleted, and kept nowhere
+        return
+    with suppress(OSError), closing(open_archive(options)) as archive:
+        claim(options.root)
+        folders = sorted(folder for folder in options.root.iterdir() if folder.is_dir() and folder != options.folder)
+        deliver_folders(folders, deliver or archive.receive, options.batch_size, seconds)
 
 
 def deliver_folders(
@@ -75,31 +81,59 @@ def deliver_folders(
             if arrived is None:
                 return done
             done += arrived
-        reporters = filter(None, map(source_of, files(folder, f"*{PRESENT}")))
-        if not any(is_alive(folder, source) for source in reporters) and not files(folder, "*.jsonl"):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     return done
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of a run, unless records or living processes are in it. What comes meanwhile stays."""
+    known = files(folder, "*")
+    if not any(path.suffix == ".jsonl" or _is_alive(path) for path in known):
+        with suppress(OSError):
+            for path in known:
+                path.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether a file is the mark of a living process."""
+    source = source_of(path) if path.suffix == PRESENT else None
+    return source is not None and is_alive(path.parent, source)
 
 
 def _deliver_files(
     paths: Sequence[Path], deliver: Callable[..., int | None], batch_size: int, end: float, keep: bool
 ) -> bool | None:
-    """Deliver the files of one source until the time `end`; delete each file that has arrived, unless `keep`.
+    """Deliver the files of one source until the time `end`; delete what has arrived, unless `keep`.
 
     Returns:
         whether all records arrived (others were at least counted); None if the receiver is away or time is up.
     """
-    lines, left, arrives = lines_of(paths), [] if keep else list(paths), True
+    lines, left, arrives, last = lines_of(paths), [] if keep else list(paths), True, 0
     while batch := list(islice(lines, batch_size)):
         seq = None if time.monotonic() > end else deliver(batch, keep=arrives)
         if seq is None:
+            if left and last:
+                _cut(left[0], last)
             return None
         arrives = arrives and seq >= batch[-1].seq
+        last = batch[-1].seq if arrives else last
         while arrives and left and left[0] != batch[-1].path:
             left.pop(0).unlink(missing_ok=True)
     for path in left if arrives else ():
         path.unlink(missing_ok=True)
     return arrives
+
+
+def _cut(path: Path, seq: int) -> None:
+    """Remove the records up to a sequence number from a file, so that the next one goes on from there.
+
+    By number, not by place: another process may have cut the file meanwhile.
+    """
+    with suppress(OSError):
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [text for text in lines if not ((number := SEQ.match(text)) and int(number[1]) <= seq)]
+        write_private(path, b"".join(kept), sync=False)
 
 
 def release_workers(options: MonitoringOptions, seconds: float) -> None:

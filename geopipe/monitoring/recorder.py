@@ -6,7 +6,6 @@ records of this process -> `Spool` -> `Shipper` -> the run's `Collector`, here o
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -19,12 +18,13 @@ from geopipe.events.records import Log, Progress, State
 from geopipe.monitoring.collector import open_collector
 from geopipe.monitoring.database import programs
 from geopipe.monitoring.home import claim, job_dsn_file
-from geopipe.monitoring.leftovers import delete_spool, deliver_leftovers, prune_spools
+from geopipe.monitoring.leftovers import delete_spool, deliver_others, deliver_own, prune_spools
 from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.presence import Presence
 from geopipe.monitoring.requests import Requests
 from geopipe.monitoring.sampler import Sampler, speedometer
 from geopipe.monitoring.shipping import Deliver, Shipper, Task
-from geopipe.monitoring.spool import PRESENT, Spool, present, source_name
+from geopipe.monitoring.spool import Spool, source_name
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ class Recorder:
         self.spool = Spool(options.folder, source_name(), options.spool_bytes, run)
         self._closing = ExitStack()
         self._closing.enter_context(suppress(OSError))
-        self._closing.callback((options.folder / f"{self.spool.source}{PRESENT}").unlink, missing_ok=True)
-        self._closing.callback(os.close, present(options.folder, self.spool.source))
-        self._sampler = None
+        presence = Presence(options.folder, self.spool.source)
+        self._closing.callback(presence.close)
+        self._sampler, tasks = None, (*tasks, presence)
         if options.metrics_interval is not None:
             self._sampler = Sampler(options.folder, options.output, options.metrics_interval)
             self._closing.callback(self._sampler.close)
@@ -149,7 +149,8 @@ def recording(options: MonitoringOptions, requests: Requests | None = None) -> I
         recorder.shipper.connect(collector.receive)
         if recorder.close(1.0, longer, unless=lambda: collector.problem):
             collector.close()
-            deliver_leftovers(options, 1.0)
+            deliver_own(options, 1.0)
+            deliver_others(options, 1.0)
         elif not options.problem or recorder.spool.reached:  # else leftovers of others would not arrive, either
             log.warning("records of the run wait in %s: %s", options.folder, collector.problem or "it was cut short")
         else:  # no database knows the run: delete its records

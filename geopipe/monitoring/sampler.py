@@ -15,7 +15,7 @@ from geopipe.durable import nearest_folder
 from geopipe.events.emit import context, emit
 from geopipe.events.records import Metric, Progress
 from geopipe.monitoring.home import try_lock
-from geopipe.monitoring.spool import process, source_of
+from geopipe.monitoring.presence import pids
 
 SHARED = Path("/dev/shm")
 
@@ -80,8 +80,7 @@ def samples(folder: Path, output: Path) -> list[Metric]:
 def _resident(folder: Path) -> int:
     """Resident bytes of the processes of the run on this node."""
     total = 0
-    sources = filter(None, map(source_of, folder.glob("*.pid")))
-    for pid in {pid for source in sources if (pid := process(source)) is not None}:
+    for pid in pids(folder):
         with suppress(psutil.Error):
             total += psutil.Process(pid).memory_info().rss
     return total

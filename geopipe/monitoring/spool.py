@@ -7,7 +7,6 @@ ships the records and deletes what has arrived. Files are named after their sour
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from typing import Any, cast
 from geopipe.events import records
 from geopipe.events.emit import current
 from geopipe.events.records import Body, Event, Log, Metric
-from geopipe.monitoring.home import try_lock, write_private
+from geopipe.monitoring.home import write_private
 
 log = logging.getLogger(__name__)
 
@@ -38,23 +37,14 @@ DROPPED = "records_dropped"
 SEGMENTS = 8
 """Files of a full spool: arrived records are deleted file by file, and records are given up within one."""
 
-PRESENT = ".pid"
-"""Suffix of the file whose lock a process holds while it sends its own records."""
-
-QUIET = 600.0
-"""Seconds of silence after which a process of another host may count as dead."""
-
 GIVEN_UP_FIRST = ("DEBUG", "INFO", "metric", "WARNING", "")
 """Levels of logs and kinds of records that a full spool gives up, in this order; in the end any record."""
 
 
 def source_name() -> str:
     """The name of this process among all processes of a run."""
-    return f"{_host()}-{os.getpid()}-{time.time_ns()}"
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())
+    host = re.sub(r"[^A-Za-z0-9_]", "_", socket.gethostname())
+    return f"{host}-{os.getpid()}-{time.time_ns()}"
 
 
 @dataclass
@@ -295,50 +285,6 @@ def source_of(path: Path) -> str | None:
     """The source in the name of a file; None if the file is not of a spool."""
     name = path.name.split(".")[0]
     return name if re.fullmatch(r"\w+-\d+-\d+", name) else None
-
-
-def process(source: str) -> int | None:
-    """The process id of a source; None on another host."""
-    host, pid, _ = source.rsplit("-", 2)
-    return int(pid) if host == _host() else None
-
-
-def present(folder: Path, source: str) -> int:
-    """Lock the file that marks a process as alive. Returns the descriptor; closing it ends the lock."""
-    descriptor = os.open(folder / f"{source}{PRESENT}", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
-
-
-def is_alive(folder: Path, source: str) -> bool:
-    """Whether the process of a source is alive: it holds its lock.
-
-    A process of another host that shares this disk may hold a lock that this host does not see; it counts as dead only
-    after QUIET seconds of silence. (A container that is gone is such a host, if each container has a name of its own.)
-    """
-    if process(source) is None:
-        try:
-            last = max((p.stat().st_mtime for p in files(folder, f"{source}.*")), default=0.0)
-        except FileNotFoundError:
-            return True  # another process is delivering it
-        if time.time() - last < QUIET:
-            return True
-    try:
-        file = os.open(folder / f"{source}{PRESENT}", os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        return not try_lock(file)
-    finally:
-        os.close(file)
-
-
-def living(folder: Path) -> list[str]:
-    """The sources in a folder whose processes are alive, but for this process."""
-    sources = [source for path in files(folder, f"*{PRESENT}") if (source := source_of(path))]
-    return [source for source in sources if process(source) != os.getpid() and is_alive(folder, source)]
 
 
 def files(folder: Path, pattern: str) -> list[Path]:

@@ -11,12 +11,13 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import hosts
 import postgres_server as postgres
+import psutil
 import pytest
 import zion
 from records import query
@@ -25,6 +26,7 @@ from waiting import PATIENCE, until
 
 from geopipe import demo
 from geopipe.monitoring.database import schema
+from geopipe.monitoring.presence import PRESENT, is_alive
 
 pytestmark = [pytest.mark.ray, pytest.mark.postgres]
 
@@ -112,9 +114,10 @@ def cluster() -> Iterator[Cluster]:
         )
         network = stack.enter_context(hosts.network(shared / "hosts"))
         server = stack.enter_context(postgres.server(database, sockets=True))
-        (shared / "gate").mkdir()
-        (shared / "elsewhere").mkdir()
-        environment = {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "HOME": str(shared), "RAY_AUTH_MODE": "token"}
+        for name in ("gate", "elsewhere", "home"):
+            (shared / name).mkdir()
+        home = str(shared / "home")
+        environment = {"PATH": f"{PROGRAMS}:{os.environ['PATH']}", "HOME": home, "RAY_AUTH_MODE": "token"}
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(24)
         schema.upgrade(server.socket_dsn)
         cluster = Cluster(network, shared, ray, environment, server.socket_dsn)
@@ -243,18 +246,65 @@ def test_a_node_that_dies_and_one_that_joins_change_no_byte(cluster: Cluster, st
     assert len(hashes(output)) == 12
 
 
+def by_hand(cluster: Cluster, file: Path, name: str) -> list[str]:
+    """The command that submits a run with Ray's own program."""
+    submit = [str(PROGRAMS / "ray"), "job", "submit", "--address", cluster.address, "--"]
+    flags = ["--set", f"run.output={cluster.shared / name}-there", "--set", f"run.name={name}"]
+    return [*submit, str(PROGRAMS / "geopipe"), "run", str(file), *flags]
+
+
+def spools(cluster: Cluster) -> dict[str, list[Path]]:
+    """The files in the spools of the hosts that are at work."""
+    at_work = [host for host in cluster.network.hosts if host.process is not None]
+    return {host.name: sorted(host.home.glob(".local/share/geopipe/spool/*/*")) for host in at_work}
+
+
 def test_the_records_of_all_nodes_arrive_once_and_none_stay_behind(cluster: Cluster) -> None:
-    file, output = make_trial(folder_of(cluster, "records")), cluster.shared / "records-there"
-    by_hand = [str(PROGRAMS / "ray"), "job", "submit", "--address", cluster.address, "--", str(PROGRAMS / "geopipe")]
-    flags = ["--set", f"run.output={output}", "--set", "run.name=records"]
-    subprocess.run([*by_hand, "run", str(file), *flags], env=cluster.environment, check=True, capture_output=True)
+    file = make_trial(folder_of(cluster, "records"))
+    with shut(cluster.gate):
+        process = subprocess.Popen(by_hand(cluster, file, "records"), env=cluster.environment)
+        until(lambda: all(spools(cluster).values()) or process.poll() is not None)
+        assert all(spools(cluster).values()), "each host has a spool"
+    assert process.wait() == 0
     ((run, state),) = query(cluster.dsn, "SELECT run_id::text, state FROM pipeline_runs WHERE name = 'records'")
     assert state == "completed"
     tiles = query(cluster.dsn, "SELECT sum(tiles) FROM pipeline_progress WHERE run_id = %s AND stage = 'write'", run)
     assert tiles == [(12,)], "each tile counts once"
-    for host in cluster.network.hosts:
-        if host.process is not None:
-            assert list(host.home.rglob("*.jsonl")) == [], f"{host.name} has records left"
+    assert not any(spools(cluster).values())
+
+
+def test_what_a_killed_run_left_on_nodes_without_a_database_arrives_with_the_next_run(cluster: Cluster) -> None:
+    """No process of the first run sends what it records, and all of them die. The second run has other settings."""
+    file = make_trial(folder_of(cluster, "killed"))
+    with shut(cluster.gate) as waiting:
+        (cluster.gate / "mute").touch()
+        client = subprocess.Popen(by_hand(cluster, file, "killed"), env=cluster.environment)
+        until(lambda: len(set(waiting()) - {"mute"}) == 2 or client.poll() is not None)
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if "run.name=killed" in " ".join(process.cmdline()) and process.pid != client.pid:
+                    process.kill()
+        assert client.wait() != 0
+        marks = [mark for paths in spools(cluster).values() for mark in paths if mark.suffix == PRESENT]
+        until(lambda: not any(is_alive(mark.parent, mark.stem) for mark in marks))
+    (cluster.gate / "mute").unlink()
+    files = {host: [path for path in paths if path.suffix == ".jsonl"] for host, paths in spools(cluster).items()}
+    assert all(files.values()), "the dead have left records on each host"
+    left = [json.loads(line) for paths in files.values() for path in paths for line in path.open()]
+    (run,) = {record["run_id"] for record in left}
+    assert query(cluster.dsn, "SELECT FROM pipeline_runs WHERE run_id = %s", run) == []
+
+    submitted(cluster, make_trial(folder_of(cluster, "next")), "next")
+    assert not any(spools(cluster).values())
+    kinds = {"log": "pipeline_logs", "event": "pipeline_events", "metric": "pipeline_metrics"}
+    for kind, table in kinds.items():
+        rows = query(cluster.dsn, f"SELECT source, seq FROM {table} WHERE run_id = %s ORDER BY 1, 2", run)
+        assert rows == sorted((r["source"], r["seq"]) for r in left if r["kind"] == kind), kind
+    done = sum(record["tiles"] for record in left if record["kind"] == "progress")
+    assert query(cluster.dsn, "SELECT sum(tiles) FROM pipeline_progress WHERE run_id = %s", run) == [(done,)]
+    assert done > 0
+    of_next = "SELECT sum(tiles) FROM pipeline_progress JOIN pipeline_runs USING (run_id) WHERE name = 'next'"
+    assert query(cluster.dsn, f"{of_next} AND stage = 'write'") == [(12,)], "its own alone"
 
 
 def test_no_secret_is_in_a_log_an_answer_a_metric_or_an_output(

@@ -48,6 +48,8 @@ import ray
 from ray.cluster_utils import Cluster
 from geopipe.engine import nodes
 from geopipe.errors import MachineError
+from geopipe.monitoring import actor
+from geopipe.monitoring.options import MonitoringOptions
 
 STOP = pathlib.Path(sys.argv[1])
 
@@ -70,6 +72,8 @@ answers = nodes.on_every_node(node_id, seconds=60)
 head, first, second = answers
 mixed = nodes.on_every_node(behave, head.node.id, first.node.id, seconds=3)
 STOP.touch()
+monitors = [actor.start(MonitoringOptions(str(number), database=False)) for number in range(4)]
+places = ray.get([monitor.__ray_call__.remote(lambda self: node_id()) for monitor in monitors])
 print(json.dumps({
     "own": [answer.value == answer.node.id for answer in answers],
     "heads": [(answer.node.is_head, answer.node.is_own) for answer in answers],
@@ -77,6 +81,7 @@ print(json.dumps({
     "labels": sorted(answer.node.labels.get("ray.io/market-type", "") for answer in answers),
     "names": [bool(answer.node.name and answer.node.address in str(answer.node)) for answer in answers],
     "mixed": [(answer.node.id == before.node.id, answer.value, answer.error) for answer, before in zip(mixed, answers)],
+    "monitors": [place == head.node.id for place in places],
 }))
 ray.shutdown()
 cluster.shutdown()
@@ -97,3 +102,4 @@ def test_every_node_answers_and_one_that_does_not_is_named(tmp_path: Path) -> No
     assert result["labels"] == ["", "on-demand", "spot"]
     assert result["names"] == [True] * 3
     assert result["mixed"] == [[True, "well", ""], [True, None, "no room"], [True, None, "no answer in 3 s"]]
+    assert result["monitors"] == [True] * 4, "the node of the driver knows the database"

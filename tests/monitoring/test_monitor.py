@@ -30,14 +30,16 @@ from waiting import PATIENCE, until
 
 from geopipe.errors import Paused, SourceError
 from geopipe.events.emit import emit, subscribe
-from geopipe.events.records import Body, Event, Log, Progress, State
+from geopipe.events.records import Body, Event, Log, Progress, State, new_run_id
 from geopipe.export import state
 from geopipe.export.lock import STAGING
-from geopipe.monitoring import leftovers, requests, spool
+from geopipe.monitoring import leftovers, presence, requests
+from geopipe.monitoring.actor import Monitor
 from geopipe.monitoring.collector import Collector, open_collector
 from geopipe.monitoring.database import connections, embedded, schema
 from geopipe.monitoring.options import MonitoringOptions
 from geopipe.monitoring.recorder import Recorder
+from geopipe.monitoring.spool import Spool
 from geopipe.run import pipeline
 from geopipe.run.reporting import monitoring_options
 from geopipe.settings import load as settings
@@ -417,6 +419,26 @@ def test_a_healthy_run_warns_of_nothing_though_a_dead_worker_left_records(
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING" or "again" in r.getMessage()] == []
 
 
+def test_the_monitor_of_a_run_keeps_what_another_run_left_and_counts_none_of_it(dsn: str, home: Path) -> None:
+    """As a node sends it that knows no database."""
+    own, other = new_run_id(), new_run_id()
+    monitor = Monitor(MonitoringOptions(own))
+    folder = home / "spool" / other
+    left = Spool(folder, "elsewhere-1-1", 1 << 20, {"run_id": other, "attempt": 1})
+    for body in (Event("x", {}), Progress("write", 3, 30, 0.1), State("failed", {})):
+        left.append(body)
+    left.close()
+    twice = [path.read_text().splitlines() for path in folder.glob("*.jsonl")] * 2
+    assert [monitor.receive_other(left.source, lines) for lines in twice] == [3, 3]
+    leftovers.deliver_others(MonitoringOptions(own), 30.0, monitor.receive_other)
+    assert not folder.exists()
+    assert monitor.stages() == {}
+    monitor.close(0.0)
+    assert ask(dsn, "SELECT run_id::text, state FROM pipeline_runs") == [(other, "failed")]
+    assert progress(dsn, other) == {"write": 3}
+    assert ask(dsn, "SELECT name FROM pipeline_events WHERE run_id = %s", other) == [("x",)]
+
+
 def test_what_earlier_runs_left_is_pruned_by_age_and_size(
     file: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,7 +453,7 @@ def test_what_earlier_runs_left_is_pruned_by_age_and_size(
             os.utime(one, (time.time() - age * 86_400,) * 2)
     lock = subprocess.Popen(["flock", home / "spool" / "held" / f"{os.uname().nodename}-1-1.pid", "sleep", "600"])
     try:
-        until(lambda: spool.living(home / "spool" / "held"))
+        until(lambda: presence.living(home / "spool" / "held"))
         run(file, "monitoring.enable_database_logging=false")
     finally:
         lock.kill()

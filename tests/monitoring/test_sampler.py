@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from waiting import until
 from geopipe.events.emit import subscribe
 from geopipe.events.records import Metric
 from geopipe.monitoring import sampler
+from geopipe.monitoring.presence import Presence
 from geopipe.monitoring.spool import source_name
 
 UNITS = {
@@ -52,7 +54,7 @@ def values(metrics: list[Metric]) -> dict[str, float]:
 
 
 def test_values_are_plausible_and_have_units(tmp_path: Path) -> None:
-    (tmp_path / f"{source_name()}.pid").touch()
+    Presence(tmp_path, source_name())
     result = sampler.samples(tmp_path, tmp_path)
     assert {metric.name: metric.unit for metric in result} == UNITS
     numbers = values(result)
@@ -66,8 +68,12 @@ def test_values_are_plausible_and_have_units(tmp_path: Path) -> None:
 
 def test_memory_is_of_the_processes_that_report_also_of_those_whose_records_have_all_arrived(tmp_path: Path) -> None:
     assert values(sampler.samples(tmp_path, tmp_path))["rss_bytes"] == 0
-    for name in (source_name(), source_name(), "elsewhere-1-1", f"{source_name().split('-')[0]}-4194304-1", "notes"):
-        (tmp_path / f"{name}.pid").touch()
+    for _ in range(2):
+        Presence(tmp_path, source_name())
+    mark = json.loads(next(tmp_path.glob("*.pid")).read_text())
+    for number, other in enumerate(({"boot": "another"}, {"namespace": "another"}, {"pid": 4_194_304})):
+        (tmp_path / f"here-1-{number}.pid").write_text(json.dumps({**mark, "pid": 1, **other}))
+    (tmp_path / "notes.pid").touch()
     (tmp_path / "notes.jsonl").touch()
     own = psutil.Process().memory_info().rss
     assert 0.5 < values(sampler.samples(tmp_path, tmp_path))["rss_bytes"] / own < 1.5  # once, and no one else's
@@ -145,6 +151,7 @@ import os, sys, time
 from pathlib import Path
 from geopipe.events.emit import subscribe
 from geopipe.monitoring import sampler
+from geopipe.monitoring.presence import Presence
 subscribe(lambda metric: os.write(1, metric.name.encode() + b"\\n"))
 sample = sampler.Sampler(Path(sys.argv[1]), Path(sys.argv[1]), 0.05)
 print("ready", flush=True)

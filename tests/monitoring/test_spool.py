@@ -33,11 +33,12 @@ from geopipe.engine.session import WorkerSession
 from geopipe.errors import MachineError, Paused, RunError, Terminated
 from geopipe.events import emit, logs
 from geopipe.events.records import Body, Event, Log, Metric, Progress, State
-from geopipe.monitoring import leftovers, recorder, shipping, spool
+from geopipe.monitoring import leftovers, presence, recorder, shipping, spool
 from geopipe.monitoring.collector import Collector, open_collector
 from geopipe.monitoring.home import spool_root
 from geopipe.monitoring.leftovers import deliver_folders
 from geopipe.monitoring.options import MonitoringOptions
+from geopipe.monitoring.presence import Presence
 from geopipe.monitoring.shipping import Shipper
 from geopipe.monitoring.spool import SEGMENTS, Spool, source_name
 from geopipe.run import attempts, pipeline
@@ -152,7 +153,6 @@ def test_a_thread_knows_run_and_attempt_which_it_has_no_context_for(tmp_path: Pa
 
 def test_two_sources_of_one_process_have_two_names() -> None:
     assert len({source_name() for _ in range(100)}) > 1
-    assert spool.process(source_name()) == os.getpid()
 
 
 def test_only_the_owner_reads_what_waits(tmp_path: Path) -> None:
@@ -875,25 +875,7 @@ def written(folder: Path, source: str, count: int, limit: int = BIG) -> None:
 def dead_source(number: int = 1) -> str:
     with subprocess.Popen(["true"]) as process:
         pass
-    return f"{spool._host()}-{process.pid}-{number}"
-
-
-def test_a_source_of_another_host_stays_until_it_has_been_quiet_and_holds_no_lock(tmp_path: Path) -> None:
-    """A container that is gone had a host name that never comes again."""
-    written(tmp_path, "elsewhere-1-1", 3)
-    held = spool.present(tmp_path, "elsewhere-1-1")
-    sink = Sink()
-    for quiet in (False, True):
-        if quiet:
-            for path in tmp_path.iterdir():
-                os.utime(path, (0, time.time() - 2 * spool.QUIET))
-        assert deliver_folders([tmp_path], sink, 10, 30.0) == 0
-        assert sink.kept == {}
-        assert numbers(tmp_path) == [1, 2, 3]
-    os.close(held)
-    assert deliver_folders([tmp_path], sink, 10, 30.0) == 1
-    assert list(sink.kept.values()) == [[1, 2, 3]]
-    assert not tmp_path.exists()
+    return f"here-{process.pid}-{number}"
 
 
 def test_what_is_not_kept_is_counted_and_stays(tmp_path: Path) -> None:
@@ -912,27 +894,30 @@ def test_what_is_not_kept_is_counted_and_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("database", [False, True])
+@pytest.mark.parametrize("passed_on", [False, True])
 def test_what_earlier_runs_left_goes_to_a_database_or_nowhere(
-    database: bool, options: MonitoringOptions, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    database: bool, passed_on: bool, options: MonitoringOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = Sink()
-    monkeypatch.setattr(
-        leftovers, "open_collector", lambda o, **_: SimpleNamespace(receive=sink, close=lambda wait=0.0: None)
-    )
-    earlier = options.root / "earlier"
-    written(earlier, dead_source(1), 3)
-    written(run_folder, dead_source(2), 2)
-    leftovers.deliver_leftovers(replace(options, database=database), 30.0)
-    assert sorted(len(seqs) for seqs in sink.kept.values()) == ([2, 3] if database else [2])
-    assert earlier.exists() != database
+    monkeypatch.setattr(leftovers, "open_archive", lambda o: SimpleNamespace(receive=sink, close=lambda wait=0.0: None))
+    earlier = [options.root / f"earlier-{n}" for n in range(2)]
+    for n, folder in enumerate(earlier):
+        written(folder, dead_source(n), 3)
+    written(options.folder, dead_source(2), 2)
+    passed = Sink()
+    leftovers.deliver_others(replace(options, database=database), 30.0, passed if passed_on else None)
+    kept = (passed if passed_on else sink).kept
+    assert list(kept.values()) == ([[1, 2, 3]] * 2 if database else [])
+    assert [folder.exists() for folder in earlier] == [not database] * 2
+    assert numbers(options.folder) == [1, 2], "the records of this run go another way"
 
 
 def test_who_has_the_id_of_a_dead_process_is_another(tmp_path: Path) -> None:
-    """This process lives, and so does the id in these names; only who holds the lock sends by itself."""
-    sources = [f"{spool._host()}-{os.getpid()}-{n}" for n in range(2)]
+    """This process lives, and its host and id are in these names; only who holds the lock sends by itself."""
+    sources = [f"{source_name()}{n}" for n in range(2)]
     for source in sources:
         written(tmp_path, source, 3)
-    (tmp_path / f"{sources[0]}.pid").touch()
+    (tmp_path / f"{sources[0]}.pid").write_text(json.dumps(presence._identity(tmp_path)))
     sink = Sink()
     assert deliver_folders([tmp_path], sink, 10, 30.0) == 2
     assert sink.kept == {source: [1, 2, 3] for source in sources}
@@ -942,14 +927,14 @@ def test_who_has_the_id_of_a_dead_process_is_another(tmp_path: Path) -> None:
 def test_who_holds_its_lock_lives_until_it_lets_go(tmp_path: Path) -> None:
     source = dead_source()
     written(tmp_path, source, 3)
-    held = spool.present(tmp_path, source)
+    held = Presence(tmp_path, source)
     before, sink = len(os.listdir("/proc/self/fd")), Sink()
     for _ in range(3):
         assert deliver_folders([tmp_path], sink, 10, 30.0) == 0
     assert sink.kept == {}
     assert len(os.listdir("/proc/self/fd")) == before
     assert (tmp_path / f"{source}.pid").stat().st_mode & 0o777 == 0o600
-    os.close(held)
+    held.close()
     assert deliver_folders([tmp_path], sink, 10, 30.0) == 1
     assert sink.kept == {source: [1, 2, 3]}
     assert not tmp_path.exists()
@@ -958,8 +943,8 @@ def test_who_holds_its_lock_lives_until_it_lets_go(tmp_path: Path) -> None:
 HOLDS = """
 import sys
 from pathlib import Path
-from geopipe.monitoring.spool import present
-present(Path(sys.argv[1]), sys.argv[2])
+from geopipe.monitoring.presence import Presence
+mark = Presence(Path(sys.argv[1]), sys.argv[2])
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -1032,6 +1017,51 @@ def test_it_stops_in_time_and_goes_on_with_the_rest_next_time(tmp_path: Path, mo
     assert kept == set(range(1, 101))
 
 
+def test_a_file_that_takes_longer_than_each_try_is_delivered_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, dead_source(), 100)
+    assert len(list(tmp_path.iterdir())) == 1
+    clock, sink = [0.0], Sink()
+    monkeypatch.setattr(leftovers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def slow(source: str, lines: Sequence[str]) -> int:
+        clock[0] += 1.0
+        return sink(source, lines)
+
+    for left in (80, 60, 40, 20):
+        deliver_folders([tmp_path], slow, 10, 1.5)
+        assert len(numbers(tmp_path)) == left
+    deliver_folders([tmp_path], slow, 10, 1.5)
+    assert not tmp_path.exists()
+    assert list(sink.kept.values()) == [list(range(1, 101))]
+
+
+def test_who_removes_an_empty_folder_leaves_what_comes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of a run that lives begins to record while another run clears up."""
+    folder = tmp_path / "r"
+    written(folder, dead_source(), 3)
+    looked, come = leftovers.files, list[Presence]()
+
+    def looks(folder: Path, pattern: str) -> list[Path]:
+        found = looked(folder, pattern)
+        if pattern == "*":
+            come.append(Presence(folder, source_name()))
+        return found
+
+    monkeypatch.setattr(leftovers, "files", looks)
+    deliver_folders([folder], Sink(), 10, 30.0)
+    (mark,) = folder.iterdir()
+    assert presence.is_alive(folder, mark.stem)
+    monkeypatch.undo()
+    come[0].close()
+    deliver_folders([folder], Sink(), 10, 30.0)
+    assert not folder.exists()
+    Presence(folder, source_name()).close()  # it makes the folder again
+
+
 def test_corrupt_lines_in_a_file_of_the_dead_do_not_stop_the_others(tmp_path: Path) -> None:
     for n in (1, 2):
         written(tmp_path, dead_source(n), 4)
@@ -1100,10 +1130,10 @@ def test_a_recorder_is_there_until_it_is_closed(options: MonitoringOptions, run_
     session = recorder.Recorder(options)
     source = session.spool.source
     assert [path.name for path in run_folder.iterdir()] == [f"{source}.pid"]
-    assert spool.is_alive(run_folder, source)
+    assert presence.is_alive(run_folder, source)
     for _ in range(2):
         session.close(0.0)
-        assert not spool.is_alive(run_folder, source)
+        assert not presence.is_alive(run_folder, source)
         assert list(run_folder.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before
 

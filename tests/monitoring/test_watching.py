@@ -24,7 +24,7 @@ from geopipe import text
 from geopipe.cli import screen
 from geopipe.cli.show_metrics import amount, resampled
 from geopipe.errors import MachineError, SettingsError
-from geopipe.monitoring import spool
+from geopipe.monitoring import presence
 from geopipe.monitoring.database import follow, history, queries
 from geopipe.monitoring.database.runs import Filter, Look, RunRow, Series, Stage
 
@@ -370,7 +370,7 @@ def test_the_newest_run_is_waited_for_where_it_is_about_to_begin(
         assert follow.newest(connected) == new_id(now, 1), "nobody begins"
         lock = subprocess.Popen(["flock", folder / f"{os.uname().nodename}-1-1.pid", "sleep", "600"])
         try:
-            until(lambda: spool.living(folder))
+            until(lambda: presence.living(folder))
             assert follow.newest(connected, 0.0, announce) == coming.run_id
         finally:
             lock.kill()

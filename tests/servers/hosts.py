@@ -1,7 +1,8 @@
 """Hosts on this machine: network namespaces on a bridge, each with a host name, process numbers and folders of its own.
 
-What a host writes into its home and into a folder that it keeps `apart` no other host sees; all else is shared, as by a
-network file system. Killing a host ends all its processes at once, and nothing says good-bye.
+All hosts have one HOME, as the nodes of a cluster do. What a host writes there and into a folder that it keeps `apart`
+no other host sees; all else is shared, as by a network file system. Killing a host ends all its processes at once, and
+nothing says good-bye.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ class Host:
         return self.folder / "log"
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], apart: Sequence[Path] = ()) -> None:
-        """Start a command, and see to it that each folder of `apart` is another one on this host."""
+        """Start a command, and see to it that HOME and each folder of `apart` are others on this host."""
         binds = ""
-        for number, path in enumerate(apart):
-            own = self.folder / f"apart-{number}"
+        own_folders = {Path(environment["HOME"]): self.home}
+        own_folders |= {path: self.folder / f"apart-{number}" for number, path in enumerate(apart)}
+        for path, own in own_folders.items():
             own.mkdir(exist_ok=True)
             binds += f"mount --bind {shlex.quote(str(own))} {shlex.quote(str(path))} && "
         script = f"hostname {self.name} && {binds}exec {shlex.join(command)}"
@@ -57,7 +59,7 @@ class Host:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, *spaces, "sh", "-c", script],
-                env={"HOME": str(self.home), **environment},
+                env=dict(environment),
                 cwd=self.home,
                 stdout=log,
                 stderr=subprocess.STDOUT,

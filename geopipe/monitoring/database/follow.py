@@ -21,7 +21,7 @@ from geopipe.monitoring.database.history import log_marks, new_logs
 from geopipe.monitoring.database.queries import find_run, run_of, runs
 from geopipe.monitoring.database.runs import Filter, LogRow, Look, RunRow
 from geopipe.monitoring.home import spool_root
-from geopipe.monitoring.spool import living
+from geopipe.monitoring.presence import living
 
 T = TypeVar("T")
 
