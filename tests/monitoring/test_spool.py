@@ -1046,10 +1046,10 @@ def test_who_removes_an_empty_folder_leaves_what_comes_meanwhile(
     looked, come = leftovers.files, list[Presence]()
 
     def looks(folder: Path, pattern: str) -> list[Path]:
-        found = looked(folder, pattern)
+        paths = looked(folder, pattern)
         if pattern == "*":
             come.append(Presence(folder, source_name()))
-        return found
+        return paths
 
     monkeypatch.setattr(leftovers, "files", looks)
     deliver_folders([folder], Sink(), 10, 30.0)
