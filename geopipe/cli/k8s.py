@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from geopipe.cli.options import file_argument, load_settings, set_option
+from geopipe.cli.options import file_argument, load_settings, print_error, set_option
+from geopipe.errors import GeopipeError, MachineError, Paused, PlanError, noted
 
 if TYPE_CHECKING:
     from geopipe.kuberay.render import KubernetesRun
@@ -33,6 +35,13 @@ def _amount(units: tuple[str, ...], value: str | None) -> float | None:
     if match is None or match[2] not in units or float(match[1]) == 0:
         raise click.BadParameter(f"{value!r} is no positive number with a unit of {', '.join(units)}")
     return float(match[1]) * UNITS[match[2]]
+
+
+SKIPPED = 4
+"""Exit code of a run that is done and has left out layers."""
+
+IN_VAIN = (PlanError.exit_code, Paused.exit_code)
+"""Exit codes of runs that a new cluster cannot help: refused before it started, or paused by a person."""
 
 
 @click.group("k8s")
@@ -160,3 +169,34 @@ def _pods(pods: Pods) -> str:
         f"{count(pods.count, 'worker pod')} with {count(pods.cpus, 'CPU')} and {size(pods.limit)} of memory each "
         f"({size(pods.object_store)} object store), {size(pods.disk)} of disk"
     )
+
+
+@k8s_group.command(epilog="Example: geopipe k8s entrypoint /etc/geopipe/settings.toml")
+@file_argument
+@click.pass_context
+def entrypoint(context: click.Context, file: Path) -> int:
+    """Run SETTINGS as the entrypoint of a RayJob.
+
+    Does what `geopipe run --resume` does. Whatever the exit code, KubeRay starts a job that has failed again, on a new
+    cluster. So this exits with 0 if the run is done without some layers (4). If the run is refused (2) or paused (75),
+    it stops its job: KubeRay does not start a stopped one again.
+    """
+    from geopipe.cli.run import run
+    from geopipe.engine import address
+    from geopipe.jobs import head
+    from geopipe.jobs.submission import RayJob
+
+    try:
+        code = int(context.invoke(run, file=file, resume=True))
+    except GeopipeError as error:
+        name = address.job_metadata().get("job_submission_id")
+        if name is None or error.exit_code not in IN_VAIN:
+            raise
+        print_error(f"error: {error}")
+        with suppress(MachineError), noted(lambda: "the job is stopped, not failed: KubeRay does not start it again"):
+            RayJob(head.cluster(None), name).stop()  # its SIGTERM ends this process
+        return error.exit_code
+    if code == SKIPPED:
+        click.echo("layers were left out (exit code 4); the job exits with 0: a retry would leave them out, too")
+        return 0
+    return code

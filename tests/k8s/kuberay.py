@@ -84,8 +84,8 @@ def of_our_jobs(spec: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key} is missing"
     if "entrypointNumCpus" in spec:
         yield "entrypointNumCpus never fits a head with num-cpus 0"
-    if not re.fullmatch(r"geopipe run [A-Za-z0-9_./-]+ --resume", spec["entrypoint"]):
-        yield "the entrypoint, which a shell reads, is not `geopipe run SETTINGS --resume`"
+    if not re.fullmatch(r"geopipe k8s entrypoint [A-Za-z0-9_./-]+", spec["entrypoint"]):
+        yield "the entrypoint, which a shell reads, is not `geopipe k8s entrypoint SETTINGS`"
     if {"runtimeEnvYAML", "clusterSelector"} & set(spec):
         yield "the environment of a run is its image, on a cluster of its own"
 
