@@ -1,11 +1,12 @@
 """How geopipe scales with nodes, on work that sleeps: the scheduler alone, so that two cores suffice for four nodes.
 
-    python bench/scaling.py [--nodes 1 2 4] [--seconds 4 24] [--blocks 1000] [--tiles 1000 4000]
+    python bench/scaling.py [--nodes 1 2 4] [--seconds 8 40] [--blocks 1000] [--tiles 1000 4000]
 
-Each node has one CPU, and the head none. Reading a tile of 32 x 32 cells takes 0.4 s of sleep; the engine, its actors,
-the shuffle and the merge are those of a run. The work grows with the nodes, and is measured at two sizes: the
-difference is the time of the work without the start. Then tiles that do not sleep: blocks a second beside Ray Data
-alone, and the memory of the driver. Each measurement is a process of its own.
+Each node has one CPU, and the head none. Reading a tile of 32 x 32 cells takes a second of sleep, about as long as a
+tile of 2048 x 2048 cells computes; the engine, its actors, the shuffle and the merge are those of a run. The work grows
+with the nodes, and is measured at two sizes: the difference is the time of the work without the start. Then tiles that
+do not sleep: blocks a second beside Ray Data alone, and the memory of the driver. Each measurement is a process of its
+own.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import argparse
 import json
 import logging
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import ray
 import ray.data
@@ -34,6 +37,7 @@ from ray.cluster_utils import Cluster
 from results import RESULTS, Results, commit
 from tiles import IdleWorker, resident, unwatched
 
+from geopipe.engine import address as addresses
 from geopipe.engine import ray as engine
 from geopipe.engine.cluster import joined
 from geopipe.engine.contract import never
@@ -76,7 +80,7 @@ class SleepingReader:
         """Nothing is open."""
 
 
-NAP = 0.2
+NAP = 0.5
 """Seconds that a window takes: LAYERS times as many for a tile."""
 
 
@@ -85,6 +89,7 @@ def nodes_of(count: int) -> Iterator[Machine]:
     """A cluster of a head without CPUs and some nodes of one CPU, as the machine of a plan."""
     small: dict[str, Any] = {"object_store_memory": GB // 4}
     head = {"num_cpus": 0, "include_dashboard": False} | small
+    addresses.keep_workers(os.environ)  # as nodes that geopipe starts
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(count):
         cluster.add_node(num_cpus=1, memory=4 * GB, **small)
@@ -105,7 +110,7 @@ def plan_of(tiles: int, strategy: str, machine: Machine) -> Plan:
     header = Header("", "GTiff", "EPSG:32632", transform, width, height, (Band(1, "float32"),), (EDGE, EDGE))
     layers = [(Layer(f"l{n}", (f"{n}.tif",)), [header]) for n in range(LAYERS)]
     grid = Grid("EPSG:32632", 500_000, 6_000_000, 10, 10, width, height)
-    options = Options(window_size=EDGE, strategy=strategy)
+    options = Options(window_size=EDGE, strategy=strategy, engine="ray")
     return make_plan(Inputs("scaling", grid, layers, {"geopipe": "bench"}), options, machine)
 
 
@@ -113,6 +118,15 @@ def finish(tile: Any, parts: Iterable[Any], journal: Any) -> None:
     """Merge a tile, and write nothing."""
     for _ in parts:
         pass
+
+
+def processor_seconds() -> float:
+    """CPU seconds of this process and of all that it started: of the whole cluster."""
+    own, seconds = psutil.Process(), 0.0
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:4])  # user and system, of itself and of children that have ended
+    return seconds
 
 
 def run(plan: Plan, machine: Machine, nap: float) -> list[float]:
@@ -131,11 +145,14 @@ WORKERS = {"idle": IdleWorker, "tiles": Aligned}
 
 
 def scaled(strategy: str, nodes: int, small: float, large: float) -> dict[str, Any]:
-    """Seconds at two sizes; `least` is the sleep of the difference."""
+    """Seconds at two sizes, and of the difference its sleep (`least`) and CPU seconds (`cpu`)."""
     tiles = [round(seconds / (NAP * LAYERS)) * nodes for seconds in (small, large)]
     with nodes_of(nodes) as machine:
         run(plan_of(4 * nodes, strategy, machine), machine, 0.0)  # the first run of a node loads libraries
-        runs = [run(plan_of(count, strategy, machine), machine, NAP) for count in tiles]
+        runs, marks = [], [processor_seconds()]
+        for count in tiles:
+            runs.append(run(plan_of(count, strategy, machine), machine, NAP))
+            marks.append(processor_seconds())
     least = (tiles[1] - tiles[0]) * NAP * LAYERS / nodes
     return {
         "tiles": tiles,
@@ -143,6 +160,7 @@ def scaled(strategy: str, nodes: int, small: float, large: float) -> dict[str, A
         "walls": [done[-1] for done in runs],
         "seconds": runs[1][-1] - runs[0][-1],
         "least": least,
+        "cpu": marks[2] - 2 * marks[1] + marks[0],
     }
 
 
@@ -242,7 +260,7 @@ def measured(name: str, *arguments: Any) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--seconds", type=float, nargs=2, default=[4.0, 24.0], help="of sleep a node, at the two sizes")
+    parser.add_argument("--seconds", type=float, nargs=2, default=[8.0, 40.0], help="of sleep a node, at the two sizes")
     parser.add_argument("--blocks", type=int, default=1000, help="of a Dataset; eight tiles each")
     parser.add_argument("--tiles", type=int, nargs="+", default=[1000, 4000], help="for the memory of the driver")
     parser.add_argument(

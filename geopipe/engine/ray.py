@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,9 @@ def merge(work: Work, keys: Keys | None = None, at_once: int = 1) -> ray.data.Da
     context.override_object_store_memory_limit_fraction = STORE_SHARE  # the plan has divided it among the waves
     parts = min(plan.estimate.wave_tiles or 4 * most, 4 * most)
     tasks = ray.data.TaskPoolStrategy(size=readers_of_wave(most, at_once))
-    rows = _mapped(reads, read_layer, plan, workers * at_once, compute=tasks, fn_args=(work,))
+    # Ray Data reserves half of the CPUs for the shuffle, which waits for all readers: they fit into the other half
+    places = 2 * at_once * readers_of_wave(workers, at_once)
+    rows = _mapped(reads, read_layer, plan, places, compute=tasks, fn_args=(work,))
     # the shuffle of groupby("tile").map_groups, but without its sort, which would copy all block rows
     groups = rows.repartition(parts, keys=["tile"])
     return groups.map_batches(partial(merge_groups, work=work), batch_size=None, batch_format="pyarrow")
@@ -146,12 +148,22 @@ def _worker_cpus(plan: Plan, workers: int) -> float:
     if plan.machine.most_workers and not plan.machine.nodes:
         return 1.0  # so that the cluster adds a node
     cpus = [node.cpus for node in plan.machine.nodes] or [ray.cluster_resources().get("CPU", 1)]
+    # on a cluster, what holds no CPU could come to a head that has none
+    least = 0.01 if plan.machine.nodes and plan.strategy == "aligned" else 0.0
+    return max(least, share_of(cpus, workers))
+
+
+def share_of(cpus: Sequence[float], workers: int) -> float:
+    """The share of a CPU with which so many workers fit on the nodes, and one CPU of all stays free.
+
+    Args:
+        cpus: of each node.
+        workers: on all nodes together.
+    """
     share = min(1.0, max(0, int(sum(cpus)) - 1) / workers)
     while share and sum(int(own / share) for own in cpus) < workers:
         share *= 0.9
-    # on a cluster, what holds no CPU could come to a head that has none
-    least = 0.01 if plan.machine.nodes and plan.strategy == "aligned" else 0.0
-    return max(least, math.floor(1000 * share) / 1000)
+    return math.floor(1000 * share) / 1000
 
 
 EARLIER = 60.0

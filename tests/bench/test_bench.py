@@ -27,7 +27,7 @@ SCRIPTS = {
         "analyses/128/pca/peer:",
     ),
     "scaling.py": (
-        ("--nodes", "2", "--seconds", "0.4", "0.8", "--only", "groupby", "--results", "r.json"),
+        ("--nodes", "2", "--seconds", "1", "2", "--only", "groupby", "--results", "r.json"),
         "scaling/groupby/2",
     ),
     "memory.py": (("--sizes", "512", "--ways", "aligned"), "512 x 512  aligned"),

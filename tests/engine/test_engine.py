@@ -205,6 +205,23 @@ def test_a_plan_is_made_for_the_nodes_of_the_session_and_not_for_this_machine(
     assert "1 node for work: 2 CPUs" in plan_text(plan)
 
 
+@pytest.mark.parametrize("cpus", [(2,), (8,), (1, 1), (1, 1, 1, 1), (4, 4), (8, 2), (8,) * 64])
+def test_all_readers_fit_into_the_half_of_the_cpus_that_a_shuffle_leaves_them(cpus: tuple[int, ...]) -> None:
+    workers = sum(cpus)
+    share = engine.share_of(cpus, 2 * workers)
+    assert 0.2 * workers < share * workers <= workers / 2
+    free = [own - own * share for own in cpus]  # where each node has as many readers as CPUs
+    assert all(cpus_left >= 1 for own, cpus_left in zip(cpus, free, strict=True) if own > 1)
+
+
+def test_all_workers_fit_on_the_nodes_and_a_cpu_stays_free() -> None:
+    for cpus in ((2,), (1, 1, 1, 1), (8, 2), (3, 3)):
+        share = engine.share_of(cpus, sum(cpus))
+        assert sum(int(own / share) for own in cpus) >= sum(cpus)
+        assert share * sum(cpus) <= sum(cpus) - 1
+    assert engine.share_of((1,), 1) == 0
+
+
 def test_labels_that_no_node_has_are_refused_unless_the_cluster_grows(
     sources: Path, tmp_path: Path, ray_session: None
 ) -> None:
