@@ -129,6 +129,7 @@ def _submitted(run_id: str, where: str, daemon: bool, as_json: bool, on_interrup
 def _follow(name: str, where: str, on_interrupt: str) -> int:
     """Print the output of a job until it ends. Returns the exit code of its run."""
     from geopipe.jobs import jobs
+    from geopipe.jobs.submission import NOT_FOUND
 
     with _lookup(name) as (run, _):
         job = jobs.job_of(run, where)
@@ -136,7 +137,7 @@ def _follow(name: str, where: str, on_interrupt: str) -> int:
     follow(job, on_interrupt, advice, show)
     with _lookup(run.run_id) as (run, look):  # a connection could not have outlived a job of days
         code = jobs.settled(run, look, where).exit_code
-    return job.exit_code() if code is None else code
+    return job.exit_code() if code in (None, NOT_FOUND) else code
 
 
 def show(text: str) -> None:

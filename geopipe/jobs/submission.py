@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from geopipe import __version__
 from geopipe.errors import MachineError, Terminated, first_line
 from geopipe.jobs.checks import VERSIONS, refuse_mismatch, refuse_secrets, versions
 from geopipe.jobs.head import client
@@ -36,6 +37,10 @@ UNKNOWN = "correct --address; `geopipe monitor logs` has the records of a run wh
 
 STOP_SECONDS = 20.0
 """Seconds that Ray may take to end a job: it sends SIGTERM, and SIGKILL 3 s later."""
+
+
+NOT_FOUND = 127
+"""Exit code of a shell that does not find a program."""
 
 
 def job_id(run_id: str) -> str:
@@ -129,11 +134,16 @@ class RayJob:
         """The exit code of the job's process; 143 if it was stopped.
 
         Raises:
-            MachineError: its process has not begun.
+            MachineError: its process has not begun, or its shell has not found geopipe.
         """
         details = self.details()
         if details.driver_exit_code is not None:
             code = int(details.driver_exit_code)
+            if code == NOT_FOUND:
+                raise MachineError(
+                    f"there is no geopipe in the environment of the cluster at {self.address}",
+                    f"install geopipe {__version__} on its nodes, or have its folder in PATH when Ray is started there",
+                )
             return code if code >= 0 else 128 - code
         if details.status == "STOPPED":
             return Terminated().exit_code

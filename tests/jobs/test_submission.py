@@ -23,7 +23,7 @@ import pytest
 import ray_head
 from helpers import call
 from surroundings import REPOSITORY, TESTS
-from trials import hashes, make_trial, run
+from trials import extend, hashes, make_trial, run
 from waiting import PATIENCE, piped, until
 
 from geopipe.cli.run import json_printer
@@ -192,6 +192,56 @@ def test_an_output_that_ray_would_delete_is_refused(tmp_path: Path, capsys: pyte
     code, out, err = call(capsys, "run", make_trial(copy), "--engine", "local")
     assert (code, out) == (2, "")
     assert "out is in the job's copy of its working folder, which Ray deletes" in err
+
+
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from geopipe.errors import GeopipeError
+from geopipe.jobs import head, submission
+from geopipe.settings import load
+address, file, path = sys.argv[1:]
+submission.RayJob.is_here = False
+job = submission.RayJob(head.cluster(address), f"elsewhere-{hash(path)}")
+job.submit(load.load(Path(file)), [], {"PATH": path})
+for text in job.follow():
+    print(text, end="")
+try:
+    sys.exit(job.exit_code())
+except GeopipeError as error:
+    print("error:", error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("has_geopipe", "code"), [(True, 0), (False, 3)])
+def test_a_cluster_on_another_machine_starts_its_own_geopipe_or_the_client_says_that_it_has_none(
+    cluster: Cluster, tmp_path: Path, has_geopipe: bool, code: int
+) -> None:
+    path = os.pathsep.join([str(ray_head.PROGRAMS)] * has_geopipe + ["/usr/bin", "/bin"])
+    command = [sys.executable, "-c", ELSEWHERE, cluster.head.dashboard, str(make_trial(tmp_path)), path]
+    done = subprocess.run(command, env=cluster.client, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    refusal = f"no geopipe in the environment of the cluster at {cluster.head.dashboard}\n  hint: install"
+    assert (refusal in done.stderr) is not has_geopipe
+    assert (tmp_path / "out/_SUCCESS").exists() is has_geopipe
+
+
+def test_kuberay_is_told_of_success_or_a_stop_where_a_new_cluster_would_not_help(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """KubeRay starts a job with the state FAILED again, whatever its exit code."""
+    skipping, refused = make_trial(tmp_path), tmp_path / "refused.toml"
+    refused.write_text(skipping.read_text() + 'on_error = "stop"\n')
+    extend(skipping, 'on_error = "skip"\n')
+    (tmp_path / "b.tif").unlink()
+    outcomes = [cluster.ray(tmp_path, "--", "geopipe", "k8s", "entrypoint", str(file)) for file in (skipping, refused)]
+    jobs = {Path(job["entrypoint"].split()[-1]).name: job for job in cluster.jobs().values()}
+    assert [jobs[file.name]["status"] for file in (skipping, refused)] == ["SUCCEEDED", "STOPPED"]
+    assert "layer b, null in every row" in outcomes[0].stdout
+    assert "layers were left out (exit code 4); the job exits with 0" in outcomes[0].stdout
+    assert "error: " in outcomes[1].stdout
+    assert "the job is stopped, not failed: KubeRay does not start it again" in outcomes[1].stdout
 
 
 FOLLOW = """
