@@ -11,13 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import prometheus_server as prometheus
 import pytest
+import ray_head
 import yaml
 from dashboards import expressions
 from helpers import call
@@ -36,10 +37,11 @@ SMALL = ("engine.kind=ray", "engine.workers=1", "grid.resolution=40", "resamplin
 """Settings with which the demo has six tiles, one after the other."""
 
 
-def geopipe(*args: object) -> subprocess.CompletedProcess[str]:
+def geopipe(*args: object, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own: what Ray keeps of its client stays out of this one."""
     command = [sys.executable, "-m", "geopipe", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    environment = os.environ | variables
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
 
 
 @dataclass
@@ -170,20 +172,47 @@ def test_a_second_up_says_so_and_one_of_another_size_what_to_do(watched: Watched
     assert "geopipe cluster down" in larger.stderr
 
 
-def test_down_ends_all_of_the_cluster_and_nothing_else(watched: Watched) -> None:
+def test_down_ends_all_of_the_cluster_and_nothing_else(watched: Watched, tmp_path: Path) -> None:
     """The last one with the cluster: after it there is none."""
     own = local.recorded()
     assert own is not None
+    assert geopipe("db", "stop").returncode == 0
+    command = [ray_head.PROGRAMS / "ray", "job", "submit", "--address", own.dashboard, "--"]
+    command += [sys.executable, "-m", "geopipe", "db", "start"]  # as a run does that finds none
+    subprocess.run(command, env=os.environ | {"RAY_AUTH_MODE": "token"}, capture_output=True, check=True)
+    before = embedded_pid(watched.home)
     processes = marked.marked(own.mark)
     assert {"raylet", "gcs_server", "prometheus"} <= {process.name() for process in processes}
-    done = geopipe("cluster", "down")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("ended the cluster, ")
-    assert marked.marked(own.mark) == []
-    assert not list(filter(marked.lives, processes)), "nor one that hides its mark, such as Ray's agents"
-    assert watched.stranger.poll() is None
+    with ray_head.head(os.environ | {"RAY_AUTH_MODE": "disabled"}) as other, second_cluster(tmp_path) as second:
+        done = geopipe("cluster", "down")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("ended the cluster, ")
+        assert marked.marked(own.mark) == []
+        assert not list(filter(marked.lives, processes)), "nor one that hides its mark, such as Ray's agents"
+        assert watched.stranger.poll() is None
+        assert other.ask("/api/version")[0] == 200, "a Ray of the user's own goes on"
+        status = geopipe("cluster", "status", "--json", GEOPIPE_HOME=str(second))
+        assert status.returncode == 0, "and a cluster of another home"
     assert geopipe("cluster", "status", "--json").returncode == 1
     assert geopipe("db", "current").returncode == 0, "other commands use the database, too"
+    assert embedded_pid(watched.home) == before, "also that which a job of the cluster has started"
+
+
+def embedded_pid(home: Path) -> str:
+    """The process of the embedded Postgres."""
+    return (home / "postgres" / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0]
+
+
+@contextmanager
+def second_cluster(home: Path) -> Iterator[Path]:
+    """A head of another home of geopipe, with no database."""
+    own = {"GEOPIPE_HOME": str(home), "GEOPIPE_MONITORING_DSN": "postgresql://localhost:1/none"}
+    up = geopipe("cluster", "up", "--cpus-per-node", 1, "--dashboard-port", free_port(), **own)
+    try:
+        assert up.returncode == 0, up.stderr
+        yield home
+    finally:
+        geopipe("cluster", "down", "--force", **own)
 
 
 def test_a_cluster_that_does_not_start_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
