@@ -169,7 +169,7 @@ def follow(job: RayJob, on_interrupt: str, advice: str, show: Callable[[str], No
             job.stop()
             for text in job.follow():
                 show(text)
-        arrived.add_note(f"job {job.name} has stopped")
+        arrived.add_note(f"job {job.name} has stopped; --resume continues its run")
         raise
 
 
@@ -185,12 +185,12 @@ def logs(run: str, follow: bool, address: str | None) -> int:
     """
     from geopipe.jobs import head, jobs
 
-    where = head.cluster(address)
-    if follow:
-        return _follow(run, where, "detach")
     with _lookup(run) as (row, _):
-        show(jobs.job_of(row, where).printed())
-    return 0
+        jobs.job_name(row)  # a run that is no job needs no cluster
+        where = head.cluster(address)
+        if not follow:
+            show(jobs.job_of(row, where).printed())
+    return _follow(row.run_id, where, "detach") if follow else 0
 
 
 @jobs_group.command(epilog="Example: geopipe jobs status latest")

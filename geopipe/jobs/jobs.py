@@ -245,6 +245,17 @@ def resume(run: RunRow, address: str) -> str:
     return start(settings_of(run), address, ["--resume"], run)
 
 
+def job_name(run: RunRow) -> str:
+    """The name of a run's job in Ray.
+
+    Raises:
+        PlanError: the run was not started as a job.
+    """
+    if run.ray_job_id is None:
+        raise PlanError(f"run {clean(run.name)} was not started as a job", "see `geopipe monitor logs` for its records")
+    return run.ray_job_id
+
+
 def job_of(run: RunRow, address: str) -> RayJob:
     """The job of a run.
 
@@ -252,6 +263,4 @@ def job_of(run: RunRow, address: str) -> RayJob:
         PlanError: the run was not started as a job.
         MachineError: no cluster answers at the address.
     """
-    if run.ray_job_id is None:
-        raise PlanError(f"run {clean(run.name)} was not started as a job", "see `geopipe monitor logs` for its records")
-    return RayJob(address, run.ray_job_id)
+    return RayJob(address, job_name(run))

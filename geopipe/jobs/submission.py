@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shlex
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from geopipe import __version__
+from geopipe.engine import address as addresses
 from geopipe.errors import MachineError, Terminated, first_line
 from geopipe.jobs.checks import VERSIONS, refuse_mismatch, refuse_secrets, versions
 from geopipe.jobs.head import client
@@ -126,9 +128,10 @@ class RayJob:
 
     @property
     def advice(self) -> str:
-        """How to follow and to end the job, wherever Ray is installed."""
+        """How to follow and to end the job, wherever Ray is installed. Ray's commands do not ask for the mode."""
+        ray = "RAY_AUTH_MODE=token ray" if os.environ.get(addresses.AUTH_MODE) == "token" else "ray"
         target = f"--address {self.address} {self.name}"
-        return f"follow it: ray job logs --follow {target}; stop it: ray job stop {target}"
+        return f"follow it: {ray} job logs --follow {target}; stop it: {ray} job stop {target}"
 
     def exit_code(self) -> int:
         """The exit code of the job's process; 143 if it was stopped.

@@ -546,6 +546,8 @@ def test_only_jobs_are_listed_and_only_they_have_printed_something(
     assert alone not in listed
     with pytest.raises(PlanError, match="was not started as a job"):
         jobs.job_of(known(alone), "127.0.0.1:1")
+    code, _, err = call(capsys, "jobs", "logs", alone)
+    assert (code, "was not started as a job" in err) == (2, True), "no cluster is needed to say so"
 
 
 def test_runs_are_listed_with_a_header_their_age_and_why_they_failed(
@@ -610,7 +612,7 @@ def _end(folder: str) -> None:
         result = []
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and process.environ().get("RAY_TMPDIR") == folder:
+                if process.pid != os.getpid() and process.environ().get("RAY_TMPDIR", "").startswith(folder):
                     result.append(process)
             except psutil.Error:
                 continue
