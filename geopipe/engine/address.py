@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 from collections.abc import MutableMapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -140,6 +140,7 @@ def requires_token(address: str, seconds: float = 5.0) -> bool | None:
         seconds: to wait for the answer.
     """
     if is_http(address):
+        from http.client import HTTPException
         from urllib.error import HTTPError
         from urllib.request import urlopen
 
@@ -147,19 +148,71 @@ def requires_token(address: str, seconds: float = 5.0) -> bool | None:
             urlopen(f"{address.rstrip('/')}/api/version", timeout=seconds).close()
         except HTTPError as error:
             return True if error.code in (401, 403) else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, HTTPException):  # the last where a GCS answers
             return None
         return False
+    return _gcs_refuses(address, "", seconds)
+
+
+def _gcs_refuses(address: str, token: str, seconds: float) -> bool | None:
+    """Whether the GCS at host:port refuses a token ("" for none); None if it does not say."""
     if host_and_port(address)[1] is None:
         return None
     import grpc
 
+    metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(address.removeprefix("ray://"), [("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=seconds)
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=seconds, metadata=metadata)
         except grpc.RpcError as error:
             return True if error.code() is grpc.StatusCode.UNAUTHENTICATED else None
     return False
+
+
+def check_token(address: str, seconds: float = 5.0) -> None:
+    """Refuse a token that the GCS at host:port does not accept; Ray itself would try for half a minute.
+
+    Raises:
+        MachineError: it accepts another token, or requires one and none is sent.
+    """
+    if _gcs_refuses(address, _sent_token(), seconds):
+        raise refused(address)
+
+
+def refused(address: str) -> MachineError:
+    """The error for a cluster that has not accepted what this process sends: a wrong token, or none."""
+    mode = os.environ.get(AUTH_MODE, "")
+    if mode.lower() != "token":
+        return MachineError(
+            f"the cluster at {address} requires a token, and none was sent: {AUTH_MODE} is {mode or 'not set'}",
+            f"unset {AUTH_MODE}, and {TOKEN_HINT}",
+        )
+    if not _sent_token():
+        return MachineError(f"the cluster at {address} requires a token, and {token_file()} has none", TOKEN_HINT)
+    return MachineError(f"the cluster at {address} accepts another token than ours", TOKEN_HINT)
+
+
+def _sent_token() -> str:
+    """The token that Ray sends, "" for none."""
+    if os.environ.get(AUTH_MODE, "").lower() != "token":
+        return ""
+    with suppress(OSError, RuntimeError, ValueError):
+        return os.environ.get("RAY_AUTH_TOKEN") or token_file().read_text(encoding="ascii").strip()
+    return ""
+
+
+def answers_http(address: str, seconds: float = 5.0) -> bool:
+    """Whether a web server, such as a dashboard, answers at host:port. A GCS does not speak its version of HTTP."""
+    from http.client import HTTPConnection, HTTPException
+
+    host, port = host_and_port(address)
+    with closing(HTTPConnection(host, port, timeout=seconds)) as connection:  # past a proxy, whose answer this would be
+        try:
+            connection.request("GET", "/api/version")
+            connection.getresponse()
+        except (OSError, HTTPException):
+            return False
+    return True
 
 
 def create_token() -> None:

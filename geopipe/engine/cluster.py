@@ -91,7 +91,10 @@ def connect(address: str | None, object_store: int, meanwhile: Callable[[], obje
     """
     address = addresses.requested(address)
     _check_port(address)
-    addresses.use_token(internals.resolved(address))
+    resolved = internals.resolved(address)
+    addresses.use_token(resolved)
+    if address != "local":
+        addresses.check_token(resolved)
     internals.read_environment()
     # Ray Data does not wait for answers to its statistics; without this Ray prints an error if their actor dies
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -132,7 +135,7 @@ def _join_executors(seconds: float) -> None:
 
 
 def _check_port(address: str) -> None:
-    """Refuse host:port at once if nothing listens there; Ray itself would try for minutes."""
+    """Refuse host:port at once if no GCS can be there; Ray itself would try for minutes."""
     if addresses.is_http(address):
         raise MachineError(
             f"{address} takes jobs, and no process can join a cluster there",
@@ -146,6 +149,11 @@ def _check_port(address: str) -> None:
             raise MachineError(
                 f"no Ray cluster at {address!r}: {error}", "start one, or correct engine.address or RAY_ADDRESS"
             ) from None
+        if addresses.answers_http(address):
+            raise MachineError(
+                f"no process can join a cluster at {address}: a web server answers there, such as Ray's dashboard",
+                f"submit a job to it (http://{address}), or give host:port of the head's GCS, by default at port 6379",
+            )
 
 
 @contextmanager

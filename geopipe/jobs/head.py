@@ -35,6 +35,8 @@ def cluster(address: str | None, start: bool = False) -> str:
     is_near = addresses.is_local(target)
     if is_near or os.environ.get(addresses.AUTH_MODE) or addresses.names_token():  # else no other machine is asked
         addresses.use_token(target)
+        if not addresses.is_http(target):  # a dashboard is asked by `client`
+            addresses.check_token(target)
     if not is_near and os.environ.get(addresses.AUTH_MODE) != "token":
         raise MachineError(
             f"the cluster at {target} is beyond this machine, and no token would protect what is submitted to it",
@@ -65,9 +67,8 @@ def client(address: str) -> Any:
             socket.create_connection((host, port), timeout=10).close()
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # they would replace the address
             return JobSubmissionClient(address)
-    except AuthenticationError as error:
-        sent = "accepts another token than ours" if "invalid" in str(error) else "requires a token, and none was sent"
-        raise MachineError(f"the cluster at {address} {sent}", addresses.TOKEN_HINT) from None
+    except AuthenticationError:
+        raise addresses.refused(address) from None
     except Exception as error:  # Ray raises RuntimeError, ConnectionError and others
         raise MachineError(
             f"no Ray cluster takes jobs at {address}: {first_line(error)}",

@@ -127,11 +127,13 @@ def test_a_client_that_is_interrupted_leaves_its_run_or_stops_it(cluster: Cluste
         assert json.loads(job["metadata"][checks.VERSIONS]) == checks.versions()
         announced, *_, note = err.splitlines()
         assert f"{name} to {cluster.head.dashboard}; see {cluster.head.dashboard}/#/jobs/{name}" in announced
-        assert note.startswith("interrupted; the job goes on; follow it: ray job logs --follow --address")
+        assert note.startswith(
+            "interrupted; the job goes on; follow it: RAY_AUTH_MODE=token ray job logs --follow --address"
+        )
 
         (shown, err), (name, job) = outcomes[1], jobs["stopped"]
         assert job["status"] == "STOPPED"
-        assert err.splitlines()[-1] == f"interrupted; job {name} has stopped"
+        assert err.splitlines()[-1] == f"interrupted; job {name} has stopped; --resume continues its run"
         assert "terminated; nothing was published" in shown, "what the run says at its end is shown, too"
 
     done = cluster.geopipe("jobs", "logs", "-f", "left", **known(cluster))
@@ -344,7 +346,7 @@ def test_a_lost_connection_is_made_anew_and_at_last_the_job_goes_on(cluster: Clu
             message, hint = process.line(), process.line()
     assert "has not answered for 5 s" in message
     (name,) = (name for name, job in cluster.jobs().items() if job["status"] == "RUNNING")
-    assert f"job {name} goes on if its cluster does; follow it: ray job logs" in hint
+    assert f"job {name} goes on if its cluster does; follow it: RAY_AUTH_MODE=token ray job logs" in hint
 
 
 # ---------------------------------------------------------------- tokens
@@ -365,8 +367,39 @@ def test_without_the_token_of_the_cluster_nothing_is_submitted(
     done = cluster.geopipe("run", make_trial(tmp_path), "--address", cluster.head.dashboard, **variables)
     assert (done.returncode, done.stdout, done.stderr.count("error:")) == (3, "", 1)
     assert message in done.stderr
-    assert "hint: set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH" in done.stderr
+    assert "set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH" in done.stderr
     assert "f" * 48 not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RAY_AUTH_TOKEN": "f" * 48}, "accepts another token than ours"),
+        ({"RAY_AUTH_MODE": "disabled"}, "none was sent: RAY_AUTH_MODE is disabled"),
+        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/none", "RAY_AUTH_MODE": "token"}, "and /none has none"),
+    ],
+)
+def test_without_the_token_of_the_cluster_no_process_joins_it(
+    cluster: Cluster, tmp_path: Path, variables: dict[str, str], message: str
+) -> None:
+    """Ray itself would try for half a minute, and not say why it failed."""
+    done = cluster.geopipe("run", make_trial(tmp_path), "--address", cluster.head.gcs, **variables)
+    assert (done.returncode, done.stdout, done.stderr.count("error:")) == (3, "", 1)
+    assert message in done.stderr
+    assert "InvalidAuthToken" not in done.stderr, "Ray was not asked"
+
+
+def test_addresses_that_are_mixed_up_are_told_apart(cluster: Cluster, tmp_path: Path) -> None:
+    """The dashboard as host:port, and the GCS as http://host:port."""
+    trial = make_trial(tmp_path)
+    dashboard = cluster.head.dashboard.removeprefix("http://")
+    done = cluster.geopipe("run", trial, "--address", dashboard)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"submit a job to it (http://{dashboard})" in done.stderr
+    done = cluster.geopipe("run", trial, "--address", f"http://{cluster.head.gcs}")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"error: no Ray cluster takes jobs at http://{cluster.head.gcs}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 JOIN = """
