@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -219,6 +220,8 @@ def _environment(own: LocalCluster) -> dict[str, str]:
     addresses.keep_workers(environment)
     # Ray's own ports for metrics are fixed: those of a second Ray on this machine would be taken for ours
     environment |= {name: str(free_port()) for name in ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")}
+    # a head sends its jobs to the cluster that was started last in its folder: another Ray would take ours, or ours its
+    environment["RAY_TMPDIR"] = str(ray_folder())
     if own.prometheus:
         environment |= {TARGETS: str(scraping.targets()), "RAY_PROMETHEUS_HOST": own.prometheus}
         environment.setdefault("RAY_metrics_report_interval_ms", "5000")  # as Prometheus scrapes; short runs show, too
@@ -263,8 +266,14 @@ def _start_node(options: list[str], environment: dict[str, str]) -> None:
         raise MachineError(f"no Ray node could be started on this machine: {' '.join(last)}", f"see {_logs()}")
 
 
-def _logs() -> str:
-    return f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
+def ray_folder() -> Path:
+    """The folder in which Ray keeps the sessions of our clusters; a short path, for Ray makes sockets in it."""
+    name = hashlib.sha256(os.fsencode(home())).hexdigest()[:4]
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / f"geopipe-{name}"
+
+
+def _logs() -> Path:
+    return ray_folder() / "ray" / "session_latest" / "logs"
 
 
 # ---------------------------------------------------------------- files and ports

@@ -99,6 +99,9 @@ def watched(home: Path, prometheus_programs: Path) -> Iterator[Watched]:
         assert done.returncode == 0, done.stderr
         own = local.recorded()
         assert own is not None
+        assert not (home / "ray").exists(), "where another Ray of this user keeps its address"
+        (home / "ray").mkdir()
+        (home / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")  # one that was started later
         stranger = subprocess.Popen(["sleep", "600"], env=os.environ | {marked.MARK: "another"})
         start = time.time()
         try:
@@ -159,6 +162,12 @@ def test_the_status_has_nodes_jobs_and_addresses(watched: Watched, capsys: pytes
     assert (status["postgres"]["problem"], "@127.0.0.1:" in status["postgres"]["url"]) == (None, True)
     assert all(Path(folder).is_dir() for folder in status["grafana"])
     assert (watched.home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_jobs_join_this_cluster_though_another_ray_was_started_later(watched: Watched) -> None:
+    """Ray sends a job to the cluster that was started last in the head's folder."""
+    assert Path(watched.status["session"]).is_relative_to(local.ray_folder())
+    assert (watched.home / "ray" / "ray_current_cluster").read_text() == "127.0.0.1:1", "nor is the other one touched"
 
 
 def test_a_second_up_says_so_and_one_of_another_size_what_to_do(watched: Watched) -> None:
