@@ -113,7 +113,8 @@ def _units(plan: Plan, keys: Keys, workers: int) -> list[pa.Table]:
         if layer.table is not None:  # each partition may have points for any tile
             units += [_unit(index, keys, part) for part in range(len(layer.table.partitions))]
         else:
-            runs = np.array_split(keys, min(len(keys), workers)) if layer.sweeps else _runs(keys, workers)
+            share = workers / len(plan.layers)  # the workers share the runs of all layers
+            runs = np.array_split(keys, min(len(keys), workers)) if layer.sweeps else _runs(keys, share)
             units += [_unit(index, run) for run in runs]
     return units
 
@@ -122,12 +123,12 @@ def _unit(layer: int, keys: Keys, part: int = 0) -> pa.Table:
     return pa.table({"layer": [layer], "keys": [keys], "part": [part]})
 
 
-def _runs(keys: Keys, workers: int) -> list[Keys]:
+def _runs(keys: Keys, workers: float) -> list[Keys]:
     """Runs of at most eight neighbours: fewer if there are few tiles, more if there were more than MOST_BLOCKS runs.
 
-    Each of many workers has about eight runs, so that all of them end together.
+    Each of many workers has about sixteen runs at least, so that all of them end together.
     """
-    size = max(1, min(8, len(keys) // (16 * workers)), -(-len(keys) // max(MOST_BLOCKS, 8 * workers)))
+    size = max(1, min(8, int(len(keys) / (16 * workers))), math.ceil(len(keys) / max(MOST_BLOCKS, 8 * workers)))
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 

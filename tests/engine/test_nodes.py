@@ -33,9 +33,11 @@ def test_a_node_matches_a_label_selector_as_ray_reads_it(text: str, accepted: li
 
 
 @pytest.mark.parametrize(
-    ("tiles", "workers", "runs"), [(12, 2, 12), (1000, 2, 125), (500_000, 2, 1000), (500_000, 512, 4066)]
+    ("tiles", "workers", "runs"),
+    [(12, 2, 12), (12, 0.25, 4), (160, 2, 32), (1000, 2, 125), (500_000, 2, 1000), (500_000, 512, 4066)],
 )
-def test_each_of_many_workers_has_some_runs_of_neighbours(tiles: int, workers: int, runs: int) -> None:
+def test_each_of_many_workers_has_some_runs_of_neighbours(tiles: int, workers: float, runs: int) -> None:
+    """Of a quarter of a worker, whose other quarters read other layers, too."""
     keys = np.arange(tiles)
     parts = _runs(keys, workers)
     assert len(parts) == runs
