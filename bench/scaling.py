@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -104,8 +103,9 @@ def nodes_of(count: int) -> Iterator[Machine]:
 
 
 def plan_of(tiles: int, strategy: str, machine: Machine) -> Plan:
-    """A plan of tiles in rows of 100."""
-    width, height = EDGE * min(tiles, 100), EDGE * math.ceil(tiles / 100)
+    """A plan of just so many tiles, in rows of at most 100."""
+    columns = next(count for count in range(100, 0, -1) if tiles % count == 0)
+    width, height = EDGE * columns, EDGE * (tiles // columns)
     transform = Affine(10, 0, 500_000, 0, -10, 6_000_000)
     header = Header("", "GTiff", "EPSG:32632", transform, width, height, (Band(1, "float32"),), (EDGE, EDGE))
     layers = [(Layer(f"l{n}", (f"{n}.tif",)), [header]) for n in range(LAYERS)]
