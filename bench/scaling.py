@@ -4,9 +4,9 @@
 
 Each node has one CPU, and the head none. Reading a tile of 32 x 32 cells takes a second of sleep, about as long as a
 tile of 2048 x 2048 cells computes; the engine, its actors, the shuffle and the merge are those of a run. The work grows
-with the nodes, and is measured at two sizes: the difference is the time of the work without the start. Then tiles that
-do not sleep: blocks a second beside Ray Data alone, and the memory of the driver. Each measurement is a process of its
-own.
+with the nodes, and is measured at two sizes, the small one twice: the difference to the faster is the time of the work
+without the start. Then tiles that do not sleep: blocks a second beside Ray Data alone, and the memory of the driver.
+Each measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -158,9 +158,9 @@ def scaled(strategy: str, nodes: int, small: float, large: float) -> dict[str, A
         "tiles": tiles,
         "firsts": [done[0] for done in runs],
         "walls": [done[-1] for done in runs],
-        "seconds": runs[1][-1] - runs[0][-1],
+        "seconds": after - before,
         "least": least,
-        "cpu": marks[2] - 2 * marks[1] + marks[0],
+        "cpu": marks[3] - 2 * marks[2] + marks[1],
     }
 
 
