@@ -159,6 +159,8 @@ def test_a_token_that_others_can_read_or_that_is_missing_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)  # a run in this process may have set the mode
     assert services.authentication().state == "ok"
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert "there is no token" in services.authentication().value

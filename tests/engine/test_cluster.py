@@ -25,9 +25,9 @@ with cluster("local", 80 * 2**20, lambda: connected.append(ray.is_initialized())
         assert inner is guard
     assert ray.data.range(2).map_batches(lambda batch: batch).count() == 2
     commands = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
-    nodes = len(ray.nodes())
+    nodes, lost = len(ray.nodes()), guard.look()
 left = [process.name() for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
-print(json.dumps({"connected": connected, "commands": commands, "nodes": nodes, "left": left, "lost": guard.lost}))
+print(json.dumps({"connected": connected, "commands": commands, "nodes": nodes, "left": left, "lost": lost}))
 """
 
 

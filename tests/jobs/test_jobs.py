@@ -730,7 +730,9 @@ def test_a_job_that_ends_before_its_run_begins_has_failed(
     assert (document["state"], document["exit_code"]) == ("failed", 127)
     assert "ended before the run began" in document["error"]["message"]
     assert "not-there: not found" in geopipe("logs", "missing").stdout
-    assert geopipe("logs", "missing", "--follow").returncode == 127
+    followed = geopipe("logs", "missing", "--follow")
+    assert followed.returncode == 3
+    assert "hint: install geopipe" in followed.stderr
 
     elsewhere = noted(monitor_dsn, "pending", "elsewhere", ray_job_id="geopipe-elsewhere")
     done = script.replace("geopipe-that-is-not-there", "true")
