@@ -277,7 +277,7 @@ def scaling(figures: Figures) -> str:
         return ""
     counts = [f"{n} node{'s' * (n > 1)}" for n in nodes]
     efficiencies = [f"efficiency, {count}" for count in counts if count != "1 node"]
-    table = Table("as much sleep for each node", "sleep", *counts, *efficiencies, f"CPU, {counts[-1]}")
+    table = Table("as much sleep for each node", "sleep", *counts, *efficiencies)
     for strategy in ("aligned", "groupby"):
         walls = [figures.median(f"scaling/{strategy}/{n}", "seconds") for n in nodes]
         least = figures.median(f"scaling/{strategy}/{nodes[-1]}", "least")
@@ -285,7 +285,6 @@ def scaling(figures: Figures) -> str:
             strategy,
             *(number(wall, unit=" s") for wall in (least, *walls)),
             *(number(figures.efficiency(strategy, n), ".2f") for n in nodes if n > 1),
-            number(figures.median(f"scaling/{strategy}/{nodes[-1]}", "cpu"), ".1f", " s"),
         )
     rates = Table("1,000 blocks on two nodes", "blocks/s", "tiles/s")
     names = {
