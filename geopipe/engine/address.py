@@ -185,7 +185,7 @@ def refused(address: str) -> MachineError:
     if mode.lower() != "token":
         return MachineError(
             f"the cluster at {address} requires a token, and none was sent: {AUTH_MODE} is {mode or 'not set'}",
-            f"unset {AUTH_MODE}, and {TOKEN_HINT}",
+            f"set {AUTH_MODE}=token, and {TOKEN_HINT}",
         )
     if not _sent_token():
         return MachineError(f"the cluster at {address} requires a token, and {token_file()} has none", TOKEN_HINT)
